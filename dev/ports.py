@@ -1,0 +1,132 @@
+"""The ports of the suite on this machine, all on 127.0.0.1, and who holds one that should be free.
+
+| what | port | variable |
+| --- | --- | --- |
+| gateway, HTTP | 8000 | `GATEWAY_PORT` |
+| users, billing, orders, notifications, health | 7001 to 7004 | `USERS_HEALTH_PORT`, ... |
+| PostgreSQL | 7432 | `DB_PORT` |
+| RabbitMQ, AMQP | 7672 | `AMQP_PORT` |
+| RabbitMQ, Erlang's port mapper (epmd) | 7369 | `EPMD_PORT` |
+| RabbitMQ, Erlang's distribution (rabbitmqctl) | 7673 | `ERLANG_PORT` |
+"""
+
+import random
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from dev.failure import Failure
+
+Ports = dict[str, int]
+
+DEFAULTS: Ports = {
+    "gateway": 8000,
+    "users": 7001,
+    "billing": 7002,
+    "orders": 7003,
+    "notifications": 7004,
+    "postgresql": 7432,
+    "rabbitmq": 7672,
+    "epmd": 7369,
+    "erlang": 7673,
+}
+VARIABLES = {
+    "gateway": "GATEWAY_PORT",
+    "users": "USERS_HEALTH_PORT",
+    "billing": "BILLING_HEALTH_PORT",
+    "orders": "ORDERS_HEALTH_PORT",
+    "notifications": "NOTIFICATIONS_HEALTH_PORT",
+    "postgresql": "DB_PORT",
+    "rabbitmq": "AMQP_PORT",
+    "epmd": "EPMD_PORT",
+    "erlang": "ERLANG_PORT",
+}
+
+_claims: list[socket.socket] = []  # hold this process's blocks of ports until it ends
+
+
+def ports_from(environ: Mapping[str, str]) -> Ports:
+    """The default ports with what the environment overrides; raises Failure for what is no port."""
+    ports = {name: _port(environ, name) for name in DEFAULTS}
+    for name, port in ports.items():
+        twins = [VARIABLES[other] for other in ports if ports[other] == port]
+        if len(twins) > 1:
+            raise Failure(f"port {port} is given twice, to {name}: set {' or '.join(twins)}")
+    return ports
+
+
+def _port(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(VARIABLES[name]) or str(DEFAULTS[name])
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise Failure(f"{VARIABLES[name]} must be a port, 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def free_ports() -> Ports:
+    """Ports for one more suite beside any others, kept until this process ends.
+
+    They lie below the range that outgoing connections use. The first of a block is a claim: bound
+    here and never listened on, so that two suites cannot choose the same block.
+    """
+    for base in random.sample(range(20_000, 32_000, 20), k=600):
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", base))
+        except OSError:
+            claim.close()
+            continue
+        ports = {name: base + offset for offset, name in enumerate(DEFAULTS, start=1)}
+        if all(is_free(port) for port in ports.values()):
+            _claims.append(claim)
+            return ports
+        claim.close()
+    raise Failure("no free ports from 20000 to 32000")
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could bind the port now."""
+    with socket.socket() as probe:
+        # As servers do: connections of a past server that linger must not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def check_free(ports: Ports, names: list[str], host: str = "127.0.0.1") -> None:
+    """Raises Failure with one line for the first port that is taken."""
+    for name in names:
+        if not is_free(ports[name], host):
+            raise Failure(
+                f"port {ports[name]} ({name}) is taken (by {_holder(ports[name])}): "
+                f"stop it or set {VARIABLES[name]}"
+            )
+
+
+def _holder(port: int) -> str:
+    """Who listens on the port: "pid 1 (init)", or what is known when it is another user's."""
+    inodes = {f"socket:[{inode}]" for inode in _listening(port)}
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(fd.readlink()) in inodes:
+                process = fd.parents[1]
+                return f"pid {process.name}, {(process / 'comm').read_text().strip()}"
+        except OSError:
+            continue  # ended meanwhile, or not ours to look into
+    return "a process of another user"
+
+
+def _listening(port: int) -> list[str]:
+    """The inodes of the sockets that listen on the port, from /proc/net/tcp and tcp6."""
+    inodes = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:  # a machine without IPv6 has no tcp6
+            continue
+        for columns in map(str.split, lines):
+            if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
+                inodes.append(columns[9])
+    return inodes

@@ -1,0 +1,362 @@
+"""A private RabbitMQ node and a private PostgreSQL cluster, for the suite or for tests.
+
+    servers = Servers(Path(".run"), free_ports())
+    servers.start()
+    os.environ |= servers.env()
+    ...
+    servers.stop()
+
+Both listen on 127.0.0.1 only and share nothing with the system's own: no port, no socket, no
+cookie, no port mapper, no file. As root they run as the users Debian's packages made for them.
+"""
+
+import os
+import pwd
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg2
+
+from dev import state as folder
+from dev.failure import Failure
+from dev.keeper import Keeper, Program, wait_for
+from dev.ports import Ports, check_free
+
+DATABASES = ("users", "billing", "orders", "notifications")
+RABBITMQ = Path("/usr/lib/rabbitmq/bin")  # Debian's wrappers in /usr/sbin know only the system's node
+POSTGRESQL = Path("/usr/lib/postgresql")
+OLDEST_POSTGRESQL = 15
+OLDEST_RABBITMQ = (3, 10)
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+START_TIMEOUT_S = 90
+
+# What would change the private servers when it is set for others.
+FOREIGN_VARIABLES = re.compile(r"RABBITMQ_|ERL_|PG[A-Z]|SUPERVISOR_")
+
+RABBITMQ_CONF = """\
+listeners.tcp.1 = 127.0.0.1:{port}
+default_user = shop
+default_pass = shop
+vm_memory_high_watermark.relative = 0.4
+disk_free_limit.absolute = 50MB
+log.file = false
+log.console = true
+log.console.level = info
+"""
+
+POSTGRESQL_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+}
+
+
+class Servers:
+    """The servers of one state folder; `more` programs are known to the same supervisord.
+
+    `tied`: they end with the thread that started them, so that a killed test run leaves nothing.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        ports: Ports,
+        *,
+        broker: bool = True,
+        database: bool = True,
+        tied: bool = True,
+    ) -> None:
+        self.wanted = state
+        self.state = folder.make(state)
+        self.ports = ports
+        self.broker = broker
+        self.database = database
+        self.tied = tied
+        self.keeper = Keeper(self.state)
+
+    def start(self, more: list[Program] | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        """Starts what does not run and returns when both answer and all databases exist.
+
+        Raises Failure when a port is taken, a program missing, or the wait is over.
+        """
+        if self.keeper.pid() is None:
+            self._begin(more or [], environ)
+        if self.broker:
+            self.keeper.start("epmd")
+            self.keeper.start("rabbitmq")
+        if self.database:
+            self._make_cluster()  # while RabbitMQ starts
+            self.keeper.start("postgresql")
+            self._await("postgresql", self._database_answers)
+            self._make_databases()
+        if self.broker:
+            self._await("rabbitmq", self._broker_answers)
+
+    def stop(self) -> bool:
+        """Ends them and what else their supervisord runs; returns whether anything ran."""
+        return self.keeper.stop()
+
+    def erase(self) -> None:
+        """Ends them and removes the state folder."""
+        self.stop()
+        folder.remove(self.wanted)
+
+    def env(self) -> dict[str, str]:
+        """The environment variables by which config.yaml finds these servers."""
+        uris = {}
+        if self.broker:
+            uris["AMQP_URI"] = f"amqp://shop:shop@127.0.0.1:{self.ports['rabbitmq']}/"
+        if self.database:
+            place = f"127.0.0.1:{self.ports['postgresql']}"
+            for name in DATABASES:
+                for role, variable in ((name, "DB_URI"), (f"{name}_owner", "DB_OWNER_URI")):
+                    uri = f"postgresql+psycopg2://{role}:{role}@{place}/{name}"
+                    uris[f"{name.upper()}_{variable}"] = uri
+        return uris
+
+    def superuser_dsn(self) -> str:
+        """Connects psycopg2 to the cluster's own database as its superuser."""
+        password = (self.state / "superuser.password").read_text()
+        port = self.ports["postgresql"]
+        return f"host=127.0.0.1 port={port} user=postgres password={password} dbname=postgres"
+
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """Runs rabbitmqctl on the private node and returns its output; raises CalledProcessError."""
+        command = ["env", *_pairs(self._rabbitmq_env()), str(RABBITMQ / "rabbitmqctl"), *arguments]
+        return subprocess.run(
+            command,
+            env={"PATH": PATH},
+            cwd=self.state / "rabbitmq",
+            check=True,
+            text=True,
+            capture_output=True,
+            **_as_user("rabbitmq"),
+        ).stdout
+
+    def names(self) -> list[str]:
+        """The programs, in the order in which they start."""
+        return ["epmd", "rabbitmq"] * self.broker + ["postgresql"] * self.database
+
+    def answers(self, name: str) -> bool:
+        """Whether the program serves now."""
+        checks = {"rabbitmq": self._broker_answers, "postgresql": self._database_answers}
+        return checks[name]() if name in checks else _accepts(self.ports[name])
+
+    def _begin(self, more: list[Program], environ: Mapping[str, str]) -> None:
+        self.keeper.stop()  # what a killed supervisord left would hold the ports
+        check_free(self.ports, [*self.names(), *(["erlang"] if self.broker else [])])
+        programs = []
+        if self.broker:
+            self._prepare_rabbitmq()
+            programs += [self._epmd(), self._rabbitmq()]
+        if self.database:
+            programs.append(self._postgresql())
+        kept = {name: value for name, value in environ.items() if not FOREIGN_VARIABLES.match(name)}
+        self.keeper.begin([*programs, *more], {**kept, **self.env()}, tied=self.tied)
+
+    def _await(self, name: str, answers) -> None:  # type: ignore[no-untyped-def]
+        if not wait_for(answers, START_TIMEOUT_S):
+            log = self.keeper.log(name)
+            raise Failure(f"{name} does not answer after {START_TIMEOUT_S} s: see {log}\n{tail(log)}")
+
+    # RabbitMQ
+
+    def _prepare_rabbitmq(self) -> None:
+        _check_rabbitmq()
+        home = self._own_folder("rabbitmq", "rabbitmq")
+        cookie = home / ".erlang.cookie"
+        if not cookie.exists():  # Erlang would make a weak one
+            cookie.touch(mode=0o600)
+            cookie.write_text(secrets.token_hex(32))
+        (home / "rabbitmq.conf").write_text(RABBITMQ_CONF.format(port=self.ports["rabbitmq"]))
+        (home / "enabled_plugins").write_text("[].\n")
+        _give(home, _user("rabbitmq"))
+
+    def _rabbitmq_env(self) -> dict[str, str]:
+        home = self.state / "rabbitmq"
+        return {
+            "PATH": PATH,
+            "HOME": str(home),
+            "LC_ALL": "C.UTF-8",
+            "ERL_EPMD_PORT": str(self.ports["epmd"]),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            # No Erlang program may start a port mapper of its own, which nobody would end.
+            "ERL_AFLAGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_NODENAME": "shop@localhost",
+            "RABBITMQ_DIST_PORT": str(self.ports["erlang"]),
+            "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(home),
+            "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+            "RABBITMQ_CONF_ENV_FILE": str(home / "none"),  # and not the system's
+            # The node becomes the supervised process itself: no shell between that can die alone.
+            "RUNNING_UNDER_SYSTEMD": "true",
+            # Debian's "none" makes each wake-up of a thread slow: 5 s to start instead of 2.
+            "RABBITMQ_SCHEDULER_BUSY_WAIT_THRESHOLD": "very_short",
+        }
+
+    def _epmd(self) -> Program:
+        command = ["epmd", "-address", "127.0.0.1", "-port", str(self.ports["epmd"])]
+        return Program("epmd", command, self.state, _user("rabbitmq"), {"PATH": PATH})
+
+    def _rabbitmq(self) -> Program:
+        return Program(
+            "rabbitmq",
+            [str(RABBITMQ / "rabbitmq-server")],
+            self.state / "rabbitmq",
+            _user("rabbitmq"),
+            self._rabbitmq_env(),
+        )
+
+    def _broker_answers(self) -> bool:
+        """Whether a connection is greeted, which RabbitMQ does as its last step of starting."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.ports["rabbitmq"]), 2) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return connection.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    # PostgreSQL
+
+    def _make_cluster(self) -> None:
+        """initdb, once: into another folder first, so that one cut short is done again."""
+        data = self._own_folder("postgresql", "postgres") / "data"
+        if data.exists():
+            return
+        unfinished, password = data.with_name("unfinished"), data.with_name("password")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        secret = secrets.token_hex(32)
+        for path, owner in ((self.state / "superuser.password", None), (password, _user("postgres"))):
+            path.touch(mode=0o600)
+            path.write_text(secret)
+            _give(path, owner)
+        command = [str(self._programs() / "initdb"), "-D", str(unfinished), "--username=postgres"]
+        command += ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"]
+        command += [f"--pwfile={password}", "--no-sync", "--no-instructions"]
+        made = subprocess.run(
+            command,
+            env={"PATH": PATH},
+            cwd=data.parent,
+            text=True,
+            capture_output=True,
+            **_as_user("postgres"),
+        )
+        if made.returncode:
+            raise Failure(f"initdb failed: {made.stderr.strip()}")
+        password.unlink()
+        unfinished.rename(data)
+
+    def _programs(self) -> Path:
+        """Where the programs are of the version that the cluster has or shall have."""
+        version = self.state / "postgresql" / "data" / "PG_VERSION"
+        found = sorted((int(p.parts[4]) for p in POSTGRESQL.glob("[0-9]*/bin/postgres")), reverse=True)
+        if not found or found[0] < OLDEST_POSTGRESQL:
+            had = f"PostgreSQL {found[0]} is too old" if found else "PostgreSQL is missing"
+            raise Failure(f"{had}: install postgresql, version {OLDEST_POSTGRESQL} or later")
+        wanted = int(version.read_text()) if version.exists() else found[0]
+        if wanted not in found:
+            raise Failure(f"{self.state} holds data of PostgreSQL {wanted}: install postgresql-{wanted}")
+        return POSTGRESQL / str(wanted) / "bin"
+
+    def _postgresql(self) -> Program:
+        settings = POSTGRESQL_SETTINGS | {"port": str(self.ports["postgresql"])}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return Program(
+            "postgresql",
+            [str(self._programs() / "postgres"), "-D", "data", *options],
+            self._own_folder("postgresql", "postgres"),
+            _user("postgres"),
+            {"PATH": PATH, "LC_ALL": "C.UTF-8"},
+            stop_signal="INT",  # fast: SIGTERM would wait until the last client has left
+        )
+
+    def _database_answers(self) -> bool:
+        try:
+            psycopg2.connect(self.superuser_dsn(), connect_timeout=2).close()
+        except (psycopg2.OperationalError, OSError):
+            return False
+        return True
+
+    def _make_databases(self) -> None:
+        """Roles and databases that are missing; each role may connect to its own database only."""
+        connection = psycopg2.connect(self.superuser_dsn())
+        connection.autocommit = True  # CREATE DATABASE allows no transaction
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT rolname FROM pg_roles UNION SELECT 'db:' || datname FROM pg_database")
+            present = {row[0] for row in cursor.fetchall()}
+            cursor.execute("REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC")
+            for name in DATABASES:
+                for role in {name, f"{name}_owner"} - present:
+                    cursor.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+                if f"db:{name}" not in present:
+                    cursor.execute(f"CREATE DATABASE {name} OWNER {name}_owner")
+                cursor.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+                cursor.execute(f"GRANT CONNECT ON DATABASE {name} TO {name}")
+        connection.close()
+
+    def _own_folder(self, name: str, user: str) -> Path:
+        """A folder of the state folder that belongs to the user a server runs as."""
+        path = self.state / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        owner = _user(user)
+        if owner and path.owner() != owner:
+            _give(path, owner)
+        elif not owner and path.stat().st_uid != os.geteuid():
+            raise Failure(f"{path} belongs to {path.owner()}: run as root, or remove it")
+        return path
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+
+def _check_rabbitmq() -> None:
+    """Raises Failure when RabbitMQ is missing or too old. Asking it would take a second."""
+    if not (RABBITMQ / "rabbitmq-server").exists() or not shutil.which("epmd", path=PATH):
+        raise Failure("RabbitMQ is missing: install rabbitmq-server")
+    paths = [str(path) for path in RABBITMQ.parent.glob("lib/rabbitmq_server-*")]
+    versions = [tuple(map(int, found)) for path in paths for found in re.findall(r"-(\d+)\.(\d+)", path)]
+    if versions and max(versions) < OLDEST_RABBITMQ:
+        raise Failure("RabbitMQ is too old: install version 3.10 or later")
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _user(name: str) -> str | None:
+    """The user to run a server as: None, ourselves, unless we are root."""
+    return name if os.geteuid() == 0 else None
+
+
+def _as_user(name: str) -> dict[str, object]:
+    """Arguments for subprocess.run to do the same."""
+    if not _user(name):
+        return {}
+    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+
+
+def _give(path: Path, owner: str | None) -> None:
+    """Makes the owner own the path and what is below."""
+    if owner:
+        subprocess.run(["chown", "-R", "--no-dereference", f"{owner}:", str(path)], check=True)
+
+
+def _pairs(env: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in env.items()]
