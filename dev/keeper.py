@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped]
 
 from dev.failure import Failure
 
@@ -233,19 +233,20 @@ class Keeper:
             return False
         return f"{MARK}={self.state}".encode() in environ.split(b"\0")
 
-    def _ours(self) -> list[int]:
+    def orphans(self) -> list[int]:
+        """All processes that come from a supervisord of this state folder, itself included."""
         pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
         return [pid for pid in pids if self._is_ours(pid)]
 
     def _sweep(self) -> bool:
         """Ends what no supervisord watches any more; returns whether there was any."""
-        found = bool(self._ours())
+        found = bool(self.orphans())
         for number, wait_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
-            for pid in self._ours():
+            for pid in self.orphans():
                 _signal(pid, number)
-            if wait_for(lambda: not self._ours(), wait_s):
+            if wait_for(lambda: not self.orphans(), wait_s):
                 return found
-        raise Failure(f"cannot end process {self._ours()} of {self.state}")
+        raise Failure(f"cannot end process {self.orphans()} of {self.state}")
 
 
 def _escape(text: str) -> str:

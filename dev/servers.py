@@ -17,8 +17,9 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import psycopg2
 
@@ -62,7 +63,7 @@ POSTGRESQL_SETTINGS = {
 
 
 class Servers:
-    """The servers of one state folder; `more` programs are known to the same supervisord.
+    """The servers of one state folder.
 
     `tied`: they end with the thread that started them, so that a killed test run leaves nothing.
     """
@@ -87,6 +88,7 @@ class Servers:
     def start(self, more: list[Program] | None = None, environ: Mapping[str, str] = os.environ) -> None:
         """Starts what does not run and returns when both answer and all databases exist.
 
+        `more` programs are made known to the same supervisord, not started.
         Raises Failure when a port is taken, a program missing, or the wait is over.
         """
         if self.keeper.pid() is None:
@@ -132,16 +134,10 @@ class Servers:
 
     def rabbitmqctl(self, *arguments: str) -> str:
         """Runs rabbitmqctl on the private node and returns its output; raises CalledProcessError."""
-        command = ["env", *_pairs(self._rabbitmq_env()), str(RABBITMQ / "rabbitmqctl"), *arguments]
-        return subprocess.run(
-            command,
-            env={"PATH": PATH},
-            cwd=self.state / "rabbitmq",
-            check=True,
-            text=True,
-            capture_output=True,
-            **_as_user("rabbitmq"),
-        ).stdout
+        command = [str(RABBITMQ / "rabbitmqctl"), *arguments]
+        done = _run(command, "rabbitmq", self._rabbitmq_env(), self.state / "rabbitmq")
+        done.check_returncode()
+        return done.stdout
 
     def names(self) -> list[str]:
         """The programs, in the order in which they start."""
@@ -161,10 +157,11 @@ class Servers:
             programs += [self._epmd(), self._rabbitmq()]
         if self.database:
             programs.append(self._postgresql())
+            self._forget_other_postgres()
         kept = {name: value for name, value in environ.items() if not FOREIGN_VARIABLES.match(name)}
         self.keeper.begin([*programs, *more], {**kept, **self.env()}, tied=self.tied)
 
-    def _await(self, name: str, answers) -> None:  # type: ignore[no-untyped-def]
+    def _await(self, name: str, answers: Callable[[], bool]) -> None:
         if not wait_for(answers, START_TIMEOUT_S):
             log = self.keeper.log(name)
             raise Failure(f"{name} does not answer after {START_TIMEOUT_S} s: see {log}\n{tail(log)}")
@@ -244,18 +241,18 @@ class Servers:
         command = [str(self._programs() / "initdb"), "-D", str(unfinished), "--username=postgres"]
         command += ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"]
         command += [f"--pwfile={password}", "--no-sync", "--no-instructions"]
-        made = subprocess.run(
-            command,
-            env={"PATH": PATH},
-            cwd=data.parent,
-            text=True,
-            capture_output=True,
-            **_as_user("postgres"),
-        )
+        made = _run(command, "postgres", {"PATH": PATH}, data.parent)
         if made.returncode:
             raise Failure(f"initdb failed: {made.stderr.strip()}")
         password.unlink()
         unfinished.rename(data)
+
+    def _forget_other_postgres(self) -> None:
+        """After a reboot the process id in postmaster.pid may be another cluster's, which would keep
+        ours from starting. (Of a process that is gone PostgreSQL clears up itself.)"""
+        lock = self.state / "postgresql" / "data" / "postmaster.pid"
+        if lock.exists() and Path("/proc", lock.read_text().split()[0]).exists():
+            lock.unlink()  # none of ours runs now
 
     def _programs(self) -> Path:
         """Where the programs are of the version that the cluster has or shall have."""
@@ -345,18 +342,22 @@ def _user(name: str) -> str | None:
     return name if os.geteuid() == 0 else None
 
 
-def _as_user(name: str) -> dict[str, object]:
-    """Arguments for subprocess.run to do the same."""
-    if not _user(name):
-        return {}
-    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+def _run(command: list[str], user: str, env: Mapping[str, str], cwd: Path) -> CompletedProcess[str]:
+    """Runs a command to its end as the user that a server runs as."""
+    owner = _user(user)
+    return subprocess.run(
+        command,
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        user=owner,
+        group=pwd.getpwnam(owner).pw_gid if owner else None,
+        extra_groups=[] if owner else None,
+    )
 
 
 def _give(path: Path, owner: str | None) -> None:
     """Makes the owner own the path and what is below."""
     if owner:
         subprocess.run(["chown", "-R", "--no-dereference", f"{owner}:", str(path)], check=True)
-
-
-def _pairs(env: Mapping[str, str]) -> list[str]:
-    return [f"{name}={value}" for name, value in env.items()]

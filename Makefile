@@ -1,0 +1,83 @@
+# `make` alone prints the verbs: the comment after ## is what it prints. Longer recipes are in dev/.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+SUITE := $(BIN)/python -m dev.suite
+PACKAGES := users billing orders notifications gateway chassis
+NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.json \
+	-e postman/shop.postman_environment.json
+
+.DEFAULT_GOAL := help
+.PHONY: help install up down restart status logs demo newman migrate shell run test test-unit \
+	test-interface test-system lint format size bench lock clean
+
+help:  ## these verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+
+install:  ## what is missing: Debian's servers and Node.js (as root), .venv, newman
+	@dev/install.sh
+
+up: install  ## start all: broker, databases, five services; returns when they are ready
+	@$(SUITE) up
+
+down:  ## stop all
+	@if [ -x $(BIN)/python ]; then $(SUITE) down; fi
+
+restart:  ## the five services again, with the code of now
+	@$(SUITE) restart
+
+status:  ## what runs, where, with which process ids
+	@$(SUITE) status
+
+logs:  ## follow all logs
+	@tail -n 20 -F $${RUN_DIR:-.run}/log/*.log
+
+demo: up newman  ## all up, then the scenario with its requests and answers; stays up
+	@$(SUITE) hints
+
+newman:  ## the scenario against the running suite
+	@$(SUITE) exec bash -c '$(NEWMAN) --env-var baseUrl=127.0.0.1:$$GATEWAY_PORT'
+
+migrate: install  ## tables and queues up to date (starts broker and databases)
+	@$(SUITE) migrate
+
+shell:  ## nameko shell on the running suite
+	@$(SUITE) exec $(BIN)/nameko shell --config config.yaml
+
+run: migrate  ## all five services in one process, in the foreground
+	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
+
+test: install lint size  ## everything: linters, types, size, all tests; on servers of their own
+	@$(BIN)/pytest
+
+test-unit: install  ## rules alone: needs no server
+	@$(BIN)/pytest */tests/unit chassis/tests
+
+test-interface: install  ## each service on a real broker and database
+	@$(BIN)/pytest */tests/interface
+
+test-system: install  ## the whole suite
+	@$(BIN)/pytest tests
+
+lint: install  ## ruff, mypy, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## put the code into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+size:  ## lines of product code, at most 4000
+	@dev/size.sh $(PACKAGES)
+
+bench: install  ## orders a second through the running suite, beside what PostgreSQL alone does
+	@$(SUITE) exec $(BIN)/python bench/run.py
+
+lock: install  ## pin what pyproject.toml asks for
+	@dev/lock.sh
+
+clean: down  ## stop all, and remove all that make has made
+	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi
+	rm -rf .venv postman/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,151 @@
+#!/bin/bash
+# Installs what is missing and nothing else: Debian's RabbitMQ, PostgreSQL and Node.js (as root),
+# the virtual environment, and newman. Quick when all is there; can be repeated after a failure.
+# Starts and changes none of the system's own servers.
+#
+# usage: install.sh [--system]      --system: Debian's packages only
+# PYTHON names another interpreter than python3, of version 3.11 to 3.13.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+MARK='# for the time of an installation by nameko-shop'
+POLICY=/usr/sbin/policy-rc.d
+CLUSTERS=/etc/postgresql-common/createcluster.conf
+
+say() { echo "install: $*" >&2; }
+fail() { say "$@"; exit 1; }
+
+# Debian's packages
+
+missing_packages() {
+  if [ -z "${AMQP_URI:-}" ]; then
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || echo rabbitmq-server
+  fi
+  if [ -z "${USERS_DB_URI:-}" ]; then
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
+  fi
+  if [ ! -x .venv/bin/python ]; then
+    "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null || echo python3-venv
+  fi
+  command -v node >/dev/null || echo nodejs
+  command -v npm >/dev/null || echo npm
+}
+
+install_packages() {
+  local command="apt-get install $*"
+  [ "$(id -u)" = 0 ] || fail "missing: $*. As root: $PWD/dev/install.sh --system"
+  command -v apt-get >/dev/null || fail "missing: $*. Install them (these are Debian's names)"
+  say "installing $* ..."
+  log=$(mktemp)
+  trap undo EXIT
+  forbid_starts
+  forbid_cluster
+  quietly dpkg --configure -a # finishes one that was cut short
+  quietly apt-get update || say "apt-get update failed, going on with what is known"
+  if [[ " $* " == *" postgresql "* ]]; then
+    apt_install postgresql-common
+    forbid_cluster
+  fi
+  local units
+  units=$(new_units)
+  apt_install "$@"
+  not_at_boot $units
+}
+
+apt_install() {
+  quietly apt-get install --yes --no-install-recommends --no-upgrade --no-remove \
+    -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef \
+    -o Dpkg::Options::=--force-confold "$@" || { tail -n 15 "$log" >&2; fail "apt-get failed"; }
+}
+
+quietly() { # needrestart would restart others' servers
+  DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 "$@" </dev/null >>"$log" 2>&1
+}
+
+# Debian's packages start their servers unless policy-rc.d says no (under systemd too).
+forbid_starts() {
+  if [ ! -e "$POLICY" ]; then
+    printf '#!/bin/sh\n%s\nexit 101\n' "$MARK" >"$POLICY"
+    chmod 755 "$POLICY"
+  fi
+  local code=0
+  "$POLICY" rabbitmq-server start >/dev/null 2>&1 || code=$?
+  [ "$code" = 101 ] || fail "$POLICY lets Debian start its servers: install by hand: $command"
+}
+
+# PostgreSQL's package makes a cluster, which the next boot would start.
+forbid_cluster() {
+  if [ -e "$CLUSTERS" ] && ! grep -q "$MARK" "$CLUSTERS"; then
+    echo "create_main_cluster = false $MARK" >>"$CLUSTERS"
+  fi
+}
+
+# Also what an installation left that was killed.
+undo() {
+  if grep -qs "$MARK" "$POLICY"; then rm -f "$POLICY"; fi
+  if grep -qs "$MARK" "$CLUSTERS"; then sed -i "/$MARK/d" "$CLUSTERS"; fi
+  rm -f "$log"
+}
+
+new_units() {
+  for unit in rabbitmq-server.service epmd.service epmd.socket; do
+    [ -e "/lib/systemd/system/$unit" ] || echo "$unit"
+  done
+}
+
+# The next boot must not start them either.
+not_at_boot() {
+  [ $# -gt 0 ] || return 0
+  quietly deb-systemd-helper disable "$@" || true
+  if [[ " $* " == *" rabbitmq-server.service "* ]]; then
+    quietly update-rc.d rabbitmq-server disable || true
+  fi
+}
+
+# The virtual environment
+
+python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+make_venv() {
+  local python=${PYTHON:-} version stamp
+  if [ -z "$python" ]; then
+    python=python3
+    [ ! -x .venv/bin/python ] || python=.venv/bin/python
+  fi
+  version=$(python_version "$python") || fail "$python does not run: set PYTHON to Python 3.11, 3.12 or 3.13"
+  case $version in
+    3.11 | 3.12 | 3.13) ;;
+    *) fail "$python is Python $version: set PYTHON to Python 3.11, 3.12 or 3.13, as in make install PYTHON=python3.12" ;;
+  esac
+  # The programs in .venv/bin hold the folder's path.
+  stamp="$PWD $version $(sha256sum <requirements-dev.lock)"
+  [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ] || return 0
+  if [ "$(python_version .venv/bin/python)" != "$version" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1 \
+    || ! grep -qsF "$PWD/.venv" .venv/bin/activate; then
+    rm -rf .venv
+    "$python" -m venv .venv >&2 || fail "$python cannot make a virtual environment: it lacks ensurepip"
+  fi
+  say "installing Python packages into .venv ..."
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+    -r requirements-dev.lock || fail "pip failed"
+  echo "$stamp" >.venv/.stamp
+}
+
+# newman
+
+make_newman() {
+  local stamp
+  stamp=$(sha256sum <postman/package-lock.json)
+  [ "$(cat postman/node_modules/.stamp 2>/dev/null)" != "$stamp" ] || return 0
+  node -e 'process.exit(process.versions.node.split(".")[0] < 16)' \
+    || fail "Node.js $(node --version) is too old for newman: install version 16 or later"
+  say "installing newman into postman/node_modules ..."
+  npm ci --prefix postman --silent --no-audit --no-fund >&2 || fail "npm ci failed in postman/"
+  echo "$stamp" >postman/node_modules/.stamp
+}
+
+mapfile -t missing < <(missing_packages)
+[ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
+[ "${1:-}" != --system ] || exit 0
+make_venv
+make_newman

@@ -1,0 +1,9 @@
+#!/bin/bash
+# Pins what pyproject.toml asks for, for all accepted Pythons, with hashes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+.venv/bin/python -m pip install --quiet uv
+compile=(.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url
+  --no-header --no-annotate --python-version 3.11 pyproject.toml)
+"${compile[@]}" -o requirements.lock
+"${compile[@]}" --group dev -c requirements.lock -o requirements-dev.lock

@@ -1,0 +1,323 @@
+"""Starts, stops and shows the whole suite: `python -m dev.suite VERB`, which `make` calls.
+
+Where the environment sets AMQP_URI or the *_DB_URI, those servers are used and none is started.
+The ports, and the variables that change them, are in dev/ports.py; RUN_DIR is where all that runs
+keeps its files (`.run`).
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from dev import state as folder
+from dev.failure import Failure
+from dev.keeper import Program, wait_for
+from dev.ports import Ports, check_free, ports_from
+from dev.servers import DATABASES, Servers, tail
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SERVICES = (*DATABASES, "gateway")
+READY_TIMEOUT_S = 120
+HOPELESS_STARTS = 4  # a service that died so often while `up` waits will not come up by itself
+QUIET = {  # the nameko command imports pkg_resources, which warns
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONWARNINGS": "ignore:pkg_resources is deprecated as an API:UserWarning",
+}
+
+
+class Suite:
+    """The servers and the five services of one state folder.
+
+    `external` are the URIs of servers that are someone else's to run. `tied`: all ends with the
+    thread that called `up`.
+    """
+
+    def __init__(
+        self, state: Path, ports: Ports, external: Mapping[str, str] | None = None, *, tied: bool = False
+    ) -> None:
+        self.ports = ports
+        self.external = dict(external or {})
+        broker, database = "AMQP_URI" not in self.external, "USERS_DB_URI" not in self.external
+        self.servers = Servers(state, ports, broker=broker, database=database, tied=tied)
+        self.keeper = self.servers.keeper
+
+    def env(self) -> dict[str, str]:
+        """The environment variables by which config.yaml finds all that this suite uses."""
+        return {**self.external, **self.servers.env(), "GATEWAY_PORT": str(self.ports["gateway"])}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['gateway']}"
+
+    def up(self) -> None:
+        """Starts what does not run and returns when all is ready; raises Failure otherwise."""
+        if self.ready():
+            return print(f"Already up: {self.url}")
+        started = time.monotonic()
+        self.start_servers()
+        _say(started, "broker and databases answer")
+        self.migrate()
+        _say(started, "tables and queues are up to date")
+        self._start_services()
+        _say(started, f"all five services are ready: {self.url}")
+
+    def start_servers(self) -> None:
+        """Starts broker and databases, unless they are external or run."""
+        services = [self._service(name) for name in SERVICES]
+        self.settings_file.write_text(json.dumps(self._settings))
+        self.servers.start(services, {**os.environ, **self.env()})
+
+    def migrate(self) -> None:
+        """Brings tables and queues up to date; the servers must run."""
+        log = self.keeper.log("migrate")
+        command = [sys.executable, "-m", "chassis.migrate", "--config", "config.yaml"]
+        env = {**os.environ, **self.env(), **QUIET}
+        with log.open("w") as output:
+            done = subprocess.run(command, cwd=CHECKOUT, env=env, stdout=output, stderr=output)
+        if done.returncode:
+            raise Failure(f"the migration failed: see {log}\n{tail(log)}")
+
+    def restart(self) -> None:
+        """The services again, with the code of now; the servers stay."""
+        for name in reversed(SERVICES):
+            self.keeper.halt(name)
+        self.up()
+
+    def down(self) -> bool:
+        """Stops everything; returns whether anything ran."""
+        return self.servers.stop()
+
+    def ready(self) -> bool:
+        """Whether all five services answer /readyz with 200."""
+        running = self.keeper.processes()
+        return all(running.get(name) and self._is_ready(name) for name in SERVICES)
+
+    def status(self) -> list[tuple[str, ...]]:
+        """A row for each program: name, state, process id, restarts, address, log."""
+        running = self.keeper.processes()
+        return [self._row(name, running.get(name, 0)) for name in (*self.servers.names(), *SERVICES)]
+
+    def check_unchanged(self) -> None:
+        """Raises Failure when it runs with other ports or servers, which `up` would not change."""
+        if self.keeper.pid() and json.loads(self.settings_file.read_text()) != self._settings:
+            raise Failure("already up with other ports or servers: make down first")
+
+    @property
+    def _settings(self) -> dict[str, dict[str, int] | dict[str, str]]:
+        return {"ports": self.ports, "external": self.external}
+
+    @property
+    def settings_file(self) -> Path:
+        return self.servers.state / "settings.json"
+
+    def _service(self, name: str) -> Program:
+        nameko = str(Path(sys.executable).with_name("nameko"))
+        command = [nameko, "run", "--config", "config.yaml", f"{name}.service"]
+        health = {} if name == "gateway" else {"HEALTH_PORT": str(self.ports[name])}
+        return Program(name, command, CHECKOUT, env={**health, **QUIET}, group="services")
+
+    def _start_services(self) -> None:
+        running = self.keeper.processes()
+        check_free(self.ports, [name for name in SERVICES if not running[name]])
+        starts = {name: self.keeper.starts(name) for name in SERVICES}
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        for name in SERVICES:
+            self.keeper.start(name)
+        for name in SERVICES:
+            self._await_ready(name, deadline, starts[name] + HOPELESS_STARTS)
+
+    def _await_ready(self, name: str, deadline: float, too_many_starts: int) -> None:
+        wait_for(
+            lambda: self._is_ready(name) or self.keeper.starts(name) >= too_many_starts,
+            timeout_s=deadline - time.monotonic(),
+            every_s=0.1,
+        )
+        if not self._is_ready(name):
+            log = self.keeper.log(name)
+            raise Failure(f"{name} does not become ready: see {log}\n{tail(log)}")
+
+    def _is_ready(self, name: str) -> bool:
+        try:
+            with urllib.request.urlopen(self._readyz(name), timeout=3) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def _readyz(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}/readyz"
+
+    def _row(self, name: str, pid: int) -> tuple[str, ...]:
+        answers = self._is_ready if name in SERVICES else self.servers.answers
+        state = ("ready" if answers(name) else "not ready") if pid else "stopped"
+        restarts = str(max(self.keeper.starts(name) - 1, 0)) if pid else "-"
+        address = f"127.0.0.1:{self.ports[name]}"
+        return name, state, str(pid or "-"), restarts, address, str(self.keeper.log(name))
+
+
+def external_servers(environ: Mapping[str, str]) -> dict[str, str]:
+    """The URIs of servers to use instead of own ones; raises Failure when some are missing.
+
+    What has no owner's URI is migrated by the role that uses it.
+    """
+    external = {"AMQP_URI": environ["AMQP_URI"]} if environ.get("AMQP_URI") else {}
+    uris = {f"{name.upper()}_DB_URI": environ.get(f"{name.upper()}_DB_URI", "") for name in DATABASES}
+    owners = {name: name.replace("DB_URI", "DB_OWNER_URI") for name in uris}
+    if not any(uris.values()) and not any(map(environ.get, owners.values())):
+        return external
+    if missing := [name for name, uri in uris.items() if not uri]:
+        raise Failure(f"some databases are set but not all: set {', '.join(missing)} too")
+    return external | uris | {owner: environ.get(owner) or uris[name] for name, owner in owners.items()}
+
+
+def wanted_suite(state: Path) -> Suite:
+    """The suite as the environment wants it."""
+    return Suite(state, ports_from(os.environ), external_servers(os.environ))
+
+
+def present_suite(state: Path) -> Suite:
+    """The suite as it runs, with the ports it was started with; as wanted when it does not run."""
+    suite = Suite(state, {})
+    if suite.keeper.pid() is None:
+        return wanted_suite(state)
+    settings = json.loads(suite.settings_file.read_text())
+    return Suite(state, settings["ports"], settings["external"])
+
+
+def up(state: Path, servers_only: bool) -> int:
+    suite = wanted_suite(state)
+    suite.check_unchanged()
+    suite.start_servers() if servers_only else suite.up()
+    return 0
+
+
+def migrate(state: Path) -> int:
+    suite = present_suite(state)
+    suite.start_servers()
+    suite.migrate()
+    print("Tables and queues are up to date.")
+    return 0
+
+
+def restart(state: Path) -> int:
+    present_suite(state).restart()
+    return 0
+
+
+def down(state: Path) -> int:
+    print("Stopped." if present_suite(state).down() else "Nothing was running.")
+    return 0
+
+
+def clean(state: Path) -> int:
+    down(state)
+    folder.remove(state)
+    return 0
+
+
+def status(state: Path) -> int:
+    suite = present_suite(state)
+    rows = suite.status()
+    _print_table([("NAME", "STATE", "PID", "RESTARTS", "ADDRESS", "LOG"), *rows])
+    for name in suite.external:
+        print(f"{name} is set: that server is used.")
+    if not suite.keeper.pid() and suite.keeper.orphans():
+        print("supervisord was killed, what it started is alone: make up (or down) ends it.")
+    return 0 if all(row[1] == "ready" for row in rows) else 1
+
+
+def hints(state: Path) -> int:
+    """What to look at and what to try, after `make demo`."""
+    suite = present_suite(state)
+    print(HINTS.format(url=suite.url, logs=suite.keeper.log("*")))
+    return 0
+
+
+HINTS = """
+The suite stays up.
+
+Where to look
+  {url}/healthz, /readyz, /metrics     the gateway's HTTP API (README.md has the routes)
+  make status                                        what runs, where, with which process ids
+  make logs                                          {logs}
+
+What to try next
+  curl -s {url}/users -H 'Content-Type: application/json' \\
+    -d '{{"username": "ada", "email": "ada@example.org", "password": "correct horse battery"}}'
+  make shell                                         then: n.rpc.billing.audit()
+  make newman                                        the scenario again
+  make down                                          stops everything; make up starts it again
+"""
+
+
+def execute(state: Path, command: list[str]) -> int:
+    """Becomes the command, with the environment that finds the suite."""
+    suite = present_suite(state)
+    env = {**os.environ, **suite.env(), **QUIET}
+    try:
+        os.execvpe(command[0], command, env)
+    except OSError as error:
+        raise Failure(f"{command[0]}: {error.strerror}") from None
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Waits until no other command changes this suite."""
+    descriptor = os.open(folder.make(state), os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _say(started: float, text: str) -> None:
+    print(f"{time.monotonic() - started:5.1f} s  {text}", flush=True)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m dev.suite", description=__doc__)
+    default = Path(os.environ.get("RUN_DIR") or CHECKOUT / ".run")
+    parser.add_argument("--state", type=Path, default=default, help="where it keeps its files")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("up").add_argument("--servers-only", action="store_true")
+    for verb in ("down", "restart", "migrate", "clean", "status", "hints"):
+        verbs.add_parser(verb)
+    verbs.add_parser("exec").add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    try:
+        return run(arguments)
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    state: Path = arguments.state
+    looking = {"status": status, "hints": hints}
+    changing = {"down": down, "restart": restart, "migrate": migrate, "clean": clean}
+    if arguments.verb == "exec":
+        return execute(state, arguments.command)
+    if arguments.verb in looking:
+        return looking[arguments.verb](state)
+    with _alone(state):
+        if arguments.verb == "up":
+            return up(state, arguments.servers_only)
+        return changing[arguments.verb](state)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
