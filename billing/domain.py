@@ -1,0 +1,169 @@
+"""The rules of billing, as pure functions: what happens to a batch of requests.
+
+Amounts are integers in minor units (cents).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+MAX_AMOUNT_MINOR = 10_000_000_00
+MAX_BALANCE_MINOR = 10_000_000_000_00
+
+Kind = Literal["deposit", "withdrawal"]
+DEPOSIT: Kind = "deposit"
+WITHDRAWAL: Kind = "withdrawal"
+
+INSUFFICIENT_FUNDS = "insufficient-funds"
+BALANCE_LIMIT = "balance-limit"
+CANCELLED = "cancelled"
+UNKNOWN_USER = "unknown-user"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account's state: its balance, and the number of its last operation (0: none yet)."""
+
+    user_id: str
+    balance_minor: int = 0
+    last_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A wish to move money. `id` names the operation that it may become; `ref` says whose it is and
+    makes it happen at most once. A cancelling request records a withdrawal as refused."""
+
+    id: str
+    ref: str
+    user_id: str
+    kind: Kind
+    amount_minor: int
+    at: datetime
+    cancels: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An entry of the ledger: done or, with a reason, refused; final either way."""
+
+    id: str
+    ref: str
+    user_id: str
+    seq: int
+    kind: Kind
+    amount_minor: int
+    status: Literal["done", "refused"]
+    reason: str | None
+    balance_after_minor: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The ref is taken by an operation with another user, kind or amount; nothing changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What a batch comes to: an outcome for each request in order, and what is new because of it."""
+
+    outcomes: list[Operation | Conflict]
+    operations: list[Operation]
+    accounts: list[Account]
+
+
+def order_ref(order_id: str) -> str:
+    """The ref of the withdrawal for an order."""
+    return f"order:{order_id}"
+
+
+def key_ref(user_id: str, key: str) -> str:
+    """The ref of what a user asked for under an idempotency key of his own."""
+    return f"key:{user_id}:{key}"
+
+
+def shell_ref(text: str) -> str:
+    """The ref of what someone did by hand."""
+    return f"shell:{text}"
+
+
+def order_id_of(ref: str) -> str | None:
+    """The order a withdrawal is for, or None."""
+    return ref.removeprefix("order:") if ref.startswith("order:") else None
+
+
+def decide(
+    accounts: Mapping[str, Account],
+    recorded: Mapping[str, Operation],
+    requests: Iterable[Request],
+) -> Decisions:
+    """Go through `requests` in order and say what happens to each.
+
+    `accounts` (by user id) are those of the batch, locked; `recorded` (by ref) the operations that
+    stand under the requests' refs already. A user without an account is unknown. The decision over
+    a batch is the same as the decisions one by one.
+    """
+    state = dict(accounts)
+    known = dict(recorded)
+    outcomes: list[Operation | Conflict] = []
+    operations: list[Operation] = []
+    for request in requests:
+        operation = known.get(request.ref)
+        if operation is None:
+            operation = _settle(state.get(request.user_id), request)
+            known[request.ref] = operation
+            operations.append(operation)
+            if request.user_id in state:
+                state[request.user_id] = _after(state[request.user_id], operation)
+        outcomes.append(operation if _is_for(operation, request) else Conflict())
+    changed = [account for user_id, account in state.items() if account != accounts[user_id]]
+    return Decisions(outcomes, operations, changed)
+
+
+def _settle(account: Account | None, request: Request) -> Operation:
+    reason = UNKNOWN_USER if account is None else _refusal(account, request)
+    before = account or Account(request.user_id, last_seq=-1)  # -1: its operation gets number 0
+    operation = Operation(
+        request.id,
+        request.ref,
+        request.user_id,
+        before.last_seq + 1,
+        request.kind,
+        request.amount_minor,
+        "refused" if reason else "done",
+        reason,
+        before.balance_minor,
+        request.at,
+    )
+    return replace(operation, balance_after_minor=before.balance_minor + effect(operation))
+
+
+def _refusal(account: Account, request: Request) -> str | None:
+    if request.cancels:
+        return CANCELLED
+    if request.kind == WITHDRAWAL and request.amount_minor > account.balance_minor:
+        return INSUFFICIENT_FUNDS
+    if request.kind == DEPOSIT and account.balance_minor + request.amount_minor > MAX_BALANCE_MINOR:
+        return BALANCE_LIMIT
+    return None
+
+
+def effect(operation: Operation) -> int:
+    """What an operation adds to its account's balance."""
+    if operation.status == "refused":
+        return 0
+    return operation.amount_minor if operation.kind == DEPOSIT else -operation.amount_minor
+
+
+def _after(account: Account, operation: Operation) -> Account:
+    return replace(account, balance_minor=operation.balance_after_minor, last_seq=operation.seq)
+
+
+def _is_for(operation: Operation, request: Request) -> bool:
+    return (operation.user_id, operation.kind, operation.amount_minor) == (
+        request.user_id,
+        request.kind,
+        request.amount_minor,
+    )

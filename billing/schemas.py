@@ -1,0 +1,85 @@
+"""What crosses the wire to and from billing. Amounts are integers in minor units."""
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from billing import domain
+from chassis.schemas import MAX_BIGINT, AmountMinor, Id, PageRequest, Text, Utc
+
+
+class Movement(Schema):
+    """A deposit or a withdrawal. Exactly one of `key` (a client's idempotency key), `ref` (a text of
+    someone who does it by hand) and, for a withdrawal, `order_id` says whose it is."""
+
+    names = ("key", "ref")
+
+    user_id = Id(required=True)
+    amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
+    key = Text(1, 255)
+    ref = Text(1, 255)
+    request_id = fields.String()
+
+    @validates_schema
+    def has_one_name(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if sum(name in data for name in self.names) != 1:
+            raise ValidationError(f"Give exactly one of {', '.join(self.names)}.", "ref")
+
+
+class Withdrawal(Movement):
+    """A withdrawal may be for an order."""
+
+    names = ("key", "ref", "order_id")
+
+    order_id = Id()
+
+
+class OrderWithdrawal(Schema):
+    """A withdrawal for an order that shall never happen."""
+
+    user_id = Id(required=True)
+    amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
+    order_id = Id(required=True)
+    request_id = fields.String()
+
+
+class AccountQuery(Schema):
+    """Whose account."""
+
+    user_id = Id(required=True)
+    request_id = fields.String()
+
+
+class StatementQuery(PageRequest):
+    """A page of an account's statement; `after` is the number of an operation."""
+
+    user_id = Id(required=True)
+    after = fields.Integer(
+        load_default=None, allow_none=True, validate=validate.Range(1, MAX_BIGINT)
+    )
+
+
+class OperationOut(Schema):
+    """An entry of the ledger: `status` is done or refused, `reason` says why it was refused."""
+
+    id = fields.String()
+    ref = fields.String()
+    user_id = fields.String()
+    seq = fields.Integer()
+    kind = fields.String()
+    amount_minor = fields.Integer()
+    status = fields.String()
+    reason = fields.String()
+    order_id = fields.Function(lambda operation: domain.order_id_of(operation.ref))
+    balance_after_minor = fields.Integer()
+    created_at = Utc()
+
+
+def ref_of(item: dict[str, Any]) -> str:
+    """The ref of a loaded movement. The prefix says whose it is, so that no client's key can ever be
+    taken for an order's."""
+    if "order_id" in item:
+        return domain.order_ref(item["order_id"])
+    if "key" in item:
+        return domain.key_ref(item["user_id"], item["key"])
+    return domain.shell_ref(item["ref"])

@@ -1,0 +1,197 @@
+"""billing, top to bottom: what it needs, what it answers, what it listens to."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import uuid_utils
+from marshmallow import Schema, ValidationError
+
+from billing import domain, models, store
+from billing.domain import Conflict, Operation, Request
+from billing.exceptions import RefTaken
+from billing.schemas import (
+    AccountQuery,
+    Movement,
+    OperationOut,
+    OrderWithdrawal,
+    StatementQuery,
+    Withdrawal,
+    ref_of,
+)
+from chassis.db import Database
+from chassis.errors import DeadlineExceeded, Unavailable
+from chassis.events import event_handler
+from chassis.rpc import RpcProxy, rpc
+from chassis.schemas import page, split_valid
+from chassis.settings import TEXT, Setting
+
+Outcome = dict[str, Any]
+UNAVAILABLE: Outcome = {"status": "unavailable"}  # users can't be asked now: nothing is decided
+
+
+class Service:
+    """Accounts and their ledger.
+
+    The `*_many` methods take a list of items and answer a list of outcomes in that order: the
+    operation (`status` done or refused, with a `reason`), or {"status": "conflict"} where the ref
+    stands for something else, {"status": "invalid", "errors": ...}, {"status": "unavailable"}.
+    """
+
+    name = "billing"
+
+    db = Database(models.Base)
+    users = RpcProxy("users")
+    currency = Setting("CURRENCY", TEXT)
+
+    @rpc
+    def deposit_many(self, items: list[Outcome]) -> list[Outcome]:
+        """Put money on accounts; an item is {user_id, amount_minor, key or ref}."""
+        return self._move(items, Movement(), domain.DEPOSIT)
+
+    @rpc
+    def deposit(self, **item: Any) -> Outcome:
+        """Put money on an account: `user_id`, `amount_minor`, `ref` (or `key`)."""
+        return self.deposit_many([item])[0]
+
+    @rpc
+    def withdraw_many(self, items: list[Outcome]) -> list[Outcome]:
+        """Take money off accounts; an item is {user_id, amount_minor, order_id or key or ref}."""
+        return self._move(items, Withdrawal(), domain.WITHDRAWAL)
+
+    @rpc
+    def withdraw(self, **item: Any) -> Outcome:
+        """Take money off an account: `user_id`, `amount_minor`, `order_id` (or `key` or `ref`)."""
+        return self.withdraw_many([item])[0]
+
+    @rpc
+    def cancel_many(self, items: list[Outcome]) -> list[Outcome]:
+        """Store that withdrawals for orders are refused, unless they are done: each answers which."""
+        return self._move(items, OrderWithdrawal(), domain.WITHDRAWAL, cancels=True)
+
+    @rpc
+    def cancel(self, **item: Any) -> Outcome:
+        """Make sure that a withdrawal never happens: `order_id`, `user_id`, `amount_minor`."""
+        return self.cancel_many([item])[0]
+
+    @rpc
+    def account_many(self, items: list[Outcome]) -> list[Outcome]:
+        """The accounts of users: {"status": "open", user_id, balance_minor, currency}, or a status
+        of unknown-user, unavailable, invalid. An item is {user_id}."""
+        right, outcomes = split_valid(AccountQuery(), items)
+        user_ids = {item["user_id"] for _, item in right}
+        accounts = self._read_accounts(user_ids)
+        undecided: set[str] = set()
+        if missing := user_ids - accounts.keys():
+            undecided = self._open_missing(missing)
+            accounts |= self._read_accounts(missing)
+        for position, item in right:
+            outcomes[position] = self._account_out(item["user_id"], accounts, undecided)
+        return _in_order(outcomes)
+
+    @rpc
+    def account(self, **item: Any) -> Outcome:
+        """One user's account: `user_id`."""
+        return self.account_many([item])[0]
+
+    @rpc
+    def statement(self, **query: Any) -> Outcome:
+        """{"items": [operation, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100),
+        `after` (a previous answer's `next`)."""
+        try:
+            query = StatementQuery().load(query)
+        except ValidationError as exc:
+            return {"status": "invalid", "errors": exc.messages}
+        limit = query["limit"]
+        with self.db.get_session(close_on_exit=True) as session:
+            rows = store.statement(session, query["user_id"], limit + 1, query["after"])
+        return page(OperationOut(many=True).dump(rows), limit, "seq")
+
+    @event_handler("users", "user_created")
+    def handle_user_created(self, event: dict[str, Any]) -> None:
+        """Open the new user's account."""
+        with self.db.get_session(close_on_exit=True) as session:
+            store.open_accounts(session, [event["user_id"]])
+
+    def _move(
+        self, items: list[Outcome], schema: Schema, kind: domain.Kind, *, cancels: bool = False
+    ) -> list[Outcome]:
+        """Check the items, settle the right ones together, answer all in order."""
+        right, outcomes = split_valid(schema, items)
+        requests = [_request(item, kind, cancels) for _, item in right]
+        for (position, _), result in zip(right, self._settle(requests), strict=True):
+            outcomes[position] = _out(result)
+        return _in_order(outcomes)
+
+    def _settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
+        """What happens to each request; None where it can't be decided now."""
+        user_ids = {request.user_id for request in requests}
+        try:
+            with self.db.get_session(close_on_exit=True) as session:
+                accounts = store.lock_accounts(session, user_ids)
+                missing = user_ids - accounts.keys()
+                if not missing:
+                    return list(_record(session, accounts, requests))
+            undecided = self._open_missing(missing)
+            decidable = [r for r in requests if r.user_id not in undecided]
+            with self.db.get_session(close_on_exit=True) as session:
+                accounts = store.lock_accounts(session, user_ids)
+                decided = iter(_record(session, accounts, decidable))
+            return [None if r.user_id in undecided else next(decided) for r in requests]
+        except RefTaken:  # by a transaction that has committed, so the next look finds it
+            return [outcome for r in requests for outcome in self._settle([r])]
+
+    def _open_missing(self, user_ids: set[str]) -> set[str]:
+        """Open accounts whose `user_created` is still on its way. Those of users nobody knows stay
+        missing; returned are those that can't be decided, because users does not answer."""
+        try:
+            known = [user["id"] for user in self.users.get_many(user_ids=sorted(user_ids)) if user]
+        except (DeadlineExceeded, Unavailable):
+            return user_ids
+        with self.db.get_session(close_on_exit=True) as session:
+            store.open_accounts(session, known)
+        return set()
+
+    def _read_accounts(self, user_ids: set[str]) -> dict[str, domain.Account]:
+        with self.db.get_session(close_on_exit=True) as session:
+            return store.read_accounts(session, user_ids)
+
+    def _account_out(
+        self, user_id: str, accounts: dict[str, domain.Account], undecided: set[str]
+    ) -> Outcome:
+        if account := accounts.get(user_id):
+            money = {"balance_minor": account.balance_minor, "currency": self.currency}
+            return {"status": "open", "user_id": user_id, **money}
+        return UNAVAILABLE if user_id in undecided else {"status": domain.UNKNOWN_USER}
+
+
+def _request(item: dict[str, Any], kind: domain.Kind, cancels: bool) -> Request:
+    id_ = str(uuid_utils.uuid7())
+    user_id, amount = item["user_id"], item["amount_minor"]
+    return Request(id_, ref_of(item), user_id, kind, amount, datetime.now(UTC), cancels)
+
+
+def _record(
+    session: Any, accounts: dict[str, domain.Account], requests: Sequence[Request]
+) -> list[Operation | Conflict]:
+    """Decide over a batch whose accounts are locked, and write what is new."""
+    recorded = store.recorded(session, {request.ref for request in requests})
+    decisions = domain.decide(accounts, recorded, requests)
+    if decisions.operations:
+        store.append(session, decisions.operations)
+    if decisions.accounts:
+        store.write_balances(session, decisions.accounts)
+    return decisions.outcomes
+
+
+def _out(result: Operation | Conflict | None) -> Outcome:
+    if result is None:
+        return UNAVAILABLE
+    if isinstance(result, Conflict):
+        return {"status": "conflict"}
+    out: Outcome = OperationOut().dump(result)
+    return out
+
+
+def _in_order(outcomes: dict[int, Outcome]) -> list[Outcome]:
+    return [outcomes[position] for position in range(len(outcomes))]

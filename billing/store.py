@@ -1,0 +1,117 @@
+"""SQL of billing: a list in, a list out, one statement a step."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from billing.domain import Account, Operation
+from billing.exceptions import RefTaken
+
+OPERATION = (
+    "id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at"
+)
+
+
+def open_accounts(session: Session, user_ids: Iterable[str]) -> None:
+    """Open the accounts that are not open yet."""
+    session.execute(
+        text(
+            "INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[]))"
+            " ON CONFLICT DO NOTHING"
+        ),
+        {"ids": sorted(user_ids)},
+    )
+
+
+def lock_accounts(session: Session, user_ids: Iterable[str]) -> dict[str, Account]:
+    """The accounts of these users, locked until the transaction ends.
+
+    Locked in the order of their ids, so two batches that meet can't wait for each other in turn.
+    """
+    rows = session.execute(
+        text(
+            "SELECT user_id, balance_minor, last_seq FROM accounts"
+            " WHERE user_id = ANY(CAST(:ids AS uuid[])) ORDER BY user_id FOR UPDATE"
+        ),
+        {"ids": list(user_ids)},
+    )
+    return {row.user_id: Account(*row) for row in rows}
+
+
+def read_accounts(session: Session, user_ids: Iterable[str]) -> dict[str, Account]:
+    """The accounts of these users as they stand."""
+    rows = session.execute(
+        text(
+            "SELECT user_id, balance_minor, last_seq FROM accounts"
+            " WHERE user_id = ANY(CAST(:ids AS uuid[]))"
+        ),
+        {"ids": list(user_ids)},
+    )
+    return {row.user_id: Account(*row) for row in rows}
+
+
+def recorded(session: Session, refs: Iterable[str]) -> dict[str, Operation]:
+    """The operations that stand under these refs."""
+    rows = session.execute(
+        text(f"SELECT {OPERATION} FROM operations WHERE ref = ANY(:refs)"), {"refs": list(refs)}
+    )
+    return {row.ref: Operation(*row) for row in rows}
+
+
+def append(session: Session, operations: Sequence[Operation]) -> None:
+    """Write new operations into the ledger; RefTaken where one of their refs is taken by now.
+
+    In the order of their refs, for the reason that accounts are locked in order.
+    """
+    written = session.execute(
+        text(
+            f"INSERT INTO operations ({OPERATION})"
+            " SELECT * FROM unnest(CAST(:id AS uuid[]), CAST(:ref AS text[]),"
+            " CAST(:user_id AS uuid[]), CAST(:seq AS bigint[]), CAST(:kind AS text[]),"
+            " CAST(:amount_minor AS bigint[]), CAST(:status AS text[]), CAST(:reason AS text[]),"
+            " CAST(:balance_after_minor AS bigint[]), CAST(:created_at AS timestamptz[]))"
+            " ON CONFLICT (ref) DO NOTHING"
+        ),
+        _columns(sorted(operations, key=attrgetter("ref"))),
+    )
+    if written.rowcount != len(operations):
+        raise RefTaken
+
+
+def write_balances(session: Session, accounts: Sequence[Account]) -> None:
+    """Bring the cached balances up to date."""
+    session.execute(
+        text(
+            "UPDATE accounts SET balance_minor = new.balance_minor, last_seq = new.last_seq"
+            " FROM unnest(CAST(:user_id AS uuid[]), CAST(:balance_minor AS bigint[]),"
+            " CAST(:last_seq AS bigint[])) AS new (user_id, balance_minor, last_seq)"
+            " WHERE accounts.user_id = new.user_id"
+        ),
+        _columns(accounts),
+    )
+
+
+def statement(
+    session: Session, user_id: str, limit: int, before: int | None
+) -> list[Operation]:
+    """The last `limit` operations of an account, newest first, of those numbered below `before`."""
+    rows = session.execute(
+        text(
+            f"SELECT {OPERATION} FROM operations"
+            " WHERE user_id = CAST(:user_id AS uuid) AND seq > 0"
+            " AND (CAST(:before AS bigint) IS NULL OR seq < :before)"
+            " ORDER BY seq DESC LIMIT :limit"
+        ),
+        {"user_id": user_id, "before": before, "limit": limit},
+    )
+    return [Operation(*row) for row in rows]
+
+
+def _columns(rows: Sequence[Account] | Sequence[Operation]) -> dict[str, list[Any]]:
+    """Rows as one list a column, as PostgreSQL's unnest() takes them."""
+    dicts = [asdict(row) for row in rows]
+    return {name: [row[name] for row in dicts] for name in dicts[0]}

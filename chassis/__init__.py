@@ -1,0 +1,16 @@
+"""The microservice chassis: what every service needs and none should write again.
+
+Infrastructure only. It knows no business noun; what it takes in, two services use.
+
+settings    config.yaml, read strictly          logs       one structured line an event
+container   a service's life: start, stop       health     /healthz, /readyz, /metrics
+amqp        publishing, with and without confirms
+rpc         calls with a deadline, and their answering side
+coalescer   natural batching of calls
+events      handlers that retry, then park
+outbox      events written with the state they tell of, and the relay that publishes them
+db          sessions, timeouts, waiting for the schema
+migrate     makes the tables and declares the queues
+schemas     the marshmallow fields that all services use
+errors      the faults that cross the wire
+"""

@@ -1,0 +1,291 @@
+"""Publishing to the broker, in the two ways the suite needs, each on a connection of its own.
+
+`Sender` is for what a deadline and a key make safe to lose (RPC requests and replies): transient,
+unconfirmed, never blocking its caller. `ConfirmedPublisher` is for events: persistent, mandatory,
+a batch with one wait for its confirms. Nameko's own publisher shares one set of transport options
+between both modes and would silently lose its confirms, so neither uses it.
+"""
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import eventlet
+import kombu
+from amqp import spec
+from amqp.exceptions import AMQPError
+from eventlet.event import Event
+from eventlet.semaphore import Semaphore
+from nameko.exceptions import ConfigurationError
+from nameko.extensions import SharedExtension
+from nameko.standalone.events import get_event_exchange
+
+from chassis.errors import Unavailable
+from chassis.settings import SECONDS, TEXT, read
+
+log = logging.getLogger(__name__)
+
+RECONNECT_S = 0.5
+CONNECT_TIMEOUT_S = 3
+CLOSE_TIMEOUT_S = 1
+CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What to publish: `body` is JSON, as `encode` makes it."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+def encode(data: Any) -> bytes:
+    """`data` as JSON. Raises TypeError or ValueError for what is not plain data."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
+
+
+def connect(config: dict[str, Any]) -> kombu.Connection:
+    """A connection to the broker of `config`; made at first use. Times out in CONNECT_TIMEOUT_S."""
+    return kombu.Connection(
+        config["AMQP_URI"],
+        heartbeat=config["HEARTBEAT"],
+        connect_timeout=CONNECT_TIMEOUT_S,
+        transport_options={"max_retries": 1},
+    )
+
+
+class Link:
+    """One connection with one channel, and a greenthread that reads it, so that a closed
+    connection, a heartbeat or a returned message is seen at once and not at the next publish.
+
+    `prepare(channel)` runs before the reading starts: what waits for an answer of the broker (a
+    declaration) must stand there, because two greenthreads can't read one connection.
+    """
+
+    def __init__(self, config: dict[str, Any], prepare: Callable[[Any], object]) -> None:
+        self.closed = False
+        self.when_closed: Callable[[], object] = lambda: None
+        self._connection = connect(config)
+        self.channel = self._connection.default_channel  # connects here
+        prepare(self.channel)
+        self._reader = eventlet.spawn(self._read)
+
+    def publish(self, message: Message, *, persistent: bool) -> None:
+        """Write one message to the socket. Raises what CONNECTION_ERRORS names."""
+        if self.closed:
+            raise ConnectionError("the broker closed the connection")
+        content = self.channel.prepare_message(
+            message.body,
+            headers=message.headers,
+            properties={"delivery_mode": 2 if persistent else 1, **message.properties},
+            content_type="application/json",
+            content_encoding="utf-8",
+        )
+        # Not channel.basic_publish(): that one reads the connection first.
+        arguments = (0, message.exchange, message.routing_key, True, False)  # True: mandatory
+        self.channel.send_method(spec.Basic.Publish, "Bssbb", arguments, content)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                try:
+                    self._connection.drain_events(timeout=1)
+                except TimeoutError:
+                    self._connection.heartbeat_check()
+        except CONNECTION_ERRORS as exc:
+            log.warning("broker connection lost", extra={"error": str(exc)})
+            self.closed = True
+            self._connection.collect()
+            self.when_closed()
+
+    def close(self) -> None:
+        """End the connection; what was written before reaches the broker."""
+        if self.closed:
+            return
+        self.closed = True
+        self._reader.kill()
+        try:
+            with eventlet.Timeout(CLOSE_TIMEOUT_S, ConnectionError("no answer to our close")):
+                self._connection.close()
+        except CONNECTION_ERRORS as exc:
+            log.debug("broker connection closed uncleanly", extra={"error": str(exc)})
+            self._connection.collect()
+
+
+class Sender(SharedExtension):
+    """Sends transient, unconfirmed messages from one greenthread; callers only queue them.
+
+    A caller whose time runs out is so never cut off in the middle of a frame. While the broker is
+    away the messages wait, and those whose `expiration` has passed are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[Message, float]] = deque()
+        self._wake = Event()
+        self._link: Link | None = None
+        self._stopping = False
+        self._on_return: list[Any] = []
+
+    def start(self) -> None:
+        self._thread = self.container.spawn_managed_thread(self._run, identifier="rpc sender")
+
+    def on_return(self, callback: Any) -> None:
+        """Call `callback(correlation_id)` when the broker finds no queue for a message."""
+        self._on_return.append(callback)
+
+    def send(self, message: Message) -> None:
+        """Queue `message`; `properties["expiration"]` (milliseconds, a string) bounds the wait."""
+        ttl_s = int(message.properties.get("expiration", 60_000)) / 1000
+        self._queue.append((message, monotonic() + ttl_s))
+        if not self._wake.ready():
+            self._wake.send()
+
+    def stop(self) -> None:
+        self._stopping = True
+        if not self._wake.ready():
+            self._wake.send()
+        self._thread.wait()
+
+    def kill(self) -> None:
+        if self._link:
+            self._link.close()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake = Event()
+            while self._queue:
+                self._send_first()
+            if self._stopping:
+                return self.kill()
+
+    def _send_first(self) -> None:
+        message, deadline = self._queue[0]
+        if monotonic() < deadline:
+            try:
+                self._connected().publish(message, persistent=False)
+            except CONNECTION_ERRORS as exc:
+                return self._reconnect_later(exc)
+        self._queue.popleft()
+
+    def _connected(self) -> Link:
+        if self._link is None or self._link.closed:
+            self._link = Link(self.container.config, self._prepare)
+        return self._link
+
+    def _prepare(self, channel: Any) -> None:
+        channel.events["basic_return"].add(self._returned)
+
+    def _reconnect_later(self, exc: Exception) -> None:
+        log.warning("can't send, trying again", extra={"error": str(exc)})
+        if self._link:
+            self._link.close()
+        eventlet.sleep(RECONNECT_S)
+
+    def _returned(self, exc: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        log.warning("nobody takes this message", extra={"routing_key": routing_key})
+        for callback in self._on_return:
+            callback(message.properties.get("correlation_id"))
+
+
+class ConfirmedPublisher(SharedExtension):
+    """Publishes persistent messages and waits until the broker has them."""
+
+    def setup(self) -> None:
+        self._timeout_s = read(self.container.config, "CONFIRM_TIMEOUT_S", SECONDS)
+        self._lock = Semaphore()
+        self._link: Link | None = None
+        self._published = 0
+
+    def publish(self, messages: Sequence[Message]) -> list[bool]:
+        """Publish all, wait once; for each whether a queue took it (False: none is bound).
+
+        Raises Unavailable where the broker does not confirm all within CONFIRM_TIMEOUT_S: then any
+        of them may have been taken or not, and they must be published again.
+        """
+        with self._lock:
+            try:
+                with eventlet.Timeout(self._timeout_s, Unavailable("the broker confirms nothing")):
+                    return self._publish(messages)
+            except (*CONNECTION_ERRORS, Unavailable) as exc:
+                self._close()  # late confirms must not be taken for those of the next batch
+                raise Unavailable(f"the broker is away: {exc}") from exc
+
+    def _publish(self, messages: Sequence[Message]) -> list[bool]:
+        link = self._connected()
+        batch = _Batch(link, self._published + 1, messages)
+        self._published += len(messages)
+        for message in messages:
+            link.publish(message, persistent=True)
+        return batch.wait()
+
+    def _connected(self) -> Link:
+        if self._link is None or self._link.closed:
+            self._link = Link(self.container.config, self._prepare)
+            self._published = 0
+        return self._link
+
+    def _prepare(self, channel: Any) -> None:
+        channel.confirm_select()
+        get_event_exchange(self.container.service_name, self.container.config)(channel).declare()
+
+    def _close(self) -> None:
+        if self._link:
+            self._link.close()
+
+    def stop(self) -> None:
+        self._close()
+
+    kill = stop
+
+
+class _Batch:
+    """The confirms of one batch of messages, each with a `message_id`.
+
+    The broker sends a message's return before its confirm.
+    """
+
+    def __init__(self, link: Link, first_tag: int, messages: Sequence[Message]) -> None:
+        self._ids = [message.properties["message_id"] for message in messages]
+        self._returned: set[str] = set()
+        self._unconfirmed = set(range(first_tag, first_tag + len(messages)))
+        self._done = Event()
+        link.channel.events["basic_ack"] = {self._on_ack}
+        link.channel.events["basic_nack"] = {self._on_nack}
+        link.channel.events["basic_return"] = {self._on_return}
+        link.when_closed = partial(self._fail, "it closed the connection")
+
+    def wait(self) -> list[bool]:
+        self._done.wait()
+        return [message_id not in self._returned for message_id in self._ids]
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        self._unconfirmed -= {t for t in self._unconfirmed if t <= tag} if multiple else {tag}
+        if not self._unconfirmed and not self._done.ready():
+            self._done.send()
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:
+        self._fail("it refused a message")
+
+    def _on_return(self, exc: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        self._returned.add(message.properties["message_id"])
+
+    def _fail(self, reason: str) -> None:
+        if not self._done.ready():
+            self._done.send_exception(Unavailable(reason))
+
+
+def check_broker_settings(config: dict[str, Any]) -> None:
+    """Raises ConfigurationError where a setting of the broker is missing or wrong."""
+    uri = read(config, "AMQP_URI", TEXT)
+    read(config, "HEARTBEAT", SECONDS)
+    if not uri.startswith(("amqp://", "amqps://")):
+        raise ConfigurationError("AMQP_URI is wrong: it must read amqp://user:password@host:port/vhost")

@@ -1,0 +1,98 @@
+"""Natural batching: calls made while a batch is under way gather, and go out together next.
+
+No timer and no added wait: a lone call goes at once, alone; under load a batch grows by itself to
+what arrived during the one before it (group commit, as databases do it with their log).
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Protocol
+
+import eventlet
+from eventlet.event import Event
+
+from chassis.errors import DeadlineExceeded
+
+Send = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+class Spawn(Protocol):
+    """Runs a function in a greenthread (`container.spawn_managed_thread`)."""
+
+    def __call__(self, fn: Callable[[], None], identifier: str) -> object: ...
+
+
+class Call:
+    """One item on its way: what to send, until when it is worth sending, and its outcome."""
+
+    __slots__ = ("_outcome", "deadline", "item")
+
+    def __init__(self, item: Any, deadline: float) -> None:
+        self.item = item
+        self.deadline = deadline
+        self._outcome = Event()
+
+    def result(self) -> Any:
+        """The item's outcome, or the fault of its batch; DeadlineExceeded when its time is over."""
+        late = DeadlineExceeded("no answer in time")
+        with eventlet.Timeout(max(self.deadline - monotonic(), 0), late):
+            return self._outcome.wait()
+
+    def succeed(self, outcome: Any) -> None:
+        self._outcome.send(outcome)
+
+    def fail(self, fault: Exception) -> None:
+        self._outcome.send_exception(fault)
+
+
+class Coalescer:
+    """Sends items in batches of at most `max_items`, at most `lanes` batches at a time.
+
+    `send(items)` gives an outcome for each item, in order; where it raises, each of its items gets
+    that fault. `send` runs in greenthreads made by `spawn`, never in a caller's, whose time-out
+    would fail the others. Items go out in the order they came.
+    """
+
+    def __init__(self, send: Send, spawn: Spawn, *, max_items: int = 200, lanes: int = 2) -> None:
+        self._send = send
+        self._spawn = spawn
+        self._max_items = max_items
+        self._lanes = lanes
+        self._busy_lanes = 0
+        self._waiting: deque[Call] = deque()
+
+    def submit(self, item: Any, timeout_s: float) -> Call:
+        """Queue one item; after `timeout_s` seconds it is sent no more."""
+        call = Call(item, monotonic() + timeout_s)
+        self._waiting.append(call)
+        if self._busy_lanes < self._lanes:
+            self._busy_lanes += 1
+            self._spawn(self._run_lane, identifier="coalescer lane")
+        return call
+
+    def _run_lane(self) -> None:
+        try:
+            while batch := self._next_batch():
+                self._send_batch(batch)
+        finally:
+            self._busy_lanes -= 1
+
+    def _next_batch(self) -> list[Call]:
+        batch: list[Call] = []
+        now = monotonic()
+        while self._waiting and len(batch) < self._max_items:
+            call = self._waiting.popleft()
+            if call.deadline > now:  # the caller of a late one has its DeadlineExceeded already
+                batch.append(call)
+        return batch
+
+    def _send_batch(self, batch: list[Call]) -> None:
+        try:
+            outcomes = self._send([call.item for call in batch])
+        except Exception as fault:  # whatever it is, it is the callers' to handle
+            for call in batch:
+                call.fail(fault)
+            return
+        for call, outcome in zip(batch, outcomes, strict=True):
+            call.succeed(outcome)

@@ -1,0 +1,103 @@
+"""A service's life: settings are checked, health answers at once, then it waits for what it needs."""
+
+import logging
+import sys
+from time import monotonic
+from typing import Any
+
+from kombu import Connection
+from nameko.containers import ServiceContainer, get_service_name
+from nameko.exceptions import ConfigurationError
+from nameko.timer import Timer
+
+from chassis import health, metrics
+from chassis.amqp import check_broker_settings, connect
+from chassis.errors import first_line, is_away
+from chassis.logs import bind_request_id
+from chassis.settings import COUNT, TEXT, read
+
+log = logging.getLogger(__name__)
+
+
+class Container(ServiceContainer):
+    """Nameko's, named in config.yaml as SERVICE_CONTAINER_CLS.
+
+    Before anything starts, each extension's `check()` reads its settings: a missing or wrong one
+    ends the process with one line. Then each extension's `open()` runs (a web server answers health
+    questions while the rest still waits for broker and database).
+    """
+
+    def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
+        try:
+            workers = read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)
+            super().__init__(service_cls, {**config, "max_workers": workers})
+            self.check_settings()
+        except ConfigurationError as exc:
+            sys.exit(f"config.yaml: {exc}")  # nameko would print it and exit with 0
+        self._is_up = False
+        self._broker: Connection | None = None
+
+    def check_settings(self) -> None:
+        check_broker_settings(self.config)
+        read(self.config, "HEALTH_ADDRESS", TEXT)
+        for extension in self.extensions:
+            if check := getattr(extension, "check", None):
+                check()
+
+    def start(self) -> None:
+        openers = [e.open for e in self.extensions if hasattr(e, "open")]
+        for open_ in openers:
+            open_()
+        if not openers:
+            health.serve(self.config["HEALTH_ADDRESS"])
+        health.add_check(self.service_name, "started", self._started)
+        health.add_check(self.service_name, "broker", self._ping_broker)
+        super().start()
+        self._is_up = True
+        log.info("service is up", extra={"service": self.service_name})
+
+    def stop(self) -> None:
+        health.remove_checks(self.service_name)
+        if not self._is_up:  # it still waits for broker or database: there is nothing to finish
+            raise SystemExit(0)
+        super().stop()
+        log.info("service has stopped", extra={"service": self.service_name})
+
+    def _started(self) -> None:
+        if not self._is_up:
+            raise ConnectionError("it waits for what it needs")
+
+    def _ping_broker(self) -> None:
+        if self._broker is None:
+            self._broker = connect(self.config)
+        try:
+            with self._broker.channel():
+                pass
+        except Exception:
+            self._broker.collect()
+            raise
+
+    def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:
+        """Every log line of the worker carries its request id; a line tells what it did."""
+        worker_ctx.data["request_id"] = bind_request_id(worker_ctx.data)
+        super()._run_worker(worker_ctx, handle_result)
+
+    def _worker_setup(self, worker_ctx: Any) -> None:
+        worker_ctx.started = monotonic()
+        super()._worker_setup(worker_ctx)
+
+    def _worker_result(self, worker_ctx: Any, result: Any, exc_info: Any) -> None:
+        seconds = monotonic() - worker_ctx.started
+        outcome = "failed" if exc_info else "done"
+        method = worker_ctx.entrypoint.method_name
+        metrics.HANDLED.labels(self.service_name, method, outcome).observe(seconds)
+        fields = {"service": self.service_name, "method": method, "ms": round(seconds * 1000, 1)}
+        refused = exc_info and isinstance(exc_info[1], worker_ctx.entrypoint.expected_exceptions)
+        if exc_info is None or refused:
+            quiet = isinstance(worker_ctx.entrypoint, Timer)
+            log.log(logging.DEBUG if quiet else logging.INFO, "handled", extra=fields)
+        elif is_away(exc_info[1]):
+            log.warning("failed: a part is away", extra={**fields, "error": first_line(exc_info[1])})
+        else:
+            log.error("failed", extra=fields, exc_info=exc_info)
+        super()._worker_result(worker_ctx, result, exc_info)

@@ -1,0 +1,106 @@
+"""Database sessions: nameko-sqlalchemy's, with time limits, and a start that waits for the schema."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import eventlet
+import psycopg2.extensions
+from nameko.exceptions import ConfigurationError
+from nameko_sqlalchemy import Database as NamekoDatabase
+from sqlalchemy import event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from chassis import health
+from chassis.errors import first_line
+from chassis.settings import COUNT, SECONDS, TEXT, read
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 1.0
+DRIVER = "postgresql+psycopg2"
+_UUID_AS_TEXT = psycopg2.extensions.new_type((2950,), "UUID", lambda value, cursor: value)
+NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
+
+
+class Database(NamekoDatabase):
+    """`db = Database(Base)`; `with self.db.get_session() as session:` is one transaction.
+
+    Close it before an RPC, a publish or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a
+    wait for a lock as well; a session that idles in a transaction is ended by the server.
+    """
+
+    def check(self) -> None:
+        self.db_uri = database_uri(self.container.config, "DB_URIS", self.container.service_name)
+        timeout_s = read(self.container.config, "DB_STATEMENT_TIMEOUT_S", SECONDS)
+        self.engine_options = {
+            "pool_size": read(self.container.config, "DB_POOL_SIZE", COUNT),
+            "max_overflow": 0,
+            "pool_timeout": timeout_s,
+            "connect_args": {
+                "connect_timeout": 3,
+                "application_name": self.container.service_name,
+                "options": _server_options(timeout_s),
+            },
+        }
+
+    def setup(self) -> None:
+        super().setup()
+        event.listen(self.engine, "connect", _read_ids_as_text)
+        health.add_check(self.container.service_name, "database", self._ping)
+        while not self._is_ready():
+            eventlet.sleep(WAIT_S)
+
+    def _is_ready(self) -> bool:
+        """Whether the database answers and its schema is as new as this code; says so if not."""
+        needed = newest_migration(self.container.service_name)
+        try:
+            with self.Session() as session:
+                self._refuse_unsafe_server(session)
+                found = session.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        except DBAPIError as exc:
+            log.warning("waiting for the database", extra={"error": first_line(exc)})
+            return False
+        if found is None or found < needed:
+            log.warning("waiting for the schema: make migrate", extra={"found": found, "needed": needed})
+            return False
+        return True
+
+    def _refuse_unsafe_server(self, session: Any) -> None:
+        for name in NEVER_OFF:
+            if session.execute(text(f"SHOW {name}")).scalar() == "off":
+                raise SystemExit(f"{self.container.service_name}: {name} is off in this database")
+
+    def _ping(self) -> None:
+        with self.Session() as session:
+            session.execute(text("SELECT 1"))
+
+
+def _read_ids_as_text(connection: Any, record: Any) -> None:
+    """Ids are text everywhere in the suite; SQLAlchemy would have psycopg2 make UUID objects."""
+    psycopg2.extensions.register_type(_UUID_AS_TEXT, connection)
+
+
+def database_uri(config: Any, setting: str, service: str) -> str:
+    """The URI of `service` in DB_URIS or DB_OWNER_URIS; raises ConfigurationError."""
+    name = f"{setting}.{service}:Base"
+    uri: str = read(config, name, TEXT)
+    try:
+        right = make_url(uri).drivername == DRIVER
+    except ArgumentError:
+        right = False
+    if not right:
+        raise ConfigurationError(f"{name} is wrong: it must read {DRIVER}://role:password@host/database")
+    return uri
+
+
+def newest_migration(service: str) -> str:
+    """The revision of the last file in the service's migrations/, which are named by number."""
+    return max(path.stem[:4] for path in Path(service, "migrations").glob("[0-9]*.py"))
+
+
+def _server_options(timeout_s: float) -> str:
+    milliseconds = int(timeout_s * 1000)
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    return " ".join(f"-c {name}={milliseconds}" for name in names)
+

@@ -1,0 +1,55 @@
+"""Faults. A refusal is a value with a reason; an exception says that something broke.
+
+Nameko sends an exception as its dotted path and arguments, so the path of each class here is a
+contract between services.
+"""
+
+from amqp.exceptions import AMQPError
+from kombu.exceptions import OperationalError as BrokerError
+from nameko.exceptions import deserialize_to_instance
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+
+@deserialize_to_instance
+class DeadlineExceeded(Exception):
+    """No answer came in time; whether the work was done is unknown."""
+
+
+@deserialize_to_instance
+class Unavailable(Exception):
+    """A part that the work needs (a database, the broker, a service) is away; try again later."""
+
+
+@deserialize_to_instance
+class InternalError(Exception):
+    """The service failed in a way of its own; its log says how, the caller is not told."""
+
+
+AWAY = (DeadlineExceeded, Unavailable, AMQPError, BrokerError, OSError, PoolTimeout)
+
+
+def is_away(exc: BaseException) -> bool:
+    """Whether `exc` says that a part is only away, so that the same work may succeed later.
+
+    Of the database's errors, those of the connection, of locks and of time-outs do
+    (sqlalchemy.exc.OperationalError and InterfaceError; PostgreSQL's classes 08, 40, 53, 55, 57).
+    """
+    if isinstance(exc, DBAPIError):
+        return isinstance(exc, OperationalError | InterfaceError) or exc.connection_invalidated
+    return isinstance(exc, AWAY)
+
+
+def to_fault(exc: Exception, service: str) -> Exception:
+    """The fault a caller is told in place of `exc`: never a text with SQL or a stack in it."""
+    if isinstance(exc, DeadlineExceeded | Unavailable | InternalError):
+        return exc
+    if is_away(exc):
+        return Unavailable(f"{service} can't reach a part it needs")
+    return InternalError(f"{service} failed")
+
+
+def first_line(exc: BaseException) -> str:
+    """What `exc` says, for a log line: its first line, without the SQL that SQLAlchemy adds."""
+    cause = exc.orig if isinstance(exc, DBAPIError) else exc
+    return str(cause).strip().partition("\n")[0] or type(exc).__name__

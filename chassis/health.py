@@ -1,0 +1,97 @@
+"""/healthz, /readyz and /metrics, outside the worker pool, one server a process.
+
+/healthz says that the loop turns, and never asks broker or database. /readyz asks both.
+"""
+
+import json
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import eventlet
+import eventlet.wsgi
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from werkzeug.wrappers import Request, Response
+
+from chassis.errors import Unavailable, first_line, is_away
+
+log = logging.getLogger(__name__)
+
+CHECK_TIMEOUT_S = 2.0
+PATHS = ("/healthz", "/readyz", "/metrics")
+
+_checks: dict[tuple[str, str], Callable[[], object]] = {}
+_server: socket.socket | None = None
+
+
+def add_check(service: str, name: str, check: Callable[[], object]) -> None:
+    """Let /readyz call `check`, which raises where what it looks at is away."""
+    _checks[service, name] = check
+
+
+def remove_checks(service: str) -> None:
+    for key in [key for key in _checks if key[0] == service]:
+        del _checks[key]
+
+
+def respond(path: str) -> Response:
+    """The answer to one of PATHS; 404 for anything else."""
+    if path == "/healthz":
+        return _json(200, {"status": "ok"})
+    if path == "/readyz":
+        return _readiness()
+    if path == "/metrics":
+        return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+    return _json(404, {"status": "not found"})
+
+
+def _readiness() -> Response:
+    results = {f"{service} {name}": _run(check) for (service, name), check in _checks.items()}
+    ready = bool(results) and all(result == "ok" for result in results.values())
+    return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
+
+
+def _run(check: Callable[[], object]) -> str:
+    try:
+        with eventlet.Timeout(CHECK_TIMEOUT_S, Unavailable("no answer in time")):
+            check()
+    except Exception as exc:
+        if not is_away(exc):
+            raise
+        log.warning("not ready", extra={"error": first_line(exc)})
+        return "away"
+    return "ok"
+
+
+def _json(status: int, data: dict[str, Any]) -> Response:
+    return Response(json.dumps(data), status, content_type="application/json")
+
+
+def listen(address: str, *, shared: bool = False) -> socket.socket:
+    """A socket on `[host:]port`, bound for this process alone unless `shared`.
+
+    eventlet's own default shares ports silently: two suites on one would each get half.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        return eventlet.listen((host, int(port)), backlog=1024, reuse_port=shared)
+    except ValueError:
+        raise SystemExit(f"config.yaml: {address!r} is not an address: write host:port") from None
+    except OSError as exc:
+        raise SystemExit(f"can't listen on {address}: {exc.strerror}; choose another port") from None
+
+
+def serve(address: str) -> None:
+    """Start the process's health server, if it does not run yet."""
+    global _server
+    if _server is None:
+        _server = listen(address)
+        host, port = _server.getsockname()[:2]
+        log.info("health", extra={"url": f"http://{host}:{port}/readyz"})
+        eventlet.spawn(eventlet.wsgi.server, _server, _app, log_output=False)
+
+
+@Request.application
+def _app(request: Request) -> Response:
+    return respond(request.path)

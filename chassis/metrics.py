@@ -1,0 +1,17 @@
+"""What `/metrics` shows (Prometheus), one registry a process. Times are in seconds."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+HANDLED = Histogram(
+    "shop_worker_seconds", "Time a worker took.", ["service", "method", "outcome"]
+)
+RPC_CALLS = Histogram("shop_rpc_call_seconds", "Time a call waited.", ["service", "method"])
+BATCH_ITEMS = Histogram(
+    "shop_batch_items",
+    "Items that went out as one batch.",
+    ["service", "method"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+EVENTS = Counter("shop_events_handled_total", "Events handled.", ["queue", "outcome"])
+OUTBOX_PUBLISHED = Counter("shop_outbox_published_total", "Events published.", ["service"])
+OUTBOX_UNSENT = Gauge("shop_outbox_unsent", "Events that wait for the relay.", ["service"])

@@ -1,0 +1,90 @@
+"""Makes a service's tables and declares its queues: `python -m chassis.migrate [service ...]`.
+
+Runs as one job before the services start (`make migrate`, the chart's Job), never in every
+replica's start. The queues belong to it because an event that finds no queue is lost: all of them
+exist before the first event is published. It can be run again at any time.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from alembic import command, context, op
+from alembic.config import Config
+from nameko.cli.main import setup_yaml_parser
+from nameko.containers import ServiceContainer
+from nameko.exceptions import ConfigurationError
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from chassis.amqp import CONNECTION_ERRORS, connect
+from chassis.db import database_uri
+from chassis.events import EventHandler
+
+HERE = Path(__file__).parent
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command. Ends with one line and code 1 where something is missing or wrong."""
+    parser = argparse.ArgumentParser(prog="python -m chassis.migrate", description=__doc__)
+    parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
+    parser.add_argument("services", nargs="*", help="default: all that have a database")
+    options = parser.parse_args(arguments)
+    setup_yaml_parser()
+    config = yaml.safe_load(Path(options.config).read_text())
+    try:
+        for service in options.services or [key.partition(":")[0] for key in config["DB_URIS"]]:
+            migrate_tables(config, service)
+            declare_queues(config, service)
+            print(f"{service}: tables and queues are ready")
+    except (ConfigurationError, DBAPIError, *CONNECTION_ERRORS) as exc:
+        sys.exit(f"{service}: {str(exc).strip().partition(chr(10))[0]}")
+
+
+def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:
+    """Bring the service's tables to `revision`, as their owner; several at once take turns."""
+    owner = database_uri(config, "DB_OWNER_URIS", service)
+    application_role = make_url(database_uri(config, "DB_URIS", service)).username
+    alembic = Config(attributes={"application_role": application_role, "uri": owner})
+    alembic.set_main_option("script_location", str(HERE / "alembic"))
+    alembic.set_main_option("version_locations", str(Path(service, "migrations").resolve()))
+    alembic.set_main_option("path_separator", "newline")
+    command.upgrade(alembic, revision)
+
+
+def declare_queues(config: dict[str, Any], service: str) -> None:
+    """Declare the queue of each event the service listens to, with what stands beside it."""
+    module = importlib.import_module(f"{service}.service")
+    container = ServiceContainer(module.Service, config)
+    handlers = [e for e in container.entrypoints if isinstance(e, EventHandler)]
+    with connect(config) as connection:
+        for handler in handlers:
+            handler.setup()
+            handler.declare(connection.default_channel)
+
+
+def grant(table: str, privileges: str) -> None:
+    """In a migration: let the application's role do `privileges` on `table`, and nothing else."""
+    op.execute(_grant(table, privileges))
+
+
+def _grant(table: str, privileges: str) -> str:
+    return f'GRANT {privileges} ON "{table}" TO "{context.config.attributes["application_role"]}"'
+
+
+def run_migrations() -> None:
+    """What chassis/alembic/env.py runs."""
+    engine = create_engine(context.config.attributes["uri"])
+    with engine.connect() as connection, connection.begin():
+        connection.execute(text("SELECT pg_advisory_xact_lock(20260101)"))
+        context.configure(connection=connection)
+        context.run_migrations()
+        connection.execute(text(_grant("alembic_version", "SELECT")))
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

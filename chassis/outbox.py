@@ -1,0 +1,183 @@
+"""The transactional outbox: an event is written in the transaction of the state it tells of, and a
+relay publishes it. Nothing is announced that did not happen, and nothing that happened is kept quiet.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any
+
+import eventlet
+import uuid_utils
+from eventlet.event import Event as Wakeup
+from nameko.extensions import DependencyProvider
+from sqlalchemy import DateTime, Index, String, Text, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from chassis import metrics
+from chassis.amqp import ConfirmedPublisher, Message, encode
+from chassis.db import Database
+from chassis.errors import first_line, is_away
+from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
+from chassis.settings import SECONDS, read
+
+log = logging.getLogger(__name__)
+
+BATCH = 200
+POLL_S = 1.0  # the safety net: a relay is woken after each commit
+CLEAN_EVERY_S = 60.0
+
+
+class OutboxMixin:
+    """The table `outbox`; each service that emits events has one: `class Outbox(OutboxMixin, Base)`."""
+
+    __tablename__ = "outbox"
+
+    event_id: Mapped[str] = mapped_column(UUID(as_uuid=False), primary_key=True)
+    type: Mapped[str] = mapped_column(String(64))
+    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    request_id: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    sent_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+def unsent_index(table: type[OutboxMixin]) -> Index:
+    """The index that the relay reads: only what is unsent, in order of writing."""
+    return Index("outbox_unsent", table.event_id, postgresql_where=table.sent_at.is_(None))
+
+
+class Outbox(DependencyProvider):
+    """`outbox = Outbox(models.Outbox)`: `self.outbox.add(session, "order_paid", [{...}, ...])`.
+
+    The relay is a greenthread of the service. It takes unsent rows with FOR UPDATE SKIP LOCKED and
+    keeps them locked while they are published, so several copies of a service share the work and a
+    dead one gives its rows back at once. An event may be published twice, never not at all.
+    """
+
+    publisher = ConfirmedPublisher()
+
+    def __init__(self, table: type[OutboxMixin]) -> None:
+        self.table = table
+
+    def check(self) -> None:
+        self.retention_s = read(self.container.config, "OUTBOX_RETENTION_S", SECONDS)
+
+    def setup(self) -> None:
+        self._wakeup = Wakeup()
+        self._dirty: set[Any] = set()
+        self._stopping = False
+
+    def start(self) -> None:
+        self._thread = self.container.spawn_managed_thread(self._run, identifier="outbox relay")
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake()
+        self._thread.wait()
+
+    def get_dependency(self, worker_ctx: Any) -> "Writer":
+        return Writer(self.table, lambda: self._dirty.add(worker_ctx))
+
+    def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
+        """Runs when the answer is on its way to the caller: the relay never delays one."""
+        if worker_ctx in self._dirty:
+            self._dirty.discard(worker_ctx)
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._wakeup.ready():
+            self._wakeup.send()
+
+    def _run(self) -> None:
+        next_cleaning = 0.0
+        while True:
+            sent = self._try(self._relay_batch)
+            if self._stopping:
+                return
+            if sent != BATCH:
+                with eventlet.Timeout(POLL_S, exception=False):
+                    self._wakeup.wait()
+                self._wakeup = Wakeup()
+            if monotonic() >= next_cleaning:
+                next_cleaning = monotonic() + CLEAN_EVERY_S
+                self._try(self._clean)
+
+    def _try(self, step: Any) -> int:
+        """How many rows `step` did; 0 where the database or the broker is away."""
+        try:
+            return step()
+        except Exception as exc:
+            if not is_away(exc):
+                raise
+            log.warning("the relay waits", extra={"error": first_line(exc)})
+            eventlet.sleep(POLL_S)
+            return 0
+
+    def _relay_batch(self) -> int:
+        with self._session() as session:
+            rows = session.execute(self._take()).all()
+            metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(len(rows))
+            if not rows:
+                return 0
+            taken = self.publisher.publish([self._message(row) for row in rows])
+            sent = [row.event_id for row, routed in zip(rows, taken, strict=True) if routed]
+            table = self.table
+            session.execute(
+                update(table).where(table.event_id.in_(sent)).values(sent_at=func.now())
+            )
+        if len(sent) < len(rows):  # kept, and tried again at the next poll
+            log.warning("events without a queue: make migrate", extra={"count": len(rows) - len(sent)})
+        metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(len(sent))
+        return len(sent)
+
+    def _take(self) -> Any:
+        table = self.table
+        columns = (table.event_id, table.type, table.payload, table.request_id)
+        unsent = select(*columns).where(table.sent_at.is_(None)).order_by(table.event_id)
+        return unsent.limit(BATCH).with_for_update(skip_locked=True)
+
+    def _message(self, row: Any) -> Message:
+        return Message(
+            f"{self.container.service_name}.events",
+            row.type,
+            encode(row.payload),
+            headers={f"nameko.{REQUEST_ID}": row.request_id},
+            properties={"message_id": row.event_id},
+        )
+
+    def _clean(self) -> int:
+        oldest = func.now() - timedelta(seconds=self.retention_s)
+        with self._session() as session:
+            return session.execute(delete(self.table).where(self.table.sent_at < oldest)).rowcount
+
+    def _session(self) -> Session:
+        [database] = [d for d in self.container.dependencies if isinstance(d, Database)]
+        return database.Session(close_on_exit=True)
+
+
+class Writer:
+    """What a service method sees of the outbox."""
+
+    def __init__(self, table: type[OutboxMixin], written: Any) -> None:
+        self._table = table
+        self._written = written
+
+    def add(self, session: Session, event_type: str, facts: Sequence[dict[str, Any]]) -> None:
+        """Write one event for each of `facts` in the session's transaction.
+
+        A fact is flat and of plain scalars; `event_id`, `occurred_at` and `version` are added, and
+        a `request_id` in it goes into the message's headers.
+        """
+        if facts:
+            session.execute(insert(self._table), [_row(event_type, dict(fact)) for fact in facts])
+            self._written()
+
+
+def _row(event_type: str, fact: dict[str, Any]) -> dict[str, Any]:
+    event_id = str(uuid_utils.uuid7())
+    request_id = clean_request_id(fact.pop(REQUEST_ID, None) or current_request_id())
+    occurred_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    payload = {"event_id": event_id, "version": 1, "occurred_at": occurred_at, **fact}
+    return {"event_id": event_id, "type": event_type, "payload": payload, "request_id": request_id}

@@ -1,0 +1,227 @@
+"""RPC with a deadline, on Nameko's own wire format: `nameko shell` and stock services take part.
+
+`RpcProxy` calls: each call ends within its time by an answer or a fault of `chassis.errors`.
+`rpc` answers: an exception of the service becomes a fault without SQL or stack; a request that
+can't be right is refused and logged, and the service lives.
+"""
+
+import logging
+import uuid
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import eventlet
+from nameko.exceptions import BadRequest, deserialize, serialize
+from nameko.extensions import DependencyProvider
+from nameko.rpc import ReplyListener as NamekoReplyListener
+from nameko.rpc import Rpc as NamekoRpc
+from nameko.rpc import RpcConsumer as NamekoRpcConsumer
+from nameko.rpc import get_rpc_exchange
+
+from chassis import metrics
+from chassis.amqp import Message, Sender, encode
+from chassis.coalescer import Call, Coalescer
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable, to_fault
+from chassis.logs import REQUEST_ID, current_request_id
+from chassis.queues import QueueConsumer
+from chassis.settings import SECONDS, read
+
+log = logging.getLogger(__name__)
+
+REPLY_EXPIRES_MS = "60000"  # longer than any caller waits
+
+
+class RpcConsumer(NamekoRpcConsumer):
+    """Takes the requests of a service, and sends the answers."""
+
+    queue_consumer = QueueConsumer()
+    sender = Sender()
+
+    def handle_message(self, body: Any, message: Any) -> None:
+        if not message.properties.get("reply_to"):
+            # Nameko would fail to answer it, die, and leave it for the next process to die of.
+            log.error("a request without reply_to is refused", extra=message.delivery_info)
+            self.queue_consumer.ack_message(message)
+        else:
+            super().handle_message(body, message)
+
+    def handle_result(self, message: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
+        properties = {
+            "correlation_id": message.properties.get("correlation_id"),
+            "expiration": REPLY_EXPIRES_MS,
+        }
+        exchange = get_rpc_exchange(self.container.config).name
+        body = self._answer(result, exc_info and exc_info[1])
+        reply_to = str(message.properties["reply_to"])
+        self.sender.send(Message(exchange, reply_to, body, properties=properties))
+        self.queue_consumer.ack_message(message)
+        return result, exc_info
+
+    def _answer(self, result: Any, exc: Exception | None) -> bytes:
+        try:
+            return encode({"result": result, "error": exc and self._error(exc)})
+        except (TypeError, ValueError) as unserializable:
+            log.exception("a result can't be sent")
+            return self._answer(None, unserializable)
+
+    def _error(self, exc: Exception) -> dict[str, Any]:
+        if isinstance(exc, BadRequest):  # the caller's mistake: Nameko's own words for it
+            return serialize(exc)
+        return serialize(to_fault(exc, self.container.service_name))
+
+
+class Rpc(NamekoRpc):
+    """`@rpc`: a method that other services and `nameko shell` may call."""
+
+    rpc_consumer = RpcConsumer()
+
+
+rpc = Rpc.decorator
+
+
+class ReplyListener(NamekoReplyListener):
+    """Receives the answers, and knows who waits for them."""
+
+    queue_consumer = QueueConsumer()
+    sender = Sender()
+
+    def setup(self) -> None:
+        super().setup()
+        self.sender.on_return(self._fail)
+
+    def expect(self, correlation_id: str) -> Any:
+        return self.get_reply_event(correlation_id)
+
+    def forget(self, correlation_id: str) -> None:
+        self._reply_events.pop(correlation_id, None)
+
+    def _fail(self, correlation_id: str) -> None:
+        if event := self._reply_events.pop(correlation_id, None):
+            event.send_exception(Unavailable("no such service has ever run"))
+
+
+class RpcProxy(DependencyProvider):
+    """Calls to one service: `billing = RpcProxy("billing", batched=["withdraw"])`.
+
+    `self.billing.account(user_id=...)` is one call. A verb in `batched` goes out through a
+    coalescer as `verb_many(items=[{...}, ...])`, which answers a list of outcomes in that order;
+    each item carries its own `request_id`. `timeout` names the setting that bounds every call.
+
+    Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors), or Nameko's BadRequest.
+    """
+
+    replies = ReplyListener()
+    sender = Sender()
+
+    def __init__(
+        self, service: str, *, batched: Sequence[str] = (), timeout: str = "RPC_TIMEOUT_S"
+    ) -> None:
+        self.service = service
+        self.batched = batched
+        self.timeout = timeout
+
+    def check(self) -> None:
+        self.timeout_s = read(self.container.config, self.timeout, SECONDS)
+
+    def setup(self) -> None:
+        spawn = self.container.spawn_managed_thread
+        self._coalescers = {
+            verb: Coalescer(_Batch(self, f"{verb}_many"), spawn) for verb in self.batched
+        }
+
+    def get_dependency(self, worker_ctx: Any) -> "Service":
+        return Service(self)
+
+    def submit(self, verb: str, item: dict[str, Any]) -> Call:
+        """Queue one item of a batched verb."""
+        item = {REQUEST_ID: current_request_id(), **item}
+        return self._coalescers[verb].submit(item, self.timeout_s)
+
+    def call(self, method: str, kwargs: dict[str, Any]) -> Any:
+        """One request and its answer."""
+        correlation_id = str(uuid.uuid4())
+        answer = self.replies.expect(correlation_id)
+        started = monotonic()
+        late = DeadlineExceeded(f"{self.service}.{method} did not answer in {self.timeout_s:g} s")
+        try:
+            self.sender.send(self._request(method, kwargs, correlation_id))
+            with eventlet.Timeout(self.timeout_s, late):
+                return _unpack(answer.wait())
+        finally:
+            self.replies.forget(correlation_id)
+            metrics.RPC_CALLS.labels(self.service, method).observe(monotonic() - started)
+
+    def _request(self, method: str, kwargs: dict[str, Any], correlation_id: str) -> Message:
+        return Message(
+            get_rpc_exchange(self.container.config).name,
+            f"{self.service}.{method}",
+            encode({"args": [], "kwargs": kwargs}),
+            headers={f"nameko.{REQUEST_ID}": current_request_id()},
+            properties={
+                "correlation_id": correlation_id,
+                "reply_to": self.replies.routing_key,
+                "expiration": str(int(self.timeout_s * 1000)),  # milliseconds
+            },
+        )
+
+
+class Service:
+    """What a service method sees of another service."""
+
+    def __init__(self, proxy: RpcProxy) -> None:
+        self._proxy = proxy
+
+    def __getattr__(self, verb: str) -> "Verb":
+        return Verb(self._proxy, verb)
+
+
+class Verb:
+    """One method of another service."""
+
+    def __init__(self, proxy: RpcProxy, name: str) -> None:
+        self._proxy = proxy
+        self._name = name
+
+    def __call__(self, **kwargs: Any) -> Any:
+        """Call with keyword arguments; the answer."""
+        if self._name in self._proxy.batched:
+            return self._proxy.submit(self._name, kwargs).result()
+        return self._proxy.call(self._name, kwargs)
+
+    def many(self, items: Sequence[dict[str, Any]]) -> list[Any]:
+        """The outcomes of a batched verb for several items; a fault is the item's own outcome."""
+        return [_outcome(call) for call in [self._proxy.submit(self._name, item) for item in items]]
+
+
+class _Batch:
+    """What a coalescer does with a batch: one call of `verb_many`."""
+
+    def __init__(self, proxy: RpcProxy, method: str) -> None:
+        self._proxy = proxy
+        self._method = method
+
+    def __call__(self, items: Sequence[Any]) -> Sequence[Any]:
+        metrics.BATCH_ITEMS.labels(self._proxy.service, self._method).observe(len(items))
+        outcomes = self._proxy.call(self._method, {"items": list(items)})
+        if not isinstance(outcomes, list) or len(outcomes) != len(items):
+            raise InternalError(f"{self._method} did not answer every item")
+        return outcomes
+
+
+def _outcome(call: Call) -> Any:
+    try:
+        return call.result()
+    except (DeadlineExceeded, Unavailable, InternalError) as fault:
+        return fault
+
+
+def _unpack(body: dict[str, Any]) -> Any:
+    if body["error"]:
+        raise _known(deserialize(body["error"]))
+    return body["result"]
+
+
+def _known(exc: Exception) -> Exception:
+    known = (DeadlineExceeded, Unavailable, InternalError, BadRequest)
+    return exc if isinstance(exc, known) else InternalError(str(exc))

@@ -1,0 +1,74 @@
+"""marshmallow fields that the services share: what may be in a text, an id, an amount."""
+
+import re
+from datetime import UTC
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
+MAX_BIGINT = 2**63 - 1
+
+
+def storable(text: str) -> None:
+    """Refuses what PostgreSQL or UTF-8 can't hold: NUL, lone surrogates."""
+    if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValidationError("Holds a character that can't be stored.")
+
+
+def Text(minimum: int, maximum: int, *rules: Any, **options: Any) -> fields.String:
+    """A storable text of `minimum` to `maximum` characters."""
+    length = validate.Length(min=minimum, max=maximum)
+    return fields.String(validate=[length, storable, *rules], **options)
+
+
+def Id(**options: Any) -> fields.String:
+    """A UUID in its canonical form (lower case, with hyphens)."""
+    return fields.String(validate=validate.Regexp(UUID_PATTERN, error="Not an id."), **options)
+
+
+def is_id(value: object) -> bool:
+    """Whether `value` is a UUID in its canonical form."""
+    return isinstance(value, str) and re.fullmatch(UUID_PATTERN, value) is not None
+
+
+def AmountMinor(maximum: int = MAX_BIGINT, **options: Any) -> fields.Integer:
+    """A positive amount of money in minor units, at most `maximum`."""
+    return fields.Integer(strict=True, validate=validate.Range(1, maximum), **options)
+
+
+class Utc(fields.DateTime):
+    """A moment with its zone, sent as ISO 8601 in UTC: 2026-01-31T12:00:00.000000Z."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        moment = value.astimezone(UTC)
+        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class PageRequest(Schema):
+    """Which part of a list is asked for: at most `limit` items after `after`, newest first."""
+
+    limit = fields.Integer(strict=True, load_default=20, validate=validate.Range(1, 100))
+    after = Id(load_default=None, allow_none=True)
+
+
+def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
+    """A page of at most `limit` of `items` (one more was read), and what `after` the next one has."""
+    more = len(items) > limit
+    items = items[:limit]
+    return {"items": items, "next": str(items[-1][key]) if more else None}
+
+
+def split_valid(
+    schema: Schema, items: list[Any]
+) -> tuple[list[tuple[int, Any]], dict[int, dict[str, Any]]]:
+    """Check each item by itself: (position, loaded item) of those that are right, and an outcome
+    `{"status": "invalid", "errors": {field: [...]}}` by position for the others."""
+    right: list[tuple[int, Any]] = []
+    wrong: dict[int, dict[str, Any]] = {}
+    for position, item in enumerate(items):
+        try:
+            right.append((position, schema.load(item)))
+        except ValidationError as exc:
+            wrong[position] = {"status": "invalid", "errors": exc.messages}
+    return right, wrong

@@ -1,0 +1,44 @@
+"""config.yaml, read strictly: what is missing or wrong is named, and nothing has a hidden default.
+
+All defaults stand in config.yaml itself, so a misspelt name is a missing setting.
+"""
+
+from typing import Any
+
+from marshmallow import ValidationError, fields, validate
+from nameko.exceptions import ConfigurationError
+from nameko.extensions import DependencyProvider
+
+SECONDS = fields.Float(validate=validate.Range(min=0, min_inclusive=False))
+COUNT = fields.Integer(validate=validate.Range(min=1))
+TEXT = fields.String(validate=validate.Length(min=1))
+
+
+def read(config: Any, name: str, field: fields.Field[Any]) -> Any:
+    """The setting `name`; a dotted name looks inside (`DB_URIS.users:Base`).
+
+    Raises ConfigurationError, whose one line names the setting.
+    """
+    value = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if value is None:
+        raise ConfigurationError(f"{name} is missing")
+    try:
+        return field.deserialize(value)
+    except ValidationError as exc:
+        raise ConfigurationError(f"{name} is wrong: {' '.join(exc.messages)}") from exc
+
+
+class Setting(DependencyProvider):
+    """Injects one setting, checked before the service starts: `currency = Setting("CURRENCY", TEXT)`."""
+
+    def __init__(self, name: str, field: fields.Field[Any]) -> None:
+        self.name = name
+        self.field = field
+
+    def check(self) -> None:
+        self.value = read(self.container.config, self.name, self.field)
+
+    def get_dependency(self, worker_ctx: Any) -> Any:
+        return self.value

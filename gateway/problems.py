@@ -1,0 +1,104 @@
+"""Errors as the client sees them: application/problem+json (RFC 9457), mapped in one place."""
+
+import json
+import logging
+from typing import Any
+
+from nameko.exceptions import BadRequest
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
+
+from chassis.errors import DeadlineExceeded, Unavailable
+
+log = logging.getLogger(__name__)
+
+TYPE = "tag:arch.homework,2026:{}"  # stable, and nothing to be fetched (RFC 4151)
+RETRY_AFTER_S = "2"
+
+
+class Problem(Exception):
+    """An answer that refuses: `name` is the stable part of its type, `detail` is for people."""
+
+    def __init__(
+        self,
+        status: int,
+        name: str,
+        title: str,
+        detail: str | None = None,
+        *,
+        errors: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(title)
+        self.status = status
+        self.headers = headers or {}
+        body = {"type": TYPE.format(name), "title": title, "status": status, "detail": detail}
+        body |= {"errors": errors} | extra
+        self.body = {key: value for key, value in body.items() if value is not None}
+
+    def response(self) -> Response:
+        response = Response(json.dumps(self.body), self.status, self.headers)
+        response.content_type = "application/problem+json"
+        return response
+
+
+def invalid(errors: dict[str, Any]) -> Problem:
+    """Fields are wrong: `errors` has a list of messages for each."""
+    detail = f"Wrong: {', '.join(sorted(errors))}."
+    return Problem(422, "validation", "The request is not valid", detail, errors=errors)
+
+
+def malformed(detail: str) -> Problem:
+    return Problem(400, "malformed-request", "The request can't be read", detail)
+
+
+def unauthorized(detail: str) -> Problem:
+    headers = {"WWW-Authenticate": "Bearer"}
+    return Problem(401, "unauthorized", "Who is asking is not known", detail, headers=headers)
+
+
+def not_found() -> Problem:
+    return Problem(404, "not-found", "There is nothing here")
+
+
+def key_reused() -> Problem:
+    detail = "This Idempotency-Key came before with another request."
+    errors = {"Idempotency-Key": [detail]}
+    return Problem(422, "idempotency-key-reused", "The key stands for another request", detail, errors=errors)
+
+
+def unavailable() -> Problem:
+    detail = "A part that this needs is away; try again."
+    headers = {"Retry-After": RETRY_AFTER_S}
+    return Problem(503, "unavailable", "Not available just now", detail, headers=headers)
+
+
+def late() -> Problem:
+    detail = "No answer came in time; whether it was done is unknown. Repeat it with the same Idempotency-Key."
+    headers = {"Retry-After": RETRY_AFTER_S}
+    return Problem(504, "deadline-exceeded", "It took too long", detail, headers=headers)
+
+
+def from_exception(exc: Exception) -> Problem:
+    """The problem that tells a client of `exc`, without a word about our insides."""
+    if isinstance(exc, Problem):
+        return exc
+    if isinstance(exc, DeadlineExceeded):
+        return late()
+    if isinstance(exc, Unavailable):
+        return unavailable()
+    if isinstance(exc, HTTPException):
+        return _from_werkzeug(exc)
+    if not isinstance(exc, BadRequest):
+        log.error("a request failed", exc_info=exc)
+    return Problem(500, "internal-error", "Something broke on our side")
+
+
+def _from_werkzeug(exc: HTTPException) -> Problem:
+    """Routing's answers: no such path, or another method."""
+    status = exc.code or 500
+    headers = {name: value for name, value in exc.get_headers() if name == "Allow"}
+    if status == 404:
+        return not_found()
+    return Problem(status, exc.name.lower().replace(" ", "-"), exc.name, headers=headers)

@@ -1,0 +1,139 @@
+"""gateway, top to bottom: whom it asks, and its routes."""
+
+from typing import Any
+
+from chassis.rpc import RpcProxy
+from chassis.schemas import is_id
+from gateway import problems, schemas
+from gateway.problems import Problem
+from gateway.reading import Request
+from gateway.tokens import Tokens
+from gateway.web import http
+
+Answer = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
+Outcome = dict[str, Any]
+
+
+class Service:
+    """The HTTP API."""
+
+    name = "gateway"
+
+    users = RpcProxy("users")
+    billing = RpcProxy("billing", batched=["deposit", "withdraw", "account"])
+    orders = RpcProxy("orders", batched=["place"])
+    notifications = RpcProxy("notifications")
+    tokens = Tokens()
+
+    @http("POST", "/users", body=schemas.SignUp(), public=True)
+    def sign_up(self, request: Request) -> Answer:
+        """Create a user; the answer carries a token."""
+        outcome = self.users.create(**request.body)
+        if outcome["status"] == "taken":
+            title = "The username or the address is taken"
+            raise Problem(409, "taken", title, errors=outcome["errors"])
+        user = schemas.User().dump(_valid(outcome)["user"])
+        return 201, {**user, **self.tokens.issue(user["id"])}, {"Location": "/users/me"}
+
+    @http("POST", "/tokens", body=schemas.Login(), public=True)
+    def log_in(self, request: Request) -> Answer:
+        """A token for a username and password."""
+        user = self.users.authenticate(**request.body)
+        if user is None:
+            raise problems.unauthorized("Username or password is wrong.")
+        return 201, self.tokens.issue(user["id"])
+
+    @http("GET", "/users/me")
+    def profile(self, request: Request) -> Answer:
+        """Who is asking."""
+        user = self.users.get(user_id=request.user_id)
+        if user is None:
+            raise problems.unauthorized("This user is no more.")
+        return 200, schemas.User().dump(user)
+
+    @http("GET", "/account")
+    def account(self, request: Request) -> Answer:
+        """The balance."""
+        account = _valid(self.billing.account(user_id=request.user_id))
+        return 200, schemas.Account().dump(account)
+
+    @http("GET", "/account/operations", query=schemas.Page())
+    def statement(self, request: Request) -> Answer:
+        """The operations, newest first."""
+        page = self.billing.statement(user_id=request.user_id, **request.query)
+        return 200, schemas.page_of(schemas.Operation(), _valid(page))
+
+    @http("POST", "/account/deposits", body=schemas.NewMovement())
+    def deposit(self, request: Request) -> Answer:
+        """Put money on the account."""
+        outcome = self.billing.deposit(user_id=request.user_id, key=request.key, **request.body)
+        return 201, _operation(outcome)
+
+    @http("POST", "/account/withdrawals", body=schemas.NewMovement())
+    def withdraw(self, request: Request) -> Answer:
+        """Take money off the account."""
+        outcome = self.billing.withdraw(user_id=request.user_id, key=request.key, **request.body)
+        return 201, _operation(outcome)
+
+    @http("POST", "/orders", body=schemas.NewOrder())
+    def place_order(self, request: Request) -> Answer:
+        """Place an order and pay it: 201 once it has ended, 202 while the outcome is open."""
+        outcome = self.orders.place(user_id=request.user_id, key=request.key, **request.body)
+        order = schemas.Order().dump(_valid(outcome))
+        status = 202 if order["status"] == "pending" else 201
+        return status, order, {"Location": f"/orders/{order['id']}"}
+
+    @http("GET", "/orders", query=schemas.Page())
+    def list_orders(self, request: Request) -> Answer:
+        """The orders, newest first."""
+        page = self.orders.list(user_id=request.user_id, **request.query)
+        return 200, schemas.page_of(schemas.Order(), _valid(page))
+
+    @http("GET", "/orders/<order_id>")
+    def get_order(self, request: Request) -> Answer:
+        """One order; someone else's does not exist."""
+        order_id = request.path["order_id"]
+        order = is_id(order_id) and self.orders.get(order_id=order_id, user_id=request.user_id)
+        if not order:
+            raise problems.not_found()
+        return 200, schemas.Order().dump(order)
+
+    @http("POST", "/notifications", body=schemas.NewMessage())
+    def send_message(self, request: Request) -> Answer:
+        """A message to one's own address."""
+        letter = self.notifications.send(user_id=request.user_id, **request.body)
+        return 201, schemas.Letter().dump(_valid(letter))
+
+    @http("GET", "/notifications", query=schemas.Page())
+    def list_notifications(self, request: Request) -> Answer:
+        """The letters, newest first."""
+        page = self.notifications.list(user_id=request.user_id, **request.query)
+        return 200, schemas.page_of(schemas.Letter(), _valid(page))
+
+
+def _valid(outcome: Outcome) -> Outcome:
+    """`outcome`, unless it says that the request could not be done as it is."""
+    match outcome.get("status"):
+        case "invalid":
+            raise problems.invalid(_outside(outcome["errors"]))
+        case "conflict":
+            raise problems.key_reused()
+        case "unavailable":
+            raise problems.unavailable()
+        case "unknown-user":
+            raise problems.unauthorized("This user is no more.")
+    return outcome
+
+
+def _outside(errors: dict[str, Any]) -> dict[str, Any]:
+    """Errors under the names the client knows."""
+    return {"cursor" if name == "after" else name: messages for name, messages in errors.items()}
+
+
+def _operation(outcome: Outcome) -> dict[str, Any]:
+    """A done operation; one that was refused is a problem with the reason as its type."""
+    operation: dict[str, Any] = schemas.Operation().dump(_valid(outcome))
+    if operation["status"] == "refused":
+        title = operation["reason"].replace("-", " ").capitalize()
+        raise Problem(409, operation["reason"], title, operation=operation)
+    return operation

@@ -1,0 +1,155 @@
+"""The HTTP edge on Nameko's web server: routes with checked requests, JSON answers, problems."""
+
+import json
+import logging
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from eventlet import wsgi
+from eventlet.event import Event
+from marshmallow import Schema, fields
+from nameko.extensions import register_entrypoint
+from nameko.web.handlers import HttpRequestHandler
+from nameko.web.server import HttpOnlyProtocol
+from nameko.web.server import WebServer as NamekoWebServer
+from werkzeug.routing import Map
+from werkzeug.wrappers import Request as HttpRequest
+from werkzeug.wrappers import Response
+
+from chassis import health
+from chassis.logs import REQUEST_ID, bind_request_id
+from chassis.settings import TEXT, read
+from gateway import problems, reading
+from gateway.reading import Request
+from gateway.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+IDLE_TIMEOUT_S = 15.0
+
+
+class WebServer(NamekoWebServer):
+    """Nameko's, with our application, a port of its own, and health beside the API."""
+
+    def check(self) -> None:
+        self._address = read(self.container.config, "WEB_SERVER_ADDRESS", TEXT)
+        self._shared = read(self.container.config, "WEB_SERVER_SHARED", fields.Boolean())
+
+    def open(self) -> None:
+        """Answer from now on: about health, and with 503 until the container is up."""
+        self._routes: Map | None = None
+        self._sock = health.listen(self._address, shared=self._shared)
+        self._sock.settimeout(None)
+        self._serv = self.get_wsgi_server(self._sock, self._application)
+        self._gt = self.container.spawn_managed_thread(self.run)
+
+    def start(self) -> None:
+        [self._tokens] = [d for d in self.container.dependencies if isinstance(d, Tokens)]
+        self._routes = self.make_url_map()
+
+    def get_wsgi_server(self, sock: Any, wsgi_app: Any, **options: Any) -> wsgi.Server:
+        return wsgi.Server(
+            sock,
+            sock.getsockname(),
+            wsgi_app,
+            protocol=HttpOnlyProtocol,
+            log=logging.getLogger("eventlet.wsgi"),
+            log_output=False,  # our own line has the request id
+            debug=False,  # no stack in an answer
+            socket_timeout=IDLE_TIMEOUT_S,
+        )
+
+    def process_request(self, sock: Any, address: Any) -> None:
+        try:
+            super().process_request(sock, address)
+        except Exception:  # one connection's failure must not end the gateway
+            log.exception("a connection failed")
+
+    def _application(self, environ: dict[str, Any], start_response: Any) -> Any:
+        started = monotonic()
+        request = HttpRequest(environ)
+        request_id = bind_request_id({REQUEST_ID: request.headers.get("X-Request-Id")})
+        response = self._respond(request, request_id)
+        response.headers["X-Request-Id"] = request_id
+        fields = {"method": request.method, "path": request.path, "status": response.status_code}
+        log.info("request", extra={**fields, "ms": round((monotonic() - started) * 1000, 1)})
+        return response(environ, start_response)
+
+    def _respond(self, request: HttpRequest, request_id: str) -> Response:
+        if request.path in health.PATHS:
+            return health.respond(request.path)
+        try:
+            route, checked = self._check(request)
+        except Exception as exc:
+            response = problems.from_exception(exc).response()
+            response.headers["Connection"] = "close"  # its body may still be on the way
+            return response
+        try:
+            return route.run(checked, request_id)
+        except Exception as exc:
+            return problems.from_exception(exc).response()
+
+    def _check(self, request: HttpRequest) -> tuple["Route", Request]:
+        """The route and the checked request; raises a Problem, or werkzeug's 404 and 405."""
+        if self._routes is None:
+            raise problems.unavailable()
+        reading.check_framing(request)
+        route, path = self._routes.bind_to_environ(request.environ).match()
+        return route, Request(
+            user_id="" if route.public else reading.authenticate(request, self._tokens),
+            body=reading.read_body(request, route.body),
+            query=reading.read_query(request, route.query),
+            key=reading.idempotency_key(request),
+            path=path,
+        )
+
+
+class Route(HttpRequestHandler):
+    """`@http("POST", "/orders", body=NewOrder())`: one route.
+
+    The handler gets a `Request` and returns (status, data) or (status, data, headers), or raises a
+    Problem. A `public` route needs no token.
+    """
+
+    server = WebServer()
+
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: Schema | None = None,
+        query: Schema | None = None,
+        public: bool = False,
+        **options: Any,
+    ) -> None:
+        self.body = body
+        self.query = query or Schema()
+        self.public = public
+        super().__init__(method, url, **options)
+
+    def run(self, request: Request, request_id: str) -> Response:
+        """Run the handler in a worker and wait for its answer."""
+        answer = Event()
+        self.container.spawn_worker(
+            self,
+            (request,),
+            {},
+            context_data={REQUEST_ID: request_id},
+            handle_result=partial(self.handle_result, answer),
+        )
+        status, data, *headers = answer.wait()
+        body = json.dumps(data, ensure_ascii=False)
+        return Response(body, status, *headers, content_type="application/json")
+
+
+def http(method: str, url: str, **options: Any) -> Any:
+    """Makes a method of the gateway a `Route`."""
+
+    def decorate(handler: Any) -> Any:
+        route = Route(method, url, expected_exceptions=problems.Problem, **options)
+        register_entrypoint(handler, route)
+        return handler
+
+    return decorate

@@ -1,0 +1,72 @@
+"""The rules of notifications: what a letter says, in its reader's language."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from string import Template
+
+HAPPINESS, GRIEF, MESSAGE = "happiness", "grief", "message"
+LETTERS = Path(__file__).parent / "letters"
+FALLBACK_LOCALE = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Who gets a letter."""
+
+    user_id: str
+    username: str
+    email: str
+    locale: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an order ended, for its letter: `reason` is None where it was paid."""
+
+    order_id: str
+    user_id: str
+    price_minor: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a letter says."""
+
+    kind: str
+    subject: str
+    body: str
+
+
+def letter(outcome: Outcome, recipient: Recipient, currency: str) -> Text:
+    """The letter of happiness or grief about an order."""
+    kind = GRIEF if outcome.reason else HAPPINESS
+    subject, body = _template(recipient.locale, kind)
+    words = {
+        "username": recipient.username,
+        "order_id": outcome.order_id,
+        "price": f"{Decimal(outcome.price_minor).scaleb(-2):.2f} {currency}",
+        "reason": _reason(recipient.locale, outcome.reason) if outcome.reason else "",
+    }
+    return Text(kind, subject.substitute(words), body.substitute(words))
+
+
+@cache
+def _template(locale: str, name: str) -> tuple[Template, Template]:
+    """Subject (the first line) and body of a letter, in `locale` where we have it."""
+    path = LETTERS / locale / f"{name}.txt"
+    if not path.exists():
+        path = LETTERS / FALLBACK_LOCALE / f"{name}.txt"
+    subject, _, body = path.read_text(encoding="utf-8").partition("\n")
+    return Template(subject), Template(body.strip())
+
+
+def _reason(locale: str, reason: str) -> str:
+    """A reason in words; one we have no words for stands as it is."""
+    words = dict(
+        line.split(": ", 1)
+        for line in _template(locale, "reasons")[1].template.splitlines()
+    )
+    return words.get(reason, reason)

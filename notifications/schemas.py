@@ -1,0 +1,46 @@
+"""What crosses the wire to and from notifications."""
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from chassis.schemas import Id, PageRequest, Text, Utc
+
+ONE_LINE = validate.Regexp(r"\A[^\r\n]+\Z", error="Must be one line.")
+
+
+class ToWhom(Schema):
+    """A user or an address, not both."""
+
+    user_id = Id()
+    email = fields.Email(validate=[validate.Length(max=254), ONE_LINE])
+
+    @validates_schema
+    def has_one_recipient(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if ("user_id" in data) == ("email" in data):
+            raise ValidationError("Give either user_id or email.", "user_id")
+
+
+class NewMessage(ToWhom):
+    """A message to a user or an address."""
+
+    subject = Text(1, 200, ONE_LINE, required=True)
+    body = Text(1, 10_000, required=True)
+
+
+class LetterQuery(ToWhom, PageRequest):
+    """A page of somebody's letters; `after` is a letter's id."""
+
+
+class LetterOut(Schema):
+    """A letter: `kind` is happiness, grief or message; `state` says how far its delivery is."""
+
+    id = fields.String()
+    kind = fields.String()
+    order_id = fields.String()
+    user_id = fields.String()
+    email = fields.String()
+    subject = fields.String()
+    body = fields.String()
+    state = fields.String()
+    created_at = Utc()

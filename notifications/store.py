@@ -1,0 +1,46 @@
+"""SQL of notifications: a list in, a list out, one statement a step."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from notifications.domain import Recipient
+from notifications.models import Letter
+from notifications.models import Recipient as RecipientRow
+
+Row = Mapping[str, Any]
+LETTER = tuple(Letter.__table__.columns)
+RECIPIENT = (RecipientRow.user_id, RecipientRow.username, RecipientRow.email, RecipientRow.locale)
+
+
+def keep_recipients(session: Session, recipients: Sequence[Recipient]) -> None:
+    """Keep who is not kept yet."""
+    rows = [asdict(recipient) for recipient in recipients]
+    session.execute(insert(RecipientRow).values(rows).on_conflict_do_nothing())
+
+
+def recipients(session: Session, user_ids: Iterable[str]) -> dict[str, Recipient]:
+    """Who these users are, as far as we were told."""
+    rows = session.execute(select(*RECIPIENT).where(RecipientRow.user_id.in_(user_ids)))
+    return {row.user_id: Recipient(*row) for row in rows}
+
+
+def insert_letters(session: Session, letters: Sequence[Row]) -> list[Row]:
+    """Store letters, but those whose order has one already; those stored."""
+    statement = insert(Letter).values(list(letters)).on_conflict_do_nothing().returning(*LETTER)
+    return list(session.execute(statement).mappings())
+
+
+def letters(
+    session: Session, to: Mapping[str, str], limit: int, after: str | None
+) -> list[Row]:
+    """The last `limit` letters, newest first, to the user or address in `to`, of those before the
+    letter `after`."""
+    query = select(*LETTER).where(*[getattr(Letter, name) == value for name, value in to.items()])
+    if after:
+        query = query.where(Letter.id < after)
+    return list(session.execute(query.order_by(Letter.id.desc()).limit(limit)).mappings())

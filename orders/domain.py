@@ -1,0 +1,44 @@
+"""The rules of orders: what billing's word makes of an order, and when to ask again."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+MAX_PRICE_MINOR = 10_000_000_00
+FIRST_LOOK = timedelta(seconds=10)  # longer than the first attempt can take
+LONGEST_WAIT_S = 15.0
+CANCEL_AFTER = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an order ends: paid or, with a reason, rejected."""
+
+    order_id: str
+    status: Literal["paid", "rejected"]
+    reason: str | None = None
+
+
+def ending(order_id: str, answer: Any) -> Ending | None:
+    """The end of an order that billing's `answer` means; None where it leaves the order pending.
+
+    Only a stored word of billing ends an order. Whatever else came back (a fault, a time-out, a
+    conflict) means that the outcome is unknown.
+    """
+    status = answer.get("status") if isinstance(answer, dict) else None
+    if status == "done":
+        return Ending(order_id, "paid")
+    if status == "refused":
+        return Ending(order_id, "rejected", answer["reason"])
+    return None
+
+
+def wait_s(attempts: int, jitter: float) -> float:
+    """Seconds until the next attempt after `attempts` of them: doubling from 1 to LONGEST_WAIT_S,
+    less up to a half by `jitter` (0 to 1), so that what failed together does not return together."""
+    return min(2.0 ** min(attempts, 10), LONGEST_WAIT_S) * (1 - jitter / 2)
+
+
+def is_overdue(age: timedelta) -> bool:
+    """Whether an order waits so long that its withdrawal shall be cancelled rather than repeated."""
+    return age > CANCEL_AFTER

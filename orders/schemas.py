@@ -1,0 +1,33 @@
+"""What crosses the wire to and from orders. Prices are integers in minor units."""
+
+from marshmallow import Schema, fields
+
+from chassis.schemas import AmountMinor, Id, PageRequest, Text, Utc
+from orders.domain import MAX_PRICE_MINOR
+
+
+class NewOrder(Schema):
+    """An order to place. `key` is the client's idempotency key, one for each order of a user."""
+
+    user_id = Id(required=True)
+    price_minor = AmountMinor(MAX_PRICE_MINOR, required=True)
+    key = Text(1, 255, required=True)
+    request_id = Text(1, 128, required=True)
+
+
+class OrderQuery(PageRequest):
+    """A page of a user's orders; `after` is an order's id."""
+
+    user_id = Id(required=True)
+
+
+class OrderOut(Schema):
+    """An order: `status` is pending, paid or rejected; `reason` says why it was rejected."""
+
+    id = fields.String()
+    user_id = fields.String()
+    price_minor = fields.Integer()
+    status = fields.String()
+    reason = fields.String()
+    created_at = Utc()
+    ended_at = Utc()

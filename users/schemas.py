@@ -1,0 +1,37 @@
+"""What crosses the wire to and from users."""
+
+from marshmallow import Schema, fields, validate
+
+from chassis.schemas import Id, Text
+
+LOCALES = ("en", "ru")
+USERNAME = validate.Regexp(
+    r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", error="Only letters, digits, dots, hyphens and underscores."
+)
+NO_CONTROLS = validate.Regexp(r"\A[\x21-\x7e]+\Z", error="Not a valid email address.")
+
+
+class NewUser(Schema):
+    """A sign-up. Passwords have 8 to 128 characters (NIST SP 800-63B)."""
+
+    id = Id()
+    username = Text(1, 64, USERNAME, required=True)
+    email = fields.Email(required=True, validate=[validate.Length(max=254), NO_CONTROLS])
+    password = Text(8, 128, required=True)
+    locale = fields.String(load_default="en", validate=validate.OneOf(LOCALES))
+
+
+class Credentials(Schema):
+    """A login; what can't be a user's is as wrong as what is not."""
+
+    username = Text(1, 64, required=True)
+    password = Text(1, 128, required=True)
+
+
+class PublicUser(Schema):
+    """A user as others see him, and what `user_created` carries (with `user_id` for `id`)."""
+
+    id = fields.String()
+    username = fields.String()
+    email = fields.String()
+    locale = fields.String()

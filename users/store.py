@@ -1,0 +1,41 @@
+"""SQL of users."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from users.models import User
+
+PUBLIC = (User.id, User.username, User.email, User.locale)
+
+
+def insert_new(session: Session, user: Mapping[str, Any]) -> bool:
+    """Store a user; False where its id, username or address is taken."""
+    statement = insert(User).values(**user).on_conflict_do_nothing().returning(User.id)
+    return session.execute(statement).scalar() is not None
+
+
+def holders(session: Session, user: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Who has this id, username or address."""
+    same = or_(
+        User.id == user["id"],
+        User.username_key == user["username_key"],
+        User.email_key == user["email_key"],
+    )
+    columns = (*PUBLIC, User.username_key, User.email_key)
+    return list(session.execute(select(*columns).where(same)).mappings())
+
+
+def by_ids(session: Session, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The users with these ids, by id."""
+    rows = session.execute(select(*PUBLIC).where(User.id.in_(ids))).mappings()
+    return {row["id"]: row for row in rows}
+
+
+def by_username(session: Session, username_key: str) -> Mapping[str, Any] | None:
+    """A user with his password hash."""
+    statement = select(*PUBLIC, User.password_hash).where(User.username_key == username_key)
+    return session.execute(statement).mappings().first()
