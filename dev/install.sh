@@ -126,7 +126,7 @@ make_venv() {
     "$python" -m venv .venv >&2 || fail "$python cannot make a virtual environment: it lacks ensurepip"
   fi
   say "installing Python packages into .venv ..."
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
     -r requirements-dev.lock || fail "pip failed"
   echo "$stamp" >.venv/.stamp
 }
@@ -137,7 +137,7 @@ make_newman() {
   local stamp
   stamp=$(sha256sum <postman/package-lock.json)
   [ "$(cat postman/node_modules/.stamp 2>/dev/null)" != "$stamp" ] || return 0
-  node -e 'process.exit(process.versions.node.split(".")[0] < 16)' \
+  node -e 'process.exit(parseInt(process.versions.node) < 16 ? 1 : 0)' \
     || fail "Node.js $(node --version) is too old for newman: install version 16 or later"
   say "installing newman into postman/node_modules ..."
   npm ci --prefix postman --silent --no-audit --no-fund >&2 || fail "npm ci failed in postman/"

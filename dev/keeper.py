@@ -165,10 +165,12 @@ class Keeper:
         with suppress(Fault):  # ALREADY_STARTED
             self._rpc().startProcess(self._full_name(name), False)
 
-    def halt(self, name: str) -> None:
-        """Stops a program, if it runs, and returns when it has ended."""
-        with suppress(Fault):  # NOT_RUNNING
-            self._rpc().stopProcess(self._full_name(name), True)
+    def halt(self, *names: str) -> None:
+        """Stops those of the programs that run, and returns when they have ended."""
+        for name in names:
+            with suppress(Fault):  # NOT_RUNNING
+                self._rpc().stopProcess(self._full_name(name), False)
+        wait_for(lambda: not any(self.processes().get(name) for name in names), 60)
 
     def processes(self) -> dict[str, int]:
         """The programs of this supervisord and their process ids, 0 for what does not run."""

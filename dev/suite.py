@@ -27,9 +27,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SERVICES = (*DATABASES, "gateway")
 READY_TIMEOUT_S = 120
 HOPELESS_STARTS = 4  # a service that died so often while `up` waits will not come up by itself
-QUIET = {  # the nameko command imports pkg_resources, which warns
+QUIET = {  # the nameko command's imports warn that pkg_resources and eventlet will be retired
     "PYTHONUNBUFFERED": "1",
-    "PYTHONWARNINGS": "ignore:pkg_resources is deprecated as an API:UserWarning",
+    "PYTHONWARNINGS": "ignore::UserWarning:nameko.cli.main,ignore::Warning:nameko.cli.commands",
 }
 
 
@@ -87,8 +87,8 @@ class Suite:
 
     def restart(self) -> None:
         """The services again, with the code of now; the servers stay."""
-        for name in reversed(SERVICES):
-            self.keeper.halt(name)
+        if self.keeper.pid():
+            self.keeper.halt(*SERVICES)
         self.up()
 
     def down(self) -> bool:
