@@ -12,7 +12,7 @@ class Movement(Schema):
     """A deposit or a withdrawal. Exactly one of `key` (a client's idempotency key), `ref` (a text of
     someone who does it by hand) and, for a withdrawal, `order_id` says whose it is."""
 
-    names = ("key", "ref")
+    names: tuple[str, ...] = ("key", "ref")
 
     user_id = Id(required=True)
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
@@ -54,9 +54,7 @@ class StatementQuery(PageRequest):
     """A page of an account's statement; `after` is the number of an operation."""
 
     user_id = Id(required=True)
-    after = fields.Integer(
-        load_default=None, allow_none=True, validate=validate.Range(1, MAX_BIGINT)
-    )
+    after: fields.Field[Any] = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(1, MAX_BIGINT))
 
 
 class OperationOut(Schema):

@@ -156,9 +156,7 @@ class Service:
         with self.db.get_session(close_on_exit=True) as session:
             return store.read_accounts(session, user_ids)
 
-    def _account_out(
-        self, user_id: str, accounts: dict[str, domain.Account], undecided: set[str]
-    ) -> Outcome:
+    def _account_out(self, user_id: str, accounts: dict[str, domain.Account], undecided: set[str]) -> Outcome:
         if account := accounts.get(user_id):
             money = {"balance_minor": account.balance_minor, "currency": self.currency}
             return {"status": "open", "user_id": user_id, **money}

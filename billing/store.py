@@ -11,18 +11,13 @@ from sqlalchemy.orm import Session
 from billing.domain import Account, Operation
 from billing.exceptions import RefTaken
 
-OPERATION = (
-    "id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at"
-)
+OPERATION = "id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at"
 
 
 def open_accounts(session: Session, user_ids: Iterable[str]) -> None:
     """Open the accounts that are not open yet."""
     session.execute(
-        text(
-            "INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[]))"
-            " ON CONFLICT DO NOTHING"
-        ),
+        text("INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING"),
         {"ids": sorted(user_ids)},
     )
 
@@ -46,8 +41,7 @@ def read_accounts(session: Session, user_ids: Iterable[str]) -> dict[str, Accoun
     """The accounts of these users as they stand."""
     rows = session.execute(
         text(
-            "SELECT user_id, balance_minor, last_seq FROM accounts"
-            " WHERE user_id = ANY(CAST(:ids AS uuid[]))"
+            "SELECT user_id, balance_minor, last_seq FROM accounts WHERE user_id = ANY(CAST(:ids AS uuid[]))"
         ),
         {"ids": list(user_ids)},
     )
@@ -67,18 +61,18 @@ def append(session: Session, operations: Sequence[Operation]) -> None:
 
     In the order of their refs, for the reason that accounts are locked in order.
     """
-    written = session.execute(
+    inserted = session.execute(
         text(
             f"INSERT INTO operations ({OPERATION})"
             " SELECT * FROM unnest(CAST(:id AS uuid[]), CAST(:ref AS text[]),"
             " CAST(:user_id AS uuid[]), CAST(:seq AS bigint[]), CAST(:kind AS text[]),"
             " CAST(:amount_minor AS bigint[]), CAST(:status AS text[]), CAST(:reason AS text[]),"
             " CAST(:balance_after_minor AS bigint[]), CAST(:created_at AS timestamptz[]))"
-            " ON CONFLICT (ref) DO NOTHING"
+            " ON CONFLICT (ref) DO NOTHING RETURNING 1"
         ),
         _columns(sorted(operations, key=attrgetter("ref"))),
     )
-    if written.rowcount != len(operations):
+    if len(inserted.all()) != len(operations):
         raise RefTaken
 
 
@@ -95,9 +89,7 @@ def write_balances(session: Session, accounts: Sequence[Account]) -> None:
     )
 
 
-def statement(
-    session: Session, user_id: str, limit: int, before: int | None
-) -> list[Operation]:
+def statement(session: Session, user_id: str, limit: int, before: int | None) -> list[Operation]:
     """The last `limit` operations of an account, newest first, of those numbered below `before`."""
     rows = session.execute(
         text(

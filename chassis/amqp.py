@@ -165,7 +165,8 @@ class Sender(SharedExtension):
             while self._queue:
                 self._send_first()
             if self._stopping:
-                return self.kill()
+                break
+        self.kill()
 
     def _send_first(self) -> None:
         message, deadline = self._queue[0]
@@ -173,7 +174,8 @@ class Sender(SharedExtension):
             try:
                 self._connected().publish(message, persistent=False)
             except CONNECTION_ERRORS as exc:
-                return self._reconnect_later(exc)
+                self._reconnect_later(exc)
+                return
         self._queue.popleft()
 
     def _connected(self) -> Link:

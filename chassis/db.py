@@ -103,4 +103,3 @@ def _server_options(timeout_s: float) -> str:
     milliseconds = int(timeout_s * 1000)
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
     return " ".join(f"-c {name}={milliseconds}" for name in names)
-

@@ -36,15 +36,17 @@ class EventHandler(NamekoEventHandler):
 
     def declare(self, channel: Any) -> None:
         """Declare the queue with all that stands beside it."""
-        for queue in (self.queue, *self._retry_queues(), Queue(f"{self.queue.name}.dead")):
+        for queue in self.queues():
             queue(channel).declare()
 
-    def _retry_queues(self) -> list[Queue]:
+    def queues(self) -> list[Queue]:
+        """The main queue, those for retries, and the one for what can't be right."""
         back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.queue.name}
-        return [
+        retries = [
             Queue(f"{self.queue.name}.retry.{n}", queue_arguments={**back, "x-message-ttl": s * 1000})
             for n, s in enumerate(RETRY_DELAYS_S)
         ]
+        return [self.queue, *retries, Queue(f"{self.queue.name}.dead")]
 
     def handle_result(
         self, message: Any, worker_ctx: Any, result: Any = None, exc_info: Any = None

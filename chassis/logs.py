@@ -45,9 +45,7 @@ def formatter(style: str) -> Formatter:
         raise ValueError(f"LOG_FORMAT is wrong: {style!r} is not one of json, console, auto")
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     renderer = (
-        structlog.dev.ConsoleRenderer()
-        if console
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
     shared: list[Any] = [
         structlog.stdlib.add_log_level,

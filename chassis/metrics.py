@@ -2,9 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-HANDLED = Histogram(
-    "shop_worker_seconds", "Time a worker took.", ["service", "method", "outcome"]
-)
+HANDLED = Histogram("shop_worker_seconds", "Time a worker took.", ["service", "method", "outcome"])
 RPC_CALLS = Histogram("shop_rpc_call_seconds", "Time a call waited.", ["service", "method"])
 BATCH_ITEMS = Histogram(
     "shop_batch_items",

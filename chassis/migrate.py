@@ -57,13 +57,19 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
 
 def declare_queues(config: dict[str, Any], service: str) -> None:
     """Declare the queue of each event the service listens to, with what stands beside it."""
+    with connect(config) as connection:
+        for handler in event_handlers(config, service):
+            handler.declare(connection.default_channel)
+
+
+def event_handlers(config: dict[str, Any], service: str) -> list[EventHandler]:
+    """What the service does with events; each knows its queues."""
     module = importlib.import_module(f"{service}.service")
     container = ServiceContainer(module.Service, config)
     handlers = [e for e in container.entrypoints if isinstance(e, EventHandler)]
-    with connect(config) as connection:
-        for handler in handlers:
-            handler.setup()
-            handler.declare(connection.default_channel)
+    for handler in handlers:
+        handler.setup()
+    return handlers
 
 
 def grant(table: str, privileges: str) -> None:

@@ -3,7 +3,7 @@ relay publishes it. Nothing is announced that did not happen, and nothing that h
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -104,7 +104,7 @@ class Outbox(DependencyProvider):
                 next_cleaning = monotonic() + CLEAN_EVERY_S
                 self._try(self._clean)
 
-    def _try(self, step: Any) -> int:
+    def _try(self, step: Callable[[], int]) -> int:
         """How many rows `step` did; 0 where the database or the broker is away."""
         try:
             return step()
@@ -124,9 +124,7 @@ class Outbox(DependencyProvider):
             taken = self.publisher.publish([self._message(row) for row in rows])
             sent = [row.event_id for row, routed in zip(rows, taken, strict=True) if routed]
             table = self.table
-            session.execute(
-                update(table).where(table.event_id.in_(sent)).values(sent_at=func.now())
-            )
+            session.execute(update(table).where(table.event_id.in_(sent)).values(sent_at=func.now()))
         if len(sent) < len(rows):  # kept, and tried again at the next poll
             log.warning("events without a queue: make migrate", extra={"count": len(rows) - len(sent)})
         metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(len(sent))
@@ -150,7 +148,8 @@ class Outbox(DependencyProvider):
     def _clean(self) -> int:
         oldest = func.now() - timedelta(seconds=self.retention_s)
         with self._session() as session:
-            return session.execute(delete(self.table).where(self.table.sent_at < oldest)).rowcount
+            session.execute(delete(self.table).where(self.table.sent_at < oldest))
+        return 0
 
     def _session(self) -> Session:
         [database] = [d for d in self.container.dependencies if isinstance(d, Database)]

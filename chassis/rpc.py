@@ -114,9 +114,7 @@ class RpcProxy(DependencyProvider):
     replies = ReplyListener()
     sender = Sender()
 
-    def __init__(
-        self, service: str, *, batched: Sequence[str] = (), timeout: str = "RPC_TIMEOUT_S"
-    ) -> None:
+    def __init__(self, service: str, *, batched: Sequence[str] = (), timeout: str = "RPC_TIMEOUT_S") -> None:
         self.service = service
         self.batched = batched
         self.timeout = timeout
@@ -126,9 +124,7 @@ class RpcProxy(DependencyProvider):
 
     def setup(self) -> None:
         spawn = self.container.spawn_managed_thread
-        self._coalescers = {
-            verb: Coalescer(_Batch(self, f"{verb}_many"), spawn) for verb in self.batched
-        }
+        self._coalescers = {verb: Coalescer(_Batch(self, f"{verb}_many"), spawn) for verb in self.batched}
 
     def get_dependency(self, worker_ctx: Any) -> "Service":
         return Service(self)

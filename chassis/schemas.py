@@ -49,7 +49,7 @@ class PageRequest(Schema):
     """Which part of a list is asked for: at most `limit` items after `after`, newest first."""
 
     limit = fields.Integer(strict=True, load_default=20, validate=validate.Range(1, 100))
-    after = Id(load_default=None, allow_none=True)
+    after: fields.Field[Any] = Id(load_default=None, allow_none=True)
 
 
 def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
@@ -59,9 +59,7 @@ def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
     return {"items": items, "next": str(items[-1][key]) if more else None}
 
 
-def split_valid(
-    schema: Schema, items: list[Any]
-) -> tuple[list[tuple[int, Any]], dict[int, dict[str, Any]]]:
+def split_valid(schema: Schema, items: list[Any]) -> tuple[list[tuple[int, Any]], dict[int, dict[str, Any]]]:
     """Check each item by itself: (position, loaded item) of those that are right, and an outcome
     `{"status": "invalid", "errors": {field: [...]}}` by position for the others."""
     right: list[tuple[int, Any]] = []

@@ -149,6 +149,9 @@ class Keeper:
         if pid is not None:
             _signal(pid, signal.SIGTERM)
             wait_for(lambda: self.pid() is None, 60)
+        if self._child is not None:
+            self._child.wait(60)  # it removes its pid file before it ends
+            self._child = None
         return self._sweep() or pid is not None
 
     def pid(self) -> int | None:

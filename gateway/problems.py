@@ -75,7 +75,7 @@ def unavailable() -> Problem:
 
 
 def late() -> Problem:
-    detail = "No answer came in time; whether it was done is unknown. Repeat it with the same Idempotency-Key."
+    detail = "Whether it was done is unknown. Repeat it with the same Idempotency-Key."
     headers = {"Retry-After": RETRY_AFTER_S}
     return Problem(504, "deadline-exceeded", "It took too long", detail, headers=headers)
 

@@ -97,7 +97,7 @@ def load(schema: Schema, data: Mapping[str, Any]) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = schema.load(data)
     except ValidationError as exc:
-        raise problems.invalid(exc.messages) from exc
+        raise problems.invalid(exc.messages_dict) from exc
     return loaded
 
 

@@ -139,9 +139,9 @@ class Route(HttpRequestHandler):
             context_data={REQUEST_ID: request_id},
             handle_result=partial(self.handle_result, answer),
         )
-        status, data, *headers = answer.wait()
-        body = json.dumps(data, ensure_ascii=False)
-        return Response(body, status, *headers, content_type="application/json")
+        status, data, *rest = answer.wait()
+        headers = {"Content-Type": "application/json", **(rest[0] if rest else {})}
+        return Response(json.dumps(data, ensure_ascii=False), status, headers)
 
 
 def http(method: str, url: str, **options: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import uuid_utils
 from marshmallow import ValidationError
+from sqlalchemy import RowMapping
 
 from chassis.db import Database
 from chassis.events import event_handler
@@ -97,7 +98,7 @@ class Service:
             )
         self._store(letters)
 
-    def _store(self, letters: Sequence[Answer]) -> Sequence[store.Row]:
+    def _store(self, letters: Sequence[Answer]) -> Sequence[RowMapping]:
         """Hand letters over and store them; those stored (an order that has its letter gets none)."""
         states = self.delivery.deliver(letters)
         rows = [
@@ -133,6 +134,6 @@ def _outcome(event: Answer, reason: str | None) -> Outcome:
     return Outcome(event["order_id"], event["user_id"], event["price_minor"], reason)
 
 
-def _dump(letter: store.Row) -> Answer:
+def _dump(letter: RowMapping) -> Answer:
     out: Answer = LetterOut().dump(letter)
     return out

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import RowMapping, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -12,7 +12,6 @@ from notifications.domain import Recipient
 from notifications.models import Letter
 from notifications.models import Recipient as RecipientRow
 
-Row = Mapping[str, Any]
 LETTER = tuple(Letter.__table__.columns)
 RECIPIENT = (RecipientRow.user_id, RecipientRow.username, RecipientRow.email, RecipientRow.locale)
 
@@ -29,15 +28,13 @@ def recipients(session: Session, user_ids: Iterable[str]) -> dict[str, Recipient
     return {row.user_id: Recipient(*row) for row in rows}
 
 
-def insert_letters(session: Session, letters: Sequence[Row]) -> list[Row]:
+def insert_letters(session: Session, letters: Sequence[dict[str, Any]]) -> list[RowMapping]:
     """Store letters, but those whose order has one already; those stored."""
     statement = insert(Letter).values(list(letters)).on_conflict_do_nothing().returning(*LETTER)
     return list(session.execute(statement).mappings())
 
 
-def letters(
-    session: Session, to: Mapping[str, str], limit: int, after: str | None
-) -> list[Row]:
+def letters(session: Session, to: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
     """The last `limit` letters, newest first, to the user or address in `to`, of those before the
     letter `after`."""
     query = select(*LETTER).where(*[getattr(Letter, name) == value for name, value in to.items()])

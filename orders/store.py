@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
 from orders.domain import Ending
 
-Row = Mapping[str, Any]
+Row = RowMapping | dict[str, Any]
 ORDER = "id, user_id, key, price_minor, status, reason, request_id, attempts, created_at, ended_at"
 
 
@@ -34,7 +34,7 @@ def insert_new(session: Session, orders: Sequence[Row], first_look: timedelta) -
     return set(rows.scalars())
 
 
-def by_keys(session: Session, orders: Iterable[Row]) -> dict[tuple[str, str], Row]:
+def by_keys(session: Session, orders: Iterable[Row]) -> dict[tuple[str, str], RowMapping]:
     """The orders under these (user_id, key), by that pair."""
     rows = session.execute(
         text(
@@ -46,7 +46,7 @@ def by_keys(session: Session, orders: Iterable[Row]) -> dict[tuple[str, str], Ro
     return {(row["user_id"], row["key"]): row for row in rows.mappings()}
 
 
-def end(session: Session, endings: Sequence[Ending]) -> list[Row]:
+def end(session: Session, endings: Sequence[Ending]) -> list[RowMapping]:
     """End orders that are still pending; the orders that this call ended.
 
     `status = 'pending'` is the guard: an order ends once, and is never changed again.
@@ -68,7 +68,7 @@ def end(session: Session, endings: Sequence[Ending]) -> list[Row]:
     return list(rows.mappings())
 
 
-def by_ids(session: Session, ids: Iterable[str]) -> dict[str, Row]:
+def by_ids(session: Session, ids: Iterable[str]) -> dict[str, RowMapping]:
     """The orders with these ids."""
     rows = session.execute(
         text(f"SELECT {ORDER} FROM orders WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}
@@ -76,7 +76,7 @@ def by_ids(session: Session, ids: Iterable[str]) -> dict[str, Row]:
     return {row["id"]: row for row in rows.mappings()}
 
 
-def claim_due(session: Session, limit: int, lease: timedelta) -> list[Row]:
+def claim_due(session: Session, limit: int, lease: timedelta) -> list[RowMapping]:
     """Pending orders whose next attempt is due, with their `age`; no other sweeper gets them for
     `lease`."""
     rows = session.execute(
@@ -104,7 +104,7 @@ def postpone(session: Session, waits_s: Mapping[str, float]) -> None:
     )
 
 
-def of_user(session: Session, user_id: str, limit: int, after: str | None) -> list[Row]:
+def of_user(session: Session, user_id: str, limit: int, after: str | None) -> list[RowMapping]:
     """The last `limit` orders of a user, newest first, of those before the order `after`."""
     rows = session.execute(
         text(

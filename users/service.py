@@ -62,9 +62,8 @@ class Service:
             return None
         with self.db.get_session(close_on_exit=True) as session:
             user = store.by_username(session, domain.fold(username))
-        if not verify_password(user and user["password_hash"], password):
-            return None
-        return PublicUser().dump(user)
+        right = verify_password(user["password_hash"] if user else None, password)
+        return PublicUser().dump(user) if right else None
 
 
 def _row(wanted: dict[str, Any], password_hash: str) -> dict[str, Any]:

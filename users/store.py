@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import RowMapping, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -18,7 +18,7 @@ def insert_new(session: Session, user: Mapping[str, Any]) -> bool:
     return session.execute(statement).scalar() is not None
 
 
-def holders(session: Session, user: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def holders(session: Session, user: Mapping[str, Any]) -> list[RowMapping]:
     """Who has this id, username or address."""
     same = or_(
         User.id == user["id"],
@@ -29,13 +29,13 @@ def holders(session: Session, user: Mapping[str, Any]) -> list[Mapping[str, Any]
     return list(session.execute(select(*columns).where(same)).mappings())
 
 
-def by_ids(session: Session, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+def by_ids(session: Session, ids: Sequence[str]) -> dict[str, RowMapping]:
     """The users with these ids, by id."""
     rows = session.execute(select(*PUBLIC).where(User.id.in_(ids))).mappings()
     return {row["id"]: row for row in rows}
 
 
-def by_username(session: Session, username_key: str) -> Mapping[str, Any] | None:
+def by_username(session: Session, username_key: str) -> RowMapping | None:
     """A user with his password hash."""
     statement = select(*PUBLIC, User.password_hash).where(User.username_key == username_key)
     return session.execute(statement).mappings().first()

@@ -26,9 +26,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
         sa.Column("ended_at", sa.DateTime(timezone=True)),
         sa.CheckConstraint("status IN ('pending', 'paid', 'rejected')", name="status_known"),
-        sa.CheckConstraint(
-            "(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"
-        ),
+        sa.CheckConstraint("(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"),
         sa.CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_when_settled"),
         sa.CheckConstraint("price_minor > 0", name="price_positive"),
     )
@@ -49,8 +47,6 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
         sa.Column("sent_at", sa.DateTime(timezone=True)),
     )
-    op.create_index(
-        "outbox_unsent", "outbox", ["event_id"], postgresql_where=sa.text("sent_at IS NULL")
-    )
+    op.create_index("outbox_unsent", "outbox", ["event_id"], postgresql_where=sa.text("sent_at IS NULL"))
     grant("orders", "SELECT, INSERT, UPDATE (status, reason, ended_at, attempts, next_attempt_at)")
     grant("outbox", "SELECT, INSERT, UPDATE, DELETE")

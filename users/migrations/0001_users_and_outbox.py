@@ -31,8 +31,6 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
         sa.Column("sent_at", sa.DateTime(timezone=True)),
     )
-    op.create_index(
-        "outbox_unsent", "outbox", ["event_id"], postgresql_where=sa.text("sent_at IS NULL")
-    )
+    op.create_index("outbox_unsent", "outbox", ["event_id"], postgresql_where=sa.text("sent_at IS NULL"))
     grant("users", "SELECT, INSERT")
     grant("outbox", "SELECT, INSERT, UPDATE, DELETE")
