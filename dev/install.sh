@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 MARK='# for the time of an installation by nameko-shop'
 POLICY=/usr/sbin/policy-rc.d
 CLUSTERS=/etc/postgresql-common/createcluster.conf
+PIP_WHEEL='/usr/share/python-wheels/pip-*.whl'
 
 say() { echo "install: $*" >&2; }
 fail() { say "$@"; exit 1; }
@@ -25,7 +26,8 @@ missing_packages() {
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
   fi
   if [ ! -x .venv/bin/python ]; then
-    "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null || echo python3-venv
+    # Not python3-venv: it goes with one version of Python exactly, and would upgrade a slightly older one.
+    has_ensurepip "${PYTHON:-python3}" || compgen -G "$PIP_WHEEL" >/dev/null || echo python3-pip-whl
   fi
   command -v node >/dev/null || echo nodejs
   command -v npm >/dev/null || echo npm
@@ -48,8 +50,17 @@ install_packages() {
   fi
   local units
   units=$(new_units)
-  apt_install "$@"
+  apt_install "$@" $(matching_libssl_dev "$@")
   not_at_boot $units
+}
+
+# npm needs libssl-dev, whose newest version would upgrade the system's libssl.
+matching_libssl_dev() {
+  local version
+  version=$(dpkg-query -W -f '${Version}' libssl3 2>/dev/null) || return 0
+  if [ "${*: -1}" = npm ] && apt-cache madison libssl-dev | grep -F " $version " >/dev/null; then
+    echo "libssl-dev=$version"
+  fi
 }
 
 apt_install() {
@@ -95,16 +106,26 @@ new_units() {
 
 # The next boot must not start them either.
 not_at_boot() {
-  [ $# -gt 0 ] || return 0
-  quietly deb-systemd-helper disable "$@" || true
-  if [[ " $* " == *" rabbitmq-server.service "* ]]; then
-    quietly update-rc.d rabbitmq-server disable || true
-  fi
+  if [ $# -gt 0 ] && command -v systemctl >/dev/null; then quietly systemctl disable "$@" || true; fi
+  if [[ " $* " == *" rabbitmq-server.service "* ]]; then quietly update-rc.d rabbitmq-server disable; fi
 }
 
 # The virtual environment
 
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+has_ensurepip() { "$1" -c 'import ensurepip' 2>/dev/null; }
+
+new_venv() {
+  if has_ensurepip "$1"; then
+    "$1" -m venv .venv >&2
+  else
+    local wheel
+    wheel=$(compgen -G "$PIP_WHEEL")
+    "$1" -m venv --without-pip .venv >&2
+    .venv/bin/python "$wheel/pip" install -qq --no-index --find-links "$(dirname "$wheel")" pip
+  fi
+}
 
 make_venv() {
   local python=${PYTHON:-} version stamp
@@ -123,7 +144,7 @@ make_venv() {
   if [ "$(python_version .venv/bin/python)" != "$version" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1 \
     || ! grep -qsF "$PWD/.venv" .venv/bin/activate; then
     rm -rf .venv
-    "$python" -m venv .venv >&2 || fail "$python cannot make a virtual environment: it lacks ensurepip"
+    new_venv "$python" || fail "$python cannot make a virtual environment: see above"
   fi
   say "installing Python packages into .venv ..."
   .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
