@@ -4,7 +4,6 @@ import json
 import logging
 from typing import Any
 
-from nameko.exceptions import BadRequest
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
@@ -75,7 +74,7 @@ def unavailable() -> Problem:
 
 
 def late() -> Problem:
-    detail = "Whether it was done is unknown. Repeat it with the same Idempotency-Key."
+    detail = "Whether it was done is unknown. Repeat it, with the same Idempotency-Key if it had one."
     headers = {"Retry-After": RETRY_AFTER_S}
     return Problem(504, "deadline-exceeded", "It took too long", detail, headers=headers)
 
@@ -90,15 +89,14 @@ def from_exception(exc: Exception) -> Problem:
         return unavailable()
     if isinstance(exc, HTTPException):
         return _from_werkzeug(exc)
-    if not isinstance(exc, BadRequest):
-        log.error("a request failed", exc_info=exc)
+    log.error("a request failed", exc_info=exc)
     return Problem(500, "internal-error", "Something broke on our side")
 
 
 def _from_werkzeug(exc: HTTPException) -> Problem:
-    """Routing's answers: no such path, or another method."""
+    """Routing's answers: no such path, or another method. It would redirect `//orders`; we don't."""
     status = exc.code or 500
     headers = {name: value for name, value in exc.get_headers() if name == "Allow"}
-    if status == 404:
+    if status == 404 or status < 400:
         return not_found()
     return Problem(status, exc.name.lower().replace(" ", "-"), exc.name, headers=headers)

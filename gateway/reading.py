@@ -5,6 +5,7 @@ Each function raises a Problem that says what is wrong.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any
 
 import eventlet
@@ -19,7 +20,7 @@ from gateway.tokens import Tokens
 MAX_BODY = 64 * 1024  # bytes
 BODY_TIMEOUT_S = 10.0
 LONGEST_KEY = 255
-SINGLE = ("authorization", "content-length", "content-type", "idempotency-key", "transfer-encoding")
+SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +34,25 @@ class Request:
     path: Mapping[str, Any]
 
 
-def check_framing(request: HttpRequest) -> None:
-    """Refuses what two servers could cut in two ways (RFC 9112, section 6)."""
-    names = [name.lower() for name, _ in request.environ["headers_raw"]]
+def wrong_framing(headers: Message) -> Problem | None:
+    """What in the headers two servers could read, or cut the body by, in two ways (RFC 9112,
+    section 6); None where nothing is."""
+    if headers.defects:  # a line that is no header: what follows it would be lost
+        return problems.malformed("A header can't be read.")
+    names = [name.lower() for name in headers]
     for name in SINGLE:
         if names.count(name) > 1:
-            raise problems.malformed(f"The header {name} stands twice.")
-    if "transfer-encoding" in names:
-        raise Problem(411, "length-required", "Send the body with a Content-Length")
-    length = request.headers.get("Content-Length", "0")
+            return problems.malformed(f"The header {name} stands twice.")
+    length = headers.get("Content-Length", "0")
     if not (length.isascii() and length.isdigit()):
-        raise problems.malformed("Content-Length is not a number.")
+        return problems.malformed("Content-Length is not a number.")
+    if "transfer-encoding" in names:
+        if "content-length" in names:
+            return problems.malformed("Content-Length stands beside Transfer-Encoding.")
+        return Problem(411, "length-required", "Send the body with a Content-Length")
     if int(length[:20]) > MAX_BODY:
-        raise Problem(413, "too-large", "The body is too large", f"At most {MAX_BODY} bytes.")
+        return Problem(413, "too-large", "The body is too large", f"At most {MAX_BODY} bytes.")
+    return None
 
 
 def authenticate(request: HttpRequest, tokens: Tokens) -> str:
@@ -77,8 +84,11 @@ def read_body(request: HttpRequest, schema: Schema | None) -> dict[str, Any]:
 
 def _read(request: HttpRequest, length: int) -> bytes:
     late = Problem(408, "body-timeout", "The body did not arrive in time")
-    with eventlet.Timeout(BODY_TIMEOUT_S, late):
-        body: bytes = request.environ["wsgi.input"].read(length)
+    try:
+        with eventlet.Timeout(BODY_TIMEOUT_S, late):
+            body: bytes = request.environ["wsgi.input"].read(length)
+    except OSError:  # the client is gone: nobody reads the answer
+        body = b""
     if len(body) < length:
         raise problems.malformed("The body is shorter than its Content-Length.")
     return body

@@ -9,13 +9,14 @@ from marshmallow import fields, validate
 from nameko.extensions import DependencyProvider
 
 from chassis.schemas import is_id
-from chassis.settings import SECONDS, read
+from chassis.settings import read
 
 log = logging.getLogger(__name__)
 
 ALGORITHM = "HS256"
 ISSUER = "shop"
 SECRET = fields.String(validate=validate.Length(min=32, error="it needs 32 characters or more"))
+LIFETIME = fields.Float(validate=validate.Range(0, 366 * 86_400, min_inclusive=False))  # seconds
 DEVELOPMENT = "development"  # how the default in config.yaml begins
 
 
@@ -24,7 +25,7 @@ class Tokens(DependencyProvider):
 
     def check(self) -> None:
         self.secret: str = read(self.container.config, "TOKEN_SECRET", SECRET)
-        self.lifetime_s: float = read(self.container.config, "TOKEN_LIFETIME_S", SECONDS)
+        self.lifetime_s: float = read(self.container.config, "TOKEN_LIFETIME_S", LIFETIME)
         if self.secret.startswith(DEVELOPMENT):
             log.warning("tokens are signed with the development key: set TOKEN_SECRET")
 

@@ -11,7 +11,6 @@ from eventlet.event import Event
 from marshmallow import Schema, fields
 from nameko.extensions import register_entrypoint
 from nameko.web.handlers import HttpRequestHandler
-from nameko.web.server import HttpOnlyProtocol
 from nameko.web.server import WebServer as NamekoWebServer
 from werkzeug.routing import Map
 from werkzeug.wrappers import Request as HttpRequest
@@ -21,12 +20,11 @@ from chassis import health
 from chassis.logs import REQUEST_ID, bind_request_id
 from chassis.settings import TEXT, read
 from gateway import problems, reading
+from gateway.protocol import CONNECTION, IDLE_TIMEOUT_S, Protocol
 from gateway.reading import Request
 from gateway.tokens import Tokens
 
 log = logging.getLogger(__name__)
-
-IDLE_TIMEOUT_S = 15.0
 
 
 class WebServer(NamekoWebServer):
@@ -53,7 +51,7 @@ class WebServer(NamekoWebServer):
             sock,
             sock.getsockname(),
             wsgi_app,
-            protocol=HttpOnlyProtocol,
+            protocol=Protocol,
             log=logging.getLogger("eventlet.wsgi"),
             log_output=False,  # our own line has the request id
             debug=False,  # no stack in an answer
@@ -70,21 +68,22 @@ class WebServer(NamekoWebServer):
         started = monotonic()
         request = HttpRequest(environ)
         request_id = bind_request_id({REQUEST_ID: request.headers.get("X-Request-Id")})
-        response = self._respond(request, request_id)
+        response = self._respond(request, request_id, environ[CONNECTION])
         response.headers["X-Request-Id"] = request_id
         fields = {"method": request.method, "path": request.path, "status": response.status_code}
         log.info("request", extra={**fields, "ms": round((monotonic() - started) * 1000, 1)})
         return response(environ, start_response)
 
-    def _respond(self, request: HttpRequest, request_id: str) -> Response:
-        if request.path in health.PATHS:
-            return health.respond(request.path)
+    def _respond(self, request: HttpRequest, request_id: str, connection: Protocol) -> Response:
         try:
+            if connection.refusal:
+                raise connection.refusal
+            if request.path in health.PATHS and request.method in ("GET", "HEAD"):
+                return health.respond(request.path)
             route, checked = self._check(request)
         except Exception as exc:
-            response = problems.from_exception(exc).response()
-            response.headers["Connection"] = "close"  # its body may still be on the way
-            return response
+            connection.refuse_more()  # its body may still be on the way
+            return problems.from_exception(exc).response()
         try:
             return route.run(checked, request_id)
         except Exception as exc:
@@ -94,7 +93,6 @@ class WebServer(NamekoWebServer):
         """The route and the checked request; raises a Problem, or werkzeug's 404 and 405."""
         if self._routes is None:
             raise problems.unavailable()
-        reading.check_framing(request)
         route, path = self._routes.bind_to_environ(request.environ).match()
         return route, Request(
             user_id="" if route.public else reading.authenticate(request, self._tokens),

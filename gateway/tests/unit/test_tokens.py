@@ -1,0 +1,102 @@
+"""A token is taken only as this gateway signed it."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import Mock
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nameko.exceptions import ConfigurationError
+
+from gateway.tokens import Tokens
+
+SECRET = "a secret of more than 32 characters, for tests"
+USER = str(uuid.uuid4())
+
+
+def make(**settings: Any) -> Tokens:
+    """Tokens with these settings."""
+    config = {"TOKEN_SECRET": SECRET, "TOKEN_LIFETIME_S": 3600, **settings}
+    tokens = Tokens()
+    tokens.container = Mock(config=config)
+    tokens.check()
+    return tokens
+
+
+def signed(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    """An Authorization header with a token of one's own making."""
+    expires = datetime.now(UTC) + timedelta(hours=1)
+    wanted = {"iss": "shop", "sub": USER, "exp": expires, **claims}
+    token = jwt.encode({name: v for name, v in wanted.items() if v is not None}, secret, algorithm)
+    return f"Bearer {token}"
+
+
+def test_an_issued_token_says_whose_it_is() -> None:
+    tokens = make()
+    issued = tokens.issue(USER)
+    assert issued["token_type"] == "Bearer"
+    assert issued["expires_in"] == 3600
+    assert tokens.user_id(f"Bearer {issued['access_token']}") == USER
+    assert tokens.user_id(f"bearer {issued['access_token']}") == USER
+
+
+def test_a_token_of_our_own_shape_is_taken() -> None:
+    assert make().user_id(signed()) == USER  # or the refusals below would prove nothing
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer x",
+        "Bearer a.b.c",
+        "Basic dXNlcjpwYXNz",
+        signed().replace("Bearer ", ""),
+        signed().replace("Bearer ", "Token "),
+        signed()[:-2],
+        signed() + "x",
+        f"{signed()}, {signed()}",
+        f"Bearer  {signed()[7:]} x",
+        signed(secret="another key of more than 32 characters, for tests"),
+        signed(algorithm="none", secret=""),
+        signed(algorithm="HS512", secret=SECRET * 2),
+        signed(exp=datetime.now(UTC) - timedelta(seconds=1)),
+        signed(exp=None),
+        signed(iss="elsewhere"),
+        signed(iss=None),
+        signed(sub=None),
+        signed(sub="admin"),
+        signed(sub=USER.upper()),
+        signed(sub=f"{USER}\n"),
+        signed(nbf=datetime.now(UTC) + timedelta(hours=1)),
+        "Bearer \xff\xfe",
+    ],
+)
+def test_a_token_that_is_not_ours_says_nothing(header: str | None) -> None:
+    assert make().user_id(header) is None
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=255)))
+def test_no_header_breaks_the_gateway(text: str) -> None:
+    assert make().user_id(f"Bearer {text}") is None
+
+
+def test_a_token_ends_with_its_lifetime() -> None:
+    tokens = make(TOKEN_LIFETIME_S=0.000001)
+    assert tokens.user_id(f"Bearer {tokens.issue(USER)['access_token']}") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TOKEN_SECRET", None), ("TOKEN_SECRET", "short"), ("TOKEN_SECRET", 5)]
+    + [("TOKEN_LIFETIME_S", value) for value in (None, 0, -1, "x", float("nan"), float("inf"), 1e300)],
+)
+def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} is"):
+        make(**{name: value})
