@@ -8,6 +8,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 	-e postman/shop.postman_environment.json
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate shell run test test-unit \
 	test-interface test-system lint format size bench lock clean
 

@@ -131,7 +131,7 @@ make_venv() {
   local python=${PYTHON:-} version stamp
   if [ -z "$python" ]; then
     python=python3
-    [ ! -x .venv/bin/python ] || python=.venv/bin/python
+    [ ! -x .venv/bin/python ] || python=$(.venv/bin/python -c 'import sys; print(sys._base_executable)')
   fi
   version=$(python_version "$python") || fail "$python does not run: set PYTHON to Python 3.11, 3.12 or 3.13"
   case $version in

@@ -246,7 +246,7 @@ class Keeper:
     def _sweep(self) -> bool:
         """Ends what no supervisord watches any more; returns whether there was any."""
         found = bool(self.orphans())
-        for number, wait_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+        for number, wait_s in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
             for pid in self.orphans():
                 _signal(pid, number)
             if wait_for(lambda: not self.orphans(), wait_s):

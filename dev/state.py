@@ -28,7 +28,7 @@ def make(wanted: Path) -> Path:
     real = elsewhere(wanted)
     real.mkdir(exist_ok=True)
     if real.lstat().st_uid != os.geteuid() or not stat.S_ISDIR(real.lstat().st_mode):
-        raise Failure(f"{real} is not ours: remove it")
+        raise Failure(f"{real} belongs to {real.owner()}: run as {real.owner()}, or remove it")
     real.chmod(0o755)
     _link(wanted, real)
     return real

@@ -9,6 +9,7 @@ import argparse
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -62,6 +63,7 @@ class Suite:
         if self.ready():
             return print(f"Already up: {self.url}")
         started = time.monotonic()
+        self._check_ports()
         self.start_servers()
         _say(started, "broker and databases answer")
         self.migrate()
@@ -124,9 +126,13 @@ class Suite:
         health = {} if name == "gateway" else {"HEALTH_PORT": str(self.ports[name])}
         return Program(name, command, CHECKOUT, env={**health, **QUIET}, group="services")
 
-    def _start_services(self) -> None:
+    def _check_ports(self) -> None:
+        if self.keeper.pid() is None:
+            self.keeper.stop()  # what a killed supervisord left
         running = self.keeper.processes()
-        check_free(self.ports, [name for name in SERVICES if not running[name]])
+        check_free(self.ports, [name for name in SERVICES if not running.get(name)])
+
+    def _start_services(self) -> None:
         starts = {name: self.keeper.starts(name) for name in SERVICES}
         deadline = time.monotonic() + READY_TIMEOUT_S
         for name in SERVICES:
@@ -298,6 +304,7 @@ def main() -> int:
         verbs.add_parser(verb)
     verbs.add_parser("exec").add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
+    socket.setdefaulttimeout(10)  # seconds; a frozen supervisord would not answer for ever
     try:
         return run(arguments)
     except Failure as failure:
