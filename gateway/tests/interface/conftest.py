@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
+import eventlet
 import pytest
 import requests
 
@@ -101,9 +101,8 @@ def gateway(suite_config: dict[str, Any], the_book: Book) -> Iterator[Container]
     for container in containers:
         container.start()
     yield containers[-1]
-    for container in reversed(containers):
-        with suppress(SystemExit):
-            container.stop()
+    for stopping in [eventlet.spawn(container.stop) for container in containers]:
+        stopping.wait()
 
 
 @pytest.fixture(scope="module")
