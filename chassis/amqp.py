@@ -10,11 +10,14 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
+import amqp
 import eventlet
 import kombu
 from amqp import spec
@@ -26,7 +29,7 @@ from nameko.extensions import SharedExtension
 from nameko.standalone.events import get_event_exchange
 
 from chassis.errors import Unavailable
-from chassis.settings import SECONDS, TEXT, read
+from chassis.settings import SECONDS, TEXT, WHOLE_SECONDS, read
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What to publish: `body` is JSON, as `encode` makes it."""
+    """What to publish: `body` is JSON, as `encode` makes it, unless `properties` say otherwise."""
 
     exchange: str
     routing_key: str
@@ -73,22 +76,27 @@ class Link:
     def __init__(self, config: dict[str, Any], prepare: Callable[[Any], object]) -> None:
         self.closed = False
         self.when_closed: Callable[[], object] = lambda: None
-        self._connection = connect(config)
-        self.channel = self._connection.default_channel  # connects here
-        prepare(self.channel)
+        # py-amqp's own connection: kombu's would silently connect again, without our channel.
+        self._connection = connect(config).transport.establish_connection()
+        try:
+            self.channel = self._connection.channel()
+            prepare(self.channel)
+        except BaseException:  # a time-out of our caller's, too
+            self._connection.collect()
+            raise
         self._reader = eventlet.spawn(self._read)
 
     def publish(self, message: Message, *, persistent: bool) -> None:
         """Write one message to the socket. Raises what CONNECTION_ERRORS names."""
         if self.closed:
             raise ConnectionError("the broker closed the connection")
-        content = self.channel.prepare_message(
-            message.body,
-            headers=message.headers,
-            properties={"delivery_mode": 2 if persistent else 1, **message.properties},
-            content_type="application/json",
-            content_encoding="utf-8",
-        )
+        properties = {
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+            "delivery_mode": 2 if persistent else 1,
+            **message.properties,
+        }
+        content = amqp.Message(message.body, application_headers=message.headers, **properties)
         # Not channel.basic_publish(): that one reads the connection first.
         arguments = (0, message.exchange, message.routing_key, True, False)  # True: mandatory
         self.channel.send_method(spec.Basic.Publish, "Bssbb", arguments, content)
@@ -99,8 +107,8 @@ class Link:
                 try:
                     self._connection.drain_events(timeout=1)
                 except TimeoutError:
-                    self._connection.heartbeat_check()
-        except CONNECTION_ERRORS as exc:
+                    self._connection.heartbeat_tick()
+        except Exception as exc:  # whatever it was: a link that nobody reads is dead
             log.warning("broker connection lost", extra={"error": str(exc)})
             self.closed = True
             self._connection.collect()
@@ -112,12 +120,9 @@ class Link:
             return
         self.closed = True
         self._reader.kill()
-        try:
-            with eventlet.Timeout(CLOSE_TIMEOUT_S, ConnectionError("no answer to our close")):
-                self._connection.close()
-        except CONNECTION_ERRORS as exc:
-            log.debug("broker connection closed uncleanly", extra={"error": str(exc)})
-            self._connection.collect()
+        with eventlet.Timeout(CLOSE_TIMEOUT_S, exception=False), suppress(*CONNECTION_ERRORS):
+            self._connection.close()
+        self._connection.collect()
 
 
 class Sender(SharedExtension):
@@ -163,20 +168,24 @@ class Sender(SharedExtension):
             self._wake.wait()
             self._wake = Event()
             while self._queue:
-                self._send_first()
+                is_away = not self._send_first()
+                if is_away and self._stopping:
+                    break  # a service that stops does not wait for its broker
             if self._stopping:
                 break
         self.kill()
 
-    def _send_first(self) -> None:
+    def _send_first(self) -> bool:
+        """Send what waits longest, or drop it when it is late; False where the broker is away."""
         message, deadline = self._queue[0]
         if monotonic() < deadline:
             try:
                 self._connected().publish(message, persistent=False)
             except CONNECTION_ERRORS as exc:
                 self._reconnect_later(exc)
-                return
+                return False
         self._queue.popleft()
+        return True
 
     def _connected(self) -> Link:
         if self._link is None or self._link.closed:
@@ -201,11 +210,13 @@ class Sender(SharedExtension):
 class ConfirmedPublisher(SharedExtension):
     """Publishes persistent messages and waits until the broker has them."""
 
-    def setup(self) -> None:
-        self._timeout_s = read(self.container.config, "CONFIRM_TIMEOUT_S", SECONDS)
+    def __init__(self) -> None:
         self._lock = Semaphore()
         self._link: Link | None = None
         self._published = 0
+
+    def check(self) -> None:
+        self._timeout_s = read(self.container.config, "CONFIRM_TIMEOUT_S", SECONDS)
 
     def publish(self, messages: Sequence[Message]) -> list[bool]:
         """Publish all, wait once; for each whether a queue took it (False: none is bound).
@@ -288,6 +299,10 @@ class _Batch:
 def check_broker_settings(config: dict[str, Any]) -> None:
     """Raises ConfigurationError where a setting of the broker is missing or wrong."""
     uri = read(config, "AMQP_URI", TEXT)
-    read(config, "HEARTBEAT", SECONDS)
-    if not uri.startswith(("amqp://", "amqps://")):
+    read(config, "HEARTBEAT", WHOLE_SECONDS)
+    try:
+        right = urlsplit(uri).scheme in ("amqp", "amqps") and urlsplit(uri).port != 0
+    except ValueError:  # the port
+        right = False
+    if not right:
         raise ConfigurationError("AMQP_URI is wrong: it must read amqp://user:password@host:port/vhost")

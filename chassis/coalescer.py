@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import eventlet
 from eventlet.event import Event
 
-from chassis.errors import DeadlineExceeded
+from chassis.errors import DeadlineExceeded, InternalError
 
 Send = Callable[[Sequence[Any]], Sequence[Any]]
 
@@ -90,6 +90,8 @@ class Coalescer:
     def _send_batch(self, batch: list[Call]) -> None:
         try:
             outcomes = self._send([call.item for call in batch])
+            if len(outcomes) != len(batch):
+                raise InternalError("a batch was not answered item by item")
         except Exception as fault:  # whatever it is, it is the callers' to handle
             for call in batch:
                 call.fail(fault)

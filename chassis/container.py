@@ -5,7 +5,7 @@ import sys
 from time import monotonic
 from typing import Any
 
-from kombu import Connection
+from nameko.constants import CALL_ID_STACK_CONTEXT_KEY
 from nameko.containers import ServiceContainer, get_service_name
 from nameko.exceptions import ConfigurationError
 from nameko.timer import Timer
@@ -14,7 +14,7 @@ from chassis import health, metrics
 from chassis.amqp import check_broker_settings, connect
 from chassis.errors import first_line, is_away
 from chassis.logs import bind_request_id
-from chassis.settings import COUNT, TEXT, read
+from chassis.settings import ADDRESS, COUNT, read
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ class Container(ServiceContainer):
         except ConfigurationError as exc:
             sys.exit(f"config.yaml: {exc}")  # nameko would print it and exit with 0
         self._is_up = False
-        self._broker: Connection | None = None
+        self._is_stopping = False
 
     def check_settings(self) -> None:
         check_broker_settings(self.config)
-        read(self.config, "HEALTH_ADDRESS", TEXT)
+        read(self.config, "HEALTH_ADDRESS", ADDRESS)
         for extension in self.extensions:
             if check := getattr(extension, "check", None):
                 check()
@@ -60,6 +60,10 @@ class Container(ServiceContainer):
         health.remove_checks(self.service_name)
         if not self._is_up:  # it still waits for broker or database: there is nothing to finish
             raise SystemExit(0)
+        if self._is_stopping:  # asked twice: nameko's extensions stop once only
+            self._died.wait()
+            return
+        self._is_stopping = True
         super().stop()
         log.info("service has stopped", extra={"service": self.service_name})
 
@@ -68,14 +72,19 @@ class Container(ServiceContainer):
             raise ConnectionError("it waits for what it needs")
 
     def _ping_broker(self) -> None:
-        if self._broker is None:
-            self._broker = connect(self.config)
-        try:
-            with self._broker.channel():
-                pass
-        except Exception:
-            self._broker.collect()
-            raise
+        # A connection of its own each time: one that idles between two questions would be closed
+        # by the broker for its missing heartbeats.
+        connect(self.config).transport.establish_connection().close()
+
+    def spawn_worker(
+        self, entrypoint: Any, args: Any, kwargs: Any, context_data: Any = None, handle_result: Any = None
+    ) -> Any:
+        """Nameko's would die of a sender's call stack that is not a list of texts."""
+        data = dict(context_data or {})
+        stack = data.get(CALL_ID_STACK_CONTEXT_KEY)
+        if not (isinstance(stack, list) and all(isinstance(call_id, str) for call_id in stack)):
+            data.pop(CALL_ID_STACK_CONTEXT_KEY, None)
+        return super().spawn_worker(entrypoint, args, kwargs, data, handle_result)
 
     def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:
         """Every log line of the worker carries its request id; a line tells what it did."""

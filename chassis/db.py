@@ -9,7 +9,7 @@ import psycopg2.extensions
 from nameko.exceptions import ConfigurationError
 from nameko_sqlalchemy import Database as NamekoDatabase
 from sqlalchemy import event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
 from chassis import health
 from chassis.errors import first_line
@@ -58,6 +58,8 @@ class Database(NamekoDatabase):
             with self.Session() as session:
                 self._refuse_unsafe_server(session)
                 found = session.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        except ProgrammingError:  # no such table yet
+            found = None
         except DBAPIError as exc:
             log.warning("waiting for the database", extra={"error": first_line(exc)})
             return False

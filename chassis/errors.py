@@ -34,7 +34,10 @@ def is_away(exc: BaseException) -> bool:
 
     Of the database's errors, those of the connection, of locks and of time-outs do
     (sqlalchemy.exc.OperationalError and InterfaceError; PostgreSQL's classes 08, 40, 53, 55, 57).
+    An OSError does unless it is about a file.
     """
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return False
     if isinstance(exc, DBAPIError):
         return isinstance(exc, OperationalError | InterfaceError) or exc.connection_invalidated
     return isinstance(exc, AWAY)

@@ -9,26 +9,30 @@ import logging
 import uuid
 from typing import Any
 
+import eventlet
 from kombu import Queue
 from nameko.events import EventHandler as NamekoEventHandler
 
 from chassis import metrics
 from chassis.amqp import ConfirmedPublisher, Message
-from chassis.errors import is_away
+from chassis.errors import Unavailable, first_line, is_away
 from chassis.queues import QueueConsumer
 
 log = logging.getLogger(__name__)
 
 RETRY_DELAYS_S = (1, 5, 15)  # the last one again and again
 MAX_ATTEMPTS = 5
-ATTEMPT, ERROR = "x-attempt", "x-error"  # our headers: how often it was tried, and what failed last
+REQUEUE_S = 1
+# Our headers: how often it was tried, how often of these it failed by itself, and what failed last.
+ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
 
 
 class EventHandler(NamekoEventHandler):
     """Delivery is at least once: the handler's effect must be protected by a unique key.
 
     A retry is a confirmed publish to `<queue>.retry.<n>`, whose messages expire after
-    RETRY_DELAYS_S[n] and are dead-lettered back; then the ack.
+    RETRY_DELAYS_S[n] and are dead-lettered back; then the ack. Where not even that can be done, the
+    message goes back into its queue.
     """
 
     queue_consumer = QueueConsumer()
@@ -43,7 +47,7 @@ class EventHandler(NamekoEventHandler):
         """The main queue, those for retries, and the one for what can't be right."""
         back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.queue.name}
         retries = [
-            Queue(f"{self.queue.name}.retry.{n}", queue_arguments={**back, "x-message-ttl": s * 1000})
+            Queue(f"{self.queue.name}.retry.{n}", queue_arguments={**back, "x-message-ttl": int(s * 1000)})
             for n, s in enumerate(RETRY_DELAYS_S)
         ]
         return [self.queue, *retries, Queue(f"{self.queue.name}.dead")]
@@ -51,33 +55,43 @@ class EventHandler(NamekoEventHandler):
     def handle_result(
         self, message: Any, worker_ctx: Any, result: Any = None, exc_info: Any = None
     ) -> tuple[Any, Any]:
-        if exc_info:
-            self._put_aside(message, exc_info[1])
-        self.queue_consumer.ack_message(message)
+        if not exc_info or self._put_aside(message, exc_info[1]):
+            self.queue_consumer.ack_message(message)
+        else:
+            eventlet.sleep(REQUEUE_S)
+            self.queue_consumer.requeue_message(message)
         metrics.EVENTS.labels(self.queue.name, "failed" if exc_info else "done").inc()
         return result, exc_info
 
-    def _put_aside(self, message: Any, exc: Exception) -> None:
-        """Store a copy of `message` where it belongs next.
-
-        Raises Unavailable where the broker does not take it: the process then ends without an ack,
-        its supervisor starts it anew, and the broker delivers again.
-        """
-        attempt = _attempt(message) + 1
-        if is_away(exc) or attempt < MAX_ATTEMPTS:
-            delay = min(attempt, len(RETRY_DELAYS_S)) - 1
-            target = f"{self.queue.name}.retry.{delay}"
-        else:
+    def _put_aside(self, message: Any, exc: Exception) -> bool:
+        """Store a copy of `message` where it belongs next; whether that was done."""
+        attempts = _count(message, ATTEMPTS) + 1
+        failures = _count(message, FAILURES) + (not is_away(exc))
+        target = f"{self.queue.name}.retry.{min(attempts, len(RETRY_DELAYS_S)) - 1}"
+        if failures >= MAX_ATTEMPTS:
             target = f"{self.queue.name}.dead"
-        headers = {**(message.headers or {}), ATTEMPT: attempt, ERROR: repr(exc)[:1000]}
-        properties = {"message_id": message.properties.get("message_id") or str(uuid.uuid4())}
-        self.publisher.publish([Message("", target, bytes(message.body), headers, properties)])
-        log.warning("event put aside", extra={"queue": target, "attempt": attempt})
+        counts = {ATTEMPTS: attempts, FAILURES: failures, ERROR: repr(exc)[:1000]}
+        fields = {"queue": target, "attempts": attempts, "failures": failures}
+        try:
+            [stored] = self.publisher.publish([_copy(message, target, counts)])
+        except Unavailable as away:
+            log.warning("can't put an event aside", extra={**fields, "error": first_line(away)})
+            return False
+        log.warning("event put aside" if stored else "queue is missing: make migrate", extra=fields)
+        return stored
 
 
-def _attempt(message: Any) -> int:
-    given = (message.headers or {}).get(ATTEMPT)
-    return given if isinstance(given, int) else 0
+def _copy(message: Any, target: str, headers: dict[str, Any]) -> Message:
+    given = message.properties
+    properties = {name: given[name] for name in ("content_type", "content_encoding") if name in given}
+    properties["message_id"] = given.get("message_id") or str(uuid.uuid4())
+    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
+    return Message("", target, body, {**message.headers, **headers}, properties)
+
+
+def _count(message: Any, header: str) -> int:
+    given = message.headers.get(header)
+    return given if isinstance(given, int) and given > 0 else 0
 
 
 event_handler = EventHandler.decorator

@@ -11,6 +11,7 @@ from typing import Any
 
 import eventlet
 import eventlet.wsgi
+from eventlet.greenpool import GreenPool
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from werkzeug.wrappers import Request, Response
 
@@ -47,7 +48,11 @@ def respond(path: str) -> Response:
 
 
 def _readiness() -> Response:
-    results = {f"{service} {name}": _run(check) for (service, name), check in _checks.items()}
+    checks = dict(_checks)  # a service may stop meanwhile
+    outcomes = GreenPool().imap(_run, checks.values())
+    results = {
+        f"{service} {name}": outcome for (service, name), outcome in zip(checks, outcomes, strict=True)
+    }
     ready = bool(results) and all(result == "ok" for result in results.values())
     return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
 
@@ -76,7 +81,7 @@ def listen(address: str, *, shared: bool = False) -> socket.socket:
     host, _, port = address.rpartition(":")
     try:
         return eventlet.listen((host, int(port)), backlog=1024, reuse_port=shared)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise SystemExit(f"config.yaml: {address!r} is not an address: write host:port") from None
     except OSError as exc:
         raise SystemExit(f"can't listen on {address}: {exc.strerror}; choose another port") from None

@@ -42,7 +42,7 @@ def formatter(style: str) -> Formatter:
     """The formatter that config.yaml's LOGGING names. `style`: json, console, or auto (console on a
     terminal)."""
     if style not in ("json", "console", "auto"):
-        raise ValueError(f"LOG_FORMAT is wrong: {style!r} is not one of json, console, auto")
+        sys.exit(f"config.yaml: LOG_FORMAT is wrong: {style!r} is not one of json, console, auto")
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     renderer = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)

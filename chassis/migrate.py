@@ -14,15 +14,20 @@ from typing import Any
 import yaml
 from alembic import command, context, op
 from alembic.config import Config
+from alembic.util import CommandError
+from marshmallow import fields
 from nameko.cli.main import setup_yaml_parser
 from nameko.containers import ServiceContainer
 from nameko.exceptions import ConfigurationError
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
+from yaml import YAMLError
 
-from chassis.amqp import CONNECTION_ERRORS, connect
+from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
 from chassis.db import database_uri
+from chassis.errors import first_line
 from chassis.events import EventHandler
+from chassis.settings import read
 
 HERE = Path(__file__).parent
 
@@ -34,14 +39,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("services", nargs="*", help="default: all that have a database")
     options = parser.parse_args(arguments)
     setup_yaml_parser()
-    config = yaml.safe_load(Path(options.config).read_text())
     try:
-        for service in options.services or [key.partition(":")[0] for key in config["DB_URIS"]]:
+        config = yaml.safe_load(Path(options.config).read_text())
+        check_broker_settings(config)
+        uris = read(config, "DB_URIS", fields.Dict())
+        for service in options.services or [name.partition(":")[0] for name in uris]:
             migrate_tables(config, service)
             declare_queues(config, service)
             print(f"{service}: tables and queues are ready")
-    except (ConfigurationError, DBAPIError, *CONNECTION_ERRORS) as exc:
-        sys.exit(f"{service}: {str(exc).strip().partition(chr(10))[0]}")
+    except (ConfigurationError, CommandError, YAMLError, DBAPIError, *CONNECTION_ERRORS) as exc:
+        sys.exit(f"{options.config}: {first_line(exc)}")
 
 
 def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
+FIRST = "00000000-0000-0000-0000-000000000000"
 CLEAN_EVERY_S = 60.0
 
 
@@ -68,6 +69,7 @@ class Outbox(DependencyProvider):
         self._wakeup = Wakeup()
         self._dirty: set[Any] = set()
         self._stopping = False
+        self._after = FIRST  # past a batch in which some found no queue: they must not hold up the rest
 
     def start(self) -> None:
         self._thread = self.container.spawn_managed_thread(self._run, identifier="outbox relay")
@@ -93,10 +95,11 @@ class Outbox(DependencyProvider):
     def _run(self) -> None:
         next_cleaning = 0.0
         while True:
-            sent = self._try(self._relay_batch)
+            taken = self._try(self._relay_batch)
             if self._stopping:
                 return
-            if sent != BATCH:
+            if taken != BATCH:
+                self._after = FIRST
                 with eventlet.Timeout(POLL_S, exception=False):
                     self._wakeup.wait()
                 self._wakeup = Wakeup()
@@ -116,25 +119,27 @@ class Outbox(DependencyProvider):
             return 0
 
     def _relay_batch(self) -> int:
+        """Publish what waits, BATCH at most; how many were taken from the table."""
         with self._session() as session:
             rows = session.execute(self._take()).all()
             metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(len(rows))
             if not rows:
                 return 0
-            taken = self.publisher.publish([self._message(row) for row in rows])
-            sent = [row.event_id for row, routed in zip(rows, taken, strict=True) if routed]
+            routed = self.publisher.publish([self._message(row) for row in rows])
+            sent = [row.event_id for row, is_routed in zip(rows, routed, strict=True) if is_routed]
             table = self.table
             session.execute(update(table).where(table.event_id.in_(sent)).values(sent_at=func.now()))
         if len(sent) < len(rows):  # kept, and tried again at the next poll
             log.warning("events without a queue: make migrate", extra={"count": len(rows) - len(sent)})
+            self._after = rows[-1].event_id
         metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(len(sent))
-        return len(sent)
+        return len(rows)
 
     def _take(self) -> Any:
         table = self.table
         columns = (table.event_id, table.type, table.payload, table.request_id)
-        unsent = select(*columns).where(table.sent_at.is_(None)).order_by(table.event_id)
-        return unsent.limit(BATCH).with_for_update(skip_locked=True)
+        unsent = select(*columns).where(table.sent_at.is_(None), table.event_id > self._after)
+        return unsent.order_by(table.event_id).limit(BATCH).with_for_update(skip_locked=True)
 
     def _message(self, row: Any) -> Message:
         return Message(

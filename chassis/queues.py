@@ -1,17 +1,28 @@
 """The one consumer connection of a service."""
 
+from contextlib import suppress
 from typing import Any
 
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
+from chassis.amqp import CONNECTION_ERRORS
+
 
 class QueueConsumer(NamekoQueueConsumer):
-    """Nameko's, with two differences.
+    """Nameko's, with three differences.
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more
     is consumed, so a service that stops could not ack what it still works on, and it is done twice.
-    And it lets each provider declare what it needs beside its queue (`provider.declare(channel)`).
+    It lets each provider declare what it needs beside its queue (`provider.declare(channel)`).
+    And an ack that meets a broken connection does not end the process: the broker delivers again.
     """
+
+    _workers_are_done = False
+
+    def stop(self) -> None:
+        """Called when the workers are done."""
+        self._workers_are_done = True
+        super().stop()
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
         for provider in self._providers:
@@ -21,5 +32,13 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def on_iteration(self) -> None:
         self._cancel_consumers_if_requested()
-        if not self._consumers and not self.container._worker_threads:
+        if not self._consumers and self._workers_are_done:
             self.should_stop = True
+
+    def ack_message(self, message: Any) -> None:
+        with suppress(*CONNECTION_ERRORS):
+            super().ack_message(message)
+
+    def requeue_message(self, message: Any) -> None:
+        with suppress(*CONNECTION_ERRORS):
+            super().requeue_message(message)

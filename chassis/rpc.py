@@ -6,13 +6,14 @@ can't be right is refused and logged, and the service lives.
 """
 
 import logging
+import sys
 import uuid
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
 import eventlet
-from nameko.exceptions import BadRequest, deserialize, serialize
+from nameko.exceptions import BadRequest, MalformedRequest, deserialize, serialize
 from nameko.extensions import DependencyProvider
 from nameko.rpc import ReplyListener as NamekoReplyListener
 from nameko.rpc import Rpc as NamekoRpc
@@ -22,7 +23,7 @@ from nameko.rpc import get_rpc_exchange
 from chassis import metrics
 from chassis.amqp import Message, Sender, encode
 from chassis.coalescer import Call, Coalescer
-from chassis.errors import DeadlineExceeded, InternalError, Unavailable, to_fault
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, to_fault
 from chassis.logs import REQUEST_ID, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.settings import SECONDS, read
@@ -43,8 +44,13 @@ class RpcConsumer(NamekoRpcConsumer):
             # Nameko would fail to answer it, die, and leave it for the next process to die of.
             log.error("a request without reply_to is refused", extra=message.delivery_info)
             self.queue_consumer.ack_message(message)
-        else:
-            super().handle_message(body, message)
+            return
+        method = message.delivery_info["routing_key"]
+        try:
+            self.get_provider_for_method(method).handle_message(body, message)
+        except Exception as exc:
+            log.warning("a request is refused", extra={"method": method, "error": first_line(exc)})
+            self.handle_result(message, None, sys.exc_info())
 
     def handle_result(self, message: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
         properties = {
@@ -61,7 +67,7 @@ class RpcConsumer(NamekoRpcConsumer):
     def _answer(self, result: Any, exc: Exception | None) -> bytes:
         try:
             return encode({"result": result, "error": exc and self._error(exc)})
-        except (TypeError, ValueError) as unserializable:
+        except (TypeError, ValueError, RecursionError) as unserializable:
             log.exception("a result can't be sent")
             return self._answer(None, unserializable)
 
@@ -75,6 +81,12 @@ class Rpc(NamekoRpc):
     """`@rpc`: a method that other services and `nameko shell` may call."""
 
     rpc_consumer = RpcConsumer()
+
+    def handle_message(self, body: Any, message: Any) -> None:
+        body = body if isinstance(body, dict) else {}
+        if not isinstance(body.get("args"), list) or not isinstance(body.get("kwargs"), dict):
+            raise MalformedRequest('A request is {"args": [...], "kwargs": {...}}')
+        super().handle_message(body, message)
 
 
 rpc = Rpc.decorator
@@ -143,7 +155,7 @@ class RpcProxy(DependencyProvider):
         try:
             self.sender.send(self._request(method, kwargs, correlation_id))
             with eventlet.Timeout(self.timeout_s, late):
-                return _unpack(answer.wait())
+                return self._unpack(answer.wait(), method)
         finally:
             self.replies.forget(correlation_id)
             metrics.RPC_CALLS.labels(self.service, method).observe(monotonic() - started)
@@ -160,6 +172,16 @@ class RpcProxy(DependencyProvider):
                 "expiration": str(int(self.timeout_s * 1000)),  # milliseconds
             },
         )
+
+    def _unpack(self, body: dict[str, Any], method: str) -> Any:
+        """The result; or the fault raised, of which a stock service may tell more than callers shall hear."""
+        if not body["error"]:
+            return body["result"]
+        fault = deserialize(body["error"])
+        if isinstance(fault, DeadlineExceeded | Unavailable | InternalError | BadRequest):
+            raise fault
+        log.error("a call failed", extra={"call": f"{self.service}.{method}", "error": first_line(fault)})
+        raise InternalError(f"{self.service} failed")
 
 
 class Service:
@@ -210,14 +232,3 @@ def _outcome(call: Call) -> Any:
         return call.result()
     except (DeadlineExceeded, Unavailable, InternalError) as fault:
         return fault
-
-
-def _unpack(body: dict[str, Any]) -> Any:
-    if body["error"]:
-        raise _known(deserialize(body["error"]))
-    return body["result"]
-
-
-def _known(exc: Exception) -> Exception:
-    known = (DeadlineExceeded, Unavailable, InternalError, BadRequest)
-    return exc if isinstance(exc, known) else InternalError(str(exc))

@@ -1,0 +1,125 @@
+"""What /healthz, /readyz and /metrics answer."""
+
+import json
+import socket
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from prometheus_client.parser import text_string_to_metric_families
+
+from chassis import health, metrics
+from chassis.errors import Unavailable
+from dev.ports import free_ports
+
+
+@pytest.fixture(autouse=True)
+def _no_other_checks(monkeypatch) -> None:
+    monkeypatch.setattr(health, "_checks", {})
+
+
+def away() -> None:
+    raise Unavailable("gone")
+
+
+def ready() -> tuple[int, dict[str, str]]:
+    answer = health.respond("/readyz")
+    return answer.status_code, json.loads(answer.data)["checks"]
+
+
+def test_healthz_asks_nobody() -> None:
+    health.add_check("billing", "broker", away)
+    assert health.respond("/healthz").status_code == 200
+
+
+def test_readyz_is_503_before_anything_is_known() -> None:
+    assert ready() == (503, {})
+
+
+def test_readyz_is_200_when_all_are_reached() -> None:
+    health.add_check("billing", "broker", lambda: None)
+    health.add_check("billing", "database", lambda: None)
+    assert ready() == (200, {"billing broker": "ok", "billing database": "ok"})
+
+
+def test_readyz_is_503_when_one_is_away() -> None:
+    health.add_check("billing", "broker", lambda: None)
+    health.add_check("billing", "database", away)
+    assert ready() == (503, {"billing broker": "ok", "billing database": "away"})
+
+
+def test_a_part_that_does_not_answer_is_away(monkeypatch) -> None:
+    monkeypatch.setattr(health, "CHECK_TIMEOUT_S", 0.05)
+    health.add_check("billing", "broker", Event().wait)
+    health.add_check("billing", "database", lambda: None)
+    assert ready() == (503, {"billing broker": "away", "billing database": "ok"})
+
+
+def test_the_checks_of_many_services_run_side_by_side() -> None:
+    first, second = Event(), Event()
+
+    def meet(mine: Event, other: Event) -> None:
+        mine.send()
+        other.wait()
+
+    health.add_check("billing", "broker", lambda: meet(first, second))
+    health.add_check("orders", "broker", lambda: meet(second, first))
+    assert ready()[0] == 200
+
+
+def test_a_service_may_stop_while_readyz_asks() -> None:
+    asked, stopped = Event(), Event()
+
+    def slow() -> None:
+        asked.send()
+        stopped.wait()
+
+    health.add_check("orders", "database", slow)
+    health.add_check("users", "database", lambda: None)
+    answer = eventlet.spawn(ready)
+    asked.wait()
+    health.remove_checks("users")
+    stopped.send()
+    assert answer.wait()[0] == 200
+
+
+def test_other_paths_are_404() -> None:
+    assert health.respond("/admin").status_code == 404
+
+
+def test_metrics_are_what_prometheus_reads() -> None:
+    metrics.EVENTS.labels("some-queue", "done").inc()
+    text = health.respond("/metrics").get_data(as_text=True)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    labels = [sample.labels for sample in families["shop_events_handled"].samples]
+    assert {"queue": "some-queue", "outcome": "done"} in labels
+
+
+def test_a_port_is_ours_alone() -> None:
+    first = health.listen("127.0.0.1:0")
+    port = first.getsockname()[1]
+    try:
+        with pytest.raises(SystemExit, match=f"^can't listen on 127.0.0.1:{port}: .*; choose another port$"):
+            health.listen(f"127.0.0.1:{port}")
+    finally:
+        first.close()
+
+
+def test_several_may_share_a_port_where_all_say_so() -> None:
+    address = f"127.0.0.1:{free_ports()['gateway']}"
+    for listening in [health.listen(address, shared=True) for _ in range(2)]:
+        listening.close()
+
+
+def test_a_foreign_server_on_the_port_ends_the_start_with_one_line() -> None:
+    with socket.socket() as foreign:
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        with pytest.raises(SystemExit, match="^can't listen on "):
+            health.listen(f"127.0.0.1:{foreign.getsockname()[1]}", shared=True)
+
+
+@pytest.mark.parametrize("address", ["host:http", "127.0.0.1:", "127.0.0.1:99999"])
+def test_what_is_no_address_is_said_to_be_none(address) -> None:
+    with pytest.raises(SystemExit, match="is not an address: write host:port"):
+        health.listen(address)

@@ -1,0 +1,86 @@
+"""One structured line an event, with the request id of the work it belongs to."""
+
+import json
+import logging
+import logging.config
+from typing import Any
+
+import eventlet
+import pytest
+
+from chassis.logs import bind_request_id, clean_request_id, current_request_id, formatter
+
+
+def line(style: str, message: str = "paid", exc_info: Any = None, **fields: Any) -> str:
+    record = logging.LogRecord("billing", logging.INFO, "f.py", 1, message, (), exc_info)
+    record.__dict__.update(fields)
+    return formatter(style).format(record)
+
+
+def test_a_line_is_one_json_object() -> None:
+    text = line("json", order_id="42", note="a\nb — д")
+    assert "\n" not in text
+    told = json.loads(text)
+    assert told["timestamp"].endswith("Z")
+    expected = {"event": "paid", "level": "info", "logger": "billing", "order_id": "42", "note": "a\nb — д"}
+    assert expected.items() <= told.items()
+
+
+def test_what_json_cannot_hold_is_still_told() -> None:
+    assert "object" in json.loads(line("json", what=object()))["what"]
+
+
+def test_an_exception_stays_within_its_line() -> None:
+    try:
+        raise ValueError("why")
+    except ValueError as exc:
+        text = line("json", exc_info=(type(exc), exc, exc.__traceback__))
+    assert "\n" not in text
+    assert "ValueError: why" in json.loads(text)["exception"]
+
+
+def test_a_terminal_gets_a_readable_line() -> None:
+    text = line("console", order_id="42")
+    assert "paid" in text
+    assert "42" in text
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(text)
+
+
+def test_auto_is_json_where_there_is_no_terminal() -> None:
+    assert json.loads(line("auto"))["event"] == "paid"
+
+
+def test_a_wrong_format_ends_the_start_with_a_line_that_names_it() -> None:
+    config = {"version": 1, "formatters": {"line": {"()": formatter, "style": "xml"}}}
+    with pytest.raises(SystemExit, match=r"^config\.yaml: LOG_FORMAT is wrong: 'xml'"):
+        logging.config.dictConfig(config)
+
+
+def test_lines_carry_the_request_id_of_their_greenthread() -> None:
+    def work(request_id: str) -> str:
+        bind_request_id({"request_id": request_id})
+        eventlet.sleep(0)  # the other one binds its own
+        return json.loads(line("json"))["request_id"]
+
+    threads = [eventlet.spawn(work, request_id) for request_id in ("one", "two")]
+    assert [thread.wait() for thread in threads] == ["one", "two"]
+
+
+def test_work_without_a_request_id_gets_one_of_its_own() -> None:
+    ids = {eventlet.spawn(current_request_id).wait() for _ in range(2)}
+    assert len(ids) == 2
+
+
+def test_a_good_request_id_is_kept() -> None:
+    for given in ("a", "x" * 128, "abc-123_~!"):
+        assert clean_request_id(given) == given
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "x" * 129, "a b", "a\r\nSet-Cookie: b", "д", "\x00", 5, [], {"a": 1}, b"abc"]
+)
+def test_an_odd_request_id_is_replaced(given) -> None:
+    made = clean_request_id(given)
+    assert made != given
+    assert clean_request_id(made) == made
