@@ -1,0 +1,49 @@
+"""Services run in this process for the tests of a whole module, and recording twins of others."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import eventlet
+
+from chassis.container import Container
+from chassis.rpc import rpc
+
+
+class Twin:
+    """Stands in for the service `name`: records the calls of `methods`, and answers as told.
+
+    `answers["get"] = lambda user_id: {...}`; a method without an answer fails its caller.
+    """
+
+    def __init__(self, name: str, *methods: str) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.answers: dict[str, Callable[..., Any]] = {}
+        entrypoints = {method: self._entrypoint(method) for method in methods}
+        self.service = type(f"{name.title()}Twin", (), {"name": name, **entrypoints})
+
+    def _entrypoint(self, method: str) -> Any:
+        def answer(service: Any, **kwargs: Any) -> Any:
+            self.calls.append((method, kwargs))
+            return self.answers[method](**kwargs)
+
+        answer.__name__ = method
+        return rpc(answer)
+
+    def forget(self) -> None:
+        """Be as new, for the next test."""
+        self.calls.clear()
+        self.answers.clear()
+
+
+@contextmanager
+def serving(config: dict[str, Any], *services: type) -> Iterator[None]:
+    """The services run on the broker and databases of `config`."""
+    containers = [Container(service, {**config, "HEALTH_ADDRESS": "127.0.0.1:0"}) for service in services]
+    try:
+        for container in containers:
+            container.start()
+        yield
+    finally:
+        for stopping in [eventlet.spawn(container.stop) for container in containers]:
+            stopping.wait()

@@ -1,0 +1,1 @@
+"""The whole suite as real processes, driven over HTTP and by `nameko shell`."""

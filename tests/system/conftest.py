@@ -1,0 +1,73 @@
+"""The running suite, and users of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.servers import Servers
+from tests.system.processes import Suite
+from tests.system.shopper import Client, Shopper
+
+COUNTS = {
+    "billing": [
+        "SELECT balance_minor FROM accounts WHERE user_id = %s",
+        "SELECT count(*) FROM operations WHERE user_id = %s",
+    ],
+    "orders": ["SELECT count(*) FROM orders WHERE user_id = %s"],
+    "notifications": ["SELECT count(*) FROM letters WHERE user_id = %s"],
+}
+
+
+@pytest.fixture(scope="package")
+def suite(
+    servers: Servers,
+    environment: dict[str, str],
+    suite_config: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Suite]:
+    """All five services, ready."""
+    suite = Suite(environment, servers.ports, tmp_path_factory.mktemp("suite"))
+    try:
+        suite.start()
+        yield suite
+    finally:
+        suite.stop()
+
+
+@pytest.fixture
+def client(suite: Suite) -> Iterator[Client]:
+    """Someone without a token."""
+    with Client(suite.url) as client:
+        yield client
+
+
+@pytest.fixture
+def new_shopper(suite: Suite) -> Callable[..., Shopper]:
+    """Makes users."""
+    return lambda **details: Shopper(suite.url, **details)
+
+
+@pytest.fixture
+def shopper(new_shopper: Callable[..., Shopper]) -> Shopper:
+    """A user nobody has seen before, without money."""
+    return new_shopper()
+
+
+@pytest.fixture
+def state(sql: Callable[..., Any]) -> Callable[[str], tuple[Any, ...]]:
+    """What the databases hold of a user: balance, and counts of operations, orders, letters."""
+
+    def read(user_id: str) -> tuple[Any, ...]:
+        return tuple(
+            sql(service, statement, [user_id]) for service, all_ in COUNTS.items() for statement in all_
+        )
+
+    return read
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout."""
+    return Path.cwd()

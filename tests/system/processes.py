@@ -1,0 +1,118 @@
+"""Services as real processes: `nameko run --config config.yaml users.service ...`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from conftest import eventually
+from dev.suite import QUIET
+
+NAMEKO = str(Path(sys.executable).with_name("nameko"))
+SERVICES = ("users", "billing", "orders", "notifications", "gateway")
+START_S = 90.0
+STOP_S = 40.0
+
+
+class Process:
+    """One `nameko run`, with its log in a file. It ends with the tests, even where they are killed."""
+
+    def __init__(
+        self,
+        services: tuple[str, ...],
+        environment: Mapping[str, str],
+        log: Path,
+        config: Path = Path("config.yaml"),
+    ) -> None:
+        self.log = log
+        self._environment = {**environment, **QUIET, "LOG_FORMAT": environment.get("LOG_FORMAT", "json")}
+        modules = [f"{service}.service" for service in services]
+        self._command = ["setpriv", "--pdeathsig", "TERM", NAMEKO, "run", "--config", str(config), *modules]
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self._running = subprocess.Popen(
+                self._command, env=self._environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    def ended(self) -> bool:
+        return self._running.poll() is not None
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        """The exit code, once it has ended."""
+        eventually(self.ended, timeout_s)
+        code: int = self._running.returncode
+        return code
+
+    def stop(self) -> int:
+        """End it as a supervisor does; the exit code."""
+        if not self.ended():
+            self._running.terminate()
+        try:
+            return self.wait()
+        except AssertionError:
+            self._running.kill()
+            raise
+
+    def rss_mb(self) -> float:
+        """The memory it holds now."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        [line] = [line for line in status.splitlines() if line.startswith("VmRSS")]
+        return int(line.split()[1]) / 1024
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged; each line is JSON."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+class Suite:
+    """Five processes, one a service."""
+
+    def __init__(self, environment: Mapping[str, str], ports: Mapping[str, int], folder: Path) -> None:
+        self.environment = environment
+        self.ports = ports
+        self.folder = folder
+        self.processes = {name: self._process(name) for name in SERVICES}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['gateway']}"
+
+    def start(self, *names: str) -> None:
+        """Start these services (all, if none is named) and wait until they are ready."""
+        for name in names or SERVICES:
+            self.processes[name].start()
+        for name in names or SERVICES:
+            eventually(lambda name=name: self.is_ready(name), START_S)
+
+    def stop(self, *names: str) -> None:
+        for name in names or SERVICES:  # all at once, then wait for each
+            if not self.processes[name].ended():
+                self.processes[name]._running.terminate()
+        for name in names or SERVICES:
+            self.processes[name].stop()
+
+    def is_ready(self, name: str) -> bool:
+        process = self.processes[name]
+        assert not process.ended(), f"{name} has ended:\n{process.log.read_text()[-2000:]}"
+        answer = self.health(name, "/readyz")
+        return answer is not None and answer.status_code == 200
+
+    def health(self, name: str, path: str) -> requests.Response | None:
+        """What a service's health server says; None where it does not listen (yet)."""
+        try:
+            return requests.get(f"http://127.0.0.1:{self.ports[name]}{path}", timeout=10)
+        except requests.ConnectionError:
+            return None
+
+    def _process(self, name: str) -> Process:
+        environment = {**self.environment, "HEALTH_PORT": str(self.ports[name])}
+        return Process((name,), environment, self.folder / f"{name}.log")
