@@ -52,13 +52,13 @@ test: install lint size  ## everything: linters, types, size, all tests; on serv
 	@$(BIN)/pytest
 
 test-unit: install  ## rules alone: needs no server
-	@$(BIN)/pytest */tests/unit chassis/tests
+	@$(BIN)/pytest */tests/unit
 
 test-interface: install  ## each service on a real broker and database
 	@$(BIN)/pytest */tests/interface
 
 test-system: install  ## the whole suite
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest tests/system
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check
@@ -73,8 +73,9 @@ format: install  ## put the code into shape
 size:  ## lines of product code, at most 4000
 	@dev/size.sh $(PACKAGES)
 
-bench: install  ## orders a second through the running suite, beside what PostgreSQL alone does
-	@$(SUITE) exec $(BIN)/python bench/run.py
+bench:  ## orders a second through a suite of its own, beside what PostgreSQL alone does
+	@dev/install.sh wrk
+	@$(BIN)/python bench/run.py
 
 lock: install  ## pin what pyproject.toml asks for
 	@dev/lock.sh

@@ -3,7 +3,9 @@
 # the virtual environment, and newman. Quick when all is there; can be repeated after a failure.
 # Starts and changes none of the system's own servers.
 #
-# usage: install.sh [--system]      --system: Debian's packages only
+# usage: install.sh [--system] [PROGRAM...]
+#   --system  Debian's packages only
+#   PROGRAM   needed too, of Debian's package of that name
 # PYTHON names another interpreter than python3, of version 3.11 to 3.13.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +20,11 @@ fail() { say "$@"; exit 1; }
 
 # Debian's packages
 
-missing_packages() {
+missing_packages() { # PROGRAM...
+  local program
+  for program in "$@" node npm; do
+    command -v "$program" >/dev/null || echo "${program/%node/nodejs}"
+  done
   if [ -z "${AMQP_URI:-}" ]; then
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || echo rabbitmq-server
   fi
@@ -29,8 +35,6 @@ missing_packages() {
     # Not python3-venv: it goes with one version of Python exactly, and would upgrade a slightly older one.
     has_ensurepip "${PYTHON:-python3}" || compgen -G "$PIP_WHEEL" >/dev/null || echo python3-pip-whl
   fi
-  command -v node >/dev/null || echo nodejs
-  command -v npm >/dev/null || echo npm
 }
 
 install_packages() {
@@ -58,7 +62,7 @@ install_packages() {
 matching_libssl_dev() {
   local version
   version=$(dpkg-query -W -f '${Version}' libssl3 2>/dev/null) || return 0
-  if [ "${*: -1}" = npm ] && apt-cache madison libssl-dev | grep -F " $version " >/dev/null; then
+  if [[ " $* " == *" npm "* ]] && apt-cache madison libssl-dev | grep -F " $version " >/dev/null; then
     echo "libssl-dev=$version"
   fi
 }
@@ -165,8 +169,13 @@ make_newman() {
   echo "$stamp" >postman/node_modules/.stamp
 }
 
-mapfile -t missing < <(missing_packages)
+only_system=
+if [ "${1:-}" = --system ]; then
+  only_system=yes
+  shift
+fi
+mapfile -t missing < <(missing_packages "$@")
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
-[ "${1:-}" != --system ] || exit 0
+[ -z "$only_system" ] || exit 0
 make_venv
 make_newman

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dev.failure import Failure
 
-ELSEWHERE = Path("/var/tmp")  # survives a reboot, and everyone can enter it
+ELSEWHERE = Path("/var/tmp")  # noqa: S108 - survives a reboot, and everyone can enter it
 LONGEST = 80  # bytes; a Unix socket's path may have 107 and ours adds "/supervisord.sock.12345"
 
 

@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from dev import state as folder
@@ -30,7 +31,9 @@ READY_TIMEOUT_S = 120
 HOPELESS_STARTS = 4  # a service that died so often while `up` waits will not come up by itself
 QUIET = {  # the nameko command's imports warn that pkg_resources and eventlet will be retired
     "PYTHONUNBUFFERED": "1",
-    "PYTHONWARNINGS": "ignore::UserWarning:nameko.cli.main,ignore::Warning:nameko.cli.commands",
+    "PYTHONWARNINGS": ",".join(
+        f"ignore::Warning:nameko.{module}" for module in ("cli.main", "cli.commands", "containers")
+    ),
 }
 
 
@@ -61,7 +64,8 @@ class Suite:
     def up(self) -> None:
         """Starts what does not run and returns when all is ready; raises Failure otherwise."""
         if self.ready():
-            return print(f"Already up: {self.url}")
+            print(f"Already up: {self.url}")
+            return
         started = time.monotonic()
         self._check_ports()
         self.start_servers()
@@ -151,14 +155,14 @@ class Suite:
             raise Failure(f"{name} does not become ready: see {log}\n{tail(log)}")
 
     def _is_ready(self, name: str) -> bool:
+        connection = HTTPConnection("127.0.0.1", self.ports[name], timeout=3)
         try:
-            with urllib.request.urlopen(self._readyz(name), timeout=3) as answer:
-                return bool(answer.status == 200)
-        except OSError:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == HTTPStatus.OK
+        except (OSError, HTTPException):
             return False
-
-    def _readyz(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.ports[name]}/readyz"
+        finally:
+            connection.close()
 
     def _row(self, name: str, pid: int) -> tuple[str, ...]:
         answers = self._is_ready if name in SERVICES else self.servers.answers
@@ -247,19 +251,19 @@ def hints(state: Path) -> int:
 
 
 HINTS = """
-The suite stays up.
+The suite stays up: {url}
 
 Where to look
-  {url}/healthz, /readyz, /metrics     the gateway's HTTP API (README.md has the routes)
-  make status                                        what runs, where, with which process ids
-  make logs                                          {logs}
+  make status   what runs, where, with which process ids
+  make logs     {logs}
+  README.md     the routes; every service also answers /healthz, /readyz and /metrics
 
 What to try next
   curl -s {url}/users -H 'Content-Type: application/json' \\
     -d '{{"username": "ada", "email": "ada@example.org", "password": "correct horse battery"}}'
-  make shell                                         then: n.rpc.billing.audit()
-  make newman                                        the scenario again
-  make down                                          stops everything; make up starts it again
+  make shell    then: n.rpc.billing.deposit(user_id="...", amount_minor=10000, ref="till-1")
+  make newman   the scenario again
+  make down     stops everything; make up starts it again, with all its data
 """
 
 
@@ -268,7 +272,7 @@ def execute(state: Path, command: list[str]) -> int:
     suite = present_suite(state)
     env = {**os.environ, **suite.env(), **QUIET}
     try:
-        os.execvpe(command[0], command, env)
+        os.execvpe(command[0], command, env)  # noqa: S606 - the command is the caller's own
     except OSError as error:
         raise Failure(f"{command[0]}: {error.strerror}") from None
 
