@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import amqp
 import eventlet
 import kombu
-from amqp import spec
+from amqp import serialization, spec
 from amqp.exceptions import AMQPError
 from eventlet.event import Event
 from eventlet.semaphore import Semaphore
@@ -37,6 +37,14 @@ RECONNECT_S = 0.5
 CONNECT_TIMEOUT_S = 3
 CLOSE_TIMEOUT_S = 1
 CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
+
+
+def _as_text(given: bytes | str) -> str:
+    return given if isinstance(given, str) else given.decode("utf-8", "backslashreplace")
+
+
+# A header or property that is not UTF-8 would end the consumer, and each one it comes to next.
+serialization.pstr_t = _as_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ def test_a_foreign_server_on_the_port_ends_the_start_with_one_line() -> None:
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
-        with pytest.raises(SystemExit, match="^can't listen on "):
+        with pytest.raises(SystemExit, match=r"^can't listen on "):
             health.listen(f"127.0.0.1:{foreign.getsockname()[1]}", shared=True)
 
 

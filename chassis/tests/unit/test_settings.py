@@ -59,7 +59,7 @@ def test_a_missing_setting_is_named(config) -> None:
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(value, field) -> None:
-    with pytest.raises(ConfigurationError, match="^X is wrong: ") as caught:
+    with pytest.raises(ConfigurationError, match=r"^X is wrong: ") as caught:
         read({"X": value}, "X", field)
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,100 @@
+"""What the chassis's tests add: services of their own, and a hand on the broker."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import eventlet
+import kombu
+import psycopg2
+import pytest
+
+from chassis.amqp import connect
+from chassis.container import Container
+from dev.servers import Servers
+
+SERVICES = ("echo", "asker", "listener", "worker")  # of these tests, beside those with tables
+WORKERS = 8
+SHORT_S = 0.3  # for calls that shall run out of time
+
+
+class Broker:
+    """Messages as no client of ours would send them, and what stands in queues."""
+
+    def __init__(self, connection: kombu.Connection) -> None:
+        self.channel = connection.default_channel
+
+    def publish(self, exchange: str, routing_key: str, body: bytes | str, **properties: Any) -> None:
+        message = self.channel.prepare_message(body, **properties)
+        self.channel.basic_publish(message, exchange=exchange, routing_key=routing_key)
+
+    def count(self, queue: str) -> int:
+        """How many messages are ready in the queue."""
+        return int(self.channel.queue_declare(queue, passive=True).message_count)
+
+    def bind(self, exchange: str, routing_key: str, **arguments: Any) -> str:
+        """A new queue that goes with this test; its name."""
+        queue = self.channel.queue_declare(exclusive=True, arguments=arguments).queue
+        if exchange:
+            self.channel.exchange_declare(exchange, "topic", durable=True, auto_delete=False)
+            self.channel.queue_bind(queue, exchange, routing_key)
+        return str(queue)
+
+    def take(self, queue: str) -> list[Any]:
+        """All messages that are ready, taken out."""
+        return list(iter(lambda: self.channel.basic_get(queue, no_ack=True), None))
+
+
+@pytest.fixture(scope="session")
+def chassis_config(suite_config: dict[str, Any]) -> dict[str, Any]:
+    workers = {**suite_config["WORKERS"], **dict.fromkeys(SERVICES, WORKERS)}
+    own = {"WORKERS": workers, "SHORT_S": SHORT_S, "HEALTH_ADDRESS": "127.0.0.1:0"}
+    return {**suite_config, **own}
+
+
+@pytest.fixture
+def config(chassis_config: dict[str, Any]) -> dict[str, Any]:
+    """A copy for one test, which may change it."""
+    return dict(chassis_config)
+
+
+@contextmanager
+def running(*containers: Container) -> Iterator[None]:
+    """Containers from start to stop, side by side."""
+    _all(container.start for container in containers)
+    try:
+        yield
+    finally:
+        _all(container.stop for container in containers)
+
+
+def _all(steps: Any) -> None:
+    for thread in [eventlet.spawn(step) for step in steps]:
+        thread.wait()
+
+
+def dependency(container: Container, name: str) -> Any:
+    """What the service's methods see as `self.<name>`."""
+    [provider] = [d for d in container.dependencies if d.attr_name == name]
+    return provider.get_dependency(object())
+
+
+@pytest.fixture
+def broker(chassis_config: dict[str, Any]) -> Iterator[Broker]:
+    with connect(chassis_config) as connection:
+        yield Broker(connection)
+
+
+@pytest.fixture
+def superuser(servers: Servers) -> Iterator[Callable[[str], None]]:
+    """Runs a statement as the database server's superuser."""
+    connection = psycopg2.connect(servers.superuser_dsn())
+    connection.autocommit = True
+    yield lambda statement: connection.cursor().execute(statement)
+    connection.close()
+
+
+@pytest.fixture
+def close_connections(servers: Servers) -> Callable[[], None]:
+    """The broker closes every connection."""
+    return lambda: servers.rabbitmqctl("close_all_connections", "--vhost", "/", "test")

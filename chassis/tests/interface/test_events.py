@@ -1,0 +1,219 @@
+"""Event handlers that fail: retried, then parked; nothing is lost."""
+
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from nameko.containers import ServiceContainer
+from nameko.events import event_handler as stock_event_handler
+
+from chassis import events
+from chassis.container import Container
+from chassis.errors import InternalError, Unavailable
+from chassis.events import event_handler
+from chassis.logs import current_request_id
+from chassis.tests.conftest import Broker, running
+from conftest import eventually
+
+QUEUE = "evt-teller-told--listener.handle_told"
+# Quick, and on queues of this module's own: one that was declared with other times would be refused.
+DELAYS_S = (0.05, 0.1, 0.15)
+
+plans: dict[str, list[Exception]] = {}  # what handling the event with this id raises, try by try
+handled: dict[str, list[Any]] = defaultdict(list)  # the request ids of the tries
+
+
+class Listener:
+    name = "listener"
+
+    @event_handler("teller", "told")
+    def handle_told(self, event: dict[str, Any]) -> None:
+        handled[event["id"]].append(current_request_id())
+        if plans.get(event["id"]):
+            raise plans[event["id"]].pop(0)
+
+
+@pytest.fixture(scope="module")
+def _quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "RETRY_DELAYS_S", DELAYS_S)
+        patch.setattr(events, "REQUEUE_S", 0.05)
+        yield
+
+
+@pytest.fixture(scope="module")
+def listener(_quick, chassis_config) -> Iterator[Container]:
+    container = Container(Listener, chassis_config)
+    with running(container):
+        yield container
+
+
+@pytest.fixture
+def tell(listener, dispatch) -> Any:
+    """Dispatch an event as stock Nameko does; its id. Its handling raises `faults`, try by try."""
+
+    def tell(*faults: Exception) -> str:
+        event_id = str(uuid.uuid4())
+        plans[event_id] = list(faults)
+        dispatch("teller", "told", {"id": event_id})
+        return event_id
+
+    return tell
+
+
+def all_queues() -> list[str]:
+    return [QUEUE, *(f"{QUEUE}.retry.{n}" for n in range(len(DELAYS_S))), f"{QUEUE}.dead"]
+
+
+def is_quiet(broker: Broker) -> bool:
+    return not any(broker.count(queue) for queue in all_queues())
+
+
+def test_a_handled_event_is_gone(tell, broker) -> None:
+    event_id = tell()
+    eventually(lambda: handled[event_id])
+    eventually(lambda: is_quiet(broker))
+    assert len(handled[event_id]) == 1
+
+
+def test_an_event_waits_for_a_part_that_is_away_for_as_long_as_it_takes(tell, broker) -> None:
+    tries = 2 * events.MAX_ATTEMPTS
+    event_id = tell(*[Unavailable("gone")] * tries)
+    eventually(lambda: len(handled[event_id]) == tries + 1)
+    eventually(lambda: is_quiet(broker))
+
+
+def test_an_event_that_cannot_be_right_is_parked_with_its_error(tell, broker) -> None:
+    event_id = tell(*[ValueError("no such letter")] * 100)
+    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    assert len(handled[event_id]) == events.MAX_ATTEMPTS
+    [parked] = broker.take(f"{QUEUE}.dead")
+    assert json.loads(parked.body) == {"id": event_id}
+    assert parked.headers["x-error"] == "ValueError('no such letter')"
+    assert parked.headers["x-attempts"] == events.MAX_ATTEMPTS
+    assert parked.properties["delivery_mode"] == 2
+    assert is_quiet(broker)
+
+
+def test_tries_that_met_a_part_away_do_not_count_against_the_event(tell, broker) -> None:
+    away = [Unavailable("gone")] * events.MAX_ATTEMPTS
+    wrong = [InternalError()] * (events.MAX_ATTEMPTS - 1)
+    event_id = tell(*away, *wrong)
+    eventually(lambda: len(handled[event_id]) == len(away + wrong) + 1)
+    eventually(lambda: is_quiet(broker))
+
+
+def test_a_failing_event_holds_up_no_other(tell, broker) -> None:
+    failing = tell(*[Unavailable("gone")] * 3)
+    others = [tell() for _ in range(50)]
+    eventually(lambda: all(handled[other] for other in others))
+    eventually(lambda: len(handled[failing]) == 4)
+    eventually(lambda: is_quiet(broker))
+
+
+def test_what_an_event_carries_survives_its_retries(listener, broker) -> None:
+    event_id = str(uuid.uuid4())
+    plans[event_id] = [ValueError("no")] * 100
+    body = json.dumps({"id": event_id, "name": "Zoë"}, ensure_ascii=False).encode("utf-16")
+    broker.publish(
+        "teller.events",
+        "told",
+        body,
+        content_type="application/json",
+        content_encoding="utf-16",
+        headers={"nameko.request_id": "from-the-gateway", "mine": [1, {"a": None}]},
+        properties={"message_id": "m-1"},
+    )
+    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    [parked] = broker.take(f"{QUEUE}.dead")
+    assert parked.body == body.decode("utf-16")  # the client library has decoded it
+    assert parked.properties["message_id"] == "m-1"
+    assert parked.headers["mine"] == [1, {"a": None}]
+    assert handled[event_id] == ["from-the-gateway"] * events.MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize("count", ["many", -7, None, [1]])
+def test_odd_counts_in_the_headers_neither_lose_the_event_nor_end_the_service(broker, tell, count) -> None:
+    event_id = str(uuid.uuid4())
+    plans[event_id] = [Unavailable("gone")]
+    headers = {"x-attempts": count, "x-failures": count}
+    body = json.dumps({"id": event_id}).encode()
+    broker.publish("teller.events", "told", body, content_type="application/json", headers=headers)
+    eventually(lambda: len(handled[event_id]) == 2)
+    eventually(lambda: is_quiet(broker))
+
+
+POISON: dict[str, dict[str, Any]] = {
+    "garbage": {"body": b"\xff{", "content_type": "application/json"},
+    "pickle": {"body": b"\x80\x04N.", "content_type": "application/x-python-serialize"},
+    "a call stack that is a number": {
+        "body": b'{"id": "stack"}',
+        "content_type": "application/json",
+        "headers": {"nameko.call_id_stack": 5},
+    },
+    "a header that is no text": {
+        "body": b'{"id": "header"}',
+        "content_type": "application/json",
+        "headers": {"a": b"\xff"},
+    },
+    "a request id that is a table": {
+        "body": b'{"id": "table"}',
+        "content_type": "application/json",
+        "headers": {"nameko.request_id": {"a": 1}},
+    },
+}
+
+
+@pytest.mark.parametrize("message", POISON.values(), ids=POISON)
+def test_a_poison_event_is_taken_off_the_queue_and_the_service_lives(broker, tell, message) -> None:
+    broker.publish("teller.events", "told", **message)
+    event_id = tell()
+    eventually(lambda: handled[event_id])
+    eventually(lambda: is_quiet(broker))
+
+
+def test_an_event_of_another_shape_is_parked(broker, listener) -> None:
+    broker.publish("teller.events", "told", b"[1]", content_type="application/json")
+    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    [parked] = broker.take(f"{QUEUE}.dead")
+    assert parked.body == "[1]"
+    assert "TypeError" in parked.headers["x-error"]
+
+
+def test_an_event_that_can_be_put_nowhere_stays_in_its_queue(tell, broker, caplog) -> None:
+    broker.channel.queue_delete(f"{QUEUE}.retry.0")
+    event_id = tell(*[Unavailable("gone")] * 3)
+    eventually(lambda: len(handled[event_id]) == 4)
+    assert "queue is missing: make migrate" in caplog.messages
+    assert broker.count(QUEUE) == 0
+
+
+def test_after_the_broker_closed_all_connections_events_are_handled(tell, close_connections, broker) -> None:
+    before = tell(Unavailable("gone"))
+    close_connections()
+    after = tell(Unavailable("gone"))
+    eventually(lambda: len(handled[before]) >= 2)
+    eventually(lambda: len(handled[after]) >= 2)
+
+
+def test_a_stock_handler_can_take_the_queue_over(listener, chassis_config, dispatch) -> None:
+    """Had the queue been declared otherwise, the broker would refuse it: 406."""
+    seen: list[Any] = []
+
+    class Stock:
+        name = "listener"
+
+        @stock_event_handler("teller", "told")
+        def handle_told(self, event: Any) -> None:
+            seen.append(event["id"])
+
+    container = ServiceContainer(Stock, chassis_config)
+    with running(container):
+        ids = [str(uuid.uuid4()) for _ in range(10)]
+        for event_id in ids:
+            dispatch("teller", "told", {"id": event_id})
+        eventually(lambda: all(event_id in seen or handled[event_id] for event_id in ids))
+    assert seen

@@ -1,0 +1,330 @@
+"""RPC over the real broker: our callers, our services, and stock Nameko's of both."""
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from nameko.containers import ServiceContainer
+from nameko.exceptions import IncorrectSignature, MalformedRequest, MethodNotFound
+from nameko.rpc import rpc as stock_rpc
+from nameko.standalone.rpc import ClusterRpcProxy
+
+from chassis.container import Container
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable
+from chassis.logs import bind_request_id, current_request_id
+from chassis.rpc import RpcProxy, rpc
+from chassis.tests.conftest import dependency, running
+from conftest import DEADLINE_S, eventually
+
+gates: dict[str, Event] = {}
+
+
+class Echo:
+    """Answers."""
+
+    name = "echo"
+
+    @rpc
+    def echo(self, value: Any) -> Any:
+        return value
+
+    @rpc
+    def fail(self, text: str) -> None:
+        raise ValueError(text)
+
+    @rpc
+    def away(self) -> None:
+        raise ConnectionResetError("10.0.0.1 is gone")
+
+    @rpc
+    def odd(self) -> Any:
+        return object()
+
+    @rpc
+    def deep(self) -> Any:
+        nested: list[Any] = []
+        for _ in range(10_000):
+            nested = [nested]
+        return nested
+
+    @rpc
+    def hold(self, gate: str) -> str:
+        gates.setdefault(gate, Event()).wait()
+        return "at last"
+
+    @rpc
+    def request_id(self) -> str:
+        return current_request_id()
+
+    @rpc
+    def double_many(self, items: list[dict[str, Any]]) -> list[Any]:
+        return [{"twice": 2 * item["number"], "with": len(items), **item} for item in items]
+
+    @rpc
+    def forget_many(self, items: list[dict[str, Any]]) -> list[Any]:
+        return items[1:]
+
+
+class Asker:
+    """Asks, and passes on what it was asked."""
+
+    name = "asker"
+
+    echo = RpcProxy("echo", batched=["double", "forget"])
+    hasty = RpcProxy("echo", timeout="SHORT_S")
+    nobody = RpcProxy("nobody")
+    worker = RpcProxy("worker")
+
+    @rpc
+    def request_ids(self) -> list[str]:
+        item = self.echo.double(number=1)
+        return [current_request_id(), self.echo.request_id(), item["request_id"]]
+
+
+@pytest.fixture(scope="module")
+def asker(chassis_config) -> Iterator[Container]:
+    """Both services run; the one that asks."""
+    echo, asker = Container(Echo, chassis_config), Container(Asker, chassis_config)
+    with running(echo, asker):
+        yield asker
+
+
+@pytest.fixture
+def echo(asker) -> Any:
+    return dependency(asker, "echo")
+
+
+@pytest.fixture(scope="module")
+def stock(asker, chassis_config) -> Iterator[Any]:
+    """A stock Nameko client of the services."""
+    with ClusterRpcProxy(chassis_config, timeout=DEADLINE_S) as proxy:
+        yield proxy
+
+
+def pending(container: Container) -> int:
+    """How many calls of the container's service wait for an answer."""
+    [proxy] = [d for d in container.dependencies if d.attr_name == "echo"]
+    return len(proxy.replies._reply_events)
+
+
+@pytest.mark.parametrize("value", [None, 0, "д", [1, {"a": [True]}], {}, "x" * 300_000])
+def test_an_answer_comes_back_as_it_was_given(echo, asker, value) -> None:
+    assert echo.echo(value=value) == value
+    assert pending(asker) == 0
+
+
+def test_an_exception_of_the_service_is_told_without_its_text(echo, asker) -> None:
+    with pytest.raises(InternalError, match="^echo failed$"):
+        echo.fail(text="SELECT secret")
+    assert pending(asker) == 0
+
+
+def test_a_service_that_cannot_reach_a_part_says_so_without_its_text(echo) -> None:
+    with pytest.raises(Unavailable, match="^echo can't reach a part it needs$"):
+        echo.away()
+
+
+@pytest.mark.parametrize("method", ["odd", "deep"])
+def test_a_result_that_cannot_be_sent_is_a_fault_and_the_service_lives(echo, method) -> None:
+    with pytest.raises(InternalError):
+        getattr(echo, method)()
+    assert echo.echo(value=1) == 1
+
+
+def test_an_argument_that_cannot_be_sent_is_refused_here(echo, asker) -> None:
+    with pytest.raises(TypeError):
+        echo.echo(value=object())
+    assert pending(asker) == 0
+
+
+def test_a_call_with_wrong_arguments_is_the_callers_mistake(echo) -> None:
+    with pytest.raises(IncorrectSignature):
+        echo.echo(valeu=1)
+    with pytest.raises(MethodNotFound):
+        echo.nothing()
+
+
+def test_a_service_too_slow_is_waited_for_until_the_deadline_only(asker, echo) -> None:
+    with pytest.raises(DeadlineExceeded, match="echo.hold did not answer in 0.3 s"):
+        dependency(asker, "hasty").hold(gate="slow")
+    assert pending(asker) == 0
+    gates["slow"].send()  # its late answer finds nobody, and harms nobody
+    assert echo.echo(value=1) == 1
+
+
+def test_a_service_that_has_never_run_is_unavailable_at_once(asker) -> None:
+    with pytest.raises(Unavailable, match="no such service"):
+        dependency(asker, "nobody").anything()
+    assert pending(asker) == 0
+
+
+def test_the_request_id_goes_with_the_call_and_with_each_item(asker, chassis_config) -> None:
+    with ClusterRpcProxy(chassis_config, {"request_id": "from-outside"}, DEADLINE_S) as client:
+        assert client.asker.request_ids() == ["from-outside"] * 3
+
+
+def test_calls_of_a_batched_verb_share_their_round_trip(echo) -> None:
+    threads = [eventlet.spawn(echo.double, number=n) for n in range(20)]
+    answers = [thread.wait() for thread in threads]
+    assert [answer["twice"] for answer in answers] == [2 * n for n in range(20)]
+    assert max(answer["with"] for answer in answers) > 1
+
+
+def test_each_item_of_a_batch_carries_the_request_id_of_its_caller(echo) -> None:
+    def call(number: int) -> str:
+        bind_request_id({"request_id": f"caller-{number}"})
+        return echo.double(number=number)["request_id"]
+
+    threads = [eventlet.spawn(call, n) for n in range(5)]
+    assert [thread.wait() for thread in threads] == [f"caller-{n}" for n in range(5)]
+
+
+def test_many_items_have_their_outcomes_in_order(echo) -> None:
+    answers = echo.double.many([{"number": n} for n in range(250)])
+    assert [answer["number"] for answer in answers] == list(range(250))
+
+
+def test_a_service_that_does_not_answer_each_item_fails_each(echo) -> None:
+    faults = echo.forget.many([{"number": 1}, {"number": 2}])
+    assert [type(fault) for fault in faults] == [InternalError, InternalError]
+
+
+def test_stock_clients_are_answered(stock) -> None:
+    assert stock.echo.echo("positional") == "positional"
+    assert stock.echo.echo(value="named") == "named"
+    with pytest.raises(InternalError):
+        stock.echo.fail("why")
+    with pytest.raises(MethodNotFound):
+        stock.echo.nothing()
+    with pytest.raises(IncorrectSignature):
+        stock.echo.echo()
+
+
+def test_a_stock_service_answers_our_calls(asker, chassis_config) -> None:
+    class Stock:
+        name = "worker"
+
+        @stock_rpc
+        def echo(self, value: Any) -> Any:
+            return value
+
+        @stock_rpc
+        def fail(self) -> None:
+            raise RuntimeError("SELECT secret")
+
+    container = ServiceContainer(Stock, chassis_config)
+    with running(container):
+        worker = dependency(asker, "worker")
+        assert worker.echo(value=[1]) == [1]
+        with pytest.raises(InternalError, match="^worker failed$"):
+            worker.fail()
+        with pytest.raises(MethodNotFound):
+            worker.nothing()
+
+
+def ask(broker: Any, body: Any, **properties: Any) -> None:
+    properties = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
+    headers = properties.pop("headers", None)
+    content = {name: properties.pop(name) for name in ("content_type", "content_encoding")}
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    broker.publish("nameko-rpc", "echo.echo", body, headers=headers, properties=properties, **content)
+
+
+GOOD = {"args": [1], "kwargs": {}}
+REPLY = {"reply_to": "nowhere", "correlation_id": "1"}
+POISON: dict[str, Callable[[Any], None]] = {
+    "no reply_to": lambda b: ask(b, GOOD),
+    "nothing at all": lambda b: b.publish("nameko-rpc", "echo.echo", b""),
+    "garbage": lambda b: ask(b, b"\xff\x00{", **REPLY),
+    "empty": lambda b: ask(b, b"", **REPLY),
+    "deeply nested": lambda b: ask(b, b"[" * 100_000, **REPLY),
+    "pickle": lambda b: ask(
+        b, pickle.dumps(GOOD), content_type="application/x-python-serialize", content_encoding="binary", **REPLY
+    ),
+    "another content type": lambda b: ask(b, GOOD, content_type="text/plain", **REPLY),
+    "an unknown encoding": lambda b: ask(b, GOOD, content_encoding="klingon", **REPLY),
+    "a list": lambda b: ask(b, [1, 2], **REPLY),
+    "null": lambda b: ask(b, None, **REPLY),
+    "args missing": lambda b: ask(b, {"kwargs": {}}, **REPLY),
+    "args a text": lambda b: ask(b, {"args": "a", "kwargs": {}}, **REPLY),
+    "args a number": lambda b: ask(b, {"args": 1, "kwargs": {}}, **REPLY),
+    "kwargs a list": lambda b: ask(b, {"args": [], "kwargs": [["value", 1]]}, **REPLY),
+    "kwargs null": lambda b: ask(b, {"args": [1], "kwargs": None}, **REPLY),
+    "a call stack that is a number": lambda b: ask(b, GOOD, headers={"nameko.call_id_stack": 5}, **REPLY),
+    "a call stack of numbers": lambda b: ask(b, GOOD, headers={"nameko.call_id_stack": [1]}, **REPLY),
+    "a request id that is a table": lambda b: ask(b, GOOD, headers={"nameko.request_id": {"a": 1}}, **REPLY),
+    "reply_to a service": lambda b: ask(b, GOOD, reply_to="echo.echo", correlation_id="1"),
+    "reply_to far too long": lambda b: ask(b, GOOD, reply_to="x" * 255),
+    "reply_to no text": lambda b: ask(b, GOOD, reply_to=b"\xff"),
+    "a header that is no text": lambda b: ask(b, GOOD, headers={"a": b"\xff"}, **REPLY),
+    "no correlation id": lambda b: ask(b, GOOD, reply_to="nowhere"),
+}
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
+def test_a_poison_message_is_taken_off_the_queue_and_the_service_lives(broker, echo, asker, poison) -> None:
+    poison(broker)
+    assert echo.echo(value=1) == 1
+    eventually(lambda: broker.count("rpc-echo") == 0)
+
+
+def test_a_poison_message_is_logged(broker, echo, caplog) -> None:
+    ask(broker, GOOD)
+    eventually(lambda: "a request without reply_to is refused" in caplog.messages)
+    ask(broker, [], **REPLY)
+    eventually(lambda: "a request is refused" in caplog.messages)
+    ask(broker, b"\xff", **REPLY)
+    eventually(lambda: any("Can't decode message body" in line for line in caplog.messages))
+
+
+def test_a_malformed_request_is_answered_as_the_callers_mistake(broker, echo) -> None:
+    queue = broker.bind("nameko-rpc", "the-asker")
+    ask(broker, {"args": "a", "kwargs": {}}, reply_to="the-asker", correlation_id="7")
+    eventually(lambda: broker.count(queue))
+    [answer] = broker.take(queue)
+    assert answer.properties["correlation_id"] == "7"
+    assert json.loads(answer.body)["error"]["exc_type"] == MalformedRequest.__name__
+
+
+def test_nothing_that_was_taken_is_left_unacked(broker, chassis_config) -> None:
+    """What is not acked comes back when its consumer leaves."""
+    with running(Container(Echo, chassis_config)):
+        for poison in POISON.values():
+            poison(broker)
+        eventually(lambda: broker.count("rpc-echo") == 0)
+    assert broker.count("rpc-echo") == 0
+
+
+def test_after_the_broker_closed_all_connections_calls_succeed_without_a_hand(
+    echo, asker, close_connections
+) -> None:
+    assert echo.echo(value=1) == 1
+    close_connections()
+
+    def answered() -> bool:
+        try:
+            return echo.echo(value=2) == 2
+        except (DeadlineExceeded, Unavailable):
+            return False
+
+    eventually(answered)
+    assert [echo.echo(value=n) for n in range(20)] == list(range(20))
+    assert pending(asker) == 0
+
+
+def test_a_request_under_way_when_the_connection_closes_harms_nobody(echo, asker, close_connections) -> None:
+    """Its ack meets a broken connection; the broker delivers it again."""
+    started = eventlet.spawn(dependency(asker, "echo").hold, gate="cut")
+    eventually(lambda: "cut" in gates)
+    close_connections()
+    gates["cut"].send()
+    with eventlet.Timeout(DEADLINE_S):
+        try:
+            assert started.wait() == "at last"
+        except (DeadlineExceeded, Unavailable):
+            pass  # the request or its answer went down with the connection
+    eventually(lambda: echo.echo(value=3) == 3)
