@@ -1,0 +1,109 @@
+"""Requests that are cut wrong: refused at the edge, while others are served."""
+
+import gzip
+import re
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tests.system.shopper import INSIDES, Shopper, assert_problem
+
+BODY = b'{"price": "1.00"}'
+DEADLINE_S = 60
+
+
+@pytest.fixture(scope="module")
+def rich(suite) -> Shopper:
+    """A user with 5.00, who loses nothing in all of this."""
+    shopper = Shopper(suite.url)
+    shopper.deposit("5.00")
+    return shopper
+
+
+@pytest.fixture
+def send(suite, rich) -> Callable[..., tuple[int, bytes]]:
+    """Status and body of all that the gateway says, until it closes, to an order with these headers
+    and this body."""
+
+    def send(headers: bytes, body: bytes = BODY) -> tuple[int, bytes]:
+        start = b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %s\r\n"
+        with socket.create_connection(("127.0.0.1", suite.ports["gateway"]), DEADLINE_S) as connection:
+            connection.sendall(start % rich.headers["Authorization"].encode() + headers + b"\r\n\r\n" + body)
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+        assert answer.count(b"HTTP/1.1 ") == 1
+        head, _, content = answer.partition(b"\r\n\r\n")
+        assert b"Content-Type: application/problem+json" in head
+        assert not INSIDES.search(content.decode())
+        return int(re.match(rb"HTTP/1.1 (\d+)", head)[1]), content
+
+    return send
+
+
+JSON = b"Content-Type: application/json\r\n"
+CUT_WRONG = {
+    "no length": (JSON.strip(), b"", 411),
+    "a length twice": (JSON + b"Content-Length: 17\r\nContent-Length: 17", BODY, 400),
+    "two lengths": (JSON + b"Content-Length: 17\r\nContent-Length: 3", BODY, 400),
+    "two lengths in one": (JSON + b"Content-Length: 17, 17", BODY, 400),
+    "a negative length": (JSON + b"Content-Length: -17", BODY, 400),
+    "a length with a sign": (JSON + b"Content-Length: +17", BODY, 400),
+    "a length with an underscore": (JSON + b"Content-Length: 1_7", BODY, 400),
+    "a hexadecimal length": (JSON + b"Content-Length: 0x11", BODY, 400),
+    "a length that is too small": (JSON + b"Content-Length: 5", BODY, 400),
+    "a length and chunks": (JSON + b"Content-Length: 17\r\nTransfer-Encoding: chunked", BODY, 400),
+    "chunks": (JSON + b"Transfer-Encoding: chunked", b"11\r\n" + BODY + b"\r\n0\r\n\r\n", 411),
+    "chunks in disguise": (JSON + b"Transfer-Encoding: xchunked", b"0\r\n\r\n", 411),
+    "20 MB announced": (JSON + b"Content-Length: 20000000", b"", 413),
+    "5,000 digits of length": (JSON + b"Content-Length: " + b"9" * 5000, b"", 413),
+    "gzip": (JSON + b"Content-Encoding: gzip\r\nContent-Length: 37", gzip.compress(BODY), 415),
+    "no content type": (b"Content-Length: 17", BODY, 415),
+    "plain text": (b"Content-Type: text/plain\r\nContent-Length: 17", BODY, 415),
+    "a form": (b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 17", BODY, 415),
+    "two content types": (JSON + JSON + b"Content-Length: 17", BODY, 400),
+    "two hosts": (JSON + b"Host: other\r\nContent-Length: 17", BODY, 400),
+    "two keys": (JSON + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\nContent-Length: 17", BODY, 400),
+    "two tokens": (JSON + b"Authorization: Bearer x\r\nContent-Length: 17", BODY, 400),
+    "a header that is none": (JSON + b"Content-Length : 17", BODY, 400),
+}
+
+
+@pytest.mark.parametrize("case", CUT_WRONG)
+def test_a_request_that_is_cut_wrong_is_refused(send, rich, state, case) -> None:
+    headers, body, status = CUT_WRONG[case]
+    before = state(rich.id)
+    assert send(headers, body)[0] == status
+    assert state(rich.id) == before
+    assert rich.balance == "5.00"
+
+
+def test_a_body_that_never_comes_is_not_waited_for_and_holds_nobody_up(suite, send, rich) -> None:
+    waiting = [socket.create_connection(("127.0.0.1", suite.ports["gateway"])) for _ in range(50)]
+    head = b"POST /tokens HTTP/1.1\r\nHost: shop\r\n" + JSON + b"Content-Length: 100\r\n\r\n{"
+    for connection in waiting:
+        connection.sendall(head)
+    assert rich.balance == "5.00"  # others are served meanwhile
+    for connection in waiting:
+        connection.settimeout(DEADLINE_S)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+        connection.close()
+
+
+def test_20_megabytes_are_refused_with_an_answer(rich, state) -> None:
+    before = state(rich.id)
+    assert_problem(rich.post_raw("/orders", b"x" * 20_000_000), 413)
+    assert state(rich.id) == before
+
+
+def test_an_order_whose_client_hangs_up_is_settled_all_the_same(suite, new_shopper) -> None:
+    shopper = new_shopper()
+    shopper.deposit("3.50")
+    request = b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %s\r\n%sContent-Length: 17\r\n\r\n%s"
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", suite.ports["gateway"])) as hasty:
+            hasty.sendall(request % (shopper.headers["Authorization"].encode(), JSON, BODY))
+    letters = shopper.letters(5)
+    assert sorted(letter["kind"] for letter in letters) == ["grief"] * 2 + ["happiness"] * 3
+    assert shopper.balance == "0.50"

@@ -1,0 +1,82 @@
+"""`nameko shell`, fed by standard input, as an operator would use it."""
+
+import json
+import subprocess
+import uuid
+from typing import Any
+
+import pytest
+
+from dev.suite import QUIET
+from tests.system.processes import NAMEKO
+
+
+@pytest.fixture
+def shell(suite):
+    """Runs lines in `nameko shell` and gives what each of them evaluates to."""
+
+    def run(*lines: str) -> list[Any]:
+        code = "".join(f"print('=>', json.dumps({line}))\n" for line in lines)
+        done = subprocess.run(
+            [NAMEKO, "shell", "--config", "config.yaml"],
+            env={**suite.environment, **QUIET},
+            input="import json\n" + code,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line.split("=> ", 1)[1]) for line in done.stdout.splitlines() if "=> " in line]
+
+    return run
+
+
+def test_an_operator_pays_in_and_orders_for_a_user(shell, shopper) -> None:
+    user = f"user_id='{shopper.id}'"
+    deposit, again, conflict, order, refused = shell(
+        f"n.rpc.billing.deposit({user}, amount_minor=10000, ref='till-{shopper.id}')",
+        f"n.rpc.billing.deposit({user}, amount_minor=10000, ref='till-{shopper.id}')",
+        f"n.rpc.billing.deposit({user}, amount_minor=10001, ref='till-{shopper.id}')",
+        f"n.rpc.orders.place({user}, price_minor=3010)",
+        f"n.rpc.billing.withdraw({user}, amount_minor=6991, ref='till-2-{shopper.id}')",
+    )
+    assert (deposit["status"], deposit["balance_after_minor"]) == ("done", 10000)
+    assert again == deposit
+    assert conflict == {"status": "conflict"}
+    assert order["status"] == "paid"
+    assert (refused["status"], refused["reason"]) == ("refused", "insufficient-funds")
+    assert shopper.balance == "69.90"
+    assert shopper.letters(1)[0]["order_id"] == order["id"]
+
+
+def test_an_operator_writes_to_a_user_and_to_any_address(shell, shopper) -> None:
+    address = f"{uuid.uuid4()}@example.org"
+    letter, listed, other, others = shell(
+        f"n.rpc.notifications.send(user_id='{shopper.id}', subject='Hi', body='there')",
+        f"n.rpc.notifications.list(user_id='{shopper.id}')",
+        f"n.rpc.notifications.send(email='{address}', subject='Hi', body='you')",
+        f"n.rpc.notifications.list(email='{address}')",
+    )
+    assert letter["email"] == shopper.user["email"]
+    assert [item["id"] for item in listed["items"]] == [letter["id"]]
+    assert [item["id"] for item in others["items"]] == [other["id"]]
+    assert [item["id"] for item in shopper.all("/notifications")] == [letter["id"]]
+
+
+def test_an_operators_mistake_is_told_to_him(shell, shopper) -> None:
+    user = f"user_id='{shopper.id}'"
+    answers = shell(
+        "n.rpc.billing.deposit()",
+        f"n.rpc.billing.deposit({user}, amount_minor=1.5, ref='x')",
+        f"n.rpc.billing.deposit({user}, amount_minor=True, ref='x')",
+        f"n.rpc.billing.deposit({user}, amount_minor=0, ref='x')",
+        f"n.rpc.billing.deposit({user}, amount_minor=100)",
+        f"n.rpc.billing.deposit({user}, amount_minor=100, ref='x', key='y')",
+        f"n.rpc.billing.deposit({user}, amount_minor=10**18, ref='x')",
+        f"n.rpc.orders.place({user}, price_minor=-1)",
+        f"n.rpc.orders.place({user}, price_minor='1')",
+        f"n.rpc.notifications.send({user}, subject='Hi')",
+        "n.rpc.notifications.list()",
+    )
+    assert [answer["status"] for answer in answers] == ["invalid"] * len(answers)
+    assert shopper.all("/account/operations") == shopper.all("/orders") == []

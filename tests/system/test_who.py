@@ -1,0 +1,187 @@
+"""Who is asking comes from the token alone, and nobody sees what is another's."""
+
+import base64
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import eventlet
+import jwt
+import pytest
+import requests
+
+from tests.system.shopper import PASSWORD, Shopper, assert_problem, new_user
+
+ROUTES = [
+    ("GET", "/users/me", None),
+    ("GET", "/account", None),
+    ("GET", "/account/operations", None),
+    ("POST", "/account/deposits", {"amount": "1.00"}),
+    ("POST", "/account/withdrawals", {"amount": "1.00"}),
+    ("POST", "/orders", {"price": "1.00"}),
+    ("GET", "/orders", None),
+    ("GET", f"/orders/{uuid.uuid4()}", None),
+    ("POST", "/notifications", {"subject": "Hi", "body": "there"}),
+    ("GET", "/notifications", None),
+]
+LISTS = ("/orders", "/notifications", "/account/operations")
+
+
+@pytest.fixture(scope="module")
+def owner(suite) -> Shopper:
+    """A user with something in every list."""
+    shopper = Shopper(suite.url)
+    shopper.deposit("5.00")
+    shopper.ended_order("1.00")
+    shopper.ended_order("1.00")
+    shopper.letters(2)
+    return shopper
+
+
+@pytest.fixture
+def forge(suite_config, owner):
+    """Makes tokens; with our own key, unless another is given."""
+
+    def forge(secret: str | None = None, algorithm: str = "HS256", **claims: Any) -> str:
+        expires = datetime.now(UTC) + timedelta(hours=1)
+        wanted = {"iss": "shop", "sub": owner.id, "exp": expires, **claims}
+        return jwt.encode(wanted, suite_config["TOKEN_SECRET"] if secret is None else secret, algorithm)
+
+    return forge
+
+
+def unsigned(claims: dict[str, Any], header: dict[str, Any]) -> str:
+    """A token whose signature is missing."""
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (header, claims)
+    ]
+    return ".".join([*parts, ""])
+
+
+def test_no_route_but_sign_up_and_login_is_open(client) -> None:
+    for method, path, body in ROUTES:
+        answer = client.request(method, path, json=body)
+        assert_problem(answer, 401)
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_token_that_is_not_ours_opens_nothing(client, owner, forge, state) -> None:
+    good = owner.user["access_token"]
+    head, claims, signature = good.split(".")
+    expired = forge(exp=datetime.now(UTC) - timedelta(seconds=1))
+    claimed = {"iss": "shop", "sub": owner.id, "exp": 4_000_000_000}
+    before = state(owner.id)
+    for header in (
+        *("", "Bearer", "Bearer ", "Bearer x", "Bearer a.b.c", f"Basic {good}", good, f"Bearer {good}x"),
+        *(f"Bearer {expired}", f"Bearer {forge(secret='another key of more than 32 characters')}"),
+        *(
+            f"Bearer {forge(sub='admin')}",
+            f"Bearer {forge(iss='elsewhere')}",
+            f"Bearer {good}, Bearer {good}",
+        ),
+        *(
+            f"Bearer {unsigned(claimed, {'alg': alg, 'typ': 'JWT'})}"
+            for alg in ("none", "None", "NONE", "HS256")
+        ),
+        *(f"Bearer {head}.{claims}.", f"Bearer {head}.{claims}.{signature[::-1]}", f"Bearer {'x' * 6000}"),
+        *(
+            f"Bearer {owner.id}",
+            "Bearer null",
+            f"Bearer {unsigned(claimed, {'alg': 'RS256', 'jku': 'http://x/'})}",
+        ),
+    ):
+        for method, path, body in (ROUTES[1], ROUTES[4], ROUTES[5]):
+            assert_problem(client.request(method, path, json=body, headers={"Authorization": header}), 401)
+    assert state(owner.id) == before
+
+
+def test_our_own_forgery_would_have_worked(client, forge) -> None:
+    answer = client.get("/users/me", headers={"Authorization": f"Bearer {forge()}"})
+    assert answer.status_code == 200  # or the refusals above would prove nothing
+
+
+def test_a_token_of_a_user_who_never_was_moves_no_money(client, forge, sql) -> None:
+    nobody = str(uuid.uuid4())
+    headers = {"Authorization": f"Bearer {forge(sub=nobody)}"}
+    assert_problem(client.get("/users/me", headers=headers), 401)
+    assert_problem(client.get("/account", headers=headers), 401)
+    assert_problem(client.post("/account/deposits", json={"amount": "1.00"}, headers=headers), (401, 409))
+    assert_problem(client.post("/notifications", json={"subject": "a", "body": "b"}, headers=headers), 401)
+    assert sql("billing", "SELECT count(*) FROM accounts WHERE user_id = %s", [nobody]) == [(0,)]
+
+
+def test_someone_elses_order_does_not_exist(owner, shopper) -> None:
+    for order in owner.all("/orders"):
+        answer = shopper.get(f"/orders/{order['id']}")
+        assert_problem(answer, 404)
+        unknown = shopper.get(f"/orders/{uuid.uuid4()}")
+        assert answer.json() == unknown.json()
+
+
+def test_someone_elses_cursor_shows_only_ones_own(owner, shopper) -> None:
+    for path in LISTS:
+        cursor = owner.get(path, params={"limit": 1}).json()["next_cursor"]
+        for other in LISTS:
+            answer = shopper.get(other, params={"cursor": cursor})
+            assert answer.status_code == 422 or answer.json() == {"items": [], "next_cursor": None}
+
+
+def test_someone_elses_id_in_a_request_is_refused(owner, shopper, state) -> None:
+    before = state(owner.id)
+    for method, path, body in ROUTES:
+        answer = shopper.request(method, path, json=body and {**body, "user_id": owner.id})
+        assert answer.status_code in (200, 404) if body is None else answer.status_code == 422
+        assert_problem(shopper.request(method, path, json=body, params={"user_id": owner.id}), (404, 422))
+    assert state(owner.id) == before
+
+
+def test_login_does_not_tell_which_part_was_wrong(shopper, client) -> None:
+    username = shopper.user["username"]
+    answers = [
+        client.post("/tokens", json={"username": name, "password": password})
+        for name, password in [
+            (username, "a wrong password"),
+            ("nobody-has-this-name", PASSWORD),
+            ("nobody-has-this-name", "a wrong password"),
+            ("' OR 1=1 --", PASSWORD),
+            (shopper.user["email"], PASSWORD),
+        ]
+    ]
+    for answer in answers:
+        assert_problem(answer, 401)
+        assert answer.json() == answers[0].json()
+        assert set(answer.headers) == set(answers[0].headers)
+
+
+@pytest.mark.parametrize("same", [("username",), ("email",), ("username", "email")])
+def test_a_name_or_address_that_is_taken_in_any_case_is_named(shopper, client, same) -> None:
+    wanted = new_user() | {name: shopper.wanted[name].upper() for name in same}
+    answer = client.post("/users", json=wanted)
+    assert_problem(answer, 409)
+    assert sorted(answer.json()["errors"]) == sorted(same)
+
+
+def test_of_two_sign_ups_at_once_one_wins(suite, sql) -> None:
+    for _ in range(5):
+        wanted = new_user()
+        posts = [
+            eventlet.spawn(requests.post, f"{suite.url}/users", json=wanted, timeout=60) for _ in range(4)
+        ]
+        assert sorted(post.wait().status_code for post in posts) == [201, 409, 409, 409]
+        count = sql("users", "SELECT count(*) FROM users WHERE username = %s", [wanted["username"]])
+        assert count == [(1,)]
+
+
+def test_a_hundred_logins_at_once_leave_health_quick(suite, shopper) -> None:
+    login = {"username": shopper.user["username"], "password": "a wrong password"}
+    logins = [
+        eventlet.spawn(requests.post, f"{suite.url}/tokens", json=login, timeout=60) for _ in range(100)
+    ]
+    eventlet.sleep(0)  # they are on their way
+    with eventlet.Timeout(5):  # not one of them is waited for
+        assert requests.get(f"{suite.url}/healthz", timeout=60).status_code == 200
+        assert suite.health("users", "/healthz").status_code == 200
+    for answer in [login.wait() for login in logins]:
+        assert_problem(answer, (401, 503, 504))
+    assert shopper.get("/users/me").status_code == 200
