@@ -21,8 +21,9 @@ fail() { say "$@"; exit 1; }
 # Debian's packages
 
 missing_packages() { # PROGRAM...
-  local program
-  for program in "$@" node npm; do
+  local program programs=("$@" node npm)
+  [ "$(id -u)" != 0 ] || programs+=(curl) # for the README's lines, no reason to fail without root
+  for program in "${programs[@]}"; do
     command -v "$program" >/dev/null || echo "${program/%node/nodejs}"
   done
   if [ -z "${AMQP_URI:-}" ]; then

@@ -1,0 +1,71 @@
+"""What supervisord keeps running, and that nothing outlives it; with toy programs."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev import state
+from dev.keeper import Keeper, Program, wait_for
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Keeper]:
+    wanted = tmp_path / "run"
+    folder = state.make(wanted)
+    keeper = Keeper(folder)
+    programs = [
+        Program("sleeper", ["sleep", "1000"], folder),
+        Program("dying", ["false"], folder),
+        Program("deaf", ["sh", "-c", "trap '' TERM; sleep 1000"], folder, stop_wait_s=1),
+    ]
+    keeper.begin(programs, os.environ, tied=True)
+    yield keeper
+    keeper.stop()
+    state.remove(wanted)
+
+
+def test_a_killed_program_is_started_again(keeper: Keeper) -> None:
+    keeper.start("sleeper")
+    assert wait_for(lambda: keeper.starts("sleeper") == 1, 5)
+    os.kill(keeper.processes()["sleeper"], signal.SIGKILL)
+    assert wait_for(lambda: keeper.starts("sleeper") == 2, 10)
+
+
+def test_a_program_that_dies_at_once_is_started_again_for_ever_but_not_hot(keeper: Keeper) -> None:
+    keeper.start("dying")
+    time.sleep(6)  # supervisord's own default has given up by then
+    assert 3 <= keeper.starts("dying") <= 8
+
+
+def test_a_program_that_ignores_its_stop_signal_ends_all_the_same(keeper: Keeper) -> None:
+    keeper.start("deaf")
+    assert wait_for(lambda: keeper.starts("deaf") == 1, 5)
+    assert keeper.stop()
+    assert keeper.orphans() == []
+
+
+def test_what_a_killed_supervisord_left_is_found_and_ended(keeper: Keeper) -> None:
+    keeper.start("sleeper")
+    assert wait_for(lambda: keeper.starts("sleeper") == 1, 5)
+    pid = keeper.pid()
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: keeper.pid() is None, 5)
+    assert keeper.orphans()
+    assert keeper.stop()
+    assert keeper.orphans() == []
+
+
+def test_stopping_twice_says_that_nothing_ran(keeper: Keeper) -> None:
+    assert keeper.stop()
+    assert not keeper.stop()
+
+
+def test_a_process_id_that_now_is_someone_elses_is_not_taken_for_ours(keeper: Keeper) -> None:
+    keeper.stop()
+    (keeper.state / "supervisord.pid").write_text(str(os.getpid()))
+    assert keeper.pid() is None

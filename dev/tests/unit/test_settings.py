@@ -1,0 +1,81 @@
+"""Ports, servers of others and the state folder: what is taken, refused and told."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from dev import state
+from dev.failure import Failure
+from dev.ports import DEFAULTS, check_free, free_ports, ports_from
+from dev.suite import external_servers
+
+DB_URIS = {f"{name}_DB_URI": "postgresql://..." for name in ("USERS", "BILLING", "ORDERS", "NOTIFICATIONS")}
+
+
+def test_ports_are_the_default_ones_unless_the_environment_says_otherwise() -> None:
+    assert ports_from({"GATEWAY_PORT": "9000", "DB_PORT": ""}) == DEFAULTS | {"gateway": 9000}
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "80 80", "²"])
+def test_what_is_no_port_is_refused_by_the_variables_name(text: str) -> None:
+    with pytest.raises(Failure, match="GATEWAY_PORT must be a port"):
+        ports_from({"GATEWAY_PORT": text})
+
+
+def test_a_port_given_twice_is_refused() -> None:
+    with pytest.raises(Failure, match="GATEWAY_PORT or USERS_HEALTH_PORT"):
+        ports_from({"GATEWAY_PORT": "7001"})
+
+
+def test_a_taken_port_is_told_with_its_holder_and_its_variable() -> None:
+    ports = free_ports()
+    told = rf"taken \(by pid {os.getpid()}, .*set GATEWAY_PORT"
+    with socket.create_server(("127.0.0.1", ports["gateway"])), pytest.raises(Failure, match=told):
+        check_free(ports, ["users", "gateway"])
+
+
+def test_two_suites_never_get_the_same_ports() -> None:
+    assert not set(free_ports().values()) & set(free_ports().values())
+
+
+def test_servers_of_others_need_all_four_databases() -> None:
+    with pytest.raises(Failure, match="set BILLING_DB_URI, ORDERS_DB_URI, NOTIFICATIONS_DB_URI too"):
+        external_servers({"USERS_DB_URI": "postgresql://..."})
+
+
+def test_an_owner_without_its_uri_is_the_role_itself() -> None:
+    external = external_servers({**DB_URIS, "USERS_DB_OWNER_URI": "postgresql://owner"})
+    assert external["USERS_DB_OWNER_URI"] == "postgresql://owner"
+    assert external["BILLING_DB_OWNER_URI"] == DB_URIS["BILLING_DB_URI"]
+
+
+def test_broker_and_databases_are_independent() -> None:
+    assert external_servers({"AMQP_URI": "amqp://"}) == {"AMQP_URI": "amqp://"}
+    assert external_servers({"AMQP_URI": ""}) == {}
+
+
+def test_a_folder_too_deep_for_sockets_becomes_a_link(tmp_path: Path) -> None:
+    wanted = tmp_path / ("deep" * 20) / ".run"
+    real = state.make(wanted)
+    try:
+        assert len(str(real)) < 80
+        assert wanted.resolve() == real
+        assert state.make(wanted) == real
+    finally:
+        state.remove(wanted)
+    assert not real.exists()
+    assert not wanted.is_symlink()
+
+
+def test_the_link_of_a_copied_checkout_is_not_followed(tmp_path: Path) -> None:
+    first, second = tmp_path / ("a" * 90) / ".run", tmp_path / ("b" * 90) / ".run"
+    try:
+        real = state.make(first)
+        second.parent.mkdir()
+        second.symlink_to(real)
+        assert state.make(second) != real
+    finally:
+        state.remove(first)
+        state.remove(second)
