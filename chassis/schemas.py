@@ -41,6 +41,8 @@ class Utc(fields.DateTime):
     """A moment with its zone, sent as ISO 8601 in UTC: 2026-01-31T12:00:00.000000Z."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        if value is None:
+            return None
         moment = value.astimezone(UTC)
         return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
