@@ -1,8 +1,5 @@
-"""The errors billing raises; the docstring is the message."""
+"""The errors billing raises."""
 
 
 class RefTaken(Exception):
-    """Another transaction recorded one of these refs meanwhile."""
-
-    def __str__(self) -> str:
-        return str(self.__doc__)
+    """Another transaction recorded one of these refs meanwhile; caught where the batch is settled."""

@@ -54,7 +54,9 @@ class StatementQuery(PageRequest):
     """A page of an account's statement; `after` is the number of an operation."""
 
     user_id = Id(required=True)
-    after: fields.Field[Any] = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(1, MAX_BIGINT))
+    after: fields.Field[Any] = fields.Integer(
+        load_default=None, allow_none=True, validate=validate.Range(1, MAX_BIGINT)
+    )
 
 
 class OperationOut(Schema):

@@ -8,6 +8,7 @@ from string import Template
 
 HAPPINESS, GRIEF, MESSAGE = "happiness", "grief", "message"
 LETTERS = Path(__file__).parent / "letters"
+LOCALES = {folder.name for folder in LETTERS.iterdir()}
 FALLBACK_LOCALE = "en"
 
 
@@ -56,10 +57,8 @@ def letter(outcome: Outcome, recipient: Recipient, currency: str) -> Text:
 @cache
 def _template(locale: str, name: str) -> tuple[Template, Template]:
     """Subject (the first line) and body of a letter, in `locale` where we have it."""
-    path = LETTERS / locale / f"{name}.txt"
-    if not path.exists():
-        path = LETTERS / FALLBACK_LOCALE / f"{name}.txt"
-    subject, _, body = path.read_text(encoding="utf-8").partition("\n")
+    folder = LETTERS / (locale if locale in LOCALES else FALLBACK_LOCALE)
+    subject, _, body = (folder / f"{name}.txt").read_text(encoding="utf-8").partition("\n")
     return Template(subject), Template(body.strip())
 
 

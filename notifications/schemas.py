@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from chassis.schemas import Id, PageRequest, Text, Utc
+from chassis.schemas import Id, PageRequest, Text, Utc, storable
 
 ONE_LINE = validate.Regexp(r"\A[^\r\n]+\Z", error="Must be one line.")
 
@@ -13,7 +13,7 @@ class ToWhom(Schema):
     """A user or an address, not both."""
 
     user_id = Id()
-    email = fields.Email(validate=[validate.Length(max=254), ONE_LINE])
+    email = fields.Email(validate=[validate.Length(max=254), ONE_LINE, storable])
 
     @validates_schema
     def has_one_recipient(self, data: dict[str, Any], **kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import RowMapping, text
@@ -16,8 +17,10 @@ ORDER = "id, user_id, key, price_minor, status, reason, request_id, attempts, cr
 def insert_new(session: Session, orders: Sequence[Row], first_look: timedelta) -> set[str]:
     """Store pending orders, but those whose (user, key) is taken; the ids of those stored.
 
-    The sweeper leaves them alone for `first_look`.
+    The sweeper leaves them alone for `first_look`. Stored in the order of their keys, so two
+    batches with the same keys can't wait for each other in turn.
     """
+    orders = sorted(orders, key=itemgetter("user_id", "key"))
     rows = session.execute(
         text(
             "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"

@@ -1,27 +1,288 @@
-"""billing with a real broker and database."""
+"""Deposits, withdrawals and cancellations with a real broker and database."""
 
 import uuid
 
 import pytest
 
-from billing.service import Service
+from billing import domain
+from conftest import eventually
 
-pytestmark = pytest.mark.usefixtures("clean")
+WRONG_AMOUNTS = [
+    0,
+    -1,
+    True,
+    1.5,
+    10.0,
+    "100",
+    None,
+    [],
+    {},
+    2**63,
+    domain.MAX_AMOUNT_MINOR + 1,
+    10**4000,
+]
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
 
 
 @pytest.fixture
-def user_id(sql) -> str:
-    """A user with an account."""
-    user_id = str(uuid.uuid4())
-    sql("billing", "INSERT INTO accounts (user_id) VALUES (%s)", [user_id])
-    return user_id
+def user_id(open_account) -> str:
+    return open_account(1000)
 
 
-def test_a_redelivered_withdrawal_moves_no_money(run, rpc, user_id) -> None:
-    run(Service)
-    rpc.billing.deposit(user_id=user_id, amount_minor=1000, ref="till-1")
-    order = {"user_id": user_id, "amount_minor": 300, "order_id": str(uuid.uuid4())}
-    first = rpc.billing.withdraw(**order)
-    again = rpc.billing.withdraw(**order)
+def withdrawal(user_id: str, amount: int = 300, **name: str) -> dict:
+    return {"user_id": user_id, "amount_minor": amount, **(name or {"order_id": new_id()})}
+
+
+def statuses(outcomes: list[dict]) -> list[str]:
+    return [outcome["status"] for outcome in outcomes]
+
+
+def all_at_once(method, items: list[dict]) -> list[dict]:
+    """Call `method` for all items; the service works on as many at a time as it has workers."""
+    return [call.result() for call in [method.call_async(**item) for item in items]]
+
+
+def test_a_withdrawal_is_done_and_answers_the_operation(billing, user_id, balance) -> None:
+    order = withdrawal(user_id)
+    outcome = billing.withdraw(**order)
+    assert outcome["status"] == "done"
+    assert outcome["reason"] is None
+    assert outcome["order_id"] == order["order_id"]
+    assert outcome["balance_after_minor"] == balance(user_id) == 700
+
+
+def test_a_redelivered_withdrawal_moves_no_money(billing, user_id, balance) -> None:
+    order = withdrawal(user_id)
+    first = billing.withdraw(**order)
+    assert [billing.withdraw(**order) for _ in range(3)] == [first] * 3
+    assert balance(user_id) == 700
+
+
+def test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up(billing, user_id, balance) -> None:
+    order = withdrawal(user_id, 1001)
+    refused = billing.withdraw(**order)
+    assert (refused["status"], refused["reason"]) == ("refused", "insufficient-funds")
+    billing.deposit(user_id=user_id, amount_minor=5000, ref="top up")
+    assert [billing.withdraw(**order) for _ in range(10)] == [refused] * 10
+    assert balance(user_id) == 6000
+
+
+def test_a_deposit_over_the_cap_of_a_balance_is_refused(billing, open_account, sql, balance) -> None:
+    user_id = open_account()
+    sql("billing", "UPDATE accounts SET balance_minor = %s", [domain.MAX_BALANCE_MINOR])
+    outcome = billing.deposit(user_id=user_id, amount_minor=1, ref="too much")
+    assert (outcome["status"], outcome["reason"]) == ("refused", "balance-limit")
+    assert outcome["balance_after_minor"] == domain.MAX_BALANCE_MINOR
+
+
+@pytest.mark.parametrize("method", ["deposit", "withdraw", "cancel"])
+def test_a_wrong_amount_is_named_and_stores_nothing(billing, user_id, operations, subtests, method) -> None:
+    before = operations()
+    name = {"deposit": {"ref": "till"}, "withdraw": {"key": "k"}, "cancel": {"order_id": new_id()}}[method]
+    for amount in WRONG_AMOUNTS:
+        with subtests.test(amount=str(amount)[:20]):
+            outcome = getattr(billing, method)(**withdrawal(user_id, amount, **name))
+            assert outcome["status"] == "invalid"
+            assert list(outcome["errors"]) == ["amount_minor"]
+    assert operations() == before
+
+
+WRONG_ARGUMENTS = [
+    ("deposit", {"user_id": "42"}, "user_id"),
+    ("deposit", {"user_id": None}, "user_id"),
+    ("deposit", {"ref": ""}, "ref"),
+    ("deposit", {"ref": "x" * 256}, "ref"),
+    ("deposit", {"ref": "a\x00b"}, "ref"),
+    ("deposit", {"key": "and a ref"}, "ref"),
+    ("deposit", {"order_id": new_id()}, "order_id"),
+    ("deposit", {"balance_minor": 1}, "balance_minor"),
+    ("withdraw", {"user_id": new_id().upper()}, "user_id"),
+    ("withdraw", {"order_id": new_id()}, "ref"),
+    ("withdraw", {"ref": "\ud800"}, "ref"),
+    ("withdraw", {"status": "done"}, "status"),
+    ("cancel", {}, "ref"),
+]
+
+
+def test_a_wrong_argument_is_named_and_stores_nothing(billing, user_id, operations, subtests) -> None:
+    before = operations()
+    for method, change, field in WRONG_ARGUMENTS:
+        with subtests.test(method, change=change):
+            outcome = getattr(billing, method)(**{**withdrawal(user_id, ref="r"), **change})
+            assert outcome["status"] == "invalid"
+            assert field in outcome["errors"]
+    assert operations() == before
+
+
+def test_missing_arguments_are_all_named(billing) -> None:
+    assert set(billing.deposit()["errors"]) == {"user_id", "amount_minor"}
+    assert set(billing.withdraw(user_id=new_id(), amount_minor=1)["errors"]) == {"ref"}
+    assert set(billing.cancel()["errors"]) == {"user_id", "amount_minor", "order_id"}
+
+
+def test_a_wrong_item_fails_none_of_its_neighbours(billing, user_id, balance) -> None:
+    items = [withdrawal(user_id, 100), "no item", withdrawal(user_id, 0), withdrawal(user_id, 200)]
+    assert statuses(billing.withdraw_many(items=items)) == ["done", "invalid", "invalid", "done"]
+    assert balance(user_id) == 700
+    assert billing.withdraw_many(items=[]) == []
+
+
+def test_duplicates_in_one_batch_are_one_operation(billing, user_id, balance) -> None:
+    order = withdrawal(user_id)
+    other_amount = {**order, "amount_minor": 1}
+    first, again, conflict = billing.withdraw_many(items=[order, order, other_amount])
     assert first == again
-    assert rpc.billing.account(user_id=user_id)["balance_minor"] == 700
+    assert conflict == {"status": "conflict"}
+    assert balance(user_id) == 700
+
+
+def test_a_ref_with_another_amount_user_or_kind_is_a_conflict(billing, open_account, balance) -> None:
+    ann, bob = open_account(1000), open_account(1000)
+    first = withdrawal(ann, 100, ref="till-1")
+    billing.withdraw(**first)
+    conflicts = [
+        billing.withdraw(**{**first, "amount_minor": 101}),
+        billing.withdraw(**{**first, "user_id": bob}),
+        billing.deposit(**first),
+    ]
+    assert statuses(conflicts) == ["conflict"] * 3
+    assert (balance(ann), balance(bob)) == (900, 1000)
+
+
+def test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order(billing, open_account, balance) -> None:
+    ann, bob = open_account(1000), open_account(1000)
+    order = withdrawal(ann)
+    texts = [
+        order["order_id"],
+        f"order:{order['order_id']}",
+        f"key:{ann}:k",
+        f"shell:order:{order['order_id']}",
+    ]
+    names = [{name: text} for name in ("key", "ref") for text in texts]
+    theirs = [withdrawal(ann, 1, **name) for name in names]
+    theirs += [withdrawal(bob, 1, key=text) for text in texts]
+    assert set(statuses(all_at_once(billing.withdraw, theirs))) == {"done"}
+    deposits = [withdrawal(user, 1, key=f"d {text}") for user in (ann, bob) for text in texts]
+    assert set(statuses(all_at_once(billing.deposit, deposits))) == {"done"}
+    assert billing.withdraw(**order)["status"] == "done"
+    assert billing.withdraw(**order)["balance_after_minor"] == balance(ann) == 1000 - 8 + 4 - 300
+    assert balance(bob) == 1000 - 4 + 4
+
+
+def test_a_key_is_its_users_own(billing, open_account, balance) -> None:
+    ann, bob = open_account(1000), open_account(1000)
+    billing.withdraw(**withdrawal(ann, 100, key="k"))
+    assert billing.withdraw(**withdrawal(bob, 100, key="k"))["status"] == "done"
+    assert billing.withdraw(**withdrawal(bob, 50, key=f"{ann}:k"))["status"] == "done"
+    assert billing.withdraw(**withdrawal(bob, 100, ref=f"key:{ann}:k"))["status"] == "done"
+    assert (balance(ann), balance(bob)) == (900, 750)
+
+
+def test_an_orders_ref_in_another_users_name_is_a_conflict(billing, open_account, balance) -> None:
+    ann, bob = open_account(1000), open_account(1000)
+    order = withdrawal(ann)
+    billing.withdraw(**order)
+    assert billing.withdraw(**{**order, "user_id": bob}) == {"status": "conflict"}
+    assert billing.cancel(**{**order, "user_id": bob}) == {"status": "conflict"}
+    assert balance(bob) == 1000
+
+
+def test_many_at_once_on_one_account_never_overdraw_it(billing, open_account, balance) -> None:
+    user_id = open_account(1000)
+    orders = [withdrawal(user_id, 50) for _ in range(40)]
+    outcomes = all_at_once(billing.withdraw, orders + orders)
+    assert outcomes[:40] == outcomes[40:]
+    assert sorted(statuses(outcomes[:40])) == ["done"] * 20 + ["refused"] * 20
+    assert balance(user_id) == 0
+    assert sorted(o["seq"] for o in outcomes[:40]) == list(range(2, 42))  # 1 is the deposit
+
+
+def test_batches_with_the_same_accounts_in_any_order_do_not_block_each_other(
+    billing, open_account, balance
+) -> None:
+    users = [open_account(1000) for _ in range(4)]
+    batches = [{"items": [withdrawal(u, 10) for u in users[n % 4 :] + users[: n % 4]]} for n in range(16)]
+    outcomes = all_at_once(billing.withdraw_many, batches)
+    assert {status for batch in outcomes for status in statuses(batch)} == {"done"}
+    assert [balance(user) for user in users] == [840] * 4
+
+
+@pytest.fixture
+def someone_records(sql):
+    """`someone_records(ref, user_id)`: another transaction does it, and commits when this is called
+    a second time."""
+
+    def begin(ref: str, user_id: str) -> None:
+        sql("billing", "BEGIN")
+        sql(
+            "billing",
+            "INSERT INTO operations (id, ref, user_id, seq, kind, amount_minor, status, balance_after_minor)"
+            " VALUES (%s, %s, %s, 0, 'withdrawal', 100, 'done', 0)",
+            [new_id(), ref, user_id],
+        )
+
+    yield begin
+    sql("billing", "ROLLBACK")
+
+
+def test_a_ref_taken_meanwhile_conflicts_and_its_neighbours_are_done(
+    billing, open_account, sql, someone_records
+) -> None:
+    ann, bob = open_account(1000), open_account(1000)
+    someone_records("shell:till-1", bob)
+    call = billing.withdraw_many.call_async(items=[withdrawal(ann, 100, ref="till-1"), withdrawal(ann, 200)])
+    eventually(lambda: sql("billing", "SELECT 1 FROM pg_locks WHERE NOT granted"))
+    sql("billing", "COMMIT")
+    assert statuses(call.result()) == ["conflict", "done"]
+    assert billing.account(user_id=ann)["balance_minor"] == 800
+
+
+def test_of_two_users_who_race_for_one_ref_one_gets_it(billing, open_account, balance) -> None:
+    ann, bob = open_account(1000), open_account(1000)
+    pairs = [(withdrawal(ann, 10, ref=f"r{n}"), withdrawal(bob, 10, ref=f"r{n}")) for n in range(20)]
+    outcomes = all_at_once(billing.withdraw, [item for pair in pairs for item in pair])
+    for one, other in zip(outcomes[::2], outcomes[1::2], strict=True):
+        assert sorted(statuses([one, other])) == ["conflict", "done"]
+    assert balance(ann) + balance(bob) == 1800
+
+
+def test_a_cancelled_withdrawal_never_happens(billing, user_id, balance) -> None:
+    order = withdrawal(user_id)
+    cancelled = billing.cancel(**order)
+    assert (cancelled["status"], cancelled["reason"]) == ("refused", "cancelled")
+    assert billing.cancel(**order) == billing.withdraw(**order) == cancelled
+    assert balance(user_id) == 1000
+
+
+def test_a_cancellation_after_the_withdrawal_answers_that_it_is_done(billing, user_id, balance) -> None:
+    order = withdrawal(user_id)
+    done = billing.withdraw(**order)
+    assert billing.cancel(**order) == done
+    assert balance(user_id) == 700
+
+
+def test_withdrawal_and_cancellation_at_once_agree_on_what_happened(billing, user_id, balance) -> None:
+    orders = [withdrawal(user_id, 10) for _ in range(20)]
+    withdrawals = [billing.withdraw.call_async(**order) for order in orders]
+    cancellations = [billing.cancel.call_async(**order) for order in orders]
+    done = [call.result() for call in withdrawals]
+    assert done == [call.result() for call in cancellations]
+    assert balance(user_id) == 1000 - 10 * statuses(done).count("done")
+
+
+def test_the_ledger_can_only_be_added_to(billing, user_id, config) -> None:
+    """The database itself refuses the service's role anything else."""
+    import psycopg2
+
+    connection = psycopg2.connect(config["DB_URIS"]["billing:Base"].replace("+psycopg2", ""))
+    for statement in (
+        "UPDATE operations SET amount_minor = 1",
+        "DELETE FROM operations",
+        "DELETE FROM accounts",
+    ):
+        with connection, connection.cursor() as cursor, pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute(statement)
+    connection.close()

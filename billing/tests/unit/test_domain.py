@@ -1,0 +1,174 @@
+"""The rules of billing alone: what happens to any batch of requests."""
+
+from datetime import UTC, datetime
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing import domain
+from billing.domain import DEPOSIT, MAX_BALANCE_MINOR, WITHDRAWAL, Account, Conflict, Request, decide
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+KNOWN = ("ann", "bob")
+ids = count(1)
+
+
+def request(kind=WITHDRAWAL, amount=100, *, ref="r", user="ann", cancels=False) -> Request:
+    return Request(f"id-{next(ids)}", ref, user, kind, amount, NOW, cancels)
+
+
+def ann(balance: int, last_seq: int = 0) -> dict[str, Account]:
+    return {"ann": Account("ann", balance, last_seq)}
+
+
+requests = st.builds(
+    request,
+    st.sampled_from([DEPOSIT, WITHDRAWAL]),
+    st.integers(1, 60),
+    ref=st.sampled_from("abcdef"),
+    user=st.sampled_from([*KNOWN, "nobody"]),
+    cancels=st.booleans(),
+)
+batches = st.lists(requests, max_size=12)
+balances = st.one_of(st.integers(0, 120), st.integers(MAX_BALANCE_MINOR - 120, MAX_BALANCE_MINOR))
+books = st.fixed_dictionaries({name: balances.map(lambda b, n=name: Account(n, b)) for name in KNOWN})
+
+
+class Ledger:
+    """What a database keeps of decisions."""
+
+    def __init__(self, accounts, recorded=()) -> None:
+        self.accounts = dict(accounts)
+        self.recorded = dict(recorded)
+
+    def apply(self, batch):
+        decisions = decide(self.accounts, self.recorded, batch)
+        self.accounts |= {account.user_id: account for account in decisions.accounts}
+        self.recorded |= {operation.ref: operation for operation in decisions.operations}
+        return decisions
+
+
+@given(books, batches, batches)
+def test_a_batch_comes_to_the_same_as_its_requests_one_by_one(accounts, history, batch) -> None:
+    together, singly = Ledger(accounts), Ledger(accounts)
+    together.apply(history)
+    singly.apply(history)
+    outcomes = [singly.apply([one]).outcomes[0] for one in batch]
+    assert together.apply(batch).outcomes == outcomes
+    assert (together.accounts, together.recorded) == (singly.accounts, singly.recorded)
+
+
+@given(books, batches)
+def test_balances_change_by_exactly_the_done_operations(accounts, batch) -> None:
+    ledger = Ledger(accounts)
+    operations = ledger.apply(batch).operations
+    for name in KNOWN:
+        done = [o for o in operations if o.user_id == name and o.status == "done"]
+        moved = sum(o.amount_minor if o.kind == DEPOSIT else -o.amount_minor for o in done)
+        assert ledger.accounts[name].balance_minor == accounts[name].balance_minor + moved
+
+
+@given(books, batches)
+def test_deciding_again_changes_nothing(accounts, batch) -> None:
+    ledger = Ledger(accounts)
+    first = ledger.apply(batch)
+    again = ledger.apply(batch)
+    assert again.outcomes == first.outcomes
+    assert (again.operations, again.accounts) == ([], [])
+
+
+@given(books, batches)
+def test_no_balance_is_ever_below_zero_or_over_the_cap(accounts, batch) -> None:
+    ledger = Ledger(accounts)
+    for operation in ledger.apply(batch).operations:
+        assert 0 <= operation.balance_after_minor <= MAX_BALANCE_MINOR
+    assert all(0 <= a.balance_minor <= MAX_BALANCE_MINOR for a in ledger.accounts.values())
+
+
+@given(books, batches, batches)
+def test_operations_of_an_account_are_numbered_without_gaps(accounts, history, batch) -> None:
+    ledger = Ledger(accounts)
+    operations = ledger.apply(history).operations + ledger.apply(batch).operations
+    for name in KNOWN:
+        numbers = [o.seq for o in operations if o.user_id == name]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert ledger.accounts[name].last_seq == len(numbers)
+    assert all(o.seq == 0 for o in operations if o.user_id == "nobody")
+
+
+@given(books, batches)
+def test_a_ref_stands_for_one_operation_and_answers_only_its_like(accounts, batch) -> None:
+    decisions = Ledger(accounts).apply(batch)
+    refs = [o.ref for o in decisions.operations]
+    assert sorted(refs) == sorted({r.ref for r in batch})
+    for asked, outcome in zip(batch, decisions.outcomes, strict=True):
+        assert isinstance(outcome, Conflict) or (
+            (outcome.ref, outcome.user_id, outcome.kind, outcome.amount_minor)
+            == (asked.ref, asked.user_id, asked.kind, asked.amount_minor)
+        )
+
+
+def test_exactly_the_balance_is_paid_and_leaves_nothing() -> None:
+    [outcome] = decide(ann(100), {}, [request(amount=100)]).outcomes
+    assert (outcome.status, outcome.balance_after_minor) == ("done", 0)
+
+
+@pytest.mark.parametrize(
+    ("accounts", "wanted", "reason"),
+    [
+        (ann(99), request(amount=100), domain.INSUFFICIENT_FUNDS),
+        (ann(MAX_BALANCE_MINOR), request(DEPOSIT, 1), domain.BALANCE_LIMIT),
+        (ann(500), request(cancels=True), domain.CANCELLED),
+        ({}, request(DEPOSIT), domain.UNKNOWN_USER),
+        ({}, request(cancels=True), domain.UNKNOWN_USER),
+    ],
+)
+def test_a_refusal_is_recorded_with_its_reason_and_moves_nothing(accounts, wanted, reason) -> None:
+    decisions = decide(accounts, {}, [wanted])
+    [operation] = decisions.operations
+    assert decisions.outcomes == [operation]
+    assert (operation.status, operation.reason) == ("refused", reason)
+    assert [a.balance_minor for a in decisions.accounts] == [a.balance_minor for a in accounts.values()]
+
+
+def test_a_refusal_stays_when_money_has_come_since() -> None:
+    ledger = Ledger(ann(0))
+    wanted = request(amount=100)
+    ledger.apply([wanted, request(DEPOSIT, 500, ref="top up")])
+    assert ledger.apply([wanted]).outcomes[0].reason == domain.INSUFFICIENT_FUNDS
+    assert ledger.accounts["ann"].balance_minor == 500
+
+
+def test_a_done_withdrawal_is_not_cancelled() -> None:
+    ledger = Ledger(ann(100))
+    [done] = ledger.apply([request()]).outcomes
+    assert ledger.apply([request(cancels=True)]).outcomes == [done]
+
+
+def test_a_cancelled_withdrawal_never_happens() -> None:
+    ledger = Ledger(ann(100))
+    [cancelled] = ledger.apply([request(cancels=True)]).outcomes
+    assert ledger.apply([request()]).outcomes == [cancelled]
+    assert ledger.accounts["ann"].balance_minor == 100
+
+
+@pytest.mark.parametrize(
+    "other", [request(amount=99), request(DEPOSIT), request(user="bob"), request(user="nobody")]
+)
+def test_another_amount_kind_or_user_under_one_ref_is_a_conflict(other) -> None:
+    accounts = {name: Account(name, 100) for name in KNOWN}
+    decisions = decide(accounts, {}, [request(), other])
+    assert decisions.outcomes[1] == Conflict()
+    assert len(decisions.operations) == 1
+
+
+@given(st.text(min_size=1), st.uuids(), st.uuids())
+def test_refs_of_orders_keys_and_hands_never_meet(text, user_id, order_id) -> None:
+    order = domain.order_ref(str(order_id))
+    for wanted in (text, str(order_id), order, domain.key_ref(str(user_id), text)):
+        refs = {order, domain.key_ref(str(user_id), wanted), domain.shell_ref(wanted)}
+        assert len(refs) == 3
+        assert [domain.order_id_of(ref) for ref in refs - {order}] == [None, None]
+    assert domain.order_id_of(order) == str(order_id)

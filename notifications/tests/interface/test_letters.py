@@ -1,0 +1,106 @@
+"""Letters about orders with a real broker and database; users is a twin."""
+
+import random
+import uuid
+
+import pytest
+
+from conftest import eventually
+
+
+def paid(user_id: str, **given) -> tuple[str, dict]:
+    return "order_paid", {"order_id": str(uuid.uuid4()), "user_id": user_id, "price_minor": 9990, **given}
+
+
+def rejected(user_id: str, **given) -> tuple[str, dict]:
+    _, event = paid(user_id, reason="insufficient-funds", **given)
+    return "order_rejected", event
+
+
+def known_as(user: dict) -> dict:
+    """How users answers about him."""
+    return {"id": user["user_id"], **{name: user[name] for name in ("username", "email", "locale")}}
+
+
+def letters(notifications, **to) -> list[dict]:
+    return notifications.list(**to, limit=100)["items"]
+
+
+def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_user) -> None:
+    user = a_user(username="$price")
+    to = user["user_id"]
+    happy, sad = paid(to), rejected(to, price_minor=5)
+    tell(("user_created", user))
+    tell(happy)
+    tell(sad)
+    grief, happiness = letters(notifications, user_id=to)
+    assert (happiness["kind"], happiness["order_id"]) == ("happiness", happy[1]["order_id"])
+    assert (grief["kind"], grief["order_id"]) == ("grief", sad[1]["order_id"])
+    assert {letter["email"] for letter in (grief, happiness)} == {user["email"]}
+    assert {letter["state"] for letter in (grief, happiness)} == {"stored"}
+    assert "Dear $price,\n" in happiness["body"]
+    assert "99.90 EUR" in happiness["body"]
+    assert "0.05 EUR" in grief["body"]
+    assert users.calls == []
+
+
+def test_a_letter_is_in_the_language_user_created_told(notifications, tell, a_user) -> None:
+    user = a_user(locale="ru")
+    tell(("user_created", user))
+    tell(paid(user["user_id"]))
+    assert [letter["subject"] for letter in letters(notifications, user_id=user["user_id"])] == [
+        "Ваш заказ оплачен"
+    ]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_however_often_and_in_whatever_order_ends_are_told_each_order_has_one_letter(
+    notifications, tell, users, a_user, seed
+) -> None:
+    chance = random.Random(seed)
+    people = [a_user() for _ in range(3)]
+    answers = {user["user_id"]: known_as(user) for user in people}
+    users.answers["get_many"] = lambda user_ids: [answers[id_] for id_ in user_ids]
+    ends = [chance.choice((paid, rejected))(chance.choice(people)["user_id"]) for _ in range(12)]
+    events = ends + [("user_created", user) for user in people]
+    deliveries = [event for event in events for _ in range(chance.randint(1, 5))]
+    chance.shuffle(deliveries)
+    tell(*deliveries)
+    kinds = {"order_paid": "happiness", "order_rejected": "grief"}
+    expected = {(event["order_id"], kinds[type_], event["user_id"]) for type_, event in ends}
+    written = [letter for user in people for letter in letters(notifications, user_id=user["user_id"])]
+    assert {(letter["order_id"], letter["kind"], letter["user_id"]) for letter in written} == expected
+    assert len(written) == len(ends)
+
+
+def test_an_end_that_overtakes_user_created_asks_users_once_and_keeps_the_answer(
+    notifications, tell, users, a_user, sql
+) -> None:
+    user = a_user()
+    users.answers["get_many"] = lambda user_ids: [known_as(user)]
+    tell(paid(user["user_id"]))
+    tell(rejected(user["user_id"]))
+    assert len(letters(notifications, user_id=user["user_id"])) == 2
+    assert users.calls == [("get_many", {"user_ids": [user["user_id"]]})]
+    tell(("user_created", user))
+    assert sql("notifications", "SELECT user_id::text, username, email, locale FROM recipients") == [
+        tuple(user.values())
+    ]
+
+
+@pytest.mark.parametrize("away", ["it fails", "it knows nobody yet"])
+def test_a_letter_waits_until_its_reader_is_known(notifications, tell, users, a_user, away) -> None:
+    user = a_user()
+    if away == "it fails":
+        del users.answers["get_many"]
+    tell(paid(user["user_id"]))
+    assert letters(notifications, user_id=user["user_id"]) == []
+    users.answers["get_many"] = lambda user_ids: [known_as(user)]
+    eventually(lambda: len(letters(notifications, user_id=user["user_id"])) == 1)
+
+
+def test_the_first_user_created_is_kept(tell, a_user, sql) -> None:
+    user = a_user()
+    tell(("user_created", user))
+    tell(("user_created", {**user, "email": "late@example.com"}))
+    assert sql("notifications", "SELECT email FROM recipients") == [(user["email"],)]

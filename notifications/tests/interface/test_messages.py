@@ -1,0 +1,119 @@
+"""Messages and lists with a real broker and database; users is a twin."""
+
+import uuid
+
+import pytest
+
+MESSAGE = {"subject": "Hello", "body": "Line one\r\nLine two 🐎"}
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def stored(sql) -> int:
+    return sql("notifications", "SELECT count(*) FROM letters")[0][0]
+
+
+def test_a_message_to_an_address_is_stored_as_it_is(notifications, users) -> None:
+    letter = notifications.send(email="ann@example.com", **MESSAGE)
+    assert (letter["subject"], letter["body"]) == (MESSAGE["subject"], MESSAGE["body"])
+    assert (letter["kind"], letter["state"], letter["email"]) == ("message", "stored", "ann@example.com")
+    assert (letter["user_id"], letter["order_id"]) == (None, None)
+    assert notifications.list(email="ann@example.com")["items"] == [letter]
+    assert users.calls == []
+
+
+def test_a_message_to_a_user_goes_to_the_address_user_created_told(
+    notifications, tell, users, a_user
+) -> None:
+    user = a_user()
+    tell(("user_created", user))
+    letter = notifications.send(user_id=user["user_id"], **MESSAGE)
+    assert (letter["user_id"], letter["email"]) == (user["user_id"], user["email"])
+    for to in ({"user_id": user["user_id"]}, {"email": user["email"]}):
+        assert notifications.list(**to)["items"] == [letter]
+    assert users.calls == []
+
+
+def test_a_message_that_overtakes_user_created_asks_users(notifications, users) -> None:
+    user_id = new_id()
+    ann = {"id": user_id, "username": "Ann", "email": "ann@example.com", "locale": "en"}
+    users.answers["get_many"] = lambda user_ids: [ann]
+    assert notifications.send(user_id=user_id, **MESSAGE)["email"] == "ann@example.com"
+    notifications.send(user_id=user_id, **MESSAGE)
+    assert users.calls == [("get_many", {"user_ids": [user_id]})]
+
+
+def test_a_message_to_nobody_is_not_stored(notifications, sql) -> None:
+    assert notifications.send(user_id=new_id(), **MESSAGE) == {"status": "unknown-user"}
+    assert stored(sql) == 0
+
+
+def test_text_is_stored_as_it_is(notifications) -> None:
+    for text in ("'; DROP TABLE letters; --", "$price {0} %s", "\u202eright to left\u200b", "ä" * 200):
+        letter = notifications.send(email="ann@example.com", subject=text, body=text)
+        assert (letter["subject"], letter["body"]) == (text, text)
+
+
+WRONG = {
+    "subject": [None, "", "x" * 201, "a\r\nBcc: x@y.z", "a\nb", "a\rb", "a\n", "a\x00b", "\ud800", 1, {}],
+    "body": [None, "", "x" * 10_001, "a\x00b", "\udfff", 1, []],
+    "email": [None, "", "ann", "ann@", "a@b.c\r\nBcc: x@y.z", "a@b.cd\n", "a@\ud800.com", "a\x00@b.cd", 1],
+    "kind": ["happiness"],
+    "state": ["sent"],
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_wrong_value_is_named_and_nothing_is_stored(notifications, sql, subtests, field) -> None:
+    for value in WRONG[field]:
+        with subtests.test(value=repr(value)[:40]):
+            outcome = notifications.send(**{"email": "ann@example.com", **MESSAGE, field: value})
+            assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
+    assert stored(sql) == 0
+
+
+@pytest.mark.parametrize("method", ["send", "list"])
+def test_it_is_to_a_user_or_to_an_address(notifications, sql, method) -> None:
+    message = MESSAGE if method == "send" else {}
+    both = {"user_id": new_id(), "email": "ann@example.com"}
+    for to in ({}, both, {"user_id": "42"}, {"user_id": None}):
+        outcome = getattr(notifications, method)(**to, **message)
+        assert (outcome["status"], list(outcome["errors"])) == ("invalid", ["user_id"])
+    assert stored(sql) == 0
+
+
+def read_all(notifications, limit: int, between=lambda: None) -> list[str]:
+    """The ids of all letters to Ann, page by page; `between` runs after each page."""
+    ids, after = [], None
+    while True:
+        page = notifications.list(email="ann@example.com", limit=limit, after=after)
+        ids += [letter["id"] for letter in page["items"]]
+        after = page["next"]
+        if after is None:
+            return ids
+        between()
+
+
+def test_a_list_has_every_letter_once_newest_first(notifications) -> None:
+    def send(address: str = "ann@example.com") -> str:
+        return notifications.send(email=address, **MESSAGE)["id"]
+
+    sent = [send() for _ in range(5)]
+    send("bob@example.com")
+    for limit in (1, 2, 5, 100):
+        assert read_all(notifications, limit) == sent[::-1]
+    assert read_all(notifications, 2, send) == sent[::-1]  # while letters are added
+    assert notifications.list(user_id=new_id()) == {"items": [], "next": None}
+
+
+WRONG_PAGES = {"limit": (0, -1, 101, 10**9, "x", None, 1.5), "after": ("", "x", 7, new_id().upper())}
+
+
+@pytest.mark.parametrize("field", WRONG_PAGES)
+def test_a_wrong_page_is_named(notifications, subtests, field) -> None:
+    for value in WRONG_PAGES[field]:
+        with subtests.test(value=value):
+            outcome = notifications.list(**{"email": "ann@example.com", field: value})
+            assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])

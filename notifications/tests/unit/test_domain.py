@@ -1,0 +1,70 @@
+"""The rules of notifications alone: what a letter says."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notifications.domain import Outcome, Recipient, letter
+
+ORDER = "01993b8f-1c22-7d10-8a55-3d2c7c1e9b02"
+REASONS = ["insufficient-funds", "cancelled", "unknown-user"]
+
+
+def write(*, reason=None, locale="en", username="Ann", price_minor=9990):
+    recipient = Recipient("user", username, "ann@example.com", locale)
+    return letter(Outcome(ORDER, "user", price_minor, reason), recipient, "EUR")
+
+
+def test_a_paid_order_is_told_with_happiness() -> None:
+    text = write()
+    assert (text.kind, text.subject) == ("happiness", "Your order is paid")
+    assert text.body.startswith("Dear Ann,\n")
+    assert f"your order {ORDER} is paid. We took 99.90 EUR from" in text.body
+
+
+def test_a_rejected_order_is_told_with_grief_and_its_reason() -> None:
+    text = write(reason="insufficient-funds")
+    assert (text.kind, text.subject) == ("grief", "Your order could not be paid")
+    assert f"your order {ORDER} over 99.90 EUR could not be paid" in text.body
+    assert "because there is not enough money on your account." in text.body
+
+
+def test_a_letter_is_in_its_readers_language() -> None:
+    assert (write(locale="ru").kind, write(locale="ru").subject) == ("happiness", "Ваш заказ оплачен")
+    text = write(locale="ru", reason="cancelled")
+    assert text.subject == "Ваш заказ не удалось оплатить"
+    assert "оплата заняла слишком много времени и была отменена" in text.body
+    assert text.body.startswith("Здравствуйте, Ann!")
+    assert "99.90 EUR" in text.body
+
+
+@pytest.mark.parametrize("locale", ["de", "", "EN", "../en", "en/../ru", "x" * 300, "ru\x00"])
+@pytest.mark.parametrize("reason", [None, "cancelled"])
+def test_an_unknown_locale_falls_back_to_english(locale, reason) -> None:
+    assert write(locale=locale, reason=reason) == write(reason=reason)
+
+
+@pytest.mark.parametrize("locale", ["en", "ru"])
+@pytest.mark.parametrize("reason", [None, *REASONS])
+def test_no_letter_shows_a_placeholder_or_a_code(locale, reason) -> None:
+    text = write(locale=locale, reason=reason)
+    assert not any(
+        mark in text.subject + text.body for mark in ["$", "{", "insufficient-funds", "unknown-user"]
+    )
+    assert "\n" not in text.subject
+
+
+def test_a_reason_without_words_stands_as_it_is() -> None:
+    assert "because out-of-cheese." in write(reason="out-of-cheese").body
+
+
+@pytest.mark.parametrize("username", ["$price", "${order_id}", "$$", "{0}", "%s", "\\1", "<b>", "a: b"])
+@pytest.mark.parametrize("reason", [None, "cancelled"])
+def test_odd_usernames_stand_as_they_are(username, reason) -> None:
+    assert write(username=username, reason=reason).body.startswith(f"Dear {username},\n")
+
+
+@given(st.integers(1, 2**63 - 1))
+def test_amounts_are_exact(price_minor) -> None:
+    whole, cents = divmod(price_minor, 100)
+    assert f"We took {whole}.{cents:02} EUR from" in write(price_minor=price_minor).body

@@ -1,0 +1,236 @@
+"""Placing orders with a real broker and database; billing is a twin."""
+
+import uuid
+from itertools import count
+
+import pytest
+from eventlet.event import Event
+
+from chassis.errors import InternalError
+from conftest import eventually
+from orders import domain
+
+REFUSED = {"status": "refused", "reason": "insufficient-funds"}
+UNAVAILABLE = {"status": "unavailable"}
+
+
+def each(outcome: dict):
+    return lambda items: [outcome for _ in items]
+
+
+def asked(billing, verb: str = "withdraw") -> list[dict]:
+    """All items billing was asked to do."""
+    return [item for method, call in billing.calls if method == f"{verb}_many" for item in call["items"]]
+
+
+def stored(sql) -> list[tuple[str, str]]:
+    return sql("orders", "SELECT id::text, status FROM orders ORDER BY id")
+
+
+def test_an_order_billing_withdrew_is_paid(orders, billing, an_order, events) -> None:
+    new = an_order()
+    order = orders.place(**new)
+    assert (order["status"], order["reason"]) == ("paid", None)
+    assert (order["user_id"], order["price_minor"]) == (new["user_id"], 300)
+    assert order["created_at"] < order["ended_at"]
+    withdrawal = {"user_id": new["user_id"], "amount_minor": 300, "order_id": order["id"], "request_id": "r"}
+    assert asked(billing) == [withdrawal]
+    assert events() == [("order_paid", order["id"])]
+
+
+def test_an_order_billing_refused_is_rejected_with_the_reason(orders, billing, an_order, events, sql) -> None:
+    billing.answers["withdraw_many"] = each(REFUSED)
+    order = orders.place(**an_order())
+    assert (order["status"], order["reason"]) == ("rejected", "insufficient-funds")
+    assert events() == [("order_rejected", order["id"])]
+    assert sql("orders", "SELECT payload->>'reason', request_id FROM outbox") == [("insufficient-funds", "r")]
+
+
+def test_the_order_is_stored_before_billing_is_asked(orders, billing, an_order, sql) -> None:
+    seen = []
+
+    def withdraw(items):
+        seen.extend(stored(sql))
+        return [{"status": "done"}]
+
+    billing.answers["withdraw_many"] = withdraw
+    order = orders.place(**an_order())
+    assert seen == [(order["id"], "pending")]
+
+
+@pytest.mark.parametrize(
+    "outcome", [UNAVAILABLE, {"status": "conflict"}, {"status": "invalid"}, None, "done"]
+)
+def test_any_other_answer_leaves_the_order_pending(orders, billing, an_order, events, outcome) -> None:
+    billing.answers["withdraw_many"] = each(outcome)
+    order = orders.place(**an_order())
+    assert (order["status"], order["reason"], order["ended_at"]) == ("pending", None, None)
+    assert events() == []
+
+
+@pytest.mark.parametrize("answer", [[], {}, None, [{"status": "done"}] * 2])
+def test_an_answer_that_does_not_fit_leaves_the_order_pending(orders, billing, an_order, answer) -> None:
+    billing.answers["withdraw_many"] = lambda items: answer
+    assert orders.place(**an_order())["status"] == "pending"
+
+
+def test_while_billing_fails_orders_are_pending_and_none_is_rejected(orders, billing, an_order) -> None:
+    del billing.answers["withdraw_many"]
+    outcomes = orders.place_many(items=[an_order() for _ in range(3)])
+    assert [order["status"] for order in outcomes] == ["pending"] * 3
+
+
+def test_while_billing_is_slow_an_order_is_pending_and_is_paid_later(
+    orders, billing, an_order, events, sql
+) -> None:
+    answered = Event()
+    billing.answers["withdraw_many"] = lambda items: answered.wait()
+    new = an_order()
+    order = orders.place(**new)  # the deadline of a withdrawal ends the wait
+    assert order["status"] == "pending"
+    assert events() == []
+    answered.send([{"status": "done"}])  # the money is taken, but nobody listens any more
+    sql("orders", "UPDATE orders SET next_attempt_at = now()")
+    eventually(lambda: orders.place(**new)["status"] == "paid")
+    assert asked(billing)[0] == asked(billing)[1]
+    assert events() == [("order_paid", order["id"])]
+
+
+def test_a_batch_is_one_withdrawal_call_and_each_order_has_its_own_end(orders, billing, an_order) -> None:
+    outcomes = {1: {"status": "done"}, 2: REFUSED, 3: UNAVAILABLE}
+    billing.answers["withdraw_many"] = lambda items: [outcomes[item["amount_minor"]] for item in items]
+    placed = orders.place_many(items=[an_order(price_minor=n) for n in (3, 1, 2)])
+    assert [order["status"] for order in placed] == ["pending", "paid", "rejected"]
+    assert len(billing.calls) == 1
+
+
+def test_the_same_key_is_the_same_order(orders, billing, an_order, events, sql) -> None:
+    new = an_order()
+    first = orders.place(**new)
+    assert [orders.place(**{**new, "request_id": "again"}) for _ in range(3)] == [first] * 3
+    assert len(stored(sql)) == len(asked(billing)) == len(events()) == 1
+
+
+def test_the_same_key_with_another_price_is_a_conflict(orders, an_order, sql) -> None:
+    new = an_order()
+    orders.place(**new)
+    assert orders.place(**{**new, "price_minor": 301}) == {"status": "conflict"}
+    assert len(stored(sql)) == 1
+
+
+def test_a_key_is_its_users_own(orders, an_order, sql) -> None:
+    ids = {orders.place(**an_order(key="mine"))["id"] for _ in range(2)}
+    assert {id_ for id_, _ in stored(sql)} == ids
+    assert len(ids) == 2
+
+
+def test_two_same_keys_in_one_batch_are_one_order(orders, billing, an_order, events) -> None:
+    new = an_order()
+    first, again, conflict = orders.place_many(items=[new, new, {**new, "price_minor": 1}])
+    assert first == again
+    assert first["status"] == "paid"
+    assert conflict == {"status": "conflict"}
+    assert len(asked(billing)) == len(events()) == 1
+
+
+def test_the_same_key_many_times_at_once_is_one_order(orders, billing, an_order, events, sql) -> None:
+    new = an_order()
+    calls = [orders.place.call_async(**new) for _ in range(20)]
+    assert len({call.result()["id"] for call in calls}) == 1
+    eventually(lambda: [status for _, status in stored(sql)] == ["paid"])
+    assert len(asked(billing)) == len(events()) == 1
+
+
+def test_batches_with_the_same_keys_in_any_order_do_not_block_each_other(orders, an_order, sql) -> None:
+    new = [an_order(key=str(n)) for n in range(100)]
+    calls = [orders.place_many.call_async(items=batch) for batch in (new, new[::-1]) * 8]
+    ids = [sorted(order["id"] for order in call.result()) for call in calls]
+    assert ids == [sorted(id_ for id_, _ in stored(sql))] * 16
+
+
+def test_without_a_key_each_order_is_new(orders, an_order) -> None:
+    new = an_order()
+    bare = {"user_id": new["user_id"], "price_minor": 300}
+    assert orders.place(**bare)["id"] != orders.place(**bare)["id"]
+
+
+WRONG = {
+    "user_id": [None, "", "42", 42, str(uuid.uuid4()).upper()],
+    "price_minor": [0, -1, True, 10.0, "100", None, [], 2**63, domain.MAX_PRICE_MINOR + 1],
+    "key": [None, "", "x" * 256, "a\x00b", 1],
+    "request_id": [None, "", "x" * 129, 1],
+    "status": ["paid"],
+    "id": [str(uuid.uuid4())],
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_wrong_value_is_named_and_nothing_is_stored(
+    orders, billing, an_order, sql, subtests, field
+) -> None:
+    for value in WRONG[field]:
+        with subtests.test(value=repr(value)[:40]):
+            outcome = orders.place(**an_order(**{field: value}))
+            assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
+    assert stored(sql) == billing.calls == []
+
+
+def test_what_is_missing_is_named_and_fails_no_neighbour(orders, an_order) -> None:
+    assert set(orders.place()["errors"]) == {"user_id", "price_minor"}
+    statuses = [o["status"] for o in orders.place_many(items=[{}, an_order(), 7])]
+    assert statuses == ["invalid", "paid", "invalid"]
+    assert orders.place_many(items=[]) == []
+
+
+def test_an_end_and_its_event_are_stored_together_or_not_at_all(orders, an_order, events, sql) -> None:
+    sql("orders", "ALTER TABLE outbox ADD CONSTRAINT full_up CHECK (false)")
+    try:
+        with pytest.raises(InternalError):
+            orders.place(**an_order())
+        [(order_id, status)] = stored(sql)
+        assert status == "pending"
+    finally:
+        sql("orders", "ALTER TABLE outbox DROP CONSTRAINT full_up")
+    sql("orders", "UPDATE orders SET next_attempt_at = now()")
+    eventually(lambda: stored(sql) == [(order_id, "paid")])
+    assert events() == [("order_paid", order_id)]
+
+
+def test_an_order_ended_twice_at_once_ends_once_with_one_event(
+    orders, billing, an_order, events, sql, monkeypatch
+) -> None:
+    """The sweeper and the first attempt both have billing's word, and both end the order."""
+    monkeypatch.setattr(domain, "FIRST_LOOK", domain.FIRST_LOOK * 0)
+    attempts, both = count(1), Event()
+
+    def withdraw(items):
+        if next(attempts) == 2:
+            both.send()
+        both.wait()
+        return [{"status": "done"} for _ in items]
+
+    billing.answers["withdraw_many"] = withdraw
+    order = orders.place(**an_order())
+    assert order["status"] == "paid"
+    assert asked(billing)[0] == asked(billing)[1]
+    billing.answers["withdraw_many"] = each(UNAVAILABLE)
+    other = orders.place(**an_order())
+    eventually(lambda: sql("orders", "SELECT 1 FROM orders WHERE id = %s AND attempts > 0", [other["id"]]))
+    assert events() == [("order_paid", order["id"])]  # the sweep that met the first attempt is over
+
+
+def test_an_ended_order_is_never_changed_again(orders, billing, an_order, events, sql) -> None:
+    new = an_order()
+    paid = orders.place(**new)
+    billing.answers["withdraw_many"] = each(REFUSED)
+    billing.answers["cancel_many"] = each(REFUSED)
+    sql("orders", "UPDATE orders SET next_attempt_at = now() - interval '1 day'")
+    sql("orders", "UPDATE orders SET created_at = now() - interval '1 day'")
+    other = an_order()
+    billing.answers["withdraw_many"] = each(UNAVAILABLE)
+    orders.place(**other)
+    sql("orders", "UPDATE orders SET next_attempt_at = now()")
+    eventually(lambda: len(asked(billing)) == 3)  # the sweeper has been here
+    assert orders.get(order_id=paid["id"])["status"] == "paid"
+    assert orders.place(**new)["ended_at"] == paid["ended_at"]
+    assert events() == [("order_paid", paid["id"])]

@@ -1,0 +1,69 @@
+"""Reading orders, with a real broker and database."""
+
+import uuid
+
+import pytest
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def read_all(orders, user_id: str, limit: int, between=lambda: None) -> list[str]:
+    """The ids of all orders, page by page; `between` runs after each page."""
+    ids, after = [], None
+    while True:
+        page = orders.list(user_id=user_id, limit=limit, after=after)
+        ids += [order["id"] for order in page["items"]]
+        after = page["next"]
+        if after is None:
+            return ids
+        between()
+
+
+def test_an_order_is_shown_to_its_user_only(orders, an_order) -> None:
+    order = orders.place(**an_order())
+    assert orders.get(order_id=order["id"]) == order
+    assert orders.get(order_id=order["id"], user_id=order["user_id"]) == order
+    assert orders.get(order_id=order["id"], user_id=new_id()) is None
+    assert orders.get(order_id=order["id"], user_id="") is None
+
+
+def test_what_is_no_order_is_not_found(orders) -> None:
+    assert [orders.get(order_id=id_) for id_ in (new_id(), "", "42", None, 42)] == [None] * 5
+
+
+def test_a_list_has_every_order_of_its_user_once_newest_first(orders, an_order) -> None:
+    user_id = new_id()
+    placed = [orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)]
+    orders.place(**an_order())
+    for limit in (1, 2, 5, 100):
+        assert read_all(orders, user_id, limit) == placed[::-1]
+    assert orders.list(user_id=new_id()) == {"items": [], "next": None}
+
+
+def test_paging_misses_and_doubles_nothing_while_orders_are_added(orders, an_order) -> None:
+    user_id = new_id()
+    placed = [orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)]
+    assert read_all(orders, user_id, 2, lambda: orders.place(user_id=user_id, price_minor=1)) == placed[::-1]
+
+
+def test_orders_are_listed_as_they_are_got(orders, an_order) -> None:
+    order = orders.place(**an_order())
+    assert orders.list(user_id=order["user_id"])["items"] == [order]
+
+
+WRONG_PAGES = {
+    "user_id": ("", "42", None, 42),
+    "limit": (0, -1, 101, 10**9, "x", None, 1.5),
+    "after": ("", "x", 7, new_id().upper()),
+    "status": ("paid",),
+}
+
+
+@pytest.mark.parametrize("field", WRONG_PAGES)
+def test_a_wrong_page_is_named(orders, subtests, field) -> None:
+    for value in WRONG_PAGES[field]:
+        with subtests.test(value=value):
+            outcome = orders.list(**{"user_id": new_id(), field: value})
+            assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])

@@ -1,0 +1,120 @@
+"""What was left pending is finished, with a real broker and database; billing is a twin."""
+
+from datetime import timedelta
+
+import pytest
+
+from conftest import eventually
+from orders import domain
+
+DONE = {"status": "done"}
+CANCELLED = {"status": "refused", "reason": "cancelled"}
+UNAVAILABLE = {"status": "unavailable"}
+
+
+def each(outcome: dict):
+    return lambda items: [outcome for _ in items]
+
+
+@pytest.fixture
+def pending(orders, billing, an_order, monkeypatch) -> list[dict]:
+    """Three orders that billing could not settle at once; the sweeper looks after them from now."""
+    billing.answers["withdraw_many"] = each(UNAVAILABLE)
+    monkeypatch.setattr(domain, "FIRST_LOOK", timedelta())
+    monkeypatch.setattr(domain, "LONGEST_WAIT_S", 0.1)
+    placed = orders.place_many(items=[an_order(price_minor=n) for n in (1, 2, 3)])
+    assert [order["status"] for order in placed] == ["pending"] * 3
+    return placed
+
+
+def statuses(sql) -> list[tuple[str, str | None]]:
+    return sql("orders", "SELECT status, reason FROM orders ORDER BY price_minor")
+
+
+def test_pending_orders_are_settled_under_the_same_ids_when_billing_is_back(
+    pending, billing, events, sql
+) -> None:
+    billing.calls.clear()
+    billing.answers["withdraw_many"] = each(DONE)
+    eventually(lambda: statuses(sql) == [("paid", None)] * 3)
+    repeated = {(i["order_id"], i["amount_minor"]) for _, call in billing.calls for i in call["items"]}
+    assert repeated == {(order["id"], order["price_minor"]) for order in pending}
+    assert sorted(events()) == sorted(("order_paid", order["id"]) for order in pending)
+
+
+def test_billings_refusal_rejects_a_pending_order(pending, billing, events, sql) -> None:
+    billing.answers["withdraw_many"] = each({"status": "refused", "reason": "insufficient-funds"})
+    eventually(lambda: statuses(sql) == [("rejected", "insufficient-funds")] * 3)
+    assert sorted(events()) == sorted(("order_rejected", order["id"]) for order in pending)
+
+
+def test_one_order_that_can_not_be_settled_holds_up_no_other(pending, billing, sql) -> None:
+    bad = pending[1]["id"]
+    billing.answers["withdraw_many"] = lambda items: [
+        UNAVAILABLE if item["order_id"] == bad else DONE for item in items
+    ]
+    eventually(lambda: statuses(sql) == [("paid", None), ("pending", None), ("paid", None)])
+    billing.answers["withdraw_many"] = each(DONE)
+    eventually(lambda: statuses(sql) == [("paid", None)] * 3)
+
+
+def test_an_overdue_order_is_rejected_when_billing_has_stored_that_it_is_cancelled(
+    pending, billing, events, sql, monkeypatch
+) -> None:
+    billing.answers["cancel_many"] = each(CANCELLED)
+    monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())
+    eventually(lambda: statuses(sql) == [("rejected", "cancelled")] * 3)
+    cancelled = {
+        i["order_id"] for method, call in billing.calls if method == "cancel_many" for i in call["items"]
+    }
+    assert cancelled == {order["id"] for order in pending}
+    assert sorted(events()) == sorted(("order_rejected", order["id"]) for order in pending)
+
+
+def test_an_overdue_order_that_was_withdrawn_after_all_is_paid(
+    pending, billing, events, sql, monkeypatch
+) -> None:
+    billing.answers["cancel_many"] = each(DONE)
+    monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())
+    eventually(lambda: statuses(sql) == [("paid", None)] * 3)
+    assert {type_ for type_, _ in events()} == {"order_paid"}
+
+
+def test_an_overdue_order_stays_pending_until_billing_has_given_its_word(
+    pending, billing, events, sql, monkeypatch
+) -> None:
+    monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())  # cancel_many has no answer: it fails
+    eventually(lambda: [method for method, _ in billing.calls].count("cancel_many") > 1)
+    assert statuses(sql) == [("pending", None)] * 3
+    assert events() == []
+    billing.answers["cancel_many"] = each(CANCELLED)
+    eventually(lambda: statuses(sql) == [("rejected", "cancelled")] * 3)
+
+
+def test_attempts_are_counted_and_the_next_one_is_put_off(pending, billing, sql, monkeypatch) -> None:
+    monkeypatch.setattr(domain, "LONGEST_WAIT_S", 15.0)
+    sql("orders", "UPDATE orders SET attempts = 10, next_attempt_at = now()")
+    eventually(
+        lambda: sql(
+            "orders", "SELECT 1 FROM orders WHERE attempts = 11 AND next_attempt_at < now() + interval '16 s'"
+        )
+    )
+    waits = sql("orders", "SELECT extract(epoch FROM next_attempt_at - now())::float FROM orders")
+    assert all(0 < wait <= 15 for (wait,) in waits)
+
+
+def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
+    run, rpc, an_order, sql, monkeypatch
+) -> None:
+    """billing is not there at all: a call ends by its deadline."""
+    from orders.service import Service
+    from tests.serving import Twin
+
+    monkeypatch.setattr(domain, "FIRST_LOOK", timedelta())
+    run(Service, WITHDRAW_TIMEOUT_S=0.3)
+    order = rpc.orders.place(**an_order())
+    assert order["status"] == "pending"
+    billing = Twin("billing", "withdraw_many")
+    billing.answers["withdraw_many"] = each(DONE)
+    run(billing.service)
+    eventually(lambda: rpc.orders.get(order_id=order["id"])["status"] == "paid")

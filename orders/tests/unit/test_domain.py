@@ -1,0 +1,62 @@
+"""The rules of orders alone."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable
+from orders import domain
+from orders.domain import Ending, ending, is_overdue, wait_s
+
+words = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(["done", "refused"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
+
+
+def test_done_ends_an_order_as_paid() -> None:
+    assert ending("o", {"status": "done", "reason": None}) == Ending("o", "paid")
+
+
+def test_a_stored_refusal_ends_an_order_as_rejected_with_its_reason() -> None:
+    refused = {"status": "refused", "reason": "insufficient-funds"}
+    assert ending("o", refused) == Ending("o", "rejected", "insufficient-funds")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        DeadlineExceeded("no answer"),
+        Unavailable("away"),
+        InternalError("failed"),
+        {"status": "conflict"},
+        {"status": "unavailable"},
+        {"status": "invalid", "errors": {}},
+    ],
+)
+def test_no_other_answer_ends_an_order(answer) -> None:
+    assert ending("o", answer) is None
+
+
+@given(words)
+def test_nothing_but_billings_stored_word_ends_an_order(answer) -> None:
+    assert ending("o", answer) is None
+
+
+@given(st.integers(1, 10**9), st.floats(0, 1))
+def test_a_wait_is_between_one_and_fifteen_seconds(attempts, jitter) -> None:
+    assert 1 <= wait_s(attempts, jitter) <= domain.LONGEST_WAIT_S == 15
+
+
+@given(st.floats(0, 1))
+def test_waits_grow_with_the_attempts(jitter) -> None:
+    waits = [wait_s(attempts, jitter) for attempts in range(1, 20)]
+    assert waits == sorted(waits)
+
+
+def test_an_order_is_overdue_after_ten_minutes() -> None:
+    assert not is_overdue(timedelta(minutes=10))
+    assert is_overdue(timedelta(minutes=10, seconds=1))
+    assert timedelta(seconds=3) < domain.FIRST_LOOK < domain.CANCEL_AFTER

@@ -1,0 +1,32 @@
+"""users on a real broker and database."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.serving import serving
+from users.service import Service
+
+
+@pytest.fixture(scope="module")
+def running(suite_config) -> Iterator[None]:
+    with serving(suite_config, Service):
+        yield
+
+
+@pytest.fixture
+def users(running, clean, rpc):
+    """How other services call users."""
+    return rpc.users
+
+
+@pytest.fixture
+def stored(sql) -> Callable[[], tuple[int, int]]:
+    """How many users and how many user_created are stored."""
+
+    def count() -> tuple[int, int]:
+        [(users,)] = sql("users", "SELECT count(*) FROM users")
+        [(events,)] = sql("users", "SELECT count(*) FROM outbox WHERE type = 'user_created'")
+        return users, events
+
+    return count

@@ -1,0 +1,173 @@
+"""Sign-up, profiles and login with a real broker and database."""
+
+import uuid
+
+import pytest
+
+from chassis.errors import InternalError
+
+ANN = {"username": "Ann", "email": "Ann@example.com", "password": "correct horse", "locale": "ru"}
+NONE, ONE = (0, 0), (1, 1)  # users and events stored
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def test_a_new_user_is_stored_with_one_event(users, stored, sql) -> None:
+    outcome = users.create(**ANN)
+    assert outcome["status"] == "created"
+    user = outcome["user"]
+    assert user == {"id": user["id"], "username": "Ann", "email": "Ann@example.com", "locale": "ru"}
+    assert users.get(user_id=user["id"]) == user
+    assert stored() == ONE
+    [(event,)] = sql("users", "SELECT payload FROM outbox")
+    facts = {"user_id": user["id"], "username": "Ann", "email": "Ann@example.com", "locale": "ru"}
+    assert event == {
+        **facts,
+        "event_id": event["event_id"],
+        "version": 1,
+        "occurred_at": event["occurred_at"],
+    }
+
+
+def test_the_password_is_stored_as_an_argon2id_hash_only(users, sql) -> None:
+    users.create(**ANN)
+    [(row,)] = sql("users", "SELECT row_to_json(users)::text FROM users")
+    assert '"$argon2id$v=19$m=19456,t=2,p=1$' in row
+    [(event,)] = sql("users", "SELECT payload::text FROM outbox")
+    assert ANN["password"] not in row + event
+
+
+def test_the_locale_is_english_unless_told(users) -> None:
+    ann = {name: value for name, value in ANN.items() if name != "locale"}
+    assert users.create(**ann)["user"]["locale"] == "en"
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        ({"email": "other@example.com", "username": "aNN"}, {"username"}),
+        ({"email": "ANN@EXAMPLE.COM", "username": "other"}, {"email"}),
+        ({}, {"username", "email"}),
+    ],
+)
+def test_a_name_or_address_that_differs_in_case_only_is_taken(users, stored, change, taken) -> None:
+    users.create(**ANN)
+    outcome = users.create(**{**ANN, **change})
+    assert outcome["status"] == "taken"
+    assert set(outcome["errors"]) == taken
+    assert stored() == ONE
+
+
+def test_name_and_address_of_two_others_are_both_taken(users) -> None:
+    users.create(**ANN)
+    users.create(**{**ANN, "username": "bob", "email": "bob@example.com"})
+    outcome = users.create(**{**ANN, "email": "bob@example.com", "id": new_id()})
+    assert set(outcome["errors"]) == {"username", "email"}
+
+
+def test_a_redelivered_sign_up_is_answered_as_the_first(users, stored) -> None:
+    ann = {**ANN, "id": new_id()}
+    first = users.create(**ann)
+    assert first["user"]["id"] == ann["id"]
+    assert [users.create(**ann) for _ in range(3)] == [first] * 3
+    assert stored() == ONE
+
+
+def test_an_id_with_another_name_or_address_is_taken(users, stored) -> None:
+    ann = {**ANN, "id": new_id()}
+    users.create(**ann)
+    other = {**ann, "username": "other", "email": "other@example.com"}
+    assert users.create(**other)["errors"].keys() == {"id"}
+    assert users.create(**{**other, "email": ANN["email"]})["errors"].keys() == {"email"}
+    assert stored() == ONE
+
+
+def test_of_sign_ups_at_once_one_is_created(users, stored) -> None:
+    calls = [users.create.call_async(**ANN) for _ in range(6)]
+    outcomes = [call.result() for call in calls]
+    assert sorted(outcome["status"] for outcome in outcomes) == ["created"] + ["taken"] * 5
+    assert {name for o in outcomes if o["status"] == "taken" for name in o["errors"]} == {"username", "email"}
+    assert stored() == ONE
+
+
+def test_redelivered_sign_ups_at_once_are_all_created_as_one(users, stored) -> None:
+    ann = {**ANN, "id": new_id()}
+    calls = [users.create.call_async(**ann) for _ in range(6)]
+    assert {call.result()["status"] for call in calls} == {"created"}
+    assert stored() == ONE
+
+
+WRONG = {
+    "username": [None, "", 7, "a" * 65, "a b", "-ann", "an\nn", "ann\n", "аnn", "a\x00b", "<b>", {"a": 1}],
+    "email": [None, "", "ann", "ann@", "a@b", "ann@example.com\r\nBcc: x@y.z", "a@b.c\n", "é@example.com"],
+    "password": [None, "", "1234567", "x" * 129, "x" * 1_000_000, 12345678, "a\x00bcdefgh", "\ud800" * 8],
+    "locale": [None, "", "de", "EN", "../en", 1],
+    "id": ["", "42", None, new_id().upper()],
+    "balance": [1],
+    "password_hash": ["x"],
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_wrong_value_is_named_and_stores_nothing(users, stored, subtests, field) -> None:
+    for value in WRONG[field]:
+        with subtests.test(value=repr(value)[:40]):
+            outcome = users.create(**{**ANN, field: value})
+            assert outcome["status"] == "invalid"
+            assert list(outcome["errors"]) == [field]
+    assert stored() == NONE
+
+
+def test_what_is_missing_is_named(users) -> None:
+    assert set(users.create()["errors"]) == {"username", "email", "password"}
+
+
+def test_user_and_event_are_stored_together_or_not_at_all(users, stored, sql) -> None:
+    sql("users", "ALTER TABLE outbox ADD CONSTRAINT full_up CHECK (false)")
+    try:
+        with pytest.raises(InternalError, match="users failed"):
+            users.create(**ANN)
+    finally:
+        sql("users", "ALTER TABLE outbox DROP CONSTRAINT full_up")
+    assert stored() == NONE
+    assert users.create(**ANN)["status"] == "created"
+    assert stored() == ONE
+
+
+def test_users_are_found_by_id_in_the_order_asked_for(users) -> None:
+    ann = users.create(**ANN)["user"]
+    bob = users.create(**{**ANN, "username": "bob", "email": "bob@example.com"})["user"]
+    ids = [bob["id"], new_id(), "42", None, ann["id"], bob["id"]]
+    assert users.get_many(user_ids=ids) == [bob, None, None, None, ann, bob]
+    assert users.get_many(user_ids=[]) == []
+    assert [users.get(user_id=id_) for id_ in (new_id(), "", None, 42, ann["id"].upper())] == [None] * 5
+
+
+def test_the_right_password_logs_in_whatever_the_case_of_the_name(users) -> None:
+    ann = users.create(**ANN)["user"]
+    for username in ("Ann", "ann", "ANN"):
+        assert users.authenticate(username=username, password=ANN["password"]) == ann
+
+
+@pytest.mark.parametrize(
+    ("username", "password"),
+    [
+        ("Ann", "wrong horse"),
+        ("Ann", "Correct horse"),
+        ("Ann", "correct horse "),
+        ("Ann", ""),
+        ("Ann", None),
+        ("Ann", "x" * 1_000_000),
+        ("Ann", {"$ne": ""}),
+        ("bob", "correct horse"),
+        ("", "correct horse"),
+        (None, "correct horse"),
+        ("Ann@example.com", "correct horse"),
+        ("' OR '1'='1", "correct horse"),
+    ],
+)
+def test_a_wrong_login_never_tells_what_was_wrong(users, username, password) -> None:
+    users.create(**ANN)
+    assert users.authenticate(username=username, password=password) is None

@@ -1,0 +1,64 @@
+"""Password hashing, with nothing else running."""
+
+import eventlet
+import pytest
+
+from users.passwords import hash_password, verify_password
+
+
+@pytest.fixture
+def ticks():
+    """How often another greenthread got its turn."""
+    counted = []
+
+    def tick() -> None:
+        while True:
+            counted.append(1)
+            eventlet.sleep(0)
+
+    ticking = eventlet.spawn(tick)
+    yield counted
+    ticking.kill()
+
+
+def test_a_hash_is_argon2id_with_19_mib_two_passes_and_one_lane() -> None:
+    assert hash_password("correct horse").startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+def test_equal_passwords_have_different_hashes() -> None:
+    assert hash_password("correct horse") != hash_password("correct horse")
+
+
+@pytest.mark.parametrize("password", ["correct horse", "пароль из слов", "🐎" * 32, " spaces "])
+def test_only_the_right_password_is_right(password) -> None:
+    hashed = hash_password(password)
+    assert verify_password(hashed, password)
+    assert not verify_password(hashed, password + " ")
+
+
+def test_nobody_has_a_password() -> None:
+    assert not verify_password(None, "nobody has this password")
+
+
+def test_hashing_and_verifying_leave_the_event_loop_to_others(ticks) -> None:
+    hashed = hash_password("correct horse")
+    while_hashing = len(ticks)
+    assert while_hashing > 2
+    assert verify_password(hashed, "correct horse")
+    assert len(ticks) > while_hashing + 2
+
+
+def test_many_are_hashed_two_at_a_time(monkeypatch) -> None:
+    at_once = []
+
+    def execute(function, *args):
+        at_once.append(1)
+        peak.append(len(at_once))
+        eventlet.sleep(0)
+        at_once.pop()
+        return "hash"
+
+    peak = []
+    monkeypatch.setattr("users.passwords.tpool.execute", execute)
+    assert list(eventlet.GreenPool().imap(hash_password, ["password"] * 10)) == ["hash"] * 10
+    assert max(peak) == 2
