@@ -1,0 +1,26 @@
+"""What users answers and emits is what its samples say."""
+
+import pytest
+
+from tests.contracts import alike, event_sample, methods_with_samples, rpc_methods, rpc_sample
+from users.service import Service
+
+
+def test_every_method_has_a_sample(config) -> None:
+    assert methods_with_samples("users") == rpc_methods(Service, config)
+
+
+@pytest.mark.parametrize("method", methods_with_samples("users"))
+def test_answers_are_as_the_samples_say(users, method) -> None:
+    sample = rpc_sample(f"users.{method}")
+    if method != "create":
+        users.create(
+            id=event_sample("users.user_created")["user_id"], **rpc_sample("users.create")["request"]
+        )
+    assert alike(getattr(users, method)(**sample["request"])) == alike(sample["answer"])
+
+
+def test_user_created_is_as_its_sample_says(users, sql) -> None:
+    users.create(**rpc_sample("users.create")["request"])
+    [(event,)] = sql("users", "SELECT payload FROM outbox")
+    assert alike(event) == alike(event_sample("users.user_created"))
