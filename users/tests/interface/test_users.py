@@ -151,23 +151,24 @@ def test_the_right_password_logs_in_whatever_the_case_of_the_name(users) -> None
         assert users.authenticate(username=username, password=ANN["password"]) == ann
 
 
-@pytest.mark.parametrize(
-    ("username", "password"),
-    [
-        ("Ann", "wrong horse"),
-        ("Ann", "Correct horse"),
-        ("Ann", "correct horse "),
-        ("Ann", ""),
-        ("Ann", None),
-        ("Ann", "x" * 1_000_000),
-        ("Ann", {"$ne": ""}),
-        ("bob", "correct horse"),
-        ("", "correct horse"),
-        (None, "correct horse"),
-        ("Ann@example.com", "correct horse"),
-        ("' OR '1'='1", "correct horse"),
-    ],
-)
-def test_a_wrong_login_never_tells_what_was_wrong(users, username, password) -> None:
+WRONG_LOGINS = [
+    ("Ann", "wrong horse"),
+    ("Ann", "Correct horse"),
+    ("Ann", "correct horse "),
+    ("Ann", ""),
+    ("Ann", None),
+    ("Ann", "x" * 1_000_000),
+    ("Ann", {"$ne": ""}),
+    ("bob", "correct horse"),
+    ("", "correct horse"),
+    (None, "correct horse"),
+    ("Ann@example.com", "correct horse"),
+    ("' OR '1'='1", "correct horse"),
+]
+
+
+def test_a_wrong_login_never_tells_what_was_wrong(users, subtests) -> None:
     users.create(**ANN)
-    assert users.authenticate(username=username, password=password) is None
+    for username, password in WRONG_LOGINS:
+        with subtests.test(username=username, password=repr(password)[:20]):
+            assert users.authenticate(username=username, password=password) is None
