@@ -12,7 +12,8 @@ from tests.serving import Twin, serving
 @pytest.fixture(scope="module")
 def running(suite_config) -> Iterator[Twin]:
     twin = Twin("users", "get_many")
-    with serving(suite_config, twin.service, Service):
+    patient = {**suite_config, "RPC_TIMEOUT_S": 60}  # longer than any test waits
+    with serving(patient, twin.service, Service):
         yield twin
 
 
