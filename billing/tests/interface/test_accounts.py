@@ -6,6 +6,7 @@ import pytest
 from eventlet.event import Event
 
 from conftest import eventually
+from tests.paging import read_all
 
 
 def new_id() -> str:
@@ -119,16 +120,8 @@ def test_what_is_no_id_is_named(billing, sql, subtests, method) -> None:
     assert stored_accounts(sql) == []
 
 
-def read_all(billing, user_id: str, limit: int, between=lambda: None) -> list[int]:
-    """The numbers of all operations, page by page; `between` runs after each page."""
-    numbers, after = [], None
-    while True:
-        page = billing.statement(user_id=user_id, limit=limit, after=after)
-        numbers += [operation["seq"] for operation in page["items"]]
-        after = page["next"]
-        if after is None:
-            return numbers
-        between()
+def numbers(statement: list[dict]) -> list[int]:
+    return [operation["seq"] for operation in statement]
 
 
 def test_a_statement_has_every_operation_once_newest_first(billing, open_account) -> None:
@@ -136,7 +129,7 @@ def test_a_statement_has_every_operation_once_newest_first(billing, open_account
     items = [{"user_id": user_id, "amount_minor": 40, "key": f"k{n}"} for n in range(6)]
     billing.withdraw_many(items=items)
     for limit in (1, 3, 7, 100):
-        assert read_all(billing, user_id, limit) == [7, 6, 5, 4, 3, 2, 1]
+        assert numbers(read_all(billing.statement, limit, user_id=user_id)) == [7, 6, 5, 4, 3, 2, 1]
 
 
 def test_paging_misses_and_doubles_nothing_while_operations_are_added(billing, open_account) -> None:
@@ -148,7 +141,7 @@ def test_paging_misses_and_doubles_nothing_while_operations_are_added(billing, o
             items=[{"user_id": user_id, "amount_minor": 1, "ref": new_id()} for _ in range(3)]
         )
 
-    assert read_all(billing, user_id, 2, add) == list(range(10, 0, -1))
+    assert numbers(read_all(billing.statement, 2, add, user_id=user_id)) == list(range(10, 0, -1))
 
 
 def test_a_statement_shows_its_own_account_only(billing, open_account) -> None:

@@ -4,6 +4,8 @@ import uuid
 
 import pytest
 
+from tests.paging import read_all
+
 MESSAGE = {"subject": "Hello", "body": "Line one\r\nLine two 🐎"}
 
 
@@ -84,27 +86,20 @@ def test_it_is_to_a_user_or_to_an_address(notifications, sql, method) -> None:
     assert stored(sql) == 0
 
 
-def read_all(notifications, limit: int, between=lambda: None) -> list[str]:
-    """The ids of all letters to Ann, page by page; `between` runs after each page."""
-    ids, after = [], None
-    while True:
-        page = notifications.list(email="ann@example.com", limit=limit, after=after)
-        ids += [letter["id"] for letter in page["items"]]
-        after = page["next"]
-        if after is None:
-            return ids
-        between()
-
-
 def test_a_list_has_every_letter_once_newest_first(notifications) -> None:
     def send(address: str = "ann@example.com") -> str:
         return notifications.send(email=address, **MESSAGE)["id"]
 
+    def listed(limit: int, between=lambda: None) -> list[str]:
+        return [
+            letter["id"] for letter in read_all(notifications.list, limit, between, email="ann@example.com")
+        ]
+
     sent = [send() for _ in range(5)]
     send("bob@example.com")
     for limit in (1, 2, 5, 100):
-        assert read_all(notifications, limit) == sent[::-1]
-    assert read_all(notifications, 2, send) == sent[::-1]  # while letters are added
+        assert listed(limit) == sent[::-1]
+    assert listed(2, send) == sent[::-1]  # while letters are added
     assert notifications.list(user_id=new_id()) == {"items": [], "next": None}
 
 

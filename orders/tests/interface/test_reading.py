@@ -4,21 +4,15 @@ import uuid
 
 import pytest
 
+from tests.paging import read_all
+
 
 def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def read_all(orders, user_id: str, limit: int, between=lambda: None) -> list[str]:
-    """The ids of all orders, page by page; `between` runs after each page."""
-    ids, after = [], None
-    while True:
-        page = orders.list(user_id=user_id, limit=limit, after=after)
-        ids += [order["id"] for order in page["items"]]
-        after = page["next"]
-        if after is None:
-            return ids
-        between()
+def ids(orders: list[dict]) -> list[str]:
+    return [order["id"] for order in orders]
 
 
 def test_an_order_is_shown_to_its_user_only(orders, an_order) -> None:
@@ -38,14 +32,18 @@ def test_a_list_has_every_order_of_its_user_once_newest_first(orders, an_order) 
     placed = [orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)]
     orders.place(**an_order())
     for limit in (1, 2, 5, 100):
-        assert read_all(orders, user_id, limit) == placed[::-1]
+        assert ids(read_all(orders.list, limit, user_id=user_id)) == placed[::-1]
     assert orders.list(user_id=new_id()) == {"items": [], "next": None}
 
 
 def test_paging_misses_and_doubles_nothing_while_orders_are_added(orders, an_order) -> None:
     user_id = new_id()
     placed = [orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)]
-    assert read_all(orders, user_id, 2, lambda: orders.place(user_id=user_id, price_minor=1)) == placed[::-1]
+
+    def add() -> None:
+        orders.place(user_id=user_id, price_minor=1)
+
+    assert ids(read_all(orders.list, 2, add, user_id=user_id)) == placed[::-1]
 
 
 def test_orders_are_listed_as_they_are_got(orders, an_order) -> None:
