@@ -2,6 +2,7 @@
 
 import uuid
 
+import psycopg2
 import pytest
 
 from billing import domain
@@ -212,8 +213,7 @@ def test_batches_with_the_same_accounts_in_any_order_do_not_block_each_other(
 
 @pytest.fixture
 def someone_records(sql):
-    """`someone_records(ref, user_id)`: another transaction does it, and commits when this is called
-    a second time."""
+    """`someone_records(ref, user_id)`: another transaction does it, and is left open."""
 
     def begin(ref: str, user_id: str) -> None:
         sql("billing", "BEGIN")
@@ -275,8 +275,6 @@ def test_withdrawal_and_cancellation_at_once_agree_on_what_happened(billing, use
 
 def test_the_ledger_can_only_be_added_to(billing, user_id, config) -> None:
     """The database itself refuses the service's role anything else."""
-    import psycopg2
-
     connection = psycopg2.connect(config["DB_URIS"]["billing:Base"].replace("+psycopg2", ""))
     for statement in (
         "UPDATE operations SET amount_minor = 1",

@@ -6,6 +6,8 @@ import pytest
 
 from conftest import eventually
 from orders import domain
+from orders.service import Service
+from tests.serving import Twin
 
 DONE = {"status": "done"}
 CANCELLED = {"status": "refused", "reason": "cancelled"}
@@ -107,9 +109,6 @@ def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
     run, rpc, an_order, sql, monkeypatch
 ) -> None:
     """billing is not there at all: a call ends by its deadline."""
-    from orders.service import Service
-    from tests.serving import Twin
-
     monkeypatch.setattr(domain, "FIRST_LOOK", timedelta())
     run(Service, WITHDRAW_TIMEOUT_S=0.3)
     order = rpc.orders.place(**an_order())
