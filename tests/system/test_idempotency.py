@@ -3,6 +3,7 @@
 import eventlet
 import pytest
 
+from conftest import eventually
 from tests.system.shopper import assert_problem
 
 COPIES = 20
@@ -148,8 +149,6 @@ def test_a_first_deposit_never_races_the_account(suite, new_shopper, sql) -> Non
 
 
 def test_every_user_has_an_account_though_nobody_asks_for_it(new_shopper, sql) -> None:
-    from conftest import eventually
-
     ids = [new_shopper().id for _ in range(5)]
     count = "SELECT count(*) FROM accounts WHERE user_id::text = ANY(%s)"
     eventually(lambda: sql("billing", count, [ids]) == [(5,)])

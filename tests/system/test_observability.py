@@ -1,0 +1,88 @@
+"""Health, metrics and logs, and one request followed through all of them."""
+
+import uuid
+from contextlib import suppress
+
+import pytest
+import requests
+
+from conftest import eventually
+from tests.system.processes import SERVICES
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_tells_its_health(suite, name) -> None:
+    healthz = suite.health(name, "/healthz")
+    assert (healthz.status_code, healthz.json()) == (200, {"status": "ok"})
+    ready = suite.health(name, "/readyz").json()
+    expected = {f"{name} started", f"{name} broker"} | ({f"{name} database"} if name != "gateway" else set())
+    assert ready == {"status": "ready", "checks": dict.fromkeys(expected, "ok")}
+    metrics = suite.health(name, "/metrics")
+    assert metrics.headers["Content-Type"].startswith("text/plain")
+    assert "# TYPE shop_worker_seconds histogram" in metrics.text
+    assert suite.health(name, "/nowhere").status_code == 404
+
+
+def test_health_needs_no_token_and_the_api_is_not_on_the_health_ports(suite, shopper) -> None:
+    assert suite.health("users", "/users/me").status_code == 404
+    assert requests.get(f"{suite.url}/readyz", timeout=60).status_code == 200
+
+
+def test_metrics_count_what_was_done(suite, shopper) -> None:
+    def deposits() -> float:
+        metrics = suite.health("billing", "/metrics").text.splitlines()
+        start = 'shop_worker_seconds_count{method="deposit_many",outcome="done",service="billing"}'
+        return sum(float(line.split()[-1]) for line in metrics if line.startswith(start))
+
+    before = deposits()
+    shopper.deposit("1.00")
+    eventually(lambda: deposits() == before + 1)
+
+
+def test_every_line_of_every_log_is_json_with_its_time_and_level(suite, shopper) -> None:
+    shopper.ended_order("1.00")
+    for process in suite.processes.values():
+        lines = process.lines()
+        assert lines
+        assert all({"event", "level", "logger", "timestamp"} <= set(line) for line in lines)
+
+
+def test_one_request_id_is_followed_from_the_gateway_to_the_letter(suite, shopper) -> None:
+    shopper.deposit("5.00")
+    request_id = f"trace-{uuid.uuid4()}"
+    answer = shopper.post("/orders", json={"price": "1.00"}, headers={"X-Request-Id": request_id})
+    assert answer.headers["X-Request-Id"] == request_id
+    shopper.letters(1)
+
+    expected = {
+        "gateway": "place_order",
+        "orders": "place_many",
+        "billing": "withdraw_many",
+        "notifications": "handle_order_paid",
+    }
+
+    def silent() -> set[str]:
+        """The services whose log does not tell yet what they did for this request."""
+        told = {
+            (name, line.get("method"))
+            for name in expected
+            for line in suite.processes[name].lines()
+            if line.get("request_id") == request_id
+        }
+        return {name for name, method in expected.items() if (name, method) not in told}
+
+    with suppress(AssertionError):
+        eventually(lambda: not silent())
+    assert silent() == set()
+
+
+def test_no_log_holds_a_password_or_a_token(suite, shopper, client) -> None:
+    secret = f"secret-{uuid.uuid4()}"
+    client.post("/tokens", json={"username": shopper.user["username"], "password": secret})
+    client.post("/users", json={"username": "a b", "email": "x", "password": secret})
+    token = shopper.user["access_token"]
+    for process in suite.processes.values():
+        log = process.log.read_text()
+        assert secret not in log
+        assert token not in log
+        assert shopper.wanted["password"] not in log

@@ -1,0 +1,167 @@
+"""A wrong or missing setting stops the start at once, with one line that names it."""
+
+import importlib
+import os
+import socket
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chassis.container import Container
+from tests.system.processes import SERVICES, Process
+
+URIS = ["", 5, "nonsense", "sqlite://", "postgresql://u:p@h/d", "mysql://h/d", ["x"], {}]
+SECONDS = [0, -1, "", "x", "NaN", float("nan"), float("inf"), [], {}]
+COUNTS = [0, -1, "", "x", 1e99, float("nan"), [], {}]
+TEXTS = ["", [], {}, 5]
+WRONG: dict[str, list[Any]] = {
+    "AMQP_URI": ["", 5, "nonsense", "http://h", "127.0.0.1:5672", [], {}],
+    "HEARTBEAT": SECONDS,
+    **{f"DB_URIS.{name}:Base": URIS for name in SERVICES if name != "gateway"},
+    **{f"WORKERS.{name}": COUNTS for name in SERVICES},
+    **dict.fromkeys(("RPC_TIMEOUT_S", "WITHDRAW_TIMEOUT_S", "CONFIRM_TIMEOUT_S"), SECONDS),
+    **dict.fromkeys(("DB_STATEMENT_TIMEOUT_S", "OUTBOX_RETENTION_S", "TOKEN_LIFETIME_S"), SECONDS),
+    "DB_POOL_SIZE": COUNTS,
+    **dict.fromkeys(("WEB_SERVER_ADDRESS", "HEALTH_ADDRESS", "CURRENCY"), TEXTS),
+    "WEB_SERVER_SHARED": ["", "maybe", 5, [], {}],
+    "TOKEN_SECRET": ["", "short", "x" * 31, 5, [], {}],
+}
+MIGRATIONS_ONLY = {"DB_OWNER_URIS"}
+THE_COMMANDS_OWN = {"SERVICE_CONTAINER_CLS", "LOGGING"}
+
+
+def start(config: dict[str, Any]) -> str:
+    """What a start of all five services with this configuration ends with; empty if it goes on."""
+    try:
+        for name in SERVICES:
+            Container(importlib.import_module(f"{name}.service").Service, deepcopy(config))
+    except SystemExit as exc:
+        return str(exc.code)
+    return ""
+
+
+def changed(config: dict[str, Any], name: str, *value: Any) -> dict[str, Any]:
+    """`config` with another value of a setting, or without it."""
+    config = deepcopy(config)
+    *parents, last = name.split(".")
+    place = config
+    for parent in parents:
+        place = place[parent]
+    if value:
+        place[last] = value[0]
+    else:
+        del place[last]
+    return config
+
+
+def assert_names(message: str, name: str) -> None:
+    """That `message` is one line that names the setting."""
+    assert message.startswith(f"config.yaml: {name} is ")
+    assert "\n" not in message
+    assert "Traceback" not in message
+
+
+def test_the_configuration_as_it_is_starts(config) -> None:
+    assert start(config) == ""
+
+
+def test_every_setting_of_the_file_is_tried_here(config) -> None:
+    tried = {name.partition(".")[0] for name in WRONG}
+    assert set(config) == tried | MIGRATIONS_ONLY | THE_COMMANDS_OWN
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_missing_setting_is_named(config, name) -> None:
+    assert_names(start(changed(config, name)), name)
+    assert_names(start(changed(config, name, None)), name)
+
+
+@pytest.mark.parametrize("name", ["DB_URIS", "WORKERS"])
+def test_a_missing_group_of_settings_is_named(config, name) -> None:
+    for wrong in ({}, None, 5, "x", []):
+        assert start(changed(config, name, wrong)).startswith(f"config.yaml: {name}.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_a_wrong_setting_is_named(config, name, value) -> None:
+    assert_names(start(changed(config, name, value)), name)
+
+
+# As a process
+
+IN_THE_ENVIRONMENT = {
+    "GATEWAY_PORT": ("WEB_SERVER_ADDRESS", ["x", "99999", "-1", ""]),
+    "HEALTH_PORT": ("HEALTH_ADDRESS", ["x", "99999"]),
+    "GATEWAY_HOST": ("WEB_SERVER_ADDRESS", ["no such host", "203.0.113.1"]),
+    "AMQP_URI": ("AMQP_URI", ["amqp://u:p@127.0.0.1:x/"]),
+    "LOG_LEVEL": ("LOG_LEVEL", ["LOUD"]),
+    "LOG_FORMAT": ("LOG_FORMAT", ["xml"]),
+    "TOKEN_SECRET": ("TOKEN_SECRET", ["short"]),
+    "RPC_TIMEOUT_S": ("RPC_TIMEOUT_S", ["soon"]),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(environment, tmp_path_factory):
+    """What processes with a wrong environment ended with: (exit code, log) by (variable, value)."""
+    folder = tmp_path_factory.mktemp("wrong")
+    cases = [(variable, value) for variable, (_, values) in IN_THE_ENVIRONMENT.items() for value in values]
+    found = {}
+    for pair in (cases[n : n + 2] for n in range(0, len(cases), 2)):  # a core each
+        processes = []
+        for variable, value in pair:
+            log = folder / f"{len(found) + len(processes)}.log"
+            wrong = {**environment, "GATEWAY_PORT": "0", variable: value}
+            processes.append(Process(("gateway", "users"), wrong, log))
+            processes[-1].start()
+        for case, process in zip(pair, processes, strict=True):
+            try:
+                found[case] = (process.wait(20), process.log.read_text())
+            except AssertionError:
+                process.stop()
+                found[case] = (0, "it went on: " + process.log.read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [(name, value) for name, (_, values) in IN_THE_ENVIRONMENT.items() for value in values],
+)
+def test_a_process_with_a_wrong_setting_ends_with_a_line_that_names_it(ended, variable, value) -> None:
+    code, log = ended[variable, value]
+    assert code != 0, log
+    assert IN_THE_ENVIRONMENT[variable][0] in log.splitlines()[-1]
+    assert "Traceback" not in log
+
+
+def test_a_process_without_a_setting_ends_with_a_line_that_names_it(environment, tmp_path) -> None:
+    config = tmp_path / "config.yaml"
+    text = Path("config.yaml").read_text()
+    config.write_text("".join(line for line in text.splitlines(True) if not line.startswith("CURRENCY")))
+    process = Process(("billing",), environment, tmp_path / "log", config)
+    process.start()
+    assert process.wait() != 0
+    assert process.log.read_text() == "config.yaml: CURRENCY is missing\n"
+
+
+@pytest.mark.parametrize(("service", "variable"), [("gateway", "GATEWAY_PORT"), ("users", "HEALTH_PORT")])
+def test_a_taken_port_is_told_in_one_line(environment, tmp_path, service, variable) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = str(holder.getsockname()[1])
+        process = Process((service,), {**environment, variable: port}, tmp_path / "log")
+        process.start()
+        assert process.wait() != 0
+    *before, last = process.log.read_text().splitlines()
+    assert port in last
+    assert "in use" in last
+    assert not any("Traceback" in line for line in before)
+
+
+def test_the_file_reads_every_variable_it_names() -> None:
+    text = Path("config.yaml").read_text()
+    assert os.linesep not in yaml.safe_load(text)["CURRENCY"]
