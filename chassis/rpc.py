@@ -24,7 +24,7 @@ from chassis import metrics
 from chassis.amqp import Message, Sender, encode
 from chassis.coalescer import Call, Coalescer
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, to_fault
-from chassis.logs import REQUEST_ID, current_request_id
+from chassis.logs import REQUEST_ID, bind_request_id, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.settings import SECONDS, read
 
@@ -221,6 +221,7 @@ class _Batch:
 
     def __call__(self, items: Sequence[Any]) -> Sequence[Any]:
         metrics.BATCH_ITEMS.labels(self._proxy.service, self._method).observe(len(items))
+        bind_request_id(items[0])  # a lone call's own id; a batch goes by that of its first
         outcomes = self._proxy.call(self._method, {"items": list(items)})
         if not isinstance(outcomes, list) or len(outcomes) != len(items):
             raise InternalError(f"{self._method} did not answer every item")
