@@ -112,10 +112,9 @@ class Link:
     def _read(self) -> None:
         try:
             while True:
-                try:
-                    self._connection.drain_events(timeout=1)
-                except TimeoutError:
-                    self._connection.heartbeat_tick()
+                with suppress(TimeoutError):
+                    self._connection.blocking_read(timeout=1)
+                self._connection.heartbeat_tick()
         except Exception as exc:  # whatever it was: a link that nobody reads is dead
             log.warning("broker connection lost", extra={"error": str(exc)})
             self.closed = True
@@ -285,7 +284,8 @@ class _Batch:
         link.when_closed = partial(self._fail, "it closed the connection")
 
     def wait(self) -> list[bool]:
-        self._done.wait()
+        if self._unconfirmed:
+            self._done.wait()
         return [message_id not in self._returned for message_id in self._ids]
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
@@ -307,7 +307,7 @@ class _Batch:
 def check_broker_settings(config: dict[str, Any]) -> None:
     """Raises ConfigurationError where a setting of the broker is missing or wrong."""
     uri = read(config, "AMQP_URI", TEXT)
-    read(config, "HEARTBEAT", WHOLE_SECONDS)
+    read(config, "HEARTBEAT", WHOLE_SECONDS)  # kombu's consumer looks after a second of silence only
     try:
         right = urlsplit(uri).scheme in ("amqp", "amqps") and urlsplit(uri).port != 0
     except ValueError:  # the port

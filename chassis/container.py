@@ -29,6 +29,7 @@ class Container(ServiceContainer):
 
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
         try:
+            check_broker_settings(config)  # nameko's extensions look at these while they are bound
             workers = read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)
             super().__init__(service_cls, {**config, "max_workers": workers})
             self.check_settings()
@@ -38,7 +39,6 @@ class Container(ServiceContainer):
         self._is_stopping = False
 
     def check_settings(self) -> None:
-        check_broker_settings(self.config)
         read(self.config, "HEALTH_ADDRESS", ADDRESS)
         for extension in self.extensions:
             if check := getattr(extension, "check", None):

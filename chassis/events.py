@@ -85,8 +85,10 @@ def _copy(message: Any, target: str, headers: dict[str, Any]) -> Message:
     given = message.properties
     properties = {name: given[name] for name in ("content_type", "content_encoding") if name in given}
     properties["message_id"] = given.get("message_id") or str(uuid.uuid4())
-    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
-    return Message("", target, body, {**message.headers, **headers}, properties)
+    body = message.body  # which the client library has decoded where it could
+    if isinstance(body, str):
+        body = body.encode(given.get("content_encoding", "utf-8"))
+    return Message("", target, bytes(body), {**message.headers, **headers}, properties)
 
 
 def _count(message: Any, header: str) -> int:

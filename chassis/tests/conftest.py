@@ -73,10 +73,14 @@ def _all(steps: Any) -> None:
         thread.wait()
 
 
+class Context:
+    """Stands for a worker's."""
+
+
 def dependency(container: Container, name: str) -> Any:
     """What the service's methods see as `self.<name>`."""
     [provider] = [d for d in container.dependencies if d.attr_name == name]
-    return provider.get_dependency(object())
+    return provider.get_dependency(Context())
 
 
 @pytest.fixture
@@ -86,11 +90,17 @@ def broker(chassis_config: dict[str, Any]) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def superuser(servers: Servers) -> Iterator[Callable[[str], None]]:
-    """Runs a statement as the database server's superuser."""
+def superuser(servers: Servers) -> Iterator[Callable[[str], list[Any]]]:
+    """Runs a statement as the database server's superuser; its rows."""
     connection = psycopg2.connect(servers.superuser_dsn())
     connection.autocommit = True
-    yield lambda statement: connection.cursor().execute(statement)
+
+    def run(statement: str) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    yield run
     connection.close()
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase
 
 from chassis import outbox
+from chassis.amqp import connect
 from chassis.container import Container
 from chassis.db import Database
 from chassis.logs import bind_request_id
@@ -124,7 +125,9 @@ def test_the_request_id_goes_in_the_headers(teller, broker) -> None:
     assert all("request_id" not in json.loads(message.body) for message in messages)
 
 
-def test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one(teller, rpc, broker, sql, caplog) -> None:
+def test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one(
+    teller, rpc, broker, sql, caplog
+) -> None:
     rpc.users.tell("early", [{"n": 1}])
     eventually(lambda: "events without a queue: make migrate" in caplog.messages)
     assert unsent(sql) == 1
@@ -160,7 +163,9 @@ def test_events_that_a_dead_process_left_are_published_at_start(chassis_config, 
         eventually(lambda: broker.count(queue) == 3)
 
 
-def test_a_closed_connection_loses_no_event(teller, rpc, broker, sql, close_connections, chassis_config) -> None:
+def test_a_closed_connection_loses_no_event(
+    teller, rpc, broker, sql, close_connections, chassis_config
+) -> None:
     broker.channel.queue_declare("outbox-test", durable=True, auto_delete=False)
     broker.channel.queue_bind("outbox-test", EXCHANGE, "told")
     rpc.users.tell("told", [{"n": 0}])
@@ -171,23 +176,11 @@ def test_a_closed_connection_loses_no_event(teller, rpc, broker, sql, close_conn
         eventlet.sleep(0.1 * (n % 2))
     closing.wait()
     eventually(lambda: unsent(sql) == 0)
-    with broker_again(chassis_config) as again:
+    with connect(chassis_config) as connection:  # the test's own was closed too
+        again = Broker(connection)
         ids = {message.properties["message_id"] for message in again.take("outbox-test")}
         again.channel.queue_delete("outbox-test")
     assert len(ids) == 501
-
-
-def broker_again(config: dict[str, Any]) -> Any:
-    from contextlib import contextmanager
-
-    from chassis.amqp import connect
-
-    @contextmanager
-    def opened() -> Iterator[Broker]:
-        with connect(config) as connection:
-            yield Broker(connection)
-
-    return opened()
 
 
 def test_the_relay_survives_its_database_session(teller, rpc, broker, sql, superuser) -> None:

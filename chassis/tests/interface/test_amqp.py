@@ -1,0 +1,218 @@
+"""Publishing: what the broker has, what it refuses, and what happens while it is away."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import eventlet
+import pytest
+from eventlet.event import Event
+
+from chassis import amqp
+from chassis.amqp import ConfirmedPublisher, Link, Message, Sender, encode
+from chassis.errors import Unavailable
+from chassis.tests.conftest import Broker
+from conftest import DEADLINE_S, eventually
+
+CONFIRM_TIMEOUT_S = 0.5
+
+
+def extension(extension_cls: type, config: dict[str, Any]) -> Any:
+    """A shared extension as the container binds it."""
+    made = extension_cls()
+    made.container = SimpleNamespace(
+        config=config,
+        service_name="echo",
+        spawn_managed_thread=lambda fn, identifier: eventlet.spawn(fn),
+    )
+    return made
+
+
+@pytest.fixture
+def publisher(chassis_config) -> Iterator[ConfirmedPublisher]:
+    publisher = extension(ConfirmedPublisher, {**chassis_config, "CONFIRM_TIMEOUT_S": CONFIRM_TIMEOUT_S})
+    publisher.check()
+    yield publisher
+    publisher.stop()
+
+
+@pytest.fixture
+def sender(chassis_config) -> Iterator[Sender]:
+    sender = extension(Sender, chassis_config)
+    sender.start()
+    yield sender
+    sender.stop()
+
+
+def message(queue: str, number: int = 0, **properties: Any) -> Message:
+    properties = {"message_id": str(uuid.uuid4()), **properties}
+    return Message("", queue, encode(number), properties=properties)
+
+
+def taken(broker: Broker, queue: str) -> list[int]:
+    return [int(message.body) for message in broker.take(queue)]
+
+
+@pytest.fixture
+def block(servers) -> Iterator[Callable[[bool], None]]:
+    """The broker in a memory alarm: it reads from no publisher."""
+
+    def block(on: bool) -> None:
+        servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001" if on else "0.4")
+
+    yield block
+    block(False)
+
+
+def test_the_broker_has_what_was_confirmed_in_order(publisher, broker) -> None:
+    queue = broker.bind("", "")
+    assert publisher.publish([message(queue, n) for n in range(300)]) == [True] * 300
+    assert taken(broker, queue) == list(range(300))
+
+
+def test_nothing_to_publish_waits_for_nothing(publisher) -> None:
+    assert publisher.publish([]) == []
+
+
+def test_each_message_without_a_queue_is_told(publisher, broker) -> None:
+    queue = broker.bind("", "")
+    messages = [message(queue), message("nowhere"), message(queue), message("nowhere")]
+    assert publisher.publish(messages) == [True, False, True, False]
+    assert publisher.publish([message(queue)]) == [True]
+
+
+def test_publishers_at_the_same_time_get_their_own_confirms(publisher, broker) -> None:
+    queue = broker.bind("", "")
+    threads = [
+        eventlet.spawn(publisher.publish, [message(queue), message("nowhere" if n % 2 else queue)])
+        for n in range(20)
+    ]
+    assert [thread.wait() for thread in threads] == [[True, n % 2 == 0] for n in range(20)]
+
+
+def test_a_refused_message_is_unavailable_and_the_next_publish_works(publisher, broker) -> None:
+    full = broker.bind("", "", **{"x-max-length": 1, "x-overflow": "reject-publish"})
+    queue = broker.bind("", "")
+    with pytest.raises(Unavailable, match="refused"):
+        publisher.publish([message(full) for _ in range(5)])
+    assert publisher.publish([message(queue)]) == [True]
+
+
+def test_an_exchange_that_does_not_exist_is_unavailable_and_the_next_publish_works(publisher, broker) -> None:
+    with pytest.raises(Unavailable):
+        publisher.publish([Message("no-such-exchange", "x", b"1", properties={"message_id": "1"})])
+    assert publisher.publish([message(broker.bind("", ""))]) == [True]
+
+
+def test_a_closed_connection_is_seen_at_once_and_replaced(
+    publisher, chassis_config, close_connections, caplog
+) -> None:
+    publisher.publish([message("nowhere")])
+    link = publisher._link
+    close_connections()
+    eventually(lambda: link.closed)
+    assert "broker connection lost" in caplog.messages
+    assert publisher.publish([message("nowhere")]) == [False]
+
+
+def test_a_broker_that_is_not_there_is_unavailable(chassis_config) -> None:
+    config = {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"}
+    publisher = extension(ConfirmedPublisher, config)
+    publisher.check()
+    with pytest.raises(Unavailable):
+        publisher.publish([message("nowhere")])
+    publisher.stop()
+
+
+def test_a_blocked_broker_stops_no_caller_and_is_used_again_when_it_is_not(
+    publisher, sender, broker, block, chassis_config
+) -> None:
+    confirmed, sent = broker.bind("", ""), broker.bind("", "")
+    sender.send(message(sent, 0))
+    eventually(lambda: broker.count(sent) == 1)
+    block(True)
+    with eventlet.Timeout(DEADLINE_S), pytest.raises(Unavailable, match="confirms nothing"):
+        publisher.publish([message(confirmed, 1)])
+    for _ in range(2000):
+        sender.send(Message("", sent, encode("x" * 10_000)))  # more than the sockets between hold
+    with eventlet.Timeout(DEADLINE_S), pytest.raises(Unavailable):
+        publisher.publish([message(confirmed, 2)])
+    block(False)
+    assert eventually(lambda: _published(publisher, message(confirmed, 3))) == [True]
+    assert taken(broker, confirmed)[-1] == 3
+    sender.send(message(sent, 4))
+    eventually(lambda: 4 in [json.loads(message.body) for message in broker.take(sent)])
+
+
+def _published(publisher: ConfirmedPublisher, message: Message) -> list[bool] | None:
+    try:
+        return publisher.publish([message])
+    except Unavailable:
+        return None
+
+
+def test_the_sender_keeps_what_waits_for_the_broker_and_drops_what_is_late(
+    sender, broker, servers, close_connections, chassis_config
+) -> None:
+    broker.channel.queue_declare("sender-test", durable=True, auto_delete=False)
+    sender.send(message("sender-test", 0))
+    eventually(lambda: broker.count("sender-test") == 1)
+    servers.rabbitmqctl("suspend_listeners")
+    close_connections()
+    eventually(lambda: sender._link.closed)
+    sender.send(message("sender-test", 1, expiration="50"))
+    sender.send(message("sender-test", 2))
+    eventlet.sleep(0.1)  # the first one's time passes
+    servers.rabbitmqctl("resume_listeners")
+    with amqp.connect(chassis_config) as connection:
+        again = Broker(connection)
+        eventually(lambda: again.count("sender-test") == 2)
+        assert taken(again, "sender-test") == [0, 2]
+        again.channel.queue_delete("sender-test")
+
+
+def test_a_sender_stops_though_the_broker_is_away(chassis_config) -> None:
+    sender = extension(Sender, {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"})
+    sender.start()
+    sender.send(message("nowhere"))
+    eventlet.sleep(0)
+    with eventlet.Timeout(DEADLINE_S):
+        sender.stop()
+
+
+def test_what_was_sent_before_the_stop_arrives(chassis_config, broker) -> None:
+    queue = broker.bind("", "")
+    sender = extension(Sender, chassis_config)
+    sender.start()
+    for number in range(500):
+        sender.send(message(queue, number))
+    sender.stop()
+    eventually(lambda: broker.count(queue) == 500)
+
+
+def test_who_waits_for_an_answer_hears_that_nobody_takes_the_message(sender) -> None:
+    returned = Event()
+    sender.on_return(returned.send)
+    sender.send(message("nowhere", correlation_id="c-1"))
+    with eventlet.Timeout(DEADLINE_S):
+        assert returned.wait() == "c-1"
+
+
+def test_an_idle_connection_lives_by_its_heartbeats(chassis_config) -> None:
+    link = Link({**chassis_config, "HEARTBEAT": 1}, lambda channel: None)
+    eventlet.sleep(3.5)  # the broker gives up after two to three beats without one
+    assert not link.closed
+    link.close()
+
+
+def test_a_connection_that_cannot_be_prepared_is_not_left_open(chassis_config, servers) -> None:
+    def prepare(channel: Any) -> None:
+        channel.queue_declare("no-such-queue", passive=True)
+
+    before = servers.rabbitmqctl("list_connections", "pid").count("rabbit")
+    for _ in range(3):
+        with pytest.raises(amqp.CONNECTION_ERRORS):
+            Link(chassis_config, prepare)
+    eventually(lambda: servers.rabbitmqctl("list_connections", "pid").count("rabbit") <= before)

@@ -1,0 +1,299 @@
+"""A service's life: it starts when it can, says what it lacks, and stops without doing work twice."""
+
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from nameko.standalone.rpc import ClusterRpcProxy
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase
+
+from chassis import db as chassis_db
+from chassis import health
+from chassis.container import Container
+from chassis.db import Database
+from chassis.errors import Unavailable, is_away
+from chassis.rpc import RpcProxy, rpc
+from chassis.settings import TEXT, Setting
+from chassis.tests.conftest import dependency, running
+from conftest import DEADLINE_S, eventually
+
+gate = Event()
+handled: Counter[str] = Counter()
+
+
+class Worker:
+    """Has no RpcProxy, so nothing else keeps its connection to the broker."""
+
+    name = "worker"
+
+    @rpc
+    def work(self, number: str) -> str:
+        handled[number] += 1
+        gate.wait()
+        return f"{number} done"
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Keeper:
+    """Has a database."""
+
+    name = "users"
+
+    db = Database(Base)
+    currency = Setting("CURRENCY", TEXT)
+    billing = RpcProxy("billing")
+
+    @rpc
+    def sleep(self, seconds: float) -> None:
+        with self.db.get_session(close_on_exit=True) as session:
+            session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
+
+
+@pytest.fixture(scope="module")
+def keeper(chassis_config) -> Iterator[Container]:
+    container = Container(Keeper, {**chassis_config, "DB_STATEMENT_TIMEOUT_S": 0.5})
+    with running(container):
+        yield container
+
+
+# Stopping
+
+
+def test_a_request_under_way_at_the_stop_is_answered_and_done_once(config, broker) -> None:
+    config["WORKERS"] = {"worker": 2}
+    first, second = Container(Worker, config), Container(Worker, config)
+    first.start()
+    with ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
+        answers = [client.worker.work.call_async(str(n)) for n in range(4)]
+        eventually(lambda: sum(handled.values()) == 2)
+        stopping = [eventlet.spawn(first.stop) for _ in range(2)]  # as two SIGTERMs do
+        eventually(lambda: not consumers(broker))
+        gate.send()
+        assert [answer.result() for answer in answers[:2]] == ["0 done", "1 done"]
+        for thread in stopping:
+            thread.wait()
+        first.stop()
+        with running(second):  # the others were left to it
+            assert [answer.result() for answer in answers[2:]] == ["2 done", "3 done"]
+    assert broker.count("rpc-worker") == 0
+    assert handled == {str(n): 1 for n in range(4)}
+
+
+def consumers(broker: Any) -> int:
+    return int(broker.channel.queue_declare("rpc-worker", passive=True).consumer_count)
+
+
+def test_a_stop_while_the_service_still_waits_ends_the_process(config) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Container(Keeper, config).stop()
+    assert ended.value.code == 0
+
+
+class Process:
+    """`nameko run` of services in a process of its own."""
+
+    def __init__(self, log: Path, environment: dict[str, str], services: tuple[str, ...]) -> None:
+        nameko = str(Path(sys.executable).with_name("nameko"))
+        command = [nameko, "run", "--config", "config.yaml", *services]
+        own = {"HEALTH_PORT": "0", "LOG_FORMAT": "json", "PYTHONWARNINGS": "ignore"}
+        self.log = log
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                command, env={**environment, **own}, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def says(self, text: str) -> bool:
+        return text in self.log.read_text()
+
+    def terminate(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    def last_line_and_code(self) -> tuple[str, int]:
+        """Wait for its end."""
+        eventually(lambda: self._process.poll() is not None)
+        return self.log.read_text().splitlines()[-1], self._process.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def nameko_run(environment, tmp_path) -> Iterator[Callable[..., Process]]:
+    """`nameko_run("users.service", USERS_WORKERS="1")`"""
+    started: list[Process] = []
+
+    def run(*services: str, **changes: str) -> Process:
+        log = tmp_path / f"{len(started)}.log"
+        started.append(Process(log, {**environment, **changes}, services))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+def test_sigterm_under_load_ends_a_service_soon_and_fails_no_request(nameko_run, suite_config) -> None:
+    calls = outcomes = 0
+    stop = Event()
+    query = {"user_id": "0190b5a0-0000-7000-8000-000000000000"}
+
+    def client() -> None:
+        nonlocal calls, outcomes
+        with ClusterRpcProxy(suite_config, timeout=DEADLINE_S) as proxy:
+            while not stop.ready():
+                calls += 1
+                assert proxy.billing.statement(**query)["items"] == []
+                outcomes += 1
+
+    first, second = nameko_run("billing.service"), nameko_run("billing.service")
+    eventually(lambda: first.says("service is up") and second.says("service is up"))
+    clients = [eventlet.spawn(client) for _ in range(8)]
+    eventually(lambda: outcomes > 100)
+    first.terminate()
+    line, code = first.last_line_and_code()
+    assert "service has stopped" in line
+    assert code == 0
+    stop.send()
+    for thread in clients:
+        thread.wait()
+    assert outcomes == calls
+
+
+def test_sigterm_ends_a_service_that_still_waits(nameko_run) -> None:
+    process = nameko_run("users.service", USERS_DB_URI="postgresql+psycopg2://a:b@127.0.0.1:1/c")
+    eventually(lambda: process.says("waiting for the database"))
+    process.terminate()
+    assert process.last_line_and_code()[1] == 0
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"WORKERS": {}}, "WORKERS.users is missing"),
+        ({"WORKERS": {"users": 0}}, "WORKERS.users is wrong"),
+        ({"AMQP_URI": None}, "AMQP_URI is missing"),
+        ({"AMQP_URI": "localhost"}, "AMQP_URI is wrong"),
+        ({"HEARTBEAT": 0}, "HEARTBEAT is wrong"),
+        ({"HEALTH_ADDRESS": "localhost"}, "HEALTH_ADDRESS is wrong"),
+        ({"DB_URIS": {}}, "DB_URIS.users:Base is missing"),
+        ({"DB_URIS": {"users:Base": "sqlite://"}}, "DB_URIS.users:Base is wrong"),
+        ({"DB_STATEMENT_TIMEOUT_S": "soon"}, "DB_STATEMENT_TIMEOUT_S is wrong"),
+        ({"DB_POOL_SIZE": 0}, "DB_POOL_SIZE is wrong"),
+        ({"RPC_TIMEOUT_S": -1}, "RPC_TIMEOUT_S is wrong"),
+        ({"CURRENCY": ""}, "CURRENCY is wrong"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_with_a_line_that_names_it(config, changes, line) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Container(Keeper, {**config, **changes})
+    assert ended.value.code.startswith(f"config.yaml: {line}")
+    assert "\n" not in ended.value.code
+
+
+@pytest.mark.parametrize("setting", ["CONFIRM_TIMEOUT_S", "OUTBOX_RETENTION_S"])
+def test_what_an_event_needs_is_checked_as_well(config, setting) -> None:
+    from users.service import Service
+
+    with pytest.raises(SystemExit, match=rf"^config\.yaml: {setting} is missing$"):
+        Container(Service, {**config, setting: None})
+
+
+def test_the_process_of_a_wrong_setting_ends_with_that_line_and_code_1(nameko_run) -> None:
+    line, code = nameko_run("users.service", USERS_WORKERS="many").last_line_and_code()
+    assert line.startswith("config.yaml: WORKERS.users is wrong")
+    assert code == 1
+
+
+# The database
+
+
+def test_ids_are_text_for_a_service(keeper) -> None:
+    id_ = "0190b5a0-0000-7000-8000-000000000000"
+    with dependency(keeper, "db").get_session(close_on_exit=True) as session:
+        assert session.execute(text(f"SELECT '{id_}'::uuid")).scalar() == id_
+
+
+def test_a_statement_that_takes_too_long_is_ended(keeper, rpc) -> None:
+    with pytest.raises(Unavailable):
+        rpc.users.sleep(seconds=60)
+    rpc.users.sleep(seconds=0)
+
+
+IDLE_IN_TRANSACTION = """
+    SELECT 1 FROM pg_stat_activity WHERE datname = 'users' AND state = 'idle in transaction'
+"""
+
+
+def test_a_transaction_left_open_is_ended_by_the_server(keeper, superuser) -> None:
+    with dependency(keeper, "db").Session() as session:
+        session.execute(text("SELECT 1"))
+        eventually(lambda: not superuser(IDLE_IN_TRANSACTION))
+        with pytest.raises(DBAPIError) as caught:
+            session.execute(text("SELECT 2"))
+        assert is_away(caught.value)
+        session.rollback()
+
+
+def test_a_service_waits_for_its_schema_and_says_so(config, monkeypatch, caplog) -> None:
+    needed = ["9999"]
+    monkeypatch.setattr(chassis_db, "newest_migration", lambda service: needed[0])
+    monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
+    container = Container(Keeper, config)
+    starting = eventlet.spawn(container.start)
+    eventually(lambda: "waiting for the schema: make migrate" in caplog.messages)
+    assert health.respond("/readyz").status_code == 503
+    needed[0] = "0001"
+    starting.wait()
+    container.stop()
+
+
+def test_a_service_waits_for_its_tables_and_says_so(config, monkeypatch, caplog, sql) -> None:
+    monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
+    container = Container(Keeper, config)
+    sql("users", "ALTER TABLE alembic_version RENAME TO hidden")
+    try:
+        starting = eventlet.spawn(container.start)
+        eventually(lambda: "waiting for the schema: make migrate" in caplog.messages)
+    finally:
+        sql("users", "ALTER TABLE hidden RENAME TO alembic_version")
+    starting.wait()
+    container.stop()
+
+
+def test_a_service_waits_for_its_database_and_says_so(config, monkeypatch, caplog, superuser) -> None:
+    monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
+    container = Container(Keeper, config)
+    superuser("ALTER ROLE users NOLOGIN")
+    try:
+        starting = eventlet.spawn(container.start)
+        eventually(lambda: "waiting for the database" in caplog.messages)
+    finally:
+        superuser("ALTER ROLE users LOGIN")
+    starting.wait()
+    container.stop()
+
+
+def test_a_database_that_may_lose_commits_is_refused(nameko_run, superuser) -> None:
+    superuser("ALTER ROLE users SET synchronous_commit = off")
+    try:
+        line, code = nameko_run("users.service").last_line_and_code()
+    finally:
+        superuser("ALTER ROLE users RESET synchronous_commit")
+    assert line == "users: synchronous_commit is off in this database"
+    assert code == 1

@@ -1,0 +1,142 @@
+"""Each service's migrations make the tables of its models, and give its role no more than it needs."""
+
+import importlib
+from typing import Any
+
+import psycopg2
+import pytest
+import yaml
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from psycopg2.errors import InsufficientPrivilege
+from sqlalchemy import create_engine
+
+from chassis.db import newest_migration
+from chassis.migrate import declare_queues, main, migrate_tables
+from conftest import SERVICES_WITH_TABLES
+
+
+def role(config: dict[str, Any], service: str, database: str | None = None) -> Any:
+    """A connection as the application's role of `service`."""
+    uri = config["DB_URIS"][f"{service}:Base"].replace("+psycopg2", "")
+    connection = psycopg2.connect(uri.rpartition("/")[0] + "/" + (database or service))
+    connection.autocommit = True
+    return connection
+
+
+@pytest.fixture
+def config_file(config, tmp_path) -> Any:
+    """The path of a config.yaml with these settings."""
+
+    def write(**changes: Any) -> str:
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump({**config, **changes}))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
+def test_migrations_equal_models(config, service) -> None:
+    base = importlib.import_module(f"{service}.models").Base
+    engine = create_engine(config["DB_OWNER_URIS"][f"{service}:Base"])
+    with engine.connect() as connection:
+        options = {
+            "compare_type": True,
+            "compare_server_default": True,
+            "include_name": lambda name, kind, parents: name != "alembic_version",
+        }
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, base.metadata) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
+def test_migrating_again_changes_nothing(config, sql, service) -> None:
+    before = sql(service, "SELECT * FROM alembic_version")
+    migrate_tables(config, service)
+    declare_queues(config, service)
+    assert sql(service, "SELECT * FROM alembic_version") == before == [(newest_migration(service),)]
+
+
+def test_the_ledger_is_append_only_for_its_service(config) -> None:
+    connection = role(config, "billing")
+    for statement in (
+        "UPDATE operations SET amount_minor = 1",
+        "DELETE FROM operations",
+        "TRUNCATE operations",
+        "DELETE FROM accounts",
+        "UPDATE accounts SET user_id = user_id",
+    ):
+        with pytest.raises(InsufficientPrivilege):
+            connection.cursor().execute(statement)
+    connection.cursor().execute("UPDATE accounts SET balance_minor = balance_minor")
+    connection.close()
+
+
+@pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
+def test_a_service_cannot_change_its_schema(config, service) -> None:
+    connection = role(config, service)
+    for statement in (
+        "CREATE TABLE mine (id int)",
+        "ALTER TABLE alembic_version ADD COLUMN mine int",
+        "UPDATE alembic_version SET version_num = '9999'",
+        "DROP TABLE alembic_version",
+    ):
+        with pytest.raises(InsufficientPrivilege):
+            connection.cursor().execute(statement)
+    connection.close()
+
+
+@pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
+def test_a_service_cannot_read_anothers_database(config, service) -> None:
+    for other in set(SERVICES_WITH_TABLES) - {service}:
+        with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+            role(config, service, other)
+
+
+def test_the_command_says_what_is_ready(config_file, capsys) -> None:
+    main(["--config", config_file(), "users", "billing"])
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"{service}: tables and queues are ready" for service in ("users", "billing")]
+
+
+AWAY = "postgresql+psycopg2://a:b@127.0.0.1:1/c"
+
+
+@pytest.mark.parametrize(
+    ("changes", "services", "names"),
+    [
+        ({"AMQP_URI": None}, ["billing"], "AMQP_URI is missing"),
+        ({"AMQP_URI": "localhost"}, ["billing"], "AMQP_URI is wrong"),
+        ({"AMQP_URI": "amqp://a:b@127.0.0.1:1/"}, ["billing"], "the broker is away"),
+        ({"HEARTBEAT": "often"}, ["billing"], "HEARTBEAT is wrong"),
+        ({"DB_URIS": None}, [], "DB_URIS is missing"),
+        ({"DB_URIS": "users"}, [], "DB_URIS is wrong"),
+        ({"DB_URIS": {"users:Base": "sqlite://"}}, [], "DB_URIS.users:Base is wrong"),
+        ({"DB_OWNER_URIS": {}}, ["users"], "DB_OWNER_URIS.users:Base is missing"),
+        ({"DB_OWNER_URIS": {"users:Base": AWAY}}, ["users"], "onnection"),
+    ],
+)
+def test_the_command_ends_with_one_line_where_a_setting_is_wrong(
+    config_file, changes, services, names
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", config_file(**changes), *services])
+    assert names in ended.value.code
+    assert "\n" not in ended.value.code
+
+
+@pytest.mark.parametrize("text", ["", "[", "a: ${", "- 1"])
+def test_the_command_ends_with_one_line_where_the_file_is_none(tmp_path, text) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    for name in (path, tmp_path / "missing.yaml"):
+        with pytest.raises(SystemExit) as ended:
+            main(["--config", str(name)])
+        assert "\n" not in ended.value.code
+
+
+def test_the_command_does_not_know_other_services(config_file) -> None:
+    with pytest.raises(SystemExit, match=r"DB_OWNER_URIS\.nobody:Base is missing"):
+        main(["--config", config_file(), "nobody"])
