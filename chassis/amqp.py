@@ -307,7 +307,7 @@ class _Batch:
 def check_broker_settings(config: dict[str, Any]) -> None:
     """Raises ConfigurationError where a setting of the broker is missing or wrong."""
     uri = read(config, "AMQP_URI", TEXT)
-    read(config, "HEARTBEAT", WHOLE_SECONDS)  # kombu's consumer looks after a second of silence only
+    read(config, "HEARTBEAT", WHOLE_SECONDS)
     try:
         right = urlsplit(uri).scheme in ("amqp", "amqps") and urlsplit(uri).port != 0
     except ValueError:  # the port

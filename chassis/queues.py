@@ -7,13 +7,16 @@ from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
 from chassis.amqp import CONNECTION_ERRORS
 
+LOOK_S = 0.2
+
 
 class QueueConsumer(NamekoQueueConsumer):
-    """Nameko's, with three differences.
+    """Nameko's, with four differences.
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more
     is consumed, so a service that stops could not ack what it still works on, and it is done twice.
     It lets each provider declare what it needs beside its queue (`provider.declare(channel)`).
+    It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
     And an ack that meets a broken connection does not end the process: the broker delivers again.
     """
 
@@ -29,6 +32,9 @@ class QueueConsumer(NamekoQueueConsumer):
             if declare := getattr(provider, "declare", None):
                 declare(channel)
         return super().get_consumers(consumer_cls, channel)
+
+    def consume(self, *args: Any, **options: Any) -> Any:
+        return super().consume(*args, safety_interval=LOOK_S, **options)
 
     def on_iteration(self) -> None:
         self._cancel_consumers_if_requested()

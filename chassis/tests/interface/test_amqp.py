@@ -1,6 +1,7 @@
 """Publishing: what the broker has, what it refuses, and what happens while it is away."""
 
 import json
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -12,8 +13,10 @@ from eventlet.event import Event
 
 from chassis import amqp
 from chassis.amqp import ConfirmedPublisher, Link, Message, Sender, encode
+from chassis.container import Container
 from chassis.errors import Unavailable
-from chassis.tests.conftest import Broker
+from chassis.rpc import rpc
+from chassis.tests.conftest import Broker, running
 from conftest import DEADLINE_S, eventually
 
 CONFIRM_TIMEOUT_S = 0.5
@@ -200,11 +203,22 @@ def test_who_waits_for_an_answer_hears_that_nobody_takes_the_message(sender) -> 
         assert returned.wait() == "c-1"
 
 
-def test_an_idle_connection_lives_by_its_heartbeats(chassis_config) -> None:
-    link = Link({**chassis_config, "HEARTBEAT": 1}, lambda channel: None)
-    eventlet.sleep(3.5)  # the broker gives up after two to three beats without one
+class Idle:
+    name = "echo"
+
+    @rpc
+    def nothing(self) -> None:
+        pass
+
+
+def test_idle_connections_live_by_their_heartbeats(chassis_config, caplog) -> None:
+    config = {**chassis_config, "HEARTBEAT": 1}
+    link = Link(config, lambda channel: None)
+    with running(Container(Idle, config)):
+        eventlet.sleep(3.5)  # the broker gives up after two to three beats without one
     assert not link.closed
     link.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_connection_that_cannot_be_prepared_is_not_left_open(chassis_config, servers) -> None:

@@ -47,7 +47,7 @@ def test_a_missing_setting_is_named(config) -> None:
         (0, COUNT),
         ("many", COUNT),
         (10.5, WHOLE_SECONDS),
-        (1, WHOLE_SECONDS),
+        (0, WHOLE_SECONDS),
         ("10", WHOLE_SECONDS),
         ("", TEXT),
         (5, TEXT),
