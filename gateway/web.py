@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response
 
 from chassis import health
 from chassis.logs import REQUEST_ID, bind_request_id
-from chassis.settings import TEXT, read
+from chassis.settings import ADDRESS, read
 from gateway import problems, reading
 from gateway.protocol import CONNECTION, IDLE_TIMEOUT_S, Protocol
 from gateway.reading import Request
@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 class WebServer(NamekoWebServer):
     """Nameko's, with our application, a port of its own, and health beside the API."""
 
+    bind_addr = None  # nameko's own reads the setting before `check` can say what is wrong with it
+
     def check(self) -> None:
-        self._address = read(self.container.config, "WEB_SERVER_ADDRESS", TEXT)
+        self._address = read(self.container.config, "WEB_SERVER_ADDRESS", ADDRESS)
         self._shared = read(self.container.config, "WEB_SERVER_SHARED", fields.Boolean())
 
     def open(self) -> None:
