@@ -20,6 +20,13 @@ log = logging.getLogger(__name__)
 WAIT_S = 1.0
 DRIVER = "postgresql+psycopg2"
 _UUID_AS_TEXT = psycopg2.extensions.new_type((2950,), "UUID", lambda value, cursor: value)
+# libpq: how a server that is gone without a word is noticed (its own time-outs end nothing then).
+GONE_AFTER = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,  # milliseconds; psycopg2 under eventlet knows no connect_timeout
+}
 NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
 
 
@@ -38,7 +45,7 @@ class Database(NamekoDatabase):
             "max_overflow": 0,
             "pool_timeout": timeout_s,
             "connect_args": {
-                "connect_timeout": 3,
+                **GONE_AFTER,
                 "application_name": self.container.service_name,
                 "options": _server_options(timeout_s),
             },

@@ -95,6 +95,31 @@ def consumers(broker: Any) -> int:
     return int(broker.channel.queue_declare("rpc-worker", passive=True).consumer_count)
 
 
+class Talker(Worker):
+    """Takes requests, waits for answers, and so has two reasons to know the broker."""
+
+    billing = RpcProxy("billing")
+
+
+def test_a_service_stops_and_comes_back_though_the_broker_is_away(
+    config, servers, close_connections, caplog
+) -> None:
+    stays, leaves = Container(Talker, config), Container(Talker, config)
+    stays.start()
+    leaves.start()
+    servers.rabbitmqctl("suspend_listeners")
+    try:
+        close_connections()
+        eventually(lambda: "Error connecting to broker" in caplog.text)
+        with eventlet.Timeout(DEADLINE_S):
+            leaves.stop()
+    finally:
+        servers.rabbitmqctl("resume_listeners")
+    with ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
+        assert client.worker.work("again") == "again done"
+    stays.stop()
+
+
 def test_a_stop_while_the_service_still_waits_ends_the_process(config) -> None:
     with pytest.raises(SystemExit) as ended:
         Container(Keeper, config).stop()
