@@ -1,11 +1,15 @@
-"""marshmallow fields that the services share: what may be in a text, an id, an amount."""
+"""What the services share of marshmallow: what may be in a text, an id, an amount; and how what is
+wrong is answered."""
 
 import re
+from collections.abc import Callable, Iterable
 from datetime import UTC
+from functools import wraps
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
+Outcome = dict[str, Any]  # what became of one item: a status, and what goes with it
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
 
@@ -43,8 +47,7 @@ class Utc(fields.DateTime):
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         if value is None:
             return None
-        moment = value.astimezone(UTC)
-        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class PageRequest(Schema):
@@ -61,14 +64,40 @@ def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
     return {"items": items, "next": str(items[-1][key]) if more else None}
 
 
-def split_valid(schema: Schema, items: list[Any]) -> tuple[list[tuple[int, Any]], dict[int, dict[str, Any]]]:
-    """Check each item by itself: (position, loaded item) of those that are right, and an outcome
-    `{"status": "invalid", "errors": {field: [...]}}` by position for the others."""
-    right: list[tuple[int, Any]] = []
-    wrong: dict[int, dict[str, Any]] = {}
+def invalid(exc: ValidationError) -> Outcome:
+    """The outcome of what can't be right: its wrong fields by name, with a list of messages each."""
+    return {"status": "invalid", "errors": exc.messages}
+
+
+def checked(schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Below `@rpc`: calls the method with what `schema` loads of its keyword arguments; answers
+    `invalid` where they are wrong."""
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def check(self: Any, **arguments: Any) -> Any:
+            try:
+                loaded = schema.load(arguments)
+            except ValidationError as exc:
+                return invalid(exc)
+            return method(self, **loaded)
+
+        return check
+
+    return decorate
+
+
+def answer_each(
+    schema: Schema, items: list[Any], work: Callable[[list[Any]], Iterable[Outcome]]
+) -> list[Outcome]:
+    """An outcome for each item, in order: each is checked by itself, those that are wrong are
+    answered `invalid`, and `work` answers the others together."""
+    outcomes: dict[int, Outcome] = {}
+    right: dict[int, Any] = {}
     for position, item in enumerate(items):
         try:
-            right.append((position, schema.load(item)))
+            right[position] = schema.load(item)
         except ValidationError as exc:
-            wrong[position] = {"status": "invalid", "errors": exc.messages}
-    return right, wrong
+            outcomes[position] = invalid(exc)
+    outcomes |= zip(right, work(list(right.values())), strict=True)
+    return [outcomes[position] for position in range(len(items))]

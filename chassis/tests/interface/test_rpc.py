@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from socket import SHUT_RDWR
 from typing import Any
 
 import eventlet
@@ -17,11 +18,13 @@ from nameko.standalone.rpc import ClusterRpcProxy
 from chassis.container import Container
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.logs import bind_request_id, current_request_id
+from chassis.queues import QueueConsumer
 from chassis.rpc import RpcProxy, rpc
 from chassis.tests.conftest import dependency, running
 from conftest import DEADLINE_S, eventually
 
 gates: dict[str, Event] = {}
+connections_of_echo: list[Any] = []
 
 
 class Echo:
@@ -58,6 +61,13 @@ class Echo:
         return "at last"
 
     @rpc
+    def cut(self) -> None:
+        """The connection breaks before the ack, and nobody has noticed yet."""
+        for connection in connections_of_echo:
+            connection.transport.sock.shutdown(SHUT_RDWR)
+        connections_of_echo.clear()
+
+    @rpc
     def request_id(self) -> str:
         return current_request_id()
 
@@ -91,6 +101,9 @@ def asker(chassis_config) -> Iterator[Container]:
     """Both services run; the one that asks."""
     echo, asker = Container(Echo, chassis_config), Container(Asker, chassis_config)
     with running(echo, asker):
+        [queue_consumer] = [e for e in echo.extensions if isinstance(e, QueueConsumer)]
+        [consumer] = queue_consumer._consumers.values()
+        connections_of_echo.append(consumer.channel.connection)
         yield asker
 
 
@@ -302,6 +315,11 @@ def test_nothing_that_was_taken_is_left_unacked(broker, chassis_config) -> None:
             poison(broker)
         eventually(lambda: broker.count("rpc-echo") == 0)
     assert broker.count("rpc-echo") == 0
+
+
+def test_an_ack_that_meets_a_broken_connection_does_not_end_the_service(echo) -> None:
+    assert echo.cut() is None
+    assert echo.echo(value=1) == 1
 
 
 def test_after_the_broker_closed_all_connections_calls_succeed_without_a_hand(
