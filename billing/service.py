@@ -1,12 +1,12 @@
 """billing, top to bottom: what it needs, what it answers, what it listens to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import eventlet
 import uuid_utils
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema
 
 from billing import domain, models, store
 from billing.domain import Conflict, Operation, Request
@@ -24,10 +24,10 @@ from chassis.db import Database
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.events import event_handler
 from chassis.rpc import RpcProxy, rpc
-from chassis.schemas import page, split_valid
+from chassis.schemas import Outcome, answer_each, checked, page
 from chassis.settings import TEXT, Setting
 
-Outcome = dict[str, Any]
+OPERATION = OperationOut()
 UNAVAILABLE: Outcome = {"status": "unavailable"}  # users can't be asked now: nothing is decided
 ASK_USERS_S = 1.0  # well within every caller's deadline: the batch holds other users' items too
 
@@ -77,27 +77,17 @@ class Service:
         return self.cancel_many([item])[0]
 
     @rpc
-    def open_account(self, **item: Any) -> Outcome:
+    @checked(AccountQuery())
+    def open_account(self, user_id: str, **_: Any) -> Outcome:
         """Open a user's account (`user_id`) by hand, without asking users; the account."""
-        if errors := AccountQuery().validate(item):
-            return {"status": "invalid", "errors": errors}
-        self._open([item["user_id"]])
-        return self.account_many([item])[0]
+        self._open([user_id])
+        return self.account(user_id=user_id)
 
     @rpc
     def account_many(self, items: list[Outcome]) -> list[Outcome]:
         """The accounts of users: {"status": "open", user_id, balance_minor, currency}, or a status
         of unknown-user, unavailable, invalid. An item is {user_id}."""
-        right, outcomes = split_valid(AccountQuery(), items)
-        user_ids = {item["user_id"] for _, item in right}
-        accounts = self._read_accounts(user_ids)
-        undecided: set[str] = set()
-        if missing := user_ids - accounts.keys():
-            undecided = self._open_missing(missing)
-            accounts |= self._read_accounts(missing)
-        for position, item in right:
-            outcomes[position] = self._account_out(item["user_id"], accounts, undecided)
-        return _in_order(outcomes)
+        return answer_each(AccountQuery(), items, self._accounts)
 
     @rpc
     def account(self, **item: Any) -> Outcome:
@@ -105,17 +95,13 @@ class Service:
         return self.account_many([item])[0]
 
     @rpc
-    def statement(self, **query: Any) -> Outcome:
+    @checked(StatementQuery())
+    def statement(self, user_id: str, limit: int, after: int | None) -> Outcome:
         """{"items": [operation, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100),
         `after` (a previous answer's `next`)."""
-        try:
-            query = StatementQuery().load(query)
-        except ValidationError as exc:
-            return {"status": "invalid", "errors": exc.messages}
-        limit = query["limit"]
         with self.db.get_session(close_on_exit=True) as session:
-            rows = store.statement(session, query["user_id"], limit + 1, query["after"])
-        return page(OperationOut(many=True).dump(rows), limit, "seq")
+            rows = store.statement(session, user_id, limit + 1, after)
+        return page(OPERATION.dump(rows, many=True), limit, "seq")
 
     @event_handler("users", "user_created")
     def handle_user_created(self, event: dict[str, Any]) -> None:
@@ -125,12 +111,12 @@ class Service:
     def _move(
         self, items: list[Outcome], schema: Schema, kind: domain.Kind, *, cancels: bool = False
     ) -> list[Outcome]:
-        """Check the items, settle the right ones together, answer all in order."""
-        right, outcomes = split_valid(schema, items)
-        requests = [_request(item, kind, cancels) for _, item in right]
-        for (position, _), result in zip(right, self._settle(requests), strict=True):
-            outcomes[position] = _out(result)
-        return _in_order(outcomes)
+        """Settle together what is right of the items, answer all in order."""
+
+        def settle(right: list[Outcome]) -> Iterable[Outcome]:
+            return map(_out, self._settle([_request(item, kind, cancels) for item in right]))
+
+        return answer_each(schema, items, settle)
 
     def _settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
         """What happens to each request; None where it can't be decided now."""
@@ -169,6 +155,15 @@ class Service:
         with self.db.get_session(close_on_exit=True) as session:
             return store.read_accounts(session, user_ids)
 
+    def _accounts(self, items: list[Outcome]) -> list[Outcome]:
+        user_ids = {item["user_id"] for item in items}
+        accounts = self._read_accounts(user_ids)
+        undecided: set[str] = set()
+        if missing := user_ids - accounts.keys():
+            undecided = self._open_missing(missing)
+            accounts |= self._read_accounts(missing)
+        return [self._account_out(item["user_id"], accounts, undecided) for item in items]
+
     def _account_out(self, user_id: str, accounts: dict[str, domain.Account], undecided: set[str]) -> Outcome:
         if account := accounts.get(user_id):
             money = {"balance_minor": account.balance_minor, "currency": self.currency}
@@ -198,11 +193,4 @@ def _record(
 def _out(result: Operation | Conflict | None) -> Outcome:
     if result is None:
         return UNAVAILABLE
-    if isinstance(result, Conflict):
-        return {"status": "conflict"}
-    out: Outcome = OperationOut().dump(result)
-    return out
-
-
-def _in_order(outcomes: dict[int, Outcome]) -> list[Outcome]:
-    return [outcomes[position] for position in range(len(outcomes))]
+    return {"status": "conflict"} if isinstance(result, Conflict) else OPERATION.dump(result)

@@ -1,7 +1,7 @@
 """SQL of billing: a list in, a list out, one statement a step."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
@@ -105,5 +105,4 @@ def statement(session: Session, user_id: str, limit: int, before: int | None) ->
 
 def _columns(rows: Sequence[Account] | Sequence[Operation]) -> dict[str, list[Any]]:
     """Rows as one list a column, as PostgreSQL's unnest() takes them."""
-    dicts = [asdict(row) for row in rows]
-    return {name: [row[name] for row in dicts] for name in dicts[0]}
+    return {field.name: [getattr(row, field.name) for row in rows] for field in fields(rows[0])}

@@ -23,7 +23,7 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Ending:
     """How an order ended, for its letter: `reason` is None where it was paid."""
 
     order_id: str
@@ -41,15 +41,15 @@ class Text:
     body: str
 
 
-def letter(outcome: Outcome, recipient: Recipient, currency: str) -> Text:
+def letter(ending: Ending, recipient: Recipient, currency: str) -> Text:
     """The letter of happiness or grief about an order."""
-    kind = GRIEF if outcome.reason else HAPPINESS
+    kind = GRIEF if ending.reason else HAPPINESS
     subject, body = _template(recipient.locale, kind)
     words = {
         "username": recipient.username,
-        "order_id": outcome.order_id,
-        "price": f"{Decimal(outcome.price_minor).scaleb(-2):.2f} {currency}",
-        "reason": _reason(recipient.locale, outcome.reason) if outcome.reason else "",
+        "order_id": ending.order_id,
+        "price": f"{Decimal(ending.price_minor).scaleb(-2):.2f} {currency}",
+        "reason": _reason(recipient.locale, ending.reason) if ending.reason else "",
     }
     return Text(kind, subject.substitute(words), body.substitute(words))
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping, Table, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -12,14 +12,14 @@ from notifications.domain import Recipient
 from notifications.models import Letter
 from notifications.models import Recipient as RecipientRow
 
-LETTER = tuple(Letter.__table__.columns)
+LETTERS, RECIPIENTS = cast(Table, Letter.__table__), cast(Table, RecipientRow.__table__)
 RECIPIENT = (RecipientRow.user_id, RecipientRow.username, RecipientRow.email, RecipientRow.locale)
 
 
 def keep_recipients(session: Session, recipients: Sequence[Recipient]) -> None:
     """Keep who is not kept yet."""
-    rows = [asdict(recipient) for recipient in recipients]
-    session.execute(insert(RecipientRow).values(rows).on_conflict_do_nothing())
+    statement = insert(RECIPIENTS).on_conflict_do_nothing()
+    session.execute(statement, [asdict(recipient) for recipient in recipients])
 
 
 def recipients(session: Session, user_ids: Iterable[str]) -> dict[str, Recipient]:
@@ -30,14 +30,14 @@ def recipients(session: Session, user_ids: Iterable[str]) -> dict[str, Recipient
 
 def insert_letters(session: Session, letters: Sequence[dict[str, Any]]) -> list[RowMapping]:
     """Store letters, but those whose order has one already; those stored."""
-    statement = insert(Letter).values(list(letters)).on_conflict_do_nothing().returning(*LETTER)
-    return list(session.execute(statement).mappings())
+    statement = insert(LETTERS).on_conflict_do_nothing().returning(*LETTERS.c)
+    return list(session.execute(statement, list(letters)).mappings())
 
 
 def letters(session: Session, to: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
     """The last `limit` letters, newest first, to the user or address in `to`, of those before the
     letter `after`."""
-    query = select(*LETTER).where(*[getattr(Letter, name) == value for name, value in to.items()])
+    query = select(*LETTERS.c).where(*[getattr(Letter, name) == value for name, value in to.items()])
     if after:
         query = query.where(Letter.id < after)
     return list(session.execute(query.order_by(Letter.id.desc()).limit(limit)).mappings())

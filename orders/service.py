@@ -7,20 +7,19 @@ from datetime import timedelta
 from typing import Any
 
 import uuid_utils
-from marshmallow import ValidationError
 from nameko.timer import timer
 
 from chassis.db import Database
 from chassis.logs import current_request_id
 from chassis.outbox import Outbox
 from chassis.rpc import RpcProxy, rpc
-from chassis.schemas import is_id, page, split_valid
+from chassis.schemas import Outcome, answer_each, checked, is_id, page
 from orders import domain, models, store
 from orders.schemas import NewOrder, OrderOut, OrderQuery
 
 log = logging.getLogger(__name__)
 
-Outcome = dict[str, Any]
+ORDER = OrderOut()
 Outcomes = list[Outcome]  # named here: inside the class `list` is a method
 SWEEP_EVERY_S = 1
 SWEEP_AT_MOST = 200
@@ -44,14 +43,7 @@ class Service:
         {"status": "conflict"} where the key stands for an order with another price, or
         {"status": "invalid", "errors": ...}.
         """
-        right, outcomes = split_valid(NewOrder(), items)
-        wanted = [{"id": str(uuid_utils.uuid7()), **item} for _, item in right]
-        orders, new = self._store(wanted)
-        self._settle([order for order in {o["id"]: o for o in orders}.values() if order["id"] in new])
-        orders = self._as_they_stand(orders)
-        for (position, item), order in zip(right, orders, strict=True):
-            outcomes[position] = _out(order, item)
-        return [outcomes[position] for position in range(len(items))]
+        return answer_each(NewOrder(), items, self._place)
 
     @rpc
     def place(self, **item: Any) -> Outcome:
@@ -66,22 +58,16 @@ class Service:
             return None
         with self.db.get_session(close_on_exit=True) as session:
             order = store.by_ids(session, [order_id]).get(order_id)
-        if order is None or user_id not in (None, order["user_id"]):
-            return None
-        return _dump(order)
+        return ORDER.dump(order) if order and user_id in (None, order["user_id"]) else None
 
     @rpc
-    def list(self, **query: Any) -> Outcome:
+    @checked(OrderQuery())
+    def list(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """{"items": [order, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100), `after`
         (a previous answer's `next`)."""
-        try:
-            query = OrderQuery().load(query)
-        except ValidationError as exc:
-            return {"status": "invalid", "errors": exc.messages}
-        limit = query["limit"]
         with self.db.get_session(close_on_exit=True) as session:
-            rows = store.of_user(session, query["user_id"], limit + 1, query["after"])
-        return page(OrderOut(many=True).dump(rows), limit, "id")
+            rows = store.of_user(session, user_id, limit + 1, after)
+        return page(ORDER.dump(rows, many=True), limit, "id")
 
     @timer(interval=SWEEP_EVERY_S)
     def sweep(self) -> None:
@@ -97,22 +83,22 @@ class Service:
         with self.db.get_session(close_on_exit=True) as session:
             store.postpone(session, waits)
 
-    def _store(self, wanted: Sequence[Outcome]) -> tuple[Sequence[store.Row], set[str]]:
-        """Store the orders before any money moves: all as they stand, and the ids of the new ones.
-
-        An order whose key is taken is the one that has it.
-        """
-        if not wanted:
-            return [], set()
+    def _place(self, items: Outcomes) -> Outcomes:
+        """Store the orders before any money moves, settle the new ones, answer each as it stands."""
+        if not items:
+            return []
+        wanted = [{"id": str(uuid_utils.uuid7()), **item} for item in items]
         with self.db.get_session(close_on_exit=True) as session:
             new = store.insert_new(session, wanted, domain.FIRST_LOOK)
-            stored = store.by_keys(session, wanted)
-        return [stored[order["user_id"], order["key"]] for order in wanted], new
+            stored = store.by_keys(session, wanted) if len(new) < len(wanted) else new
+        stored |= {(order["user_id"], order["key"]): order for order in self._settle([*new.values()])}
+        return [_out(stored[item["user_id"], item["key"]], item) for item in items]
 
-    def _settle(self, orders: Sequence[store.Row], *, cancel: bool = False) -> None:
+    def _settle(self, orders: Sequence[store.Row], *, cancel: bool = False) -> Sequence[store.Row]:
         """Have billing withdraw the prices (or promise never to), and end the orders by its word.
 
-        The order's id keys the withdrawal, so this can be repeated at any time.
+        Returns those that ended by this. The order's id keys the withdrawal, so it can be repeated
+        at any time.
         """
         verb = self.billing.cancel if cancel else self.billing.withdraw
         answers = verb.many([_withdrawal(order) for order in orders])
@@ -120,27 +106,16 @@ class Service:
         certain = [ending for ending in endings if ending]
         if len(certain) < len(orders):
             log.warning("outcome unknown", extra={"orders": len(orders) - len(certain)})
-        if certain:
-            self._end(certain)
+        return self._end(certain) if certain else []
 
-    def _end(self, endings: Sequence[domain.Ending]) -> None:
+    def _end(self, endings: Sequence[domain.Ending]) -> Sequence[store.Row]:
         """The one transition of an order, with its event in the same transaction."""
         with self.db.get_session(close_on_exit=True) as session:
             ended = store.end(session, endings)
-            paid = [order for order in ended if order["status"] == "paid"]
-            rejected = [order for order in ended if order["status"] == "rejected"]
-            self.outbox.add(session, "order_paid", [_fact(order) for order in paid])
-            self.outbox.add(
-                session,
-                "order_rejected",
-                [{**_fact(order), "reason": order["reason"]} for order in rejected],
-            )
-
-    def _as_they_stand(self, orders: Sequence[store.Row]) -> Sequence[store.Row]:
-        ids = [order["id"] for order in orders]
-        with self.db.get_session(close_on_exit=True) as session:
-            now = store.by_ids(session, ids)
-        return [now[id_] for id_ in ids]
+            self.outbox.add(session, "order_paid", [_fact(o) for o in ended if o["status"] == "paid"])
+            rejected = [{**_fact(o), "reason": o["reason"]} for o in ended if o["status"] == "rejected"]
+            self.outbox.add(session, "order_rejected", rejected)
+        return ended
 
 
 def _withdrawal(order: store.Row) -> Outcome:
@@ -162,9 +137,5 @@ def _fact(order: store.Row) -> Outcome:
 
 
 def _out(order: store.Row, item: Outcome) -> Outcome:
-    return _dump(order) if order["price_minor"] == item["price_minor"] else {"status": "conflict"}
-
-
-def _dump(order: store.Row) -> Outcome:
-    out: Outcome = OrderOut().dump(order)
-    return out
+    same = order["price_minor"] == item["price_minor"]
+    return ORDER.dump(order) if same else {"status": "conflict"}

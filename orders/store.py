@@ -11,11 +11,14 @@ from sqlalchemy.orm import Session
 from orders.domain import Ending
 
 Row = RowMapping | dict[str, Any]
-ORDER = "id, user_id, key, price_minor, status, reason, request_id, attempts, created_at, ended_at"
+Key = tuple[str, str]  # whose, and the client's idempotency key
+ORDER = (
+    "id, user_id, key, price_minor, orders.status, orders.reason, request_id, attempts, created_at, ended_at"
+)
 
 
-def insert_new(session: Session, orders: Sequence[Row], first_look: timedelta) -> set[str]:
-    """Store pending orders, but those whose (user, key) is taken; the ids of those stored.
+def insert_new(session: Session, orders: Sequence[Row], first_look: timedelta) -> dict[Key, RowMapping]:
+    """Store pending orders, but those whose (user, key) is taken; those stored, by that pair.
 
     The sweeper leaves them alone for `first_look`. Stored in the order of their keys, so two
     batches with the same keys can't wait for each other in turn.
@@ -27,17 +30,17 @@ def insert_new(session: Session, orders: Sequence[Row], first_look: timedelta) -
             " SELECT new.*, now() + :first_look FROM unnest(CAST(:id AS uuid[]),"
             " CAST(:user_id AS uuid[]), CAST(:key AS text[]), CAST(:price_minor AS bigint[]),"
             " CAST(:request_id AS text[])) AS new"
-            " ON CONFLICT (user_id, key) DO NOTHING RETURNING id"
+            f" ON CONFLICT (user_id, key) DO NOTHING RETURNING {ORDER}"
         ),
         {
             "first_look": first_look,
             **_columns(orders, ("id", "user_id", "key", "price_minor", "request_id")),
         },
     )
-    return set(rows.scalars())
+    return {(row["user_id"], row["key"]): row for row in rows.mappings()}
 
 
-def by_keys(session: Session, orders: Iterable[Row]) -> dict[tuple[str, str], RowMapping]:
+def by_keys(session: Session, orders: Iterable[Row]) -> dict[Key, RowMapping]:
     """The orders under these (user_id, key), by that pair."""
     rows = session.execute(
         text(
@@ -60,7 +63,7 @@ def end(session: Session, endings: Sequence[Ending]) -> list[RowMapping]:
             " FROM unnest(CAST(:order_id AS uuid[]), CAST(:status AS text[]),"
             " CAST(:reason AS text[])) AS new (order_id, status, reason)"
             " WHERE id = new.order_id AND orders.status = 'pending'"
-            " RETURNING id, user_id, price_minor, orders.status, orders.reason, request_id"
+            f" RETURNING {ORDER}"
         ),
         {
             "order_id": [e.order_id for e in endings],

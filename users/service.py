@@ -3,17 +3,16 @@
 from typing import Any
 
 import uuid_utils
-from marshmallow import ValidationError
 
 from chassis.db import Database
 from chassis.outbox import Outbox
 from chassis.rpc import rpc
-from chassis.schemas import is_id
+from chassis.schemas import Outcome, checked, is_id
 from users import domain, models, store
 from users.passwords import hash_password, verify_password
 from users.schemas import Credentials, NewUser, PublicUser
 
-Outcome = dict[str, Any]
+USER = PublicUser()
 
 
 class Service:
@@ -25,30 +24,35 @@ class Service:
     outbox = Outbox(models.Outbox)
 
     @rpc(sensitive_arguments=("password",))
-    def create(self, **user: Any) -> Outcome:
+    @checked(NewUser())
+    def create(self, **wanted: Any) -> Outcome:
         """Sign a user up: `username`, `email`, `password`, `locale` (en or ru), `id` (made if not given).
 
         {"status": "created", "user": {...}}, the same again for the same `id`; else
         {"status": "taken" or "invalid", "errors": {field: [...]}}.
         """
-        try:
-            wanted = NewUser().load(user)
-        except ValidationError as exc:
-            return {"status": "invalid", "errors": exc.messages}
-        row = _row(wanted, hash_password(wanted["password"]))
+        user = {
+            "id": wanted.get("id") or str(uuid_utils.uuid7()),
+            "username": wanted["username"],
+            "username_key": domain.fold(wanted["username"]),
+            "email": wanted["email"],
+            "email_key": domain.fold(wanted["email"]),
+            "locale": wanted["locale"],
+            "password_hash": hash_password(wanted["password"]),
+        }
         with self.db.get_session(close_on_exit=True) as session:
-            if store.insert_new(session, row):
-                public = PublicUser().dump(row)
-                self.outbox.add(session, "user_created", [_fact(public)])
-                return {"status": "created", "user": public}
-            return _not_inserted(row, store.holders(session, row))
+            if not store.insert_new(session, user):
+                return _not_inserted(user, store.holders(session, user))
+            public = USER.dump(user)
+            self.outbox.add(session, "user_created", [{"user_id": public.pop("id"), **public}])
+        return {"status": "created", "user": USER.dump(user)}
 
     @rpc
     def get_many(self, user_ids: list[str]) -> list[Outcome | None]:
         """The users with these ids, in their order; None for an id that nobody has."""
         with self.db.get_session(close_on_exit=True) as session:
             found = store.by_ids(session, [id_ for id_ in user_ids if is_id(id_)])
-        return [PublicUser().dump(found[id_]) if id_ in found else None for id_ in user_ids]
+        return [USER.dump(found[id_]) if id_ in found else None for id_ in user_ids]
 
     @rpc
     def get(self, user_id: str) -> Outcome | None:
@@ -63,23 +67,7 @@ class Service:
         with self.db.get_session(close_on_exit=True) as session:
             user = store.by_username(session, domain.fold(username))
         right = verify_password(user["password_hash"] if user else None, password)
-        return PublicUser().dump(user) if right else None
-
-
-def _row(wanted: dict[str, Any], password_hash: str) -> dict[str, Any]:
-    return {
-        "id": wanted.get("id") or str(uuid_utils.uuid7()),
-        "username": wanted["username"],
-        "username_key": domain.fold(wanted["username"]),
-        "email": wanted["email"],
-        "email_key": domain.fold(wanted["email"]),
-        "locale": wanted["locale"],
-        "password_hash": password_hash,
-    }
-
-
-def _fact(user: Outcome) -> Outcome:
-    return {"user_id": user["id"], **{k: user[k] for k in ("username", "email", "locale")}}
+        return USER.dump(user) if right else None
 
 
 def _not_inserted(row: dict[str, Any], holders: list[Any]) -> Outcome:
@@ -87,5 +75,5 @@ def _not_inserted(row: dict[str, Any], holders: list[Any]) -> Outcome:
     errors = domain.taken(row, holders)
     [holder, *others] = holders
     if holder["id"] == row["id"] and not others and set(errors) == {"username", "email"}:
-        return {"status": "created", "user": PublicUser().dump(holder)}
+        return {"status": "created", "user": USER.dump(holder)}
     return {"status": "taken", "errors": errors or {"id": ["This id is taken."]}}

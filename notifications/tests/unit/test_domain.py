@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifications.domain import Outcome, Recipient, letter
+from notifications.domain import Ending, Recipient, letter
 
 ORDER = "01993b8f-1c22-7d10-8a55-3d2c7c1e9b02"
 REASONS = ["insufficient-funds", "cancelled", "unknown-user"]
@@ -12,7 +12,7 @@ REASONS = ["insufficient-funds", "cancelled", "unknown-user"]
 
 def write(*, reason=None, locale="en", username="Ann", price_minor=9990):
     recipient = Recipient("user", username, "ann@example.com", locale)
-    return letter(Outcome(ORDER, "user", price_minor, reason), recipient, "EUR")
+    return letter(Ending(ORDER, "user", price_minor, reason), recipient, "EUR")
 
 
 def test_a_paid_order_is_told_with_happiness() -> None:
