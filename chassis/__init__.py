@@ -6,6 +6,7 @@ settings    config.yaml, read strictly          logs       one structured line a
 container   a service's life: start, stop       health     /healthz, /readyz, /metrics
 amqp        publishing, with and without confirms
 rpc         calls with a deadline, and their answering side
+deadlines   how much time the work at hand has
 coalescer   natural batching of calls
 events      handlers that retry, then park
 outbox      events written with the state they tell of, and the relay that publishes them

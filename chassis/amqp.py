@@ -236,7 +236,7 @@ class ConfirmedPublisher(SharedExtension):
                 with eventlet.Timeout(self._timeout_s, Unavailable("the broker confirms nothing")):
                     return self._publish(messages)
             except (*CONNECTION_ERRORS, Unavailable) as exc:
-                self._close()  # late confirms must not be taken for those of the next batch
+                self._close()  # a frame may have been cut off in the middle
                 raise Unavailable(f"the broker is away: {exc}") from exc
 
     def _publish(self, messages: Sequence[Message]) -> list[bool]:

@@ -7,20 +7,15 @@ what arrived during the one before it (group commit, as databases do it with the
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import eventlet
 from eventlet.event import Event
 
 from chassis.errors import DeadlineExceeded, InternalError
 
-Send = Callable[[Sequence[Any]], Sequence[Any]]
-
-
-class Spawn(Protocol):
-    """Runs a function in a greenthread (`container.spawn_managed_thread`)."""
-
-    def __call__(self, fn: Callable[[], None], identifier: str) -> object: ...
+Send = Callable[[Sequence[Any], float, float], Sequence[Any]]
+Spawn = Callable[[Callable[[], None]], object]
 
 
 class Call:
@@ -49,9 +44,10 @@ class Call:
 class Coalescer:
     """Sends items in batches of at most `max_items`, at most `lanes` batches at a time.
 
-    `send(items)` gives an outcome for each item, in order; where it raises, each of its items gets
-    that fault. `send` runs in greenthreads made by `spawn`, never in a caller's, whose time-out
-    would fail the others. Items go out in the order they came.
+    `send(items, first_s, last_s)` gives an outcome for each item, in order; where it raises, each of
+    its items gets that fault. In `first_s` seconds the first caller stops waiting, in `last_s` the
+    last. `send` runs in greenthreads made by `spawn` (`container.spawn_managed_thread`), never in a
+    caller's, whose time-out would fail the others. Items go out in the order they came.
     """
 
     def __init__(self, send: Send, spawn: Spawn, *, max_items: int = 200, lanes: int = 2) -> None:
@@ -68,7 +64,7 @@ class Coalescer:
         self._waiting.append(call)
         if self._busy_lanes < self._lanes:
             self._busy_lanes += 1
-            self._spawn(self._run_lane, identifier="coalescer lane")
+            self._spawn(self._run_lane)
         return call
 
     def _run_lane(self) -> None:
@@ -89,7 +85,8 @@ class Coalescer:
 
     def _send_batch(self, batch: list[Call]) -> None:
         try:
-            outcomes = self._send([call.item for call in batch])
+            times = [call.deadline - monotonic() for call in batch]
+            outcomes = self._send([call.item for call in batch], min(times), max(times))
             if len(outcomes) != len(batch):
                 raise InternalError("a batch was not answered item by item")
         except Exception as fault:  # whatever it is, it is the callers' to handle

@@ -12,6 +12,7 @@ from nameko.timer import Timer
 
 from chassis import health, metrics
 from chassis.amqp import check_broker_settings, connect
+from chassis.deadlines import bind_deadline
 from chassis.errors import first_line, is_away
 from chassis.logs import bind_request_id
 from chassis.settings import ADDRESS, COUNT, read
@@ -89,6 +90,7 @@ class Container(ServiceContainer):
     def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:
         """Every log line of the worker carries its request id; a line tells what it did."""
         worker_ctx.data["request_id"] = bind_request_id(worker_ctx.data)
+        bind_deadline(worker_ctx.data)
         super()._run_worker(worker_ctx, handle_result)
 
     def _worker_setup(self, worker_ctx: Any) -> None:
@@ -103,7 +105,7 @@ class Container(ServiceContainer):
         fields = {"service": self.service_name, "method": method, "ms": round(seconds * 1000, 1)}
         refused = exc_info and isinstance(exc_info[1], worker_ctx.entrypoint.expected_exceptions)
         if exc_info is None or refused:
-            quiet = isinstance(worker_ctx.entrypoint, Timer)
+            quiet = isinstance(worker_ctx.entrypoint, Timer) or getattr(worker_ctx.entrypoint, "quiet", False)
             log.log(logging.DEBUG if quiet else logging.INFO, "handled", extra=fields)
         elif is_away(exc_info[1]):
             log.warning("failed: a part is away", extra={**fields, "error": first_line(exc_info[1])})

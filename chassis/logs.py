@@ -4,10 +4,10 @@ Code logs through the standard library (`log.info("paid", extra={"order_id": ...
 renders. Every line of a worker carries its `request_id`, which travels in message headers.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Mapping
-from logging import Formatter
 from typing import Any
 
 import structlog
@@ -38,9 +38,11 @@ def clean_request_id(given: object) -> str:
     return uuid_utils.uuid4().hex
 
 
-def formatter(style: str) -> Formatter:
+def formatter(style: str, level: str = "INFO") -> logging.Formatter:
     """The formatter that config.yaml's LOGGING names. `style`: json, console, or auto (console on a
-    terminal)."""
+    terminal). `level` is only checked: logging itself would answer a wrong one with a stack."""
+    if level not in logging.getLevelNamesMapping():
+        sys.exit(f"config.yaml: LOG_LEVEL is wrong: {level!r} is not one of DEBUG, INFO, WARNING, ERROR")
     if style not in ("json", "console", "auto"):
         sys.exit(f"config.yaml: LOG_FORMAT is wrong: {style!r} is not one of json, console, auto")
     console = style == "console" or (style == "auto" and sys.stderr.isatty())

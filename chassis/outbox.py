@@ -21,6 +21,7 @@ from chassis.amqp import ConfirmedPublisher, Message, encode
 from chassis.db import Database
 from chassis.errors import first_line, is_away
 from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
+from chassis.schemas import utc
 from chassis.settings import SECONDS, read
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,5 @@ class Writer:
 def _row(event_type: str, fact: dict[str, Any]) -> dict[str, Any]:
     event_id = str(uuid_utils.uuid7())
     request_id = clean_request_id(fact.pop(REQUEST_ID, None) or current_request_id())
-    occurred_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    payload = {"event_id": event_id, "version": 1, "occurred_at": occurred_at, **fact}
+    payload = {"event_id": event_id, "version": 1, "occurred_at": utc(datetime.now(UTC)), **fact}
     return {"event_id": event_id, "type": event_type, "payload": payload, "request_id": request_id}

@@ -9,6 +9,7 @@ import logging
 import sys
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -23,6 +24,7 @@ from nameko.rpc import get_rpc_exchange
 from chassis import metrics
 from chassis.amqp import Message, Sender, encode
 from chassis.coalescer import Call, Coalescer
+from chassis.deadlines import TIMEOUT, time_for_a_call
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, to_fault
 from chassis.logs import REQUEST_ID, bind_request_id, current_request_id
 from chassis.queues import QueueConsumer
@@ -118,7 +120,8 @@ class RpcProxy(DependencyProvider):
 
     `self.billing.account(user_id=...)` is one call. A verb in `batched` goes out through a
     coalescer as `verb_many(items=[{...}, ...])`, which answers a list of outcomes in that order;
-    each item carries its own `request_id`. `timeout` names the setting that bounds every call.
+    each item carries its own `request_id`. `timeout` names the setting that bounds every call; the
+    deadline of the work at hand may bound it further.
 
     Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors), or Nameko's BadRequest.
     """
@@ -135,8 +138,8 @@ class RpcProxy(DependencyProvider):
         self.timeout_s = read(self.container.config, self.timeout, SECONDS)
 
     def setup(self) -> None:
-        spawn = self.container.spawn_managed_thread
-        self._coalescers = {verb: Coalescer(_Batch(self, f"{verb}_many"), spawn) for verb in self.batched}
+        spawn = partial(self.container.spawn_managed_thread, identifier="coalescer lane")
+        self._coalescers = {verb: Coalescer(partial(self._call_many, verb), spawn) for verb in self.batched}
 
     def get_dependency(self, worker_ctx: Any) -> "Service":
         return Service(self)
@@ -144,34 +147,44 @@ class RpcProxy(DependencyProvider):
     def submit(self, verb: str, item: dict[str, Any]) -> Call:
         """Queue one item of a batched verb."""
         item = {REQUEST_ID: current_request_id(), **item}
-        return self._coalescers[verb].submit(item, self.timeout_s)
+        return self._coalescers[verb].submit(item, time_for_a_call(self.timeout_s))
 
     def call(self, method: str, kwargs: dict[str, Any]) -> Any:
         """One request and its answer."""
+        timeout_s = time_for_a_call(self.timeout_s)
+        return self._call(method, kwargs, timeout_s, timeout_s)
+
+    def _call_many(self, verb: str, items: Sequence[Any], first_s: float, last_s: float) -> Any:
+        """One call for a batch: its callee is told when the first caller stops waiting."""
+        method = f"{verb}_many"
+        metrics.BATCH_ITEMS.labels(self.service, method).observe(len(items))
+        bind_request_id(items[0])  # a lone call's own id; a batch goes by that of its first
+        outcomes = self._call(method, {"items": list(items)}, first_s, last_s)
+        if not isinstance(outcomes, list) or len(outcomes) != len(items):
+            raise InternalError(f"{method} did not answer every item")
+        return outcomes
+
+    def _call(self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float) -> Any:
+        """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
         correlation_id = str(uuid.uuid4())
         answer = self.replies.expect(correlation_id)
         started = monotonic()
-        late = DeadlineExceeded(f"{self.service}.{method} did not answer in {self.timeout_s:g} s")
+        late = DeadlineExceeded(f"{self.service}.{method} did not answer in {wait_s:.1f} s")
+        headers = {f"nameko.{REQUEST_ID}": current_request_id(), f"nameko.{TIMEOUT}": tell_s}
+        properties = {
+            "correlation_id": correlation_id,
+            "reply_to": self.replies.routing_key,
+            "expiration": str(int(wait_s * 1000)),  # milliseconds
+        }
+        exchange = get_rpc_exchange(self.container.config).name
+        body = encode({"args": [], "kwargs": kwargs})
         try:
-            self.sender.send(self._request(method, kwargs, correlation_id))
-            with eventlet.Timeout(self.timeout_s, late):
+            self.sender.send(Message(exchange, f"{self.service}.{method}", body, headers, properties))
+            with eventlet.Timeout(wait_s, late):
                 return self._unpack(answer.wait(), method)
         finally:
             self.replies.forget(correlation_id)
             metrics.RPC_CALLS.labels(self.service, method).observe(monotonic() - started)
-
-    def _request(self, method: str, kwargs: dict[str, Any], correlation_id: str) -> Message:
-        return Message(
-            get_rpc_exchange(self.container.config).name,
-            f"{self.service}.{method}",
-            encode({"args": [], "kwargs": kwargs}),
-            headers={f"nameko.{REQUEST_ID}": current_request_id()},
-            properties={
-                "correlation_id": correlation_id,
-                "reply_to": self.replies.routing_key,
-                "expiration": str(int(self.timeout_s * 1000)),  # milliseconds
-            },
-        )
 
     def _unpack(self, body: dict[str, Any], method: str) -> Any:
         """The result; or the fault raised, of which a stock service may tell more than callers shall hear."""
@@ -210,22 +223,6 @@ class Verb:
     def many(self, items: Sequence[dict[str, Any]]) -> list[Any]:
         """The outcomes of a batched verb for several items; a fault is the item's own outcome."""
         return [_outcome(call) for call in [self._proxy.submit(self._name, item) for item in items]]
-
-
-class _Batch:
-    """What a coalescer does with a batch: one call of `verb_many`."""
-
-    def __init__(self, proxy: RpcProxy, method: str) -> None:
-        self._proxy = proxy
-        self._method = method
-
-    def __call__(self, items: Sequence[Any]) -> Sequence[Any]:
-        metrics.BATCH_ITEMS.labels(self._proxy.service, self._method).observe(len(items))
-        bind_request_id(items[0])  # a lone call's own id; a batch goes by that of its first
-        outcomes = self._proxy.call(self._method, {"items": list(items)})
-        if not isinstance(outcomes, list) or len(outcomes) != len(items):
-            raise InternalError(f"{self._method} did not answer every item")
-        return outcomes
 
 
 def _outcome(call: Call) -> Any:

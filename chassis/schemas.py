@@ -3,11 +3,12 @@ wrong is answered."""
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
+from nameko.exceptions import MalformedRequest
 
 Outcome = dict[str, Any]  # what became of one item: a status, and what goes with it
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
@@ -42,12 +43,17 @@ def AmountMinor(maximum: int = MAX_BIGINT, **options: Any) -> fields.Integer:
 
 
 class Utc(fields.DateTime):
-    """A moment with its zone, sent as ISO 8601 in UTC: 2026-01-31T12:00:00.000000Z."""
+    """A moment with its zone, sent as `utc` writes it."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         if value is None:
             return None
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return utc(value)
+
+
+def utc(moment: datetime) -> str:
+    """ISO 8601 in UTC, to the microsecond: 2026-01-31T12:00:00.000000Z."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class PageRequest(Schema):
@@ -92,6 +98,8 @@ def answer_each(
 ) -> list[Outcome]:
     """An outcome for each item, in order: each is checked by itself, those that are wrong are
     answered `invalid`, and `work` answers the others together."""
+    if not isinstance(items, list):
+        raise MalformedRequest("items must be a list")
     outcomes: dict[int, Outcome] = {}
     right: dict[int, Any] = {}
     for position, item in enumerate(items):

@@ -11,7 +11,7 @@ from nameko.extensions import DependencyProvider
 
 SECONDS = fields.Float(validate=validate.Range(min=0, min_inclusive=False))
 WHOLE_SECONDS = fields.Integer(strict=True, validate=validate.Range(min=1))
-COUNT = fields.Integer(validate=validate.Range(min=1))
+COUNT = fields.Integer(strict=True, validate=validate.Range(1, 100_000))
 TEXT = fields.String(validate=validate.Length(min=1))
 _PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 ADDRESS = fields.String(validate=validate.Regexp(rf"(\S*:)?{_PORT}\Z", error="write host:port"))

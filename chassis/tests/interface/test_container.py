@@ -84,9 +84,10 @@ def test_a_request_under_way_at_the_stop_is_answered_and_done_once(config, broke
         eventlet.sleep(3 * LOOK_S)  # by now a connection that did not stay for the acks would be gone
         gate.send()
         assert [answer.result() for answer in answers[:2]] == ["0 done", "1 done"]
-        for thread in stopping:
-            thread.wait()
-        first.stop()
+        with eventlet.Timeout(DEADLINE_S):
+            for thread in stopping:
+                thread.wait()
+            first.stop()
         with running(second):  # the others were left to it
             assert [answer.result() for answer in answers[2:]] == ["2 done", "3 done"]
     assert broker.count("rpc-worker") == 0

@@ -22,10 +22,12 @@ class Outside:
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
+        self.times: list[tuple[float, float]] = []
         self._answers: list[Event] = []
 
-    def send(self, items: Sequence[Any]) -> Sequence[Any]:
+    def send(self, items: Sequence[Any], first_s: float, last_s: float) -> Sequence[Any]:
         self.batches.append(list(items))
+        self.times.append((first_s, last_s))
         self._answers.append(Event())
         return self._answers[-1].wait()
 
@@ -44,7 +46,7 @@ def outside() -> Outside:
 
 
 def coalescer_of(outside: Outside, **limits: int) -> Coalescer:
-    return Coalescer(outside.send, lambda fn, identifier: eventlet.spawn(fn), **limits)
+    return Coalescer(outside.send, eventlet.spawn, **limits)
 
 
 def submit(coalescer: Coalescer, *items: Any, timeout_s: float = LONG_S) -> list[Call]:
@@ -217,3 +219,15 @@ def _outcome(call: Call) -> Any:
         return call.result()
     except (DeadlineExceeded, Unavailable) as fault:
         return type(fault)
+
+
+def test_a_batch_is_told_when_its_first_and_its_last_caller_stop_waiting(outside) -> None:
+    coalescer = coalescer_of(outside, lanes=1)
+    submit(coalescer, "alone")
+    coalescer.submit("patient", 50)
+    coalescer.submit("hurried", 20)
+    outside.answer(0)
+    eventually(lambda: len(outside.batches) == 2)
+    first_s, last_s = outside.times[1]
+    assert 0 < first_s <= 20 < last_s <= 50
+    outside.answer(1)
