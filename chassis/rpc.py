@@ -166,6 +166,7 @@ class RpcProxy(DependencyProvider):
 
     def _call(self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float) -> Any:
         """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
+        body = encode({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
         answer = self.replies.expect(correlation_id)
         started = monotonic()
@@ -177,7 +178,6 @@ class RpcProxy(DependencyProvider):
             "expiration": str(int(wait_s * 1000)),  # milliseconds
         }
         exchange = get_rpc_exchange(self.container.config).name
-        body = encode({"args": [], "kwargs": kwargs})
         try:
             self.sender.send(Message(exchange, f"{self.service}.{method}", body, headers, properties))
             with eventlet.Timeout(wait_s, late):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import uuid_utils
+
 from chassis.rpc import RpcProxy
 from chassis.schemas import is_id
 from gateway import problems, schemas
@@ -28,7 +30,7 @@ class Service:
     @http("POST", "/users", body=schemas.SignUp(), public=True)
     def sign_up(self, request: Request) -> Answer:
         """Create a user; the answer carries a token."""
-        outcome = self.users.create(**request.body)
+        outcome = self.users.create(id=str(uuid_utils.uuid7()), **request.body)  # safe to deliver twice
         if outcome["status"] == "taken":
             title = "The username or the address is taken"
             raise Problem(409, "taken", title, errors=outcome["errors"])

@@ -113,6 +113,7 @@ class Route(HttpRequestHandler):
     """
 
     server = WebServer()
+    quiet = True  # the line about the request tells it
 
     def __init__(
         self,

@@ -1,7 +1,6 @@
 """One service that is away does not take the rest with it."""
 
 import eventlet
-import pytest
 
 from conftest import eventually
 
@@ -39,10 +38,6 @@ def assert_the_rest_is_unaffected(shopper) -> None:
     assert "Retry-After" in away.headers
 
 
-@pytest.mark.xfail(
-    reason="an order that gathers behind two batches that wait 3 s for billing is late itself",
-    raises=AssertionError,
-)
 def test_orders_that_come_one_after_another_while_billing_is_down_are_all_pending(suite, new_shopper) -> None:
     shoppers = [new_shopper() for _ in range(6)]
     suite.stop("billing")

@@ -13,7 +13,7 @@ from chassis.settings import ADDRESS, COUNT, SECONDS, TEXT, WHOLE_SECONDS, read
     [
         ("0.5", SECONDS, 0.5),
         (5, SECONDS, 5.0),
-        ("16", COUNT, 16),
+        (16, COUNT, 16),
         (10, WHOLE_SECONDS, 10),
         ("EUR", TEXT, "EUR"),
         ("127.0.0.1:0", ADDRESS, "127.0.0.1:0"),
