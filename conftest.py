@@ -16,7 +16,9 @@ from typing import Any
 import psycopg2
 import pytest
 import yaml
+from kombu import Queue
 from nameko.cli.main import setup_yaml_parser
+from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import event_dispatcher
 from nameko.standalone.rpc import ClusterRpcProxy
 
@@ -104,9 +106,12 @@ def clean(suite_config: dict[str, Any], sql: Callable[..., Any]) -> None:
     for service in SERVICES_WITH_TABLES:
         names = sql(service, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         tables = [name for (name,) in names if name != "alembic_version"]
-        sql(service, f"TRUNCATE {', '.join(tables)}")
+        sql(service, "; ".join(f"DELETE FROM {table}" for table in tables))  # quicker than TRUNCATE
     with connect(suite_config) as connection:
         for service in SERVICES_WITH_TABLES:
+            requests = Queue(f"rpc-{service}", get_rpc_exchange(suite_config), f"{service}.*")
+            requests(connection.default_channel).declare()
+            requests(connection.default_channel).purge()
             for handler in event_handlers(suite_config, service):
                 for queue in handler.queues():
                     queue(connection.default_channel).purge()

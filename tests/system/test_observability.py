@@ -55,7 +55,7 @@ def test_one_request_id_is_followed_from_the_gateway_to_the_letter(suite, shoppe
     shopper.letters(1)
 
     expected = {
-        "gateway": "place_order",
+        "gateway": "POST",
         "orders": "place_many",
         "billing": "withdraw_many",
         "notifications": "handle_order_paid",
