@@ -32,7 +32,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A wish to move money. `id` names the operation that it may become; `ref` says whose it is and
+    """A request to move money. `id` names the operation that it may become; `ref` says whose it is and
     makes it happen at most once. A cancelling request records a withdrawal as refused."""
 
     id: str

@@ -28,6 +28,8 @@ from chassis.schemas import Outcome, answer_each, checked, page
 from chassis.settings import TEXT, Setting
 
 OPERATION = OperationOut()
+DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
+ACCOUNT_QUERY = AccountQuery()
 UNAVAILABLE: Outcome = {"status": "unavailable"}  # users can't be asked now: nothing is decided
 ASK_USERS_S = 1.0  # well within every caller's deadline: the batch holds other users' items too
 
@@ -49,7 +51,7 @@ class Service:
     @rpc
     def deposit_many(self, items: list[Outcome]) -> list[Outcome]:
         """Put money on accounts; an item is {user_id, amount_minor, key or ref}."""
-        return self._move(items, Movement(), domain.DEPOSIT)
+        return self._move(items, DEPOSIT, domain.DEPOSIT)
 
     @rpc
     def deposit(self, **item: Any) -> Outcome:
@@ -59,7 +61,7 @@ class Service:
     @rpc
     def withdraw_many(self, items: list[Outcome]) -> list[Outcome]:
         """Take money off accounts; an item is {user_id, amount_minor, order_id or key or ref}."""
-        return self._move(items, Withdrawal(), domain.WITHDRAWAL)
+        return self._move(items, WITHDRAWAL, domain.WITHDRAWAL)
 
     @rpc
     def withdraw(self, **item: Any) -> Outcome:
@@ -69,7 +71,7 @@ class Service:
     @rpc
     def cancel_many(self, items: list[Outcome]) -> list[Outcome]:
         """Store that withdrawals for orders are refused, unless they are done: each answers which."""
-        return self._move(items, OrderWithdrawal(), domain.WITHDRAWAL, cancels=True)
+        return self._move(items, CANCELLATION, domain.WITHDRAWAL, cancels=True)
 
     @rpc
     def cancel(self, **item: Any) -> Outcome:
@@ -87,7 +89,7 @@ class Service:
     def account_many(self, items: list[Outcome]) -> list[Outcome]:
         """The accounts of users: {"status": "open", user_id, balance_minor, currency}, or a status
         of unknown-user, unavailable, invalid. An item is {user_id}."""
-        return answer_each(AccountQuery(), items, self._accounts)
+        return answer_each(ACCOUNT_QUERY, items, self._accounts)
 
     @rpc
     def account(self, **item: Any) -> Outcome:

@@ -8,6 +8,7 @@ between both modes and would silently lose its confirms, so neither uses it.
 
 import json
 import logging
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -40,11 +41,15 @@ CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
 
 
 def _as_text(given: bytes | str) -> str:
-    return given if isinstance(given, str) else given.decode("utf-8", "backslashreplace")
+    return given if isinstance(given, str) else given.decode("utf-8", "ignore")  # never longer: it still fits
 
 
 # A header or property that is not UTF-8 would end the consumer, and each one it comes to next.
 serialization.pstr_t = _as_text
+
+
+class UnsendableError(ValueError):
+    """A message whose names or properties AMQP can't hold (more than 255 bytes, say)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class Link:
         self._reader = eventlet.spawn(self._read)
 
     def publish(self, message: Message, *, persistent: bool) -> None:
-        """Write one message to the socket. Raises what CONNECTION_ERRORS names."""
+        """Write one message to the socket. Raises what CONNECTION_ERRORS names, or UnsendableError."""
         if self.closed:
             raise ConnectionError("the broker closed the connection")
         properties = {
@@ -107,7 +112,10 @@ class Link:
         content = amqp.Message(message.body, application_headers=message.headers, **properties)
         # Not channel.basic_publish(): that one reads the connection first.
         arguments = (0, message.exchange, message.routing_key, True, False)  # True: mandatory
-        self.channel.send_method(spec.Basic.Publish, "Bssbb", arguments, content)
+        try:
+            self.channel.send_method(spec.Basic.Publish, "Bssbb", arguments, content)
+        except (struct.error, TypeError, ValueError) as exc:  # before anything was written
+            raise UnsendableError(str(exc)) from exc
 
     def _read(self) -> None:
         try:
@@ -191,6 +199,8 @@ class Sender(SharedExtension):
             except CONNECTION_ERRORS as exc:
                 self._reconnect_later(exc)
                 return False
+            except UnsendableError as exc:  # nobody's fault but its sender's: the others go on
+                log.error("a message can't be sent", extra={"error": str(exc)})
         self._queue.popleft()
         return True
 
@@ -235,6 +245,9 @@ class ConfirmedPublisher(SharedExtension):
             try:
                 with eventlet.Timeout(self._timeout_s, Unavailable("the broker confirms nothing")):
                     return self._publish(messages)
+            except UnsendableError:
+                self._close()  # the tags of the batch are out of step
+                raise
             except (*CONNECTION_ERRORS, Unavailable) as exc:
                 self._close()  # a frame may have been cut off in the middle
                 raise Unavailable(f"the broker is away: {exc}") from exc

@@ -15,18 +15,24 @@ from eventlet.event import Event
 from chassis.errors import DeadlineExceeded, InternalError
 
 Send = Callable[[Sequence[Any], float, float], Sequence[Any]]
+LAST_PART = 0.2  # of an item's time: then it is too late to send it
 Spawn = Callable[[Callable[[], None]], object]
 
 
 class Call:
     """One item on its way: what to send, until when it is worth sending, and its outcome."""
 
-    __slots__ = ("_outcome", "deadline", "item")
+    __slots__ = ("_outcome", "_too_late", "deadline", "item")
 
-    def __init__(self, item: Any, deadline: float) -> None:
+    def __init__(self, item: Any, timeout_s: float) -> None:
         self.item = item
-        self.deadline = deadline
+        self.deadline = monotonic() + timeout_s
+        self._too_late = self.deadline - timeout_s * LAST_PART
         self._outcome = Event()
+
+    def is_worth_sending(self, now: float) -> bool:
+        """Whether there is time left to do it. A nearly late one would hurry its whole batch."""
+        return now < self._too_late
 
     def result(self) -> Any:
         """The item's outcome, or the fault of its batch; DeadlineExceeded when its time is over."""
@@ -59,8 +65,8 @@ class Coalescer:
         self._waiting: deque[Call] = deque()
 
     def submit(self, item: Any, timeout_s: float) -> Call:
-        """Queue one item; after `timeout_s` seconds it is sent no more."""
-        call = Call(item, monotonic() + timeout_s)
+        """Queue one item; when `timeout_s` seconds are nearly over it is sent no more."""
+        call = Call(item, timeout_s)
         self._waiting.append(call)
         if self._busy_lanes < self._lanes:
             self._busy_lanes += 1
@@ -79,7 +85,7 @@ class Coalescer:
         now = monotonic()
         while self._waiting and len(batch) < self._max_items:
             call = self._waiting.popleft()
-            if call.deadline > now:  # the caller of a late one has its DeadlineExceeded already
+            if call.is_worth_sending(now):  # the caller of a late one gets its DeadlineExceeded
                 batch.append(call)
         return batch
 

@@ -31,7 +31,8 @@ NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 class Database(NamekoDatabase):
-    """`db = Database(Base)`; `with self.db.get_session() as session:` is one transaction.
+    """`db = Database(Base)`; `with self.db.get_session(close_on_exit=True) as session:` is one
+    transaction.
 
     Close it before an RPC, a publish or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a
     wait for a lock as well; a session that idles in a transaction is ended by the server.
@@ -44,6 +45,7 @@ class Database(NamekoDatabase):
             "pool_size": read(self.container.config, "DB_POOL_SIZE", COUNT),
             "max_overflow": 0,
             "pool_timeout": timeout_s,
+            "hide_parameters": True,  # an error's text would show them, in the log too
             "connect_args": {
                 **GONE_AFTER,
                 "application_name": self.container.service_name,
@@ -105,7 +107,12 @@ def database_uri(config: Any, setting: str, service: str) -> str:
 
 def newest_migration(service: str) -> str:
     """The revision of the last file in the service's migrations/, which are named by number."""
-    return max(path.stem[:4] for path in Path(service, "migrations").glob("[0-9]*.py"))
+    return max(path.stem[:4] for path in migrations_of(service).glob("[0-9]*.py"))
+
+
+def migrations_of(service: str) -> Path:
+    """The service's migrations/: services stand beside the chassis."""
+    return Path(__file__).resolve().parent.parent / service / "migrations"
 
 
 def _server_options(timeout_s: float) -> str:

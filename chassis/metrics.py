@@ -12,4 +12,6 @@ BATCH_ITEMS = Histogram(
 )
 EVENTS = Counter("shop_events_handled_total", "Events handled.", ["queue", "outcome"])
 OUTBOX_PUBLISHED = Counter("shop_outbox_published_total", "Events published.", ["service"])
-OUTBOX_UNSENT = Gauge("shop_outbox_unsent", "Events that wait for the relay.", ["service"])
+OUTBOX_UNSENT = Gauge(
+    "shop_outbox_unsent", "Unsent events, counted now and then.", ["service"]
+)

@@ -24,12 +24,13 @@ from sqlalchemy.exc import DBAPIError
 from yaml import YAMLError
 
 from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
-from chassis.db import database_uri
+from chassis.db import database_uri, migrations_of
 from chassis.errors import first_line, is_away
 from chassis.events import EventHandler
 from chassis.settings import read
 
 HERE = Path(__file__).parent
+TURNS = 7369_001  # the advisory lock by which several at once take turns; any number that is ours
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,7 +59,7 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
     application_role = make_url(database_uri(config, "DB_URIS", service)).username
     alembic = Config(attributes={"application_role": application_role, "uri": owner})
     alembic.set_main_option("script_location", str(HERE / "alembic"))
-    alembic.set_main_option("version_locations", str(Path(service, "migrations").resolve()))
+    alembic.set_main_option("version_locations", str(migrations_of(service)))
     alembic.set_main_option("path_separator", "newline")
     command.upgrade(alembic, revision)
 
@@ -93,7 +94,7 @@ def run_migrations() -> None:
     """What chassis/alembic/env.py runs."""
     engine = create_engine(context.config.attributes["uri"])
     with engine.connect() as connection, connection.begin():
-        connection.execute(text("SELECT pg_advisory_xact_lock(20260101)"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({TURNS})"))
         context.configure(connection=connection)
         context.run_migrations()
         connection.execute(text(_grant("alembic_version", "SELECT")))

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
 FIRST = "00000000-0000-0000-0000-000000000000"
-CLEAN_EVERY_S = 60.0
+CLEAN_EVERY_S = 15.0
+CLEAN_AT_MOST = 5000  # within the statement's time limit
 
 
 class OutboxMixin:
@@ -105,8 +106,8 @@ class Outbox(DependencyProvider):
                     self._wakeup.wait()
                 self._wakeup = Wakeup()
             if monotonic() >= next_cleaning:
-                next_cleaning = monotonic() + CLEAN_EVERY_S
-                self._try(self._clean)
+                left = self._try(self._clean)
+                next_cleaning = monotonic() + (0 if left else CLEAN_EVERY_S)
 
     def _try(self, step: Callable[[], int]) -> int:
         """How many rows `step` did; 0 where the database or the broker is away."""
@@ -123,7 +124,6 @@ class Outbox(DependencyProvider):
         """Publish what waits, BATCH at most; how many were taken from the table."""
         with self._session() as session:
             rows = session.execute(self._take()).all()
-            metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(len(rows))
             if not rows:
                 return 0
             routed = self.publisher.publish([self._message(row) for row in rows])
@@ -152,10 +152,16 @@ class Outbox(DependencyProvider):
         )
 
     def _clean(self) -> int:
+        """Delete events sent long ago, CLEAN_AT_MOST at a time; more than 0 where some may be left."""
+        table = self.table
         oldest = func.now() - timedelta(seconds=self.retention_s)
+        old = select(table.event_id).where(table.sent_at < oldest).limit(CLEAN_AT_MOST)
+        deletion = delete(table).where(table.event_id.in_(old)).returning(table.event_id)
         with self._session() as session:
-            session.execute(delete(self.table).where(self.table.sent_at < oldest))
-        return 0
+            deleted = len(session.execute(deletion).all())
+            unsent = session.execute(select(func.count()).where(table.sent_at.is_(None))).scalar_one()
+        metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
+        return deleted // CLEAN_AT_MOST
 
     def _session(self) -> Session:
         [database] = [d for d in self.container.dependencies if isinstance(d, Database)]

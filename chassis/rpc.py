@@ -141,8 +141,8 @@ class RpcProxy(DependencyProvider):
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer lane")
         self._coalescers = {verb: Coalescer(partial(self._call_many, verb), spawn) for verb in self.batched}
 
-    def get_dependency(self, worker_ctx: Any) -> "Service":
-        return Service(self)
+    def get_dependency(self, worker_ctx: Any) -> "ServiceProxy":
+        return ServiceProxy(self)
 
     def submit(self, verb: str, item: dict[str, Any]) -> Call:
         """Queue one item of a batched verb."""
@@ -197,17 +197,17 @@ class RpcProxy(DependencyProvider):
         raise InternalError(f"{self.service} failed")
 
 
-class Service:
+class ServiceProxy:
     """What a service method sees of another service."""
 
     def __init__(self, proxy: RpcProxy) -> None:
         self._proxy = proxy
 
-    def __getattr__(self, verb: str) -> "Verb":
-        return Verb(self._proxy, verb)
+    def __getattr__(self, verb: str) -> "MethodProxy":
+        return MethodProxy(self._proxy, verb)
 
 
-class Verb:
+class MethodProxy:
     """One method of another service."""
 
     def __init__(self, proxy: RpcProxy, name: str) -> None:

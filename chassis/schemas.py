@@ -9,6 +9,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 from nameko.exceptions import MalformedRequest
+from structlog.contextvars import bind_contextvars
 
 Outcome = dict[str, Any]  # what became of one item: a status, and what goes with it
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
@@ -97,7 +98,7 @@ def answer_each(
     schema: Schema, items: list[Any], work: Callable[[list[Any]], Iterable[Outcome]]
 ) -> list[Outcome]:
     """An outcome for each item, in order: each is checked by itself, those that are wrong are
-    answered `invalid`, and `work` answers the others together."""
+    answered `invalid`, and `work` answers the others together. The log tells all their request ids."""
     if not isinstance(items, list):
         raise MalformedRequest("items must be a list")
     outcomes: dict[int, Outcome] = {}
@@ -107,5 +108,7 @@ def answer_each(
             right[position] = schema.load(item)
         except ValidationError as exc:
             outcomes[position] = invalid(exc)
+    if len(right) > 1:
+        bind_contextvars(request_ids=[item.get("request_id") for item in right.values()])
     outcomes |= zip(right, work(list(right.values())), strict=True)
     return [outcomes[position] for position in range(len(items))]

@@ -77,7 +77,7 @@ class Page(Schema):
 
 
 class User(Schema):
-    """A user as he sees himself."""
+    """A user's own profile."""
 
     id = fields.String()
     username = fields.String()
@@ -128,6 +128,9 @@ class Letter(Schema):
     body = fields.String()
     created_at = fields.String()
     state = fields.String()
+
+
+USER, ACCOUNT, OPERATION, ORDER, LETTER = User(), Account(), Operation(), Order(), Letter()
 
 
 def page_of(schema: Schema, page: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import uuid_utils
 
 from chassis.rpc import RpcProxy
-from chassis.schemas import is_id
+from chassis.schemas import Outcome, is_id
 from gateway import problems, schemas
 from gateway.problems import Problem
 from gateway.reading import Request
@@ -13,7 +13,6 @@ from gateway.tokens import Tokens
 from gateway.web import http
 
 Answer = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
-Outcome = dict[str, Any]
 
 
 class Service:
@@ -34,7 +33,7 @@ class Service:
         if outcome["status"] == "taken":
             title = "The username or the address is taken"
             raise Problem(409, "taken", title, errors=outcome["errors"])
-        user = schemas.User().dump(_valid(outcome)["user"])
+        user = schemas.USER.dump(_valid(outcome)["user"])
         return 201, {**user, **self.tokens.issue(user["id"])}, {"Location": "/users/me"}
 
     @http("POST", "/tokens", body=schemas.Login(), public=True)
@@ -51,19 +50,19 @@ class Service:
         user = self.users.get(user_id=request.user_id)
         if user is None:
             raise problems.unauthorized("This user is no more.")
-        return 200, schemas.User().dump(user)
+        return 200, schemas.USER.dump(user)
 
     @http("GET", "/account")
     def account(self, request: Request) -> Answer:
         """The balance."""
         account = _valid(self.billing.account(user_id=request.user_id))
-        return 200, schemas.Account().dump(account)
+        return 200, schemas.ACCOUNT.dump(account)
 
     @http("GET", "/account/operations", query=schemas.Page())
     def statement(self, request: Request) -> Answer:
         """The operations, newest first."""
         page = self.billing.statement(user_id=request.user_id, **request.query)
-        return 200, schemas.page_of(schemas.Operation(), _valid(page))
+        return 200, schemas.page_of(schemas.OPERATION, _valid(page))
 
     @http("POST", "/account/deposits", body=schemas.NewMovement())
     def deposit(self, request: Request) -> Answer:
@@ -81,7 +80,7 @@ class Service:
     def place_order(self, request: Request) -> Answer:
         """Place an order and pay it: 201 once it has ended, 202 while the outcome is open."""
         outcome = self.orders.place(user_id=request.user_id, key=request.key, **request.body)
-        order = schemas.Order().dump(_valid(outcome))
+        order = schemas.ORDER.dump(_valid(outcome))
         status = 202 if order["status"] == "pending" else 201
         return status, order, {"Location": f"/orders/{order['id']}"}
 
@@ -89,7 +88,7 @@ class Service:
     def list_orders(self, request: Request) -> Answer:
         """The orders, newest first."""
         page = self.orders.list(user_id=request.user_id, **request.query)
-        return 200, schemas.page_of(schemas.Order(), _valid(page))
+        return 200, schemas.page_of(schemas.ORDER, _valid(page))
 
     @http("GET", "/orders/<order_id>")
     def get_order(self, request: Request) -> Answer:
@@ -98,19 +97,20 @@ class Service:
         order = is_id(order_id) and self.orders.get(order_id=order_id, user_id=request.user_id)
         if not order:
             raise problems.not_found()
-        return 200, schemas.Order().dump(order)
+        return 200, schemas.ORDER.dump(order)
 
     @http("POST", "/notifications", body=schemas.NewMessage())
     def send_message(self, request: Request) -> Answer:
         """A message to one's own address."""
-        letter = self.notifications.send(user_id=request.user_id, **request.body)
-        return 201, schemas.Letter().dump(_valid(letter))
+        id_ = str(uuid_utils.uuid7())  # safe to deliver twice
+        letter = self.notifications.send(id=id_, user_id=request.user_id, **request.body)
+        return 201, schemas.LETTER.dump(_valid(letter))
 
     @http("GET", "/notifications", query=schemas.Page())
     def list_notifications(self, request: Request) -> Answer:
         """The letters, newest first."""
         page = self.notifications.list(user_id=request.user_id, **request.query)
-        return 200, schemas.page_of(schemas.Letter(), _valid(page))
+        return 200, schemas.page_of(schemas.LETTER, _valid(page))
 
 
 def _valid(outcome: Outcome) -> Outcome:
@@ -134,7 +134,7 @@ def _outside(errors: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(outcome: Outcome) -> dict[str, Any]:
     """A done operation; one that was refused is a problem with the reason as its type."""
-    operation: dict[str, Any] = schemas.Operation().dump(_valid(outcome))
+    operation: dict[str, Any] = schemas.OPERATION.dump(_valid(outcome))
     if operation["status"] == "refused":
         title = operation["reason"].replace("-", " ").capitalize()
         raise Problem(409, operation["reason"], title, operation=operation)

@@ -5,15 +5,18 @@ from typing import Any, Protocol
 
 
 class Delivery(Protocol):
-    """Hands letters over."""
+    """Hands letters over that are stored by now; each once, or not at all where the process dies."""
 
-    def deliver(self, letters: Sequence[dict[str, Any]]) -> list[str]:
-        """The state of each letter afterwards, in order."""
+    state: str  # of a letter that is stored and not yet handed over
+
+    def deliver(self, letters: Sequence[Any]) -> None:
+        """Hand new letters over."""
 
 
 class StoreOnly:
     """Storing a letter is all: its reader lists his letters through the API."""
 
-    def deliver(self, letters: Sequence[dict[str, Any]]) -> list[str]:
-        """Every letter is `stored`."""
-        return ["stored"] * len(letters)
+    state = "stored"
+
+    def deliver(self, letters: Sequence[Any]) -> None:
+        """They are where they shall be."""

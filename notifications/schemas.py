@@ -22,8 +22,9 @@ class ToWhom(Schema):
 
 
 class NewMessage(ToWhom):
-    """A message to a user or an address."""
+    """A message to a user or an address; `id` makes it safe to send twice."""
 
+    id = Id()
     subject = Text(1, 200, ONE_LINE, required=True)
     body = Text(1, 10_000, required=True)
 

@@ -1,5 +1,6 @@
 """notifications, top to bottom: what it needs, what it answers, what it listens to."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +19,10 @@ from notifications.domain import Ending, Recipient
 from notifications.exceptions import UnknownRecipient
 from notifications.schemas import LetterOut, LetterQuery, NewMessage
 
+log = logging.getLogger(__name__)
+
 LETTER = LetterOut()
+UNKNOWN_USER = "unknown-user"  # billing's reason for an order of somebody who is no user
 
 
 class Service:
@@ -34,15 +38,16 @@ class Service:
     @rpc
     @checked(NewMessage())
     def send(self, **message: Any) -> Outcome:
-        """Send a message: `subject`, `body`, and `user_id` or `email`. The letter as stored, or
-        {"status": "invalid", "errors": ...} or {"status": "unknown-user"}."""
+        """Send a message: `subject`, `body`, `user_id` or `email`, `id` (made if not given; the same
+        again sends nothing). The letter as stored, or {"status": "invalid", "errors": ...} or
+        {"status": "unknown-user"}."""
         if user_id := message.get("user_id"):
             recipient = self._recipients({user_id}).get(user_id)
             if recipient is None:
                 return {"status": "unknown-user"}
             message["email"] = recipient.email
-        [stored] = self._store([{"kind": domain.MESSAGE, "order_id": None, "user_id": None, **message}])
-        return LETTER.dump(stored)
+        letter = {"id": str(uuid_utils.uuid7()), "order_id": None, "user_id": None, **message}
+        return LETTER.dump(self._store([{"kind": domain.MESSAGE, **letter}])[letter["id"]])
 
     @rpc
     @checked(LetterQuery())
@@ -66,6 +71,9 @@ class Service:
     @event_handler("orders", "order_rejected")
     def handle_order_rejected(self, event: dict[str, Any]) -> None:
         """Write the letter of grief."""
+        if event["reason"] == UNKNOWN_USER:
+            log.warning("nobody to write to", extra={"order_id": event["order_id"]})
+            return
         self._write_letters([_ending(event, event["reason"])])
 
     def _write_letters(self, endings: Sequence[Ending]) -> None:
@@ -76,18 +84,19 @@ class Service:
         self._store([self._letter(ending, recipients[ending.user_id]) for ending in endings])
 
     def _letter(self, ending: Ending, to: Recipient) -> dict[str, Any]:
-        text = domain.letter(ending, to, self.currency)
-        return {"order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **asdict(text)}
+        text = asdict(domain.letter(ending, to, self.currency))
+        id_ = str(uuid_utils.uuid7())
+        return {"id": id_, "order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
 
-    def _store(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
-        """Hand letters over and store them; those stored (an order that has its letter gets none)."""
-        states = self.delivery.deliver(letters)
-        rows = [
-            {"id": str(uuid_utils.uuid7()), "state": state, **letter}
-            for letter, state in zip(letters, states, strict=True)
-        ]
+    def _store(self, letters: Sequence[dict[str, Any]]) -> dict[str, RowMapping]:
+        """Store letters and deliver those that are new (an order that has its letter gets none); those
+        that stand under these ids."""
+        letters = [{**letter, "state": self.delivery.state} for letter in letters]
         with self.db.get_session(close_on_exit=True) as session:
-            return store.insert_letters(session, rows)
+            new = store.insert_letters(session, letters)
+            stored = store.by_ids(session, [letter["id"] for letter in letters])
+        self.delivery.deliver(new)
+        return stored
 
     def _recipients(self, user_ids: set[str]) -> dict[str, Recipient]:
         """Who these users are; users is asked about those whose `user_created` is on its way."""

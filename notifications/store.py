@@ -34,6 +34,12 @@ def insert_letters(session: Session, letters: Sequence[dict[str, Any]]) -> list[
     return list(session.execute(statement, list(letters)).mappings())
 
 
+def by_ids(session: Session, ids: Sequence[str]) -> dict[str, RowMapping]:
+    """The letters with these ids."""
+    rows = session.execute(select(*LETTERS.c).where(LETTERS.c.id.in_(ids))).mappings()
+    return {row["id"]: row for row in rows}
+
+
 def letters(session: Session, to: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
     """The last `limit` letters, newest first, to the user or address in `to`, of those before the
     letter `after`."""

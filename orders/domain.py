@@ -33,8 +33,13 @@ def ending(order_id: str, answer: Any) -> Ending | None:
     return None
 
 
+def is_misunderstood(answer: Any) -> bool:
+    """Whether billing answers that the request itself is wrong: no repetition will mend that."""
+    return isinstance(answer, dict) and answer.get("status") in ("conflict", "invalid")
+
+
 def wait_s(attempts: int, jitter: float) -> float:
-    """Seconds until the next attempt after `attempts` of them: doubling from 1 to LONGEST_WAIT_S,
+    """Seconds until the next attempt after `attempts` of them: doubling from 2 to LONGEST_WAIT_S,
     less up to a half by `jitter` (0 to 1), so that what failed together does not return together."""
     return min(2.0 ** min(attempts, 10), LONGEST_WAIT_S) * (1 - jitter / 2)
 

@@ -19,7 +19,7 @@ from orders.schemas import NewOrder, OrderOut, OrderQuery
 
 log = logging.getLogger(__name__)
 
-ORDER = OrderOut()
+ORDER, NEW_ORDER = OrderOut(), NewOrder()
 Outcomes = list[Outcome]  # named here: inside the class `list` is a method
 SWEEP_EVERY_S = 1
 SWEEP_AT_MOST = 200
@@ -43,7 +43,7 @@ class Service:
         {"status": "conflict"} where the key stands for an order with another price, or
         {"status": "invalid", "errors": ...}.
         """
-        return answer_each(NewOrder(), items, self._place)
+        return answer_each(NEW_ORDER, items, self._place)
 
     @rpc
     def place(self, **item: Any) -> Outcome:
@@ -95,7 +95,7 @@ class Service:
         return [_out(stored[item["user_id"], item["key"]], item) for item in items]
 
     def _settle(self, orders: Sequence[store.Row], *, cancel: bool = False) -> Sequence[store.Row]:
-        """Have billing withdraw the prices (or promise never to), and end the orders by its word.
+        """Have billing withdraw the prices (or cancel the withdrawals), and end the orders as it answers.
 
         Returns those that have ended. The order's id keys the withdrawal, so it can be repeated
         at any time.
@@ -106,6 +106,9 @@ class Service:
         certain = [ending for ending in endings if ending]
         if len(certain) < len(orders):
             log.warning("outcome unknown", extra={"orders": len(orders) - len(certain)})
+        for order, answer in zip(orders, answers, strict=True):
+            if domain.is_misunderstood(answer):
+                log.error("billing can't take it", extra={"order_id": order["id"], "answer": answer})
         return self._end(certain) if certain else []
 
     def _end(self, endings: Sequence[domain.Ending]) -> Sequence[store.Row]:

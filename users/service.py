@@ -3,6 +3,7 @@
 from typing import Any
 
 import uuid_utils
+from nameko.exceptions import MalformedRequest
 
 from chassis.db import Database
 from chassis.outbox import Outbox
@@ -50,9 +51,11 @@ class Service:
     @rpc
     def get_many(self, user_ids: list[str]) -> list[Outcome | None]:
         """The users with these ids, in their order; None for an id that nobody has."""
+        if not isinstance(user_ids, list):
+            raise MalformedRequest("user_ids must be a list")
         with self.db.get_session(close_on_exit=True) as session:
             found = store.by_ids(session, [id_ for id_ in user_ids if is_id(id_)])
-        return [USER.dump(found[id_]) if id_ in found else None for id_ in user_ids]
+        return [USER.dump(found[id_]) if is_id(id_) and id_ in found else None for id_ in user_ids]
 
     @rpc
     def get(self, user_id: str) -> Outcome | None:
