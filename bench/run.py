@@ -31,7 +31,7 @@ from dev.suite import CHECKOUT, SERVICES, Suite
 
 USERS = 1000
 LOAD_BEFORE = round(os.getloadavg()[0], 1)
-RESULT = load.HERE / "results" / "latest.json"
+RESULT = load.HERE / "results" / "latest.json"  # not tracked: a run shall not dirty the checkout
 
 
 class Bench:

@@ -5,7 +5,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from billing import domain
-from chassis.schemas import MAX_BIGINT, AmountMinor, Id, PageRequest, Text, Utc
+from chassis.schemas import AmountMinor, Id, PageRequest, Text, Utc
 
 
 class Movement(Schema):
@@ -54,8 +54,10 @@ class StatementQuery(PageRequest):
     """A page of an account's statement; `after` is the number of an operation."""
 
     user_id = Id(required=True)
-    after: fields.Field[Any] = fields.Integer(
-        load_default=None, allow_none=True, validate=validate.Range(1, MAX_BIGINT)
+    after: fields.Field[Any] = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Regexp(r"\A[1-9][0-9]{0,17}\Z", error="Not a cursor of this list."),
     )
 
 

@@ -98,7 +98,7 @@ class Service:
 
     @rpc
     @checked(StatementQuery())
-    def statement(self, user_id: str, limit: int, after: int | None) -> Outcome:
+    def statement(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """{"items": [operation, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100),
         `after` (a previous answer's `next`)."""
         with self.db.get_session(close_on_exit=True) as session:

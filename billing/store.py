@@ -89,13 +89,13 @@ def write_balances(session: Session, accounts: Sequence[Account]) -> None:
     )
 
 
-def statement(session: Session, user_id: str, limit: int, before: int | None) -> list[Operation]:
+def statement(session: Session, user_id: str, limit: int, before: str | None) -> list[Operation]:
     """The last `limit` operations of an account, newest first, of those numbered below `before`."""
     rows = session.execute(
         text(
             f"SELECT {OPERATION} FROM operations"
             " WHERE user_id = CAST(:user_id AS uuid) AND seq > 0"
-            " AND (CAST(:before AS bigint) IS NULL OR seq < :before)"
+            " AND (CAST(:before AS bigint) IS NULL OR seq < CAST(:before AS bigint))"
             " ORDER BY seq DESC LIMIT :limit"
         ),
         {"user_id": user_id, "before": before, "limit": limit},

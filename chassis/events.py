@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 RETRY_DELAYS_S = (1, 5, 15)  # the last one again and again
 MAX_ATTEMPTS = 5
+MOST = 1_000_000  # counted attempts: a forged header must not overflow
 REQUEUE_S = 1
 # Our headers: how often it was tried, how often of these it failed by itself, and what failed last.
 ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
@@ -93,7 +94,7 @@ def _copy(message: Any, target: str, headers: dict[str, Any]) -> Message:
 
 def _count(message: Any, header: str) -> int:
     given = message.headers.get(header)
-    return given if isinstance(given, int) and given > 0 else 0
+    return min(given, MOST) if isinstance(given, int) and given > 0 else 0
 
 
 event_handler = EventHandler.decorator

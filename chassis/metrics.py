@@ -12,6 +12,4 @@ BATCH_ITEMS = Histogram(
 )
 EVENTS = Counter("shop_events_handled_total", "Events handled.", ["queue", "outcome"])
 OUTBOX_PUBLISHED = Counter("shop_outbox_published_total", "Events published.", ["service"])
-OUTBOX_UNSENT = Gauge(
-    "shop_outbox_unsent", "Unsent events, counted now and then.", ["service"]
-)
+OUTBOX_UNSENT = Gauge("shop_outbox_unsent", "Unsent events, counted now and then.", ["service"])

@@ -28,10 +28,12 @@ from chassis.deadlines import TIMEOUT, time_for_a_call
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, to_fault
 from chassis.logs import REQUEST_ID, bind_request_id, current_request_id
 from chassis.queues import QueueConsumer
+from chassis.schemas import is_id
 from chassis.settings import SECONDS, read
 
 log = logging.getLogger(__name__)
 
+CALL_ID = "correlation_id"  # the key in nameko's context data
 REPLY_EXPIRES_MS = "60000"  # longer than any caller waits
 
 
@@ -90,8 +92,20 @@ class Rpc(NamekoRpc):
             raise MalformedRequest('A request is {"args": [...], "kwargs": {...}}')
         super().handle_message(body, message)
 
+    def unpack_message_headers(self, message: Any) -> dict[str, Any]:
+        call_id = message.properties.get("correlation_id")
+        return {**super().unpack_message_headers(message), CALL_ID: call_id}
+
 
 rpc = Rpc.decorator
+
+
+class CallId(DependencyProvider):
+    """Injects the id of the RPC at hand, which stays the same when the request is delivered again."""
+
+    def get_dependency(self, worker_ctx: Any) -> str:
+        call_id = worker_ctx.data.get(CALL_ID)
+        return call_id if is_id(call_id) else str(uuid.uuid4())
 
 
 class ReplyListener(NamekoReplyListener):

@@ -20,6 +20,23 @@ LINGER_S = 2.0
 CONNECTION = "gateway.connection"  # where the WSGI environment holds the Protocol
 
 
+class BadLineError(Exception):
+    """A header line holds a CR or a NUL, which others take for the line's end or refuse (RFC 9112)."""
+
+
+class _HeaderLines:
+    """The lines of a request's headers, each refused that another server could cut in two."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._stream.readline(limit)
+        if b"\r" in line.removesuffix(b"\r\n") or b"\0" in line:
+            raise BadLineError
+        return line
+
+
 class Protocol(HttpOnlyProtocol):
     """One connection.
 
@@ -36,10 +53,14 @@ class Protocol(HttpOnlyProtocol):
         self._refused = True
 
     def parse_request(self) -> bool:
+        self.rfile: Any = _HeaderLines(self.rfile)  # until the headers are read: eventlet sees to that
         try:
             with eventlet.Timeout(HEADERS_TIMEOUT_S, TimeoutError("the headers are late")):
                 if not super().parse_request():
                     return False
+        except BadLineError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
         except (HeaderLineTooLong, HeadersTooLarge):
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return False

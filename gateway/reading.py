@@ -19,6 +19,7 @@ from gateway.tokens import Tokens
 
 MAX_BODY = 64 * 1024  # bytes
 BODY_TIMEOUT_S = 10.0
+LONGEST_LENGTH = 20  # digits of a Content-Length; Python refuses integers of 4,300
 LONGEST_KEY = 255
 SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
 
@@ -50,7 +51,7 @@ def wrong_framing(headers: Message) -> Problem | None:
         if "content-length" in names:
             return problems.malformed("Content-Length stands beside Transfer-Encoding.")
         return Problem(411, "length-required", "Send the body with a Content-Length")
-    if int(length[:20]) > MAX_BODY:
+    if len(length) > LONGEST_LENGTH or int(length) > MAX_BODY:
         return Problem(413, "too-large", "The body is too large", f"At most {MAX_BODY} bytes.")
     return None
 

@@ -6,6 +6,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+import eventlet
 from eventlet import wsgi
 from eventlet.event import Event
 from marshmallow import Schema, fields
@@ -25,6 +26,8 @@ from gateway.reading import Request
 from gateway.tokens import Tokens
 
 log = logging.getLogger(__name__)
+
+ACCEPT_AGAIN_S = 0.1
 
 
 class WebServer(NamekoWebServer):
@@ -59,6 +62,14 @@ class WebServer(NamekoWebServer):
             debug=False,  # no stack in an answer
             socket_timeout=IDLE_TIMEOUT_S,
         )
+
+    def run(self) -> None:
+        while self._is_accepting:
+            try:
+                super().run()
+            except OSError as exc:  # no descriptors left, or the client is gone again
+                log.warning("can't accept a connection", extra={"error": str(exc)})
+                eventlet.sleep(ACCEPT_AGAIN_S)
 
     def process_request(self, sock: Any, address: Any) -> None:
         try:

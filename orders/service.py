@@ -12,7 +12,7 @@ from nameko.timer import timer
 from chassis.db import Database
 from chassis.logs import current_request_id
 from chassis.outbox import Outbox
-from chassis.rpc import RpcProxy, rpc
+from chassis.rpc import CallId, RpcProxy, rpc
 from chassis.schemas import Outcome, answer_each, checked, is_id, page
 from orders import domain, models, store
 from orders.schemas import NewOrder, OrderOut, OrderQuery
@@ -33,6 +33,7 @@ class Service:
 
     db = Database(models.Base)
     outbox = Outbox(models.Outbox)
+    call_id = CallId()
     billing = RpcProxy("billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S")
 
     @rpc
@@ -47,8 +48,9 @@ class Service:
 
     @rpc
     def place(self, **item: Any) -> Outcome:
-        """Place an order: `user_id`, `price_minor`, `key` (made if not given)."""
-        item = {"key": str(uuid_utils.uuid7()), "request_id": current_request_id(), **item}
+        """Place an order: `user_id`, `price_minor`, `key` (if not given, the call's own id: another
+        call is another order, the same one delivered again is not)."""
+        item = {"key": self.call_id, "request_id": current_request_id(), **item}
         return self.place_many([item])[0]
 
     @rpc

@@ -217,3 +217,11 @@ def test_a_stock_handler_can_take_the_queue_over(listener, chassis_config, dispa
             dispatch("teller", "told", {"id": event_id})
         eventually(lambda: all(event_id in seen or handled[event_id] for event_id in ids))
     assert seen
+
+
+def test_an_event_with_a_long_message_id_that_is_no_text_is_parked_too(broker, listener) -> None:
+    forged = {"content_type": "application/json", "properties": {"message_id": b"\xff" * 200}}
+    broker.publish("teller.events", "told", b"[2]", **forged)
+    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    [parked] = broker.take(f"{QUEUE}.dead")
+    assert parked.body == "[2]"

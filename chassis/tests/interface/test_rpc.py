@@ -281,6 +281,8 @@ POISON: dict[str, Callable[[Any], None]] = {
     "reply_to a service": lambda b: ask(b, GOOD, reply_to="echo.echo", correlation_id="1"),
     "reply_to far too long": lambda b: ask(b, GOOD, reply_to="x" * 255),
     "reply_to no text": lambda b: ask(b, GOOD, reply_to=b"\xff"),
+    "reply_to long and no text": lambda b: ask(b, GOOD, reply_to=b"\xff" * 200),
+    "a correlation id that is no text": lambda b: ask(b, GOOD, reply_to="x", correlation_id=b"\xff" * 200),
     "a header that is no text": lambda b: ask(b, GOOD, headers={"a": b"\xff"}, **REPLY),
     "no correlation id": lambda b: ask(b, GOOD, reply_to="nowhere"),
 }

@@ -231,3 +231,18 @@ def test_a_batch_is_told_when_its_first_and_its_last_caller_stop_waiting(outside
     first_s, last_s = outside.times[1]
     assert 0 < first_s <= 20 < last_s <= 50
     outside.answer(1)
+
+
+def test_an_item_that_is_nearly_late_does_not_hurry_its_batch(outside) -> None:
+    coalescer = coalescer_of(outside, lanes=1)
+    submit(coalescer, "alone")
+    late = coalescer.submit("nearly late", 2)
+    coalescer.submit("in time", 50)
+    eventlet.sleep(1.8)  # most of its time: what is left would be all that the batch has
+    outside.answer(0)
+    eventually(lambda: len(outside.batches) == 2)
+    assert outside.batches[1] == ["in time"]
+    assert outside.times[1][0] > 10
+    with pytest.raises(DeadlineExceeded):
+        late.result()
+    outside.answer(1)

@@ -1,5 +1,6 @@
 """What happens on one connection: kept, closed, and answered while all workers are busy."""
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
@@ -10,6 +11,7 @@ import pytest
 from eventlet.event import Event
 
 from conftest import eventually
+from gateway.web import WebServer
 
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
 USER = {"id": USER_ID, "username": "ann", "email": "ann@example.org", "locale": "en"}
@@ -190,3 +192,23 @@ def test_health_says_what_is_reached(client) -> None:
     assert {"gateway started", "gateway broker"} <= set(ready["checks"])
     assert client.get("/healthz").json() == {"status": "ok"}
     assert "shop_rpc_call_seconds" in client.get("/metrics").text
+
+
+def test_a_gateway_without_descriptors_refuses_connections_and_lives(gateway, client, monkeypatch) -> None:
+    [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
+    accept, tried = server._sock.accept, []
+
+    def no_descriptor() -> Any:
+        tried.append(True)
+        if len(tried) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept()
+
+    monkeypatch.setattr(server._sock, "accept", no_descriptor)
+
+    def a_new_connection_is_served() -> bool:
+        client.close()
+        return client.get("/healthz").status_code == 200
+
+    eventually(lambda: a_new_connection_is_served() and len(tried) >= 3)
+    assert a_new_connection_is_served()

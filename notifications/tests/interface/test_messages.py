@@ -112,3 +112,10 @@ def test_a_wrong_page_is_named(notifications, subtests, field) -> None:
         with subtests.test(value=value):
             outcome = notifications.list(**{"email": "ann@example.com", field: value})
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
+
+
+def test_a_message_sent_again_under_its_id_is_one_letter(notifications) -> None:
+    message = {"id": str(uuid.uuid4()), "email": "ann@example.com", "subject": "a", "body": "b"}
+    first = notifications.send(**message)
+    assert notifications.send(**message) == first
+    assert [letter["id"] for letter in notifications.list(email="ann@example.com")["items"]] == [first["id"]]

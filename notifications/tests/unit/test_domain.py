@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from notifications.domain import Ending, Recipient, letter
 
 ORDER = "01993b8f-1c22-7d10-8a55-3d2c7c1e9b02"
-REASONS = ["insufficient-funds", "cancelled", "unknown-user"]
+REASONS = ["insufficient-funds", "cancelled"]
 
 
 def write(*, reason=None, locale="en", username="Ann", price_minor=9990):

@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 from eventlet.event import Event
 
+from chassis.amqp import connect
 from chassis.errors import InternalError
 from conftest import eventually
 from orders import domain
@@ -159,6 +160,22 @@ def test_without_a_key_each_order_is_new(orders, an_order) -> None:
     new = an_order()
     bare = {"user_id": new["user_id"], "price_minor": 300}
     assert orders.place(**bare)["id"] != orders.place(**bare)["id"]
+
+
+def test_a_call_without_a_key_that_is_delivered_twice_is_one_order(orders, an_order, config, sql) -> None:
+    kwargs = {"user_id": an_order()["user_id"], "price_minor": 300}
+    with connect(config) as connection, connection.Producer() as producer:
+        for _ in range(2):
+            producer.publish(
+                {"args": [], "kwargs": kwargs},
+                exchange="nameko-rpc",
+                routing_key="orders.place",
+                reply_to="nobody",
+                correlation_id="0199d6a8-5b7e-4c3a-8000-000000000001",
+            )
+    orders.place(**an_order())  # behind them in the queue
+    eventually(lambda: sql("orders", "SELECT count(*) FROM orders WHERE status = 'paid'") == [(2,)])
+    assert sql("orders", "SELECT count(*) FROM orders") == [(2,)]
 
 
 WRONG = {
