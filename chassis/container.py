@@ -70,7 +70,7 @@ class Container(ServiceContainer):
 
     def _started(self) -> None:
         if not self._is_up:
-            raise ConnectionError("it waits for what it needs")
+            raise ConnectionError("it waits for its broker or database")
 
     def _ping_broker(self) -> None:
         # A connection of its own each time: one that idles between two questions would be closed

@@ -62,6 +62,7 @@ class Database(NamekoDatabase):
 
     def _is_ready(self) -> bool:
         """Whether the database answers and its schema is as new as this code; says so if not."""
+        who = {"service": self.container.service_name}
         needed = newest_migration(self.container.service_name)
         try:
             with self.Session() as session:
@@ -70,10 +71,12 @@ class Database(NamekoDatabase):
         except ProgrammingError:  # no such table yet
             found = None
         except DBAPIError as exc:
-            log.warning("waiting for the database", extra={"error": first_line(exc)})
+            log.warning("waiting for the database", extra={**who, "error": first_line(exc)})
             return False
         if found is None or found < needed:
-            log.warning("waiting for the schema: make migrate", extra={"found": found, "needed": needed})
+            log.warning(
+                "waiting for the schema: make migrate", extra={**who, "found": found, "needed": needed}
+            )
             return False
         return True
 

@@ -49,7 +49,7 @@ def respond(path: str) -> Response:
 
 def _readiness() -> Response:
     checks = dict(_checks)  # a service may stop meanwhile
-    outcomes = GreenPool().imap(_run, checks.values())
+    outcomes = GreenPool().imap(_run, checks, checks.values())
     results = {
         f"{service} {name}": outcome for (service, name), outcome in zip(checks, outcomes, strict=True)
     }
@@ -57,14 +57,14 @@ def _readiness() -> Response:
     return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
 
 
-def _run(check: Callable[[], object]) -> str:
+def _run(asked: tuple[str, str], check: Callable[[], object]) -> str:
     try:
         with eventlet.Timeout(CHECK_TIMEOUT_S, Unavailable("no answer in time")):
             check()
     except Exception as exc:
         if not is_away(exc):
             raise
-        log.warning("not ready", extra={"error": first_line(exc)})
+        log.warning("not ready", extra={"check": " ".join(asked), "error": first_line(exc)})
         return "away"
     return "ok"
 
@@ -73,8 +73,9 @@ def _json(status: int, data: dict[str, Any]) -> Response:
     return Response(json.dumps(data), status, content_type="application/json")
 
 
-def listen(address: str, *, shared: bool = False) -> socket.socket:
-    """A socket on `[host:]port`, bound for this process alone unless `shared`.
+def listen(address: str, setting: str, *, shared: bool = False) -> socket.socket:
+    """A socket on `[host:]port`, bound for this process alone unless `shared`. Where that fails the
+    process ends with a line that names `setting`.
 
     eventlet's own default shares ports silently: two suites on one would each get half.
     """
@@ -84,14 +85,15 @@ def listen(address: str, *, shared: bool = False) -> socket.socket:
     except (ValueError, OverflowError):
         raise SystemExit(f"config.yaml: {address!r} is not an address: write host:port") from None
     except OSError as exc:
-        raise SystemExit(f"can't listen on {address}: {exc.strerror}; choose another port") from None
+        reason = f"{exc.strerror}; {setting} names the port"
+        raise SystemExit(f"can't listen on {address}: {reason}") from None
 
 
 def serve(address: str) -> None:
     """Start the process's health server, if it does not run yet."""
     global _server
     if _server is None:
-        _server = listen(address)
+        _server = listen(address, "HEALTH_PORT")
         host, port = _server.getsockname()[:2]
         log.info("health", extra={"url": f"http://{host}:{port}/readyz"})
         eventlet.spawn(eventlet.wsgi.server, _server, _app, log_output=False)

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 import uuid_utils
 from structlog.contextvars import bind_contextvars, get_contextvars, merge_contextvars
+from structlog.typing import EventDict
 
 REQUEST_ID = "request_id"  # the key in nameko's context data, and so in message headers
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -46,10 +47,11 @@ def formatter(style: str, level: str = "INFO") -> logging.Formatter:
     if style not in ("json", "console", "auto"):
         sys.exit(f"config.yaml: LOG_FORMAT is wrong: {style!r} is not one of json, console, auto")
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    renderer = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
+    renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
+    if console:  # plain: the other formatters show the variables of each frame, passwords among them
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     shared: list[Any] = [
+        _broker_is_away_in_one_line,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -60,3 +62,10 @@ def formatter(style: str, level: str = "INFO") -> logging.Formatter:
     if not console:
         tail.insert(0, structlog.processors.format_exc_info)
     return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=tail)
+
+
+def _broker_is_away_in_one_line(logger: Any, method: str, event: EventDict) -> EventDict:
+    """kombu tells with a stack, each second, that a consumer can't connect."""
+    if event["_record"].name == "kombu.mixins" and isinstance(event.get("exc_info"), tuple):
+        event["error"] = str(event.pop("exc_info")[1])
+    return event

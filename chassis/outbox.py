@@ -116,7 +116,8 @@ class Outbox(DependencyProvider):
         except Exception as exc:
             if not is_away(exc):
                 raise
-            log.warning("the relay waits", extra={"error": first_line(exc)})
+            who = self.container.service_name
+            log.warning("the relay waits", extra={"service": who, "error": first_line(exc)})
             eventlet.sleep(POLL_S)
             return 0
 

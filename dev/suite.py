@@ -7,8 +7,10 @@ keeps its files (`.run`).
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -112,13 +114,13 @@ class Suite:
         return [self._row(name, running.get(name, 0)) for name in (*self.servers.names(), *SERVICES)]
 
     def check_unchanged(self) -> None:
-        """Raises Failure when it runs with other ports or servers, which `up` would not change."""
+        """Raises Failure when it runs with other settings, which `up` and `restart` would not change."""
         if self.keeper.pid() and json.loads(self.settings_file.read_text()) != self._settings:
-            raise Failure("already up with other ports or servers: make down first")
+            raise Failure("already up with other ports, servers or variables: make down first")
 
     @property
-    def _settings(self) -> dict[str, dict[str, int] | dict[str, str]]:
-        return {"ports": self.ports, "external": self.external}
+    def _settings(self) -> dict[str, dict[str, int] | dict[str, str] | str]:
+        return {"ports": self.ports, "external": self.external, "variables": _variables(os.environ)}
 
     @property
     def settings_file(self) -> Path:
@@ -172,6 +174,13 @@ class Suite:
         return name, state, str(pid or "-"), restarts, address, str(self.keeper.log(name))
 
 
+def _variables(environ: Mapping[str, str]) -> str:
+    """A digest of the variables that config.yaml reads and that are set (one is a secret)."""
+    names = re.findall(r"\$\{(\w+)", (CHECKOUT / "config.yaml").read_text())
+    ours = sorted((name, environ[name]) for name in names if name in environ)
+    return hashlib.sha256(json.dumps(ours).encode()).hexdigest()
+
+
 def external_servers(environ: Mapping[str, str]) -> dict[str, str]:
     """The URIs of servers to use instead of own ones; raises Failure when some are missing.
 
@@ -184,6 +193,8 @@ def external_servers(environ: Mapping[str, str]) -> dict[str, str]:
         return external
     if missing := [name for name, uri in uris.items() if not uri]:
         raise Failure(f"some databases are set but not all: set {', '.join(missing)} too")
+    if len({uri.rpartition("@")[2] for uri in uris.values()}) < len(uris):
+        raise Failure("two *_DB_URI name one database: each service needs its own, empty at first")
     return external | uris | {owner: environ.get(owner) or uris[name] for name, owner in owners.items()}
 
 
@@ -217,7 +228,9 @@ def migrate(state: Path) -> int:
 
 
 def restart(state: Path) -> int:
-    present_suite(state).restart()
+    suite = present_suite(state)
+    suite.check_unchanged()
+    suite.restart()
     return 0
 
 

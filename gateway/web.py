@@ -28,6 +28,7 @@ from gateway.tokens import Tokens
 log = logging.getLogger(__name__)
 
 ACCEPT_AGAIN_S = 0.1
+PORT_SETTING = "GATEWAY_PORT (or GATEWAY_PORT_SHARED=true, for several gateways)"
 
 
 class WebServer(NamekoWebServer):
@@ -42,7 +43,7 @@ class WebServer(NamekoWebServer):
     def open(self) -> None:
         """Answer from now on: about health, and with 503 until the container is up."""
         self._routes: Map | None = None
-        self._sock = health.listen(self._address, shared=self._shared)
+        self._sock = health.listen(self._address, PORT_SETTING, shared=self._shared)
         self._sock.settimeout(None)
         self._serv = self.get_wsgi_server(self._sock, self._application)
         self._gt = self.container.spawn_managed_thread(self.run)

@@ -48,5 +48,14 @@ def upgrade() -> None:
         sa.Column("sent_at", sa.DateTime(timezone=True)),
     )
     op.create_index("outbox_unsent", "outbox", ["event_id"], postgresql_where=sa.text("sent_at IS NULL"))
+    # An order ends once and is never changed again, whatever the code above the database does.
+    op.execute(
+        "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'order % has ended', OLD.id; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER ended_orders_stay BEFORE UPDATE ON orders FOR EACH ROW"
+        " WHEN (OLD.status <> 'pending') EXECUTE FUNCTION refuse_change()"
+    )
     grant("orders", "SELECT, INSERT, UPDATE (status, reason, ended_at, attempts, next_attempt_at)")
     grant("outbox", "SELECT, INSERT, UPDATE, DELETE")

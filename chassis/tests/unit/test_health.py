@@ -96,18 +96,20 @@ def test_metrics_are_what_prometheus_reads() -> None:
 
 
 def test_a_port_is_ours_alone() -> None:
-    first = health.listen("127.0.0.1:0")
+    first = health.listen("127.0.0.1:0", "HEALTH_PORT")
     port = first.getsockname()[1]
     try:
-        with pytest.raises(SystemExit, match=f"^can't listen on 127.0.0.1:{port}: .*; choose another port$"):
-            health.listen(f"127.0.0.1:{port}")
+        with pytest.raises(
+            SystemExit, match=f"^can't listen on 127.0.0.1:{port}: .*; HEALTH_PORT names the port$"
+        ):
+            health.listen(f"127.0.0.1:{port}", "HEALTH_PORT")
     finally:
         first.close()
 
 
 def test_several_may_share_a_port_where_all_say_so() -> None:
     address = f"127.0.0.1:{free_ports()['gateway']}"
-    for listening in [health.listen(address, shared=True) for _ in range(2)]:
+    for listening in [health.listen(address, "HEALTH_PORT", shared=True) for _ in range(2)]:
         listening.close()
 
 
@@ -116,10 +118,10 @@ def test_a_foreign_server_on_the_port_ends_the_start_with_one_line() -> None:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         with pytest.raises(SystemExit, match=r"^can't listen on "):
-            health.listen(f"127.0.0.1:{foreign.getsockname()[1]}", shared=True)
+            health.listen(f"127.0.0.1:{foreign.getsockname()[1]}", "HEALTH_PORT", shared=True)
 
 
 @pytest.mark.parametrize("address", ["host:http", "127.0.0.1:", "127.0.0.1:99999"])
 def test_what_is_no_address_is_said_to_be_none(address) -> None:
     with pytest.raises(SystemExit, match="is not an address: write host:port"):
-        health.listen(address)
+        health.listen(address, "HEALTH_PORT")

@@ -3,6 +3,7 @@
 import uuid
 from itertools import count
 
+import psycopg2.errors
 import pytest
 from eventlet.event import Event
 
@@ -86,7 +87,7 @@ def test_while_billing_is_slow_an_order_is_pending_and_is_paid_later(
     assert order["status"] == "pending"
     assert events() == []
     answered.send([{"status": "done"}])  # the money is taken, but nobody listens any more
-    sql("orders", "UPDATE orders SET next_attempt_at = now()")
+    sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
     eventually(lambda: orders.place(**new)["status"] == "paid")
     assert asked(billing)[0] == asked(billing)[1]
     assert events() == [("order_paid", order["id"])]
@@ -215,7 +216,7 @@ def test_an_end_and_its_event_are_stored_together_or_not_at_all(orders, an_order
         assert status == "pending"
     finally:
         sql("orders", "ALTER TABLE outbox DROP CONSTRAINT full_up")
-    sql("orders", "UPDATE orders SET next_attempt_at = now()")
+    sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
     eventually(lambda: stored(sql) == [(order_id, "paid")])
     assert events() == [("order_paid", order_id)]
 
@@ -253,8 +254,16 @@ def test_an_ended_order_is_never_changed_again(orders, billing, an_order, events
     other = an_order()
     billing.answers["withdraw_many"] = each(UNAVAILABLE)
     orders.place(**other)
-    sql("orders", "UPDATE orders SET next_attempt_at = now()")
+    sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
     eventually(lambda: len(asked(billing)) == 3)  # the sweeper has been here
     assert orders.get(order_id=paid["id"])["status"] == "paid"
     assert orders.place(**new)["ended_at"] == paid["ended_at"]
     assert events() == [("order_paid", paid["id"])]
+
+
+def test_the_database_itself_keeps_an_ended_order_as_it_is(orders, an_order, sql) -> None:
+    order = orders.place(**an_order())
+    assert order["status"] == "paid"
+    reopen = "UPDATE orders SET status = 'pending', reason = NULL, ended_at = NULL"
+    with pytest.raises(psycopg2.errors.RaiseException, match=f"order {order['id']} has ended"):
+        sql("orders", reopen)
