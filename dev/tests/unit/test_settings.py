@@ -9,9 +9,12 @@ import pytest
 from dev import state
 from dev.failure import Failure
 from dev.ports import DEFAULTS, check_free, free_ports, ports_from
-from dev.suite import external_servers
+from dev.suite import _variables, external_servers
 
-DB_URIS = {f"{name}_DB_URI": "postgresql://..." for name in ("USERS", "BILLING", "ORDERS", "NOTIFICATIONS")}
+DB_URIS = {
+    f"{name}_DB_URI": f"postgresql://r:p@host/{name}"
+    for name in ("USERS", "BILLING", "ORDERS", "NOTIFICATIONS")
+}
 
 
 def test_ports_are_the_default_ones_unless_the_environment_says_otherwise() -> None:
@@ -43,6 +46,17 @@ def test_two_suites_never_get_the_same_ports() -> None:
 def test_servers_of_others_need_all_four_databases() -> None:
     with pytest.raises(Failure, match="set BILLING_DB_URI, ORDERS_DB_URI, NOTIFICATIONS_DB_URI too"):
         external_servers({"USERS_DB_URI": "postgresql://..."})
+
+
+def test_two_services_never_share_a_database() -> None:
+    with pytest.raises(Failure, match="each service needs its own"):
+        external_servers({**DB_URIS, "ORDERS_DB_URI": "postgresql://other:p@host/USERS"})
+
+
+def test_a_setting_that_what_runs_would_ignore_is_seen() -> None:
+    assert _variables({"PATH": "/bin"}) == _variables({"HOME": "/root"})
+    assert _variables({"CURRENCY": "USD"}) != _variables({})
+    assert _variables({"TOKEN_SECRET": "a"}) != _variables({"TOKEN_SECRET": "b"})
 
 
 def test_an_owner_without_its_uri_is_the_role_itself() -> None:
