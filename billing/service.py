@@ -79,7 +79,7 @@ class Service:
         return self.cancel_many([item])[0]
 
     @rpc
-    @checked(AccountQuery())
+    @checked(ACCOUNT_QUERY)
     def open_account(self, user_id: str, **_: Any) -> Outcome:
         """Open a user's account (`user_id`) by hand, without asking users; the account."""
         self._open([user_id])

@@ -212,10 +212,10 @@ def present_suite(state: Path) -> Suite:
     return Suite(state, settings["ports"], settings["external"])
 
 
-def up(state: Path, servers_only: bool) -> int:
+def up(state: Path) -> int:
     suite = wanted_suite(state)
     suite.check_unchanged()
-    suite.start_servers() if servers_only else suite.up()
+    suite.up()
     return 0
 
 
@@ -316,8 +316,7 @@ def main() -> int:
     default = Path(os.environ.get("RUN_DIR") or CHECKOUT / ".run")
     parser.add_argument("--state", type=Path, default=default, help="where it keeps its files")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("up").add_argument("--servers-only", action="store_true")
-    for verb in ("down", "restart", "migrate", "clean", "status", "hints"):
+    for verb in ("up", "down", "restart", "migrate", "clean", "status", "hints"):
         verbs.add_parser(verb)
     verbs.add_parser("exec").add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
@@ -332,14 +331,12 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> int:
     state: Path = arguments.state
     looking = {"status": status, "hints": hints}
-    changing = {"down": down, "restart": restart, "migrate": migrate, "clean": clean}
+    changing = {"up": up, "down": down, "restart": restart, "migrate": migrate, "clean": clean}
     if arguments.verb == "exec":
         return execute(state, arguments.command)
     if arguments.verb in looking:
         return looking[arguments.verb](state)
     with _alone(state):
-        if arguments.verb == "up":
-            return up(state, arguments.servers_only)
         return changing[arguments.verb](state)
 
 

@@ -47,7 +47,8 @@ class Service:
                 return {"status": "unknown-user"}
             message["email"] = recipient.email
         letter = {"id": str(uuid_utils.uuid7()), "order_id": None, "user_id": None, **message}
-        return LETTER.dump(self._store([{"kind": domain.MESSAGE, **letter}])[letter["id"]])
+        new = self._store([{"kind": domain.MESSAGE, **letter}])
+        return LETTER.dump(new[0] if new else self._stored(letter["id"]))
 
     @rpc
     @checked(LetterQuery())
@@ -88,15 +89,18 @@ class Service:
         id_ = str(uuid_utils.uuid7())
         return {"id": id_, "order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
 
-    def _store(self, letters: Sequence[dict[str, Any]]) -> dict[str, RowMapping]:
-        """Store letters and deliver those that are new (an order that has its letter gets none); those
-        that stand under these ids."""
+    def _store(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
+        """Store letters and deliver those that are new (an order that has its letter gets none), which
+        are returned."""
         letters = [{**letter, "state": self.delivery.state} for letter in letters]
         with self.db.get_session(close_on_exit=True) as session:
             new = store.insert_letters(session, letters)
-            stored = store.by_ids(session, [letter["id"] for letter in letters])
         self.delivery.deliver(new)
-        return stored
+        return new
+
+    def _stored(self, letter_id: str) -> RowMapping:
+        with self.db.get_session(close_on_exit=True) as session:
+            return store.by_id(session, letter_id)
 
     def _recipients(self, user_ids: set[str]) -> dict[str, Recipient]:
         """Who these users are; users is asked about those whose `user_created` is on its way."""

@@ -34,10 +34,9 @@ def insert_letters(session: Session, letters: Sequence[dict[str, Any]]) -> list[
     return list(session.execute(statement, list(letters)).mappings())
 
 
-def by_ids(session: Session, ids: Sequence[str]) -> dict[str, RowMapping]:
-    """The letters with these ids."""
-    rows = session.execute(select(*LETTERS.c).where(LETTERS.c.id.in_(ids))).mappings()
-    return {row["id"]: row for row in rows}
+def by_id(session: Session, letter_id: str) -> RowMapping:
+    """The letter with this id, which there is."""
+    return session.execute(select(*LETTERS.c).where(LETTERS.c.id == letter_id)).mappings().one()
 
 
 def letters(session: Session, to: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
