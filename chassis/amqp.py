@@ -83,14 +83,18 @@ class Link:
     connection, a heartbeat or a returned message is seen at once and not at the next publish.
 
     `prepare(channel)` runs before the reading starts: what waits for an answer of the broker (a
-    declaration) must stand there, because two greenthreads can't read one connection.
+    declaration) must stand there, because two greenthreads can't read one connection. `is_blocked`
+    while the broker, short of memory or disk, takes nothing from those who publish.
     """
 
     def __init__(self, config: dict[str, Any], prepare: Callable[[Any], object]) -> None:
         self.closed = False
+        self.is_blocked = False
         self.when_closed: Callable[[], object] = lambda: None
         # py-amqp's own connection: kombu's would silently connect again, without our channel.
         self._connection = connect(config).transport.establish_connection()
+        self._connection.on_blocked = self._on_blocked
+        self._connection.on_unblocked = self._on_unblocked
         try:
             self.channel = self._connection.channel()
             prepare(self.channel)
@@ -116,6 +120,14 @@ class Link:
             self.channel.send_method(spec.Basic.Publish, "Bssbb", arguments, content)
         except (struct.error, TypeError, ValueError) as exc:  # before anything was written
             raise UnsendableError(str(exc)) from exc
+
+    def _on_blocked(self, reason: str) -> None:
+        log.warning("the broker takes no messages", extra={"reason": reason})
+        self.is_blocked = True
+
+    def _on_unblocked(self) -> None:
+        log.info("the broker takes messages again")
+        self.is_blocked = False
 
     def _read(self) -> None:
         try:
@@ -144,7 +156,7 @@ class Sender(SharedExtension):
     """Sends transient, unconfirmed messages from one greenthread; callers only queue them.
 
     A caller whose time runs out is so never cut off in the middle of a frame. While the broker is
-    away the messages wait, and those whose `expiration` has passed are dropped.
+    away or takes nothing the messages wait, and those whose `expiration` has passed are dropped.
     """
 
     def __init__(self) -> None:
@@ -156,6 +168,11 @@ class Sender(SharedExtension):
 
     def start(self) -> None:
         self._thread = self.container.spawn_managed_thread(self._run, identifier="rpc sender")
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the broker takes no messages now; the first one sent in its alarm tells."""
+        return self._link is not None and not self._link.closed and self._link.is_blocked
 
     def on_return(self, callback: Any) -> None:
         """Call `callback(correlation_id)` when the broker finds no queue for a message."""
@@ -194,6 +211,9 @@ class Sender(SharedExtension):
         """Send what waits longest, or drop it when it is late; False where the broker is away."""
         message, deadline = self._queue[0]
         if monotonic() < deadline:
+            if self.is_blocked:
+                eventlet.sleep(RECONNECT_S)
+                return False
             try:
                 self._connected().publish(message, persistent=False)
             except CONNECTION_ERRORS as exc:
@@ -242,6 +262,8 @@ class ConfirmedPublisher(SharedExtension):
         of them may have been taken or not, and they must be published again.
         """
         with self._lock:
+            if self._link and not self._link.closed and self._link.is_blocked:
+                raise Unavailable("the broker takes no messages")
             try:
                 with eventlet.Timeout(self._timeout_s, Unavailable("the broker confirms nothing")):
                     return self._publish(messages)

@@ -11,11 +11,14 @@ from typing import Any
 
 import eventlet
 from eventlet.event import Event
+from eventlet.hubs import get_hub
 
 from chassis.errors import DeadlineExceeded, InternalError
 
 Send = Callable[[Sequence[Any], float, float], Sequence[Any]]
 LAST_PART = 0.2  # of an item's time: then it is too late to send it
+PATIENCE_S = 0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
+MOST_SLOW = 8
 Spawn = Callable[[Callable[[], None]], object]
 
 
@@ -54,31 +57,66 @@ class Coalescer:
     its items gets that fault. In `first_s` seconds the first caller stops waiting, in `last_s` the
     last. `send` runs in greenthreads made by `spawn` (`container.spawn_managed_thread`), never in a
     caller's, whose time-out would fail the others. Items go out in the order they came.
+
+    A batch that takes longer than `patience_s` gives its lane to the next one, so that a copy of the
+    service that hangs holds up its own batches only; MOST_SLOW such batches may be on their way.
     """
 
-    def __init__(self, send: Send, spawn: Spawn, *, max_items: int = 200, lanes: int = 2) -> None:
+    def __init__(
+        self,
+        send: Send,
+        spawn: Spawn,
+        *,
+        max_items: int = 200,
+        lanes: int = 2,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._send = send
         self._spawn = spawn
         self._max_items = max_items
         self._lanes = lanes
+        self._patience_s = patience_s
         self._busy_lanes = 0
+        self._slow = 0
         self._waiting: deque[Call] = deque()
 
     def submit(self, item: Any, timeout_s: float) -> Call:
         """Queue one item; when `timeout_s` seconds are nearly over it is sent no more."""
         call = Call(item, timeout_s)
         self._waiting.append(call)
-        if self._busy_lanes < self._lanes:
-            self._busy_lanes += 1
-            self._spawn(self._run_lane)
+        self._open_lane()
         return call
 
+    def _open_lane(self) -> None:
+        if self._waiting and self._busy_lanes < self._lanes:
+            self._busy_lanes += 1
+            self._spawn(self._run_lane)
+
     def _run_lane(self) -> None:
+        lane = _Lane()
         try:
-            while batch := self._next_batch():
-                self._send_batch(batch)
+            while lane.is_ours and (batch := self._next_batch()):
+                self._send_patiently(batch, lane)
         finally:
+            if lane.is_ours:
+                self._busy_lanes -= 1
+            else:
+                self._slow -= 1
+
+    def _send_patiently(self, batch: list[Call], lane: "_Lane") -> None:
+        patience = get_hub().schedule_call_global(self._patience_s, self._give_up, lane)
+        try:
+            self._send_batch(batch)
+        finally:
+            patience.cancel()
+
+    def _give_up(self, lane: "_Lane") -> None:
+        """Let the next batch go while a slow one is still on its way."""
+        if self._slow < MOST_SLOW:
+            lane.is_ours = False
+            self._slow += 1
             self._busy_lanes -= 1
+            self._open_lane()
 
     def _next_batch(self) -> list[Call]:
         batch: list[Call] = []
@@ -101,3 +139,10 @@ class Coalescer:
             return
         for call, outcome in zip(batch, outcomes, strict=True):
             call.succeed(outcome)
+
+
+class _Lane:
+    """One greenthread that sends batch after batch, as long as the lane is its."""
+
+    def __init__(self) -> None:
+        self.is_ours = True

@@ -5,17 +5,18 @@ import sys
 from time import monotonic
 from typing import Any
 
+import eventlet
 from nameko.constants import CALL_ID_STACK_CONTEXT_KEY
 from nameko.containers import ServiceContainer, get_service_name
 from nameko.exceptions import ConfigurationError
 from nameko.timer import Timer
 
 from chassis import health, metrics
-from chassis.amqp import check_broker_settings, connect
+from chassis.amqp import Sender, check_broker_settings, connect
 from chassis.deadlines import bind_deadline
-from chassis.errors import first_line, is_away
+from chassis.errors import Unavailable, first_line, is_away
 from chassis.logs import bind_request_id
-from chassis.settings import ADDRESS, COUNT, read
+from chassis.settings import ADDRESS, COUNT, SECONDS, read
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,10 @@ class Container(ServiceContainer):
 
     Before anything starts, each extension's `check()` reads its settings: a missing or wrong one
     ends the process with one line. Then each extension's `open()` runs (a web server answers health
-    questions while the rest still waits for broker and database).
+    questions while the rest still waits for broker and database). At the stop /readyz answers 503
+    first; then each extension's `drain()` runs, and then nameko's own stop: nothing new is taken,
+    what is under way is finished and acked. What is not finished after STOP_TIMEOUT_S is left to
+    the broker, which delivers it again.
     """
 
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
@@ -41,16 +45,16 @@ class Container(ServiceContainer):
 
     def check_settings(self) -> None:
         read(self.config, "HEALTH_ADDRESS", ADDRESS)
+        self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
         for extension in self.extensions:
             if check := getattr(extension, "check", None):
                 check()
 
     def start(self) -> None:
-        openers = [e.open for e in self.extensions if hasattr(e, "open")]
-        for open_ in openers:
-            open_()
-        if not openers:
-            health.serve(self.config["HEALTH_ADDRESS"])
+        for extension in self.extensions:
+            if open_ := getattr(extension, "open", None):
+                open_()
+        health.serve(self.config["HEALTH_ADDRESS"])
         health.add_check(self.service_name, "started", self._started)
         health.add_check(self.service_name, "broker", self._ping_broker)
         super().start()
@@ -65,14 +69,28 @@ class Container(ServiceContainer):
             self._died.wait()
             return
         self._is_stopping = True
+        who, finished = {"service": self.service_name}, False
+        with eventlet.Timeout(self._stop_timeout_s, exception=False):
+            self._finish()
+            finished = True
+        if not finished:
+            log.error("what it did not finish in time is delivered again", extra=who)
+            self.kill()
+        log.info("service has stopped", extra=who)
+
+    def _finish(self) -> None:
+        for extension in self.extensions:
+            if drain := getattr(extension, "drain", None):
+                drain()
         super().stop()
-        log.info("service has stopped", extra={"service": self.service_name})
 
     def _started(self) -> None:
         if not self._is_up:
             raise ConnectionError("it waits for its broker or database")
 
     def _ping_broker(self) -> None:
+        if any(extension.is_blocked for extension in self.extensions if isinstance(extension, Sender)):
+            raise Unavailable("the broker takes no messages")
         # A connection of its own each time: one that idles between two questions would be closed
         # by the broker for its missing heartbeats.
         connect(self.config).transport.establish_connection().close()

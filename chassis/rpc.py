@@ -8,7 +8,8 @@ can't be right is refused and logged, and the service lives.
 import logging
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -137,6 +138,9 @@ class RpcProxy(DependencyProvider):
     each item carries its own `request_id`. `timeout` names the setting that bounds every call; the
     deadline of the work at hand may bound it further.
 
+    Half of the caller's workers may wait for one service; more calls are Unavailable at once, so
+    that a service that is dead or slow leaves the other half to what goes without it.
+
     Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors), or Nameko's BadRequest.
     """
 
@@ -152,11 +156,24 @@ class RpcProxy(DependencyProvider):
         self.timeout_s = read(self.container.config, self.timeout, SECONDS)
 
     def setup(self) -> None:
+        self._waiting = 0
+        self._may_wait = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer lane")
         self._coalescers = {verb: Coalescer(partial(self._call_many, verb), spawn) for verb in self.batched}
 
     def get_dependency(self, worker_ctx: Any) -> "ServiceProxy":
         return ServiceProxy(self)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Around each wait of a worker."""
+        if self._waiting >= self._may_wait:
+            raise Unavailable(f"{self._waiting} calls wait for {self.service}")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     def submit(self, verb: str, item: dict[str, Any]) -> Call:
         """Queue one item of a batched verb."""
@@ -180,6 +197,8 @@ class RpcProxy(DependencyProvider):
 
     def _call(self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float) -> Any:
         """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
+        if self.sender.is_blocked:
+            raise Unavailable("the broker takes no messages")
         body = encode({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
         answer = self.replies.expect(correlation_id)
@@ -230,13 +249,19 @@ class MethodProxy:
 
     def __call__(self, **kwargs: Any) -> Any:
         """Call with keyword arguments; the answer."""
-        if self._name in self._proxy.batched:
-            return self._proxy.submit(self._name, kwargs).result()
-        return self._proxy.call(self._name, kwargs)
+        with self._proxy.turn():
+            if self._name in self._proxy.batched:
+                return self._proxy.submit(self._name, kwargs).result()
+            return self._proxy.call(self._name, kwargs)
 
     def many(self, items: Sequence[dict[str, Any]]) -> list[Any]:
         """The outcomes of a batched verb for several items; a fault is the item's own outcome."""
-        return [_outcome(call) for call in [self._proxy.submit(self._name, item) for item in items]]
+        try:
+            with self._proxy.turn():
+                calls = [self._proxy.submit(self._name, item) for item in items]
+                return [_outcome(call) for call in calls]
+        except Unavailable as crowded:
+            return [crowded] * len(items)
 
 
 def _outcome(call: Call) -> Any:

@@ -67,10 +67,13 @@ def key_reused() -> Problem:
     return Problem(422, "idempotency-key-reused", "The key stands for another request", detail, errors=errors)
 
 
-def unavailable() -> Problem:
-    detail = "A part that this needs is away; try again."
+def unavailable(detail: str = "A part that this needs is away or overloaded; try again.") -> Problem:
     headers = {"Retry-After": RETRY_AFTER_S}
     return Problem(503, "unavailable", "Not available just now", detail, headers=headers)
+
+
+def crowded() -> Problem:
+    return unavailable("Too many connections; try again.")
 
 
 def late() -> Problem:

@@ -20,6 +20,13 @@ LINGER_S = 2.0
 CONNECTION = "gateway.connection"  # where the WSGI environment holds the Protocol
 
 
+def last_answer(problem: Problem) -> bytes:
+    """What goes over the wire before a connection is closed whose request was not even parsed."""
+    response = problem.response()
+    head = f"HTTP/1.1 {response.status}\r\n{response.headers}".removesuffix("\r\n")
+    return f"{head}Connection: close\r\n\r\n".encode() + response.get_data()
+
+
 class BadLineError(Exception):
     """A header line holds a CR or a NUL, which others take for the line's end or refuse (RFC 9112)."""
 
@@ -76,11 +83,8 @@ class Protocol(HttpOnlyProtocol):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what could not even be parsed; never with the words of the client."""
         self.refuse_more()
-        status = HTTPStatus(code)
         log.info("request", extra={"status": code})
-        response = Problem(code, "malformed-request", status.phrase).response()
-        head = f"HTTP/1.1 {code} {status.phrase}\r\n{response.headers}".removesuffix("\r\n")
-        self.wfile.write(f"{head}Connection: close\r\n\r\n".encode() + response.get_data())
+        self.wfile.write(last_answer(Problem(code, "malformed-request", HTTPStatus(code).phrase)))
 
     def finish(self) -> None:
         if self._refused:

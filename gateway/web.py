@@ -2,14 +2,15 @@
 
 import json
 import logging
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
 
 import eventlet
-from eventlet import wsgi
+from eventlet import greenio, wsgi
 from eventlet.event import Event
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, validate
 from nameko.extensions import register_entrypoint
 from nameko.web.handlers import HttpRequestHandler
 from nameko.web.server import WebServer as NamekoWebServer
@@ -19,15 +20,18 @@ from werkzeug.wrappers import Response
 
 from chassis import health
 from chassis.logs import REQUEST_ID, bind_request_id
-from chassis.settings import ADDRESS, read
+from chassis.settings import ADDRESS, COUNT, read
 from gateway import problems, reading
-from gateway.protocol import CONNECTION, IDLE_TIMEOUT_S, Protocol
+from gateway.protocol import CONNECTION, IDLE_TIMEOUT_S, Protocol, last_answer
 from gateway.reading import Request
 from gateway.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 ACCEPT_AGAIN_S = 0.1
+LAST_REQUEST_S = 1.0  # at a stop a connection that idles is kept so long: a request may be on its way
+CROWDED_S = 1.0
+DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
 PORT_SETTING = "GATEWAY_PORT (or GATEWAY_PORT_SHARED=true, for several gateways)"
 
 
@@ -39,10 +43,14 @@ class WebServer(NamekoWebServer):
     def check(self) -> None:
         self._address = read(self.container.config, "WEB_SERVER_ADDRESS", ADDRESS)
         self._shared = read(self.container.config, "WEB_SERVER_SHARED", fields.Boolean())
+        self._most = read(self.container.config, "WEB_SERVER_CONNECTIONS", COUNT)
+        self._stop_delay_s = read(self.container.config, "STOP_DELAY_S", DELAY)
 
     def open(self) -> None:
         """Answer from now on: about health, and with 503 until the container is up."""
         self._routes: Map | None = None
+        self._is_draining = False
+        self._connections: list[Any] = []  # each [address, socket, state], as eventlet keeps them
         self._sock = health.listen(self._address, PORT_SETTING, shared=self._shared)
         self._sock.settimeout(None)
         self._serv = self.get_wsgi_server(self._sock, self._application)
@@ -72,16 +80,58 @@ class WebServer(NamekoWebServer):
                 log.warning("can't accept a connection", extra={"error": str(exc)})
                 eventlet.sleep(ACCEPT_AGAIN_S)
 
+    def drain(self) -> None:
+        """Take no new connection, answer what was asked, and close each connection after its answer."""
+        self._is_draining = True
+        eventlet.sleep(self._stop_delay_s)
+        self._gt.kill()
+        self._take_last()
+        self._sock.close()
+        patience = monotonic() + LAST_REQUEST_S
+        while self._connections:
+            eventlet.sleep(0.05)
+            for _, sock, state in self._connections:
+                if state == wsgi.STATE_IDLE and monotonic() > patience:
+                    greenio.shutdown_safe(sock)
+
+    def _take_last(self) -> None:
+        """Those who are in the listening socket's queue would be cut off with it."""
+        self._sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                sock, address = self._sock.accept()
+                sock = greenio.GreenSocket(sock)
+                sock.settimeout(IDLE_TIMEOUT_S)
+                self.container.spawn_managed_thread(partial(self.process_request, sock, address))
+
     def process_request(self, sock: Any, address: Any) -> None:
+        if len(self._connections) >= self._most:
+            self._refuse(sock)
+            return
+        connection = [address, sock, wsgi.STATE_IDLE]
+        self._connections.append(connection)
         try:
-            super().process_request(sock, address)
+            self._serv.process_request(connection)
         except Exception:  # one connection's failure must not end the gateway
             log.exception("a connection failed")
+        finally:
+            self._connections.remove(connection)
+
+    def _refuse(self, sock: Any) -> None:
+        """Answer one connection too many, before what it asks is looked at."""
+        log.warning("too many connections", extra={"connections": len(self._connections)})
+        with suppress(OSError), eventlet.Timeout(CROWDED_S, exception=False):
+            sock.recv(64 * 1024)  # closing with something unread would take the answer back
+            sock.sendall(last_answer(problems.crowded()))
+        greenio.shutdown_safe(sock)
+        sock.close()
 
     def _application(self, environ: dict[str, Any], start_response: Any) -> Any:
         started = monotonic()
         request = HttpRequest(environ)
         request_id = bind_request_id({REQUEST_ID: request.headers.get("X-Request-Id")})
+        if self._is_draining:
+            environ[CONNECTION].close_connection = True
         response = self._respond(request, request_id, environ[CONNECTION])
         response.headers["X-Request-Id"] = request_id
         fields = {"method": request.method, "path": request.path, "status": response.status_code}

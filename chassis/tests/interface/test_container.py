@@ -94,6 +94,32 @@ def test_a_request_under_way_at_the_stop_is_answered_and_done_once(config, broke
     assert handled == {str(n): 1 for n in range(4)}
 
 
+def test_what_is_not_finished_at_the_stops_deadline_goes_back_to_the_queue(config, broker, caplog) -> None:
+    config |= {"WORKERS": {"worker": 2}, "STOP_TIMEOUT_S": 0.5}
+    container = Container(Stuck, config)
+    container.start()
+    with ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
+        client.worker.work.call_async()
+        eventually(lambda: handled["stuck"])
+        with eventlet.Timeout(DEADLINE_S):
+            container.stop()
+            container.wait()
+        assert "what it did not finish in time is delivered again" in caplog.messages
+        eventually(lambda: broker.count("rpc-worker") == 1)
+    broker.channel.queue_purge("rpc-worker")
+
+
+class Stuck:
+    """Never finishes."""
+
+    name = "worker"
+
+    @rpc
+    def work(self) -> None:
+        handled["stuck"] += 1
+        Event().wait()
+
+
 def consumers(broker: Any) -> int:
     return int(broker.channel.queue_declare("rpc-worker", passive=True).consumer_count)
 

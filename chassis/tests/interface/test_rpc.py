@@ -15,12 +15,13 @@ from nameko.exceptions import IncorrectSignature, MalformedRequest, MethodNotFou
 from nameko.rpc import rpc as stock_rpc
 from nameko.standalone.rpc import ClusterRpcProxy
 
+from chassis import health
 from chassis.container import Container
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.logs import bind_request_id, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.rpc import RpcProxy, rpc
-from chassis.tests.conftest import dependency, running
+from chassis.tests.conftest import WORKERS, dependency, running
 from conftest import DEADLINE_S, eventually
 
 gates: dict[str, Event] = {}
@@ -173,6 +174,36 @@ def test_a_service_too_slow_is_waited_for_until_the_deadline_only(asker, echo) -
     assert echo.echo(value=1) == 1
 
 
+def test_half_of_the_workers_may_wait_for_one_service_and_the_next_call_fails_at_once(asker, echo) -> None:
+    held = [eventlet.spawn(echo.hold, gate="half") for _ in range(WORKERS // 2)]
+    eventually(lambda: pending(asker) == len(held))
+    for call in (lambda: echo.echo(value=1), lambda: echo.double(number=1)):
+        with pytest.raises(Unavailable, match="4 calls wait for echo"):
+            call()
+    faults = echo.double.many([{"number": 1}, {"number": 2}])
+    assert [type(fault) for fault in faults] == [Unavailable, Unavailable]
+    with pytest.raises(Unavailable, match="no such service"):  # another service's turn
+        dependency(asker, "nobody").anything()
+    gates["half"].send()
+    assert [call.wait() for call in held] == ["at last"] * len(held)
+    assert echo.echo(value=1) == 1
+
+
+def test_a_blocked_broker_fails_a_call_at_once(asker, echo, servers) -> None:
+    servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
+    try:
+        with pytest.raises(DeadlineExceeded):  # the first message tells
+            dependency(asker, "hasty").echo(value=1)
+        with pytest.raises(Unavailable, match="takes no messages"):
+            echo.echo(value=1)
+        assert health.respond("/readyz").status_code == 503
+    finally:
+        servers.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+    eventually(lambda: health.respond("/readyz").status_code == 200)
+    assert echo.echo(value=1) == 1
+    assert pending(asker) == 0
+
+
 def test_a_service_that_has_never_run_is_unavailable_at_once(asker) -> None:
     with pytest.raises(Unavailable, match="no such service"):
         dependency(asker, "nobody").anything()
@@ -185,9 +216,9 @@ def test_the_request_id_goes_with_the_call_and_with_each_item(asker, chassis_con
 
 
 def test_calls_of_a_batched_verb_share_their_round_trip(echo) -> None:
-    threads = [eventlet.spawn(echo.double, number=n) for n in range(20)]
+    threads = [eventlet.spawn(echo.double, number=n) for n in range(WORKERS // 2)]
     answers = [thread.wait() for thread in threads]
-    assert [answer["twice"] for answer in answers] == [2 * n for n in range(20)]
+    assert [answer["twice"] for answer in answers] == [2 * n for n in range(len(threads))]
     assert max(answer["with"] for answer in answers) > 1
 
 
@@ -196,8 +227,8 @@ def test_each_item_of_a_batch_carries_the_request_id_of_its_caller(echo) -> None
         bind_request_id({"request_id": f"caller-{number}"})
         return echo.double(number=number)["request_id"]
 
-    threads = [eventlet.spawn(call, n) for n in range(5)]
-    assert [thread.wait() for thread in threads] == [f"caller-{n}" for n in range(5)]
+    threads = [eventlet.spawn(call, n) for n in range(WORKERS // 2)]
+    assert [thread.wait() for thread in threads] == [f"caller-{n}" for n in range(len(threads))]
 
 
 def test_many_items_have_their_outcomes_in_order(echo) -> None:

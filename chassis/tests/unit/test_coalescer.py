@@ -10,7 +10,7 @@ from eventlet.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chassis.coalescer import Call, Coalescer
+from chassis.coalescer import MOST_SLOW, Call, Coalescer
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from conftest import eventually
 
@@ -45,8 +45,8 @@ def outside() -> Outside:
     return Outside()
 
 
-def coalescer_of(outside: Outside, **limits: int) -> Coalescer:
-    return Coalescer(outside.send, eventlet.spawn, **limits)
+def coalescer_of(outside: Outside, patience_s: float = LONG_S, **limits: int) -> Coalescer:
+    return Coalescer(outside.send, eventlet.spawn, patience_s=patience_s, **limits)
 
 
 def submit(coalescer: Coalescer, *items: Any, timeout_s: float = LONG_S) -> list[Call]:
@@ -246,3 +246,30 @@ def test_an_item_that_is_nearly_late_does_not_hurry_its_batch(outside) -> None:
     with pytest.raises(DeadlineExceeded):
         late.result()
     outside.answer(1)
+
+
+def test_a_batch_that_hangs_holds_up_nobody_else(outside) -> None:
+    coalescer = coalescer_of(outside, lanes=1, patience_s=0.05)
+    [hangs, other] = submit(coalescer, "hangs", "other")
+    assert outside.batches == [["hangs"]]
+    eventually(lambda: outside.batches[1:] == [["other"]])
+    outside.answer(1)
+    assert other.result() == "other done"
+    outside.answer(0)
+    assert hangs.result() == "hangs done"
+    [last] = submit(coalescer, "last")
+    outside.answer(2)
+    assert last.result() == "last done"
+
+
+def test_only_so_many_batches_hang_at_a_time(outside) -> None:
+    coalescer = coalescer_of(outside, lanes=1, max_items=1, patience_s=0.01)
+    calls = submit(coalescer, *range(MOST_SLOW + 3))
+    eventually(lambda: len(outside.batches) == MOST_SLOW + 1)
+    eventlet.sleep(0.1)
+    assert len(outside.batches) == MOST_SLOW + 1
+    for number in range(len(calls)):
+        eventually(lambda: len(outside.batches) > number)  # noqa: B023
+        outside.answer(number)
+    assert results(calls) == [f"{number} done" for number in range(MOST_SLOW + 3)]
+    eventually(lambda: (coalescer._busy_lanes, coalescer._slow) == (0, 0))

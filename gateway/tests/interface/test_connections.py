@@ -1,6 +1,7 @@
 """What happens on one connection: kept, closed, and answered while all workers are busy."""
 
 import errno
+import json
 import socket
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
@@ -163,27 +164,61 @@ def test_a_wrong_method_is_told_the_right_ones(ask, method, path, allowed) -> No
     assert set(answer.headers["Allow"].split(", ")) - {"OPTIONS"} == allowed
 
 
-def test_health_answers_while_all_workers_are_busy(book, gateway, client) -> None:
-    over = Event()
-    book.answers["users.get"] = lambda arguments: over.wait()
-    workers = gateway.max_workers
-    busy = [eventlet.spawn(client.get, "/users/me") for _ in range(workers + 1)]
-    eventually(lambda: len(book.calls) == workers)
+@pytest.fixture
+def busy(book, gateway, client) -> Iterator[list[Any]]:
+    """Requests that keep all workers busy, half with each of two services, until the test is over."""
+    over, half = Event(), gateway.max_workers // 2
+    book.answers["users.get"] = lambda arguments: over.wait() and USER
+    book.answers["notifications.list"] = lambda arguments: over.wait() and {"items": [], "next": None}
+    requests = [eventlet.spawn(client.get, path) for path in ["/users/me", "/notifications"] * half]
+    eventually(lambda: len(book.calls) == gateway.max_workers)
+    yield requests
+    over.send(True)
+    assert [request.wait().status_code for request in requests] == [200] * len(requests)
+
+
+def test_health_answers_while_all_workers_are_busy(busy, book, client) -> None:
+    waits = eventlet.spawn(client.get, "/account")
     for path in ("/healthz", "/readyz", "/metrics"):
         assert client.get(path).status_code == 200
-    assert len(book.calls) == workers  # still nobody was served
-    over.send(USER)
-    assert [request.wait().status_code for request in busy] == [200] * (workers + 1)
+    assert len(book.calls) == len(busy)  # still nobody was served
+    waits.kill()
 
 
-def test_a_wrong_request_is_refused_while_all_workers_are_busy(book, gateway, client) -> None:
-    over = Event()
-    book.answers["users.get"] = lambda arguments: over.wait()
-    busy = [eventlet.spawn(client.get, "/users/me") for _ in range(gateway.max_workers)]
-    eventually(lambda: len(book.calls) == gateway.max_workers)
+def test_a_wrong_request_is_refused_while_all_workers_are_busy(busy, client) -> None:
     assert client.post("/orders", json={"price": 0}).status_code == 422
+
+
+def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(book, gateway, client) -> None:
+    over, half = Event(), gateway.max_workers // 2
+    book.answers["users.get"] = lambda arguments: over.wait()
+    book.answers["orders.get"] = None
+    waiting = [eventlet.spawn(client.get, "/users/me") for _ in range(half)]
+    eventually(lambda: len(book.calls) == half)
+    refused = client.get("/users/me")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+    assert client.get(f"/orders/{USER_ID}").status_code == 404
     over.send(USER)
-    assert [request.wait().status_code for request in busy] == [200] * len(busy)
+    assert [request.wait().status_code for request in waiting] == [200] * half
+    assert client.get("/users/me").status_code == 200
+
+
+def test_one_connection_too_many_is_answered_and_closed(gateway, address, raw, monkeypatch) -> None:
+    [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
+    eventually(lambda: not server._connections)
+    monkeypatch.setattr(server, "_most", 3)
+    silent = [socket.create_connection(address) for _ in range(3)]
+    eventually(lambda: len(server._connections) == 3)
+    answer = raw(b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 2\r\n" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 503
+    silent.pop().close()
+    eventually(lambda: len(server._connections) == 2)
+    served = raw(b"GET /healthz HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+    assert served.startswith(b"HTTP/1.1 200 ")
+    for connection in silent:
+        connection.close()
 
 
 def test_health_says_what_is_reached(client) -> None:

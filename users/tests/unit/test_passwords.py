@@ -2,8 +2,10 @@
 
 import eventlet
 import pytest
+from eventlet.event import Event
 
-from users.passwords import hash_password, verify_password
+from chassis.errors import Unavailable
+from users.passwords import AT_ONCE, MOST_WAITING, hash_password, verify_password
 
 
 @pytest.fixture
@@ -62,3 +64,16 @@ def test_many_are_hashed_two_at_a_time(monkeypatch) -> None:
     monkeypatch.setattr("users.passwords.tpool.execute", execute)
     assert list(eventlet.GreenPool().imap(hash_password, ["password"] * 10)) == ["hash"] * 10
     assert max(peak) == 2
+
+
+def test_a_flood_is_refused_and_whoever_waits_already_is_served(monkeypatch) -> None:
+    at_work = Event()
+    monkeypatch.setattr("users.passwords.tpool.execute", lambda function, *args: at_work.wait())
+    waiting = [eventlet.spawn(hash_password, "password") for _ in range(AT_ONCE + MOST_WAITING)]
+    eventlet.sleep(0)
+    for hashing in (lambda: hash_password("a"), lambda: verify_password(None, "a")):
+        with pytest.raises(Unavailable):
+            hashing()
+    at_work.send("hash")
+    assert [one.wait() for one in waiting] == ["hash"] * len(waiting)
+    assert hash_password("password") == "hash"
