@@ -51,7 +51,11 @@ class EventHandler(NamekoEventHandler):
             Queue(f"{self.queue.name}.retry.{n}", queue_arguments={**back, "x-message-ttl": int(s * 1000)})
             for n, s in enumerate(RETRY_DELAYS_S)
         ]
-        return [self.queue, *retries, Queue(f"{self.queue.name}.dead")]
+        return [self.queue, *retries, Queue(self.dead_name())]
+
+    def dead_name(self) -> str:
+        """The queue of what can't be right; `python -m chassis.dead` shows and redrives it."""
+        return f"{self.queue.name}.dead"
 
     def handle_result(
         self, message: Any, worker_ctx: Any, result: Any = None, exc_info: Any = None
@@ -70,7 +74,7 @@ class EventHandler(NamekoEventHandler):
         failures = _count(message, FAILURES) + (not is_away(exc))
         target = f"{self.queue.name}.retry.{min(attempts, len(RETRY_DELAYS_S)) - 1}"
         if failures >= MAX_ATTEMPTS:
-            target = f"{self.queue.name}.dead"
+            target = self.dead_name()
         counts = {ATTEMPTS: attempts, FAILURES: failures, ERROR: repr(exc)[:1000]}
         fields = {"queue": target, "attempts": attempts, "failures": failures}
         try:

@@ -43,14 +43,18 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = yaml.safe_load(Path(options.config).read_text())
         check_broker_settings(config)
-        uris = read(config, "DB_URIS", fields.Dict())
-        for service in options.services or [name.partition(":")[0] for name in uris]:
+        for service in options.services or services_with_tables(config):
             migrate_tables(config, service)
             declare_queues(config, service)
             print(f"{service}: tables and queues are ready")
     except (ConfigurationError, CommandError, YAMLError, DBAPIError, *CONNECTION_ERRORS) as exc:
         away = "" if isinstance(exc, DBAPIError) or not is_away(exc) else "the broker is away: "
         sys.exit(f"{options.config}: {away}{first_line(exc)}")
+
+
+def services_with_tables(config: dict[str, Any]) -> list[str]:
+    """The services that DB_URIS names; only they listen to events."""
+    return [name.partition(":")[0] for name in read(config, "DB_URIS", fields.Dict())]
 
 
 def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:

@@ -1,0 +1,282 @@
+"""What is parked can be looked at without a change, and moved back to be tried anew."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from chassis import dead, events
+from chassis.container import Container
+from chassis.events import event_handler
+from chassis.logs import current_request_id
+from chassis.migrate import declare_queues
+from chassis.tests.conftest import Broker, running
+from conftest import eventually
+
+QUEUE = "evt-teller-parked--listener.handle_parked"
+OTHER = "evt-teller-strayed--listener.handle_strayed"
+DEAD = f"{QUEUE}.dead"
+UNDECODABLE = bytes(range(256))
+
+handled: list[tuple[Any, str]] = []  # the event, and the request id of its handling
+faults: list[Exception] = []  # what handling raises, as long as there are any
+
+
+class Listener:
+    name = "listener"
+
+    @event_handler("teller", "parked")
+    def handle_parked(self, event: Any) -> None:
+        handled.append((event, current_request_id()))
+        if faults:
+            raise faults[0]
+
+    @event_handler("teller", "strayed")
+    def handle_strayed(self, event: Any) -> None:
+        handled.append((event, current_request_id()))
+
+
+@pytest.fixture
+def config_file(config, tmp_path, monkeypatch) -> str:
+    """A config.yaml that knows this one service, as the command finds it; its queues are there and empty."""
+    module = ModuleType("listener.service")
+    module.Service = Listener
+    monkeypatch.setitem(sys.modules, "listener", ModuleType("listener"))
+    monkeypatch.setitem(sys.modules, "listener.service", module)
+    monkeypatch.setattr(events, "RETRY_DELAYS_S", (0.05, 0.1, 0.15))  # queues of this module's own
+    declare_queues(config, "listener")
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**config, "DB_URIS": {"listener:Base": "unused"}}))
+    return str(path)
+
+
+@pytest.fixture
+def command(config_file, capsys) -> Callable[..., list[str]]:
+    """`command("list")`: the lines it prints."""
+
+    def run(*arguments: str) -> list[str]:
+        dead.main(["--config", config_file, *arguments])
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _empty(config_file, broker) -> None:
+    handled.clear()
+    faults.clear()
+    for name in (QUEUE, OTHER):
+        for queue in (name, f"{name}.dead"):
+            broker.channel.queue_purge(queue)
+
+
+@pytest.fixture
+def listener(config, config_file) -> Iterator[None]:
+    with running(Container(Listener, config)):
+        yield
+
+
+@pytest.fixture
+def park(broker) -> Callable[..., None]:
+    """`park("m-1", b"...")`: a parked event, as the handler's retries leave it."""
+
+    def publish(message_id: str, body: bytes = b"{}", queue: str = DEAD, **more: Any) -> None:
+        broker.publish(
+            "",
+            queue,
+            body,
+            content_type="application/json",
+            content_encoding="utf-8",
+            headers={
+                "x-attempts": 5,
+                "x-failures": 5,
+                "x-error": "ValueError('no such letter')",
+                "nameko.request_id": f"request-of-{message_id}",
+                **more,
+            },
+            properties={"message_id": message_id},
+        )
+        eventually(lambda: broker.count(queue))
+
+    return publish
+
+
+def raw(broker: Broker, queue: str) -> list[Any]:
+    """All messages that are ready, taken out, with their bodies as bytes."""
+    broker.channel.auto_decode = False
+    return broker.take(queue)
+
+
+def ids(messages: list[Any]) -> list[str]:
+    return [message.properties["message_id"] for message in messages]
+
+
+def test_an_event_is_listed_with_all_that_is_known_of_it(command, park) -> None:
+    park("m-1", '{"order": "Заказ"}'.encode())
+    assert command("list") == [
+        f"{QUEUE}: 1 parked",
+        "  parked 'm-1', 5 attempts, request 'request-of-m-1': \"ValueError('no such letter')\"",
+        '    \'{"order": "Заказ"}\'',
+        f"{OTHER}: 0 parked",
+    ]
+
+
+def test_listing_changes_neither_number_nor_order(command, park, broker) -> None:
+    for number in range(5):
+        park(f"m-{number}")
+    first = command("list")
+    assert command("list") == first
+    eventually(lambda: broker.count(DEAD) == 5)
+    assert ids(broker.take(DEAD)) == [f"m-{number}" for number in range(5)]
+
+
+def test_of_many_events_the_first_are_listed_and_the_others_counted(
+    command, park, broker, monkeypatch
+) -> None:
+    monkeypatch.setattr(dead, "MOST_SHOWN", 2)
+    for number in range(5):
+        park(f"m-{number}")
+    lines = command("list", QUEUE)
+    assert (lines[0], lines[-1]) == (f"{QUEUE}: 5 parked", "  ... and 3 more")
+    assert len(lines) == 2 + 2 * 2
+    assert broker.count(DEAD) == 5
+
+
+def test_what_a_terminal_would_obey_is_listed_harmless(command, park) -> None:
+    park("m-\x1b[2J", b"\x1b]0;owned\x07\r" + UNDECODABLE, **{"x-error": "\x1b[31m", "nameko.request_id": 7})
+    assert all(line.isprintable() for line in command("list"))
+
+
+@pytest.mark.parametrize("body", [b"by hand", b""])
+def test_a_parked_message_without_any_header_is_listed_and_redriven(command, broker, body) -> None:
+    broker.publish("", DEAD, body)
+    eventually(lambda: broker.count(DEAD))
+    assert f"    {body.decode()!r}" in command("list")
+    command("redrive")
+    assert [message.body or b"" for message in raw(broker, QUEUE)] == [body]
+
+
+def test_a_redriven_event_is_as_it_was_before_its_first_try(command, park, broker) -> None:
+    park("m-1", UNDECODABLE, mine=[1, {"a": None}])
+    assert command("redrive", QUEUE) == [f"{QUEUE}: 1 redriven"]
+    assert broker.count(DEAD) == 0
+    [message] = raw(broker, QUEUE)
+    assert message.body == UNDECODABLE
+    assert message.headers == {"nameko.request_id": "request-of-m-1", "mine": [1, {"a": None}]}
+    kept = ("message_id", "content_type", "content_encoding", "delivery_mode")
+    assert [message.properties[name] for name in kept] == ["m-1", "application/json", "utf-8", 2]
+
+
+def test_an_undecodable_body_survives_listing(command, park, broker) -> None:
+    park("m-1", UNDECODABLE)
+    command("list")
+    [message] = raw(broker, DEAD)
+    assert message.body == UNDECODABLE
+
+
+def test_redriven_events_are_handled_in_their_order_and_gone(command, park, listener, broker) -> None:
+    for number in range(20):
+        park(f"m-{number}", json.dumps(number).encode())
+    command("redrive")
+    eventually(lambda: len(handled) == 20)
+    assert sorted(handled) == [(number, f"request-of-m-{number}") for number in range(20)]
+    eventually(lambda: broker.count(QUEUE) == broker.count(DEAD) == 0)
+
+
+def test_a_redriven_event_has_all_its_attempts_again(command, park, listener, broker) -> None:
+    faults.append(ValueError("still wrong"))
+    park("m-1")
+    command("redrive")
+    eventually(lambda: broker.count(DEAD))
+    assert len(handled) == events.MAX_ATTEMPTS
+    [parked] = broker.take(DEAD)
+    assert parked.headers["x-failures"] == events.MAX_ATTEMPTS
+    assert parked.headers["x-error"] == "ValueError('still wrong')"
+
+
+def test_events_that_are_parked_again_at_once_are_moved_once(
+    command, park, listener, broker, monkeypatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_ATTEMPTS", 1)
+    faults.append(ValueError("still wrong"))
+    for number in range(50):
+        park(f"m-{number}", json.dumps(number).encode())
+    assert command("redrive", QUEUE) == [f"{QUEUE}: 50 redriven"]
+    eventually(lambda: broker.count(DEAD) == 50)
+    assert sorted(event for event, _ in handled) == list(range(50))
+
+
+@pytest.mark.parametrize("name", [OTHER, f"{OTHER}.dead"])
+def test_a_queue_can_be_named(command, park, broker, name) -> None:
+    park("m-1")
+    park("m-2", queue=f"{OTHER}.dead")
+    assert command("list", name)[0] == f"{OTHER}: 1 parked"
+    assert command("redrive", name) == [f"{OTHER}: 1 redriven"]
+    assert (broker.count(DEAD), ids(broker.take(OTHER))) == (1, ["m-2"])
+
+
+@pytest.mark.parametrize("verb", ["list", "redrive"])
+def test_an_unknown_queue_is_refused_and_the_known_ones_told(command, park, broker, verb) -> None:
+    park("m-1")
+    with pytest.raises(SystemExit) as ended:
+        command(verb, QUEUE, "nowhere")
+    line = f"no event queues: nowhere; there are {QUEUE}, {OTHER}"
+    assert ended.value.code.endswith(line)
+    assert broker.count(DEAD) == 1
+
+
+@pytest.mark.parametrize(("verb", "missing"), [("list", DEAD), ("redrive", DEAD), ("redrive", QUEUE)])
+def test_a_missing_queue_ends_the_command_with_one_line_and_loses_nothing(
+    command, park, broker, verb, missing
+) -> None:
+    park("m-1")
+    broker.channel.queue_delete(missing)
+    with pytest.raises(SystemExit) as ended:
+        command(verb, QUEUE)
+    assert ended.value.code.endswith(": make migrate")
+    assert "\n" not in ended.value.code
+    if missing != DEAD:
+        eventually(lambda: broker.count(DEAD) == 1)
+
+
+def test_a_broker_that_is_blocked_ends_redriving_in_time_and_nothing_is_lost(
+    command, park, broker, servers, config_file
+) -> None:
+    park("m-1")
+    settings = yaml.safe_load(Path(config_file).read_text())
+    Path(config_file).write_text(yaml.safe_dump({**settings, "CONFIRM_TIMEOUT_S": 0.5}))
+    servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
+    try:
+        with pytest.raises(SystemExit, match="the broker is away"):
+            command("redrive", QUEUE)
+    finally:
+        servers.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+    eventually(lambda: broker.count(DEAD) + broker.count(QUEUE) >= 1)
+
+
+def test_where_the_broker_is_away_the_process_ends_with_one_line_and_code_1(environment) -> None:
+    away = {**environment, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/", "PYTHONWARNINGS": "ignore"}
+    for verb in ("list", "redrive"):
+        command = [sys.executable, "-m", "chassis.dead", verb]
+        ended = subprocess.run(command, env=away, capture_output=True, text=True)
+        assert ended.returncode == 1
+        [line] = ended.stderr.splitlines()
+        assert line.startswith("config.yaml: the broker is away: ")
+
+
+def test_the_suites_queues_are_all_known_to_the_process(environment, suite_config) -> None:
+    command = [sys.executable, "-m", "chassis.dead", "list"]
+    quiet = {**environment, "PYTHONWARNINGS": "ignore"}
+    listed = subprocess.run(command, env=quiet, capture_output=True, text=True, check=True).stdout
+    assert [line.partition(":")[0] for line in listed.splitlines() if not line.startswith(" ")] == [
+        "evt-orders-order_paid--notifications.handle_order_paid",
+        "evt-orders-order_rejected--notifications.handle_order_rejected",
+        "evt-users-user_created--billing.handle_user_created",
+        "evt-users-user_created--notifications.handle_user_created",
+    ]
