@@ -9,7 +9,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install up down restart status logs demo newman migrate shell run test test-unit \
+.PHONY: help install up down restart status logs demo newman migrate shell dead redrive run test test-unit \
 	test-interface test-system lint format size bench lock clean
 
 help:  ## these verbs
@@ -44,6 +44,12 @@ migrate: install  ## tables and queues up to date (starts broker and databases)
 
 shell:  ## nameko shell on the running suite
 	@$(SUITE) exec $(BIN)/nameko shell --config config.yaml
+
+dead:  ## events parked because they could not be right, with their errors (QUEUE=... for one)
+	@$(SUITE) exec $(BIN)/python -m chassis.dead list $(QUEUE)
+
+redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... for one)
+	@$(SUITE) exec $(BIN)/python -m chassis.dead redrive $(QUEUE)
 
 run: migrate  ## all five services in one process, in the foreground
 	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))

@@ -9,6 +9,7 @@ rpc         calls with a deadline, and their answering side
 deadlines   how much time the work at hand has
 coalescer   natural batching of calls
 events      handlers that retry, then park
+dead        shows and redrives what is parked
 outbox      events written with the state they tell of, and the relay that publishes them
 db          sessions, timeouts, waiting for the schema
 migrate     makes the tables and declares the queues
