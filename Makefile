@@ -3,13 +3,13 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 SUITE := $(BIN)/python -m dev.suite
-PACKAGES := users billing orders notifications gateway chassis
+PACKAGES := users billing orders notifications gateway chassis audit
 NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.json \
 	-e postman/shop.postman_environment.json
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install up down restart status logs demo newman migrate shell dead redrive run test test-unit \
+.PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test test-unit \
 	test-interface test-system lint format size bench lock clean
 
 help:  ## these verbs
@@ -42,6 +42,9 @@ newman:  ## the scenario against the running suite
 migrate: install  ## tables and queues up to date (starts broker and databases)
 	@$(SUITE) migrate
 
+audit:  ## do all services tell the same story; FLAGS=--settled where nothing is under way
+	@$(SUITE) exec $(BIN)/python -m audit $(FLAGS)
+
 shell:  ## nameko shell on the running suite
 	@$(SUITE) exec $(BIN)/nameko shell --config config.yaml
 
@@ -52,7 +55,7 @@ redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... f
 	@$(SUITE) exec $(BIN)/python -m chassis.dead redrive $(QUEUE)
 
 run: migrate  ## all five services in one process, in the foreground
-	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
+	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service audit.service,$(PACKAGES:=.service))
 
 test: install lint size  ## everything: linters, types, size, all tests; on servers of their own
 	@$(BIN)/pytest

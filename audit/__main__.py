@@ -1,0 +1,94 @@
+"""Whether all services tell the same story: `python -m audit`. Reads only; the suite may be at work.
+
+Exit code 0: they do; 1: there are differences; 2: it could not look.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import chain, islice, product
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import yaml
+from nameko.cli.main import setup_yaml_parser
+from nameko.exceptions import ConfigurationError
+
+from audit.checks import differences
+from audit.snapshots import snapshots
+from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
+from chassis.errors import first_line, is_away
+from chassis.events import RETRY_DELAYS_S
+
+SHOWN = 100
+QUEUES = (
+    "evt-users-user_created--billing.handle_user_created",
+    "evt-users-user_created--notifications.handle_user_created",
+    "evt-orders-order_paid--notifications.handle_order_paid",
+    "evt-orders-order_rejected--notifications.handle_order_rejected",
+)
+LOOKED_AT = {
+    "users": "users: SELECT count(*) FROM users",
+    "accounts": "billing: SELECT count(*) FROM accounts",
+    "operations": "billing: SELECT count(*) FROM operations",
+    "orders": "orders: SELECT count(*) FROM orders",
+    "letters": "notifications: SELECT count(*) FROM letters",
+    "money": "billing: SELECT (coalesce(sum(balance_minor), 0) / 100)::numeric(20, 2)::text FROM accounts",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m audit", description=__doc__)
+    parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
+    parser.add_argument("--settled", action="store_true", help="nothing is under way: allow no time for it")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    options = parser.parse_args(arguments)
+    setup_yaml_parser()
+    try:
+        config = yaml.safe_load(Path(options.config).read_text())
+        check_broker_settings(config)
+        result = audit(config, options.settled)
+    except (ConfigurationError, yaml.YAMLError, psycopg2.Error, *CONNECTION_ERRORS) as exc:
+        away = "the broker is away: " if is_away(exc) else ""
+        print(f"could not look: {away}{first_line(exc)}", file=sys.stderr)
+        return 2
+    print(json.dumps(result) if options.json else _table(result))
+    return 1 if result["differences"] else 0
+
+
+def audit(config: dict[str, Any], settled: bool = False) -> dict[str, Any]:
+    """{"checked": {what: how many, "money": "0.00"}, "differences": how many, "first": [line, ...]}.
+
+    Raises ConfigurationError, psycopg2.Error, what CONNECTION_ERRORS names.
+    """
+    put_aside = list(_put_aside(config, settled))
+    with snapshots(config, settled) as ask:
+        checked = {what: next(ask(question))[0] for what, question in LOOKED_AT.items()}
+        lines = chain(put_aside, differences(ask))
+        first = list(islice(lines, SHOWN))
+        return {"checked": checked, "differences": len(first) + sum(1 for _ in lines), "first": first}
+
+
+def _put_aside(config: dict[str, Any], settled: bool) -> Iterator[str]:
+    """Events that were parked; where nothing is under way, those that wait as well."""
+    waiting = ["", *(f".retry.{n}" for n in range(len(RETRY_DELAYS_S)))] if settled else []
+    with connect(config) as connection:
+        for queue, end in product(QUEUES, [".dead", *waiting]):
+            found = connection.default_channel.queue_declare(queue + end, passive=True)
+            if found.message_count:
+                check = "waiting" if end in waiting else "parked"
+                yield f"{check}: {queue}{end}: {found.message_count} events"
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{what:12} {amount:>16}" for what, amount in result["checked"].items()] + result["first"]
+    if more := result["differences"] - len(result["first"]):
+        lines.append(f"... and {more} more")
+    return "\n".join([*lines, f"{result['differences'] or 'no'} differences"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

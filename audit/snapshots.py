@@ -1,0 +1,48 @@
+"""The four databases, each as it was at one moment, read in streams."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from itertools import count
+from typing import Any
+
+import psycopg2
+from sqlalchemy import make_url
+
+from chassis.db import GONE_AFTER, database_uri
+
+Ask = Callable[[str], Iterator[tuple[Any, ...]]]
+BATCH = 5000  # rows of a stream in memory at a time
+# Effects before their causes: what stands in a snapshot has its cause in those taken after it, however
+# busy the suite is. A letter has its ended order, a recipient his user, an ended order its withdrawal.
+ORDER = ("notifications", "orders", "users", "billing")
+# Large tables take their time; all rows are read, so a plan that finds the first ones soon is no gain.
+OPTIONS = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c cursor_tuple_fraction=1"
+CONNECT_TIMEOUT_S = 5
+
+
+@contextmanager
+def snapshots(config: dict[str, Any], settled: bool) -> Iterator[Ask]:
+    """Gives a function that asks "service: SELECT ..." and streams the rows; the SQL may use the
+    parameter `settled`. Raises ConfigurationError, psycopg2.Error."""
+    numbers = count()
+    with ExitStack() as stack:
+        databases = {name: stack.enter_context(closing(_connect(config, name))) for name in ORDER}
+        for database in databases.values():
+            database.cursor().execute("SELECT 1")  # takes the snapshot
+
+        def ask(question: str) -> Iterator[tuple[Any, ...]]:
+            service, _, query = question.partition(":")
+            with databases[service].cursor(f"audit_{next(numbers)}") as cursor:
+                cursor.itersize = BATCH
+                cursor.execute(query, {"settled": settled})
+                yield from cursor
+
+        yield ask
+
+
+def _connect(config: dict[str, Any], service: str) -> Any:
+    url = make_url(database_uri(config, "DB_URIS", service)).set(drivername="postgresql")
+    limits: Any = {**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S, "options": OPTIONS}
+    connection = psycopg2.connect(url.render_as_string(hide_password=False), **limits)
+    connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+    return connection
