@@ -90,10 +90,18 @@ def _copy(message: Any, target: str, headers: dict[str, Any]) -> Message:
     given = message.properties
     properties = {name: given[name] for name in ("content_type", "content_encoding") if name in given}
     properties["message_id"] = given.get("message_id") or str(uuid.uuid4())
-    body = message.body  # which the client library has decoded where it could
-    if isinstance(body, str):
-        body = body.encode(given.get("content_encoding", "utf-8"))
+    body = message.body
+    if isinstance(body, str):  # the client library has decoded it
+        body, properties["content_encoding"] = _encode(body, given.get("content_encoding", "utf-8"))
     return Message("", target, bytes(body), {**message.headers, **headers}, properties)
+
+
+def _encode(body: str, encoding: str) -> tuple[bytes, str]:
+    """The bytes of `body`, and their encoding: one may be unknown, or not encode all that it decodes."""
+    try:
+        return body.encode(encoding), encoding
+    except (UnicodeError, LookupError):
+        return body.encode("utf-8", "surrogatepass"), "utf-8"
 
 
 def _count(message: Any, header: str) -> int:

@@ -1,7 +1,11 @@
 """What the chassis's tests add: services of their own, and a hand on the broker."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import eventlet
@@ -11,6 +15,7 @@ import pytest
 
 from chassis.amqp import connect
 from chassis.container import Container
+from conftest import eventually
 from dev.servers import Servers
 
 SERVICES = ("echo", "asker", "listener", "worker")  # of these tests, beside those with tables
@@ -71,6 +76,50 @@ def running(*containers: Container) -> Iterator[None]:
 def _all(steps: Any) -> None:
     for thread in [eventlet.spawn(step) for step in steps]:
         thread.wait()
+
+
+class Process:
+    """`nameko run` of services in a process of its own."""
+
+    def __init__(self, log: Path, environment: dict[str, str], services: tuple[str, ...]) -> None:
+        nameko = str(Path(sys.executable).with_name("nameko"))
+        command = [nameko, "run", "--config", "config.yaml", *services]
+        own = {"HEALTH_PORT": "0", "LOG_FORMAT": "json", "PYTHONWARNINGS": "ignore"}
+        self.log = log
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                command, env={**environment, **own}, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def says(self, text: str) -> bool:
+        return text in self.log.read_text()
+
+    def terminate(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    def last_line_and_code(self) -> tuple[str, int]:
+        """Wait for its end."""
+        eventually(lambda: self._process.poll() is not None)
+        return self.log.read_text().splitlines()[-1], self._process.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def nameko_run(environment, tmp_path) -> Iterator[Callable[..., Process]]:
+    """`nameko_run("users.service", USERS_WORKERS="1")`"""
+    started: list[Process] = []
+
+    def run(*services: str, **changes: str) -> Process:
+        log = tmp_path / f"{len(started)}.log"
+        started.append(Process(log, {**environment, **changes}, services))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
 
 
 class Context:

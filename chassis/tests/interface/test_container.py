@@ -1,11 +1,7 @@
 """A service's life: it starts when it can, says what it lacks, and stops without doing work twice."""
 
-import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import eventlet
@@ -153,50 +149,6 @@ def test_a_stop_while_the_service_still_waits_ends_the_process(config) -> None:
     with pytest.raises(SystemExit) as ended:
         Container(Keeper, config).stop()
     assert ended.value.code == 0
-
-
-class Process:
-    """`nameko run` of services in a process of its own."""
-
-    def __init__(self, log: Path, environment: dict[str, str], services: tuple[str, ...]) -> None:
-        nameko = str(Path(sys.executable).with_name("nameko"))
-        command = [nameko, "run", "--config", "config.yaml", *services]
-        own = {"HEALTH_PORT": "0", "LOG_FORMAT": "json", "PYTHONWARNINGS": "ignore"}
-        self.log = log
-        with log.open("w") as output:
-            self._process = subprocess.Popen(
-                command, env={**environment, **own}, stdout=output, stderr=subprocess.STDOUT
-            )
-
-    def says(self, text: str) -> bool:
-        return text in self.log.read_text()
-
-    def terminate(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-
-    def last_line_and_code(self) -> tuple[str, int]:
-        """Wait for its end."""
-        eventually(lambda: self._process.poll() is not None)
-        return self.log.read_text().splitlines()[-1], self._process.returncode
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture
-def nameko_run(environment, tmp_path) -> Iterator[Callable[..., Process]]:
-    """`nameko_run("users.service", USERS_WORKERS="1")`"""
-    started: list[Process] = []
-
-    def run(*services: str, **changes: str) -> Process:
-        log = tmp_path / f"{len(started)}.log"
-        started.append(Process(log, {**environment, **changes}, services))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
 
 
 def test_sigterm_under_load_ends_a_service_soon_and_fails_no_request(nameko_run, suite_config) -> None:

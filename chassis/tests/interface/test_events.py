@@ -4,9 +4,12 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
+from time import monotonic
 from typing import Any
 
 import pytest
+from amqp.exceptions import NotFound
 from nameko.containers import ServiceContainer
 from nameko.events import event_handler as stock_event_handler
 
@@ -24,6 +27,7 @@ DELAYS_S = (0.05, 0.1, 0.15)
 
 plans: dict[str, list[Exception]] = {}  # what handling the event with this id raises, try by try
 handled: dict[str, list[Any]] = defaultdict(list)  # the request ids of the tries
+tried_at: dict[str, list[float]] = defaultdict(list)  # seconds
 
 
 class Listener:
@@ -31,6 +35,7 @@ class Listener:
 
     @event_handler("teller", "told")
     def handle_told(self, event: dict[str, Any]) -> None:
+        tried_at[event["id"]].append(monotonic())
         handled[event["id"]].append(current_request_id())
         if plans.get(event["id"]):
             raise plans[event["id"]].pop(0)
@@ -84,6 +89,25 @@ def test_an_event_waits_for_a_part_that_is_away_for_as_long_as_it_takes(tell, br
     event_id = tell(*[Unavailable("gone")] * tries)
     eventually(lambda: len(handled[event_id]) == tries + 1)
     eventually(lambda: is_quiet(broker))
+
+
+def test_no_try_follows_the_last_one_before_its_delay(tell) -> None:
+    event_id = tell(*[Unavailable("gone")] * 6)
+    eventually(lambda: len(handled[event_id]) == 7)
+    waits = [later - earlier for earlier, later in pairwise(tried_at[event_id])]
+    assert all(wait >= delay for wait, delay in zip(waits, [*DELAYS_S, *DELAYS_S[-1:] * 3], strict=True))
+
+
+def test_the_delays_are_one_five_and_then_always_fifteen_seconds(suite_config, broker) -> None:
+    """Declared with other arguments, a queue that exists is refused: 406."""
+    main = "evt-orders-order_paid--notifications.handle_order_paid"
+    for number, seconds in enumerate((1, 5, 15)):
+        back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": main}
+        arguments = {**back, "x-message-ttl": seconds * 1000}
+        retry = f"{main}.retry.{number}"
+        broker.channel.queue_declare(retry, durable=True, auto_delete=False, arguments=arguments)
+    with pytest.raises(NotFound):
+        broker.channel.queue_declare(f"{main}.retry.3", passive=True)
 
 
 def test_an_event_that_cannot_be_right_is_parked_with_its_error(tell, broker) -> None:
@@ -175,12 +199,54 @@ def test_a_poison_event_is_taken_off_the_queue_and_the_service_lives(broker, tel
     eventually(lambda: is_quiet(broker))
 
 
-def test_an_event_of_another_shape_is_parked(broker, listener) -> None:
-    broker.publish("teller.events", "told", b"[1]", content_type="application/json")
+MALFORMED: dict[str, tuple[bytes, str, dict[str, Any]]] = {
+    "a list": (b"[1]", "TypeError", {}),
+    "null": (b"null", "TypeError", {}),
+    "nothing at all": (b"", "TypeError", {}),
+    "an object without its keys": (b"{}", "KeyError('id')", {}),
+    "a text in an encoding that can't encode it": (
+        b'["' + b"x" * 70 + b'"]',
+        "TypeError",
+        {"content_encoding": "idna"},
+    ),
+    "an encoding nobody knows": (b"[1]", "TypeError", {"content_encoding": "no-such"}),
+    "nothing in an encoding nobody knows": (b"", "TypeError", {"content_encoding": "no-such"}),
+    "no content type": (b"[1]", "TypeError", {"content_type": None}),
+    "a header whose name is no text": (b"[1]", "TypeError", {"headers": {b"\xff": 1}}),
+    "headers of a hundred kilobytes": (b"[1]", "TypeError", {"headers": {"a": "x" * 100_000}}),
+}
+
+
+@pytest.mark.parametrize(("body", "error", "more"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_event_is_parked_as_it_is(broker, listener, body, error, more) -> None:
+    given = {"content_type": "application/json", **more}
+    broker.publish("teller.events", "told", body, **given)
     eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    broker.channel.auto_decode = False
     [parked] = broker.take(f"{QUEUE}.dead")
-    assert parked.body == "[1]"
-    assert "TypeError" in parked.headers["x-error"]
+    assert (parked.body or b"") == body
+    assert error in parked.headers["x-error"]
+    assert is_quiet(broker)
+
+
+def test_an_event_that_the_broker_takes_from_nobody_waits_in_its_queue(
+    tell, listener, broker, caplog, monkeypatch
+) -> None:
+    [handler] = listener.entrypoints
+    publish, away = handler.publisher.publish, [Unavailable("it confirms nothing")] * 3
+
+    def refuse(messages: Any) -> list[bool]:
+        if away:
+            raise away.pop()
+        return publish(messages)
+
+    monkeypatch.setattr(handler.publisher, "publish", refuse)
+    event_id = tell(*[ValueError("no")] * 4)
+    eventually(lambda: len(handled[event_id]) == 5)
+    eventually(lambda: is_quiet(broker))
+    assert caplog.messages.count("can't put an event aside") == 3
+    waits = [later - earlier for earlier, later in pairwise(tried_at[event_id])]
+    assert all(wait >= events.REQUEUE_S for wait in waits[:3])
 
 
 def test_an_event_that_can_be_put_nowhere_stays_in_its_queue(tell, broker, caplog) -> None:
@@ -189,6 +255,24 @@ def test_an_event_that_can_be_put_nowhere_stays_in_its_queue(tell, broker, caplo
     eventually(lambda: len(handled[event_id]) == 4)
     assert "queue is missing: make migrate" in caplog.messages
     assert broker.count(QUEUE) == 0
+
+
+def test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process(
+    nameko_run, dispatch, sql, clean
+) -> None:
+    user_id, order_id = str(uuid.uuid4()), str(uuid.uuid4())
+    user = {"user_id": user_id, "username": "Ann", "email": "ann@example.org", "locale": "en"}
+    killed = nameko_run("notifications.service")
+    dispatch("users", "user_created", user)
+    eventually(lambda: sql("notifications", "SELECT 1 FROM recipients"))
+    sql("notifications", "BEGIN")
+    sql("notifications", "LOCK TABLE letters IN EXCLUSIVE MODE")
+    dispatch("orders", "order_paid", {"order_id": order_id, "user_id": user_id, "price_minor": 100})
+    eventually(lambda: sql("notifications", "SELECT 1 FROM pg_locks WHERE NOT granted"))
+    killed.kill()
+    sql("notifications", "ROLLBACK")
+    nameko_run("notifications.service")
+    eventually(lambda: sql("notifications", "SELECT order_id::text FROM letters") == [(order_id,)])
 
 
 def test_after_the_broker_closed_all_connections_events_are_handled(tell, close_connections, broker) -> None:
