@@ -114,5 +114,6 @@ class Suite:
             return None
 
     def _process(self, name: str) -> Process:
-        environment = {**self.environment, "HEALTH_PORT": str(self.ports[name])}
+        health = {} if name == "gateway" else {"HEALTH_PORT": str(self.ports[name])}
+        environment = {**self.environment, **health}
         return Process((name,), environment, self.folder / f"{name}.log")
