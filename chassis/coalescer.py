@@ -18,7 +18,7 @@ from chassis.errors import DeadlineExceeded, InternalError
 Send = Callable[[Sequence[Any], float, float], Sequence[Any]]
 LAST_PART = 0.2  # of an item's time: then it is too late to send it
 PATIENCE_S = 0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
-MOST_SLOW = 8
+MOST_SLOW = 16  # a copy takes no more at a time (WORKERS), and the rest then goes to the others
 Spawn = Callable[[Callable[[], None]], object]
 
 
