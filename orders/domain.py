@@ -25,11 +25,12 @@ def ending(order_id: str, answer: Any) -> Ending | None:
     Only a stored word of billing ends an order. Whatever else came back (a fault, a time-out, a
     conflict) means that the outcome is unknown.
     """
-    status = answer.get("status") if isinstance(answer, dict) else None
+    word = answer if isinstance(answer, dict) else {}
+    status, reason = word.get("status"), word.get("reason")
     if status == "done":
         return Ending(order_id, "paid")
-    if status == "refused":
-        return Ending(order_id, "rejected", answer["reason"])
+    if status == "refused" and isinstance(reason, str) and reason:
+        return Ending(order_id, "rejected", reason)
     return None
 
 

@@ -10,10 +10,14 @@ from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from orders import domain
 from orders.domain import Ending, ending, is_overdue, wait_s
 
-words = st.recursive(
+anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(["done", "refused"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
 )
+
+
+statuses = anything | st.sampled_from(["done", "refused", "Done", "done ", "conflict", "pending"])
+answers = anything | st.fixed_dictionaries({}, optional={"status": statuses, "reason": anything})
 
 
 def test_done_ends_an_order_as_paid() -> None:
@@ -34,15 +38,44 @@ def test_a_stored_refusal_ends_an_order_as_rejected_with_its_reason() -> None:
         {"status": "conflict"},
         {"status": "unavailable"},
         {"status": "invalid", "errors": {}},
+        {"status": ["done"]},
+        [{"status": "done"}],
+        "done",
+        True,
+        None,
     ],
 )
 def test_no_other_answer_ends_an_order(answer) -> None:
     assert ending("o", answer) is None
 
 
-@given(words)
+@given(answers)
 def test_nothing_but_billings_stored_word_ends_an_order(answer) -> None:
-    assert ending("o", answer) is None
+    end = ending("o", answer)
+    if end is None:
+        return
+    assert (end.order_id, end.status) == ("o", {"done": "paid", "refused": "rejected"}[answer["status"]])
+    assert end.reason == (answer["reason"] if end.status == "rejected" else None)
+    assert bool(end.reason) == (end.status == "rejected")
+
+
+@given(anything)
+def test_every_stored_word_ends_an_order(other) -> None:
+    assert ending("o", {"status": "done", "reason": other}) == Ending("o", "paid")
+    refused = {"status": "refused", "reason": "insufficient-funds", "id": other}
+    assert ending("o", refused) == Ending("o", "rejected", "insufficient-funds")
+
+
+@pytest.mark.parametrize("reason", [None, "", 7, ["insufficient-funds"]])
+def test_a_refusal_without_a_reason_ends_no_order(reason) -> None:
+    """It would fail the orders beside it too: an order that is rejected has a reason, in words."""
+    assert ending("o", {"status": "refused", "reason": reason}) is None
+    assert ending("o", {"status": "refused"}) is None
+
+
+@given(answers)
+def test_an_answer_that_ends_an_order_was_understood(answer) -> None:
+    assert not (ending("o", answer) and domain.is_misunderstood(answer))
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
