@@ -12,7 +12,7 @@
 
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dev.failure import Failure
@@ -62,8 +62,8 @@ def _port(environ: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def free_ports() -> Ports:
-    """Ports for one more suite beside any others, kept until this process ends.
+def free_ports(more: Iterable[str] = ()) -> Ports:
+    """Ports for one more suite beside any others, kept until this process ends; for `more` names too.
 
     They lie below the range that outgoing connections use. The first of a block is a claim: bound
     here and never listened on, so that two suites cannot choose the same block.
@@ -75,7 +75,7 @@ def free_ports() -> Ports:
         except OSError:
             claim.close()
             continue
-        ports = {name: base + offset for offset, name in enumerate(DEFAULTS, start=1)}
+        ports = {name: base + offset for offset, name in enumerate([*DEFAULTS, *more], start=1)}
         if all(is_free(port) for port in ports.values()):
             _claims.append(claim)
             return ports
@@ -99,15 +99,15 @@ def check_free(ports: Ports, names: list[str], host: str = "127.0.0.1") -> None:
     """Raises Failure with one line for the first port that is taken."""
     for name in names:
         if not is_free(ports[name], host):
+            remedy = f" or set {VARIABLES[name]}" if name in VARIABLES else ""
             raise Failure(
-                f"port {ports[name]} ({name}) is taken (by {_holder(ports[name])}): "
-                f"stop it or set {VARIABLES[name]}"
+                f"port {ports[name]} ({name}) is taken (by {_holder(ports[name])}): stop it{remedy}"
             )
 
 
 def _holder(port: int) -> str:
     """Who listens on the port: "pid 1 (init)", or what is known when it is another user's."""
-    inodes = {f"socket:[{inode}]" for inode in _listening(port)}
+    inodes = {f"socket:[{inode}]" for inode in listening(port)}
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if str(fd.readlink()) in inodes:
@@ -118,7 +118,7 @@ def _holder(port: int) -> str:
     return "a process of another user"
 
 
-def _listening(port: int) -> list[str]:
+def listening(port: int) -> list[str]:
     """The inodes of the sockets that listen on the port, from /proc/net/tcp and tcp6."""
     inodes = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):

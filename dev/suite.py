@@ -29,6 +29,9 @@ from dev.servers import DATABASES, Servers, tail
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SERVICES = (*DATABASES, "gateway")
+SECOND = "2"
+SECOND_COPIES = tuple(name + SECOND for name in SERVICES)
+GATEWAYS = ("gateway", SECOND_GATEWAY := "gateway" + SECOND)
 READY_TIMEOUT_S = 120
 HOPELESS_STARTS = 4  # a service that died so often while `up` waits will not come up by itself
 QUIET = {  # the nameko command's imports warn that pkg_resources and eventlet will be retired
@@ -43,13 +46,21 @@ class Suite:
     """The servers and the five services of one state folder.
 
     `external` are the URIs of servers that are someone else's to run. `tied`: all ends with the
-    thread that called `up`.
+    thread that called `up`. Of each service run so many `copies`, 1 or 2: the second ones are named
+    `users2` and so on, and the two gateways share one port.
     """
 
     def __init__(
-        self, state: Path, ports: Ports, external: Mapping[str, str] | None = None, *, tied: bool = False
+        self,
+        state: Path,
+        ports: Ports,
+        external: Mapping[str, str] | None = None,
+        *,
+        tied: bool = False,
+        copies: int = 1,
     ) -> None:
-        self.ports = ports
+        self.services = [*SERVICES, *SECOND_COPIES][: copies * len(SERVICES)]
+        self.ports = {**ports, SECOND_GATEWAY: ports["gateway"]} if copies == 2 else ports
         self.external = dict(external or {})
         broker, database = "AMQP_URI" not in self.external, "USERS_DB_URI" not in self.external
         self.servers = Servers(state, ports, broker=broker, database=database, tied=tied)
@@ -75,11 +86,11 @@ class Suite:
         self.migrate()
         _say(started, "tables and queues are up to date")
         self._start_services()
-        _say(started, f"all five services are ready: {self.url}")
+        _say(started, f"all services are ready: {self.url}")
 
     def start_servers(self) -> None:
         """Starts broker and databases, unless they are external or run."""
-        services = [self._service(name) for name in SERVICES]
+        services = [self._service(name) for name in self.services]
         self.settings_file.write_text(json.dumps(self._settings))
         self.servers.start(services, {**os.environ, **self.env()})
 
@@ -96,7 +107,7 @@ class Suite:
     def restart(self) -> None:
         """The services again, with the code of now; the servers stay."""
         if self.keeper.pid():
-            self.keeper.halt(*SERVICES)
+            self.keeper.halt(*self.services)
         self.up()
 
     def down(self) -> bool:
@@ -104,14 +115,14 @@ class Suite:
         return self.servers.stop()
 
     def ready(self) -> bool:
-        """Whether all five services answer /readyz with 200."""
+        """Whether all services answer /readyz with 200."""
         running = self.keeper.processes()
-        return all(running.get(name) and self._is_ready(name) for name in SERVICES)
+        return all(running.get(name) and self.is_ready(name) for name in self.services)
 
     def status(self) -> list[tuple[str, ...]]:
         """A row for each program: name, state, process id, restarts, address, log."""
         running = self.keeper.processes()
-        return [self._row(name, running.get(name, 0)) for name in (*self.servers.names(), *SERVICES)]
+        return [self._row(name, running.get(name, 0)) for name in (*self.servers.names(), *self.services)]
 
     def check_unchanged(self) -> None:
         """Raises Failure when it runs with other settings, which `up` and `restart` would not change."""
@@ -126,37 +137,43 @@ class Suite:
     def settings_file(self) -> Path:
         return self.servers.state / "settings.json"
 
-    def _service(self, name: str) -> Program:
+    def command(self, name: str) -> list[str]:
+        """What runs a service."""
         nameko = str(Path(sys.executable).with_name("nameko"))
-        command = [nameko, "run", "--config", "config.yaml", f"{name}.service"]
-        health = {} if name == "gateway" else {"HEALTH_PORT": str(self.ports[name])}
-        return Program(name, command, CHECKOUT, env={**health, **QUIET}, group="services")
+        return [nameko, "run", "--config", "config.yaml", f"{name.removesuffix(SECOND)}.service"]
+
+    def _service(self, name: str) -> Program:
+        ports = {} if name in GATEWAYS else {"HEALTH_PORT": str(self.ports[name])}
+        if SECOND_GATEWAY in self.services:
+            ports["GATEWAY_PORT_SHARED"] = "true"
+        return Program(name, self.command(name), CHECKOUT, env={**ports, **QUIET}, group="services")
 
     def _check_ports(self) -> None:
         if self.keeper.pid() is None:
             self.keeper.stop()  # what a killed supervisord left
         running = self.keeper.processes()
-        check_free(self.ports, [name for name in SERVICES if not running.get(name)])
+        check_free(self.ports, [name for name in self.services if not running.get(name)])
 
     def _start_services(self) -> None:
-        starts = {name: self.keeper.starts(name) for name in SERVICES}
+        starts = {name: self.keeper.starts(name) for name in self.services}
         deadline = time.monotonic() + READY_TIMEOUT_S
-        for name in SERVICES:
+        for name in self.services:
             self.keeper.start(name)
-        for name in SERVICES:
+        for name in self.services:
             self._await_ready(name, deadline, starts[name] + HOPELESS_STARTS)
 
     def _await_ready(self, name: str, deadline: float, too_many_starts: int) -> None:
         wait_for(
-            lambda: self._is_ready(name) or self.keeper.starts(name) >= too_many_starts,
+            lambda: self.is_ready(name) or self.keeper.starts(name) >= too_many_starts,
             timeout_s=deadline - time.monotonic(),
             every_s=0.1,
         )
-        if not self._is_ready(name):
+        if not self.is_ready(name):
             log = self.keeper.log(name)
             raise Failure(f"{name} does not become ready: see {log}\n{tail(log)}")
 
-    def _is_ready(self, name: str) -> bool:
+    def is_ready(self, name: str) -> bool:
+        """Whether a service answers /readyz with 200."""
         connection = HTTPConnection("127.0.0.1", self.ports[name], timeout=3)
         try:
             connection.request("GET", "/readyz")
@@ -167,7 +184,7 @@ class Suite:
             connection.close()
 
     def _row(self, name: str, pid: int) -> tuple[str, ...]:
-        answers = self._is_ready if name in SERVICES else self.servers.answers
+        answers = self.is_ready if name in self.services else self.servers.answers
         state = ("ready" if answers(name) else "not ready") if pid else "stopped"
         restarts = str(max(self.keeper.starts(name) - 1, 0)) if pid else "-"
         address = f"127.0.0.1:{self.ports[name]}"
