@@ -10,7 +10,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test test-unit \
-	test-interface test-system lint format size bench lock clean
+	test-interface test-system test-chaos lint format size bench chaos lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -69,6 +69,9 @@ test-interface: install  ## each service on a real broker and database
 test-system: install  ## the whole suite
 	@$(BIN)/pytest tests/system
 
+test-chaos: install  ## the promises under real faults, small
+	@$(BIN)/pytest tests/chaos
+
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -85,6 +88,9 @@ size:  ## lines of product code, at most 4000
 bench:  ## orders a second through a suite of its own, beside what PostgreSQL alone does
 	@dev/install.sh wrk
 	@$(BIN)/python bench/run.py
+
+chaos: install  ## the promises under real faults, 90 minutes; PART=kills, SEED=7, AGAIN=1
+	@$(BIN)/python -W ignore -m chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)
 
 lock: install  ## pin what pyproject.toml asks for
 	@dev/lock.sh

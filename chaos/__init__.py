@@ -1,0 +1,11 @@
+"""The promises of the suite, each proved under real faults: `make chaos`, and small in tests/chaos.
+
+arena      a suite with two copies of each service, and what can be done to it
+clients    users who repeat what fails, and remember every answer
+run        one part: clients and faults, then healing, convergence and the comparison of all records
+processes, servers, money   the parts
+taps       messages of the bus, copied and delivered again
+points     where a process may die, and who heals it
+crashing   a launcher that makes a process die there
+report     the progress line, the table, the file
+"""

@@ -1,0 +1,92 @@
+"""The promises under real faults, in the large size: `make chaos`, `make chaos PART=kills SEED=7`.
+
+A part that has passed with the same seed on the same commit is not played again (AGAIN=1 does).
+Ends with 1 where a promise is broken; the seed and what differed are told.
+"""
+
+import eventlet
+
+eventlet.monkey_patch()  # first of all, as `nameko run` does
+
+import argparse
+import random
+import signal
+import sys
+from contextlib import ExitStack
+
+from chaos import money, processes, report
+from chaos.arena import Arena, arena
+from chaos.run import Part, Result, play
+from dev.failure import Failure
+
+PARTS = (*processes.PARTS, *money.PARTS)
+
+
+class Arenas:
+    """An arena for one part after the other; a spoilt one is replaced."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._current: Arena | None = None
+
+    def get(self) -> Arena:
+        if self._current is None or self._current.spoilt:
+            self.close()
+            self._current = self._stack.enter_context(arena())
+        return self._current
+
+    def close(self) -> None:
+        self._stack.close()
+        self._current = None
+
+
+def run(parts: list[Part], seed: int, *, large: bool, again: bool) -> list[Result]:
+    """Play the parts, but those that have passed before; the results of all."""
+    commit = report.commit()
+    results = report.passed(report.earlier(commit, large), seed)
+    if again:
+        results = [result for result in results if result.part not in [part.name for part in parts]]
+    arenas = Arenas()
+    try:
+        for part in parts:
+            if part.name in [result.part for result in results]:
+                report.progress(f"{part.name}: has passed before")
+                continue
+            results.append(play(part, arenas.get(), seed, large=large, say=report.progress))
+            report.write(results, commit, seed, large=large)
+    finally:
+        arenas.close()
+    return results
+
+
+def default_seed(large: bool) -> int:
+    """That of the run to be resumed; else a new one."""
+    before = report.earlier(report.commit(), large)
+    return int(before["seed"]) if before else random.randrange(1_000_000)
+
+
+def main() -> int:
+    names = [part.name for part in PARTS]
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--part", choices=names, action="append", help="this one alone; may be repeated")
+    parser.add_argument("--seed", type=int, help="of all that happens by chance")
+    parser.add_argument("--again", action="store_true", help="also what has passed before")
+    parser.add_argument("--small", action="store_true", help="in the size that pytest plays")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started ends
+    large = not options.small
+    seed = default_seed(large) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    chosen = [part for part in PARTS if part.name in (options.part or names)]
+    try:
+        results = run(chosen, seed, large=large, again=options.again)
+    except Failure as failure:
+        sys.exit(f"error: {failure} (seed {seed})")
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; SEED={seed} goes on with it")
+    report.show(results, seed)
+    return 1 if any(result.broken for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""A suite with two copies of each service, and what can be done to it: real faults, by real means."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import eventlet
+import psycopg2
+
+from chaos.points import Point
+from dev.failure import Failure
+from dev.ports import free_ports, listening
+from dev.servers import DATABASES
+from dev.suite import CHECKOUT, GATEWAYS, QUIET, SECOND, SECOND_COPIES, Suite
+
+READY_S = 90.0  # generous: for waiting, never for measuring
+GATEWAY_LOOKS = 12  # connections fall to one of two gateways: so many all miss one in 1 of 4,096
+LOWEST_WATERMARK, WATERMARK = "0.00001", "0.4"
+
+
+class StagedSuite(Suite):
+    """A suite whose services start with what a file says: see `Arena.arm`."""
+
+    def command(self, name: str) -> list[str]:
+        self.stage(name, self.plain_command(name))
+        return ["/bin/sh", str(self._script(name))]
+
+    def plain_command(self, name: str) -> list[str]:
+        return super().command(name)
+
+    def stage(self, name: str, command: list[str]) -> None:
+        """Let the service's next process be `command`."""
+        self._script(name).parent.mkdir(exist_ok=True)
+        self._script(name).write_text(f"exec {shlex.join(command)}\n")
+
+    def _script(self, name: str) -> Path:
+        return self.servers.state / "commands" / name
+
+
+class Arena:
+    """The suite under faults. `spoilt`: a part has failed in it, the next one needs another."""
+
+    def __init__(self, suite: StagedSuite) -> None:
+        self.suite = suite
+        self.keeper = suite.keeper
+        self.url = suite.url
+        self.services = suite.services
+        self.spoilt = False
+
+    # What is the case
+
+    def copies(self, service: str) -> list[str]:
+        return [service, service + SECOND]
+
+    def pid(self, name: str) -> int:
+        """The process of a program; 0 while it does not run."""
+        return self.keeper.processes().get(name, 0)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether this very copy does its work."""
+        if not self.pid(name):
+            return False
+        if name in GATEWAYS:
+            return self._gateways_are_ready()
+        return self.suite.is_ready(name)
+
+    def _gateways_are_ready(self) -> bool:
+        running = sum(self.pid(name) > 0 for name in GATEWAYS)
+        listeners = len(listening(self.suite.ports["gateway"]))
+        return listeners == running and all(self.suite.is_ready("gateway") for _ in range(GATEWAY_LOOKS))
+
+    def await_ready(self, names: Iterable[str] = ()) -> None:
+        """Returns when these services (all, if none is named) are ready; raises Failure."""
+        for name in names or self.services:
+            self.await_(partial(self.is_ready, name), f"{name} is ready")
+
+    def await_(self, done: Callable[[], object], what: str, timeout_s: float = READY_S) -> float:
+        """The seconds until `done` came true; raises Failure when it takes longer than `timeout_s`."""
+        started = time.monotonic()
+        while not done():
+            if time.monotonic() - started > timeout_s:
+                raise Failure(f"not so within {timeout_s:g} s: {what}")
+            eventlet.sleep(0.1)
+        return time.monotonic() - started
+
+    def ask(self, database: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query, asked as the superuser of all databases."""
+        dsn = f"{self.suite.servers.superuser_dsn()} connect_timeout=5"
+        with closing(psycopg2.connect(dsn, dbname=database)) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def pending_orders(self) -> int:
+        return int(self.ask("orders", "SELECT count(*) FROM orders WHERE status = 'pending'")[0][0])
+
+    def audit(self) -> list[str]:
+        """The differences in the books, a line each; none where they balance and all is quiet."""
+        command = [sys.executable, "-m", "audit", "--config", "config.yaml", "--settled", "--json"]
+        env = {**os.environ, **self.suite.env(), **QUIET}
+        done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True)
+        if done.returncode == 0:
+            return []
+        if done.returncode == 1:
+            first: list[str] = json.loads(done.stdout)["first"]
+            return first
+        return [f"the audit could not look: {done.stderr.strip()[-500:]}"]
+
+    # What is done to processes; the supervisor starts again what ends
+
+    def send(self, name: str, number: signal.Signals) -> int:
+        """Send a signal to a program; the process id it had."""
+        pid = self.pid(name)
+        if not pid:
+            raise Failure(f"{name} does not run: it can't be sent {number.name}")
+        os.kill(pid, number)
+        return pid
+
+    def kill(self, name: str) -> None:
+        self.send(name, signal.SIGKILL)
+
+    def replace(self, name: str, number: signal.Signals) -> None:
+        """End a process by a signal; returns when its successor is ready."""
+        old = self.send(name, number)
+        self.await_(lambda: self.pid(name) not in (0, old), f"{name} is started again")
+        self.await_ready([name])
+
+    @contextmanager
+    def frozen(self, names: Sequence[str]) -> Iterator[None]:
+        """These processes stand still inside."""
+        pids = [self.send(name, signal.SIGSTOP) for name in names]
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def down(self, names: Sequence[str]) -> Iterator[None]:
+        """These services do not run inside; ready again behind it."""
+        self.keeper.halt(*names)
+        try:
+            yield
+        finally:
+            for name in names:
+                self.keeper.start(name)
+        self.await_ready(names)
+
+    def arm(self, name: str, point: Point, record: Path, times: int, call: int) -> None:
+        """Let the service die at `point`, at its `call`-th passage, until `record` counts `times` deaths."""
+        _, *arguments = self.suite.plain_command(name)
+        options = ["--record", str(record), "--times", str(times), "--call", str(call)]
+        options += ["--where", point.where] if point.where else []
+        launcher = [sys.executable, "-m", "chaos.crashing", *options, point.moment, point.function]
+        self.suite.stage(name, [*launcher, "--", *arguments])
+
+    def disarm(self) -> None:
+        for name in self.services:
+            self.suite.stage(name, self.suite.plain_command(name))
+
+    # What is done to the broker
+
+    def crash_broker(self) -> None:
+        self.kill("rabbitmq")
+        self._await_broker()
+
+    def restart_broker(self) -> None:
+        self.suite.servers.rabbitmqctl("stop_app")
+        self.suite.servers.rabbitmqctl("start_app")
+        self._await_broker()
+
+    def close_connections(self) -> None:
+        self.suite.servers.rabbitmqctl("close_all_connections", "chaos")
+
+    @contextmanager
+    def memory_alarm(self) -> Iterator[None]:
+        """The broker takes nothing from publishers inside."""
+        self.suite.servers.rabbitmqctl("set_vm_memory_high_watermark", LOWEST_WATERMARK)
+        try:
+            yield
+        finally:
+            self.suite.servers.rabbitmqctl("set_vm_memory_high_watermark", WATERMARK)
+
+    def _await_broker(self) -> None:
+        self.await_(lambda: self.suite.servers.answers("rabbitmq"), "the broker answers")
+
+    # What is done to the database
+
+    def crash_database(self) -> None:
+        """Its first process dies; the others see that and leave."""
+        self._end_database(signal.SIGKILL)
+
+    def restart_database(self) -> None:
+        self._end_database(signal.SIGINT)
+
+    def kill_sessions(self) -> None:
+        query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = ANY(%s)"
+        self.ask("postgres", query, list(DATABASES))
+
+    def _end_database(self, number: signal.Signals) -> None:
+        old = self.send("postgresql", number)
+        self.await_(lambda: self.pid("postgresql") not in (0, old), "postgresql is started again")
+        self.await_(lambda: self.suite.servers.answers("postgresql"), "the database answers")
+
+
+@contextmanager
+def arena() -> Iterator[Arena]:
+    """An arena of one's own, with empty databases; nothing is left of it."""
+    with tempfile.TemporaryDirectory(prefix=".run-chaos-", dir=CHECKOUT) as folder:  # /tmp may be no disk
+        suite = StagedSuite(Path(folder, "run"), free_ports(SECOND_COPIES), tied=True, copies=2)
+        try:
+            suite.up()
+            yield Arena(suite)
+        finally:
+            suite.servers.erase()
+
+
+def shuffled(names: Iterable[str], chance: random.Random) -> list[str]:
+    """The names in an order by chance."""
+    return chance.sample(found := list(names), len(found))

@@ -1,0 +1,331 @@
+"""Users of the shop who repeat what fails, with the same key, until it is answered; and who remember
+every answer."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+import eventlet
+import requests
+from eventlet.greenpool import GreenPool
+from requests.adapters import HTTPAdapter
+
+from dev.failure import Failure
+
+Answer = dict[str, Any]
+PASSWORD = "correct horse battery"  # noqa: S105 - of users that live as long as a test
+CUT_OFF_S = 30.0  # longer than any deadline of the suite
+PATIENCE_S = 240.0  # for all repetitions of one request
+AGAIN_S = (0.2, 1.0)
+AGAIN = (503, 504)  # the answers that ask for a repetition
+STATEMENT, ORDERS, LETTERS = "/account/operations", "/orders", "/notifications"
+PATHS = {"order": ORDERS, "deposit": "/account/deposits", "withdrawal": "/account/withdrawals"}
+LETTER_OF = {"paid": "happiness", "rejected": "grief"}
+MOST_AGAIN = 100  # requests that are made once more at the end
+
+
+@dataclass
+class Asked:
+    """One thing a user asked for, with all that he was told of it."""
+
+    kind: str  # order, deposit, withdrawal
+    key: str
+    cents: int
+    statuses: list[int] = field(default_factory=list)
+    told: list[Answer] = field(default_factory=list)
+
+    @property
+    def certain(self) -> Answer | None:
+        """The answer that says most: one that tells the end, if there is one."""
+        return min(self.told, key=lambda told: told["status"] == "pending", default=None)
+
+
+@dataclass
+class User:
+    """A user, his token, and what he asked for."""
+
+    username: str
+    token: str = ""
+    id: str = ""
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def email(self) -> str:
+        return f"{self.username}@example.org"
+
+    def of(self, *kinds: str) -> list[Asked]:
+        return [asked for asked in self.asked if asked.kind in kinds]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back of one attempt; status 0 where the connection failed, with the words for it."""
+
+    status: int
+    body: Any
+    headers: Any = field(default_factory=dict)
+
+
+class Clients:
+    """All clients of one part. `broken` says in words which promise an answer has broken."""
+
+    def __init__(self, url: str, name: str, chance: random.Random) -> None:
+        self.url = url
+        self.name = name
+        self.chance = chance
+        self.users: list[User] = []
+        self.broken: list[str] = []
+        self.statuses: Counter[int] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.longest_s = 0.0
+        self.retries = 0
+        self._pool = GreenPool(1000)
+        self._threads: list[Any] = []
+        self._numbers = count(1)
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy
+        self._session.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=256))
+
+    @property
+    def orders(self) -> int:
+        return sum(len(user.of("order")) for user in self.users)
+
+    @property
+    def under_way(self) -> int:
+        return int(self._pool.running())
+
+    # One request
+
+    def attempt(self, method: str, path: str, user: User | None = None, **options: Any) -> Reply:
+        """One request, once."""
+        headers = {"X-Request-Id": f"{self.name}-{next(self._numbers)}", **options.pop("headers", {})}
+        if user and user.token:
+            headers["Authorization"] = f"Bearer {user.token}"
+        started = time.monotonic()
+        try:
+            answer = self._session.request(
+                method, self.url + path, headers=headers, timeout=CUT_OFF_S, **options
+            )
+            reply = Reply(answer.status_code, answer.json(), answer.headers)
+        except (requests.RequestException, OSError) as exc:  # cut off: its outcome is unknown
+            reply = Reply(0, str(exc))
+            self.failures[type(exc).__name__] += 1
+        self.longest_s = max(self.longest_s, time.monotonic() - started)
+        self.statuses[reply.status] += 1
+        if reply.status in AGAIN and "Retry-After" not in reply.headers:
+            self.broken.append(f"{method} {path}: {reply.status} without Retry-After")
+        return reply
+
+    def insist(self, method: str, path: str, user: User | None = None, **options: Any) -> Reply:
+        """The request, repeated until it has an answer."""
+        until = time.monotonic() + PATIENCE_S
+        while (reply := self.attempt(method, path, user, **options)).status in (0, *AGAIN):
+            if time.monotonic() > until:
+                self.broken.append(f"{method} {path}: no answer in {PATIENCE_S:g} s: {reply}")
+                break
+            self.retries += 1
+            eventlet.sleep(self.chance.uniform(*AGAIN_S))
+        return reply
+
+    # What a user does
+
+    def sign_up(self) -> User:
+        """A new user. Whether a sign-up that was cut off was done, logging in tells."""
+        user = User(f"{self.name}-{next(self._numbers)}")
+        body = {"username": user.username, "email": user.email, "password": PASSWORD}
+        retries = self.retries
+        reply = self.insist("POST", "/users", json=body)
+        if reply.status == 409 and self.retries > retries:
+            credentials = {"username": user.username, "password": PASSWORD}
+            reply = self.insist("POST", "/tokens", json=credentials)
+        if reply.status != 201:
+            self.broken.append(f"the sign-up of {user.username} is answered {reply.status}: {reply.body}")
+            return user
+        user.token = reply.body["access_token"]
+        profile = self.insist("GET", "/users/me", user)
+        user.id = profile.body.get("id", "")
+        if reply.body.get("id", user.id) != user.id:
+            self.broken.append(f"{user.username} signed up as {reply.body['id']} and is {user.id}")
+        self.users.append(user)
+        return user
+
+    def ask(self, user: User, kind: str, cents: int, key: str = "") -> Asked:
+        """A new order, deposit or withdrawal; returns when it has its answer."""
+        asked = Asked(kind, key or f"{self.name}-{next(self._numbers)}", cents)
+        user.asked.append(asked)
+        self.repeat(user, asked)
+        return asked
+
+    def repeat(self, user: User, asked: Asked) -> None:
+        """The same request with the same key; its answer must not contradict an earlier one."""
+        earlier = asked.certain  # of answers that come at once none is the earlier one
+        self._note(asked, earlier, self.request(user, asked))
+
+    def request(self, user: User, asked: Asked) -> Reply:
+        """The request as it stands, and its answer."""
+        amount = "price" if asked.kind == "order" else "amount"
+        return self.insist(
+            "POST",
+            PATHS[asked.kind],
+            user,
+            json={amount: f"{asked.cents // 100}.{asked.cents % 100:02d}"},
+            headers={"Idempotency-Key": asked.key},
+        )
+
+    def _note(self, asked: Asked, earlier: Answer | None, reply: Reply) -> None:
+        refused = reply.status == 409 and "operation" in reply.body
+        if reply.status not in (201, 202) and not refused:
+            self.broken.append(f"{asked.kind} {asked.key} is answered {reply.status}: {reply.body}")
+            return
+        told = reply.body["operation"] if refused else reply.body
+        if earlier and (difference := contradiction(earlier, told)):
+            self.broken.append(f"{asked.kind} {asked.key}: {difference}")
+        asked.statuses.append(reply.status)
+        asked.told.append(told)
+
+    # Load
+
+    def join(self, number: int, cents: int = 300_00) -> list[User]:
+        """So many new users with money."""
+        return list(GreenPool(8).imap(self._join, [cents] * number))
+
+    def _join(self, cents: int) -> User:
+        user = self.sign_up()
+        if user.token:
+            self.ask(user, "deposit", cents)
+        return user
+
+    def act(self) -> None:
+        """Something by chance, mostly an order."""
+        dice = self.chance.random()
+        user = self.chance.choice(self.users)
+        if dice < 0.75:
+            self.order(user)
+        elif dice < 0.95:
+            self.ask(user, self.chance.choice(["deposit", "withdrawal"]), self._cents())
+        else:
+            self._join(300_00)
+
+    def order(self, user: User | None = None) -> Asked:
+        """An order of a user (by chance, if none is given), at times more than he has money for."""
+        return self.ask(user or self.chance.choice(self.users), "order", self._cents())
+
+    def _cents(self) -> int:
+        return self.chance.randint(1, 40_00)
+
+    def spawn(self, act: Callable[..., object], *arguments: Any) -> None:
+        """Let a client do something beside the others; `finish` waits for it."""
+        self._threads.append(self._pool.spawn(act, *arguments))
+
+    def wave(self, orders: int) -> None:
+        """So many orders at once, and some other requests; returns while they are under way."""
+        for _ in range(orders):
+            self.spawn(self.order)
+        for _ in range(max(1, orders // 4)):
+            self.spawn(self.act)
+
+    @contextmanager
+    def busy(self, clients: int = 8, pause_s: float = 0.1) -> Iterator[None]:
+        """So many clients act one request after another inside, with pauses between them."""
+        going = [True]
+        for _ in range(clients):
+            self.spawn(self._act_on, going, pause_s)
+        try:
+            yield
+        finally:
+            going.clear()
+
+    def _act_on(self, going: list[bool], pause_s: float) -> None:
+        while going:
+            self.act()
+            eventlet.sleep(self.chance.uniform(0, 2 * pause_s))
+
+    def finish(self) -> None:
+        """Returns when every request has its answer."""
+        while self._threads:
+            self._threads.pop().wait()  # raises what went wrong there
+
+    # The records, compared with what the shop tells in the end
+
+    def compare(self) -> list[str]:
+        """What the users were told, and is not so; all that is broken."""
+        for user in self.users:
+            self.broken += [f"{user.username}: {line}" for line in self._compare(user)]
+        repeated = [(user, asked) for user in self.users for asked in user.asked]
+        chosen = self.chance.sample(repeated, min(len(repeated), MOST_AGAIN))
+        for _ in GreenPool(8).starmap(self.repeat, chosen):
+            pass
+        return self.broken
+
+    def _compare(self, user: User) -> Iterator[str]:
+        orders = self._all(user, ORDERS)
+        operations = [o for o in self._all(user, STATEMENT) if o["order_id"] is None]
+        yield from missing(user.of("order"), orders)
+        yield from missing(user.of("deposit", "withdrawal"), operations)
+        ended = {order["id"]: order["status"] for order in orders}
+        letters = [(item["order_id"], item["kind"]) for item in self._all(user, LETTERS)]
+        if sorted(letters) != sorted((id_, LETTER_OF.get(status)) for id_, status in ended.items()):
+            yield f"{len(letters)} letters do not match {len(ended)} orders"
+        balance = self.insist("GET", "/account", user).body.get("balance")
+        if balance is None or _cents_of(balance) != _sum(user):
+            yield f"the balance is {balance}, the answers come to {_sum(user)} cents"
+
+    def _all(self, user: User, path: str) -> list[Answer]:
+        items: list[Answer] = []
+        page = partial(self.insist, "GET", path, user)
+        cursor: dict[str, str] = {}
+        while True:
+            reply = page(params={"limit": 100, **cursor})
+            if reply.status != 200:
+                raise Failure(f"{path} is answered {reply.status}: {reply.body}")
+            items += reply.body["items"]
+            if reply.body["next_cursor"] is None:
+                return items
+            cursor = {"cursor": reply.body["next_cursor"]}
+
+
+def contradiction(earlier: Answer, later: Answer) -> str | None:
+    """How a later answer to the same request contradicts an earlier one: only a pending order may
+    change, and only once."""
+    if earlier.get("status") != "pending":
+        return None if later == earlier else f"told {earlier}, then {later}"
+    same = ("id", "price", "created_at")
+    if [later.get(name) for name in same] != [earlier.get(name) for name in same]:
+        return f"told {earlier}, then {later}"
+    return None
+
+
+def missing(asked: list[Asked], stored: list[Answer]) -> Iterator[str]:
+    """What was told and is not stored so; and what is stored and was never asked for."""
+    by_id = {item["id"]: item for item in stored}
+    for one in asked:
+        told = one.certain
+        if told is None:
+            yield f"{one.kind} {one.key} never had an answer"
+        elif told["id"] not in by_id:
+            yield f"{one.kind} {one.key} was acknowledged and is lost: {told}"
+        elif difference := contradiction(told, by_id[told["id"]]):
+            yield f"{one.kind} {one.key}: {difference}"
+        else:
+            one.told.append(by_id[told["id"]])
+    if len(stored) != len(asked):
+        yield f"{len(stored)} are stored of {len(asked)} that were asked for"
+    yield from (f"order {item['id']} is still pending" for item in stored if item["status"] == "pending")
+
+
+def _sum(user: User) -> int:
+    """What the answers come to, in cents."""
+    effects = {"deposit": 1, "withdrawal": -1, "order": -1}
+    certain = [(asked, asked.certain) for asked in user.asked]
+    done = [asked for asked, told in certain if told and told["status"] in ("done", "paid")]
+    return sum(effects[asked.kind] * asked.cents for asked in done)
+
+
+def _cents_of(amount: str) -> int:
+    return int(amount.replace(".", ""))

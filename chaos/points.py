@@ -1,0 +1,197 @@
+"""Where a process may die, and who heals it. The product knows nothing of this: chaos.crashing wraps
+the functions that are named here."""
+
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A process of `service` dies just `before` or `after` a call of `function` (module:name or
+    module:Class.name); with `where`, only a call that has this text in its arguments counts."""
+
+    name: str
+    service: str
+    moment: Literal["before", "after"]
+    function: str
+    healed_by: str
+    where: str = ""
+
+
+REPEATED = "The client repeats the request with its key"
+REDELIVERED = "The broker delivers the unacknowledged request again"
+SWEPT = "The sweeper asks billing again under the order's id"
+RELAYED = "The relay publishes again what is not marked as sent"
+ONE_LETTER = "the order's letter is unique"
+
+POINTS = (
+    Point("gateway, before its RPC", "gateway", "before", "chassis.rpc:RpcProxy._call", f"{REPEATED}."),
+    Point(
+        "gateway, after the reply",
+        "gateway",
+        "after",
+        "chassis.rpc:RpcProxy._call",
+        f"{REPEATED} and is answered with what was stored.",
+    ),
+    Point(
+        "orders, before the insert",
+        "orders",
+        "before",
+        "orders.store:insert_new",
+        f"{REDELIVERED}; if its time is over, the client repeats it.",
+    ),
+    Point(
+        "orders, after the insert, before its commit",
+        "orders",
+        "after",
+        "orders.store:insert_new",
+        f"PostgreSQL rolls back. {REDELIVERED}.",
+    ),
+    Point(
+        "orders, after the insert's commit",
+        "orders",
+        "before",
+        "orders.service:Service._settle",
+        f"{SWEPT} after the first look (10 s); the client gets 202 meanwhile.",
+    ),
+    Point(
+        "orders, after the withdrawal was sent",
+        "orders",
+        "after",
+        "chassis.amqp:Link.publish",
+        f"{SWEPT}; billing answers with the operation it has recorded.",
+        where="billing.withdraw_many",
+    ),
+    Point(
+        "orders, after the withdrawal's reply",
+        "orders",
+        "before",
+        "orders.domain:ending",
+        f"{SWEPT}; billing answers with the operation it has recorded.",
+    ),
+    Point(
+        "orders, inside the finishing transaction",
+        "orders",
+        "after",
+        "orders.store:end",
+        f"PostgreSQL rolls back: the order is pending, without an event. {SWEPT}.",
+    ),
+    Point(
+        "orders, after the finishing transaction",
+        "orders",
+        "after",
+        "orders.service:Service._end",
+        f"{RELAYED}. {REPEATED} and is answered with the ended order.",
+    ),
+    Point(
+        "orders, after publishing",
+        "orders",
+        "after",
+        "chassis.amqp:ConfirmedPublisher.publish",
+        f"{RELAYED}; {ONE_LETTER}, so the second event writes none.",
+    ),
+    Point(
+        "orders, after marking as sent",
+        "orders",
+        "after",
+        "chassis.outbox:Outbox._relay_batch",
+        "Nobody needs to: the event is out, and marked.",
+    ),
+    Point(
+        "billing, on receipt",
+        "billing",
+        "before",
+        "billing.service:Service.withdraw_many",
+        f"{REDELIVERED}. {SWEPT} otherwise.",
+    ),
+    Point(
+        "billing, after the lock",
+        "billing",
+        "after",
+        "billing.store:lock_accounts",
+        f"PostgreSQL rolls back and unlocks. {REDELIVERED}.",
+    ),
+    Point(
+        "billing, after the insert",
+        "billing",
+        "after",
+        "billing.store:append",
+        f"PostgreSQL rolls back. {REDELIVERED}.",
+    ),
+    Point(
+        "billing, before the commit",
+        "billing",
+        "after",
+        "billing.store:write_balances",
+        f"PostgreSQL rolls back operation and balance together. {REDELIVERED}.",
+    ),
+    Point(
+        "billing, after the commit",
+        "billing",
+        "after",
+        "billing.service:Service._settle",
+        f"{REDELIVERED}; it is answered with the operation under its ref.",
+    ),
+    Point(
+        "billing, after the acknowledgement, before the reply is sent",
+        "billing",
+        "after",
+        "chassis.rpc:RpcConsumer.handle_result",
+        f"{SWEPT}; of a deposit or withdrawal, the client repeats it with its key.",
+    ),
+    Point(
+        "billing, after the reply",
+        "billing",
+        "after",
+        "chassis.amqp:Link.publish",
+        f"Nobody needs to. {REDELIVERED}, if the acknowledgement was lost.",
+    ),
+    Point(
+        "notifications, on receipt",
+        "notifications",
+        "before",
+        "notifications.service:Service.handle_order_paid",
+        "The broker delivers the unacknowledged event again.",
+    ),
+    Point(
+        "notifications, before the commit",
+        "notifications",
+        "after",
+        "notifications.store:insert_letters",
+        "PostgreSQL rolls back. The broker delivers the event again.",
+    ),
+    Point(
+        "notifications, after the commit",
+        "notifications",
+        "after",
+        "notifications.service:Service._store",
+        f"The broker delivers the event again; {ONE_LETTER}.",
+    ),
+    Point(
+        "users, before the commit",
+        "users",
+        "after",
+        "users.store:insert_new",
+        f"PostgreSQL rolls back user and event together. {REDELIVERED}.",
+    ),
+    Point(
+        "users, after the commit",
+        "users",
+        "after",
+        "users.service:Service.create",
+        f"{REDELIVERED}; the user under its id is answered. {RELAYED}.",
+    ),
+)
+
+
+def rounds(copies: int = 2) -> list[list[tuple[str, Point]]]:
+    """All points in rounds, with the copy that dies there: in a round each copy has one at most."""
+    services = dict.fromkeys(point.service for point in POINTS)
+    in_turn = []
+    for service in services:
+        own = [point for point in POINTS if point.service == service]
+        groups = [own[n : n + copies] for n in range(0, len(own), copies)]
+        names = [service, *(f"{service}{n}" for n in range(2, copies + 1))]
+        in_turn.append([list(zip(names, group, strict=False)) for group in groups])
+    return [[pair for group in groups if group for pair in group] for groups in zip_longest(*in_turn)]

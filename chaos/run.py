@@ -1,0 +1,135 @@
+"""One part, as deterministic simulators do it: clients run while faults happen, everything heals, and
+the suite must converge in bounded time. Then all records are compared."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from chaos.arena import Arena
+from chaos.clients import Clients
+from dev.failure import Failure
+
+ORDERS_END_S = 60.0  # after the last fault's end
+LETTERS_COME_S = 90.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A promise, and what proves it."""
+
+    name: str
+    promise: str
+    play: Callable[["Run"], None]
+
+
+@dataclass
+class Result:
+    """What a part came to; it has passed where nothing is `broken`."""
+
+    part: str
+    seed: int
+    orders: int = 0
+    faults: int = 0
+    retries: int = 0
+    longest_answer_s: float = 0.0
+    converged_s: float = 0.0
+    took_s: float = 0.0
+    statuses: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Run:
+    """What a part works with: an arena, clients, and chance, from which alone it decides."""
+
+    def __init__(self, part: Part, arena: Arena, seed: int, *, large: bool, say: Say) -> None:
+        self.part = part
+        self.arena = arena
+        self.large = large
+        self.chance = random.Random(f"{seed}-{part.name}")
+        self.clients = Clients(arena.url, f"{part.name}-{seed}-{time.time_ns()}", self.chance)
+        self.result = Result(part.name, seed)
+        self._say = say
+
+    def pick(self, small: Any, large: Any) -> Any:
+        """The one of both that fits this run's size."""
+        return large if self.large else small
+
+    def say(self, text: str) -> None:
+        self._say(f"{self.part.name}: {text}")
+
+    def expect(self, is_so: object, otherwise: str) -> None:
+        """`otherwise` says what is broken where it is not so."""
+        if not is_so:
+            self.result.broken.append(otherwise)
+
+    def fault(self, text: str) -> None:
+        """Count a fault, and tell of it."""
+        self.result.faults += 1
+        self.say(f"fault {self.result.faults}, {text}")
+
+    @contextmanager
+    def timed(self, most_s: float, what: str) -> Iterator[None]:
+        """What happens inside must not take longer."""
+        started = time.monotonic()
+        yield
+        took_s = time.monotonic() - started
+        self.expect(took_s <= most_s, f"{what} took {took_s:.1f} s, more than {most_s:g} s")
+
+
+def play(part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say = print) -> Result:
+    """Play a part and return what it came to. An arena in which one has failed is spoilt."""
+    run = Run(part, arena, seed, large=large, say=say)
+    started = time.monotonic()
+    try:
+        run.say(part.promise)
+        part.play(run)
+        _converge(run)
+        run.say("comparing the records")
+        run.result.broken += run.clients.compare()
+    except Failure as failure:
+        run.result.broken += [str(failure), *run.clients.broken]
+    _sum_up(run)
+    run.result.took_s = round(time.monotonic() - started, 1)
+    arena.spoilt = arena.spoilt or bool(run.result.broken)
+    return run.result
+
+
+def _converge(run: Run) -> None:
+    """The faults are over: everything must come right by itself, in time."""
+    run.arena.await_ready()
+    healed = time.monotonic()
+    run.say("converging")
+    run.clients.finish()
+    _within(ORDERS_END_S, healed, "each order has ended", lambda: _pending(run.arena))
+    _within(LETTERS_COME_S, healed, "the books balance and all is quiet", run.arena.audit)
+    run.result.converged_s = round(time.monotonic() - healed, 1)
+
+
+def _pending(arena: Arena) -> list[str]:
+    number = arena.pending_orders()
+    return [f"{number} orders are pending"] if number else []
+
+
+def _within(seconds: float, since: float, what: str, differences: Callable[[], Sequence[str]]) -> None:
+    """Returns as soon as there are no differences; raises Failure with them when the time is over."""
+    while found := differences():
+        if time.monotonic() - since > seconds:
+            raise Failure(f"not so {seconds:g} s after the last fault: {what}\n" + "\n".join(found))
+        time.sleep(0.5)
+
+
+def _sum_up(run: Run) -> None:
+    clients, result = run.clients, run.result
+    result.orders = clients.orders
+    result.retries = clients.retries
+    result.longest_answer_s = round(clients.longest_s, 1)
+    result.statuses = {str(status or "cut off"): n for status, n in sorted(clients.statuses.items())}

@@ -1,0 +1,1 @@
+"""The promises of the suite under real faults, in the small size; `make chaos` plays the large one."""

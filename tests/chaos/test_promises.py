@@ -1,0 +1,33 @@
+"""What docs/reliability.md promises, each under its real fault. The rest of the rows: no ref meets
+another in tests/system/test_idempotency.py."""
+
+from chaos.points import POINTS
+
+
+def test_nothing_acknowledged_is_lost_when_processes_are_killed(prove) -> None:
+    result = prove("kills")
+    assert result.orders >= 300
+    assert result.faults == 15
+
+
+def test_nothing_acknowledged_is_lost_wherever_a_process_dies(prove) -> None:
+    result = prove("points")
+    assert result.notes == {point.name: 2 for point in POINTS}
+
+
+def test_duplicates_change_nothing(prove) -> None:
+    result = prove("duplicates")
+    assert result.orders >= 100
+    assert result.faults >= 100
+
+
+def test_an_account_that_can_pay_400_of_1600_orders_pays_400(prove) -> None:
+    assert prove("overdraft").orders == 1600
+
+
+def test_one_idempotency_key_has_one_effect(prove) -> None:
+    prove("keys")
+
+
+def test_a_refused_withdrawal_is_refused_however_often_it_comes(prove) -> None:
+    assert prove("refusal").faults == 10
