@@ -1,0 +1,53 @@
+"""The SQL of orders beside other transactions, in a real database; no service runs."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from orders import store
+
+LEASE = timedelta(seconds=30)
+WAIT_MS = 2000  # a statement that waits for another transaction fails after this
+
+
+@pytest.fixture
+def sessions(config, clean) -> Iterator[list[Session]]:
+    """Three transactions side by side."""
+    options = {"options": f"-c lock_timeout={WAIT_MS}"}
+    engine = create_engine(config["DB_URIS"]["orders:Base"], connect_args=options)
+    with ExitStack() as stack:
+        yield [stack.enter_context(Session(engine)) for _ in range(3)]
+    engine.dispose()
+
+
+@pytest.fixture
+def due(sql, clean) -> set[str]:
+    """The ids of ten pending orders that a sweeper shall look at."""
+    rows = sql(
+        "orders",
+        "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), 'k', 1, 'r', now() - n * interval '1 s'"
+        " FROM generate_series(1, 10) AS n RETURNING id::text",
+    )
+    return {id_ for (id_,) in rows}
+
+
+def test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another(sessions, due) -> None:
+    first, second, third = ([str(row["id"]) for row in store.claim_due(s, 4, LEASE)] for s in sessions)
+    assert [len(first), len(second), len(third)] == [4, 4, 2]
+    assert {*first, *second, *third} == due
+
+
+def test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again(sessions, due) -> None:
+    first, second, _ = sessions
+    assert len(store.claim_due(first, 10, LEASE)) == 10
+    first.commit()
+    assert store.claim_due(second, 10, LEASE) == []
+    second.rollback()
+    store.postpone(first, dict.fromkeys(due, -1.0))
+    first.commit()
+    assert [row["attempts"] for row in store.claim_due(second, 10, LEASE)] == [2] * 10
