@@ -29,14 +29,8 @@ QUEUES = (
     "evt-orders-order_paid--notifications.handle_order_paid",
     "evt-orders-order_rejected--notifications.handle_order_rejected",
 )
-LOOKED_AT = {
-    "users": "users: SELECT count(*) FROM users",
-    "accounts": "billing: SELECT count(*) FROM accounts",
-    "operations": "billing: SELECT count(*) FROM operations",
-    "orders": "orders: SELECT count(*) FROM orders",
-    "letters": "notifications: SELECT count(*) FROM letters",
-    "money": "billing: SELECT (coalesce(sum(balance_minor), 0) / 100)::numeric(20, 2)::text FROM accounts",
-}
+TABLES = ("users.users", "billing.accounts", "billing.operations", "orders.orders", "notifications.letters")
+MONEY = "billing: SELECT (coalesce(sum(balance_minor), 0) / 100)::numeric(20, 2)::text FROM accounts"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +60,11 @@ def audit(config: dict[str, Any], settled: bool = False) -> dict[str, Any]:
     """
     put_aside = list(_put_aside(config, settled))
     with snapshots(config, settled) as ask:
-        checked = {what: next(ask(question))[0] for what, question in LOOKED_AT.items()}
+        tables = (name.split(".") for name in TABLES)
+        checked = {
+            table: next(ask(f"{service}: SELECT count(*) FROM {table}"))[0] for service, table in tables
+        }
+        checked["money"] = next(ask(MONEY))[0]
         lines = chain(put_aside, differences(ask))
         first = list(islice(lines, SHOWN))
         return {"checked": checked, "differences": len(first) + sum(1 for _ in lines), "first": first}

@@ -1,12 +1,10 @@
 """The comparing: what is due by one table's rows, beside what is found in another's.
 
-Both are streams of (key, what is said of it, whether it may not stand alone), ordered by key, so that
-they are merged in little memory; what is said is a text made alike on both sides. Uuids order as their
-texts do in Python, and texts under the collation "C".
-
-A row alone is no difference where its counterpart may be on its way: what a user or an order brings
-about, or, for snapshots are taken one after the other, the order of a withdrawal newer than them. All
-else is strict at any time. How long a way may be is told by the clock of the row's own database.
+Both are streams of (key, what is said of it, whether it may not stand alone), merged by their keys in
+little memory: uuids order as their texts do in Python, and texts under the collation "C". A row may
+stand alone while its counterpart can be on its way: what a user or an order brings about or, as the
+snapshots are not one, the order of a new withdrawal. The clock is that of the row's own database. All
+else is strict at any time.
 """
 
 import heapq
@@ -72,7 +70,7 @@ CHECKS = (  # name, what is due, what is found
             FROM letters LEFT JOIN recipients USING (user_id) WHERE order_id IS NOT NULL ORDER BY 1""",
     ),
     (
-        "events",
+        "events",  # which are cleaned up after a time
         NOTHING,
         """orders: SELECT payload ->> 'order_id', string_agg(type, ', '), true
             FROM outbox LEFT JOIN orders ON payload ->> 'order_id' = id::text
@@ -82,12 +80,6 @@ CHECKS = (  # name, what is due, what is found
     ("outbox", f"users: {UNSENT}", NOTHING),
     ("outbox", f"orders: {UNSENT}", NOTHING),
     ("refs", NOTHING, "billing: SELECT ref, count(*), true FROM operations GROUP BY 1 HAVING count(*) > 1"),
-    (
-        "keys",
-        NOTHING,
-        """orders: SELECT concat(user_id, ' ', key), count(*), true FROM orders
-            GROUP BY user_id, key HAVING count(*) > 1""",
-    ),
 )
 
 
