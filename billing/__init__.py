@@ -1,7 +1,7 @@
 """billing: whose money is how much, and why.
 
 Owns     accounts, operations (the ledger)
-Answers  deposit, withdraw, cancel, account (each also as ..._many), open_account, statement
+Answers  deposit, withdraw, cancel, account (each also as ..._many), open_account, statement, audit
 Listens  users.user_created (opens the account)
 Asks     users, only when a command overtakes user_created
 """

@@ -122,6 +122,15 @@ def decide(
     return Decisions(outcomes, operations, changed)
 
 
+def difference(account: Account, ledger: Account, wrong: int) -> str | None:
+    """How an account differs from what its operations come to, `wrong` of which do not follow from the
+    one before; None where it does not."""
+    if account == ledger and not wrong:
+        return None
+    stored, due = (f"{a.balance_minor} after operation {a.last_seq}" for a in (account, ledger))
+    return f"{account.user_id}: {stored}, the ledger comes to {due}, wrong operations: {wrong}"
+
+
 def _settle(account: Account | None, request: Request) -> Operation:
     reason = UNKNOWN_USER if account is None else _refusal(account, request)
     before = account or Account(request.user_id, last_seq=-1)  # -1: its operation gets number 0

@@ -1,5 +1,6 @@
 """billing, top to bottom: what it needs, what it answers, what it listens to."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import eventlet
 import uuid_utils
 from marshmallow import Schema
+from nameko.timer import timer
 
 from billing import domain, models, store
 from billing.domain import Conflict, Operation, Request
@@ -20,6 +22,7 @@ from billing.schemas import (
     Withdrawal,
     ref_of,
 )
+from chassis import metrics
 from chassis.db import Database
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.events import event_handler
@@ -31,6 +34,7 @@ OPERATION = OperationOut()
 DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
 ACCOUNT_QUERY = AccountQuery()
 UNAVAILABLE: Outcome = {"status": "unavailable"}  # users can't be asked now: nothing is decided
+AUDIT_EVERY_S, AUDIT_BATCH, DIFFERENCES_TOLD = 3600, 200, 100
 ASK_USERS_S = 1.0  # well within every caller's deadline: the batch holds other users' items too
 
 
@@ -104,6 +108,24 @@ class Service:
         with self.db.get_session(close_on_exit=True) as session:
             rows = store.statement(session, user_id, limit + 1, after)
         return page(OPERATION.dump(rows, many=True), limit, "seq")
+
+    @timer(interval=AUDIT_EVERY_S, eager=True)
+    @rpc
+    def audit(self) -> Outcome:
+        """Whether each account is what its ledger comes to: {"status": "balanced" or "differs",
+        "accounts": n, "operations": n, "balance_minor": sum, "differences": [line, ...]} (100 at most)."""
+        seen = Counter(accounts=0, operations=0, balance_minor=0)
+        first: list[str] = []
+        wrong = 0
+        with self.db.get_session(close_on_exit=True) as session:
+            for account, ledger, wrong_operations in store.ledgers(session, AUDIT_BATCH):
+                seen.update(accounts=1, operations=ledger.last_seq, balance_minor=account.balance_minor)
+                if line := domain.difference(account, ledger, wrong_operations):
+                    wrong += 1
+                    first = [*first, line][:DIFFERENCES_TOLD]
+        metrics.AUDIT_DIFFERENCES.labels(self.name).set(wrong)
+        metrics.AUDITED_AT.labels(self.name).set_to_current_time()
+        return {"status": "differs" if wrong else "balanced", **seen, "differences": first}
 
     @event_handler("users", "user_created")
     def handle_user_created(self, event: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """SQL of billing: a list in, a list out, one statement a step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -101,6 +101,25 @@ def statement(session: Session, user_id: str, limit: int, before: str | None) ->
         {"user_id": user_id, "before": before, "limit": limit},
     )
     return [Operation(*row) for row in rows]
+
+
+def ledgers(session: Session, batch: int) -> Iterator[tuple[Account, Account, int]]:
+    """Each account, what its operations come to, and how many of these do not follow from the one before.
+    Each batch is fetched by a statement of its own; all tell of one moment."""
+    rows = session.execute(
+        text(
+            "SELECT user_id, balance_minor, last_seq, ledger.* FROM accounts, LATERAL ("
+            " SELECT coalesce(sum(effect), 0)::bigint, count(*), count(*) FILTER ("
+            "  WHERE seq <> number OR balance_after_minor <> balance OR balance < 0)"
+            " FROM (SELECT *, row_number() OVER chain AS number, sum(effect) OVER chain AS balance"
+            "  FROM operations, LATERAL (SELECT CASE WHEN status = 'refused' THEN 0"
+            "   WHEN kind = 'deposit' THEN amount_minor ELSE -amount_minor END AS effect) AS its"
+            "  WHERE user_id = accounts.user_id AND seq > 0 WINDOW chain AS (ORDER BY seq)) AS chained"
+            ") AS ledger"
+        ),
+        execution_options={"yield_per": batch},
+    )
+    return ((Account(*row[:3]), Account(row[0], *row[3:5]), row[5]) for row in rows)
 
 
 def _columns(rows: Sequence[Account] | Sequence[Operation]) -> dict[str, list[Any]]:

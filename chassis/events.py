@@ -82,6 +82,8 @@ class EventHandler(NamekoEventHandler):
         except Unavailable as away:
             log.warning("can't put an event aside", extra={**fields, "error": first_line(away)})
             return False
+        if stored and target == self.dead_name():
+            metrics.EVENTS.labels(self.queue.name, "parked").inc()
         log.warning("event put aside" if stored else "queue is missing: make migrate", extra=fields)
         return stored
 

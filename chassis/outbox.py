@@ -95,7 +95,7 @@ class Outbox(DependencyProvider):
             self._wakeup.send()
 
     def _run(self) -> None:
-        next_cleaning = 0.0
+        next_look = next_cleaning = 0.0
         while True:
             taken = self._try(self._relay_batch)
             if self._stopping:
@@ -105,6 +105,9 @@ class Outbox(DependencyProvider):
                 with eventlet.Timeout(POLL_S, exception=False):
                     self._wakeup.wait()
                 self._wakeup = Wakeup()
+            if monotonic() >= next_look:
+                self._try(self._measure)
+                next_look = monotonic() + POLL_S
             if monotonic() >= next_cleaning:
                 left = self._try(self._clean)
                 next_cleaning = monotonic() + (0 if left else CLEAN_EVERY_S)
@@ -160,9 +163,17 @@ class Outbox(DependencyProvider):
         deletion = delete(table).where(table.event_id.in_(old)).returning(table.event_id)
         with self._session() as session:
             deleted = len(session.execute(deletion).all())
-            unsent = session.execute(select(func.count()).where(table.sent_at.is_(None))).scalar_one()
-        metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
         return deleted // CLEAN_AT_MOST
+
+    def _measure(self) -> int:
+        """Show what waits; each copy of a service shows all of it."""
+        age_s = func.extract("epoch", func.now() - func.min(self.table.created_at))
+        with self._session() as session:
+            waits = select(func.count(), age_s).where(self.table.sent_at.is_(None))
+            unsent, oldest_s = session.execute(waits).one()
+        metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
+        metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s or 0)
+        return 0
 
     def _session(self) -> Session:
         [database] = [d for d in self.container.dependencies if isinstance(d, Database)]

@@ -9,6 +9,7 @@ from typing import Any
 import uuid_utils
 from nameko.timer import timer
 
+from chassis import metrics
 from chassis.db import Database
 from chassis.logs import current_request_id
 from chassis.outbox import Outbox
@@ -23,6 +24,7 @@ ORDER, NEW_ORDER = OrderOut(), NewOrder()
 Outcomes = list[Outcome]  # named here: inside the class `list` is a method
 SWEEP_EVERY_S = 1
 SWEEP_AT_MOST = 200
+MEASURE_EVERY_S = 15
 LEASE = timedelta(seconds=30)  # a sweeper that dies gives its orders back after this
 
 
@@ -84,6 +86,12 @@ class Service:
         waits = {o["id"]: domain.wait_s(o["attempts"], random.random()) for o in due}
         with self.db.get_session(close_on_exit=True) as session:
             store.postpone(session, waits)
+
+    @timer(interval=MEASURE_EVERY_S, eager=True)
+    def measure(self) -> None:
+        """Show how long the oldest pending order waits; each copy of the service shows it."""
+        with self.db.get_session(close_on_exit=True) as session:
+            metrics.OLDEST_PENDING.labels(self.name).set(store.oldest_pending_s(session))
 
     def _place(self, items: Outcomes) -> Outcomes:
         """Store the orders before any money moves, settle the new ones, answer each as it stands."""

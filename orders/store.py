@@ -98,6 +98,13 @@ def claim_due(session: Session, limit: int, lease: timedelta) -> list[RowMapping
     return list(rows.mappings())
 
 
+def oldest_pending_s(session: Session) -> float:
+    """The age in seconds of the oldest pending order; 0 where there is none."""
+    age_s = "extract(epoch FROM now() - min(created_at))"
+    query = f"SELECT coalesce({age_s}, 0) FROM orders WHERE status = 'pending'"
+    return float(session.execute(text(query)).scalar_one())
+
+
 def postpone(session: Session, waits_s: Mapping[str, float]) -> None:
     """Set the next attempt of orders, in so many seconds from now."""
     session.execute(

@@ -9,6 +9,7 @@ from typing import Any
 
 import eventlet
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase
 
@@ -203,6 +204,17 @@ def test_sent_events_are_cleaned_up_after_their_time(chassis_config, sql) -> Non
     with running(Container(Teller, {**chassis_config, "OUTBOX_RETENTION_S": 600})):
         eventually(lambda: not sql("users", "SELECT 1 FROM outbox WHERE type = 'old'"))
     assert {kind for (kind,) in sql("users", "SELECT type FROM outbox")} == {"recent", "unsent"}
+
+
+def test_metrics_tell_how_many_events_wait_and_how_long(teller, broker, sql) -> None:
+    def metric(name: str) -> float:
+        return REGISTRY.get_sample_value(f"shop_outbox_{name}", {"service": "users"}) or 0
+
+    insert(sql, "nobody-listens", 3)
+    sql("users", "UPDATE outbox SET created_at = now() - interval '2 minutes'")
+    eventually(lambda: metric("unsent") == 3 and metric("oldest_unsent_seconds") >= 120)
+    broker.bind(EXCHANGE, "nobody-listens")
+    eventually(lambda: metric("unsent") == metric("oldest_unsent_seconds") == 0)
 
 
 def test_an_answer_does_not_wait_for_the_relay(teller, rpc, monkeypatch) -> None:

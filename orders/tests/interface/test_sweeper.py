@@ -3,11 +3,12 @@
 from datetime import timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
 from conftest import eventually
 from orders import domain
 from orders.service import Service
-from tests.serving import Twin
+from tests.serving import Twin, serving
 
 DONE = {"status": "done"}
 CANCELLED = {"status": "refused", "reason": "cancelled"}
@@ -117,3 +118,16 @@ def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
     billing.answers["withdraw_many"] = each(DONE)
     run(billing.service)
     eventually(lambda: rpc.orders.get(order_id=order["id"])["status"] == "paid")
+
+
+def test_a_metric_tells_how_long_the_oldest_pending_order_waits(pending, billing, sql, config) -> None:
+    def waits_s() -> float:
+        return REGISTRY.get_sample_value("shop_oldest_pending_seconds", {"service": "orders"}) or 0
+
+    sql("orders", "UPDATE orders SET created_at = now() - interval '2 minutes' WHERE price_minor = 1")
+    with serving(config, Service):  # another copy looks at once
+        eventually(lambda: 120 <= waits_s() < 180)
+    billing.answers["withdraw_many"] = each(DONE)
+    eventually(lambda: statuses(sql) == [("paid", None)] * 3)
+    with serving(config, Service):
+        eventually(lambda: waits_s() == 0)
