@@ -12,6 +12,7 @@ import pytest
 from amqp.exceptions import NotFound
 from nameko.containers import ServiceContainer
 from nameko.events import event_handler as stock_event_handler
+from prometheus_client import REGISTRY
 
 from chassis import events
 from chassis.container import Container
@@ -116,6 +117,8 @@ def test_an_event_that_cannot_be_right_is_parked_with_its_error(tell, broker) ->
     assert len(handled[event_id]) == events.MAX_ATTEMPTS
     [parked] = broker.take(f"{QUEUE}.dead")
     assert json.loads(parked.body) == {"id": event_id}
+    labels = {"queue": QUEUE, "outcome": "parked"}
+    assert REGISTRY.get_sample_value("shop_events_handled_total", labels)
     assert parked.headers["x-error"] == "ValueError('no such letter')"
     assert parked.headers["x-attempts"] == events.MAX_ATTEMPTS
     assert parked.properties["delivery_mode"] == 2
@@ -249,12 +252,16 @@ def test_an_event_that_the_broker_takes_from_nobody_waits_in_its_queue(
     assert all(wait >= events.REQUEUE_S for wait in waits[:3])
 
 
-def test_an_event_that_can_be_put_nowhere_stays_in_its_queue(tell, broker, caplog) -> None:
+def test_an_event_that_can_be_put_nowhere_stays_in_its_queue(tell, listener, broker, caplog) -> None:
     broker.channel.queue_delete(f"{QUEUE}.retry.0")
-    event_id = tell(*[Unavailable("gone")] * 3)
-    eventually(lambda: len(handled[event_id]) == 4)
-    assert "queue is missing: make migrate" in caplog.messages
-    assert broker.count(QUEUE) == 0
+    try:
+        event_id = tell(*[Unavailable("gone")] * 3)
+        eventually(lambda: len(handled[event_id]) == 4)
+        assert "queue is missing: make migrate" in caplog.messages
+        assert broker.count(QUEUE) == 0
+    finally:
+        [handler] = listener.entrypoints
+        handler.declare(broker.channel)
 
 
 def test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process(
