@@ -9,8 +9,8 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test test-unit \
-	test-interface test-system test-chaos lint format size bench chaos lock clean
+.PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
+	mutants test-unit test-interface test-system test-chaos lint format size bench chaos lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -59,6 +59,10 @@ run: migrate  ## all five services in one process, in the foreground
 
 test: install lint size  ## everything: linters, types, size, all tests; on servers of their own
 	@$(BIN)/pytest
+	@$(BIN)/python -m tests.mutants --quick
+
+mutants: install  ## takes the promises away, one by one: some test must go red (WORD=... for some)
+	@$(BIN)/python -m tests.mutants $(WORD)
 
 test-unit: install  ## rules alone: needs no server
 	@$(BIN)/pytest */tests/unit

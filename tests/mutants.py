@@ -1,0 +1,464 @@
+"""Could the tests fail? `python -m tests.mutants [--quick] [word ...]` takes promises away, one by one.
+
+Each mutant is the code without one thing that a promise stands on. It is made in a copy of the files
+that git tracks, where the tests run that should notice: one of them must fail. Before, the same tests
+must pass on the code as it is. A word picks the mutants whose names hold it.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 300  # of one run of tests
+FAILED = 1  # pytest's exit code; others say that the tests could not be run
+
+BOOKS, LEDGER = "billing/tests/unit/test_domain.py", "billing/tests/interface/test_ledger.py"
+PLACE, SWEEPER = "orders/tests/interface/test_place.py", "orders/tests/interface/test_sweeper.py"
+LETTERS, USERS = "notifications/tests/interface/test_letters.py", "users/tests/interface/test_users.py"
+AMQP, EVENTS = "chassis/tests/interface/test_amqp.py", "chassis/tests/interface/test_events.py"
+OUTBOX, RPC = "chassis/tests/interface/test_outbox.py", "chassis/tests/interface/test_rpc.py"
+DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One place: `old` stands in `file` exactly once, and becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+    def apply(self, root: Path) -> None:
+        """Raises ValueError where the text is not there, or more than once: then the list is out of date."""
+        path = root / self.file
+        text = path.read_text()
+        if (found := text.count(self.old)) != 1:
+            raise ValueError(f"{self.file} has {found} of {self.old!r}")
+        path.write_text(text.replace(self.old, self.new))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A promise taken away, and the tests (`file::name`) of which one must notice."""
+
+    name: str
+    changes: Sequence[Change]
+    tests: Sequence[str]
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its tests need no server."""
+        return all("/unit/" in test for test in self.tests)
+
+
+def tests(file: str, *names: str) -> list[str]:
+    return [f"{file}::{name}" for name in names]
+
+
+GUARD = Change(
+    "orders/store.py",
+    " WHERE id = new.order_id AND orders.status = 'pending'\"\n            f\"",
+    ' WHERE id = new.order_id"\n            f"',
+)
+TRIGGER = Change(
+    "orders/migrations/0001_orders_and_outbox.py", " WHEN (OLD.status <> 'pending')", " WHEN (false)"
+)
+MUTANTS = [
+    # Effects are made once, by unique keys.
+    Mutant(
+        "a ref is not unique",
+        [
+            Change(
+                "billing/migrations/0001_accounts_and_operations.py",
+                '"ref", sa.Text, nullable=False, unique=True',
+                '"ref", sa.Text, nullable=False',
+            ),
+            Change("billing/store.py", " ON CONFLICT (ref) DO NOTHING RETURNING 1", " RETURNING 1"),
+        ],
+        tests(
+            LEDGER,
+            "test_of_two_users_who_race_for_one_ref_one_gets_it",
+            "test_a_ref_taken_meanwhile_conflicts_and_its_neighbours_are_done",
+        ),
+    ),
+    Mutant(
+        "an idempotency key of an order is not unique",
+        [
+            Change(
+                "orders/migrations/0001_orders_and_outbox.py",
+                '["user_id", "key"], unique=True',
+                '["user_id", "key"]',
+            ),
+            Change("orders/store.py", " ON CONFLICT (user_id, key) DO NOTHING RETURNING", " RETURNING"),
+        ],
+        tests(
+            PLACE, "test_the_same_key_is_the_same_order", "test_the_same_key_many_times_at_once_is_one_order"
+        ),
+    ),
+    Mutant(
+        "an order may have two letters",
+        [
+            Change(
+                "notifications/migrations/0001_recipients_and_letters.py",
+                '"order_id", UUID(as_uuid=False), unique=True',
+                '"order_id", UUID(as_uuid=False)',
+            )
+        ],
+        tests(LETTERS, "test_however_often_and_in_whatever_order_ends_are_told_each_order_has_one_letter"),
+    ),
+    Mutant(
+        "a redelivered sign-up is refused",
+        [Change("users/service.py", 'if holder["id"] == row["id"] and', 'if holder["id"] != row["id"] and')],
+        tests(USERS, "test_a_redelivered_sign_up_is_answered_as_the_first"),
+    ),
+    # An order ends once.
+    Mutant(
+        "an order ends though it has ended",
+        [GUARD],
+        tests(PLACE, "test_an_order_ended_twice_at_once_ends_once_with_one_event"),
+    ),
+    Mutant(
+        "the database lets an ended order be changed",
+        [TRIGGER],
+        tests(PLACE, "test_the_database_itself_keeps_an_ended_order_as_it_is"),
+    ),
+    Mutant(
+        "an order ends though it has ended, and the database lets it",
+        [GUARD, TRIGGER],
+        tests(PLACE, "test_an_order_ended_twice_at_once_ends_once_with_one_event"),
+    ),
+    Mutant(
+        "silence is taken for a refusal",
+        [
+            Change(
+                "orders/domain.py",
+                "    return None\n\n\ndef is_misunderstood",
+                '    return Ending(order_id, "rejected", "timeout")\n\n\ndef is_misunderstood',
+            )
+        ],
+        tests("orders/tests/unit/test_domain.py", "test_no_other_answer_ends_an_order"),
+    ),
+    Mutant(
+        "sweepers wait for each other",
+        [Change("orders/store.py", " FOR UPDATE SKIP LOCKED)", ")")],
+        tests(STORE, "test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another"),
+    ),
+    Mutant(
+        "an order is swept without a lease",
+        [
+            Change(
+                "orders/store.py",
+                "next_attempt_at = now() + :lease",
+                "next_attempt_at = next_attempt_at + 0 * CAST(:lease AS interval)",
+            )
+        ],
+        tests(STORE, "test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again"),
+    ),
+    # The ledger.
+    Mutant(
+        "a refusal is not stored",
+        [
+            Change(
+                "billing/domain.py",
+                "            operations.append(operation)\n",
+                '            if operation.status == "done":\n                operations.append(operation)\n',
+            )
+        ],
+        tests(BOOKS, "test_a_refusal_is_recorded_with_its_reason_and_moves_nothing"),
+    ),
+    Mutant(
+        "a refusal is not stored, seen from outside",
+        [
+            Change(
+                "billing/domain.py",
+                "            operations.append(operation)\n",
+                '            if operation.status == "done":\n                operations.append(operation)\n',
+            )
+        ],
+        tests(LEDGER, "test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up"),
+    ),
+    Mutant(
+        "the balance is read without a lock",
+        [Change("billing/store.py", " ORDER BY user_id FOR UPDATE", " ORDER BY user_id")],
+        tests(LEDGER, "test_many_at_once_on_one_account_never_overdraw_it"),
+    ),
+    Mutant(
+        "a cent more than the balance can be taken",
+        [
+            Change(
+                "billing/domain.py",
+                "request.amount_minor > account.balance_minor",
+                "request.amount_minor > account.balance_minor + 1",
+            )
+        ],
+        tests(BOOKS, "test_a_refusal_is_recorded_with_its_reason_and_moves_nothing"),
+    ),
+    Mutant(
+        "a batch forgets its own balances",
+        [
+            Change(
+                "billing/domain.py",
+                "                state[request.user_id] = _after(state[request.user_id], operation)\n",
+                "                _after(state[request.user_id], operation)\n",
+            )
+        ],
+        tests(BOOKS, "test_balances_change_by_exactly_the_done_operations"),
+    ),
+    Mutant(
+        "another user's ref is answered",
+        [
+            Change(
+                "billing/domain.py",
+                "operation.user_id, operation.kind, operation.amount_minor) == (\n        request.user_id,\n",
+                "operation.kind, operation.amount_minor) == (\n",
+            )
+        ],
+        tests(BOOKS, "test_another_amount_kind_or_user_under_one_ref_is_a_conflict"),
+    ),
+    Mutant(
+        "a client's key can be an order's",
+        [
+            Change(
+                "billing/schemas.py",
+                'domain.order_ref(item["order_id"])',
+                'domain.key_ref(item["user_id"], item["order_id"])',
+            )
+        ],
+        tests(LEDGER, "test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order"),
+    ),
+    Mutant(
+        "a key is not its user's own",
+        [Change("billing/domain.py", 'return f"key:{user_id}:{key}"', 'return f"key:{key}"')],
+        tests(LEDGER, "test_a_key_is_its_users_own"),
+    ),
+    Mutant(
+        "a cancellation has a ref of its own",
+        [
+            Change(
+                "billing/service.py",
+                "return Request(id_, ref_of(item), ",
+                'return Request(id_, ref_of(item) + ":cancelled" * cancels, ',
+            )
+        ],
+        tests(LEDGER, "test_a_cancelled_withdrawal_never_happens"),
+    ),
+    # The outbox.
+    Mutant(
+        "an order's end is stored before its event",
+        [
+            Change(
+                "orders/service.py",
+                "            ended = store.end(session, endings)\n",
+                "            ended = store.end(session, endings)\n            session.commit()\n",
+            )
+        ],
+        tests(PLACE, "test_an_end_and_its_event_are_stored_together_or_not_at_all"),
+    ),
+    Mutant(
+        "a user is stored before his event",
+        [
+            Change(
+                "users/service.py",
+                "            public = USER.dump(user)\n",
+                "            session.commit()\n            public = USER.dump(user)\n",
+            )
+        ],
+        tests(USERS, "test_user_and_event_are_stored_together_or_not_at_all"),
+    ),
+    Mutant(
+        "an event that found no queue is marked as sent",
+        [Change("chassis/outbox.py", " if is_routed]", "]")],
+        tests(OUTBOX, "test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one"),
+    ),
+    Mutant(
+        "relays do not skip what another has",
+        [Change("chassis/outbox.py", ".with_for_update(skip_locked=True)", "")],
+        tests(OUTBOX, "test_two_relays_side_by_side_publish_every_event_once"),
+    ),
+    # Publishing and handling.
+    Mutant(
+        "publishing is not mandatory",
+        [
+            Change(
+                "chassis/amqp.py", "message.routing_key, True, False)", "message.routing_key, False, False)"
+            )
+        ],
+        tests(AMQP, "test_each_message_without_a_queue_is_told"),
+    ),
+    Mutant(
+        "nobody waits for a confirm",
+        [
+            Change(
+                "chassis/amqp.py", "        return batch.wait()\n", "        return [True] * len(messages)\n"
+            )
+        ],
+        [
+            *tests(EVENTS, "test_an_event_that_can_be_put_nowhere_stays_in_its_queue"),
+            *tests(AMQP, "test_a_refused_message_is_unavailable_and_the_next_publish_works"),
+        ],
+    ),
+    Mutant(
+        "an event is acked before its work",
+        [
+            Change(
+                "chassis/events.py",
+                "    def handle_result(\n",
+                "    def handle_message(self, body: Any, message: Any) -> None:\n"
+                "        self.queue_consumer.ack_message(message)\n"
+                "        super().handle_message(body, message)\n\n"
+                "    def handle_result(\n",
+            ),
+            Change(
+                "chassis/events.py",
+                "            self.queue_consumer.ack_message(message)\n",
+                "            pass\n",
+            ),
+            Change(
+                "chassis/events.py",
+                "            self.queue_consumer.requeue_message(message)\n",
+                "            pass\n",
+            ),
+        ],
+        tests(EVENTS, "test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process"),
+    ),
+    Mutant(
+        "an event that could not be put aside is acked",
+        [
+            Change(
+                "chassis/events.py",
+                "self._put_aside(message, exc_info[1]):",
+                "self._put_aside(message, exc_info[1]) in (True, False):",
+            )
+        ],
+        tests(EVENTS, "test_an_event_that_the_broker_takes_from_nobody_waits_in_its_queue"),
+    ),
+    Mutant(
+        "a part that is away parks an event",
+        [Change("chassis/events.py", "+ (not is_away(exc))", "+ 1")],
+        tests(EVENTS, "test_an_event_waits_for_a_part_that_is_away_for_as_long_as_it_takes"),
+    ),
+    Mutant(
+        "an event is retried at once",
+        [
+            Change(
+                "chassis/events.py",
+                "        if failures >= MAX_ATTEMPTS:\n",
+                "        target = self.queue.name\n        if failures >= MAX_ATTEMPTS:\n",
+            )
+        ],
+        tests(EVENTS, "test_no_try_follows_the_last_one_before_its_delay"),
+    ),
+    Mutant(
+        "a letter without a reader is dropped",
+        [Change("notifications/service.py", "            raise UnknownRecipient\n", "            return\n")],
+        tests(LETTERS, "test_a_letter_waits_until_its_reader_is_known"),
+    ),
+    Mutant(
+        "redriving is not mandatory",
+        [Change("chassis/dead.py", "mandatory=True", "mandatory=False")],
+        tests(DEAD, "test_a_missing_queue_ends_the_command_with_one_line_and_loses_nothing"),
+    ),
+    Mutant(
+        "redriving goes on while there is something parked",
+        [
+            Change(
+                "chassis/dead.py",
+                "for _ in range(_count(channel, handler)):\n",
+                "while _count(channel, handler):\n",
+            )
+        ],
+        tests(DEAD, "test_events_that_are_parked_again_at_once_are_moved_once"),
+    ),
+    # Calls.
+    Mutant(
+        "a deadline is not passed on",
+        [Change("chassis/rpc.py", ', f"nameko.{TIMEOUT}": tell_s}', "}")],
+        tests(
+            "chassis/tests/interface/test_deadlines.py",
+            "test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_does",
+        ),
+    ),
+    Mutant(
+        "a request that nobody can answer is taken",
+        [Change("chassis/rpc.py", 'if not message.properties.get("reply_to"):', "if False:")],
+        tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
+    ),
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only those whose tests need no server")
+    parser.add_argument("words", nargs="*", metavar="word", help="default: all mutants")
+    options = parser.parse_args()
+    chosen = [m for m in MUTANTS if all(word in m.name for word in options.words)]
+    chosen = [m for m in chosen if m.is_quick or not options.quick]
+    with tempfile.TemporaryDirectory(prefix="shop-mutants-") as folder:
+        return judge(chosen, Path(folder))
+
+
+def judge(mutants: Sequence[Mutant], folder: Path) -> int:
+    """Run them all and print a line each; 0 where the tests notice every one."""
+    named = sorted({test for mutant in mutants for test in mutant.tests})
+    code, red, seconds = run_tests(copy_to(folder / "as-it-is"), named)
+    print(f"{seconds:5.0f} s  {len(named)} tests on the code as it is: exit code {code} {red}", flush=True)
+    if code != 0:
+        return 1
+    survivors = [mutant.name for mutant in mutants if not is_noticed(mutant, folder / "mutant")]
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants noticed")
+    return 1 if survivors else 0
+
+
+def is_noticed(mutant: Mutant, root: Path) -> bool:
+    """Whether one of its tests failed: not only broke down before it could say anything."""
+    copy_to(root)
+    for change in mutant.changes:
+        change.apply(root)
+    code, red, seconds = run_tests(root, mutant.tests)
+    shutil.rmtree(root)
+    noticed = code == FAILED and bool(red)
+    verdict = red if noticed else f"NOT NOTICED (exit code {code})"
+    print(f"{seconds:5.0f} s  {mutant.name}: {verdict}", flush=True)
+    return noticed
+
+
+def copy_to(root: Path) -> Path:
+    """The files that git tracks as they are now, with the environment of the checkout."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (CHECKOUT / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, root / name)
+    (root / ".venv").symlink_to(CHECKOUT / ".venv")
+    return root
+
+
+def run_tests(root: Path, named: Iterable[str]) -> tuple[int, str, float]:
+    """pytest's exit code, the first test that failed, and how many seconds it took."""
+    report = root / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", f"--junitxml={report}", *named]
+    started = time.monotonic()
+    try:
+        ran = subprocess.run(command, cwd=root, capture_output=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return -1, "", time.monotonic() - started
+    return ran.returncode, _first_failure(report), time.monotonic() - started
+
+
+def _first_failure(report: Path) -> str:
+    cases = ET.parse(report).iter("testcase") if report.exists() else ()
+    return next((case.attrib["name"] for case in cases if case.find("failure") is not None), "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
