@@ -63,8 +63,8 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
     moved = 0
     for _ in range(_count(channel, handler)):
         if message := channel.basic_get(handler.dead_name()):
-            times = {"timeout": timeout_s, "confirm_timeout": timeout_s}
-            channel.basic_publish_confirm(_fresh(message), "", handler.queue.name, mandatory=True, **times)
+            copy = (_fresh(message), "", handler.queue.name)
+            channel.basic_publish_confirm(*copy, mandatory=True, timeout=timeout_s, confirm_timeout=timeout_s)
             channel.basic_ack(message.delivery_tag)
             moved += 1
     print(f"{handler.queue.name}: {moved} redriven")
@@ -98,27 +98,22 @@ def _count(channel: Any, handler: EventHandler) -> int:
 
 def _fresh(message: Any) -> amqp.Message:
     """The message as it was before its first try."""
-    ours = (ATTEMPTS, FAILURES, ERROR)
-    headers = {name: value for name, value in _headers(message).items() if name not in ours}
-    fresh = {"application_headers": headers, "delivery_mode": 2}  # 2: it survives the broker's restart
-    return amqp.Message(_body(message), **{**message.properties, **fresh})
+    headers, body = _read(message)
+    kept = {name: value for name, value in headers.items() if name not in (ATTEMPTS, FAILURES, ERROR)}
+    return amqp.Message(body, **{**message.properties, "application_headers": kept, "delivery_mode": 2})
 
 
 def _description(message: Any, event_type: str) -> str:
     """Anybody may have written it: repr() keeps from a terminal what it would obey."""
-    given = _headers(message)
-    body = _body(message)[:MOST_SHOWN_BYTES].decode("utf-8", "replace")
+    headers, body = _read(message)
     event = f"{event_type} {message.properties.get('message_id')!r}"
-    tries = f"{given.get(ATTEMPTS)!r} attempts, request {given.get(f'nameko.{REQUEST_ID}')!r}"
-    return f"  {event}, {tries}: {given.get(ERROR)!r}\n    {body!r}"
+    tries = f"{headers.get(ATTEMPTS)!r} attempts, request {headers.get(f'nameko.{REQUEST_ID}')!r}"
+    text = body[:MOST_SHOWN_BYTES].decode("utf-8", "replace")
+    return f"  {event}, {tries}: {headers.get(ERROR)!r}\n    {text!r}"
 
 
-def _headers(message: Any) -> dict[str, Any]:
-    return message.headers or {}
-
-
-def _body(message: Any) -> bytes:
-    return message.body or b""  # of an empty one the client library makes a text
+def _read(message: Any) -> tuple[dict[str, Any], bytes]:
+    return message.headers or {}, message.body or b""
 
 
 def _why(exc: Exception) -> str:
