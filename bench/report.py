@@ -48,7 +48,8 @@ def show(result: dict[str, Any]) -> None:
     _print_table((name, f"{value:.2f}") for name, value in result["ratios"].items())
     memory = [(name, f"{rest:.0f}", f"{after:.0f}") for name, (rest, after) in result["memory_mb"].items()]
     _print_table([("memory, MB", "at rest", "after"), *memory])
-    _print_table((name, str(number)) for name, number in result["differences"].items())
+    audit = {**result["audit"]["checked"], "differences": result["audit"]["differences"]}
+    _print_table((name, str(number)) for name, number in audit.items())
     for fault in result["faults"]:
         print(f"WRONG: {fault}")
 

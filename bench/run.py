@@ -1,7 +1,7 @@
 """Measures the whole suite on servers of its own: `make bench`, or `.venv/bin/python bench/run.py`.
 
-docs/performance.md says what the figures mean. Ends with 1 where the books do not balance or an
-answer was wrong.
+docs/performance.md says what the figures mean. Ends with 1 where the audit finds a difference or
+an answer was wrong.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +28,7 @@ from bench.books import Books
 from bench.load import Measure
 from dev.failure import Failure
 from dev.ports import free_ports
-from dev.suite import CHECKOUT, SERVICES, Suite
+from dev.suite import CHECKOUT, QUIET, SERVICES, Suite
 
 USERS = 1000
 LOAD_BEFORE = round(os.getloadavg()[0], 1)
@@ -80,17 +81,28 @@ def measure(suite: Suite, rounds: int, seconds: int) -> dict[str, Any]:
     for number in range(rounds):
         done.append(bench.round())
         print(f"round {number + 1} of {rounds} is done", flush=True)
-    after, differences = memory_mb(suite), bench.books.differences()
-    bench.faults += [f"{name}: {number} differences" for name, number in differences.items() if number]
+    after, found = memory_mb(suite), audit(suite)
+    bench.faults += found["first"]
     return {
         "environment": {**environment(bench), "rounds": rounds, "seconds": seconds},
         "medians": [asdict(m) for m in report.medians(done)],
         "ratios": report.ratios(done),
         "memory_mb": {name: (at_rest[name], after[name]) for name in SERVICES},
-        "differences": differences,
+        "audit": found,
         "faults": bench.faults,
         "rounds": [[asdict(m) for m in measures] for measures in done],
     }
+
+
+def audit(suite: Suite) -> dict[str, Any]:
+    """What the audit finds now that nothing is under way: rows checked, and differences."""
+    command = [sys.executable, "-m", "audit", "--settled", "--json"]
+    env = {**os.environ, **suite.env(), **QUIET}
+    done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True)
+    if done.returncode > 1:
+        raise Failure(f"the audit failed: {done.stderr.strip()}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def memory_mb(suite: Suite) -> dict[str, float]:

@@ -49,6 +49,14 @@ def test_an_operator_pays_in_and_orders_for_a_user(shell, shopper) -> None:
     assert shopper.letters(1)[0]["order_id"] == order["id"]
 
 
+def test_an_operator_asks_billing_for_its_audit(shell, shopper) -> None:
+    shopper.deposit("1.00")
+    [answer] = shell("n.rpc.billing.audit()")
+    assert answer["status"] in ("balanced", "differs")  # other tests leave what they like
+    assert answer["accounts"] >= 1
+    assert answer["operations"] >= 1
+
+
 def test_an_operator_writes_to_a_user_and_to_any_address(shell, shopper) -> None:
     address = f"{uuid.uuid4()}@example.org"
     letter, listed, other, others = shell(
