@@ -14,12 +14,12 @@ import signal
 import sys
 from contextlib import ExitStack
 
-from chaos import money, processes, report
+from chaos import money, processes, report, servers
 from chaos.arena import Arena, arena
 from chaos.run import Part, Result, play
 from dev.failure import Failure
 
-PARTS = (*processes.PARTS, *money.PARTS)
+PARTS = (*processes.PARTS, *money.PARTS, *servers.PARTS)
 
 
 class Arenas:

@@ -26,6 +26,7 @@ AGAIN_S = (0.2, 1.0)
 AGAIN = (503, 504)  # the answers that ask for a repetition
 STATEMENT, ORDERS, LETTERS = "/account/operations", "/orders", "/notifications"
 PATHS = {"order": ORDERS, "deposit": "/account/deposits", "withdrawal": "/account/withdrawals"}
+ROUTES = {"/users", "/users/me", "/tokens", "/account", STATEMENT, LETTERS, *PATHS.values()}
 LETTER_OF = {"paid": "happiness", "rejected": "grief"}
 MOST_AGAIN = 100  # requests that are made once more at the end
 
@@ -81,7 +82,7 @@ class Clients:
         self.chance = chance
         self.users: list[User] = []
         self.broken: list[str] = []
-        self.statuses: Counter[int] = Counter()
+        self.answers: Counter[tuple[str, int]] = Counter()  # by route and status
         self.failures: Counter[str] = Counter()
         self.longest_s = 0.0
         self.retries = 0
@@ -117,7 +118,7 @@ class Clients:
             reply = Reply(0, str(exc))
             self.failures[type(exc).__name__] += 1
         self.longest_s = max(self.longest_s, time.monotonic() - started)
-        self.statuses[reply.status] += 1
+        self.answers[_route(method, path), reply.status] += 1
         if reply.status in AGAIN and "Retry-After" not in reply.headers:
             self.broken.append(f"{method} {path}: {reply.status} without Retry-After")
         return reply
@@ -216,6 +217,13 @@ class Clients:
         """An order of a user (by chance, if none is given), at times more than he has money for."""
         return self.ask(user or self.chance.choice(self.users), "order", self._cents())
 
+    def ended_order(self, user: User, cents: int) -> None:
+        """An order; returns when it has ended."""
+        asked = self.ask(user, "order", cents)
+        while asked.certain and asked.certain["status"] == "pending":
+            eventlet.sleep(AGAIN_S[0])
+            self.repeat(user, asked)
+
     def _cents(self) -> int:
         return self.chance.randint(1, 40_00)
 
@@ -231,20 +239,19 @@ class Clients:
             self.spawn(self.act)
 
     @contextmanager
-    def busy(self, clients: int = 8, pause_s: float = 0.1) -> Iterator[None]:
-        """So many clients act one request after another inside, with pauses between them."""
+    def arrivals(self, per_s: float = 20) -> Iterator[None]:
+        """So many requests a second begin inside, however many still wait for their answers."""
         going = [True]
-        for _ in range(clients):
-            self.spawn(self._act_on, going, pause_s)
+        self.spawn(self._arrive, going, per_s)
         try:
             yield
         finally:
             going.clear()
 
-    def _act_on(self, going: list[bool], pause_s: float) -> None:
+    def _arrive(self, going: list[bool], per_s: float) -> None:
         while going:
-            self.act()
-            eventlet.sleep(self.chance.uniform(0, 2 * pause_s))
+            self.spawn(self.act)
+            eventlet.sleep(self.chance.uniform(0, 2 / per_s))
 
     def finish(self) -> None:
         """Returns when every request has its answer."""
@@ -269,8 +276,8 @@ class Clients:
         yield from missing(user.of("order"), orders)
         yield from missing(user.of("deposit", "withdrawal"), operations)
         ended = {order["id"]: order["status"] for order in orders}
-        letters = [(item["order_id"], item["kind"]) for item in self._all(user, LETTERS)]
-        if sorted(letters) != sorted((id_, LETTER_OF.get(status)) for id_, status in ended.items()):
+        letters = [(item["order_id"], item["kind"]) for item in self._all(user, LETTERS) if item["order_id"]]
+        if sorted(letters) != sorted((id_, LETTER_OF.get(status, "")) for id_, status in ended.items()):
             yield f"{len(letters)} letters do not match {len(ended)} orders"
         balance = self.insist("GET", "/account", user).body.get("balance")
         if balance is None or _cents_of(balance) != _sum(user):
@@ -288,6 +295,10 @@ class Clients:
             if reply.body["next_cursor"] is None:
                 return items
             cursor = {"cursor": reply.body["next_cursor"]}
+
+
+def _route(method: str, path: str) -> str:
+    return f"{method} {path if path in ROUTES else path.rpartition('/')[0] + '/{id}'}"
 
 
 def contradiction(earlier: Answer, later: Answer) -> str | None:

@@ -1,5 +1,9 @@
 """Parts in which processes die, stand still, or are replaced."""
 
+import json
+import signal
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import eventlet
@@ -8,10 +12,13 @@ from chaos.arena import shuffled
 from chaos.crashing import deaths
 from chaos.points import Point, rounds
 from chaos.run import Part, Run
+from dev.servers import DATABASES
 from dev.suite import SERVICES
 
 KILLED_UNDER_WAY_S = 0.25  # a wave takes about as long
 ROUND_S = 240.0
+SLICE_S = 5
+STOP_STATUSES = {200, 201, 202, 409, 503}
 MOST_UNDER_WAY = 60  # requests
 
 
@@ -71,7 +78,61 @@ def _names(records: dict[Point, Path]) -> list[str]:
     return [point.name for point in records]
 
 
+def frozen(run: Run) -> None:
+    """One copy of each service stands still, holding what it has taken; the others serve on."""
+    run.clients.join(8)
+    with run.clients.arrivals():
+        eventlet.sleep(1)
+        for seconds in run.pick((5, 30), (5, 30, 150)):
+            names = [run.chance.choice(run.arena.copies(service)) for service in DATABASES]
+            with run.arena.frozen(names):
+                run.fault(f"{', '.join(names)} stand still for {seconds} s")
+                served = [_served_in(run, SLICE_S) for _ in range(seconds // SLICE_S)]
+            run.result.notes[f"orders answered while frozen for {seconds} s"] = served
+            run.expect(min(served) > 0, f"nobody was served for {SLICE_S} s of {seconds} s frozen: {served}")
+            run.arena.await_ready()
+
+
+def _served_in(run: Run, seconds: int) -> int:
+    """How many orders were answered in so many seconds from now."""
+    before = run.clients.answers["POST /orders", 201]
+    eventlet.sleep(seconds)
+    return run.clients.answers["POST /orders", 201] - before
+
+
+def rolling(run: Run) -> None:
+    """Each process in turn is told to stop, and is started again, under load."""
+    run.clients.join(8)
+    with run.clients.arrivals():
+        for name in shuffled(run.arena.services, run.chance):
+            eventlet.sleep(run.chance.uniform(0.2, 1))
+            run.fault(f"{name} is stopped")
+            run.arena.replace(name, signal.SIGTERM)
+    run.clients.finish()
+    run.expect_only(STOP_STATUSES)
+    work = _work(run)
+    run.result.notes["pieces of work"] = len(work)
+    run.expect(len(work) > run.clients.orders, "the logs do not tell what was done")
+    twice = [f"{n} x {what}" for what, n in work.items() if n > 1]
+    run.expect(not twice, f"work was done twice: {', '.join(twice[:20])}")
+
+
+def _work(run: Run) -> Counter[str]:
+    """How often each service's method handled each request, by the logs of all processes."""
+    done: Counter[str] = Counter()
+    for name in run.arena.services:
+        log = run.arena.keeper.log(name)
+        for line in chain.from_iterable(path.open() for path in log.parent.glob(f"{log.name}*")):
+            if '"handled"' in line and run.clients.name in line:
+                fields = json.loads(line)
+                for request_id in fields.get("request_ids") or [fields["request_id"]]:
+                    done[f"{fields['service']}.{fields['method']} {request_id}"] += 1
+    return done
+
+
 PARTS = (
     Part("kills", "nothing acknowledged is lost when processes are killed", kills),
     Part("points", "nothing acknowledged is lost wherever a process dies", points),
+    Part("frozen", "a process that stands still holds up its own work only", frozen),
+    Part("rolling", "a rolling restart fails no request and does no work twice", rolling),
 )

@@ -3,7 +3,7 @@ the suite must converge in bounded time. Then all records are compared."""
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ class Part:
     name: str
     promise: str
     play: Callable[["Run"], None]
+    converge_s: float = LETTERS_COME_S
 
 
 @dataclass
@@ -71,6 +72,13 @@ class Run:
         if not is_so:
             self.result.broken.append(otherwise)
 
+    def expect_only(self, statuses: Collection[int]) -> None:
+        """That no request of the clients was answered otherwise; 0 is a connection that failed."""
+        others = {key: n for key, n in self.clients.answers.items() if key[1] not in statuses}
+        told = [f"{n} x {status or 'cut off'} to {route}" for (route, status), n in others.items()]
+        failures = f" ({dict(self.clients.failures)})" if self.clients.failures else ""
+        self.expect(not others, f"answers that should not be: {', '.join(told)}{failures}")
+
     def fault(self, text: str) -> None:
         """Count a fault, and tell of it."""
         self.result.faults += 1
@@ -110,7 +118,7 @@ def _converge(run: Run) -> None:
     run.say("converging")
     run.clients.finish()
     _within(ORDERS_END_S, healed, "each order has ended", lambda: _pending(run.arena))
-    _within(LETTERS_COME_S, healed, "the books balance and all is quiet", run.arena.audit)
+    _within(run.part.converge_s, healed, "the books balance and all is quiet", run.arena.audit)
     run.result.converged_s = round(time.monotonic() - healed, 1)
 
 
@@ -132,4 +140,6 @@ def _sum_up(run: Run) -> None:
     result.orders = clients.orders
     result.retries = clients.retries
     result.longest_answer_s = round(clients.longest_s, 1)
-    result.statuses = {str(status or "cut off"): n for status, n in sorted(clients.statuses.items())}
+    for (_, status), number in sorted(clients.answers.items(), key=lambda item: item[0][1]):
+        name = str(status or "cut off")
+        result.statuses[name] = result.statuses.get(name, 0) + number

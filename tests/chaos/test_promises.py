@@ -31,3 +31,27 @@ def test_one_idempotency_key_has_one_effect(prove) -> None:
 
 def test_a_refused_withdrawal_is_refused_however_often_it_comes(prove) -> None:
     assert prove("refusal").faults == 10
+
+
+def test_a_broker_that_restarts_dies_or_hangs_up_loses_nothing(prove) -> None:
+    assert prove("broker").faults == 3
+
+
+def test_a_blocked_broker_is_told_in_time_and_all_comes_right_behind_it(prove) -> None:
+    prove("blocked")
+
+
+def test_a_database_that_restarts_dies_or_hangs_up_loses_nothing_and_is_back_soon(prove) -> None:
+    assert prove("database").faults == 3
+
+
+def test_a_process_that_stands_still_holds_up_its_own_work_only(prove) -> None:
+    assert prove("frozen").faults == 2
+
+
+def test_a_rolling_restart_fails_no_request_and_does_no_work_twice(prove) -> None:
+    assert prove("rolling").faults == 10
+
+
+def test_orders_wait_for_billing_while_it_is_down_and_all_else_goes_on(prove) -> None:
+    assert prove("billing_down").orders == 20
