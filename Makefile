@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 SUITE := $(BIN)/python -m dev.suite
-PACKAGES := users billing orders notifications gateway chassis audit
+PACKAGES := users billing orders notifications gateway chassis
 NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.json \
 	-e postman/shop.postman_environment.json
 
@@ -55,7 +55,7 @@ redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... f
 	@$(SUITE) exec $(BIN)/python -m chassis.dead redrive $(QUEUE)
 
 run: migrate  ## all five services in one process, in the foreground
-	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service audit.service,$(PACKAGES:=.service))
+	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
 
 test: install lint size  ## everything: linters, types, size, all tests; on servers of their own
 	@$(BIN)/pytest
