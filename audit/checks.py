@@ -3,8 +3,8 @@
 Both are streams of (key, what is said of it, whether it may not stand alone), merged by their keys in
 little memory: uuids order as their texts do in Python, and texts under the collation "C". A row may
 stand alone while its counterpart can be on its way: what a user or an order brings about or, as the
-snapshots are not one, the order of a new withdrawal. The clock is that of the row's own database. All
-else is strict at any time.
+snapshots are not one, the order of a new withdrawal. The clock is that of the row's own database (a
+withdrawal's moment is billing's, made before it was asked to commit). All else is strict at any time.
 """
 
 import heapq

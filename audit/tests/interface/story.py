@@ -1,7 +1,7 @@
 """A story of shoppers and orders as the four databases hold it when all is well, made by SQL.
 
 Each shopper puts 10,000.00 on his account and orders `orders` times; every tenth order is rejected.
-All of it happened an hour ago, so nothing is on its way.
+It happened an hour ago, unless told otherwise, so nothing is on its way.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ PRICE = 7
 USER = "('00000000-0000-7000-8000-' || lpad(to_hex({}), 12, '0'))::uuid"
 ORDER = "('00000000-0000-7000-9000-' || lpad(to_hex({} * 1000000 + {}), 12, '0'))::uuid"
 N, K = USER.format("n"), ORDER.format("n", "k")
-SHOPPERS = "generate_series(1, %(shoppers)s) AS n"
+SHOPPERS = "generate_series(%(first)s, %(last)s) AS n"
 ORDERS = f"{SHOPPERS}, generate_series(1, %(orders)s) AS k"
-THEN = "now() - interval '1 hour'"
+THEN = "now() - %(ago)s::interval"
 ADDRESS = "n || '@example.org'"
 
 
@@ -47,17 +47,18 @@ STORY = {
     "orders": [
         f"INSERT INTO orders SELECT {K}, {N}, k, {PRICE}, {STATUS},"
         f" {WHY}, '-', 0, {THEN}, {THEN}, {THEN} FROM {ORDERS}",
-        "INSERT INTO outbox SELECT gen_random_uuid(), 'order_' || status, jsonb_build_object('order_id', id),"
-        " '-', now(), now() FROM orders",
+        f"INSERT INTO outbox SELECT gen_random_uuid(), 'order_' || {STATUS},"
+        f" jsonb_build_object('order_id', {K}), '-', now(), now() FROM {ORDERS}",
     ],
 }
 
 
-def tell(sql: Callable[..., Any], shoppers: int, orders: int) -> None:
-    """Write the story into empty tables."""
+def tell(sql: Callable[..., Any], shoppers: int, orders: int, *, first: int = 1, ago: str = "1 hour") -> None:
+    """Write the story into the tables, which have none of these shoppers, counted from `first`."""
+    facts = {"first": first, "last": first + shoppers - 1, "orders": orders, "ago": ago}
     for service, statements in STORY.items():
         for statement in statements:
-            sql(service, statement, {"shoppers": shoppers, "orders": orders})
+            sql(service, statement, facts)
 
 
 def user(n: int) -> str:

@@ -1,10 +1,13 @@
 """Each kind of difference is planted by SQL into a story where all is well, and is told by its name."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
 
 import pytest
 
+from audit import snapshots
 from audit.__main__ import QUEUES, audit
 from audit.tests.interface.story import order, tell, user
 from chassis.amqp import connect
@@ -172,6 +175,16 @@ PLANTED = {
         {"notifications": f"DELETE FROM letters WHERE order_id IN ('{PAID}', '{REJECTED}')"},
         {"letters": 2},
     ),
+    "a letter that takes too long": (
+        {
+            "orders": new_order(NOBODY, "'rejected', 'cancelled'", "now() - interval '91 s'"),
+            "billing": operation(
+                f"order:{NOBODY}", user(1), 12, "'withdrawal', 7, 'refused', 'cancelled', 999937"
+            )
+            + f"UPDATE accounts SET last_seq = 12 WHERE user_id = '{user(1)}'",
+        },
+        {"letters": 1},
+    ),
     "a letter of grief for a paid order": (
         {"notifications": f"UPDATE letters SET kind = 'grief' WHERE order_id = '{PAID}'"},
         {"letters": 1},
@@ -285,13 +298,6 @@ LOST_CONSTRAINTS = {
         "ALTER TABLE operations ADD UNIQUE (ref)",
         {"refs": 1},
     ),
-    "keys": (
-        "orders",
-        "DROP INDEX orders_by_key",
-        f"UPDATE orders SET key = '1' WHERE id = '{order(1, 2)}'",
-        "CREATE UNIQUE INDEX orders_by_key ON orders (user_id, key)",
-        {"keys": 1},
-    ),
     "accounts": (
         "billing",
         "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey",
@@ -359,11 +365,39 @@ def test_what_a_lost_constraint_lets_in_is_told(config, sql, what) -> None:
         sql(service, statement)
         assert told(config) == names
     finally:
-        tables = {"billing": "operations", "orders": "orders", "notifications": "letters"}
+        tables = {"billing": "operations", "notifications": "letters"}
         sql(service, f"DELETE FROM {tables[service]}")
         if service == "billing":
             sql(service, "DELETE FROM accounts")
         sql(service, mend)
+
+
+class Eventful:
+    """A connection; something happens just before its snapshot is taken."""
+
+    def __init__(self, connection: Any, happen: Callable[[], None]) -> None:
+        self._connection = connection
+        self._happen = happen
+        self.close = connection.close
+
+    def cursor(self, *name: str) -> Any:
+        if not name:
+            self._happen()
+        return self._connection.cursor(*name)
+
+
+def test_what_happens_between_the_snapshots_is_no_difference(config, sql, monkeypatch) -> None:
+    """A new shopper comes, orders and gets his letters before each of them."""
+    numbers = count(100)
+    connect_to = snapshots._connect
+    monkeypatch.setattr(
+        snapshots,
+        "_connect",
+        lambda *of: Eventful(connect_to(*of), lambda: tell(sql, 1, 10, first=next(numbers), ago="0 s")),
+    )
+    assert told(config) == {}
+    assert next(numbers) == 104
+    assert sql("orders", "SELECT count(*) FROM orders") == [(70,)]
 
 
 def test_the_queues_looked_at_are_those_of_all_event_handlers(config) -> None:
