@@ -34,11 +34,10 @@ SECOND_COPIES = tuple(name + SECOND for name in SERVICES)
 GATEWAYS = ("gateway", SECOND_GATEWAY := "gateway" + SECOND)
 READY_TIMEOUT_S = 120
 HOPELESS_STARTS = 4  # a service that died so often while `up` waits will not come up by itself
-QUIET = {  # the nameko command's imports warn that pkg_resources and eventlet will be retired
+WARNING = ("nameko.cli.main", "nameko.cli.commands", "nameko.containers", "chassis.amqp", "chassis.db")
+QUIET = {  # whatever imports pkg_resources or eventlet first warns that they will be retired
     "PYTHONUNBUFFERED": "1",
-    "PYTHONWARNINGS": ",".join(
-        f"ignore::Warning:nameko.{module}" for module in ("cli.main", "cli.commands", "containers")
-    ),
+    "PYTHONWARNINGS": ",".join(f"ignore::Warning:{module}" for module in WARNING),
 }
 
 
