@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import eventlet
 import psycopg2
@@ -24,6 +24,7 @@ from dev.ports import free_ports, listening
 from dev.servers import DATABASES
 from dev.suite import CHECKOUT, GATEWAYS, QUIET, SECOND, SECOND_COPIES, Suite
 
+T = TypeVar("T")
 READY_S = 90.0  # generous: for waiting, never for measuring
 GATEWAY_LOOKS = 12  # connections fall to one of two gateways: so many all miss one in 1 of 4,096
 LOWEST_WATERMARK, WATERMARK = "0.00001", "0.4"
@@ -227,6 +228,6 @@ def arena() -> Iterator[Arena]:
             suite.servers.erase()
 
 
-def shuffled(names: Iterable[str], chance: random.Random) -> list[str]:
-    """The names in an order by chance."""
-    return chance.sample(found := list(names), len(found))
+def shuffled(items: Sequence[T], chance: random.Random) -> list[T]:
+    """The items in an order by chance."""
+    return chance.sample(items, len(items))

@@ -258,6 +258,12 @@ class Clients:
         while self._threads:
             self._threads.pop().wait()  # raises what went wrong there
 
+    def stop(self) -> None:
+        """Nobody asks for anything any more."""
+        while self._threads:
+            self._threads.pop().kill()
+        self._session.close()
+
     # The records, compared with what the shop tells in the end
 
     def compare(self) -> list[str]:

@@ -105,6 +105,8 @@ def play(part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say =
         run.result.broken += run.clients.compare()
     except Failure as failure:
         run.result.broken += [str(failure), *run.clients.broken]
+    finally:
+        run.clients.stop()
     _sum_up(run)
     run.result.took_s = round(time.monotonic() - started, 1)
     arena.spoilt = arena.spoilt or bool(run.result.broken)

@@ -9,6 +9,7 @@ from chaos.arena import shuffled
 from chaos.clients import User
 from chaos.run import Part, Run
 
+Fault = Callable[[], None]
 ALARM_S = 30.0
 ANSWERED_S = 10.0
 ALARM_STATUSES = {200, 201, 202, 409, 503}
@@ -20,39 +21,25 @@ UNAFFECTED = ("/users/me", "/orders", "/notifications")
 def broker(run: Run) -> None:
     """The broker is restarted, dies, or closes all connections, under load."""
     arena = run.arena
-    _under_load(
-        run,
-        {
-            "the broker restarts": arena.restart_broker,
-            "the broker dies": arena.crash_broker,
-            "all connections are closed": arena.close_connections,
-        },
-        arena.await_ready,
-    )
+    faults = (arena.restart_broker, arena.crash_broker, arena.close_connections)
+    _under_load(run, faults, arena.await_ready)
 
 
 def database(run: Run) -> None:
     """The database is restarted, dies, or ends all sessions, under load; all work again soon."""
     arena = run.arena
-    _under_load(
-        run,
-        {
-            "the database restarts": arena.restart_database,
-            "the database dies": arena.crash_database,
-            "all sessions are ended": arena.kill_sessions,
-        },
-        lambda: _expect_recovery(run),
-    )
+    faults = (arena.restart_database, arena.crash_database, arena.kill_sessions)
+    _under_load(run, faults, lambda: _expect_recovery(run))
 
 
-def _under_load(run: Run, faults: dict[str, Callable[[], None]], recovered: Callable[[], object]) -> None:
+def _under_load(run: Run, faults: tuple[Fault, ...], recovered: Callable[[], object]) -> None:
     times = run.pick(1, 10)
     run.clients.join(8)
     with run.clients.arrivals():
-        for name in shuffled([name for name in faults for _ in range(times)], run.chance):
+        for fault in shuffled(faults * times, run.chance):
             eventlet.sleep(run.chance.uniform(0.5, 1.5))
-            run.fault(name)
-            faults[name]()
+            run.fault(fault.__name__.replace("_", " "))
+            fault()
             recovered()
 
 
