@@ -80,6 +80,12 @@ CHECKS = (  # name, what is due, what is found
     ("outbox", f"users: {UNSENT}", NOTHING),
     ("outbox", f"orders: {UNSENT}", NOTHING),
     ("refs", NOTHING, "billing: SELECT ref, count(*), true FROM operations GROUP BY 1 HAVING count(*) > 1"),
+    (
+        "keys",
+        NOTHING,
+        """orders: SELECT concat(user_id, ' ', key), count(*), true FROM orders
+            GROUP BY user_id, key HAVING count(*) > 1""",
+    ),
 )
 
 
@@ -100,7 +106,8 @@ def compare(due: Iterable[tuple[Any, ...]], found: Iterable[tuple[Any, ...]]) ->
             said[side].append(text)
             is_late |= is_late_alone
         if said[0] != said[1] and None not in said[0] and (is_late or all(said)):
-            yield f"{key}: due is {said[0]}, found is {said[1]}"
+            about = key if str(key).isprintable() else repr(key)  # a ref may hold what its maker liked
+            yield f"{about}: due is {said[0]}, found is {said[1]}"
 
 
 def _key(row: tuple[int, tuple[Any, ...]]) -> Any:

@@ -298,6 +298,13 @@ LOST_CONSTRAINTS = {
         "ALTER TABLE operations ADD UNIQUE (ref)",
         {"refs": 1},
     ),
+    "keys": (
+        "orders",
+        "DROP INDEX orders_by_key",
+        f"UPDATE orders SET key = '1' WHERE id = '{order(1, 2)}'",
+        "CREATE UNIQUE INDEX orders_by_key ON orders (user_id, key)",
+        {"keys": 1},
+    ),
     "accounts": (
         "billing",
         "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey",
@@ -365,7 +372,7 @@ def test_what_a_lost_constraint_lets_in_is_told(config, sql, what) -> None:
         sql(service, statement)
         assert told(config) == names
     finally:
-        tables = {"billing": "operations", "notifications": "letters"}
+        tables = {"billing": "operations", "orders": "orders", "notifications": "letters"}
         sql(service, f"DELETE FROM {tables[service]}")
         if service == "billing":
             sql(service, "DELETE FROM accounts")

@@ -61,3 +61,8 @@ def test_no_more_is_read_than_is_needed_for_the_next_difference() -> None:
     due = ((f"{n:09}", "x", True) for n in count())
     found = ((f"{n:09}", "x" if n % 1000 else "y", True) for n in count())
     assert [line[:9] for line in islice(compare(due, found), 3)] == ["000000000", "000001000", "000002000"]
+
+
+def test_a_difference_is_one_line_whatever_its_key_holds() -> None:
+    [line] = compare([("a\nb", "x", True)], [])
+    assert line == "'a\\nb': due is ['x'], found is []"
