@@ -96,7 +96,7 @@ class Program:
     env: Mapping[str, str] = field(default_factory=dict)
     group: str = "servers"
     stop_signal: str = "TERM"
-    stop_wait_s: int = 20
+    stop_wait_s: int = 30  # longer than config.yaml's STOP_TIMEOUT_S
 
 
 def wait_for(done: Callable[[], object], timeout_s: float, every_s: float = 0.05) -> bool:
@@ -148,9 +148,9 @@ class Keeper:
         pid = self.pid()
         if pid is not None:
             _signal(pid, signal.SIGTERM)
-            wait_for(lambda: self.pid() is None, 60)
+            wait_for(lambda: self.pid() is None, 90)
         if self._child is not None:
-            self._child.wait(60)  # it removes its pid file before it ends
+            self._child.wait(90)  # it removes its pid file before it ends
             self._child = None
         return self._sweep() or pid is not None
 
