@@ -148,6 +148,7 @@ def repeated(uri: str, chance: random.Random, late_s: float) -> Iterator[Repeate
         thread = eventlet.spawn(repeater.run, going)
         try:
             yield repeater
-        finally:
             going.clear()
             thread.wait()
+        finally:
+            thread.kill()  # where an interruption comes first; two can't read one connection
