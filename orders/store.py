@@ -84,13 +84,16 @@ def by_ids(session: Session, ids: Iterable[str]) -> dict[str, RowMapping]:
 
 def claim_due(session: Session, limit: int, lease: timedelta) -> list[RowMapping]:
     """Pending orders whose next attempt is due, with their `age`; no other sweeper gets them for
-    `lease`."""
+    `lease`.
+
+    ARRAY() runs its query once; IN may run it again for each row, and lock and claim more than `limit`.
+    """
     rows = session.execute(
         text(
             "UPDATE orders SET attempts = attempts + 1, next_attempt_at = now() + :lease"
-            " WHERE id IN (SELECT id FROM orders WHERE status = 'pending'"
+            " WHERE id = ANY(ARRAY(SELECT id FROM orders WHERE status = 'pending'"
             " AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :limit"
-            " FOR UPDATE SKIP LOCKED)"
+            " FOR UPDATE SKIP LOCKED))"
             f" RETURNING {ORDER}, now() - created_at AS age"
         ),
         {"lease": lease, "limit": limit},

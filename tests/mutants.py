@@ -148,7 +148,7 @@ MUTANTS = [
     ),
     Mutant(
         "sweepers wait for each other",
-        [Change("orders/store.py", " FOR UPDATE SKIP LOCKED)", ")")],
+        [Change("orders/store.py", " FOR UPDATE SKIP LOCKED))", "))")],
         tests(STORE, "test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another"),
     ),
     Mutant(
