@@ -10,7 +10,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
-	mutants test-unit test-interface test-system test-chaos lint format size bench chaos lock clean
+	mutants test-unit test-interface test-system test-chaos lint format size bench load chaos lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -92,6 +92,9 @@ size:  ## lines of product code, at most 4000
 bench:  ## orders a second through a suite of its own, beside what PostgreSQL alone does
 	@dev/install.sh wrk
 	@$(BIN)/python bench/run.py
+
+load:  ## users who buy from the running suite until Ctrl-C; then every answer is compared
+	@$(SUITE) exec $(BIN)/python -W ignore -m chaos.load $(FLAGS)
 
 chaos: install  ## the promises under real faults, 90 minutes; PART=kills, SEED=7, AGAIN=1
 	@$(BIN)/python -W ignore -m chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)
