@@ -57,6 +57,12 @@ class EventHandler(NamekoEventHandler):
         """The queue of what can't be right; `python -m chassis.dead` shows and redrives it."""
         return f"{self.queue.name}.dead"
 
+    def handle_undecodable(self, message: Any, exc: Exception) -> None:
+        """Park what no handler can be given, at once: it will not become readable."""
+        message.headers[FAILURES] = MAX_ATTEMPTS
+        exc_info = (type(exc), exc, exc.__traceback__)
+        self.container.spawn_managed_thread(lambda: self.handle_result(message, None, exc_info=exc_info))
+
     def handle_result(
         self, message: Any, worker_ctx: Any, result: Any = None, exc_info: Any = None
     ) -> tuple[Any, Any]:

@@ -13,11 +13,12 @@ RECONNECT_S = 1
 
 
 class QueueConsumer(NamekoQueueConsumer):
-    """Nameko's, with five differences.
+    """Nameko's, with six differences.
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more
     is consumed, so a service that stops could not ack what it still works on, and it is done twice.
     It lets each provider declare what it needs beside its queue (`provider.declare(channel)`).
+    It leaves to its provider what to do with a body that can't be decoded, where he knows.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
     It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
     And an ack that meets a broken connection does not end the process: the broker delivers again.
@@ -34,7 +35,11 @@ class QueueConsumer(NamekoQueueConsumer):
         for provider in self._providers:
             if declare := getattr(provider, "declare", None):
                 declare(channel)
-        return super().get_consumers(consumer_cls, channel)
+        consumers = super().get_consumers(consumer_cls, channel)
+        for provider, consumer in self._consumers.items():
+            if handle := getattr(provider, "handle_undecodable", None):  # kombu's own way is to ack it
+                consumer.on_decode_error = handle
+        return consumers
 
     def consume(self, *args: Any, **options: Any) -> Any:
         return super().consume(*args, safety_interval=LOOK_S, **options)

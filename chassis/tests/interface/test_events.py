@@ -118,7 +118,7 @@ def test_an_event_that_cannot_be_right_is_parked_with_its_error(tell, broker) ->
     [parked] = broker.take(f"{QUEUE}.dead")
     assert json.loads(parked.body) == {"id": event_id}
     labels = {"queue": QUEUE, "outcome": "parked"}
-    assert REGISTRY.get_sample_value("shop_events_handled_total", labels)
+    eventually(lambda: REGISTRY.get_sample_value("shop_events_handled_total", labels))
     assert parked.headers["x-error"] == "ValueError('no such letter')"
     assert parked.headers["x-attempts"] == events.MAX_ATTEMPTS
     assert parked.properties["delivery_mode"] == 2
@@ -174,8 +174,6 @@ def test_odd_counts_in_the_headers_neither_lose_the_event_nor_end_the_service(br
 
 
 POISON: dict[str, dict[str, Any]] = {
-    "garbage": {"body": b"\xff{", "content_type": "application/json"},
-    "pickle": {"body": b"\x80\x04N.", "content_type": "application/x-python-serialize"},
     "a call stack that is a number": {
         "body": b'{"id": "stack"}',
         "content_type": "application/json",
@@ -199,6 +197,32 @@ def test_a_poison_event_is_taken_off_the_queue_and_the_service_lives(broker, tel
     broker.publish("teller.events", "told", **message)
     event_id = tell()
     eventually(lambda: handled[event_id])
+    eventually(lambda: is_quiet(broker))
+
+
+UNDECODABLE: dict[str, dict[str, Any]] = {
+    "no JSON": {"body": b"{"},
+    "no text": {"body": b"\xff{"},
+    "nested deeply": {"body": b"[" * 100_000},
+    "a number of 5,000 digits": {"body": b"9" * 5000},
+    "an object that would be made into something else": {
+        "body": b'{"__type__": "decimal", "__value__": "x"}',
+    },
+    "pickle": {"body": b"\x80\x04N.", "content_type": "application/x-python-serialize"},
+    "a content type nobody knows": {"body": b"<a/>", "content_type": "application/xml"},
+    "a compression nobody knows": {"body": b"{}", "headers": {"compression": "zip?"}},
+}
+
+
+@pytest.mark.parametrize("message", UNDECODABLE.values(), ids=UNDECODABLE)
+def test_an_event_that_cannot_be_read_is_parked_at_once_and_as_it_is(broker, listener, message) -> None:
+    broker.publish("teller.events", "told", **{"content_type": "application/json", **message})
+    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    broker.channel.auto_decode = False
+    [parked] = broker.take(f"{QUEUE}.dead")
+    assert parked.body == message["body"]
+    assert parked.headers["x-attempts"] == 1
+    assert parked.headers["x-error"]
     eventually(lambda: is_quiet(broker))
 
 
