@@ -85,6 +85,13 @@ POINTS = (
         f"{RELAYED}. {REPEATED} and is answered with the ended order.",
     ),
     Point(
+        "orders, before publishing",
+        "orders",
+        "before",
+        "chassis.amqp:ConfirmedPublisher.publish",
+        "The relay publishes what is not marked as sent.",
+    ),
+    Point(
         "orders, after publishing",
         "orders",
         "after",
