@@ -19,7 +19,7 @@ from nameko.exceptions import ConfigurationError
 from audit.checks import differences
 from audit.snapshots import snapshots
 from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
-from chassis.errors import first_line, is_away
+from chassis.errors import for_a_command
 from chassis.events import RETRY_DELAYS_S
 
 SHOWN = 100
@@ -46,8 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_broker_settings(config)
         result = audit(config, options.settled)
     except (ConfigurationError, yaml.YAMLError, psycopg2.Error, *CONNECTION_ERRORS) as exc:
-        away = "the broker is away: " if is_away(exc) else ""
-        print(f"could not look: {away}{first_line(exc)}", file=sys.stderr)
+        print(f"could not look: {for_a_command(exc)}", file=sys.stderr)
         return 2
     print(json.dumps(result) if options.json else _table(result))
     return 1 if result["differences"] else 0
@@ -85,7 +84,7 @@ def _table(result: dict[str, Any]) -> str:
     lines = [f"{what:12} {amount:>16}" for what, amount in result["checked"].items()] + result["first"]
     if more := result["differences"] - len(result["first"]):
         lines.append(f"... and {more} more")
-    return "\n".join([*lines, f"{result['differences'] or 'no'} differences"])
+    return "\n".join([*lines, f"differences: {result['differences'] or 'none'}"])
 
 
 if __name__ == "__main__":

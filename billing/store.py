@@ -106,6 +106,7 @@ def statement(session: Session, user_id: str, limit: int, before: str | None) ->
 def ledgers(session: Session, batch: int) -> Iterator[tuple[Account, Account, int]]:
     """Each account, what its operations come to, and how many of these do not follow from the one before.
     Each batch is fetched by a statement of its own; all tell of one moment."""
+    session.execute(text("SET LOCAL statement_timeout = '60s'"))  # an account may have a long history
     rows = session.execute(
         text(
             "SELECT user_id, balance_minor, last_seq, ledger.* FROM accounts, LATERAL ("

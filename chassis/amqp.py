@@ -155,7 +155,7 @@ class Link:
 class Sender(SharedExtension):
     """Sends transient, unconfirmed messages from one greenthread; callers only queue them.
 
-    A caller whose time runs out is so never cut off in the middle of a frame. While the broker is
+    So a caller whose time runs out never cuts a frame in two. While the broker is
     away or takes nothing the messages wait, and those whose `expiration` has passed are dropped.
     """
 
@@ -171,7 +171,7 @@ class Sender(SharedExtension):
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the broker takes no messages now; the first one sent in its alarm tells."""
+        """Whether the broker takes no messages now; known once one was sent during its alarm."""
         return self._link is not None and not self._link.closed and self._link.is_blocked
 
     def on_return(self, callback: Any) -> None:

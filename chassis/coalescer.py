@@ -18,7 +18,7 @@ from chassis.errors import DeadlineExceeded, InternalError
 Send = Callable[[Sequence[Any], float, float], Sequence[Any]]
 LAST_PART = 0.2  # of an item's time: then it is too late to send it
 PATIENCE_S = 0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
-MOST_SLOW = 16  # a copy takes no more at a time (WORKERS), and the rest then goes to the others
+MOST_SLOW = 16  # as many as a hanging copy takes (WORKERS by default): what comes later goes to others
 Spawn = Callable[[Callable[[], None]], object]
 
 
@@ -104,13 +104,13 @@ class Coalescer:
                 self._slow -= 1
 
     def _send_patiently(self, batch: list[Call], lane: "_Lane") -> None:
-        patience = get_hub().schedule_call_global(self._patience_s, self._give_up, lane)
+        timer = get_hub().schedule_call_global(self._patience_s, self._give_lane_away, lane)
         try:
             self._send_batch(batch)
         finally:
-            patience.cancel()
+            timer.cancel()
 
-    def _give_up(self, lane: "_Lane") -> None:
+    def _give_lane_away(self, lane: "_Lane") -> None:
         """Let the next batch go while a slow one is still on its way."""
         if self._slow < MOST_SLOW:
             lane.is_ours = False
@@ -142,7 +142,7 @@ class Coalescer:
 
 
 class _Lane:
-    """One greenthread that sends batch after batch, as long as the lane is its."""
+    """What a greenthread holds while it sends batch after batch; a slow batch costs it the lane."""
 
     def __init__(self) -> None:
         self.is_ours = True

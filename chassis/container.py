@@ -21,6 +21,9 @@ from chassis.settings import ADDRESS, COUNT, SECONDS, read
 log = logging.getLogger(__name__)
 
 
+_stopping: set["Container"] = set()  # of this process
+
+
 class Container(ServiceContainer):
     """Nameko's, named in config.yaml as SERVICE_CONTAINER_CLS.
 
@@ -28,8 +31,8 @@ class Container(ServiceContainer):
     ends the process with one line. Then each extension's `open()` runs (a web server answers health
     questions while the rest still waits for broker and database). At the stop /readyz answers 503
     first; then each extension's `drain()` runs, and then nameko's own stop: nothing new is taken,
-    what is under way is finished and acked. What is not finished after STOP_TIMEOUT_S is left to
-    the broker, which delivers it again.
+    what is under way is finished and acked. What is not finished after STOP_TIMEOUT_S is given up:
+    the broker delivers it again, and a client of the gateway repeats it.
     """
 
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
@@ -64,19 +67,32 @@ class Container(ServiceContainer):
     def stop(self) -> None:
         health.remove_checks(self.service_name)
         if not self._is_up:  # it still waits for broker or database: there is nothing to finish
-            raise SystemExit(0)
+            self._exit()
         if self._is_stopping:  # asked twice: nameko's extensions stop once only
             self._died.wait()
             return
         self._is_stopping = True
-        who, finished = {"service": self.service_name}, False
-        with eventlet.Timeout(self._stop_timeout_s, exception=False):
+        _stopping.add(self)
+        who = {"service": self.service_name}
+        deadline = eventlet.Timeout(self._stop_timeout_s)
+        try:
             self._finish()
-            finished = True
-        if not finished:
-            log.error("what it did not finish in time is delivered again", extra=who)
+        except eventlet.Timeout as late:
+            if late is not deadline:
+                raise
+            log.error("what it did not finish in time is given up", extra=who)
             self.kill()
+        finally:
+            deadline.cancel()
+        _stopping.discard(self)
         log.info("service has stopped", extra=who)
+
+    def _exit(self) -> None:
+        """End the process, when the other services in it have finished."""
+        eventlet.sleep(0)  # they are told to stop at the same moment
+        while _stopping:
+            eventlet.sleep(0.1)
+        raise SystemExit(0)
 
     def _finish(self) -> None:
         for extension in self.extensions:

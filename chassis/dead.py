@@ -12,12 +12,12 @@ from typing import Any
 
 import amqp
 import yaml
-from amqp.exceptions import ChannelError
+from amqp.exceptions import MessageNacked
 from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
 
 from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
-from chassis.errors import first_line, is_away
+from chassis.errors import for_a_command
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.logs import REQUEST_ID
 from chassis.migrate import event_handlers, services_with_tables
@@ -42,12 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
         for handler in _handlers(config, options.queues):
             with _channel(config) as channel:
                 show(channel, handler) if options.verb == "list" else redrive(channel, handler, timeout_s)
-    except (ConfigurationError, yaml.YAMLError, *CONNECTION_ERRORS) as exc:
-        sys.exit(f"{options.config}: {_why(exc)}")
+    except (ConfigurationError, yaml.YAMLError, MessageNacked, *CONNECTION_ERRORS) as exc:
+        sys.exit(f"{options.config}: {for_a_command(exc)}")
 
 
 def show(channel: Any, handler: EventHandler) -> None:
-    """Print what is parked; all that was looked at takes its place again when the channel closes."""
+    """Print what is parked. Unacked, all of it returns to its place when the channel closes."""
     parked = _count(channel, handler)
     print(f"{handler.queue.name}: {parked} parked")
     for _ in range(min(parked, MOST_SHOWN)):
@@ -104,7 +104,7 @@ def _fresh(message: Any) -> amqp.Message:
 
 
 def _description(message: Any, event_type: str) -> str:
-    """Anybody may have written it: repr() keeps from a terminal what it would obey."""
+    """repr(): anybody may have written it, and a terminal would obey its control characters."""
     headers, body = _read(message)
     event = f"{event_type} {message.properties.get('message_id')!r}"
     tries = f"{headers.get(ATTEMPTS)!r} attempts, request {headers.get(f'nameko.{REQUEST_ID}')!r}"
@@ -114,13 +114,6 @@ def _description(message: Any, event_type: str) -> str:
 
 def _read(message: Any) -> tuple[dict[str, Any], bytes]:
     return message.headers or {}, message.body or b""
-
-
-def _why(exc: Exception) -> str:
-    line = first_line(exc)
-    if isinstance(exc, ChannelError):  # a queue that is not there
-        return f"{line}: make migrate"
-    return f"the broker is away: {line}" if is_away(exc) else line
 
 
 if __name__ == "__main__":

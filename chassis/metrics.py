@@ -14,6 +14,3 @@ EVENTS = Counter("shop_events_handled_total", "Events handled.", ["queue", "outc
 OUTBOX_PUBLISHED = Counter("shop_outbox_published_total", "Events published.", ["service"])
 OUTBOX_UNSENT = Gauge("shop_outbox_unsent", "Unsent events.", ["service"])
 OUTBOX_OLDEST = Gauge("shop_outbox_oldest_unsent_seconds", "Age of the oldest unsent event.", ["service"])
-OLDEST_PENDING = Gauge("shop_oldest_pending_seconds", "Age of the oldest pending item.", ["service"])
-AUDIT_DIFFERENCES = Gauge("shop_audit_differences", "Found by the service's last audit.", ["service"])
-AUDITED_AT = Gauge("shop_audit_timestamp_seconds", "When its last audit ended.", ["service"])

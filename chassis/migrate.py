@@ -25,7 +25,7 @@ from yaml import YAMLError
 
 from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
 from chassis.db import database_uri, migrations_of
-from chassis.errors import first_line, is_away
+from chassis.errors import for_a_command
 from chassis.events import EventHandler
 from chassis.settings import read
 
@@ -48,8 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
             declare_queues(config, service)
             print(f"{service}: tables and queues are ready")
     except (ConfigurationError, CommandError, YAMLError, DBAPIError, *CONNECTION_ERRORS) as exc:
-        away = "" if isinstance(exc, DBAPIError) or not is_away(exc) else "the broker is away: "
-        sys.exit(f"{options.config}: {away}{first_line(exc)}")
+        sys.exit(f"{options.config}: {for_a_command(exc)}")
 
 
 def services_with_tables(config: dict[str, Any]) -> list[str]:

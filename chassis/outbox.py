@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
 FIRST = "00000000-0000-0000-0000-000000000000"
+MEASURE_EVERY_S = 5.0
 CLEAN_EVERY_S = 15.0
 CLEAN_AT_MOST = 5000  # within the statement's time limit
 
@@ -56,7 +57,7 @@ class Outbox(DependencyProvider):
 
     The relay is a greenthread of the service. It takes unsent rows with FOR UPDATE SKIP LOCKED and
     keeps them locked while they are published, so several copies of a service share the work and a
-    dead one gives its rows back at once. An event may be published twice, never not at all.
+    dead one gives its rows back at once. An event may be published twice; it is never lost.
     """
 
     publisher = ConfirmedPublisher()
@@ -95,7 +96,7 @@ class Outbox(DependencyProvider):
             self._wakeup.send()
 
     def _run(self) -> None:
-        next_look = next_cleaning = 0.0
+        next_measuring = next_cleaning = 0.0
         while True:
             taken = self._try(self._relay_batch)
             if self._stopping:
@@ -105,9 +106,9 @@ class Outbox(DependencyProvider):
                 with eventlet.Timeout(POLL_S, exception=False):
                     self._wakeup.wait()
                 self._wakeup = Wakeup()
-            if monotonic() >= next_look:
+            if monotonic() >= next_measuring:
                 self._try(self._measure)
-                next_look = monotonic() + POLL_S
+                next_measuring = monotonic() + MEASURE_EVERY_S
             if monotonic() >= next_cleaning:
                 left = self._try(self._clean)
                 next_cleaning = monotonic() + (0 if left else CLEAN_EVERY_S)

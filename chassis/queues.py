@@ -18,7 +18,7 @@ class QueueConsumer(NamekoQueueConsumer):
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more
     is consumed, so a service that stops could not ack what it still works on, and it is done twice.
     It lets each provider declare what it needs beside its queue (`provider.declare(channel)`).
-    It leaves to its provider what to do with a body that can't be decoded, where he knows.
+    A body that can't be decoded goes to `provider.handle_undecodable`, where there is one.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
     It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
     And an ack that meets a broken connection does not end the process: the broker delivers again.
@@ -64,7 +64,7 @@ class QueueConsumer(NamekoQueueConsumer):
     def _on_wait(self) -> None:
         """While the broker is away: a service may stop all the same."""
         self._release_leaving()
-        if not self._providers and self._workers_are_done:
+        if self.should_stop or (not self._providers and self._workers_are_done):
             self.should_stop = True
             raise ConnectionError("stopped while the broker was away")
 

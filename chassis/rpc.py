@@ -166,20 +166,20 @@ class RpcProxy(DependencyProvider):
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Around each wait of a worker. What was under way when the broker stopped to take messages is
-        told as what comes later: the answer, too, would have been one."""
+        """Counts one waiting worker. A call that timed out while the broker takes no messages is Unavailable,
+        like those that are refused at once: its answer could not have been sent either."""
         if self._waiting >= self._may_wait:
             raise Unavailable(f"{self._waiting} calls wait for {self.service}")
         self._waiting += 1
         try:
             yield
         except DeadlineExceeded as late:
-            self._refuse_if_blocked(late)
+            self._raise_if_blocked(late)
             raise
         finally:
             self._waiting -= 1
 
-    def _refuse_if_blocked(self, cause: Exception | None = None) -> None:
+    def _raise_if_blocked(self, cause: Exception | None = None) -> None:
         if self.sender.is_blocked:
             raise Unavailable("the broker takes no messages") from cause
 
@@ -205,7 +205,7 @@ class RpcProxy(DependencyProvider):
 
     def _call(self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float) -> Any:
         """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
-        self._refuse_if_blocked()
+        self._raise_if_blocked()
         body = encode({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
         answer = self.replies.expect(correlation_id)

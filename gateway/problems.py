@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 TYPE = "tag:arch.homework,2026:{}"  # stable, and nothing to be fetched (RFC 4151)
 RETRY_AFTER_S = "2"
+UNKNOWN = "Whether it was done is unknown. Repeat it, with the same Idempotency-Key if it had one."
+AWAY = f"A part that this needs is away or overloaded. {UNKNOWN}"
 
 
 class Problem(Exception):
@@ -67,19 +69,14 @@ def key_reused() -> Problem:
     return Problem(422, "idempotency-key-reused", "The key stands for another request", detail, errors=errors)
 
 
-def unavailable(detail: str = "A part that this needs is away or overloaded; try again.") -> Problem:
+def unavailable(detail: str = AWAY) -> Problem:
     headers = {"Retry-After": RETRY_AFTER_S}
     return Problem(503, "unavailable", "Not available just now", detail, headers=headers)
 
 
-def crowded() -> Problem:
-    return unavailable("Too many connections; try again.")
-
-
 def late() -> Problem:
-    detail = "Whether it was done is unknown. Repeat it, with the same Idempotency-Key if it had one."
     headers = {"Retry-After": RETRY_AFTER_S}
-    return Problem(504, "deadline-exceeded", "It took too long", detail, headers=headers)
+    return Problem(504, "deadline-exceeded", "It took too long", UNKNOWN, headers=headers)
 
 
 def from_exception(exc: Exception) -> Problem:

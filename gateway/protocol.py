@@ -21,7 +21,7 @@ CONNECTION = "gateway.connection"  # where the WSGI environment holds the Protoc
 
 
 def last_answer(problem: Problem) -> bytes:
-    """What goes over the wire before a connection is closed whose request was not even parsed."""
+    """The bytes of an answer before which no request was parsed, and after which the connection closes."""
     response = problem.response()
     head = f"HTTP/1.1 {response.status}\r\n{response.headers}".removesuffix("\r\n")
     return f"{head}Connection: close\r\n\r\n".encode() + response.get_data()

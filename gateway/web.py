@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 ACCEPT_AGAIN_S = 0.1
 LAST_REQUEST_S = 1.0  # at a stop a connection that idles is kept so long: a request may be on its way
-CROWDED_S = 1.0
+CROWDED_S = 1.0  # for one connection too many to say something and to read its answer
 DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
 PORT_SETTING = "GATEWAY_PORT (or GATEWAY_PORT_SHARED=true, for several gateways)"
 
@@ -87,6 +87,7 @@ class WebServer(NamekoWebServer):
         self._gt.kill()
         self._take_last()
         self._sock.close()
+        eventlet.sleep(0)  # those taken last enter the list when their threads first run
         patience = monotonic() + LAST_REQUEST_S
         while self._connections:
             eventlet.sleep(0.05)
@@ -95,9 +96,9 @@ class WebServer(NamekoWebServer):
                     greenio.shutdown_safe(sock)
 
     def _take_last(self) -> None:
-        """Those who are in the listening socket's queue would be cut off with it."""
+        """Serve who waits in the listening socket's queue: closing it would cut them off."""
         self._sock.setblocking(False)
-        with suppress(BlockingIOError):
+        with suppress(OSError):  # nobody waits any more, or there are no descriptors left
             while True:
                 sock, address = self._sock.accept()
                 sock = greenio.GreenSocket(sock)
@@ -122,7 +123,7 @@ class WebServer(NamekoWebServer):
         log.warning("too many connections", extra={"connections": len(self._connections)})
         with suppress(OSError), eventlet.Timeout(CROWDED_S, exception=False):
             sock.recv(64 * 1024)  # closing with something unread would take the answer back
-            sock.sendall(last_answer(problems.crowded()))
+            sock.sendall(last_answer(problems.unavailable("Too many connections; try again.")))
         greenio.shutdown_safe(sock)
         sock.close()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import uuid_utils
 from nameko.timer import timer
+from prometheus_client import Gauge
 
-from chassis import metrics
 from chassis.db import Database
 from chassis.logs import current_request_id
 from chassis.outbox import Outbox
@@ -25,6 +25,7 @@ Outcomes = list[Outcome]  # named here: inside the class `list` is a method
 SWEEP_EVERY_S = 1
 SWEEP_AT_MOST = 200
 MEASURE_EVERY_S = 15
+OLDEST_PENDING = Gauge("shop_oldest_pending_seconds", "Age of the oldest pending order.")
 LEASE = timedelta(seconds=30)  # a sweeper that dies gives its orders back after this
 
 
@@ -91,7 +92,7 @@ class Service:
     def measure(self) -> None:
         """Show how long the oldest pending order waits; each copy of the service shows it."""
         with self.db.get_session(close_on_exit=True) as session:
-            metrics.OLDEST_PENDING.labels(self.name).set(store.oldest_pending_s(session))
+            OLDEST_PENDING.set(store.oldest_pending_s(session))
 
     def _place(self, items: Outcomes) -> Outcomes:
         """Store the orders before any money moves, settle the new ones, answer each as it stands."""

@@ -26,7 +26,8 @@ _NOBODYS = _hasher.hash("nobody has this password")
 
 @contextmanager
 def _turn() -> Iterator[None]:
-    """One of those at work. A flood of logins is refused, so that it leaves workers for other calls."""
+    """A turn at hashing. Raises Unavailable where too many wait: they leave workers (USERS_WORKERS is
+    more) to other calls."""
     if _turns.balance <= -MOST_WAITING:
         raise Unavailable("too many passwords wait to be hashed")
     with _turns:

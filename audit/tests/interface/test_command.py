@@ -44,7 +44,7 @@ def test_where_all_is_well_it_says_what_it_looked_at(clean, sql, run_audit) -> N
         "letters": "30",
         "money": "29998.11",
     }
-    assert out.splitlines()[-1] == "no differences"
+    assert out.splitlines()[-1] == "differences: none"
 
 
 def test_differences_are_printed_for_people_and_for_machines(clean, sql, run_audit) -> None:
@@ -54,7 +54,7 @@ def test_differences_are_printed_for_people_and_for_machines(clean, sql, run_aud
     *_, line, last = out.splitlines()
     assert code == 1
     assert line.startswith("letters: ")
-    assert last == "1 differences"
+    assert last == "differences: 1"
     code, out, _ = run_audit("--json", "--settled")
     result = json.loads(out)
     assert (code, result["differences"], result["first"]) == (1, 1, [line])
@@ -68,7 +68,7 @@ def test_of_many_differences_the_first_are_printed_and_all_are_counted(clean, sq
     lines = out.splitlines()
     assert code == 1
     assert sum(line.startswith("letters: ") for line in lines) == SHOWN
-    assert lines[-2:] == ["... and 5 more", "105 differences"]
+    assert lines[-2:] == ["... and 5 more", "differences: 105"]
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from sqlalchemy.orm import DeclarativeBase
 
 from chassis import db as chassis_db
 from chassis import health
+from chassis.amqp import connect
 from chassis.container import Container
 from chassis.db import Database
 from chassis.errors import Unavailable, is_away
 from chassis.queues import LOOK_S
 from chassis.rpc import RpcProxy, rpc
 from chassis.settings import TEXT, Setting
-from chassis.tests.conftest import dependency, running
+from chassis.tests.conftest import Broker, dependency, running
 from conftest import DEADLINE_S, eventually
 
 gate = Event()
@@ -100,9 +101,32 @@ def test_what_is_not_finished_at_the_stops_deadline_goes_back_to_the_queue(confi
         with eventlet.Timeout(DEADLINE_S):
             container.stop()
             container.wait()
-        assert "what it did not finish in time is delivered again" in caplog.messages
+        assert "what it did not finish in time is given up" in caplog.messages
         eventually(lambda: broker.count("rpc-worker") == 1)
     broker.channel.queue_purge("rpc-worker")
+
+
+def test_the_stops_deadline_holds_though_the_broker_is_away(
+    config, broker, servers, close_connections
+) -> None:
+    config |= {"WORKERS": {"worker": 2}, "STOP_TIMEOUT_S": 1}
+    container = Container(Stuck, config)
+    container.start()
+    before = handled["stuck"]
+    with ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
+        client.worker.work.call_async()
+        eventually(lambda: handled["stuck"] > before)
+    servers.rabbitmqctl("suspend_listeners")
+    try:
+        close_connections()
+        with eventlet.Timeout(DEADLINE_S):
+            container.stop()
+            container.wait()
+    finally:
+        servers.rabbitmqctl("resume_listeners")
+    with connect(config) as connection:
+        eventually(lambda: Broker(connection).count("rpc-worker") == 1)
+        connection.default_channel.queue_purge("rpc-worker")
 
 
 class Stuck:

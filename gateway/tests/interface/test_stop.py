@@ -72,6 +72,8 @@ def test_a_connection_that_waits_to_be_accepted_is_served_all_the_same(leaving, 
     server._gt.kill()  # from now on nobody accepts, as in the moment before the stop
     waits = connect()
     stopping = eventlet.spawn(leaving.stop)
+    eventually(lambda: server._sock.fileno() == -1)
+    eventlet.sleep(LAST_REQUEST_S / 4)  # its request is on its way
     assert status(waits, "/healthz") == 200
     stopping.wait()
 

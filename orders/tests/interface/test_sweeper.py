@@ -122,7 +122,7 @@ def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
 
 def test_a_metric_tells_how_long_the_oldest_pending_order_waits(pending, billing, sql, config) -> None:
     def waits_s() -> float:
-        return REGISTRY.get_sample_value("shop_oldest_pending_seconds", {"service": "orders"}) or 0
+        return REGISTRY.get_sample_value("shop_oldest_pending_seconds") or 0
 
     sql("orders", "UPDATE orders SET created_at = now() - interval '2 minutes' WHERE price_minor = 1")
     with serving(config, Service):  # another copy looks at once
