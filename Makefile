@@ -104,4 +104,4 @@ lock: install  ## pin what pyproject.toml asks for
 
 clean: down  ## stop all, and remove all that make has made
 	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi
-	rm -rf .venv postman/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .run-* chaos/results bench/results/latest.json .venv postman/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
