@@ -12,32 +12,12 @@ import argparse
 import random
 import signal
 import sys
-from contextlib import ExitStack
 
-from chaos import money, processes, report, servers
-from chaos.arena import Arena, arena
+from chaos import report
+from chaos.arena import Arenas
+from chaos.parts import PARTS
 from chaos.run import Part, Result, play
 from dev.failure import Failure
-
-PARTS = (*processes.PARTS, *money.PARTS, *servers.PARTS)
-
-
-class Arenas:
-    """An arena for one part after the other; a spoilt one is replaced."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._current: Arena | None = None
-
-    def get(self) -> Arena:
-        if self._current is None or self._current.spoilt:
-            self.close()
-            self._current = self._stack.enter_context(arena())
-        return self._current
-
-    def close(self) -> None:
-        self._stack.close()
-        self._current = None
 
 
 def run(parts: list[Part], seed: int, *, large: bool, again: bool) -> list[Result]:

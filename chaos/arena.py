@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,12 +141,15 @@ class Arena:
     @contextmanager
     def frozen(self, names: Sequence[str]) -> Iterator[None]:
         """These processes stand still inside."""
-        pids = [self.send(name, signal.SIGSTOP) for name in names]
+        pids: list[int] = []
         try:
+            for name in names:
+                pids.append(self.send(name, signal.SIGSTOP))
             yield
         finally:
             for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # it has died; the others must go on all the same
+                    os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def down(self, names: Sequence[str]) -> Iterator[None]:
@@ -226,6 +229,24 @@ def arena() -> Iterator[Arena]:
             yield Arena(suite)
         finally:
             suite.servers.erase()
+
+
+class Arenas:
+    """An arena for one part after the other; a spoilt one is replaced."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._current: Arena | None = None
+
+    def get(self) -> Arena:
+        if self._current is None or self._current.spoilt:
+            self.close()
+            self._current = self._stack.enter_context(arena())
+        return self._current
+
+    def close(self) -> None:
+        self._stack.close()
+        self._current = None
 
 
 def shuffled(items: Sequence[T], chance: random.Random) -> list[T]:

@@ -4,7 +4,7 @@ every answer."""
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,13 +38,17 @@ class Asked:
     kind: str  # order, deposit, withdrawal
     key: str
     cents: int
-    statuses: list[int] = field(default_factory=list)
     told: list[Answer] = field(default_factory=list)
 
     @property
     def certain(self) -> Answer | None:
         """The answer that says most: one that tells the end, if there is one."""
         return min(self.told, key=lambda told: told["status"] == "pending", default=None)
+
+    def learn(self, stored: Mapping[str, Answer]) -> None:
+        """What is stored for it by now is an answer, too: no later one may contradict it."""
+        if self.certain and (item := stored.get(self.certain["id"])):
+            self.told.append(item)
 
 
 @dataclass
@@ -66,10 +70,11 @@ class User:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back of one attempt; status 0 where the connection failed, with the words for it."""
+    """What came back of one attempt; status 0 where it was cut off, with the words for it. The body is
+    empty where it is no JSON object."""
 
     status: int
-    body: Any
+    body: dict[str, Any]
     headers: Any = field(default_factory=dict)
 
 
@@ -87,7 +92,7 @@ class Clients:
         self.longest_s = 0.0
         self.retries = 0
         self._pool = GreenPool(1000)
-        self._threads: list[Any] = []
+        self._failed: list[Exception] = []
         self._numbers = count(1)
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy
@@ -110,18 +115,29 @@ class Clients:
             headers["Authorization"] = f"Bearer {user.token}"
         started = time.monotonic()
         try:
-            answer = self._session.request(
+            answer = self._session.request(  # returns when the whole body is there
                 method, self.url + path, headers=headers, timeout=CUT_OFF_S, **options
             )
-            reply = Reply(answer.status_code, answer.json(), answer.headers)
         except (requests.RequestException, OSError) as exc:  # cut off: its outcome is unknown
-            reply = Reply(0, str(exc))
+            reply = Reply(0, {"error": str(exc)})
             self.failures[type(exc).__name__] += 1
+        else:
+            reply = Reply(answer.status_code, self._body(f"{method} {path}", answer), answer.headers)
         self.longest_s = max(self.longest_s, time.monotonic() - started)
         self.answers[_route(method, path), reply.status] += 1
         if reply.status in AGAIN and "Retry-After" not in reply.headers:
             self.broken.append(f"{method} {path}: {reply.status} without Retry-After")
         return reply
+
+    def _body(self, request: str, answer: requests.Response) -> dict[str, Any]:
+        try:
+            body = answer.json()
+        except requests.JSONDecodeError:
+            body = None
+        if isinstance(body, dict):
+            return body
+        self.broken.append(f"{request}: {answer.status_code} without a JSON object: {answer.content[:200]!r}")
+        return {}
 
     def insist(self, method: str, path: str, user: User | None = None, **options: Any) -> Reply:
         """The request, repeated until it has an answer."""
@@ -145,10 +161,10 @@ class Clients:
         if reply.status == 409 and self.retries > retries:
             credentials = {"username": user.username, "password": PASSWORD}
             reply = self.insist("POST", "/tokens", json=credentials)
-        if reply.status != 201:
+        user.token = reply.body.get("access_token", "")
+        if reply.status != 201 or not user.token:
             self.broken.append(f"the sign-up of {user.username} is answered {reply.status}: {reply.body}")
             return user
-        user.token = reply.body["access_token"]
         profile = self.insist("GET", "/users/me", user)
         user.id = profile.body.get("id", "")
         if reply.body.get("id", user.id) != user.id:
@@ -181,13 +197,12 @@ class Clients:
 
     def _note(self, asked: Asked, earlier: Answer | None, reply: Reply) -> None:
         refused = reply.status == 409 and "operation" in reply.body
-        if reply.status not in (201, 202) and not refused:
+        if not (reply.status in (201, 202) and reply.body) and not refused:
             self.broken.append(f"{asked.kind} {asked.key} is answered {reply.status}: {reply.body}")
             return
         told = reply.body["operation"] if refused else reply.body
         if earlier and (difference := contradiction(earlier, told)):
             self.broken.append(f"{asked.kind} {asked.key}: {difference}")
-        asked.statuses.append(reply.status)
         asked.told.append(told)
 
     # Load
@@ -229,7 +244,13 @@ class Clients:
 
     def spawn(self, act: Callable[..., object], *arguments: Any) -> None:
         """Let a client do something beside the others; `finish` waits for it."""
-        self._threads.append(self._pool.spawn(act, *arguments))
+        self._pool.spawn(self._do, act, *arguments)
+
+    def _do(self, act: Callable[..., object], *arguments: Any) -> None:
+        try:
+            act(*arguments)
+        except Exception as exc:
+            self._failed.append(exc)  # `finish` raises it
 
     def wave(self, orders: int) -> None:
         """So many orders at once, and some other requests; returns while they are under way."""
@@ -254,14 +275,15 @@ class Clients:
             eventlet.sleep(self.chance.uniform(0, 2 / per_s))
 
     def finish(self) -> None:
-        """Returns when every request has its answer."""
-        while self._threads:
-            self._threads.pop().wait()  # raises what went wrong there
+        """Returns when every request has its answer; raises what went wrong with one of them."""
+        self._pool.waitall()
+        if self._failed:
+            raise self._failed[0]
 
     def stop(self) -> None:
         """Nobody asks for anything any more."""
-        while self._threads:
-            self._threads.pop().kill()
+        while under_way := self._pool.coroutines_running:
+            next(iter(under_way)).kill()
         self._session.close()
 
     # The records, compared with what the shop tells in the end
@@ -279,15 +301,19 @@ class Clients:
     def _compare(self, user: User) -> Iterator[str]:
         orders = self._all(user, ORDERS)
         operations = [o for o in self._all(user, STATEMENT) if o["order_id"] is None]
-        yield from missing(user.of("order"), orders)
-        yield from missing(user.of("deposit", "withdrawal"), operations)
+        yield from differences(user.of("order"), orders)
+        yield from differences(user.of("deposit", "withdrawal"), operations)
         ended = {order["id"]: order["status"] for order in orders}
         letters = [(item["order_id"], item["kind"]) for item in self._all(user, LETTERS) if item["order_id"]]
         if sorted(letters) != sorted((id_, LETTER_OF.get(status, "")) for id_, status in ended.items()):
             yield f"{len(letters)} letters do not match {len(ended)} orders"
         balance = self.insist("GET", "/account", user).body.get("balance")
-        if balance is None or _cents_of(balance) != _sum(user):
-            yield f"the balance is {balance}, the answers come to {_sum(user)} cents"
+        stored = {item["id"]: item for item in (*orders, *operations)}
+        cents = _sum(user.asked, stored)
+        if balance is None or _cents_of(balance) != cents:
+            yield f"the balance is {balance}, what was asked for comes to {cents} cents"
+        for asked in user.asked:
+            asked.learn(stored)
 
     def _all(self, user: User, path: str) -> list[Answer]:
         items: list[Answer] = []
@@ -295,7 +321,7 @@ class Clients:
         cursor: dict[str, str] = {}
         while True:
             reply = page(params={"limit": 100, **cursor})
-            if reply.status != 200:
+            if reply.status != 200 or not reply.body:
                 raise Failure(f"{path} is answered {reply.status}: {reply.body}")
             items += reply.body["items"]
             if reply.body["next_cursor"] is None:
@@ -318,7 +344,7 @@ def contradiction(earlier: Answer, later: Answer) -> str | None:
     return None
 
 
-def missing(asked: list[Asked], stored: list[Answer]) -> Iterator[str]:
+def differences(asked: list[Asked], stored: list[Answer]) -> Iterator[str]:
     """What was told and is not stored so; and what is stored and was never asked for."""
     by_id = {item["id"]: item for item in stored}
     for one in asked:
@@ -329,19 +355,16 @@ def missing(asked: list[Asked], stored: list[Answer]) -> Iterator[str]:
             yield f"{one.kind} {one.key} was acknowledged and is lost: {told}"
         elif difference := contradiction(told, by_id[told["id"]]):
             yield f"{one.kind} {one.key}: {difference}"
-        else:
-            one.told.append(by_id[told["id"]])
     if len(stored) != len(asked):
         yield f"{len(stored)} are stored of {len(asked)} that were asked for"
     yield from (f"order {item['id']} is still pending" for item in stored if item["status"] == "pending")
 
 
-def _sum(user: User) -> int:
-    """What the answers come to, in cents."""
+def _sum(asked: Iterable[Asked], stored: Mapping[str, Answer]) -> int:
+    """What the orders, deposits and withdrawals that were done come to, in cents."""
     effects = {"deposit": 1, "withdrawal": -1, "order": -1}
-    certain = [(asked, asked.certain) for asked in user.asked]
-    done = [asked for asked, told in certain if told and told["status"] in ("done", "paid")]
-    return sum(effects[asked.kind] * asked.cents for asked in done)
+    known = [(one, stored.get(told["id"], told)) for one in asked if (told := one.certain)]
+    return sum(effects[one.kind] * one.cents for one, told in known if told["status"] in ("done", "paid"))
 
 
 def _cents_of(amount: str) -> int:

@@ -17,17 +17,14 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from nameko.cli.main import main as nameko
 
-
-def deaths(record: Path) -> int:
-    """How often a process has died that had this record."""
-    return record.stat().st_size if record.exists() else 0
+from chaos.points import deaths
 
 
 def wrap(function: Callable[..., Any], moment: str, where: str, passed: Callable[[], None]) -> Any:
@@ -38,7 +35,7 @@ def wrap(function: Callable[..., Any], moment: str, where: str, passed: Callable
 
     @functools.wraps(function)  # keeps what nameko's decorators wrote on an entrypoint
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        counts = where in repr((args, kwargs))
+        counts = not where or where in repr((args, kwargs))
         if counts and moment == "before":
             passed()
         result = function(*args, **kwargs)
@@ -57,8 +54,9 @@ def install(named: str, moment: str, where: str, passed: Callable[[], None]) -> 
     setattr(owner, name, wrap(getattr(owner, name), moment, where, passed))
 
 
-def death(record: Path, call: int, calls: Iterator[int]) -> Callable[[], None]:
-    """What ends this process when it is called for the `call`-th time."""
+def dies_at(call: int, record: Path) -> Callable[[], None]:
+    """What ends this process when it is called for the `call`-th time, and records that."""
+    calls = count(1)
 
     def passed() -> None:
         if next(calls) == call:
@@ -80,7 +78,7 @@ def main() -> None:
     parser.add_argument("arguments", nargs="+", help="of the nameko command")
     options = parser.parse_args()
     if deaths(options.record) < options.times:
-        passed = death(options.record, options.call, count(1))
+        passed = dies_at(options.call, options.record)
         install(options.function, options.moment, options.where, passed)
     sys.argv = ["nameko", *options.arguments]
     nameko()

@@ -2,8 +2,11 @@
 the functions that are named here."""
 
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Literal
+
+from dev.suite import SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +195,20 @@ POINTS = (
 )
 
 
-def rounds(copies: int = 2) -> list[list[tuple[str, Point]]]:
+def rounds() -> list[list[tuple[str, Point]]]:
     """All points in rounds, with the copy that dies there: in a round each copy has one at most."""
     services = dict.fromkeys(point.service for point in POINTS)
-    in_turn = []
-    for service in services:
-        own = [point for point in POINTS if point.service == service]
-        groups = [own[n : n + copies] for n in range(0, len(own), copies)]
-        names = [service, *(f"{service}{n}" for n in range(2, copies + 1))]
-        in_turn.append([list(zip(names, group, strict=False)) for group in groups])
-    return [[pair for group in groups if group for pair in group] for groups in zip_longest(*in_turn)]
+    in_turn = [_pairs(service) for service in services]
+    return [[*chain.from_iterable(pairs)] for pairs in zip_longest(*in_turn, fillvalue=())]
+
+
+def _pairs(service: str) -> list[list[tuple[str, Point]]]:
+    """The points of a service, two at a time: one for each of its copies."""
+    own = [point for point in POINTS if point.service == service]
+    copies = (service, service + SECOND)
+    return [list(zip(copies, own[n : n + 2], strict=False)) for n in range(0, len(own), 2)]
+
+
+def deaths(record: Path) -> int:
+    """How often a process has died that had this record."""
+    return record.stat().st_size if record.exists() else 0

@@ -11,7 +11,7 @@ from typing import Any
 from chaos.run import Result
 from dev.suite import CHECKOUT
 
-FILE = Path(__file__).parent / "results" / "latest.json"  # not tracked: a run shall not dirty the checkout
+RESULTS = Path(__file__).parent / "results"  # not tracked: a run shall not dirty the checkout
 WIDTH = 110
 HEAD = ("", "orders", "faults", "converged s", "retries", "longest answer s", "took s", "broken")
 
@@ -36,11 +36,16 @@ def _git(*arguments: str) -> str:
 
 
 def earlier(of_commit: str, large: bool) -> dict[str, Any]:
-    """The last report, if it is of this very commit and size; resumed is only what is certain."""
-    if not of_commit or not FILE.exists():
+    """The last report of this size, if it is of this very commit; resumed is only what is certain."""
+    if not of_commit or not _file(large).exists():
         return {}
-    report: dict[str, Any] = json.loads(FILE.read_text())
-    return report if (report["commit"], report["large"]) == (of_commit, large) else {}
+    report: dict[str, Any] = json.loads(_file(large).read_text())
+    return report if report["commit"] == of_commit else {}
+
+
+def _file(large: bool) -> Path:
+    """Each size has its own: a small run leaves a large one to be resumed."""
+    return RESULTS / ("large.json" if large else "small.json")
 
 
 def passed(report: Mapping[str, Any], seed: int) -> list[Result]:
@@ -51,10 +56,10 @@ def passed(report: Mapping[str, Any], seed: int) -> list[Result]:
 
 def write(results: Sequence[Result], of_commit: str, seed: int, *, large: bool) -> None:
     """Written after each part: an interrupted run is resumed behind the last one."""
-    FILE.parent.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     head = {"date": now, "commit": of_commit, "seed": seed, "large": large}
-    FILE.write_text(json.dumps({**head, "parts": [r.as_json() for r in results]}, indent=1) + "\n")
+    _file(large).write_text(json.dumps({**head, "parts": [r.as_json() for r in results]}, indent=1) + "\n")
 
 
 def show(results: Sequence[Result], seed: int) -> None:

@@ -49,14 +49,20 @@ class Result:
 
 
 class Run:
-    """What a part works with: an arena, clients, and chance, from which alone it decides."""
+    """What a part works with: an arena, clients, and chance.
+
+    A seed repeats which faults come, where, and in which order. It does not repeat what they meet: the
+    clients have a chance of their own, and which of them draws next, or what passes on the bus and is
+    copied, depends on who is answered when.
+    """
 
     def __init__(self, part: Part, arena: Arena, seed: int, *, large: bool, say: Say) -> None:
         self.part = part
         self.arena = arena
         self.large = large
         self.chance = random.Random(f"{seed}-{part.name}")
-        self.clients = Clients(arena.url, f"{part.name}-{seed}-{time.time_ns()}", self.chance)
+        clients_chance = random.Random(f"{seed}-{part.name}-clients")
+        self.clients = Clients(arena.url, f"{part.name}-{seed}-{time.time_ns()}", clients_chance)
         self.result = Result(part.name, seed)
         self._say = say
 
@@ -68,7 +74,7 @@ class Run:
         self._say(f"{self.part.name}: {text}")
 
     def expect(self, is_so: object, otherwise: str) -> None:
-        """`otherwise` says what is broken where it is not so."""
+        """Record `otherwise` as broken unless `is_so`."""
         if not is_so:
             self.result.broken.append(otherwise)
 
@@ -94,7 +100,8 @@ class Run:
 
 
 def play(part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say = print) -> Result:
-    """Play a part and return what it came to. An arena in which one has failed is spoilt."""
+    """Play a part and return what it came to. The arena is spoilt unless the part has passed."""
+    arena.spoilt = True  # until all is known to be well
     run = Run(part, arena, seed, large=large, say=say)
     started = time.monotonic()
     try:
@@ -109,7 +116,7 @@ def play(part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say =
         run.clients.stop()
     _sum_up(run)
     run.result.took_s = round(time.monotonic() - started, 1)
-    arena.spoilt = arena.spoilt or bool(run.result.broken)
+    arena.spoilt = bool(run.result.broken)
     return run.result
 
 

@@ -21,6 +21,7 @@ EXCHANGES = {
     "users.events": ("user_created",),
 }  # fmt: skip
 LOOK_S = 0.02
+MOMENT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Caught:
 
 
 class Tap:
-    """A queue of our own that sees each event and each RPC that changes something."""
+    """A queue of our own that sees each event, and each RPC that the shop promises to do once however
+    often it comes: sign-ups, orders, and what moves money or forbids it. notifications.send is none of
+    them, it has no key."""
 
     def __init__(self, uri: str) -> None:
         self.caught: list[Caught] = []
@@ -62,9 +65,10 @@ class Tap:
         self._consumer.consume()
 
     def look(self) -> None:
-        """Take what has passed until now."""
+        """Take what has passed until now, for a moment at most."""
+        until = time.monotonic() + MOMENT_S
         with suppress(TimeoutError):
-            while True:
+            while time.monotonic() < until:
                 self._connection.drain_events(timeout=LOOK_S)
 
     def answers(self, hear: Callable[[Any], object]) -> str:
@@ -98,7 +102,7 @@ class Tap:
 
 
 class Repeater:
-    """Delivers what passes again, up to four times, out of order, some of it late."""
+    """Delivers what passes up to four times more, out of order, some of it late."""
 
     def __init__(self, tap: Tap, chance: random.Random, late_s: float) -> None:
         self.copies: Counter[str] = Counter()
@@ -142,7 +146,7 @@ def tap(uri: str) -> Iterator[Tap]:
 
 @contextmanager
 def repeated(uri: str, chance: random.Random, late_s: float) -> Iterator[Repeater]:
-    """All that passes inside is delivered again; behind it, the last copy is out."""
+    """What EXCHANGES names is delivered up to four times more inside; behind it, the last copy is out."""
     with tap(uri) as opened:
         repeater, going = Repeater(opened, chance, late_s), [True]
         thread = eventlet.spawn(repeater.run, going)

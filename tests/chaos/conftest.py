@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from chaos.__main__ import PARTS, Arenas
+from chaos.arena import Arenas
+from chaos.parts import PARTS
 from chaos.run import Result, play
 
 SEED = int(os.environ.get("SEED", "1"))
