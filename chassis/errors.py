@@ -7,6 +7,7 @@ contract between services.
 from amqp.exceptions import AMQPError, ChannelError
 from kombu.exceptions import OperationalError as BrokerError
 from nameko.exceptions import deserialize_to_instance
+from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -34,13 +35,15 @@ def is_away(exc: BaseException) -> bool:
     """Whether `exc` says that a part is only away, so that the same work may succeed later.
 
     Of the database's errors, those of the connection, of locks and of time-outs do
-    (sqlalchemy.exc.OperationalError and InterfaceError; PostgreSQL's classes 08, 40, 53, 55, 57).
-    An OSError does unless it is about a file.
+    (sqlalchemy.exc.OperationalError and InterfaceError; PostgreSQL's classes 08, 40, 53, 55, 57), and
+    that it may only be read, as a standby until it takes over. An OSError does unless it is about a file.
     """
     if isinstance(exc, OSError) and exc.filename is not None:
         return False
     if isinstance(exc, DBAPIError):
-        return isinstance(exc, OperationalError | InterfaceError) or exc.connection_invalidated
+        if isinstance(exc, OperationalError | InterfaceError) or exc.connection_invalidated:
+            return True
+        return isinstance(exc.orig, ReadOnlySqlTransaction)
     return isinstance(exc, AWAY)
 
 

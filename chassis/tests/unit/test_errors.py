@@ -6,6 +6,7 @@ import pytest
 from amqp.exceptions import ConnectionForced
 from kombu.exceptions import OperationalError as BrokerError
 from nameko.exceptions import deserialize, serialize
+from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy import exc
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, is_away, to_fault
@@ -30,6 +31,7 @@ AWAY = [
     of_database(exc.OperationalError),
     of_database(exc.InterfaceError),
     of_database(exc.InternalError, invalidated=True),
+    exc.InternalError(SQL, {}, ReadOnlySqlTransaction("a standby, as yet")),
 ]
 BROKEN = [
     ValueError("no"),
@@ -40,6 +42,7 @@ BROKEN = [
     of_database(exc.IntegrityError),
     of_database(exc.DataError),
     of_database(exc.ProgrammingError),
+    of_database(exc.InternalError),
 ]
 
 
