@@ -68,7 +68,7 @@ def free_ports(more: Iterable[str] = ()) -> Ports:
     They lie below the range that outgoing connections use. The first of a block is a claim: bound
     here and never listened on, so that two suites cannot choose the same block.
     """
-    for base in random.sample(range(20_000, 32_000, 20), k=600):
+    for base in random.sample(range(20_000, 32_000, 40), k=300):
         claim = socket.socket()
         try:
             claim.bind(("127.0.0.1", base))

@@ -53,7 +53,7 @@ log.console.level = info
 POSTGRESQL_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "max_connections": "200",
+    "max_connections": "400",  # four copies of each service, and whoever looks
     "fsync": "on",
     "synchronous_commit": "on",
     "timezone": "UTC",

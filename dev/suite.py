@@ -30,8 +30,7 @@ from dev.servers import DATABASES, Servers, tail
 CHECKOUT = Path(__file__).resolve().parent.parent
 SERVICES = (*DATABASES, "gateway")
 SECOND = "2"
-SECOND_COPIES = tuple(name + SECOND for name in SERVICES)
-GATEWAYS = ("gateway", SECOND_GATEWAY := "gateway" + SECOND)
+GATEWAYS = ("gateway", "gateway" + SECOND)
 READY_TIMEOUT_S = 120
 HOPELESS_STARTS = 4  # a service that died so often while `up` waits will not come up by itself
 WARNING = ("nameko.cli.main", "nameko.cli.commands", "nameko.containers", "chassis.amqp", "chassis.db")
@@ -41,12 +40,25 @@ QUIET = {  # whatever imports pkg_resources or eventlet first warns that they wi
 }
 
 
+def further_copies(copies: int) -> list[str]:
+    """The names of all but the first copy of each service: users2, billing2, ... users3, ..."""
+    return [f"{name}{number}" for number in range(2, copies + 1) for name in SERVICES]
+
+
+def service_of(name: str) -> str:
+    """The service of which a program is a copy: users of users2."""
+    return name.rstrip("0123456789")
+
+
+SECOND_COPIES = tuple(further_copies(2))
+
+
 class Suite:
     """The servers and the five services of one state folder.
 
     `external` are the URIs of servers that are someone else's to run. `tied`: all ends with the
-    thread that called `up`. Of each service run so many `copies`, 1 or 2: the second ones are named
-    `users2` and so on, and the two gateways share one port.
+    thread that called `up`. Of each service run so many `copies`: the second ones are named `users2` and
+    so on, and the gateways share one port; the other copies need a port each (`further_copies`).
     """
 
     def __init__(
@@ -58,8 +70,9 @@ class Suite:
         tied: bool = False,
         copies: int = 1,
     ) -> None:
-        self.services = [*SERVICES, *SECOND_COPIES][: copies * len(SERVICES)]
-        self.ports = {**ports, SECOND_GATEWAY: ports["gateway"]} if copies == 2 else ports
+        more = further_copies(copies)
+        self.services = [*SERVICES, *more]
+        self.ports = ports | {name: ports["gateway"] for name in more if service_of(name) == "gateway"}
         self.external = dict(external or {})
         broker, database = "AMQP_URI" not in self.external, "USERS_DB_URI" not in self.external
         self.servers = Servers(state, ports, broker=broker, database=database, tied=tied)
@@ -139,11 +152,11 @@ class Suite:
     def command(self, name: str) -> list[str]:
         """What runs a service."""
         nameko = str(Path(sys.executable).with_name("nameko"))
-        return [nameko, "run", "--config", "config.yaml", f"{name.removesuffix(SECOND)}.service"]
+        return [nameko, "run", "--config", "config.yaml", f"{service_of(name)}.service"]
 
     def _service(self, name: str) -> Program:
-        ports = {} if name in GATEWAYS else {"HEALTH_PORT": str(self.ports[name])}
-        if SECOND_GATEWAY in self.services:
+        ports = {} if service_of(name) == "gateway" else {"HEALTH_PORT": str(self.ports[name])}
+        if len(self.services) > len(SERVICES):
             ports["GATEWAY_PORT_SHARED"] = "true"
         return Program(name, self.command(name), CHECKOUT, env={**ports, **QUIET}, group="services")
 
