@@ -17,8 +17,11 @@ from dev.keeper import wait_for
 DATABASE = "bench"
 LETTERS_TIMEOUT_S = 120
 LETTER_LAG = """
-    SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM l.created_at - o.ended_at))
-    FROM orders.orders o JOIN notifications.letters l ON l.order_id = o.id WHERE starts_with(o.key, %s)"""
+    SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY lag), regr_slope(lag, ended) FROM (
+      SELECT extract(epoch FROM l.created_at - o.ended_at)::float8 AS lag,
+        extract(epoch FROM o.ended_at)::float8 AS ended
+      FROM orders.orders o JOIN notifications.letters l ON l.order_id = o.id WHERE starts_with(o.key, %s)
+    ) AS lags"""
 LETTERS_ARE_WRITTEN = """
     SELECT NOT EXISTS (SELECT FROM orders.outbox WHERE sent_at IS NULL)
       AND NOT EXISTS (SELECT FROM orders.orders WHERE status = 'pending')
@@ -58,9 +61,11 @@ class Books:
         """Whether every order got its letter in time."""
         return wait_for(lambda: self.ask(LETTERS_ARE_WRITTEN)[0][0], LETTERS_TIMEOUT_S, every_s=0.2)
 
-    def letter_lag_s(self, measure: Measure) -> float:
-        """Seconds from the end of an order to its letter, the 99th percentile of a run."""
-        return float(self.ask(LETTER_LAG, measure.prefix)[0][0] or 0)
+    def letter_lag(self, measure: Measure) -> tuple[float, float]:
+        """Seconds from the end of an order to its letter, the 99th percentile of a run; and by how many
+        the lag grew in a second of it, by least squares: 0 where letters keep up with the orders."""
+        [(p99, slope)] = self.ask(LETTER_LAG, measure.prefix)
+        return float(p99 or 0), float(slope or 0)
 
     def astray(self, measure: Measure) -> int:
         """Orders of a run that were answered and are not stored, or stored and were never asked for.

@@ -26,7 +26,9 @@ TIMEOUT_S = 10  # longer than any deadline of the suite
 @dataclass(frozen=True)
 class Measure:
     """One run of some clients. `rate` is what was done in a second: orders settled, accounts read,
-    pgbench's transactions. `answers` counts the HTTP statuses, and connections that were `broken`.
+    pgbench's transactions. `letter_p99_s` is from an order's end to its letter, `letter_growth` by how
+    many seconds that grows in a second. `answers` counts the HTTP statuses, and connections that were
+    `broken`; `cpu_ms` is what an answer cost, by kind of process.
     """
 
     what: str
@@ -35,7 +37,9 @@ class Measure:
     p50_ms: float
     p99_ms: float
     letter_p99_s: float | None = None
+    letter_growth: float | None = None
     answers: dict[str, int] = field(default_factory=dict)
+    cpu_ms: dict[str, float] = field(default_factory=dict)
     prefix: str = ""  # of the run's idempotency keys
 
     def wrong_answers(self) -> dict[str, int]:

@@ -1,70 +1,210 @@
-"""What the rounds come to, for people and for machines."""
+"""The tables of a result, printed and, with `python -m bench.report`, in docs/performance.md: those are of
+the reference results, which `make bench KEEP=1` and its like write.
+"""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from statistics import median
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from bench.load import Measure
+from bench import figures
+from bench.cpu import IDLE, REST
 
-FIGURES = ("rate", "p50_ms", "p99_ms", "letter_p99_s")
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+DOCUMENT = HERE.parent / "docs" / "performance.md"
+MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-
-def medians(rounds: Sequence[Sequence[Measure]]) -> list[Measure]:
-    """One for each thing measured; the answers are those of all rounds."""
-    return [_median(same) for same in zip(*rounds, strict=True)]
-
-
-def _median(same: Sequence[Measure]) -> Measure:
-    names = [name for name in FIGURES if getattr(same[0], name) is not None]
-    figures: dict[str, Any] = {name: median(getattr(m, name) for m in same) for name in names}
-    answers: Counter[str] = sum((Counter(m.answers) for m in same), Counter())
-    return replace(same[0], **figures, answers=dict(answers), prefix="")
+Result = dict[str, Any]
+Table = list[tuple[str, ...]]  # the first row is the head; the first column names, the others figures
 
 
-def ratios(rounds: Sequence[Sequence[Measure]]) -> dict[str, float]:
-    """The figures that a drifting machine moves least: medians of ratios within a round."""
-    each = [_ratios({(m.what, m.clients): m for m in measures}) for measures in rounds]
-    return {name: round(median(ratios[name] for ratios in each), 3) for name in each[0]}
+def result_file(part: str, *, keep: bool) -> Path:
+    """Where the result of a part is kept: a reference is tracked, the latest shall not dirty the checkout."""
+    name = "reference" if keep else "latest"
+    return RESULTS / (f"{name}.json" if part == "rounds" else f"{name}-{part}.json")
 
 
-def _ratios(m: Mapping[tuple[str, int], Measure]) -> dict[str, float]:
-    best, alone = max(m["orders", 128].rate, m["orders", 256].rate), m["pgbench", 16].rate
-    return {
-        "orders a second, 128 or 256 clients / pgbench, 16": best / alone,
-        "orders a second, 16 clients / pgbench, 16": m["orders", 16].rate / alone,
-        "a lone order's median / pgbench's, 1": m["orders", 1].p50_ms / m["pgbench", 1].p50_ms,
-        "p99 / median, 128 clients": m["orders", 128].p99_ms / m["orders", 128].p50_ms,
-        "reads / orders a second, 64 clients": m["account", 64].rate / m["orders", 64].rate,
-    }
-
-
-def show(result: dict[str, Any]) -> None:
-    """Prints the tables. `result` is what the file has."""
-    print("\n" + ", ".join(f"{name} {value}" for name, value in result["environment"].items()) + "\n")
-    head = ("", "clients", "a second", "median ms", "p99 ms", "letter p99 s", "answers")
-    _print_table([head, *map(_row, result["medians"])])
-    _print_table((name, f"{value:.2f}") for name, value in result["ratios"].items())
-    memory = [(name, f"{rest:.0f}", f"{after:.0f}") for name, (rest, after) in result["memory_mb"].items()]
-    _print_table([("memory, MB", "at rest", "after"), *memory])
-    audit = {**result["audit"]["checked"], "differences": result["audit"]["differences"]}
-    _print_table((name, str(number)) for name, number in audit.items())
+def show(part: str, result: Result) -> None:
+    """Prints the tables of a result."""
+    print(f"\n{measured(result)}\n")
+    for table in (targets(result), *TABLES[part](result).values(), _audit(result)):
+        print(plain(table) + "\n")
     for fault in result["faults"]:
         print(f"WRONG: {fault}")
 
 
-def _row(m: dict[str, Any]) -> tuple[str, ...]:
-    lag = "" if m["letter_p99_s"] is None else f"{m['letter_p99_s']:.2f}"
-    answers = ", ".join(f"{number} x {name}" for name, number in sorted(m["answers"].items()))
-    figures = (f"{m['rate']:.0f}", f"{m['p50_ms']:.1f}", f"{m['p99_ms']:.1f}")
-    return m["what"], str(m["clients"]), *figures, lag, answers
+def measured(result: Result) -> str:
+    """On what, and how long, in a line."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["environment"].items())
 
 
-def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
-    """The first column is names, the others are figures."""
-    lines = list(rows)
-    first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for name, *figures in lines:
-        print("  ".join([name.ljust(first), *map(str.rjust, figures, others)]).rstrip())
-    print()
+def targets(*results: Result) -> Table:
+    head = ("target", "figure", "wanted", "")
+    rows = [
+        (t["what"], number(t["figure"]), t["wanted"], "met" if t["met"] else "missed")
+        for r in results
+        for t in r["targets"]
+    ]
+    return [head, *rows]
+
+
+def of_rounds(result: Result) -> dict[str, Table]:
+    return {
+        "figures": _figures(result["medians"]),
+        "cpu": _shares(result["cpu_ms"]),
+        "memory": [
+            ("memory, MB", "at rest", "after"),
+            *((name, f"{rest:.0f}", f"{after:.0f}") for name, (rest, after) in result["memory_mb"].items()),
+        ],
+    }
+
+
+def _figures(medians: Iterable[Mapping[str, Any]]) -> Table:
+    head = ("", "clients", "a second", "median ms", "p99 ms", "letters p99 s", "fall behind s/s", "answers")
+    return [head, *((m["what"], str(m["clients"]), *_run(m)) for m in medians)]
+
+
+def _run(m: Mapping[str, Any]) -> tuple[str, ...]:
+    lag, growth = _seconds(m["letter_p99_s"]), _seconds(m["letter_growth"])
+    answers = ", ".join(f"{n} x {name}" for name, n in sorted(m["answers"].items()) if n)
+    return f"{m['rate']:.0f}", f"{m['p50_ms']:.1f}", f"{m['p99_ms']:.1f}", lag, growth, answers
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}".replace("-0.00", "0.00")
+
+
+def _shares(cpu_ms: Mapping[str, float]) -> Table:
+    """Where the time goes: what took most first, what is not the suite's last."""
+    total = sum(cpu_ms.values())
+    most_first = sorted(cpu_ms.items(), key=_rank)
+    rows = [(kind, f"{ms:.3f}", f"{100 * ms / total:.0f} %") for kind, ms in most_first]
+    return [("CPU", "ms an order", "of all cores"), *rows, ("sum", f"{total:.3f}", "100 %")]
+
+
+def _rank(kind_and_ms: tuple[str, float]) -> tuple[bool, float]:
+    kind, ms = kind_and_ms
+    return kind in (REST, IDLE), -ms
+
+
+def of_growth(result: Result) -> dict[str, Table]:
+    head = (
+        "operations in the ledger at first",
+        "orders a second",
+        "lowest",
+        "highest",
+        "median ms",
+        "p99 ms",
+        "letters p99 s",
+    )
+    rows = []
+    for place, (operations, m) in enumerate(zip(result["operations"], result["medians"], strict=True)):
+        rates = sorted(pair[place]["rate"] for pair in result["pairs"])
+        rate, p50, p99, lag, *_ = _run(m)
+        rows.append((f"{operations:,}", rate, f"{rates[0]:.0f}", f"{rates[-1]:.0f}", p50, p99, lag))
+    return {"growth": [head, *rows]}
+
+
+def of_long(result: Result) -> dict[str, Table]:
+    samples = result["samples"]
+    third = samples[-1]["orders"] / 3
+    told = [figures.at(samples, share * third) for share in range(4)]
+    head = ("after so many orders", *(f"{s['orders']:,}" for s in told), "highest", "MB in 100,000")
+    slopes = result["slopes_mb"]
+    rows = [
+        (
+            f"{name}, MB",
+            *(f"{s['memory_mb'][name]:.1f}" for s in (*told, _largest(samples, name))),
+            f"{slopes[name]:+.2f}",
+        )
+        for name in slopes
+    ]
+    rates = [s["rate"] for s in samples[1:]]
+    speed = (
+        "orders a second",
+        *(f"{s['rate']:.0f}" if "rate" in s else "" for s in told),
+        f"{max(rates):.0f}",
+        "",
+    )
+    return {"long": [head, *rows, speed]}
+
+
+def _largest(samples: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return max(samples, key=lambda s: s["memory_mb"][name])
+
+
+def of_scale(result: Result) -> dict[str, Table]:
+    head = (
+        "copies of each service",
+        "clients",
+        "orders a second",
+        "/ pgbench",
+        "median ms",
+        "p99 ms",
+        "letters p99 s",
+    )
+    rows = []
+    for each in result["copies"]:
+        for m in each["medians"]:
+            if m["what"] == "orders":
+                rate, p50, p99, lag, *_ = _run(m)
+                by_pgbench = f"{each['by_pgbench'][str(m['clients'])]:.2f}"
+                rows.append((str(each["copies"]), str(m["clients"]), rate, by_pgbench, p50, p99, lag))
+    costs = [each["cpu_ms"] for each in result["copies"]]
+    kinds = [kind for kind, _ in sorted(costs[0].items(), key=_rank)]
+    cpu_head = ("CPU, ms an order", *(f"{each['copies']} of each" for each in result["copies"]))
+    cpu = [(kind, *(f"{cost.get(kind, 0):.3f}" for cost in costs)) for kind in kinds]
+    return {"scale": [head, *rows], "scale-cpu": [cpu_head, *cpu]}
+
+
+TABLES: dict[str, Callable[[Result], dict[str, Table]]] = {
+    "rounds": of_rounds,
+    "growth": of_growth,
+    "long": of_long,
+    "scale": of_scale,
+}
+
+
+def _audit(result: Result) -> Table:
+    """What was compared, of all suites together."""
+    audits = result.get("audits") or [part["audit"] for part in result.get("copies", [result])]
+    names = {name: None for audit in audits for name in audit["checked"]}
+    rows = [(name, *(str(audit["checked"].get(name, "")) for audit in audits)) for name in names]
+    return [*rows, ("differences", *(str(audit["differences"]) for audit in audits))]
+
+
+def number(value: float) -> str:
+    """Three digits, about."""
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
+
+
+def plain(table: Table) -> str:
+    """For a terminal."""
+    first, *others = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join([name.ljust(first), *map(str.rjust, row, others)]) for name, *row in table]
+    return "\n".join(map(str.rstrip, lines))
+
+
+def markdown(table: Table) -> str:
+    head, *rows = table
+    rule = ("---", *["--:"] * (len(head) - 1))
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
+
+
+def filled(text: str, results: Mapping[str, Result]) -> str:
+    """The document with the tables of these results between its markers."""
+    blocks = {f"{part}-measured": f"{measured(result)}.\n" for part, result in results.items()}
+    for part, result in results.items():
+        blocks |= {name: markdown(table) for name, table in TABLES[part](result).items()}
+    blocks["targets"] = markdown(targets(*results.values()))
+    return MARKED.sub(lambda found: f"{found[1]}{blocks[found[2]]}{found[3]}", text)
+
+
+def references() -> dict[str, Result]:
+    return {part: json.loads(result_file(part, keep=True).read_text()) for part in TABLES}
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), references()))

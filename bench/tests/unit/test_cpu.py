@@ -1,0 +1,41 @@
+"""CPU time by kind of process."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.cpu import IDLE, REST, TICKS, backend_kind, between, machine, process
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("postgres: billing billing 127.0.0.1(43210) idle ", "PostgreSQL, billing"),
+        ("postgres: orders_owner orders 127.0.0.1(43210) COMMIT ", "PostgreSQL, orders"),
+        ("postgres: postgres bench 127.0.0.1(43210) SELECT ", "PostgreSQL, itself"),
+        ("postgres: walwriter ", "PostgreSQL, itself"),
+        ("postgres: autovacuum worker orders ", "PostgreSQL, itself"),
+        ("", "PostgreSQL, itself"),
+    ],
+)
+def test_a_backend_is_its_databases(title: str, kind: str) -> None:
+    assert backend_kind(title) == kind
+
+
+def test_only_what_was_used_in_between_counts() -> None:
+    before = {("orders", 1): 5.0, ("orders", 2): 1.0, ("users", 3): 9.0, (REST, 0): 100.0, (IDLE, 0): 50.0}
+    after = {("orders", 1): 6.0, ("orders", 2): 1.5, ("orders", 4): 0.25, (REST, 0): 104.0, (IDLE, 0): 51.0}
+    assert between(before, after) == {"orders": 1.75, REST: 2.25, IDLE: 1.0}
+
+
+def test_the_machine_is_busy_or_idle_on_all_its_cores() -> None:
+    assert machine("cpu  200 0 100 400 100 0 100 77 0 0\ncpu0 1 2 3") == (400 / TICKS, 500 / TICKS)
+
+
+def test_a_process_is_read_whatever_its_name() -> None:
+    stat = f"7 (a) b (c) S 42 {'0 ' * 9}300 100 0 0 20"
+    assert process(stat) == (42, 400 / TICKS)
+    parent, used = process(Path("/proc/self/stat").read_text())
+    assert parent == os.getppid()
+    assert used > 0

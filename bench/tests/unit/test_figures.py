@@ -1,0 +1,117 @@
+"""What is computed of the measurements."""
+
+from typing import Any
+
+import pytest
+
+from bench import figures
+from bench.figures import Target, at, median_of, medians, memory_slopes, targets
+from bench.growth import ratio
+from bench.load import Measure
+from bench.scale import by_pgbench
+
+
+def orders(clients: int, rate: float, **more: Any) -> Measure:
+    lags = {"letter_p99_s": 0.5, "letter_growth": 0.0}
+    return Measure("orders", clients, **{"rate": rate, "p50_ms": 10.0, "p99_ms": 20.0, **lags, **more})
+
+
+def pgbench(clients: int, rate: float) -> Measure:
+    return Measure("pgbench", clients, rate, 2.5, 8.0)
+
+
+def a_round(pgbench_rate: float = 1000, **of_128: Any) -> list[Measure]:
+    return [
+        pgbench(1, 400),
+        orders(1, 50),
+        orders(16, 310),
+        orders(64, 500),
+        Measure("account", 64, 1000, 40, 100),
+        pgbench(16, pgbench_rate),
+        orders(128, 900, **of_128),
+        orders(256, 800, letter_p99_s=1.5),
+    ]
+
+
+def figure_of(found: list[dict[str, Any]], words: str) -> tuple[float, bool]:
+    [target] = [target for target in found if words in target["what"]]
+    return target["figure"], target["met"]
+
+
+def test_a_round_is_held_to_every_target() -> None:
+    found = targets([a_round()])
+    assert figure_of(found, "the better of 128 and 256") == (0.9, False)
+    assert figure_of(found, "16 clients / pgbench") == (0.31, True)
+    assert figure_of(found, "a lone order") == (4, True)
+    assert figure_of(found, "p99 / median") == (2, True)
+    assert figure_of(found, "order to letter") == (1.5, True)
+    assert figure_of(found, "fall behind") == (0, True)
+    assert figure_of(found, "reads / orders") == (2, True)
+    assert len(found) == 7
+
+
+def test_a_ratio_is_the_median_of_those_within_a_round() -> None:
+    rounds = [a_round(1000), a_round(9000), a_round(500)]
+    assert figure_of(targets(rounds), "the better of 128 and 256") == (0.9, False)
+
+
+def test_letters_that_fall_behind_are_told() -> None:
+    found = targets([a_round(letter_growth=0.3, letter_p99_s=2.1)])
+    assert figure_of(found, "fall behind") == (0.3, False)
+    assert figure_of(found, "order to letter") == (2.1, False)
+
+
+@pytest.mark.parametrize(
+    ("target", "figure", "met"),
+    [
+        (Target("x", 1, at_least=True), 1.0, True),
+        (Target("x", 1, at_least=True), 0.9996, False),
+        (Target("x", 5), 5.0, True),
+        (Target("x", 5), 5.0004, False),
+        (figures.WRONG, 0, True),
+        (figures.WRONG, 1, False),
+    ],
+)
+def test_what_is_nearly_met_is_missed(target: Target, figure: float, met: bool) -> None:
+    assert target.judge(figure)["met"] is met
+
+
+def test_a_target_is_told_in_words() -> None:
+    assert Target("x", 0.3, at_least=True).judge(1)["wanted"] == "at least 0.3"
+    assert figures.MEMORY.judge(1)["wanted"] == "at most 120"
+    assert figures.WRONG.judge(1)["wanted"] == "none"
+
+
+def test_several_runs_come_to_their_medians_and_all_their_answers() -> None:
+    runs = [
+        orders(16, rate, answers={"201": 10}, cpu_ms={"gateway": rate / 100}, prefix="a")
+        for rate in (100, 300, 200)
+    ]
+    assert median_of(runs) == orders(16, 200, answers={"201": 30}, cpu_ms={"gateway": 2.0})
+
+
+def test_what_has_no_letters_has_no_medians_of_them() -> None:
+    [found] = medians([[pgbench(1, 400)], [pgbench(1, 500)]])
+    assert (found.rate, found.letter_p99_s) == (450, None)
+
+
+def test_growth_is_the_median_of_pairs_on_one_moment_of_the_machine() -> None:
+    pairs = [(1000, 900), (500, 450), (800, 800)]
+    assert ratio([[orders(128, small), orders(128, large)] for small, large in pairs]) == 0.9
+
+
+def test_scale_is_beside_the_pgbench_of_its_round() -> None:
+    rounds = [[orders(64, 500), pgbench(16, 1000)], [orders(64, 200), pgbench(16, 500)]]
+    assert by_pgbench(rounds, 64) == 0.45
+
+
+def test_memory_that_settles_in_the_first_third_is_flat() -> None:
+    used = {0: 60, 50_000: 80, 100_000: 85, 200_000: 85, 300_000: 85}
+    grown = {0: 60, 50_000: 80, 100_000: 85, 200_000: 88, 300_000: 91}
+    samples = [{"orders": n, "memory_mb": {"users": used[n], "orders": grown[n]}} for n in used]
+    assert memory_slopes(samples) == pytest.approx({"users": 0, "orders": 3})
+
+
+def test_a_sample_is_the_first_after_so_many_orders() -> None:
+    samples = [{"orders": 0}, {"orders": 11}, {"orders": 23}]
+    assert [at(samples, n)["orders"] for n in (0, 10, 20, 30)] == [0, 11, 23, 23]
