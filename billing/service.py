@@ -133,9 +133,9 @@ class Service:
         return {"status": "differs" if wrong else "balanced", **seen, "differences": lines}
 
     @event_handler("users", "user_created")
-    def handle_user_created(self, event: dict[str, Any]) -> None:
-        """Open the new user's account."""
-        self._open([event["user_id"]])
+    def handle_user_created(self, events: list[dict[str, Any]]) -> None:
+        """Open the new users' accounts."""
+        self._open([event["user_id"] for event in events])
 
     def _move(
         self, items: list[Outcome], schema: Schema, kind: domain.Kind, *, cancels: bool = False

@@ -1,7 +1,8 @@
 """The one consumer connection of a service."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
@@ -13,12 +14,12 @@ RECONNECT_S = 1
 
 
 class QueueConsumer(NamekoQueueConsumer):
-    """Nameko's, with six differences.
+    """Nameko's, with five differences.
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more
     is consumed, so a service that stops could not ack what it still works on, and it is done twice.
-    It lets each provider declare what it needs beside its queue (`provider.declare(channel)`).
-    A body that can't be decoded goes to `provider.handle_undecodable`, where there is one.
+    A provider may bring a consumer of its own (`provider.consumer(channel, accept)`), with a channel of
+    its own, whose messages `ack_messages` ends together.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
     It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
     And an ack that meets a broken connection does not end the process: the broker delivers again.
@@ -33,13 +34,16 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
         for provider in self._providers:
-            if declare := getattr(provider, "declare", None):
-                declare(channel)
-        consumers = super().get_consumers(consumer_cls, channel)
-        for provider, consumer in self._consumers.items():
-            if handle := getattr(provider, "handle_undecodable", None):  # kombu's own way is to ack it
-                consumer.on_decode_error = handle
-        return consumers
+            self._consumers[provider] = self._consumer_of(provider, consumer_cls, channel)
+        return self._consumers.values()
+
+    def _consumer_of(self, provider: Any, consumer_cls: Any, channel: Any) -> Any:
+        if own := getattr(provider, "consumer", None):
+            return own(channel, self.accept)
+        callbacks = [partial(self.handle_message, provider)]
+        consumer = consumer_cls(queues=[provider.queue], callbacks=callbacks, accept=self.accept)
+        consumer.qos(prefetch_count=self.prefetch_count)
+        return consumer
 
     def consume(self, *args: Any, **options: Any) -> Any:
         return super().consume(*args, safety_interval=LOOK_S, **options)
@@ -81,6 +85,13 @@ class QueueConsumer(NamekoQueueConsumer):
     def ack_message(self, message: Any) -> None:
         with suppress(*CONNECTION_ERRORS):
             super().ack_message(message)
+
+    def ack_messages(self, messages: Sequence[Any], *, up_to_the_last: bool) -> None:
+        """Ack messages of one channel: with a single ack, where all that came before them has ended too."""
+        for message in messages[-1:] if up_to_the_last else messages:
+            if message.channel.connection:
+                with suppress(*CONNECTION_ERRORS):
+                    message.ack(multiple=up_to_the_last)
 
     def requeue_message(self, message: Any) -> None:
         with suppress(*CONNECTION_ERRORS):

@@ -22,6 +22,7 @@ from notifications.schemas import LetterOut, LetterQuery, NewMessage
 log = logging.getLogger(__name__)
 
 LETTER = LetterOut()
+Events = list[dict[str, Any]]  # named here: inside the class `list` is a method
 UNKNOWN_USER = "unknown-user"  # billing's reason for an order of somebody who is no user
 
 
@@ -42,10 +43,10 @@ class Service:
         again sends nothing). The letter as stored, or {"status": "invalid", "errors": ...} or
         {"status": "unknown-user"}."""
         if user_id := message.get("user_id"):
-            recipient = self._recipients({user_id}).get(user_id)
-            if recipient is None:
+            recipients = self._kept({user_id}) or self._ask({user_id})
+            if not recipients:
                 return {"status": "unknown-user"}
-            message["email"] = recipient.email
+            message["email"] = recipients[user_id].email
         letter = {"id": str(uuid_utils.uuid7()), "order_id": None, "user_id": None, **message}
         new = self._store([{"kind": domain.MESSAGE, **letter}])
         return LETTER.dump(new[0] if new else self._stored(letter["id"]))
@@ -60,29 +61,38 @@ class Service:
         return page(LETTER.dump(rows, many=True), limit, "id")
 
     @event_handler("users", "user_created")
-    def handle_user_created(self, event: dict[str, Any]) -> None:
+    def handle_user_created(self, events: Events) -> None:
         """Keep who gets letters."""
-        self._keep([_recipient(event["user_id"], event)])
+        self._keep([_recipient(event["user_id"], event) for event in events])
 
     @event_handler("orders", "order_paid")
-    def handle_order_paid(self, event: dict[str, Any]) -> None:
-        """Write the letter of happiness."""
-        self._write_letters([_ending(event, None)])
+    def handle_order_paid(self, events: Events) -> None:
+        """Write letters of happiness."""
+        self._write_letters([_ending(event, None) for event in events])
 
     @event_handler("orders", "order_rejected")
-    def handle_order_rejected(self, event: dict[str, Any]) -> None:
-        """Write the letter of grief."""
-        if event["reason"] == UNKNOWN_USER:
-            log.warning("nobody to write to", extra={"order_id": event["order_id"]})
-            return
-        self._write_letters([_ending(event, event["reason"])])
+    def handle_order_rejected(self, events: Events) -> None:
+        """Write letters of grief."""
+        endings = [_ending(event, event["reason"]) for event in events]
+        for nobody in [ending for ending in endings if ending.reason == UNKNOWN_USER]:
+            log.warning("nobody to write to", extra={"order_id": nobody.order_id})
+        self._write_letters([ending for ending in endings if ending.reason != UNKNOWN_USER])
 
     def _write_letters(self, endings: Sequence[Ending]) -> None:
-        """One letter for each order, however often its end is told."""
-        recipients = self._recipients({ending.user_id for ending in endings})
-        if any(ending.user_id not in recipients for ending in endings):
-            raise UnknownRecipient
-        self._store([self._letter(ending, recipients[ending.user_id]) for ending in endings])
+        """One letter for each order, however often its end is told. Whoever is not known yet holds up
+        nobody else's letter."""
+        user_ids = {ending.user_id for ending in endings}
+        known = self._kept(user_ids)
+        self._write_to(known, [ending for ending in endings if ending.user_id in known])
+        if missing := user_ids - known.keys():
+            told = self._ask(missing)
+            self._write_to(told, [ending for ending in endings if ending.user_id in told])
+            if missing - told.keys():
+                raise UnknownRecipient
+
+    def _write_to(self, recipients: dict[str, Recipient], endings: Sequence[Ending]) -> None:
+        if endings:
+            self._store([self._letter(ending, recipients[ending.user_id]) for ending in endings])
 
     def _letter(self, ending: Ending, to: Recipient) -> dict[str, Any]:
         text = asdict(domain.letter(ending, to, self.currency))
@@ -102,17 +112,16 @@ class Service:
         with self.db.get_session(close_on_exit=True) as session:
             return store.by_id(session, letter_id)
 
-    def _recipients(self, user_ids: set[str]) -> dict[str, Recipient]:
-        """Who these users are; users is asked about those whose `user_created` is on its way."""
+    def _kept(self, user_ids: set[str]) -> dict[str, Recipient]:
         with self.db.get_session(close_on_exit=True) as session:
-            found = store.recipients(session, user_ids)
-        missing = sorted(user_ids - found.keys())
-        if missing:
-            told = [user for user in self.users.get_many(user_ids=missing) if user]
-            new = [_recipient(user["id"], user) for user in told]
-            self._keep(new)
-            found |= {recipient.user_id: recipient for recipient in new}
-        return found
+            return store.recipients(session, user_ids)
+
+    def _ask(self, user_ids: set[str]) -> dict[str, Recipient]:
+        """Who these users are, whose `user_created` is on its way: users knows."""
+        told = self.users.get_many(user_ids=sorted(user_ids))
+        recipients = [_recipient(user["id"], user) for user in told if user]
+        self._keep(recipients)
+        return {recipient.user_id: recipient for recipient in recipients}
 
     def _keep(self, recipients: Sequence[Recipient]) -> None:
         if recipients:

@@ -310,21 +310,14 @@ MUTANTS = [
         [
             Change(
                 "chassis/events.py",
-                "    def handle_result(\n",
-                "    def handle_message(self, body: Any, message: Any) -> None:\n"
-                "        self.queue_consumer.ack_message(message)\n"
-                "        super().handle_message(body, message)\n\n"
-                "    def handle_result(\n",
+                "        failures = self._work(batch)\n",
+                "        self.queue_consumer.ack_messages(batch, up_to_the_last=True)\n"
+                "        failures = self._work(batch)\n",
             ),
             Change(
                 "chassis/events.py",
-                "            self.queue_consumer.ack_message(message)\n",
-                "            pass\n",
-            ),
-            Change(
-                "chassis/events.py",
-                "            self.queue_consumer.requeue_message(message)\n",
-                "            pass\n",
+                "        self.queue_consumer.ack_messages(done, up_to_the_last=not stuck)\n",
+                "",
             ),
         ],
         tests(EVENTS, "test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process"),
@@ -334,11 +327,22 @@ MUTANTS = [
         [
             Change(
                 "chassis/events.py",
-                "self._put_aside(message, exc_info[1]):",
-                "self._put_aside(message, exc_info[1]) in (True, False):",
+                "self._put_aside(failures) if failures else []",
+                "self._put_aside(failures) and []",
             )
         ],
         tests(EVENTS, "test_an_event_that_the_broker_takes_from_nobody_waits_in_its_queue"),
+    ),
+    Mutant(
+        "of a batch that fails one half is forgotten",
+        [
+            Change(
+                "chassis/events.py",
+                "        return self._work_on(events[:half]) + self._work_on(events[half:])\n",
+                "        return self._work_on(events[:half])\n",
+            )
+        ],
+        tests(EVENTS, "test_one_that_cannot_be_right_is_found_among_its_neighbours_and_parked_alone"),
     ),
     Mutant(
         "a part that is away parks an event",

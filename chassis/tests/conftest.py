@@ -18,7 +18,7 @@ from chassis.container import Container
 from conftest import eventually
 from dev.servers import Servers
 
-SERVICES = ("echo", "asker", "listener", "worker")  # of these tests, beside those with tables
+SERVICES = ("echo", "asker", "listener", "worker", "leaver")  # of these tests, beside those with tables
 WORKERS = 8
 SHORT_S = 0.3  # for calls that shall run out of time
 

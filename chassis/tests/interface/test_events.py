@@ -8,8 +8,10 @@ from itertools import pairwise
 from time import monotonic
 from typing import Any
 
+import eventlet
 import pytest
 from amqp.exceptions import NotFound
+from eventlet.event import Event
 from nameko.containers import ServiceContainer
 from nameko.events import event_handler as stock_event_handler
 from prometheus_client import REGISTRY
@@ -29,17 +31,24 @@ DELAYS_S = (0.05, 0.1, 0.15)
 plans: dict[str, list[Exception]] = {}  # what handling the event with this id raises, try by try
 handled: dict[str, list[Any]] = defaultdict(list)  # the request ids of the tries
 tried_at: dict[str, list[float]] = defaultdict(list)  # seconds
+batches: list[list[str]] = []  # the ids of each call
+gate: list[Event] = []  # what a batch waits for at its end
 
 
 class Listener:
     name = "listener"
 
     @event_handler("teller", "told")
-    def handle_told(self, event: dict[str, Any]) -> None:
-        tried_at[event["id"]].append(monotonic())
-        handled[event["id"]].append(current_request_id())
-        if plans.get(event["id"]):
-            raise plans[event["id"]].pop(0)
+    def handle_told(self, events: list[dict[str, Any]]) -> None:
+        batches.append([event["id"] for event in events])
+        for event in events:
+            tried_at[event["id"]].append(monotonic())
+            handled[event["id"]].append(current_request_id())
+        for event in events:
+            if plans.get(event["id"]):
+                raise plans[event["id"]].pop(0)
+        if gate:
+            gate[0].wait()
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +148,90 @@ def test_a_failing_event_holds_up_no_other(tell, broker) -> None:
     eventually(lambda: all(handled[other] for other in others))
     eventually(lambda: len(handled[failing]) == 4)
     eventually(lambda: is_quiet(broker))
+
+
+@pytest.fixture
+def waiting(listener) -> Any:
+    [handler] = listener.entrypoints
+    return handler
+
+
+@pytest.fixture
+def gathered(tell, waiting) -> Iterator[Any]:
+    """Tell events that are all there before the first of them is handled; their ids."""
+
+    def gathered(*faults: list[Exception]) -> list[str]:
+        gate.append(Event())
+        first = tell()
+        eventually(lambda: handled[first])
+        rest = [tell(*its_faults) for its_faults in faults]
+        eventually(lambda: len(waiting.arrived) == len(rest))
+        del batches[:]
+        gate.pop().send()
+        return rest
+
+    yield gathered
+    for held in gate:
+        held.send()
+    gate.clear()
+
+
+def test_what_arrives_while_a_batch_is_worked_on_is_the_next_batch(gathered) -> None:
+    ids = gathered(*[[]] * 50)
+    eventually(lambda: batches == [ids])
+
+
+def test_a_batch_is_no_larger_than_its_limit(gathered, monkeypatch) -> None:
+    monkeypatch.setattr(events, "BATCH", 20)
+    ids = gathered(*[[]] * 50)
+    eventually(lambda: batches == [ids[:20], ids[20:40], ids[40:]])
+
+
+def test_one_that_cannot_be_right_is_found_among_its_neighbours_and_parked_alone(gathered, broker) -> None:
+    ids = gathered(*[[]] * 20, [ValueError("no such letter")] * 100, *[[]] * 29)
+    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    [parked] = broker.take(f"{QUEUE}.dead")
+    assert json.loads(parked.body) == {"id": ids[20]}
+    assert all(handled[event_id] for event_id in ids)
+    assert len(batches) < 20  # halves, not one by one: 1 + 2 * 6 and its retries
+    eventually(lambda: is_quiet(broker))
+
+
+def test_one_that_meets_a_part_away_puts_its_batch_aside_without_more_tries(gathered, broker) -> None:
+    ids = gathered(*[[]] * 10, [Unavailable("gone")], *[[]] * 10)
+    eventually(lambda: all(len(handled[event_id]) == 2 for event_id in ids))
+    eventually(lambda: is_quiet(broker))
+    assert batches[0] == ids
+
+
+def test_what_has_arrived_and_was_not_begun_goes_back_at_the_stop(chassis_config, dispatch, broker) -> None:
+    calls: list[list[int]] = []
+    held = Event()
+
+    class Leaver:
+        name = "leaver"
+
+        @event_handler("teller", "parted")
+        def handle_parted(self, events: list[int]) -> None:
+            calls.append(events)
+            held.wait()
+
+    container = Container(Leaver, chassis_config)
+    [handler] = container.entrypoints
+    with running(container):
+        dispatch("teller", "parted", 0)
+        eventually(lambda: calls)
+        for number in range(1, 11):
+            dispatch("teller", "parted", number)
+        eventually(lambda: len(handler.arrived) == 10)
+        stopping = eventlet.spawn(container.stop)
+        eventlet.sleep(0.5)
+        assert not stopping.dead  # the batch at hand is finished first
+        held.send()
+        stopping.wait()
+    left = broker.take("evt-teller-parted--leaver.handle_parted")
+    assert calls == [[0]]
+    assert [json.loads(message.body) for message in left] == list(range(1, 11))
 
 
 def test_what_an_event_carries_survives_its_retries(listener, broker) -> None:
