@@ -10,6 +10,7 @@ MAX_AMOUNT_MINOR = 10_000_000_00
 MAX_AMOUNT = Decimal(MAX_AMOUNT_MINOR).scaleb(-2)
 CENT = Decimal("0.01")
 EXACT = Context(traps=[Inexact])
+NO_AMOUNT = 'Not an amount: write it like "99.90".'
 _WRITTEN = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,2})?", re.ASCII)
 
 
@@ -20,37 +21,27 @@ class Money(fields.Field[int]):
     Decimal, and NaN and infinity end here.
     """
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str:
-        return format_minor(value)
-
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        minor = _minor(value)
-        if minor is None:
-            raise ValidationError('Not an amount: write it like "99.90".')
-        if minor <= 0:
+        amount = _decimal(value)
+        if amount is None:
+            raise ValidationError(NO_AMOUNT)
+        if amount <= 0:  # comparing is exact for any number; arithmetic would overflow or round
             raise ValidationError("Must be more than 0.")
-        if minor > MAX_AMOUNT_MINOR:
+        if amount > MAX_AMOUNT:
             raise ValidationError(f"Must be at most {format_minor(MAX_AMOUNT_MINOR)}.")
-        return minor
+        try:
+            return int(amount.quantize(CENT, context=EXACT).scaleb(2))
+        except Inexact:
+            raise ValidationError(NO_AMOUNT) from None
 
 
-def _minor(value: object) -> int | None:
-    """Minor units; None for what is no amount, 0 for what is not above 0."""
+def _decimal(value: object) -> Decimal | None:
     if isinstance(value, str):
         value = Decimal(value) if _WRITTEN.fullmatch(value) else None
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     amount = Decimal(value)
-    if not amount.is_finite():
-        return None
-    if amount <= 0:  # comparing is exact for any number; arithmetic would overflow or round
-        return 0
-    if amount > MAX_AMOUNT:
-        return MAX_AMOUNT_MINOR + 1
-    try:
-        return int(amount.quantize(CENT, context=EXACT).scaleb(2))
-    except Inexact:
-        return None
+    return amount if amount.is_finite() else None
 
 
 def format_minor(minor: int) -> str:

@@ -5,9 +5,9 @@ import logging
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
-from werkzeug.wrappers import Response
 
 from chassis.errors import DeadlineExceeded, Unavailable
+from gateway.responses import Response
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +27,18 @@ class Problem(Exception):
         title: str,
         detail: str | None = None,
         *,
-        errors: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
         **extra: Any,
     ) -> None:
         super().__init__(title)
         self.status = status
         self.headers = headers or {}
-        body = {"type": TYPE.format(name), "title": title, "status": status, "detail": detail}
-        body |= {"errors": errors} | extra
+        body = {"type": TYPE.format(name), "title": title, "status": status, "detail": detail, **extra}
         self.body = {key: value for key, value in body.items() if value is not None}
 
     def response(self) -> Response:
-        response = Response(json.dumps(self.body), self.status, self.headers)
-        response.content_type = "application/problem+json"
-        return response
+        headers = {"Content-Type": "application/problem+json", **self.headers}
+        return Response(self.status, json.dumps(self.body).encode(), headers)
 
 
 def invalid(errors: dict[str, Any]) -> Problem:

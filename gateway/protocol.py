@@ -1,112 +1,109 @@
-"""HTTP/1.1 on eventlet's server, read strictly: what is wrong with a request becomes a problem."""
+"""One HTTP/1.1 connection: bytes in, requests one after the other, answers in their order."""
 
 import logging
 import socket
-from http import HTTPStatus
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
-import eventlet
-from eventlet.wsgi import HeaderLineTooLong, HeadersTooLarge
-from nameko.web.server import HttpOnlyProtocol
+from eventlet.hubs import trampoline
 
-from gateway import reading
-from gateway.problems import Problem
+from gateway import problems, reading
+from gateway.reading import HttpRequest
+from gateway.responses import Response
 
 log = logging.getLogger(__name__)
 
-IDLE_TIMEOUT_S = 15.0  # for the next request on a connection, and for each read and write
-HEADERS_TIMEOUT_S = 10.0  # for all headers of a request
+IDLE_TIMEOUT_S = 15.0  # for the next request on a connection, and for each write
+REQUEST_TIMEOUT_S = 10.0  # for all headers of a request, and for its body
 LINGER_S = 2.0
-CONNECTION = "gateway.connection"  # where the WSGI environment holds the Protocol
 
 
-def last_answer(problem: Problem) -> bytes:
-    """The bytes of an answer before which no request was parsed, and after which the connection closes."""
-    response = problem.response()
-    head = f"HTTP/1.1 {response.status}\r\n{response.headers}".removesuffix("\r\n")
-    return f"{head}Connection: close\r\n\r\n".encode() + response.get_data()
+class Connection:
+    """One client, served until he or we end it."""
 
+    def __init__(self, sock: Any, respond: Callable[[HttpRequest, "Connection"], Response]) -> None:
+        self.sock = sock
+        self.is_idle = True  # nothing of the next request has come
+        self.is_last = False  # close after this answer
+        self._respond = respond
+        self._received = b""  # and not yet read
 
-class BadLineError(Exception):
-    """A header line holds a CR or a NUL, which others take for the line's end or refuse (RFC 9112)."""
-
-
-class _HeaderLines:
-    """The lines of a request's headers, each refused that another server could cut in two."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def readline(self, limit: int = -1) -> bytes:
-        line: bytes = self._stream.readline(limit)
-        if b"\r" in line.removesuffix(b"\r\n") or b"\0" in line:
-            raise BadLineError
-        return line
-
-
-class Protocol(HttpOnlyProtocol):
-    """One connection.
-
-    `refusal` is what is wrong with the framing of the request at hand; the application answers it.
-    """
-
-    reject_bad_requests = False  # eventlet would refuse some framing itself, with a bare text
-    refusal: Problem | None
-    _refused = False
-
-    def refuse_more(self) -> None:
-        """Close the connection after this answer: what follows may be the rest of a body."""
-        self.close_connection = True
-        self._refused = True
-
-    def parse_request(self) -> bool:
-        self.rfile: Any = _HeaderLines(self.rfile)  # until the headers are read: eventlet sees to that
+    def serve(self) -> None:
+        """Answer one request after the other."""
         try:
-            with eventlet.Timeout(HEADERS_TIMEOUT_S, TimeoutError("the headers are late")):
-                if not super().parse_request():
-                    return False
-        except BadLineError:
-            self.send_error(HTTPStatus.BAD_REQUEST)
-            return False
-        except (HeaderLineTooLong, HeadersTooLarge):
-            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            return False
-        self.refusal = reading.wrong_framing(self.headers)
-        if self.refusal:  # nobody shall read a body whose end is in doubt
-            del self.headers["Content-Length"]
-            del self.headers["Transfer-Encoding"]
-        return True
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock.settimeout(IDLE_TIMEOUT_S)
+            while not self.is_last and (request := self._read_request()):
+                self._answer(request)
+            if self.is_last:
+                self._linger()
+        except OSError as exc:  # the client is gone, or late
+            log.debug("connection lost", extra={"error": str(exc)})
+        finally:
+            self.sock.close()
 
-    def get_environ(self) -> dict[str, Any]:
-        return {**super().get_environ(), CONNECTION: self}
+    def _read_request(self) -> HttpRequest | None:
+        request = HttpRequest()
+        try:
+            if not (lines := self._read_head()):
+                return None
+            request.parse(*lines)
+        except problems.Problem as problem:
+            request.refusal = problem
+        return request
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what could not even be parsed; never with the words of the client."""
-        self.refuse_more()
-        log.info("request", extra={"status": code})
-        self.wfile.write(last_answer(Problem(code, "malformed-request", HTTPStatus(code).phrase)))
+    def _read_head(self) -> list[str]:
+        """The lines before the next request's body; none where no more come."""
+        self.is_idle = not self._received
+        self._wait_for(IDLE_TIMEOUT_S if self.is_idle else REQUEST_TIMEOUT_S)
+        while not self._received or not (split := reading.split_head(self._received)):
+            if not self._receive():
+                return []
+            if self.is_idle:
+                self.is_idle = False
+                self._wait_for(REQUEST_TIMEOUT_S)
+        lines, self._received = split
+        return lines
 
-    def finish(self) -> None:
-        if self._refused:
-            self._linger()
-        super().finish()
+    def _answer(self, request: HttpRequest) -> None:
+        answer = self._respond(request, self)
+        # What is left of a body would be read as the next request.
+        self.is_last |= request.length > 0 or not request.keeps
+        self.sock.sendall(answer.wire(closes=self.is_last, has_body=request.method != "HEAD"))
 
-    def _read_request_line(self) -> bytes | str:
-        with eventlet.Timeout(IDLE_TIMEOUT_S, TimeoutError("no request")):
-            line: bytes | str = super()._read_request_line()
-        if len(line) < self.server.url_length_limit:
-            return line
-        self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
-        return ""
+    def read_body(self, request: HttpRequest) -> bytes:
+        """The whole body; raises a Problem where it does not come."""
+        self._wait_for(REQUEST_TIMEOUT_S)
+        try:
+            if len(self._received) < request.length and "expect" in request.headers:
+                self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            while len(self._received) < request.length and self._receive():
+                pass
+        except TimeoutError:
+            raise problems.Problem(408, "body-timeout", "The body did not arrive in time") from None
+        except OSError:  # the client is gone: nobody reads the answer
+            self._received = b""
+        body, self._received = self._received[: request.length], self._received[request.length :]
+        if len(body) < request.length:
+            raise problems.malformed("The body is shorter than its Content-Length.")
+        request.length = 0
+        return body
+
+    def _receive(self) -> bool:
+        """Wait for more bytes; False where no more come. Raises TimeoutError, however slowly they drip."""
+        trampoline(self.sock, read=True, timeout=self._deadline - monotonic(), timeout_exc=TimeoutError)
+        piece: bytes = self.sock.recv(64 * 1024)
+        self._received += piece
+        return bool(piece)
+
+    def _wait_for(self, seconds: float) -> None:
+        self._deadline = monotonic() + seconds
 
     def _linger(self) -> None:
         """Let the client read the answer: closing while it still sends would reset the connection
         and take the answer with it (RFC 9112, section 9.6)."""
-        try:
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_WR)
-            with eventlet.Timeout(LINGER_S, exception=False):
-                while self.connection.recv(64 * 1024):
-                    pass
-        except OSError as exc:  # it is gone already
-            log.debug("connection lost", extra={"error": str(exc)})
+        self.sock.shutdown(socket.SHUT_WR)
+        self._wait_for(LINGER_S)
+        while self._receive():
+            self._received = b""

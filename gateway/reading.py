@@ -1,27 +1,60 @@
-"""Reads a request strictly, before a worker is taken: framing, body, parameters, headers.
+"""Reads requests strictly, before a worker is taken: each function raises a Problem for what is wrong."""
 
-Each function raises a Problem that says what is wrong.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from email.message import Message
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qsl, unquote_to_bytes
 
-import eventlet
 import uuid_utils
 from marshmallow import Schema, ValidationError
-from werkzeug.wrappers import Request as HttpRequest
 
 from gateway import problems, strict_json
 from gateway.problems import Problem
 from gateway.tokens import Tokens
 
-MAX_BODY = 64 * 1024  # bytes
-BODY_TIMEOUT_S = 10.0
+LONGEST_LINE = 8 * 1024  # bytes, as all of these
+LONGEST_HEAD = 16 * 1024
+MAX_BODY = 64 * 1024
+MOST_LINES = 101  # a request's first one, and its headers
 LONGEST_LENGTH = 20  # digits of a Content-Length; Python refuses integers of 4,300
 LONGEST_KEY = 255
 SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
+_FIRST_LINE = re.compile(r"([!-~]+) ([!->@-~\x80-\xff]+)(?:\?([!-~\x80-\xff]*))? HTTP/([0-9])\.([0-9])")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+@dataclass(slots=True)
+class HttpRequest:
+    """A request as it comes, without its body; `refusal` is what is wrong with it."""
+
+    method: str = ""
+    path: str = ""
+    query: str = ""
+    headers: dict[str, str] = field(default_factory=dict)  # by their names in lower case
+    length: int = 0  # of the body, as long as it is not read
+    keeps: bool = False  # the connection
+    refusal: Problem | None = None
+
+    def parse(self, first: str, *lines: str) -> None:
+        """Read the lines before the body; raises for what is no request, or could be cut in two ways."""
+        words = _FIRST_LINE.fullmatch(first)
+        if not words:
+            raise _no_request(HTTPStatus.BAD_REQUEST)
+        self.method, path, self.query, major, minor = words.groups("")
+        self.path = unquote_to_bytes(path.encode("latin-1")).decode(errors="replace")
+        if major != "1":
+            raise _no_request(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        for line in lines:
+            _add_header(self.headers, line)
+        self.length = _body_length(self.headers)
+        wanted = self.headers.get("connection", "").lower()
+        self.keeps = "keep-alive" in wanted if minor == "0" else "close" not in wanted
+
+
+Read = Callable[[HttpRequest], bytes]  # waits for the body
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,47 +68,77 @@ class Request:
     path: Mapping[str, Any]
 
 
-def wrong_framing(headers: Message) -> Problem | None:
-    """What in the headers two servers could read, or cut the body by, in two ways (RFC 9112,
-    section 6); None where nothing is."""
-    if headers.defects:  # a line that is no header: what follows it would be lost
-        return problems.malformed("A header can't be read.")
-    names = [name.lower() for name in headers]
-    for name in SINGLE:
-        if names.count(name) > 1:
-            return problems.malformed(f"The header {name} stands twice.")
-    length = headers.get("Content-Length", "0")
+def split_head(received: bytes) -> tuple[list[str], bytes] | None:
+    """The lines before the first empty one, and what follows it; None while it has not come. Raises for
+    what can't become right: too much, or a CR, LF or NUL that others cut a line at or refuse (RFC 9112)."""
+    head, end, rest = received.partition(b"\r\n\r\n")
+    text = (head if end else head.removesuffix(b"\r")).decode("latin-1")
+    lines = text.split("\r\n")
+    if not text.count("\r") == text.count("\n") == len(lines) - 1 or "\0" in text:
+        raise _no_request(HTTPStatus.BAD_REQUEST)
+    if len(lines[0]) >= LONGEST_LINE:
+        raise _no_request(HTTPStatus.REQUEST_URI_TOO_LONG)
+    if len(text) > LONGEST_HEAD or len(lines) > MOST_LINES or max(map(len, lines)) >= LONGEST_LINE:
+        raise _no_request(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    return (lines, rest) if end else None
+
+
+def _no_request(status: HTTPStatus) -> Problem:
+    return Problem(status, "malformed-request", status.phrase)
+
+
+def _add_header(headers: dict[str, str], line: str) -> None:
+    written, colon, value = line.partition(":")
+    name, value = _name(written), value.strip(" \t")
+    if not (name and colon):  # what follows it would be lost
+        raise problems.malformed("A header can't be read.")
+    if name in headers:
+        if name in SINGLE:
+            raise problems.malformed(f"The header {name} stands twice.")
+        value = f"{headers[name]}, {value}"
+    headers[name] = value
+
+
+@lru_cache(1000)  # clients send the same few again and again
+def _name(written: str) -> str:
+    return written.lower() if _NAME.fullmatch(written) else ""
+
+
+def _body_length(headers: Mapping[str, str]) -> int:
+    """How long the body is; raises for what two servers could cut in two ways (RFC 9112, section 6)."""
+    length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
-        return problems.malformed("Content-Length is not a number.")
-    if "transfer-encoding" in names:
-        if "content-length" in names:
-            return problems.malformed("Content-Length stands beside Transfer-Encoding.")
-        return Problem(411, "length-required", "Send the body with a Content-Length")
+        raise problems.malformed("Content-Length is not a number.")
+    if "transfer-encoding" in headers:
+        if "content-length" in headers:
+            raise problems.malformed("Content-Length stands beside Transfer-Encoding.")
+        raise Problem(411, "length-required", "Send the body with a Content-Length")
     if len(length) > LONGEST_LENGTH or int(length) > MAX_BODY:
-        return Problem(413, "too-large", "The body is too large", f"At most {MAX_BODY} bytes.")
-    return None
+        raise Problem(413, "too-large", "The body is too large", f"At most {MAX_BODY} bytes.")
+    return int(length)
 
 
 def authenticate(request: HttpRequest, tokens: Tokens) -> str:
     """The id of the user whose token the request carries."""
-    user_id = tokens.user_id(request.headers.get("Authorization"))
+    user_id = tokens.user_id(request.headers.get("authorization"))
     if user_id is None:
         raise problems.unauthorized("Send a valid token: Authorization: Bearer ...")
     return user_id
 
 
-def read_body(request: HttpRequest, schema: Schema | None) -> dict[str, Any]:
+def read_body(request: HttpRequest, schema: Schema | None, read: Read) -> dict[str, Any]:
     """The JSON object in the body, as `schema` loads it; without a schema there must be no body."""
     if schema is None:
-        if request.method != "POST" and request.content_length:
+        if request.length:
             raise problems.malformed("No body is expected here.")
         return {}
-    if request.mimetype != "application/json" or request.headers.get("Content-Encoding"):
+    media_type = request.headers.get("content-type", "").partition(";")[0]
+    if media_type.strip().lower() != "application/json" or request.headers.get("content-encoding"):
         raise Problem(415, "unsupported-media-type", "Send application/json, not encoded")
-    if request.content_length is None:
+    if "content-length" not in request.headers:
         raise Problem(411, "length-required", "Send the body with a Content-Length")
     try:
-        data = strict_json.parse(_read(request, request.content_length))
+        data = strict_json.parse(read(request))
     except strict_json.NotStrictJson as exc:
         raise problems.malformed(f"The body can't be read. {exc}") from exc
     if not isinstance(data, dict):
@@ -83,24 +146,13 @@ def read_body(request: HttpRequest, schema: Schema | None) -> dict[str, Any]:
     return load(schema, data)
 
 
-def _read(request: HttpRequest, length: int) -> bytes:
-    late = Problem(408, "body-timeout", "The body did not arrive in time")
-    try:
-        with eventlet.Timeout(BODY_TIMEOUT_S, late):
-            body: bytes = request.environ["wsgi.input"].read(length)
-    except OSError:  # the client is gone: nobody reads the answer
-        body = b""
-    if len(body) < length:
-        raise problems.malformed("The body is shorter than its Content-Length.")
-    return body
-
-
-def read_query(request: HttpRequest, schema: Schema) -> dict[str, Any]:
+def read_query(query: str, schema: Schema) -> dict[str, Any]:
     """The parameters of the URL, each at most once, as `schema` loads them."""
-    repeated = {name for name, values in request.args.lists() if len(values) > 1}
-    if repeated:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    names = [name for name, _ in pairs]
+    if repeated := {name for name in names if names.count(name) > 1}:
         raise problems.invalid({name: ["Given more than once."] for name in repeated})
-    return load(schema, request.args.to_dict())
+    return load(schema, dict(pairs))
 
 
 def load(schema: Schema, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +167,7 @@ def load(schema: Schema, data: Mapping[str, Any]) -> dict[str, Any]:
 def idempotency_key(request: HttpRequest) -> str:
     """The Idempotency-Key (IETF draft-ietf-httpapi-idempotency-key-header): 1 to 255 visible ASCII
     characters, bare or as a quoted string. One is made where there is none."""
-    given = request.headers.get("Idempotency-Key")
+    given = request.headers.get("idempotency-key")
     if given is None:
         return f"gateway-{uuid_utils.uuid7()}"
     key = given[1:-1] if len(given) > 1 and given[0] == given[-1] == '"' else given

@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate
 
 from chassis.schemas import Text
-from gateway.money import Money
+from gateway.money import Money, format_minor
 
 LOCALES = ("en", "ru")
 
@@ -50,9 +50,6 @@ class NewMessage(Schema):
 class Cursor(fields.Field[str]):
     """An opaque place in a list: outside base64url, inside the key that the next page starts after."""
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
-        return None if value is None else base64.urlsafe_b64encode(value.encode()).decode()
-
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         try:
             return base64.b64decode(value, altchars=b"-_", validate=True).decode("ascii")
@@ -76,64 +73,33 @@ class Page(Schema):
     after = Cursor(data_key="cursor")
 
 
-class User(Schema):
-    """A user's own profile."""
+class View:
+    """What the API shows of something: fields under the same name or another, amounts as texts."""
 
-    id = fields.String()
-    username = fields.String()
-    email = fields.String()
-    locale = fields.String()
+    def __init__(self, *same: str, **others: str) -> None:
+        self._fields = dict(zip(same, same, strict=True)) | others
 
-
-class Account(Schema):
-    """An account."""
-
-    user_id = fields.String()
-    balance = Money(attribute="balance_minor")
-    currency = fields.String()
+    def dump(self, inside: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: format_minor(inside[key]) if key.endswith("_minor") else inside[key]
+            for name, key in self._fields.items()
+            if key in inside
+        }
 
 
-class Operation(Schema):
-    """An entry of the statement."""
-
-    id = fields.String()
-    kind = fields.String()
-    amount = Money(attribute="amount_minor")
-    status = fields.String()
-    reason = fields.String()
-    order_id = fields.String()
-    balance_after = Money(attribute="balance_after_minor")
-    created_at = fields.String()
+USER = View("id", "username", "email", "locale")
+ACCOUNT = View("user_id", "currency", balance="balance_minor")
+OPERATION = View(
+    *("id", "kind", "status", "reason", "order_id", "created_at"),
+    amount="amount_minor",
+    balance_after="balance_after_minor",
+)
+ORDER = View("id", "status", "reason", "created_at", "ended_at", price="price_minor")
+LETTER = View("id", "kind", "order_id", "subject", "body", "created_at", "state", to="email")
 
 
-class Order(Schema):
-    """An order."""
-
-    id = fields.String()
-    price = Money(attribute="price_minor")
-    status = fields.String()
-    reason = fields.String()
-    created_at = fields.String()
-    ended_at = fields.String()
-
-
-class Letter(Schema):
-    """A letter."""
-
-    id = fields.String()
-    kind = fields.String()
-    order_id = fields.String()
-    to = fields.String(attribute="email")
-    subject = fields.String()
-    body = fields.String()
-    created_at = fields.String()
-    state = fields.String()
-
-
-USER, ACCOUNT, OPERATION, ORDER, LETTER = User(), Account(), Operation(), Order(), Letter()
-
-
-def page_of(schema: Schema, page: dict[str, Any]) -> dict[str, Any]:
+def page_of(view: View, page: dict[str, Any]) -> dict[str, Any]:
     """A list as the client sees it: {"items": [...], "next_cursor": text or null}."""
-    cursor = Cursor().serialize("next", page)
-    return {"items": schema.dump(page["items"], many=True), "next_cursor": cursor}
+    after = page["next"]
+    cursor = after and base64.urlsafe_b64encode(after.encode()).decode()
+    return {"items": [view.dump(item) for item in page["items"]], "next_cursor": cursor}

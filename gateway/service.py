@@ -117,7 +117,8 @@ def _valid(outcome: Outcome) -> Outcome:
     """`outcome`, unless it says that the request could not be done as it is."""
     match outcome.get("status"):
         case "invalid":
-            raise problems.invalid(_outside(outcome["errors"]))
+            errors = outcome["errors"]  # under the names the client knows
+            raise problems.invalid({"cursor" if name == "after" else name: errors[name] for name in errors})
         case "conflict":
             raise problems.key_reused()
         case "unavailable":
@@ -125,11 +126,6 @@ def _valid(outcome: Outcome) -> Outcome:
         case "unknown-user":
             raise problems.unauthorized("This user is no more.")
     return outcome
-
-
-def _outside(errors: dict[str, Any]) -> dict[str, Any]:
-    """Errors under the names the client knows."""
-    return {"cursor" if name == "after" else name: messages for name, messages in errors.items()}
 
 
 def _operation(outcome: Outcome) -> dict[str, Any]:

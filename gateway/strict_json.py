@@ -18,13 +18,7 @@ def parse(body: bytes) -> Any:
     Numbers with a point or an exponent become Decimals, never floats.
     """
     try:
-        return json.loads(
-            body.decode("utf-8"),
-            parse_float=Decimal,
-            parse_int=_parse_int,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_object,
-        )
+        return _DECODER.decode(body.decode("utf-8"))
     except NotStrictJson:
         raise
     except RecursionError:
@@ -46,3 +40,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise NotStrictJson("An object holds the same key twice.")
     return result
+
+
+_DECODER = json.JSONDecoder(
+    parse_float=Decimal, parse_int=_parse_int, parse_constant=_refuse_constant, object_pairs_hook=_object
+)

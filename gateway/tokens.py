@@ -2,6 +2,8 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from time import time
 from typing import Any
 
 import jwt
@@ -17,6 +19,7 @@ ALGORITHM = "HS256"
 ISSUER = "shop"
 SECRET = fields.String(validate=validate.Length(min=32, error="it needs 32 characters or more"))
 LIFETIME = fields.Float(validate=validate.Range(0, 366 * 86_400, min_inclusive=False))  # seconds
+MOST_KEPT = 10_000  # verified tokens
 DEVELOPMENT = "development"  # how the default in config.yaml begins
 
 
@@ -26,6 +29,7 @@ class Tokens(DependencyProvider):
     def check(self) -> None:
         self.secret: str = read(self.container.config, "TOKEN_SECRET", SECRET)
         self.lifetime_s: float = read(self.container.config, "TOKEN_LIFETIME_S", LIFETIME)
+        self._verified = lru_cache(MOST_KEPT)(self._verify)  # what raises is not kept
         if self.secret.startswith(DEVELOPMENT):
             log.warning("tokens are signed with the development key: set TOKEN_SECRET")
 
@@ -45,13 +49,15 @@ class Tokens(DependencyProvider):
         if scheme.lower() != "bearer":
             return None
         try:
-            claims = jwt.decode(
-                token,
-                self.secret,
-                algorithms=[ALGORITHM],
-                issuer=ISSUER,
-                options={"require": ["exp", "iss", "sub"]},
-            )
+            user_id, expires = self._verified(token)
         except (jwt.InvalidTokenError, ValueError):
             return None
-        return claims["sub"] if is_id(claims["sub"]) else None
+        return user_id if time() < expires else None
+
+    def _verify(self, token: str) -> tuple[str, int]:
+        """Whose token it is, and until when; takes longer than reading the whole request."""
+        needed: Any = {"require": ["exp", "iss", "sub"]}
+        claims = jwt.decode(token, self.secret, algorithms=[ALGORITHM], issuer=ISSUER, options=needed)
+        if not is_id(claims["sub"]):
+            raise jwt.InvalidTokenError
+        return claims["sub"], int(claims["exp"])

@@ -2,9 +2,12 @@
 
 import errno
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse
+from time import monotonic
 from typing import Any
 
 import eventlet
@@ -12,6 +15,7 @@ import pytest
 from eventlet.event import Event
 
 from conftest import eventually
+from gateway import protocol
 from gateway.web import WebServer
 
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
@@ -162,6 +166,119 @@ def test_a_wrong_method_is_told_the_right_ones(ask, method, path, allowed) -> No
     answer = ask(method, path)
     assert answer.status == 405
     assert set(answer.headers["Allow"].split(", ")) - {"OPTIONS"} == allowed
+
+
+GET_USER = b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n"
+
+
+def test_requests_sent_at_once_are_answered_in_their_order(book, raw, token) -> None:
+    book.answers["users.get"] = lambda arguments: eventlet.sleep(0.05) or USER
+    book.answers["billing.deposit"] = {"status": "conflict"}
+    body = b'{"amount": "1.00"}'
+    deposit = (
+        b"POST /account/deposits HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n" % token.encode()
+    )
+    deposit += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    ask = GET_USER % token.encode()
+    answer = raw(
+        ask + b"\r\n" + deposit + b"GET /healthz HTTP/1.1\r\n\r\n" + ask + b"Connection: close\r\n\r\n"
+    )
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"422", b"200", b"200"]
+    assert [name for name, _, _ in book.calls] == ["users.get", "billing.deposit", "users.get"]
+
+
+def test_nothing_after_a_refused_request_is_run(book, raw, token) -> None:
+    after = GET_USER % token.encode() + b"\r\n"
+    for refused in (b"GET /nowhere HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n", b"GET /users/me HTTP/1.1\r\n\r\n"):
+        answer = raw(b"GET /healthz HTTP/1.1\r\n\r\n" + refused + after)
+        assert answer.count(b"HTTP/1.1 ") == 2
+    assert book.calls == []
+
+
+def test_a_request_may_come_byte_by_byte(book, address, token) -> None:
+    book.answers["users.create"] = {"status": "created", "user": USER}
+    body = b'{"username": "ann", "email": "ann@example.org", "password": "long enough"}'
+    head = b"POST /users HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(address, DEADLINE_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in head + body:
+            connection.sendall(bytes([byte]))
+            eventlet.sleep(0)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
+        (b"GET /healthz HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n", 200),
+        (b"CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\n\r\n", 404),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ],
+)
+def test_another_protocol_is_not_spoken(raw, request_, status) -> None:
+    end = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+    answer = raw(request_ + end)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert answer.count(b"HTTP/1.1 ") == (2 if status == 200 else 1)
+
+
+def test_a_client_that_waits_is_told_to_go_on_or_refused_before_it_sends(book, address, token) -> None:
+    book.answers["orders.place"] = {"status": "conflict"}
+    head = b"POST /orders HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
+    head += b"Expect: 100-continue\r\n"
+    with socket.create_connection(address, DEADLINE_S) as connection:
+        connection.sendall(head + b"Authorization: Bearer %s\r\n\r\n" % token.encode())
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b'{"price": 1}')
+        assert connection.recv(65536).startswith(b"HTTP/1.1 422 ")
+    with socket.create_connection(address, DEADLINE_S) as connection:
+        connection.sendall(head + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize(
+    ("request_", "kept"),
+    [
+        (b"GET /healthz HTTP/1.0\r\n\r\n", False),
+        (b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", True),
+        (b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n", False),
+        (b"GET /healthz HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", False),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", True),
+    ],
+)
+def test_a_connection_is_kept_or_closed_as_the_answer_says(address, request_, kept) -> None:
+    with socket.create_connection(address, DEADLINE_S) as connection:
+        connection.sendall(request_)
+        head = connection.recv(65536).partition(b"\r\n\r\n")[0]
+        assert b"\r\nConnection: %s\r\n" % (b"keep-alive" if kept else b"close") in head
+        assert b"\r\nDate: " in head
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * kept)
+        assert (connection.recv(65536) != b"") is kept
+
+
+@pytest.mark.parametrize("drip", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"POST /users HTTP/1.1\r\n%s\r\n"])
+def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
+    address, monkeypatch, drip
+) -> None:
+    monkeypatch.setattr(protocol, "IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(protocol, "LINGER_S", 0.2)
+    started, answer = monotonic(), []
+    with socket.create_connection(address, DEADLINE_S) as connection:
+        reader = eventlet.spawn(lambda: answer.append(connection.recv(65536)))
+        if drip:
+            connection.sendall(
+                drip.replace(b"%s", b"Content-Type: application/json\r\nContent-Length: 9000\r\n")
+            )
+        while not answer:
+            with suppress(OSError):
+                connection.sendall(b" " if drip else b"")
+            eventlet.sleep(0.1)
+        reader.wait()
+    assert 0.9 < monotonic() - started < 5
+    assert answer[0].startswith(b"HTTP/1.1 408 ") if drip.startswith(b"POST") else answer == [b""]
 
 
 @pytest.fixture

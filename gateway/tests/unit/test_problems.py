@@ -14,10 +14,10 @@ from gateway.problems import Problem, from_exception
 SECRETS = 'psycopg2.errors: SELECT * FROM accounts; File "store.py", line 1'
 
 
-def answer(exc: Exception) -> tuple[int, dict[str, Any], Any]:
+def answer(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of what the client gets for `exc`."""
-    response = from_exception(exc).response()
-    return response.status_code, json.loads(response.get_data()), response.headers
+    told = from_exception(exc).response()
+    return told.status, json.loads(told.body), told.headers
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from time import time
 from typing import Any
 from unittest.mock import Mock
 
@@ -100,3 +101,54 @@ def test_a_token_ends_with_its_lifetime() -> None:
 def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} is"):
         make(**{name: value})
+
+
+# Kept tokens
+
+
+@pytest.fixture
+def checks(monkeypatch) -> list[str]:
+    """The tokens whose signatures were checked."""
+    checked: list[str] = []
+    decode = jwt.decode
+    monkeypatch.setattr(jwt, "decode", lambda token, *a, **k: checked.append(token) or decode(token, *a, **k))
+    return checked
+
+
+def test_a_good_token_is_checked_once(checks) -> None:
+    tokens, header = make(), signed()
+    assert [tokens.user_id(header) for _ in range(3)] == [USER] * 3
+    assert tokens.user_id(header.replace("Bearer", "bearer")) == USER
+    assert len(checks) == 1
+
+
+def test_a_kept_token_ends_with_its_time(checks, monkeypatch) -> None:
+    tokens, header = make(), signed(exp=datetime.now(UTC) + timedelta(hours=1))
+    assert tokens.user_id(header) == USER
+    monkeypatch.setattr("gateway.tokens.time", lambda: time() + 3601)
+    assert tokens.user_id(header) is None
+    assert len(checks) == 1
+
+
+def test_a_forged_token_is_never_kept(checks) -> None:
+    tokens, good = make(), signed()
+    forged = [signed(secret=SECRET[::-1]), f"{good}x", signed(sub="admin"), signed(exp=None), good[:-9]]
+    assert tokens.user_id(good) == USER
+    for header in forged * 2:
+        assert tokens.user_id(header) is None
+    assert len(checks) == 1 + 2 * len(forged)
+    assert tokens._verified.cache_info().currsize == 1
+
+
+def test_no_more_tokens_are_kept_than_the_bound(checks, monkeypatch) -> None:
+    monkeypatch.setattr("gateway.tokens.MOST_KEPT", 3)
+    tokens, headers = make(), [signed(jti=str(n)) for n in range(5)]
+    assert [tokens.user_id(header) for header in headers * 2] == [USER] * 10
+    assert tokens._verified.cache_info().currsize == 3
+    assert len(checks) > 5
+
+
+def test_another_key_knows_nothing_of_the_tokens_kept(checks) -> None:
+    header = signed()
+    assert make().user_id(header) == USER
+    assert make(TOKEN_SECRET=SECRET[::-1]).user_id(header) is None
