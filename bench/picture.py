@@ -16,6 +16,8 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",  # looks the same everywhere
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 11,
+    "figure.constrained_layout.w_pad": 0.14,  # inches
+    "figure.constrained_layout.h_pad": 0.14,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",
@@ -36,7 +38,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     orders = [m for m in medians if m["what"] == "orders"]
     pgbench = [m for m in medians if m["what"] == "pgbench"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.4, 4.3), facecolor="white", layout="constrained")
+        figure = Figure(figsize=(10.4, 4.5), facecolor="white", layout="constrained")
         rate, latency = figure.subplots(1, 2, width_ratios=(1, 1))
         _rates(rate, orders, pgbench[-1])
         _latencies(latency, orders, pgbench)

@@ -1,5 +1,5 @@
 """The tables of a result, printed and, with `python -m bench.report`, in docs/performance.md: those are of
-the reference results, which `make bench KEEP=1` and its like write.
+the reference results, which `make bench KEEP=1` and its like write. The picture is drawn anew, too.
 """
 
 import json
@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import figures
+from bench import figures, picture
 from bench.cpu import IDLE, REST
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 DOCUMENT = HERE.parent / "docs" / "performance.md"
 MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+VERBS = {"rounds": "bench", "growth": "bench-growth", "long": "bench-long", "scale": "bench-scale"}
 
 Result = dict[str, Any]
 Table = list[tuple[str, ...]]  # the first row is the head; the first column names, the others figures
@@ -29,7 +31,7 @@ def result_file(part: str, *, keep: bool) -> Path:
 def show(part: str, result: Result) -> None:
     """Prints the tables of a result."""
     print(f"\n{measured(result)}\n")
-    for table in (targets(result), *TABLES[part](result).values(), _audit(result)):
+    for table in (targets({part: result}), *TABLES[part](result).values(), _audit(result)):
         print(plain(table) + "\n")
     for fault in result["faults"]:
         print(f"WRONG: {fault}")
@@ -40,14 +42,14 @@ def measured(result: Result) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["environment"].items())
 
 
-def targets(*results: Result) -> Table:
-    head = ("target", "figure", "wanted", "")
+def targets(results: Mapping[str, Result]) -> Table:
+    """All targets of these parts, and by which verb each was measured."""
     rows = [
-        (t["what"], number(t["figure"]), t["wanted"], "met" if t["met"] else "missed")
-        for r in results
-        for t in r["targets"]
+        (t["what"], VERBS[part], number(t["figure"]), t["wanted"], "met" if t["met"] else "missed")
+        for part, result in results.items()
+        for t in result["targets"]
     ]
-    return [head, *rows]
+    return [("target", "make", "figure", "wanted", ""), *rows]
 
 
 def of_rounds(result: Result) -> dict[str, Table]:
@@ -198,7 +200,7 @@ def filled(text: str, results: Mapping[str, Result]) -> str:
     blocks = {f"{part}-measured": f"{measured(result)}.\n" for part, result in results.items()}
     for part, result in results.items():
         blocks |= {name: markdown(table) for name, table in TABLES[part](result).items()}
-    blocks["targets"] = markdown(targets(*results.values()))
+    blocks["targets"] = markdown(targets(results))
     return MARKED.sub(lambda found: f"{found[1]}{blocks[found[2]]}{found[3]}", text)
 
 
@@ -207,4 +209,5 @@ def references() -> dict[str, Result]:
 
 
 if __name__ == "__main__":
+    picture.draw(references()["rounds"], result_file("rounds", keep=True).with_suffix(".svg"))
     DOCUMENT.write_text(filled(DOCUMENT.read_text(), references()))
