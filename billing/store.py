@@ -1,25 +1,41 @@
 """SQL of billing: a list in, a list out, one statement a step."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
 from operator import attrgetter
-from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from billing.domain import Account, Operation
 from billing.exceptions import RefTaken
+from chassis.db import recordset
 
 OPERATION = "id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at"
+
+OPEN = text("INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING")
+READ = text("SELECT user_id, balance_minor, last_seq FROM accounts WHERE user_id = ANY(CAST(:ids AS uuid[]))")
+LOCK = text(f"{READ.text} ORDER BY user_id FOR UPDATE")
+RECORDED = text(f"SELECT {OPERATION} FROM operations WHERE ref = ANY(:refs)")
+APPEND = text(
+    f"INSERT INTO operations ({OPERATION}) SELECT {OPERATION} FROM json_to_recordset(:rows) AS new"
+    " (id uuid, ref text, user_id uuid, seq bigint, kind text, amount_minor bigint, status text,"
+    " reason text, balance_after_minor bigint, created_at timestamptz)"
+    " ON CONFLICT (ref) DO NOTHING RETURNING 1"
+)
+WRITE_BALANCES = text(
+    "UPDATE accounts SET balance_minor = new.balance_minor, last_seq = new.last_seq"
+    " FROM json_to_recordset(:rows) AS new (user_id uuid, balance_minor bigint, last_seq bigint)"
+    " WHERE accounts.user_id = new.user_id"
+)
+STATEMENT = text(
+    f"SELECT {OPERATION} FROM operations WHERE user_id = CAST(:user_id AS uuid) AND seq > 0"
+    " AND (CAST(:before AS bigint) IS NULL OR seq < CAST(:before AS bigint)) ORDER BY seq DESC LIMIT :limit"
+)
 
 
 def open_accounts(session: Session, user_ids: Iterable[str]) -> None:
     """Open the accounts that are not open yet."""
-    session.execute(
-        text("INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING"),
-        {"ids": sorted(user_ids)},
-    )
+    session.execute(OPEN, {"ids": sorted(user_ids)})
 
 
 def lock_accounts(session: Session, user_ids: Iterable[str]) -> dict[str, Account]:
@@ -27,33 +43,17 @@ def lock_accounts(session: Session, user_ids: Iterable[str]) -> dict[str, Accoun
 
     Locked in the order of their ids, so two batches that meet can't wait for each other in turn.
     """
-    rows = session.execute(
-        text(
-            "SELECT user_id, balance_minor, last_seq FROM accounts"
-            " WHERE user_id = ANY(CAST(:ids AS uuid[])) ORDER BY user_id FOR UPDATE"
-        ),
-        {"ids": list(user_ids)},
-    )
-    return {row.user_id: Account(*row) for row in rows}
+    return {row.user_id: Account(*row) for row in session.execute(LOCK, {"ids": list(user_ids)})}
 
 
 def read_accounts(session: Session, user_ids: Iterable[str]) -> dict[str, Account]:
     """The accounts of these users as they stand."""
-    rows = session.execute(
-        text(
-            "SELECT user_id, balance_minor, last_seq FROM accounts WHERE user_id = ANY(CAST(:ids AS uuid[]))"
-        ),
-        {"ids": list(user_ids)},
-    )
-    return {row.user_id: Account(*row) for row in rows}
+    return {row.user_id: Account(*row) for row in session.execute(READ, {"ids": list(user_ids)})}
 
 
 def recorded(session: Session, refs: Iterable[str]) -> dict[str, Operation]:
     """The operations that stand under these refs."""
-    rows = session.execute(
-        text(f"SELECT {OPERATION} FROM operations WHERE ref = ANY(:refs)"), {"refs": list(refs)}
-    )
-    return {row.ref: Operation(*row) for row in rows}
+    return {row.ref: Operation(*row) for row in session.execute(RECORDED, {"refs": list(refs)})}
 
 
 def append(session: Session, operations: Sequence[Operation]) -> None:
@@ -61,45 +61,19 @@ def append(session: Session, operations: Sequence[Operation]) -> None:
 
     In the order of their refs, for the reason that accounts are locked in order.
     """
-    inserted = session.execute(
-        text(
-            f"INSERT INTO operations ({OPERATION})"
-            " SELECT * FROM unnest(CAST(:id AS uuid[]), CAST(:ref AS text[]),"
-            " CAST(:user_id AS uuid[]), CAST(:seq AS bigint[]), CAST(:kind AS text[]),"
-            " CAST(:amount_minor AS bigint[]), CAST(:status AS text[]), CAST(:reason AS text[]),"
-            " CAST(:balance_after_minor AS bigint[]), CAST(:created_at AS timestamptz[]))"
-            " ON CONFLICT (ref) DO NOTHING RETURNING 1"
-        ),
-        _columns(sorted(operations, key=attrgetter("ref"))),
-    )
-    if len(inserted.all()) != len(operations):
+    rows = recordset(sorted(operations, key=attrgetter("ref")))
+    if len(session.execute(APPEND, {"rows": rows}).all()) != len(operations):
         raise RefTaken
 
 
 def write_balances(session: Session, accounts: Sequence[Account]) -> None:
     """Bring the cached balances up to date."""
-    session.execute(
-        text(
-            "UPDATE accounts SET balance_minor = new.balance_minor, last_seq = new.last_seq"
-            " FROM unnest(CAST(:user_id AS uuid[]), CAST(:balance_minor AS bigint[]),"
-            " CAST(:last_seq AS bigint[])) AS new (user_id, balance_minor, last_seq)"
-            " WHERE accounts.user_id = new.user_id"
-        ),
-        _columns(accounts),
-    )
+    session.execute(WRITE_BALANCES, {"rows": recordset(accounts)})
 
 
 def statement(session: Session, user_id: str, limit: int, before: str | None) -> list[Operation]:
     """The last `limit` operations of an account, newest first, of those numbered below `before`."""
-    rows = session.execute(
-        text(
-            f"SELECT {OPERATION} FROM operations"
-            " WHERE user_id = CAST(:user_id AS uuid) AND seq > 0"
-            " AND (CAST(:before AS bigint) IS NULL OR seq < CAST(:before AS bigint))"
-            " ORDER BY seq DESC LIMIT :limit"
-        ),
-        {"user_id": user_id, "before": before, "limit": limit},
-    )
+    rows = session.execute(STATEMENT, {"user_id": user_id, "before": before, "limit": limit})
     return [Operation(*row) for row in rows]
 
 
@@ -121,8 +95,3 @@ def ledgers(session: Session, batch: int) -> Iterator[tuple[Account, Account, in
         execution_options={"yield_per": batch},
     )
     return ((Account(*row[:3]), Account(row[0], *row[3:5]), row[5]) for row in rows)
-
-
-def _columns(rows: Sequence[Account] | Sequence[Operation]) -> dict[str, list[Any]]:
-    """Rows as one list a column, as PostgreSQL's unnest() takes them."""
-    return {field.name: [getattr(row, field.name) for row in rows] for field in fields(rows[0])}

@@ -1,6 +1,9 @@
 """Database sessions: nameko-sqlalchemy's, with time limits, and a start that waits for the schema."""
 
+import json
 import logging
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,21 @@ class Database(NamekoDatabase):
     def _ping(self) -> None:
         with self.Session() as session:
             session.execute(text("SELECT 1"))
+
+
+def recordset(rows: Sequence[Any]) -> str:
+    """`rows`, mappings or dataclasses of plain values and times, as json_to_recordset() takes them: one
+    parameter for any number of rows, and the cheapest for both sides."""
+    return _ROWS.encode(rows)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+_ROWS = json.JSONEncoder(default=_plain, allow_nan=False)
 
 
 def _read_ids_as_text(connection: Any, record: Any) -> None:

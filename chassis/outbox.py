@@ -12,13 +12,13 @@ import eventlet
 import uuid_utils
 from eventlet.event import Event as Wakeup
 from nameko.extensions import DependencyProvider
-from sqlalchemy import DateTime, Index, String, Text, delete, func, insert, select, update
+from sqlalchemy import DateTime, Index, String, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chassis import metrics
-from chassis.amqp import ConfirmedPublisher, Message, encode
-from chassis.db import Database
+from chassis.amqp import ConfirmedPublisher, Message
+from chassis.db import Database, recordset
 from chassis.errors import first_line, is_away
 from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
 from chassis.schemas import utc
@@ -32,6 +32,25 @@ FIRST = "00000000-0000-0000-0000-000000000000"
 MEASURE_EVERY_S = 5.0
 CLEAN_EVERY_S = 15.0
 CLEAN_AT_MOST = 5000  # within the statement's time limit
+
+
+ADD = text(
+    "INSERT INTO outbox (event_id, type, payload, request_id) SELECT * FROM json_to_recordset(:rows) AS new"
+    " (event_id uuid, type text, payload jsonb, request_id text)"
+)
+TAKE = text(
+    "SELECT event_id, type, payload::text, request_id FROM outbox WHERE sent_at IS NULL"
+    " AND event_id > CAST(:after AS uuid) ORDER BY event_id LIMIT :limit FOR UPDATE SKIP LOCKED"
+)
+MARK = text("UPDATE outbox SET sent_at = now() WHERE event_id = ANY(CAST(:ids AS uuid[]))")
+CLEAN = text(
+    "DELETE FROM outbox WHERE event_id IN (SELECT event_id FROM outbox WHERE sent_at < now() - :retention"
+    " LIMIT :limit)"
+)
+MEASURE = text(
+    "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM outbox"
+    " WHERE sent_at IS NULL"
+)
 
 
 class OutboxMixin:
@@ -53,7 +72,7 @@ def unsent_index(table: type[OutboxMixin]) -> Index:
 
 
 class Outbox(DependencyProvider):
-    """`outbox = Outbox(models.Outbox)`: `self.outbox.add(session, "order_paid", [{...}, ...])`.
+    """`outbox = Outbox()`: `self.outbox.add(session, [("order_paid", {...}), ...])`.
 
     The relay is a greenthread of the service. It takes unsent rows with FOR UPDATE SKIP LOCKED and
     keeps them locked while they are published, so several copies of a service share the work and a
@@ -61,9 +80,6 @@ class Outbox(DependencyProvider):
     """
 
     publisher = ConfirmedPublisher()
-
-    def __init__(self, table: type[OutboxMixin]) -> None:
-        self.table = table
 
     def check(self) -> None:
         self.retention_s = read(self.container.config, "OUTBOX_RETENTION_S", SECONDS)
@@ -83,7 +99,7 @@ class Outbox(DependencyProvider):
         self._thread.wait()
 
     def get_dependency(self, worker_ctx: Any) -> "Writer":
-        return Writer(self.table, lambda: self._dirty.add(worker_ctx))
+        return Writer(lambda: self._dirty.add(worker_ctx))
 
     def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
         """Runs when the answer is on its way to the caller: the relay never delays one."""
@@ -128,52 +144,40 @@ class Outbox(DependencyProvider):
     def _relay_batch(self) -> int:
         """Publish what waits, BATCH at most; how many were taken from the table."""
         with self._session() as session:
-            rows = session.execute(self._take()).all()
+            rows = session.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
             if not rows:
                 return 0
             routed = self.publisher.publish([self._message(row) for row in rows])
             sent = [row.event_id for row, is_routed in zip(rows, routed, strict=True) if is_routed]
-            table = self.table
-            session.execute(update(table).where(table.event_id.in_(sent)).values(sent_at=func.now()))
+            session.execute(MARK, {"ids": sent})
         if len(sent) < len(rows):  # kept, and tried again at the next poll
             log.warning("events without a queue: make migrate", extra={"count": len(rows) - len(sent)})
             self._after = rows[-1].event_id
         metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(len(sent))
         return len(rows)
 
-    def _take(self) -> Any:
-        table = self.table
-        columns = (table.event_id, table.type, table.payload, table.request_id)
-        unsent = select(*columns).where(table.sent_at.is_(None), table.event_id > self._after)
-        return unsent.order_by(table.event_id).limit(BATCH).with_for_update(skip_locked=True)
-
     def _message(self, row: Any) -> Message:
         return Message(
             f"{self.container.service_name}.events",
             row.type,
-            encode(row.payload),
+            row.payload.encode(),
             headers={f"nameko.{REQUEST_ID}": row.request_id},
             properties={"message_id": row.event_id},
         )
 
     def _clean(self) -> int:
         """Delete events sent long ago, CLEAN_AT_MOST at a time; more than 0 where some may be left."""
-        table = self.table
-        oldest = func.now() - timedelta(seconds=self.retention_s)
-        old = select(table.event_id).where(table.sent_at < oldest).limit(CLEAN_AT_MOST)
-        deletion = delete(table).where(table.event_id.in_(old)).returning(table.event_id)
+        limits = {"retention": timedelta(seconds=self.retention_s), "limit": CLEAN_AT_MOST}
         with self._session() as session:
-            deleted = len(session.execute(deletion).all())
+            deleted: int = session.execute(CLEAN, limits).rowcount  # type: ignore[attr-defined]
         return deleted // CLEAN_AT_MOST
 
     def _measure(self) -> int:
         """Show what waits; each copy of a service shows all of it."""
-        age_s = func.extract("epoch", func.now() - func.min(self.table.created_at))
         with self._session() as session:
-            waits = select(func.count(), age_s).where(self.table.sent_at.is_(None))
-            unsent, oldest_s = session.execute(waits).one()
+            unsent, oldest_s = session.execute(MEASURE).one()
         metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
-        metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s or 0)
+        metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s)
         return 0
 
     def _session(self) -> Session:
@@ -184,18 +188,17 @@ class Outbox(DependencyProvider):
 class Writer:
     """What a service method sees of the outbox."""
 
-    def __init__(self, table: type[OutboxMixin], written: Any) -> None:
-        self._table = table
+    def __init__(self, written: Callable[[], None]) -> None:
         self._written = written
 
-    def add(self, session: Session, event_type: str, facts: Sequence[dict[str, Any]]) -> None:
-        """Write one event for each of `facts` in the session's transaction.
+    def add(self, session: Session, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Write events, each a type and a fact, in the session's transaction.
 
         A fact is flat and of plain scalars; `event_id`, `occurred_at` and `version` are added, and
         a `request_id` in it goes into the message's headers.
         """
-        if facts:
-            session.execute(insert(self._table), [_row(event_type, dict(fact)) for fact in facts])
+        if events:
+            session.execute(ADD, {"rows": recordset([_row(type_, dict(fact)) for type_, fact in events])})
             self._written()
 
 

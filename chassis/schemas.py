@@ -14,11 +14,12 @@ from structlog.contextvars import bind_contextvars
 Outcome = dict[str, Any]  # what became of one item: a status, and what goes with it
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def storable(text: str) -> None:
     """Refuses what PostgreSQL or UTF-8 can't hold: NUL, lone surrogates."""
-    if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
+    if _UNSTORABLE.search(text):
         raise ValidationError("Holds a character that can't be stored.")
 
 

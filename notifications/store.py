@@ -4,15 +4,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
-from sqlalchemy import RowMapping, Table, select
+from sqlalchemy import RowMapping, Table, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.db import recordset
 from notifications.domain import Recipient
 from notifications.models import Letter
 from notifications.models import Recipient as RecipientRow
 
 LETTERS, RECIPIENTS = cast(Table, Letter.__table__), cast(Table, RecipientRow.__table__)
+INSERT_LETTERS = text(
+    "INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)"
+    " SELECT * FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid, user_id uuid,"
+    " email text, subject text, body text, state text) ON CONFLICT DO NOTHING RETURNING *"
+)
 RECIPIENT = (RecipientRow.user_id, RecipientRow.username, RecipientRow.email, RecipientRow.locale)
 
 
@@ -29,9 +35,12 @@ def recipients(session: Session, user_ids: Iterable[str]) -> dict[str, Recipient
 
 
 def insert_letters(session: Session, letters: Sequence[dict[str, Any]]) -> list[RowMapping]:
-    """Store letters, but those whose order has one already; those stored."""
-    statement = insert(LETTERS).on_conflict_do_nothing().returning(*LETTERS.c)
-    return list(session.execute(statement, list(letters)).mappings())
+    """Store letters, but those whose order has one already; those stored.
+
+    In the order of their orders, so two batches with the same ones can't wait for each other in turn.
+    """
+    rows = recordset(sorted(letters, key=lambda letter: letter["order_id"] or ""))
+    return list(session.execute(INSERT_LETTERS, {"rows": rows}).mappings())
 
 
 def by_id(session: Session, letter_id: str) -> RowMapping:

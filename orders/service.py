@@ -35,7 +35,7 @@ class Service:
     name = "orders"
 
     db = Database(models.Base)
-    outbox = Outbox(models.Outbox)
+    outbox = Outbox()
     call_id = CallId()
     billing = RpcProxy("billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S")
 
@@ -63,7 +63,7 @@ class Service:
             return None
         with self.db.get_session(close_on_exit=True) as session:
             order = store.by_ids(session, [order_id]).get(order_id)
-        return ORDER.dump(order) if order and user_id in (None, order["user_id"]) else None
+        return ORDER.dump(order) if order and user_id in (None, order.user_id) else None
 
     @rpc
     @checked(OrderQuery())
@@ -82,9 +82,9 @@ class Service:
         if not due:
             return
         log.info("settling what is pending", extra={"orders": len(due)})
-        self._settle([order for order in due if not domain.is_overdue(order["age"])])
-        self._settle([order for order in due if domain.is_overdue(order["age"])], cancel=True)
-        waits = {o["id"]: domain.wait_s(o["attempts"], random.random()) for o in due}
+        self._settle([order for order in due if not domain.is_overdue(order.age)])
+        self._settle([order for order in due if domain.is_overdue(order.age)], cancel=True)
+        waits = {order.id: domain.wait_s(order.attempts, random.random()) for order in due}
         with self.db.get_session(close_on_exit=True) as session:
             store.postpone(session, waits)
 
@@ -102,10 +102,10 @@ class Service:
         with self.db.get_session(close_on_exit=True) as session:
             new = store.insert_new(session, wanted, domain.FIRST_LOOK)
             stored = store.by_keys(session, wanted) if len(new) < len(wanted) else new
-        stored |= {(order["user_id"], order["key"]): order for order in self._settle([*new.values()])}
+        stored |= {(order.user_id, order.key): order for order in self._settle([*new.values()])}
         return [_out(stored[item["user_id"], item["key"]], item) for item in items]
 
-    def _settle(self, orders: Sequence[store.Row], *, cancel: bool = False) -> Sequence[store.Row]:
+    def _settle(self, orders: Sequence[store.Order], *, cancel: bool = False) -> Sequence[store.Order]:
         """Have billing withdraw the prices (or cancel the withdrawals), and end the orders as it answers.
 
         Returns those that have ended. The order's id keys the withdrawal, so it can be repeated
@@ -113,46 +113,47 @@ class Service:
         """
         verb = self.billing.cancel if cancel else self.billing.withdraw
         answers = verb.many([_withdrawal(order) for order in orders])
-        endings = [domain.ending(o["id"], a) for o, a in zip(orders, answers, strict=True)]
+        endings = [domain.ending(o.id, a) for o, a in zip(orders, answers, strict=True)]
         certain = [ending for ending in endings if ending]
         if len(certain) < len(orders):
             log.warning("outcome unknown", extra={"orders": len(orders) - len(certain)})
         for order, answer in zip(orders, answers, strict=True):
             if domain.is_misunderstood(answer):
-                log.error("billing can't take it", extra={"order_id": order["id"], "answer": answer})
+                log.error("billing can't take it", extra={"order_id": order.id, "answer": answer})
         return self._end(certain) if certain else []
 
-    def _end(self, endings: Sequence[domain.Ending]) -> Sequence[store.Row]:
+    def _end(self, endings: Sequence[domain.Ending]) -> Sequence[store.Order]:
         """The one transition of an order, with its event in the same transaction."""
         with self.db.get_session(close_on_exit=True) as session:
             ended = store.end(session, endings)
-            self.outbox.add(session, "order_paid", [_fact(o) for o in ended if o["status"] == "paid"])
-            rejected = [{**_fact(o), "reason": o["reason"]} for o in ended if o["status"] == "rejected"]
-            self.outbox.add(session, "order_rejected", rejected)
+            self.outbox.add(session, [_event(order) for order in ended])
             if len(ended) == len(endings):
                 return ended
             # The sweeper, or the first attempt, was quicker with some of them.
             return [*store.by_ids(session, [ending.order_id for ending in endings]).values()]
 
 
-def _withdrawal(order: store.Row) -> Outcome:
+def _withdrawal(order: store.Order) -> Outcome:
     return {
-        "user_id": order["user_id"],
-        "amount_minor": order["price_minor"],
-        "order_id": order["id"],
-        "request_id": order["request_id"],
+        "user_id": order.user_id,
+        "amount_minor": order.price_minor,
+        "order_id": order.id,
+        "request_id": order.request_id,
     }
 
 
-def _fact(order: store.Row) -> Outcome:
-    return {
-        "order_id": order["id"],
-        "user_id": order["user_id"],
-        "price_minor": order["price_minor"],
-        "request_id": order["request_id"],
+def _event(order: store.Order) -> tuple[str, Outcome]:
+    fact = {
+        "order_id": order.id,
+        "user_id": order.user_id,
+        "price_minor": order.price_minor,
+        "request_id": order.request_id,
     }
+    if order.status == "paid":
+        return "order_paid", fact
+    return "order_rejected", {**fact, "reason": order.reason}
 
 
-def _out(order: store.Row, item: Outcome) -> Outcome:
-    same = order["price_minor"] == item["price_minor"]
+def _out(order: store.Order, item: Outcome) -> Outcome:
+    same = order.price_minor == item["price_minor"]
     return ORDER.dump(order) if same else {"status": "conflict"}

@@ -5,134 +5,103 @@ from datetime import timedelta
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from chassis.db import recordset
 from orders.domain import Ending
 
-Row = RowMapping | dict[str, Any]
+Order = Row[Any]  # its columns are those of ORDER
 Key = tuple[str, str]  # whose, and the client's idempotency key
 ORDER = (
     "id, user_id, key, price_minor, orders.status, orders.reason, request_id, attempts, created_at, ended_at"
 )
 
+INSERT_NEW = text(
+    "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"
+    " SELECT id, user_id, key, price_minor, request_id, now() + :first_look FROM json_to_recordset(:rows)"
+    " AS new (id uuid, user_id uuid, key text, price_minor bigint, request_id text)"
+    f" ON CONFLICT (user_id, key) DO NOTHING RETURNING {ORDER}"
+)
+BY_KEYS = text(
+    f"SELECT {ORDER} FROM orders WHERE (user_id, key) IN"
+    " (SELECT * FROM json_to_recordset(:rows) AS new (user_id uuid, key text))"
+)
+BY_IDS = text(f"SELECT {ORDER} FROM orders WHERE id = ANY(CAST(:ids AS uuid[]))")
+END = text(
+    "UPDATE orders SET status = new.status, reason = new.reason, ended_at = now()"
+    " FROM json_to_recordset(:rows) AS new (order_id uuid, status text, reason text)"
+    f" WHERE id = new.order_id AND orders.status = 'pending' RETURNING {ORDER}"
+)
+# ARRAY() runs its query once; IN may run it again for each row, and lock and claim more than `limit`.
+CLAIM_DUE = text(
+    "UPDATE orders SET attempts = attempts + 1, next_attempt_at = now() + :lease"
+    " WHERE id = ANY(ARRAY(SELECT id FROM orders WHERE status = 'pending'"
+    " AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :limit"
+    f" FOR UPDATE SKIP LOCKED)) RETURNING {ORDER}, now() - created_at AS age"
+)
+OLDEST_PENDING_S = text(
+    "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM orders WHERE status = 'pending'"
+)
+POSTPONE = text(
+    "UPDATE orders SET next_attempt_at = now() + make_interval(secs => new.wait_s)"
+    " FROM unnest(CAST(:ids AS uuid[]), CAST(:waits_s AS float8[])) AS new (order_id, wait_s)"
+    " WHERE id = new.order_id AND status = 'pending'"
+)
+OF_USER = text(
+    f"SELECT {ORDER} FROM orders WHERE user_id = CAST(:user_id AS uuid)"
+    " AND (CAST(:after AS uuid) IS NULL OR id < CAST(:after AS uuid)) ORDER BY id DESC LIMIT :limit"
+)
 
-def insert_new(session: Session, orders: Sequence[Row], first_look: timedelta) -> dict[Key, RowMapping]:
+
+def insert_new(
+    session: Session, orders: Sequence[Mapping[str, Any]], first_look: timedelta
+) -> dict[Key, Order]:
     """Store pending orders, but those whose (user, key) is taken; those stored, by that pair.
 
     The sweeper leaves them alone for `first_look`. Stored in the order of their keys, so two
     batches with the same keys can't wait for each other in turn.
     """
-    orders = sorted(orders, key=itemgetter("user_id", "key"))
-    rows = session.execute(
-        text(
-            "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"
-            " SELECT new.*, now() + :first_look FROM unnest(CAST(:id AS uuid[]),"
-            " CAST(:user_id AS uuid[]), CAST(:key AS text[]), CAST(:price_minor AS bigint[]),"
-            " CAST(:request_id AS text[])) AS new"
-            f" ON CONFLICT (user_id, key) DO NOTHING RETURNING {ORDER}"
-        ),
-        {
-            "first_look": first_look,
-            **_columns(orders, ("id", "user_id", "key", "price_minor", "request_id")),
-        },
-    )
-    return {(row["user_id"], row["key"]): row for row in rows.mappings()}
+    rows = recordset(sorted(orders, key=itemgetter("user_id", "key")))
+    stored = session.execute(INSERT_NEW, {"rows": rows, "first_look": first_look})
+    return {(order.user_id, order.key): order for order in stored}
 
 
-def by_keys(session: Session, orders: Iterable[Row]) -> dict[Key, RowMapping]:
+def by_keys(session: Session, orders: Sequence[Mapping[str, Any]]) -> dict[Key, Order]:
     """The orders under these (user_id, key), by that pair."""
-    rows = session.execute(
-        text(
-            f"SELECT {ORDER} FROM orders WHERE (user_id, key) IN"
-            " (SELECT * FROM unnest(CAST(:user_id AS uuid[]), CAST(:key AS text[])))"
-        ),
-        _columns(list(orders), ("user_id", "key")),
-    )
-    return {(row["user_id"], row["key"]): row for row in rows.mappings()}
+    found = session.execute(BY_KEYS, {"rows": recordset(orders)})
+    return {(order.user_id, order.key): order for order in found}
 
 
-def end(session: Session, endings: Sequence[Ending]) -> list[RowMapping]:
+def end(session: Session, endings: Sequence[Ending]) -> list[Order]:
     """End orders that are still pending; the orders that this call ended.
 
     `status = 'pending'` is the guard: an order ends once, and is never changed again.
     """
-    rows = session.execute(
-        text(
-            "UPDATE orders SET status = new.status, reason = new.reason, ended_at = now()"
-            " FROM unnest(CAST(:order_id AS uuid[]), CAST(:status AS text[]),"
-            " CAST(:reason AS text[])) AS new (order_id, status, reason)"
-            " WHERE id = new.order_id AND orders.status = 'pending'"
-            f" RETURNING {ORDER}"
-        ),
-        {
-            "order_id": [e.order_id for e in endings],
-            "status": [e.status for e in endings],
-            "reason": [e.reason for e in endings],
-        },
-    )
-    return list(rows.mappings())
+    return [*session.execute(END, {"rows": recordset(endings)})]
 
 
-def by_ids(session: Session, ids: Iterable[str]) -> dict[str, RowMapping]:
+def by_ids(session: Session, ids: Iterable[str]) -> dict[str, Order]:
     """The orders with these ids."""
-    rows = session.execute(
-        text(f"SELECT {ORDER} FROM orders WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(ids)}
-    )
-    return {row["id"]: row for row in rows.mappings()}
+    return {order.id: order for order in session.execute(BY_IDS, {"ids": list(ids)})}
 
 
-def claim_due(session: Session, limit: int, lease: timedelta) -> list[RowMapping]:
+def claim_due(session: Session, limit: int, lease: timedelta) -> list[Order]:
     """Pending orders whose next attempt is due, with their `age`; no other sweeper gets them for
-    `lease`.
-
-    ARRAY() runs its query once; IN may run it again for each row, and lock and claim more than `limit`.
-    """
-    rows = session.execute(
-        text(
-            "UPDATE orders SET attempts = attempts + 1, next_attempt_at = now() + :lease"
-            " WHERE id = ANY(ARRAY(SELECT id FROM orders WHERE status = 'pending'"
-            " AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :limit"
-            " FOR UPDATE SKIP LOCKED))"
-            f" RETURNING {ORDER}, now() - created_at AS age"
-        ),
-        {"lease": lease, "limit": limit},
-    )
-    return list(rows.mappings())
+    `lease`."""
+    return [*session.execute(CLAIM_DUE, {"lease": lease, "limit": limit})]
 
 
 def oldest_pending_s(session: Session) -> float:
     """The age in seconds of the oldest pending order; 0 where there is none."""
-    age_s = "extract(epoch FROM now() - min(created_at))"
-    query = f"SELECT coalesce({age_s}, 0) FROM orders WHERE status = 'pending'"
-    return float(session.execute(text(query)).scalar_one())
+    return float(session.execute(OLDEST_PENDING_S).scalar_one())
 
 
 def postpone(session: Session, waits_s: Mapping[str, float]) -> None:
     """Set the next attempt of orders, in so many seconds from now."""
-    session.execute(
-        text(
-            "UPDATE orders SET next_attempt_at = now() + make_interval(secs => new.wait_s)"
-            " FROM unnest(CAST(:ids AS uuid[]), CAST(:waits_s AS float8[])) AS new (order_id, wait_s)"
-            " WHERE id = new.order_id AND status = 'pending'"
-        ),
-        {"ids": list(waits_s), "waits_s": list(waits_s.values())},
-    )
+    session.execute(POSTPONE, {"ids": list(waits_s), "waits_s": list(waits_s.values())})
 
 
-def of_user(session: Session, user_id: str, limit: int, after: str | None) -> list[RowMapping]:
+def of_user(session: Session, user_id: str, limit: int, after: str | None) -> list[Order]:
     """The last `limit` orders of a user, newest first, of those before the order `after`."""
-    rows = session.execute(
-        text(
-            f"SELECT {ORDER} FROM orders WHERE user_id = CAST(:user_id AS uuid)"
-            " AND (CAST(:after AS uuid) IS NULL OR id < CAST(:after AS uuid))"
-            " ORDER BY id DESC LIMIT :limit"
-        ),
-        {"user_id": user_id, "after": after, "limit": limit},
-    )
-    return list(rows.mappings())
-
-
-def _columns(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
-    """Rows as one list a column, as PostgreSQL's unnest() takes them."""
-    return {name: [row[name] for row in rows] for name in names}
+    return [*session.execute(OF_USER, {"user_id": user_id, "after": after, "limit": limit})]

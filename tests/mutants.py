@@ -65,8 +65,8 @@ def tests(file: str, *names: str) -> list[str]:
 
 GUARD = Change(
     "orders/store.py",
-    " WHERE id = new.order_id AND orders.status = 'pending'\"\n            f\"",
-    ' WHERE id = new.order_id"\n            f"',
+    " WHERE id = new.order_id AND orders.status = 'pending' RET",
+    " WHERE id = new.order_id RET",
 )
 TRIGGER = Change(
     "orders/migrations/0001_orders_and_outbox.py", " WHEN (OLD.status <> 'pending')", " WHEN (false)"
@@ -280,7 +280,7 @@ MUTANTS = [
     ),
     Mutant(
         "relays do not skip what another has",
-        [Change("chassis/outbox.py", ".with_for_update(skip_locked=True)", "")],
+        [Change("chassis/outbox.py", ":limit FOR UPDATE SKIP LOCKED", ":limit")],
         tests(OUTBOX, "test_two_relays_side_by_side_publish_every_event_once"),
     ),
     # Publishing and handling.

@@ -22,7 +22,7 @@ class Service:
     name = "users"
 
     db = Database(models.Base)
-    outbox = Outbox(models.Outbox)
+    outbox = Outbox()
 
     @rpc(sensitive_arguments=("password",))
     @checked(NewUser())
@@ -45,7 +45,7 @@ class Service:
             if not store.insert_new(session, user):
                 return _not_inserted(user, store.holders(session, user))
             public = USER.dump(user)
-            self.outbox.add(session, "user_created", [{"user_id": public.pop("id"), **public}])
+            self.outbox.add(session, [("user_created", {"user_id": public.pop("id"), **public})])
         return {"status": "created", "user": USER.dump(user)}
 
     @rpc

@@ -298,9 +298,6 @@ UNDECODABLE: dict[str, dict[str, Any]] = {
     "no text": {"body": b"\xff{"},
     "nested deeply": {"body": b"[" * 100_000},
     "a number of 5,000 digits": {"body": b"9" * 5000},
-    "an object that would be made into something else": {
-        "body": b'{"__type__": "decimal", "__value__": "x"}',
-    },
     "pickle": {"body": b"\x80\x04N.", "content_type": "application/x-python-serialize"},
     "a content type nobody knows": {"body": b"<a/>", "content_type": "application/xml"},
     "a compression nobody knows": {"body": b"{}", "headers": {"compression": "zip?"}},
@@ -324,6 +321,11 @@ MALFORMED: dict[str, tuple[bytes, str, dict[str, Any]]] = {
     "null": (b"null", "TypeError", {}),
     "nothing at all": (b"", "TypeError", {}),
     "an object without its keys": (b"{}", "KeyError('id')", {}),
+    "an object that asks to be made something else": (
+        b'{"__type__": "decimal", "__value__": "1"}',
+        "KeyError('id')",
+        {},
+    ),
     "a text in an encoding that can't encode it": (
         b'["' + b"x" * 70 + b'"]',
         "TypeError",

@@ -18,7 +18,7 @@ from chassis.amqp import connect
 from chassis.container import Container
 from chassis.db import Database
 from chassis.logs import bind_request_id
-from chassis.outbox import Outbox, OutboxMixin
+from chassis.outbox import Outbox
 from chassis.rpc import rpc
 from chassis.tests.conftest import Broker, dependency, running
 from conftest import DEADLINE_S, eventually
@@ -30,22 +30,18 @@ class Base(DeclarativeBase):
     pass
 
 
-class Table(OutboxMixin, Base):
-    pass
-
-
 class Teller:
     """A service that emits, on the outbox table of users."""
 
     name = "users"
 
     db = Database(Base)
-    outbox = Outbox(Table)
+    outbox = Outbox()
 
     @rpc
     def tell(self, event_type: str, facts: list[dict[str, Any]], then_fails: bool = False) -> None:
         with self.db.get_session(close_on_exit=True) as session:
-            self.outbox.add(session, event_type, facts)
+            self.outbox.add(session, [(event_type, fact) for fact in facts])
             if then_fails:
                 raise ValueError("no")
 
@@ -120,7 +116,7 @@ def test_the_request_id_goes_in_the_headers(teller, broker) -> None:
         bind_request_id({"request_id": "of-the-worker"})
         with dependency(teller, "db").get_session(close_on_exit=True) as session:
             facts = [{"n": 1}, {"n": 2, "request_id": "of-the-order"}]
-            dependency(teller, "outbox").add(session, "told", facts)
+            dependency(teller, "outbox").add(session, [("told", fact) for fact in facts])
 
     eventlet.spawn(work).wait()
     eventually(lambda: broker.count(queue) == 2)
@@ -235,7 +231,7 @@ def test_an_answer_does_not_wait_for_the_relay(teller, rpc, monkeypatch) -> None
 def test_a_flood_of_facts_is_written_in_one_go(teller, broker, sql) -> None:
     queue = broker.bind(EXCHANGE, "told")
     with dependency(teller, "db").get_session(close_on_exit=True) as session:
-        dependency(teller, "outbox").add(session, "told", [{"n": n} for n in range(1000)])
+        dependency(teller, "outbox").add(session, [("told", {"n": n}) for n in range(1000)])
         assert session.execute(text("SELECT count(*) FROM outbox")).scalar() == 1000
-        dependency(teller, "outbox").add(session, "told", [])
+        dependency(teller, "outbox").add(session, [])
     eventually(lambda: broker.count(queue) == 1000)

@@ -41,7 +41,7 @@ def due(sql, clean) -> set[str]:
 
 
 def test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another(sessions, due) -> None:
-    first, second, third = ([str(row["id"]) for row in store.claim_due(s, 4, LEASE)] for s in sessions)
+    first, second, third = ([str(row.id) for row in store.claim_due(s, 4, LEASE)] for s in sessions)
     assert [len(first), len(second), len(third)] == [4, 4, 2]
     assert {*first, *second, *third} == due
 
@@ -54,4 +54,4 @@ def test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_agai
     second.rollback()
     store.postpone(first, dict.fromkeys(due, -1.0))
     first.commit()
-    assert [row["attempts"] for row in store.claim_due(second, 10, LEASE)] == [2] * 10
+    assert [row.attempts for row in store.claim_due(second, 10, LEASE)] == [2] * 10
