@@ -109,7 +109,7 @@ class Service:
     def statement(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """{"items": [operation, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100),
         `after` (a previous answer's `next`)."""
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             rows = store.statement(session, user_id, limit + 1, after)
         return page(OPERATION.dump(rows, many=True), limit, "seq")
 
@@ -121,7 +121,7 @@ class Service:
         seen = Counter(accounts=0, operations=0, balance_minor=0)
         lines: list[str] = []
         wrong = 0
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.transaction() as session:
             for account, ledger, wrong_operations in store.ledgers(session, AUDIT_BATCH):
                 seen.update(accounts=1, operations=ledger.last_seq, balance_minor=account.balance_minor)
                 if line := domain.difference(account, ledger, wrong_operations):
@@ -151,14 +151,14 @@ class Service:
         """What happens to each request; None where it can't be decided now."""
         user_ids = {request.user_id for request in requests}
         try:
-            with self.db.get_session(close_on_exit=True) as session:
+            with self.db.transaction() as session:
                 accounts = store.lock_accounts(session, user_ids)
                 missing = user_ids - accounts.keys()
                 if not missing:
                     return list(_record(session, accounts, requests))
             undecided = self._open_missing(missing)
             decidable = [r for r in requests if r.user_id not in undecided]
-            with self.db.get_session(close_on_exit=True) as session:
+            with self.db.transaction() as session:
                 accounts = store.lock_accounts(session, user_ids)
                 decided = iter(_record(session, accounts, decidable))
             return [None if r.user_id in undecided else next(decided) for r in requests]
@@ -177,11 +177,11 @@ class Service:
         return set()
 
     def _open(self, user_ids: Sequence[str]) -> None:
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             store.open_accounts(session, user_ids)
 
     def _read_accounts(self, user_ids: set[str]) -> dict[str, domain.Account]:
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             return store.read_accounts(session, user_ids)
 
     def _accounts(self, items: list[Outcome]) -> list[Outcome]:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import eventlet
 import psycopg2.extensions
 from nameko.exceptions import ConfigurationError
 from nameko_sqlalchemy import Database as NamekoDatabase
-from sqlalchemy import event, make_url, text
+from nameko_sqlalchemy.database import DatabaseWrapper
+from sqlalchemy import Engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
+from sqlalchemy.orm import Session
 
 from chassis import health
 from chassis.errors import first_line
@@ -34,10 +36,9 @@ NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 class Database(NamekoDatabase):
-    """`db = Database(Base)`; `with self.db.get_session(close_on_exit=True) as session:` is one
-    transaction.
+    """`db = Database(Base)`; `with self.db.transaction() as session:` or `self.db.autocommit()`.
 
-    Close it before an RPC, a publish or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a
+    Leave it before an RPC, a publish or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a
     wait for a lock as well; a session that idles in a transaction is ended by the server.
     """
 
@@ -59,9 +60,14 @@ class Database(NamekoDatabase):
     def setup(self) -> None:
         super().setup()
         event.listen(self.engine, "connect", _read_ids_as_text)
+        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         health.add_check(self.container.service_name, "database", self._ping)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)
+
+    def get_dependency(self, worker_ctx: Any) -> "Sessions":
+        sessions = self.dbs[worker_ctx] = Sessions(self.Session, self._autocommit)
+        return sessions
 
     def _is_ready(self) -> bool:
         """Whether the database answers and its schema is as new as this code; says so if not."""
@@ -91,6 +97,26 @@ class Database(NamekoDatabase):
     def _ping(self) -> None:
         with self.Session() as session:
             session.execute(text("SELECT 1"))
+
+
+class Sessions(DatabaseWrapper):
+    """What a service method sees of its database."""
+
+    def __init__(self, make: Callable[..., Session], autocommit: Engine) -> None:
+        super().__init__(make)
+        self._autocommit = autocommit
+
+    def transaction(self) -> Session:
+        """What is executed in it is committed together, at its end."""
+        return self._opened(self.Session(close_on_exit=True))
+
+    def autocommit(self) -> Session:
+        """Each statement is a transaction: one round trip to the server, not three."""
+        return self._opened(self.Session(close_on_exit=True, bind=self._autocommit))
+
+    def _opened(self, session: Session) -> Session:
+        self._context_sessions.append(session)  # closed with the worker, if it is killed inside
+        return session
 
 
 def recordset(rows: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ relay publishes it. Nothing is announced that did not happen, and nothing that h
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from time import monotonic
 from typing import Any
 
@@ -34,15 +35,16 @@ CLEAN_EVERY_S = 15.0
 CLEAN_AT_MOST = 5000  # within the statement's time limit
 
 
-ADD = text(
-    "INSERT INTO outbox (event_id, type, payload, request_id) SELECT * FROM json_to_recordset(:rows) AS new"
-    " (event_id uuid, type text, payload jsonb, request_id text)"
-)
+COLUMNS = "event_id, type, payload, request_id"
+RECORD = "event_id uuid, type text, payload jsonb, request_id text"  # for json_to_recordset()
+ADD = text(f"INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS} FROM json_to_recordset(:rows) AS new ({RECORD})")
+# ARRAY() runs its query once; IN may run it again for each row, and take more than `limit`.
 TAKE = text(
-    "SELECT event_id, type, payload::text, request_id FROM outbox WHERE sent_at IS NULL"
-    " AND event_id > CAST(:after AS uuid) ORDER BY event_id LIMIT :limit FOR UPDATE SKIP LOCKED"
+    "UPDATE outbox SET sent_at = now() WHERE event_id = ANY(ARRAY(SELECT event_id FROM outbox"
+    " WHERE sent_at IS NULL AND event_id > CAST(:after AS uuid) ORDER BY event_id LIMIT :limit"
+    " FOR UPDATE SKIP LOCKED)) RETURNING event_id, type, payload::text, request_id"
 )
-MARK = text("UPDATE outbox SET sent_at = now() WHERE event_id = ANY(CAST(:ids AS uuid[]))")
+KEEP = text("UPDATE outbox SET sent_at = NULL WHERE event_id = ANY(CAST(:ids AS uuid[]))")
 CLEAN = text(
     "DELETE FROM outbox WHERE event_id IN (SELECT event_id FROM outbox WHERE sent_at < now() - :retention"
     " LIMIT :limit)"
@@ -143,17 +145,19 @@ class Outbox(DependencyProvider):
 
     def _relay_batch(self) -> int:
         """Publish what waits, BATCH at most; how many were taken from the table."""
-        with self._session() as session:
-            rows = session.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
-            if not rows:
+        with self._session() as session:  # marked as sent once they are: a failure rolls it back
+            taken = session.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
+            if not taken:
                 return 0
+            rows = sorted(taken, key=attrgetter("event_id"))
             routed = self.publisher.publish([self._message(row) for row in rows])
-            sent = [row.event_id for row, is_routed in zip(rows, routed, strict=True) if is_routed]
-            session.execute(MARK, {"ids": sent})
-        if len(sent) < len(rows):  # kept, and tried again at the next poll
-            log.warning("events without a queue: make migrate", extra={"count": len(rows) - len(sent)})
+            kept = [row.event_id for row, is_routed in zip(rows, routed, strict=True) if not is_routed]
+            if kept:
+                session.execute(KEEP, {"ids": kept})
+        if kept:  # tried again at the next poll
+            log.warning("events without a queue: make migrate", extra={"count": len(kept)})
             self._after = rows[-1].event_id
-        metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(len(sent))
+        metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(len(rows) - len(kept))
         return len(rows)
 
     def _message(self, row: Any) -> Message:
@@ -197,9 +201,12 @@ class Writer:
         A fact is flat and of plain scalars; `event_id`, `occurred_at` and `version` are added, and
         a `request_id` in it goes into the message's headers.
         """
-        if events:
-            session.execute(ADD, {"rows": recordset([_row(type_, dict(fact)) for type_, fact in events])})
-            self._written()
+        session.execute(ADD, {"rows": recordset(self.rows(events))})
+
+    def rows(self, events: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+        """What `add` writes, for a caller whose statement changes the state and writes them (RECORD)."""
+        self._written()
+        return [_row(type_, dict(fact)) for type_, fact in events]
 
 
 def _row(event_type: str, fact: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Service:
     def list(self, limit: int, after: str | None, **to: str) -> Outcome:
         """{"items": [letter, ...] newest first, "next": ...}; `user_id` or `email`, `limit` (1 to
         100), `after` (a previous answer's `next`)."""
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             rows = store.letters(session, to, limit + 1, after)
         return page(LETTER.dump(rows, many=True), limit, "id")
 
@@ -103,17 +103,17 @@ class Service:
         """Store letters and deliver those that are new (an order that has its letter gets none), which
         are returned."""
         letters = [{**letter, "state": self.delivery.state} for letter in letters]
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             new = store.insert_letters(session, letters)
         self.delivery.deliver(new)
         return new
 
     def _stored(self, letter_id: str) -> RowMapping:
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             return store.by_id(session, letter_id)
 
     def _kept(self, user_ids: set[str]) -> dict[str, Recipient]:
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             return store.recipients(session, user_ids)
 
     def _ask(self, user_ids: set[str]) -> dict[str, Recipient]:
@@ -125,7 +125,7 @@ class Service:
 
     def _keep(self, recipients: Sequence[Recipient]) -> None:
         if recipients:
-            with self.db.get_session(close_on_exit=True) as session:
+            with self.db.autocommit() as session:
                 store.keep_recipients(session, recipients)
 
 

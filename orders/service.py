@@ -61,7 +61,7 @@ class Service:
         """The order with this id (of this user, where one is given), or None."""
         if not is_id(order_id):
             return None
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             order = store.by_ids(session, [order_id]).get(order_id)
         return ORDER.dump(order) if order and user_id in (None, order.user_id) else None
 
@@ -70,14 +70,14 @@ class Service:
     def list(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """{"items": [order, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100), `after`
         (a previous answer's `next`)."""
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             rows = store.of_user(session, user_id, limit + 1, after)
         return page(ORDER.dump(rows, many=True), limit, "id")
 
     @timer(interval=SWEEP_EVERY_S)
     def sweep(self) -> None:
         """Finish what a crash or a part that was away left pending, for as long as it takes."""
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             due = store.claim_due(session, SWEEP_AT_MOST, LEASE)
         if not due:
             return
@@ -85,13 +85,13 @@ class Service:
         self._settle([order for order in due if not domain.is_overdue(order.age)])
         self._settle([order for order in due if domain.is_overdue(order.age)], cancel=True)
         waits = {order.id: domain.wait_s(order.attempts, random.random()) for order in due}
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             store.postpone(session, waits)
 
     @timer(interval=MEASURE_EVERY_S, eager=True)
     def measure(self) -> None:
         """Show how long the oldest pending order waits; each copy of the service shows it."""
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             OLDEST_PENDING.set(store.oldest_pending_s(session))
 
     def _place(self, items: Outcomes) -> Outcomes:
@@ -99,7 +99,7 @@ class Service:
         if not items:
             return []
         wanted = [{"id": str(uuid_utils.uuid7()), **item} for item in items]
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             new = store.insert_new(session, wanted, domain.FIRST_LOOK)
             stored = store.by_keys(session, wanted) if len(new) < len(wanted) else new
         stored |= {(order.user_id, order.key): order for order in self._settle([*new.values()])}
@@ -113,24 +113,25 @@ class Service:
         """
         verb = self.billing.cancel if cancel else self.billing.withdraw
         answers = verb.many([_withdrawal(order) for order in orders])
-        endings = [domain.ending(o.id, a) for o, a in zip(orders, answers, strict=True)]
-        certain = [ending for ending in endings if ending]
-        if len(certain) < len(orders):
-            log.warning("outcome unknown", extra={"orders": len(orders) - len(certain)})
+        endings: list[tuple[store.Order, domain.Ending]] = []
         for order, answer in zip(orders, answers, strict=True):
-            if domain.is_misunderstood(answer):
+            if ending := domain.ending(order.id, answer):
+                endings.append((order, ending))
+            elif domain.is_misunderstood(answer):
                 log.error("billing can't take it", extra={"order_id": order.id, "answer": answer})
-        return self._end(certain) if certain else []
+        if len(endings) < len(orders):
+            log.warning("outcome unknown", extra={"orders": len(orders) - len(endings)})
+        return self._end(endings) if endings else []
 
-    def _end(self, endings: Sequence[domain.Ending]) -> Sequence[store.Order]:
-        """The one transition of an order, with its event in the same transaction."""
-        with self.db.get_session(close_on_exit=True) as session:
-            ended = store.end(session, endings)
-            self.outbox.add(session, [_event(order) for order in ended])
+    def _end(self, endings: Sequence[tuple[store.Order, domain.Ending]]) -> Sequence[store.Order]:
+        """The one transition of each order, and its event with it."""
+        events = self.outbox.rows([_event(order, ending) for order, ending in endings])
+        with self.db.autocommit() as session:
+            ended = store.end(session, [ending for _, ending in endings], events)
             if len(ended) == len(endings):
                 return ended
             # The sweeper, or the first attempt, was quicker with some of them.
-            return [*store.by_ids(session, [ending.order_id for ending in endings]).values()]
+            return [*store.by_ids(session, [order.id for order, _ in endings]).values()]
 
 
 def _withdrawal(order: store.Order) -> Outcome:
@@ -142,16 +143,16 @@ def _withdrawal(order: store.Order) -> Outcome:
     }
 
 
-def _event(order: store.Order) -> tuple[str, Outcome]:
+def _event(order: store.Order, ending: domain.Ending) -> tuple[str, Outcome]:
     fact = {
         "order_id": order.id,
         "user_id": order.user_id,
         "price_minor": order.price_minor,
         "request_id": order.request_id,
     }
-    if order.status == "paid":
+    if ending.reason is None:
         return "order_paid", fact
-    return "order_rejected", {**fact, "reason": order.reason}
+    return "order_rejected", {**fact, "reason": ending.reason}
 
 
 def _out(order: store.Order, item: Outcome) -> Outcome:

@@ -1,6 +1,7 @@
 """SQL of orders: a list in, a list out, one statement a step."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any
@@ -8,13 +9,15 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from chassis import outbox
 from chassis.db import recordset
 from orders.domain import Ending
 
 Order = Row[Any]  # its columns are those of ORDER
 Key = tuple[str, str]  # whose, and the client's idempotency key
 ORDER = (
-    "id, user_id, key, price_minor, orders.status, orders.reason, request_id, attempts, created_at, ended_at"
+    "id, user_id, key, price_minor, orders.status, orders.reason, orders.request_id, attempts,"
+    " created_at, ended_at"
 )
 
 INSERT_NEW = text(
@@ -29,9 +32,12 @@ BY_KEYS = text(
 )
 BY_IDS = text(f"SELECT {ORDER} FROM orders WHERE id = ANY(CAST(:ids AS uuid[]))")
 END = text(
-    "UPDATE orders SET status = new.status, reason = new.reason, ended_at = now()"
-    " FROM json_to_recordset(:rows) AS new (order_id uuid, status text, reason text)"
-    f" WHERE id = new.order_id AND orders.status = 'pending' RETURNING {ORDER}"
+    "WITH ended AS (UPDATE orders SET status = new.status, reason = new.reason, ended_at = now()"
+    f" FROM json_to_recordset(:rows) AS new (order_id uuid, status text, reason text, {outbox.RECORD})"
+    " WHERE id = new.order_id AND orders.status = 'pending'"
+    f" RETURNING {ORDER}, event_id, type, payload),"
+    f" told AS (INSERT INTO outbox ({outbox.COLUMNS}) SELECT {outbox.COLUMNS} FROM ended)"
+    " SELECT * FROM ended"
 )
 # ARRAY() runs its query once; IN may run it again for each row, and lock and claim more than `limit`.
 CLAIM_DUE = text(
@@ -73,12 +79,14 @@ def by_keys(session: Session, orders: Sequence[Mapping[str, Any]]) -> dict[Key, 
     return {(order.user_id, order.key): order for order in found}
 
 
-def end(session: Session, endings: Sequence[Ending]) -> list[Order]:
-    """End orders that are still pending; the orders that this call ended.
+def end(session: Session, endings: Sequence[Ending], events: Sequence[Mapping[str, Any]]) -> list[Order]:
+    """End orders that are still pending, each with its event; the orders that this call ended.
 
-    `status = 'pending'` is the guard: an order ends once, and is never changed again.
+    One statement, so both or none. `status = 'pending'` is the guard: an order ends once, and is never
+    changed again.
     """
-    return [*session.execute(END, {"rows": recordset(endings)})]
+    rows = [{**asdict(ending), **event} for ending, event in zip(endings, events, strict=True)]
+    return [*session.execute(END, {"rows": recordset(rows)})]
 
 
 def by_ids(session: Session, ids: Iterable[str]) -> dict[str, Order]:

@@ -41,7 +41,7 @@ class Service:
             "locale": wanted["locale"],
             "password_hash": hash_password(wanted["password"]),
         }
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.transaction() as session:
             if not store.insert_new(session, user):
                 return _not_inserted(user, store.holders(session, user))
             public = USER.dump(user)
@@ -53,7 +53,7 @@ class Service:
         """The users with these ids, in their order; None for an id that nobody has."""
         if not isinstance(user_ids, list):
             raise MalformedRequest("user_ids must be a list")
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             found = store.by_ids(session, [id_ for id_ in user_ids if is_id(id_)])
         return [USER.dump(found[id_]) if is_id(id_) and id_ in found else None for id_ in user_ids]
 
@@ -67,7 +67,7 @@ class Service:
         """The user whose username and password these are, or None. Never tells which was wrong."""
         if Credentials().validate({"username": username, "password": password}):
             return None
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.autocommit() as session:
             user = store.by_username(session, domain.fold(username))
         right = verify_password(user["password_hash"] if user else None, password)
         return USER.dump(user) if right else None

@@ -55,7 +55,7 @@ class Keeper:
 
     @rpc
     def sleep(self, seconds: float) -> None:
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.transaction() as session:
             session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
 
 
@@ -255,7 +255,7 @@ def test_the_process_of_a_wrong_setting_ends_with_that_line_and_code_1(nameko_ru
 
 def test_ids_are_text_for_a_service(keeper) -> None:
     id_ = "0190b5a0-0000-7000-8000-000000000000"
-    with dependency(keeper, "db").get_session(close_on_exit=True) as session:
+    with dependency(keeper, "db").transaction() as session:
         assert session.execute(text(f"SELECT '{id_}'::uuid")).scalar() == id_
 
 

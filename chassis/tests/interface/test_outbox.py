@@ -40,7 +40,7 @@ class Teller:
 
     @rpc
     def tell(self, event_type: str, facts: list[dict[str, Any]], then_fails: bool = False) -> None:
-        with self.db.get_session(close_on_exit=True) as session:
+        with self.db.transaction() as session:
             self.outbox.add(session, [(event_type, fact) for fact in facts])
             if then_fails:
                 raise ValueError("no")
@@ -114,7 +114,7 @@ def test_the_request_id_goes_in_the_headers(teller, broker) -> None:
 
     def work() -> None:
         bind_request_id({"request_id": "of-the-worker"})
-        with dependency(teller, "db").get_session(close_on_exit=True) as session:
+        with dependency(teller, "db").transaction() as session:
             facts = [{"n": 1}, {"n": 2, "request_id": "of-the-order"}]
             dependency(teller, "outbox").add(session, [("told", fact) for fact in facts])
 
@@ -230,7 +230,7 @@ def test_an_answer_does_not_wait_for_the_relay(teller, rpc, monkeypatch) -> None
 
 def test_a_flood_of_facts_is_written_in_one_go(teller, broker, sql) -> None:
     queue = broker.bind(EXCHANGE, "told")
-    with dependency(teller, "db").get_session(close_on_exit=True) as session:
+    with dependency(teller, "db").transaction() as session:
         dependency(teller, "outbox").add(session, [("told", {"n": n}) for n in range(1000)])
         assert session.execute(text("SELECT count(*) FROM outbox")).scalar() == 1000
         dependency(teller, "outbox").add(session, [])
