@@ -109,8 +109,8 @@ class Service:
     def statement(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """{"items": [operation, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100),
         `after` (a previous answer's `next`)."""
-        with self.db.autocommit() as session:
-            rows = store.statement(session, user_id, limit + 1, after)
+        with self.db.autocommit() as connection:
+            rows = store.statement(connection, user_id, limit + 1, after)
         return page(OPERATION.dump(rows, many=True), limit, "seq")
 
     @timer(interval=AUDIT_EVERY_S)
@@ -121,8 +121,8 @@ class Service:
         seen = Counter(accounts=0, operations=0, balance_minor=0)
         lines: list[str] = []
         wrong = 0
-        with self.db.transaction() as session:
-            for account, ledger, wrong_operations in store.ledgers(session, AUDIT_BATCH):
+        with self.db.transaction() as connection:
+            for account, ledger, wrong_operations in store.ledgers(connection, AUDIT_BATCH):
                 seen.update(accounts=1, operations=ledger.last_seq, balance_minor=account.balance_minor)
                 if line := domain.difference(account, ledger, wrong_operations):
                     wrong += 1
@@ -151,16 +151,16 @@ class Service:
         """What happens to each request; None where it can't be decided now."""
         user_ids = {request.user_id for request in requests}
         try:
-            with self.db.transaction() as session:
-                accounts = store.lock_accounts(session, user_ids)
+            with self.db.transaction() as connection:
+                accounts = store.lock_accounts(connection, user_ids)
                 missing = user_ids - accounts.keys()
                 if not missing:
-                    return list(_record(session, accounts, requests))
+                    return list(_record(connection, accounts, requests))
             undecided = self._open_missing(missing)
             decidable = [r for r in requests if r.user_id not in undecided]
-            with self.db.transaction() as session:
-                accounts = store.lock_accounts(session, user_ids)
-                decided = iter(_record(session, accounts, decidable))
+            with self.db.transaction() as connection:
+                accounts = store.lock_accounts(connection, user_ids)
+                decided = iter(_record(connection, accounts, decidable))
             return [None if r.user_id in undecided else next(decided) for r in requests]
         except RefTaken:  # by a transaction that has committed, so the next look finds it
             return [outcome for r in requests for outcome in self._settle([r])]
@@ -177,12 +177,12 @@ class Service:
         return set()
 
     def _open(self, user_ids: Sequence[str]) -> None:
-        with self.db.autocommit() as session:
-            store.open_accounts(session, user_ids)
+        with self.db.autocommit() as connection:
+            store.open_accounts(connection, user_ids)
 
     def _read_accounts(self, user_ids: set[str]) -> dict[str, domain.Account]:
-        with self.db.autocommit() as session:
-            return store.read_accounts(session, user_ids)
+        with self.db.autocommit() as connection:
+            return store.read_accounts(connection, user_ids)
 
     def _accounts(self, items: list[Outcome]) -> list[Outcome]:
         user_ids = {item["user_id"] for item in items}
@@ -207,15 +207,15 @@ def _request(item: dict[str, Any], kind: domain.Kind, cancels: bool) -> Request:
 
 
 def _record(
-    session: Any, accounts: dict[str, domain.Account], requests: Sequence[Request]
+    connection: Any, accounts: dict[str, domain.Account], requests: Sequence[Request]
 ) -> list[Operation | Conflict]:
     """Decide over a batch whose accounts are locked, and write what is new."""
-    recorded = store.recorded(session, {request.ref for request in requests})
+    recorded = store.recorded(connection, {request.ref for request in requests})
     decisions = domain.decide(accounts, recorded, requests)
     if decisions.operations:
-        store.append(session, decisions.operations)
+        store.append(connection, decisions.operations)
     if decisions.accounts:
-        store.write_balances(session, decisions.accounts)
+        store.write_balances(connection, decisions.accounts)
     return decisions.outcomes
 
 

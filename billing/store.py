@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
-from sqlalchemy import text
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, text
 
 from billing.domain import Account, Operation
 from billing.exceptions import RefTaken
@@ -33,55 +32,55 @@ STATEMENT = text(
 )
 
 
-def open_accounts(session: Session, user_ids: Iterable[str]) -> None:
+def open_accounts(connection: Connection, user_ids: Iterable[str]) -> None:
     """Open the accounts that are not open yet."""
-    session.execute(OPEN, {"ids": sorted(user_ids)})
+    connection.execute(OPEN, {"ids": sorted(user_ids)})
 
 
-def lock_accounts(session: Session, user_ids: Iterable[str]) -> dict[str, Account]:
+def lock_accounts(connection: Connection, user_ids: Iterable[str]) -> dict[str, Account]:
     """The accounts of these users, locked until the transaction ends.
 
     Locked in the order of their ids, so two batches that meet can't wait for each other in turn.
     """
-    return {row.user_id: Account(*row) for row in session.execute(LOCK, {"ids": list(user_ids)})}
+    return {row.user_id: Account(*row) for row in connection.execute(LOCK, {"ids": list(user_ids)})}
 
 
-def read_accounts(session: Session, user_ids: Iterable[str]) -> dict[str, Account]:
+def read_accounts(connection: Connection, user_ids: Iterable[str]) -> dict[str, Account]:
     """The accounts of these users as they stand."""
-    return {row.user_id: Account(*row) for row in session.execute(READ, {"ids": list(user_ids)})}
+    return {row.user_id: Account(*row) for row in connection.execute(READ, {"ids": list(user_ids)})}
 
 
-def recorded(session: Session, refs: Iterable[str]) -> dict[str, Operation]:
+def recorded(connection: Connection, refs: Iterable[str]) -> dict[str, Operation]:
     """The operations that stand under these refs."""
-    return {row.ref: Operation(*row) for row in session.execute(RECORDED, {"refs": list(refs)})}
+    return {row.ref: Operation(*row) for row in connection.execute(RECORDED, {"refs": list(refs)})}
 
 
-def append(session: Session, operations: Sequence[Operation]) -> None:
+def append(connection: Connection, operations: Sequence[Operation]) -> None:
     """Write new operations into the ledger; RefTaken where one of their refs is taken by now.
 
     In the order of their refs, for the reason that accounts are locked in order.
     """
     rows = recordset(sorted(operations, key=attrgetter("ref")))
-    if len(session.execute(APPEND, {"rows": rows}).all()) != len(operations):
+    if len(connection.execute(APPEND, {"rows": rows}).all()) != len(operations):
         raise RefTaken
 
 
-def write_balances(session: Session, accounts: Sequence[Account]) -> None:
+def write_balances(connection: Connection, accounts: Sequence[Account]) -> None:
     """Bring the cached balances up to date."""
-    session.execute(WRITE_BALANCES, {"rows": recordset(accounts)})
+    connection.execute(WRITE_BALANCES, {"rows": recordset(accounts)})
 
 
-def statement(session: Session, user_id: str, limit: int, before: str | None) -> list[Operation]:
+def statement(connection: Connection, user_id: str, limit: int, before: str | None) -> list[Operation]:
     """The last `limit` operations of an account, newest first, of those numbered below `before`."""
-    rows = session.execute(STATEMENT, {"user_id": user_id, "before": before, "limit": limit})
+    rows = connection.execute(STATEMENT, {"user_id": user_id, "before": before, "limit": limit})
     return [Operation(*row) for row in rows]
 
 
-def ledgers(session: Session, batch: int) -> Iterator[tuple[Account, Account, int]]:
+def ledgers(connection: Connection, batch: int) -> Iterator[tuple[Account, Account, int]]:
     """Each account, what its operations come to, and how many of these do not follow from the one before.
     Each batch is fetched by a statement of its own; all tell of one moment."""
-    session.execute(text("SET LOCAL statement_timeout = '60s'"))  # an account may have a long history
-    rows = session.execute(
+    connection.execute(text("SET LOCAL statement_timeout = '60s'"))  # an account may have a long history
+    rows = connection.execute(
         text(
             "SELECT user_id, balance_minor, last_seq, ledger.* FROM accounts, LATERAL ("
             " SELECT coalesce(sum(effect), 0)::bigint, count(*), count(*) FILTER ("

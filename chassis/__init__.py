@@ -11,7 +11,7 @@ coalescer   natural batching of calls
 events      handlers that retry, then park
 dead        shows and redrives what is parked
 outbox      events written with the state they tell of, and the relay that publishes them
-db          sessions, timeouts, waiting for the schema
+db          connections, timeouts, waiting for the schema
 queues      the consumer connection of a service
 metrics     what /metrics shows
 migrate     makes the tables and declares the queues

@@ -1,8 +1,9 @@
-"""Database sessions: nameko-sqlalchemy's, with time limits, and a start that waits for the schema."""
+"""Database connections: nameko-sqlalchemy's, with time limits, and a start that waits for the schema."""
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,8 @@ import eventlet
 import psycopg2.extensions
 from nameko.exceptions import ConfigurationError
 from nameko_sqlalchemy import Database as NamekoDatabase
-from nameko_sqlalchemy.database import DatabaseWrapper
-from sqlalchemy import Engine, event, make_url, text
+from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
-from sqlalchemy.orm import Session
 
 from chassis import health
 from chassis.errors import first_line
@@ -36,10 +35,12 @@ NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 class Database(NamekoDatabase):
-    """`db = Database(Base)`; `with self.db.transaction() as session:` or `self.db.autocommit()`.
+    """`db = Database(Base)`; `with self.db.transaction() as connection:` or `self.db.autocommit()`.
+
+    Each has a pool of its own: to switch a connection to and fro costs as much as a statement.
 
     Leave it before an RPC, a publish or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a
-    wait for a lock as well; a session that idles in a transaction is ended by the server.
+    wait for a lock as well; one that idles in a transaction is ended by the server.
     """
 
     def check(self) -> None:
@@ -60,23 +61,41 @@ class Database(NamekoDatabase):
     def setup(self) -> None:
         super().setup()
         event.listen(self.engine, "connect", _read_ids_as_text)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
+        event.listen(self._autocommit, "connect", _read_ids_as_text)
         health.add_check(self.container.service_name, "database", self._ping)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)
 
-    def get_dependency(self, worker_ctx: Any) -> "Sessions":
-        sessions = self.dbs[worker_ctx] = Sessions(self.Session, self._autocommit)
-        return sessions
+    def stop(self) -> None:
+        """Close what nobody uses; who still works (the relay, until it has stopped) may go on."""
+        self.engine.dispose()
+        self._autocommit.dispose()
+
+    kill = stop
+
+    def get_dependency(self, worker_ctx: Any) -> "Database":
+        return self
+
+    def worker_teardown(self, worker_ctx: Any) -> None:
+        """Nameko-sqlalchemy's closes sessions here; ours end with their `with`."""
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """What is executed in it is committed together, at its end."""
+        return self.engine.begin()
+
+    def autocommit(self) -> Connection:
+        """Each statement is a transaction: one round trip to the server, not three."""
+        return self._autocommit.connect()
 
     def _is_ready(self) -> bool:
         """Whether the database answers and its schema is as new as this code; says so if not."""
         who = {"service": self.container.service_name}
         needed = newest_migration(self.container.service_name)
         try:
-            with self.Session() as session:
-                self._refuse_unsafe_server(session)
-                found = session.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            with self.autocommit() as connection:
+                _refuse_unsafe_server(connection, self.container.service_name)
+                found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         except ProgrammingError:  # no such table yet
             found = None
         except DBAPIError as exc:
@@ -89,34 +108,15 @@ class Database(NamekoDatabase):
             return False
         return True
 
-    def _refuse_unsafe_server(self, session: Any) -> None:
-        for name in NEVER_OFF:
-            if session.execute(text(f"SHOW {name}")).scalar() == "off":
-                raise SystemExit(f"{self.container.service_name}: {name} is off in this database")
-
     def _ping(self) -> None:
-        with self.Session() as session:
-            session.execute(text("SELECT 1"))
+        with self.autocommit() as connection:
+            connection.execute(text("SELECT 1"))
 
 
-class Sessions(DatabaseWrapper):
-    """What a service method sees of its database."""
-
-    def __init__(self, make: Callable[..., Session], autocommit: Engine) -> None:
-        super().__init__(make)
-        self._autocommit = autocommit
-
-    def transaction(self) -> Session:
-        """What is executed in it is committed together, at its end."""
-        return self._opened(self.Session(close_on_exit=True))
-
-    def autocommit(self) -> Session:
-        """Each statement is a transaction: one round trip to the server, not three."""
-        return self._opened(self.Session(close_on_exit=True, bind=self._autocommit))
-
-    def _opened(self, session: Session) -> Session:
-        self._context_sessions.append(session)  # closed with the worker, if it is killed inside
-        return session
+def _refuse_unsafe_server(connection: Connection, service: str) -> None:
+    for name in NEVER_OFF:
+        if connection.execute(text(f"SHOW {name}")).scalar() == "off":
+            raise SystemExit(f"{service}: {name} is off in this database")
 
 
 def recordset(rows: Sequence[Any]) -> str:

@@ -4,6 +4,7 @@ relay publishes it. Nothing is announced that did not happen, and nothing that h
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from time import monotonic
@@ -13,9 +14,9 @@ import eventlet
 import uuid_utils
 from eventlet.event import Event as Wakeup
 from nameko.extensions import DependencyProvider
-from sqlalchemy import DateTime, Index, String, Text, func, text
+from sqlalchemy import Connection, DateTime, Index, String, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis import metrics
 from chassis.amqp import ConfirmedPublisher, Message
@@ -74,7 +75,7 @@ def unsent_index(table: type[OutboxMixin]) -> Index:
 
 
 class Outbox(DependencyProvider):
-    """`outbox = Outbox()`: `self.outbox.add(session, [("order_paid", {...}), ...])`.
+    """`outbox = Outbox()`: `self.outbox.add(connection, [("order_paid", {...}), ...])`.
 
     The relay is a greenthread of the service. It takes unsent rows with FOR UPDATE SKIP LOCKED and
     keeps them locked while they are published, so several copies of a service share the work and a
@@ -145,15 +146,15 @@ class Outbox(DependencyProvider):
 
     def _relay_batch(self) -> int:
         """Publish what waits, BATCH at most; how many were taken from the table."""
-        with self._session() as session:  # marked as sent once they are: a failure rolls it back
-            taken = session.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
+        with self._transaction() as connection:  # marked as sent once they are: a failure rolls it back
+            taken = connection.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
             if not taken:
                 return 0
             rows = sorted(taken, key=attrgetter("event_id"))
             routed = self.publisher.publish([self._message(row) for row in rows])
             kept = [row.event_id for row, is_routed in zip(rows, routed, strict=True) if not is_routed]
             if kept:
-                session.execute(KEEP, {"ids": kept})
+                connection.execute(KEEP, {"ids": kept})
         if kept:  # tried again at the next poll
             log.warning("events without a queue: make migrate", extra={"count": len(kept)})
             self._after = rows[-1].event_id
@@ -172,21 +173,21 @@ class Outbox(DependencyProvider):
     def _clean(self) -> int:
         """Delete events sent long ago, CLEAN_AT_MOST at a time; more than 0 where some may be left."""
         limits = {"retention": timedelta(seconds=self.retention_s), "limit": CLEAN_AT_MOST}
-        with self._session() as session:
-            deleted: int = session.execute(CLEAN, limits).rowcount  # type: ignore[attr-defined]
+        with self._transaction() as connection:
+            deleted: int = connection.execute(CLEAN, limits).rowcount
         return deleted // CLEAN_AT_MOST
 
     def _measure(self) -> int:
         """Show what waits; each copy of a service shows all of it."""
-        with self._session() as session:
-            unsent, oldest_s = session.execute(MEASURE).one()
+        with self._transaction() as connection:
+            unsent, oldest_s = connection.execute(MEASURE).one()
         metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
         metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s)
         return 0
 
-    def _session(self) -> Session:
+    def _transaction(self) -> AbstractContextManager[Connection]:
         [database] = [d for d in self.container.dependencies if isinstance(d, Database)]
-        return database.Session(close_on_exit=True)
+        return database.transaction()
 
 
 class Writer:
@@ -195,13 +196,13 @@ class Writer:
     def __init__(self, written: Callable[[], None]) -> None:
         self._written = written
 
-    def add(self, session: Session, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Write events, each a type and a fact, in the session's transaction.
+    def add(self, connection: Connection, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Write events, each a type and a fact, in the connection's transaction.
 
         A fact is flat and of plain scalars; `event_id`, `occurred_at` and `version` are added, and
         a `request_id` in it goes into the message's headers.
         """
-        session.execute(ADD, {"rows": recordset(self.rows(events))})
+        connection.execute(ADD, {"rows": recordset(self.rows(events))})
 
     def rows(self, events: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
         """What `add` writes, for a caller whose statement changes the state and writes them (RECORD)."""

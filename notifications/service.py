@@ -56,8 +56,8 @@ class Service:
     def list(self, limit: int, after: str | None, **to: str) -> Outcome:
         """{"items": [letter, ...] newest first, "next": ...}; `user_id` or `email`, `limit` (1 to
         100), `after` (a previous answer's `next`)."""
-        with self.db.autocommit() as session:
-            rows = store.letters(session, to, limit + 1, after)
+        with self.db.autocommit() as connection:
+            rows = store.letters(connection, to, limit + 1, after)
         return page(LETTER.dump(rows, many=True), limit, "id")
 
     @event_handler("users", "user_created")
@@ -103,18 +103,18 @@ class Service:
         """Store letters and deliver those that are new (an order that has its letter gets none), which
         are returned."""
         letters = [{**letter, "state": self.delivery.state} for letter in letters]
-        with self.db.autocommit() as session:
-            new = store.insert_letters(session, letters)
+        with self.db.autocommit() as connection:
+            new = store.insert_letters(connection, letters)
         self.delivery.deliver(new)
         return new
 
     def _stored(self, letter_id: str) -> RowMapping:
-        with self.db.autocommit() as session:
-            return store.by_id(session, letter_id)
+        with self.db.autocommit() as connection:
+            return store.by_id(connection, letter_id)
 
     def _kept(self, user_ids: set[str]) -> dict[str, Recipient]:
-        with self.db.autocommit() as session:
-            return store.recipients(session, user_ids)
+        with self.db.autocommit() as connection:
+            return store.recipients(connection, user_ids)
 
     def _ask(self, user_ids: set[str]) -> dict[str, Recipient]:
         """Who these users are, whose `user_created` is on its way: users knows."""
@@ -125,8 +125,8 @@ class Service:
 
     def _keep(self, recipients: Sequence[Recipient]) -> None:
         if recipients:
-            with self.db.autocommit() as session:
-                store.keep_recipients(session, recipients)
+            with self.db.autocommit() as connection:
+                store.keep_recipients(connection, recipients)
 
 
 def _recipient(user_id: str, facts: dict[str, Any]) -> Recipient:

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
-from sqlalchemy import RowMapping, Table, select, text
+from sqlalchemy import Connection, RowMapping, Table, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from chassis.db import recordset
 from notifications.domain import Recipient
@@ -22,36 +21,36 @@ INSERT_LETTERS = text(
 RECIPIENT = (RecipientRow.user_id, RecipientRow.username, RecipientRow.email, RecipientRow.locale)
 
 
-def keep_recipients(session: Session, recipients: Sequence[Recipient]) -> None:
+def keep_recipients(connection: Connection, recipients: Sequence[Recipient]) -> None:
     """Keep who is not kept yet."""
     statement = insert(RECIPIENTS).on_conflict_do_nothing()
-    session.execute(statement, [asdict(recipient) for recipient in recipients])
+    connection.execute(statement, [asdict(recipient) for recipient in recipients])
 
 
-def recipients(session: Session, user_ids: Iterable[str]) -> dict[str, Recipient]:
+def recipients(connection: Connection, user_ids: Iterable[str]) -> dict[str, Recipient]:
     """Who these users are, as far as we were told."""
-    rows = session.execute(select(*RECIPIENT).where(RecipientRow.user_id.in_(user_ids)))
+    rows = connection.execute(select(*RECIPIENT).where(RecipientRow.user_id.in_(user_ids)))
     return {row.user_id: Recipient(*row) for row in rows}
 
 
-def insert_letters(session: Session, letters: Sequence[dict[str, Any]]) -> list[RowMapping]:
+def insert_letters(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[RowMapping]:
     """Store letters, but those whose order has one already; those stored.
 
     In the order of their orders, so two batches with the same ones can't wait for each other in turn.
     """
     rows = recordset(sorted(letters, key=lambda letter: letter["order_id"] or ""))
-    return list(session.execute(INSERT_LETTERS, {"rows": rows}).mappings())
+    return list(connection.execute(INSERT_LETTERS, {"rows": rows}).mappings())
 
 
-def by_id(session: Session, letter_id: str) -> RowMapping:
+def by_id(connection: Connection, letter_id: str) -> RowMapping:
     """The letter with this id, which there is."""
-    return session.execute(select(*LETTERS.c).where(LETTERS.c.id == letter_id)).mappings().one()
+    return connection.execute(select(*LETTERS.c).where(LETTERS.c.id == letter_id)).mappings().one()
 
 
-def letters(session: Session, to: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
+def letters(connection: Connection, to: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
     """The last `limit` letters, newest first, to the user or address in `to`, of those before the
     letter `after`."""
     query = select(*LETTERS.c).where(*[getattr(Letter, name) == value for name, value in to.items()])
     if after:
         query = query.where(Letter.id < after)
-    return list(session.execute(query.order_by(Letter.id.desc()).limit(limit)).mappings())
+    return list(connection.execute(query.order_by(Letter.id.desc()).limit(limit)).mappings())

@@ -61,8 +61,8 @@ class Service:
         """The order with this id (of this user, where one is given), or None."""
         if not is_id(order_id):
             return None
-        with self.db.autocommit() as session:
-            order = store.by_ids(session, [order_id]).get(order_id)
+        with self.db.autocommit() as connection:
+            order = store.by_ids(connection, [order_id]).get(order_id)
         return ORDER.dump(order) if order and user_id in (None, order.user_id) else None
 
     @rpc
@@ -70,38 +70,38 @@ class Service:
     def list(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """{"items": [order, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100), `after`
         (a previous answer's `next`)."""
-        with self.db.autocommit() as session:
-            rows = store.of_user(session, user_id, limit + 1, after)
+        with self.db.autocommit() as connection:
+            rows = store.of_user(connection, user_id, limit + 1, after)
         return page(ORDER.dump(rows, many=True), limit, "id")
 
     @timer(interval=SWEEP_EVERY_S)
     def sweep(self) -> None:
         """Finish what a crash or a part that was away left pending, for as long as it takes."""
-        with self.db.autocommit() as session:
-            due = store.claim_due(session, SWEEP_AT_MOST, LEASE)
+        with self.db.autocommit() as connection:
+            due = store.claim_due(connection, SWEEP_AT_MOST, LEASE)
         if not due:
             return
         log.info("settling what is pending", extra={"orders": len(due)})
         self._settle([order for order in due if not domain.is_overdue(order.age)])
         self._settle([order for order in due if domain.is_overdue(order.age)], cancel=True)
         waits = {order.id: domain.wait_s(order.attempts, random.random()) for order in due}
-        with self.db.autocommit() as session:
-            store.postpone(session, waits)
+        with self.db.autocommit() as connection:
+            store.postpone(connection, waits)
 
     @timer(interval=MEASURE_EVERY_S, eager=True)
     def measure(self) -> None:
         """Show how long the oldest pending order waits; each copy of the service shows it."""
-        with self.db.autocommit() as session:
-            OLDEST_PENDING.set(store.oldest_pending_s(session))
+        with self.db.autocommit() as connection:
+            OLDEST_PENDING.set(store.oldest_pending_s(connection))
 
     def _place(self, items: Outcomes) -> Outcomes:
         """Store the orders before any money moves, settle the new ones, answer each as it stands."""
         if not items:
             return []
         wanted = [{"id": str(uuid_utils.uuid7()), **item} for item in items]
-        with self.db.autocommit() as session:
-            new = store.insert_new(session, wanted, domain.FIRST_LOOK)
-            stored = store.by_keys(session, wanted) if len(new) < len(wanted) else new
+        with self.db.autocommit() as connection:
+            new = store.insert_new(connection, wanted, domain.FIRST_LOOK)
+            stored = store.by_keys(connection, wanted) if len(new) < len(wanted) else new
         stored |= {(order.user_id, order.key): order for order in self._settle([*new.values()])}
         return [_out(stored[item["user_id"], item["key"]], item) for item in items]
 
@@ -126,12 +126,12 @@ class Service:
     def _end(self, endings: Sequence[tuple[store.Order, domain.Ending]]) -> Sequence[store.Order]:
         """The one transition of each order, and its event with it."""
         events = self.outbox.rows([_event(order, ending) for order, ending in endings])
-        with self.db.autocommit() as session:
-            ended = store.end(session, [ending for _, ending in endings], events)
+        with self.db.autocommit() as connection:
+            ended = store.end(connection, [ending for _, ending in endings], events)
             if len(ended) == len(endings):
                 return ended
             # The sweeper, or the first attempt, was quicker with some of them.
-            return [*store.by_ids(session, [order.id for order, _ in endings]).values()]
+            return [*store.by_ids(connection, [order.id for order, _ in endings]).values()]
 
 
 def _withdrawal(order: store.Order) -> Outcome:

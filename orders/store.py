@@ -6,8 +6,7 @@ from datetime import timedelta
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Row, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Row, text
 
 from chassis import outbox
 from chassis.db import recordset
@@ -61,7 +60,7 @@ OF_USER = text(
 
 
 def insert_new(
-    session: Session, orders: Sequence[Mapping[str, Any]], first_look: timedelta
+    connection: Connection, orders: Sequence[Mapping[str, Any]], first_look: timedelta
 ) -> dict[Key, Order]:
     """Store pending orders, but those whose (user, key) is taken; those stored, by that pair.
 
@@ -69,47 +68,49 @@ def insert_new(
     batches with the same keys can't wait for each other in turn.
     """
     rows = recordset(sorted(orders, key=itemgetter("user_id", "key")))
-    stored = session.execute(INSERT_NEW, {"rows": rows, "first_look": first_look})
+    stored = connection.execute(INSERT_NEW, {"rows": rows, "first_look": first_look})
     return {(order.user_id, order.key): order for order in stored}
 
 
-def by_keys(session: Session, orders: Sequence[Mapping[str, Any]]) -> dict[Key, Order]:
+def by_keys(connection: Connection, orders: Sequence[Mapping[str, Any]]) -> dict[Key, Order]:
     """The orders under these (user_id, key), by that pair."""
-    found = session.execute(BY_KEYS, {"rows": recordset(orders)})
+    found = connection.execute(BY_KEYS, {"rows": recordset(orders)})
     return {(order.user_id, order.key): order for order in found}
 
 
-def end(session: Session, endings: Sequence[Ending], events: Sequence[Mapping[str, Any]]) -> list[Order]:
+def end(
+    connection: Connection, endings: Sequence[Ending], events: Sequence[Mapping[str, Any]]
+) -> list[Order]:
     """End orders that are still pending, each with its event; the orders that this call ended.
 
     One statement, so both or none. `status = 'pending'` is the guard: an order ends once, and is never
     changed again.
     """
     rows = [{**asdict(ending), **event} for ending, event in zip(endings, events, strict=True)]
-    return [*session.execute(END, {"rows": recordset(rows)})]
+    return [*connection.execute(END, {"rows": recordset(rows)})]
 
 
-def by_ids(session: Session, ids: Iterable[str]) -> dict[str, Order]:
+def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Order]:
     """The orders with these ids."""
-    return {order.id: order for order in session.execute(BY_IDS, {"ids": list(ids)})}
+    return {order.id: order for order in connection.execute(BY_IDS, {"ids": list(ids)})}
 
 
-def claim_due(session: Session, limit: int, lease: timedelta) -> list[Order]:
+def claim_due(connection: Connection, limit: int, lease: timedelta) -> list[Order]:
     """Pending orders whose next attempt is due, with their `age`; no other sweeper gets them for
     `lease`."""
-    return [*session.execute(CLAIM_DUE, {"lease": lease, "limit": limit})]
+    return [*connection.execute(CLAIM_DUE, {"lease": lease, "limit": limit})]
 
 
-def oldest_pending_s(session: Session) -> float:
+def oldest_pending_s(connection: Connection) -> float:
     """The age in seconds of the oldest pending order; 0 where there is none."""
-    return float(session.execute(OLDEST_PENDING_S).scalar_one())
+    return float(connection.execute(OLDEST_PENDING_S).scalar_one())
 
 
-def postpone(session: Session, waits_s: Mapping[str, float]) -> None:
+def postpone(connection: Connection, waits_s: Mapping[str, float]) -> None:
     """Set the next attempt of orders, in so many seconds from now."""
-    session.execute(POSTPONE, {"ids": list(waits_s), "waits_s": list(waits_s.values())})
+    connection.execute(POSTPONE, {"ids": list(waits_s), "waits_s": list(waits_s.values())})
 
 
-def of_user(session: Session, user_id: str, limit: int, after: str | None) -> list[Order]:
+def of_user(connection: Connection, user_id: str, limit: int, after: str | None) -> list[Order]:
     """The last `limit` orders of a user, newest first, of those before the order `after`."""
-    return [*session.execute(OF_USER, {"user_id": user_id, "after": after, "limit": limit})]
+    return [*connection.execute(OF_USER, {"user_id": user_id, "after": after, "limit": limit})]

@@ -41,11 +41,11 @@ class Service:
             "locale": wanted["locale"],
             "password_hash": hash_password(wanted["password"]),
         }
-        with self.db.transaction() as session:
-            if not store.insert_new(session, user):
-                return _not_inserted(user, store.holders(session, user))
+        with self.db.transaction() as connection:
+            if not store.insert_new(connection, user):
+                return _not_inserted(user, store.holders(connection, user))
             public = USER.dump(user)
-            self.outbox.add(session, [("user_created", {"user_id": public.pop("id"), **public})])
+            self.outbox.add(connection, [("user_created", {"user_id": public.pop("id"), **public})])
         return {"status": "created", "user": USER.dump(user)}
 
     @rpc
@@ -53,8 +53,8 @@ class Service:
         """The users with these ids, in their order; None for an id that nobody has."""
         if not isinstance(user_ids, list):
             raise MalformedRequest("user_ids must be a list")
-        with self.db.autocommit() as session:
-            found = store.by_ids(session, [id_ for id_ in user_ids if is_id(id_)])
+        with self.db.autocommit() as connection:
+            found = store.by_ids(connection, [id_ for id_ in user_ids if is_id(id_)])
         return [USER.dump(found[id_]) if is_id(id_) and id_ in found else None for id_ in user_ids]
 
     @rpc
@@ -67,8 +67,8 @@ class Service:
         """The user whose username and password these are, or None. Never tells which was wrong."""
         if Credentials().validate({"username": username, "password": password}):
             return None
-        with self.db.autocommit() as session:
-            user = store.by_username(session, domain.fold(username))
+        with self.db.autocommit() as connection:
+            user = store.by_username(connection, domain.fold(username))
         right = verify_password(user["password_hash"] if user else None, password)
         return USER.dump(user) if right else None
 

@@ -3,22 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, or_, select
+from sqlalchemy import Connection, RowMapping, or_, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from users.models import User
 
 PUBLIC = (User.id, User.username, User.email, User.locale)
 
 
-def insert_new(session: Session, user: Mapping[str, Any]) -> bool:
+def insert_new(connection: Connection, user: Mapping[str, Any]) -> bool:
     """Store a user; False where its id, username or address is taken."""
     statement = insert(User).values(**user).on_conflict_do_nothing().returning(User.id)
-    return session.execute(statement).scalar() is not None
+    return connection.execute(statement).scalar() is not None
 
 
-def holders(session: Session, user: Mapping[str, Any]) -> list[RowMapping]:
+def holders(connection: Connection, user: Mapping[str, Any]) -> list[RowMapping]:
     """Who has this id, username or address."""
     same = or_(
         User.id == user["id"],
@@ -26,16 +25,16 @@ def holders(session: Session, user: Mapping[str, Any]) -> list[RowMapping]:
         User.email_key == user["email_key"],
     )
     columns = (*PUBLIC, User.username_key, User.email_key)
-    return list(session.execute(select(*columns).where(same)).mappings())
+    return list(connection.execute(select(*columns).where(same)).mappings())
 
 
-def by_ids(session: Session, ids: Sequence[str]) -> dict[str, RowMapping]:
+def by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
     """The users with these ids, by id."""
-    rows = session.execute(select(*PUBLIC).where(User.id.in_(ids))).mappings()
+    rows = connection.execute(select(*PUBLIC).where(User.id.in_(ids))).mappings()
     return {row["id"]: row for row in rows}
 
 
-def by_username(session: Session, username_key: str) -> RowMapping | None:
+def by_username(connection: Connection, username_key: str) -> RowMapping | None:
     """A user with his password hash."""
     statement = select(*PUBLIC, User.password_hash).where(User.username_key == username_key)
-    return session.execute(statement).mappings().first()
+    return connection.execute(statement).mappings().first()

@@ -55,8 +55,8 @@ class Keeper:
 
     @rpc
     def sleep(self, seconds: float) -> None:
-        with self.db.transaction() as session:
-            session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
+        with self.db.transaction() as connection:
+            connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +255,8 @@ def test_the_process_of_a_wrong_setting_ends_with_that_line_and_code_1(nameko_ru
 
 def test_ids_are_text_for_a_service(keeper) -> None:
     id_ = "0190b5a0-0000-7000-8000-000000000000"
-    with dependency(keeper, "db").transaction() as session:
-        assert session.execute(text(f"SELECT '{id_}'::uuid")).scalar() == id_
+    with dependency(keeper, "db").transaction() as connection:
+        assert connection.execute(text(f"SELECT '{id_}'::uuid")).scalar() == id_
 
 
 def test_a_statement_that_takes_too_long_is_ended(keeper, rpc) -> None:
@@ -271,13 +271,13 @@ IDLE_IN_TRANSACTION = """
 
 
 def test_a_transaction_left_open_is_ended_by_the_server(keeper, superuser) -> None:
-    with dependency(keeper, "db").Session() as session:
-        session.execute(text("SELECT 1"))
+    with dependency(keeper, "db").engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
         eventually(lambda: not superuser(IDLE_IN_TRANSACTION))
         with pytest.raises(DBAPIError) as caught:
-            session.execute(text("SELECT 2"))
+            connection.execute(text("SELECT 2"))
         assert is_away(caught.value)
-        session.rollback()
+        connection.rollback()
 
 
 def test_a_service_waits_for_its_schema_and_says_so(config, monkeypatch, caplog) -> None:

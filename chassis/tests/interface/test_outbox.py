@@ -40,8 +40,8 @@ class Teller:
 
     @rpc
     def tell(self, event_type: str, facts: list[dict[str, Any]], then_fails: bool = False) -> None:
-        with self.db.transaction() as session:
-            self.outbox.add(session, [(event_type, fact) for fact in facts])
+        with self.db.transaction() as connection:
+            self.outbox.add(connection, [(event_type, fact) for fact in facts])
             if then_fails:
                 raise ValueError("no")
 
@@ -114,9 +114,9 @@ def test_the_request_id_goes_in_the_headers(teller, broker) -> None:
 
     def work() -> None:
         bind_request_id({"request_id": "of-the-worker"})
-        with dependency(teller, "db").transaction() as session:
+        with dependency(teller, "db").transaction() as connection:
             facts = [{"n": 1}, {"n": 2, "request_id": "of-the-order"}]
-            dependency(teller, "outbox").add(session, [("told", fact) for fact in facts])
+            dependency(teller, "outbox").add(connection, [("told", fact) for fact in facts])
 
     eventlet.spawn(work).wait()
     eventually(lambda: broker.count(queue) == 2)
@@ -230,8 +230,8 @@ def test_an_answer_does_not_wait_for_the_relay(teller, rpc, monkeypatch) -> None
 
 def test_a_flood_of_facts_is_written_in_one_go(teller, broker, sql) -> None:
     queue = broker.bind(EXCHANGE, "told")
-    with dependency(teller, "db").transaction() as session:
-        dependency(teller, "outbox").add(session, [("told", {"n": n}) for n in range(1000)])
-        assert session.execute(text("SELECT count(*) FROM outbox")).scalar() == 1000
-        dependency(teller, "outbox").add(session, [])
+    with dependency(teller, "db").transaction() as connection:
+        dependency(teller, "outbox").add(connection, [("told", {"n": n}) for n in range(1000)])
+        assert connection.execute(text("SELECT count(*) FROM outbox")).scalar() == 1000
+        dependency(teller, "outbox").add(connection, [])
     eventually(lambda: broker.count(queue) == 1000)

@@ -5,8 +5,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, create_engine
 
 from orders import store
 
@@ -19,12 +18,12 @@ PLANS = {"as planned": "", "row by row": "".join(f" -c enable_{name}=off" for na
 
 
 @pytest.fixture(params=PLANS.values(), ids=PLANS)
-def sessions(request, config, clean) -> Iterator[list[Session]]:
+def connections(request, config, clean) -> Iterator[list[Connection]]:
     """Three transactions side by side."""
     options = {"options": f"-c lock_timeout={WAIT_MS}{request.param}"}
     engine = create_engine(config["DB_URIS"]["orders:Base"], connect_args=options)
     with ExitStack() as stack:
-        yield [stack.enter_context(Session(engine)) for _ in range(3)]
+        yield [stack.enter_context(engine.connect()) for _ in range(3)]
     engine.dispose()
 
 
@@ -40,14 +39,14 @@ def due(sql, clean) -> set[str]:
     return {id_ for (id_,) in rows}
 
 
-def test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another(sessions, due) -> None:
-    first, second, third = ([str(row.id) for row in store.claim_due(s, 4, LEASE)] for s in sessions)
+def test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another(connections, due) -> None:
+    first, second, third = ([str(row.id) for row in store.claim_due(s, 4, LEASE)] for s in connections)
     assert [len(first), len(second), len(third)] == [4, 4, 2]
     assert {*first, *second, *third} == due
 
 
-def test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again(sessions, due) -> None:
-    first, second, _ = sessions
+def test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again(connections, due) -> None:
+    first, second, _ = connections
     assert len(store.claim_due(first, 10, LEASE)) == 10
     first.commit()
     assert store.claim_due(second, 10, LEASE) == []
