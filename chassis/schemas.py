@@ -9,7 +9,8 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 from nameko.exceptions import MalformedRequest
-from structlog.contextvars import bind_contextvars
+
+from chassis.logs import bind
 
 Outcome = dict[str, Any]  # what became of one item: a status, and what goes with it
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
@@ -110,6 +111,6 @@ def answer_each(
         except ValidationError as exc:
             outcomes[position] = invalid(exc)
     if len(right) > 1:
-        bind_contextvars(request_ids=[item.get("request_id") for item in right.values()])
+        bind(request_ids=[item.get("request_id") for item in right.values()])
     outcomes |= zip(right, work(list(right.values())), strict=True)
     return [outcomes[position] for position in range(len(items))]
