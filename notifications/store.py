@@ -18,7 +18,9 @@ INSERT_LETTERS = text(
     " SELECT * FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid, user_id uuid,"
     " email text, subject text, body text, state text) ON CONFLICT DO NOTHING RETURNING *"
 )
-RECIPIENT = (RecipientRow.user_id, RecipientRow.username, RecipientRow.email, RecipientRow.locale)
+RECIPIENTS_OF = text(
+    "SELECT user_id, username, email, locale FROM recipients WHERE user_id = ANY(CAST(:ids AS uuid[]))"
+)
 
 
 def keep_recipients(connection: Connection, recipients: Sequence[Recipient]) -> None:
@@ -29,7 +31,7 @@ def keep_recipients(connection: Connection, recipients: Sequence[Recipient]) -> 
 
 def recipients(connection: Connection, user_ids: Iterable[str]) -> dict[str, Recipient]:
     """Who these users are, as far as we were told."""
-    rows = connection.execute(select(*RECIPIENT).where(RecipientRow.user_id.in_(user_ids)))
+    rows = connection.execute(RECIPIENTS_OF, {"ids": list(user_ids)})
     return {row.user_id: Recipient(*row) for row in rows}
 
 

@@ -1,7 +1,6 @@
 """SQL of orders: a list in, a list out, one statement a step."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any
@@ -86,7 +85,10 @@ def end(
     One statement, so both or none. `status = 'pending'` is the guard: an order ends once, and is never
     changed again.
     """
-    rows = [{**asdict(ending), **event} for ending, event in zip(endings, events, strict=True)]
+    rows = [
+        {"order_id": ending.order_id, "status": ending.status, "reason": ending.reason, **event}
+        for ending, event in zip(endings, events, strict=True)
+    ]
     return [*connection.execute(END, {"rows": recordset(rows)})]
 
 
