@@ -152,14 +152,14 @@ class Service:
         user_ids = {request.user_id for request in requests}
         try:
             with self.db.transaction() as connection:
-                accounts = store.lock_accounts(connection, user_ids)
+                accounts = store.accounts(connection, user_ids, lock=True)
                 missing = user_ids - accounts.keys()
                 if not missing:
                     return list(_record(connection, accounts, requests))
             undecided = self._open_missing(missing)
             decidable = [r for r in requests if r.user_id not in undecided]
             with self.db.transaction() as connection:
-                accounts = store.lock_accounts(connection, user_ids)
+                accounts = store.accounts(connection, user_ids, lock=True)
                 decided = iter(_record(connection, accounts, decidable))
             return [None if r.user_id in undecided else next(decided) for r in requests]
         except RefTaken:  # by a transaction that has committed, so the next look finds it
@@ -182,7 +182,7 @@ class Service:
 
     def _read_accounts(self, user_ids: set[str]) -> dict[str, domain.Account]:
         with self.db.autocommit() as connection:
-            return store.read_accounts(connection, user_ids)
+            return store.accounts(connection, user_ids)
 
     def _accounts(self, items: list[Outcome]) -> list[Outcome]:
         user_ids = {item["user_id"] for item in items}
@@ -213,9 +213,7 @@ def _record(
     recorded = store.recorded(connection, {request.ref for request in requests})
     decisions = domain.decide(accounts, recorded, requests)
     if decisions.operations:
-        store.append(connection, decisions.operations)
-    if decisions.accounts:
-        store.write_balances(connection, decisions.accounts)
+        store.write(connection, decisions.operations, decisions.accounts)
     return decisions.outcomes
 
 

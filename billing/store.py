@@ -15,16 +15,15 @@ OPEN = text("INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[])) 
 READ = text("SELECT user_id, balance_minor, last_seq FROM accounts WHERE user_id = ANY(CAST(:ids AS uuid[]))")
 LOCK = text(f"{READ.text} ORDER BY user_id FOR UPDATE")
 RECORDED = text(f"SELECT {OPERATION} FROM operations WHERE ref = ANY(:refs)")
-APPEND = text(
-    f"INSERT INTO operations ({OPERATION}) SELECT {OPERATION} FROM json_to_recordset(:rows) AS new"
-    " (id uuid, ref text, user_id uuid, seq bigint, kind text, amount_minor bigint, status text,"
-    " reason text, balance_after_minor bigint, created_at timestamptz)"
-    " ON CONFLICT (ref) DO NOTHING RETURNING 1"
-)
-WRITE_BALANCES = text(
-    "UPDATE accounts SET balance_minor = new.balance_minor, last_seq = new.last_seq"
-    " FROM json_to_recordset(:rows) AS new (user_id uuid, balance_minor bigint, last_seq bigint)"
-    " WHERE accounts.user_id = new.user_id"
+WRITE = text(
+    f"WITH inserted AS (INSERT INTO operations ({OPERATION}) SELECT {OPERATION}"
+    " FROM json_to_recordset(:operations) AS new (id uuid, ref text, user_id uuid, seq bigint, kind text,"
+    " amount_minor bigint, status text, reason text, balance_after_minor bigint, created_at timestamptz)"
+    " ON CONFLICT (ref) DO NOTHING RETURNING 1),"
+    " changed AS (UPDATE accounts SET balance_minor = new.balance_minor, last_seq = new.last_seq"
+    " FROM json_to_recordset(:accounts) AS new (user_id uuid, balance_minor bigint, last_seq bigint)"
+    " WHERE accounts.user_id = new.user_id)"
+    " SELECT count(*) FROM inserted"
 )
 STATEMENT = text(
     f"SELECT {OPERATION} FROM operations WHERE user_id = CAST(:user_id AS uuid) AND seq > 0"
@@ -37,17 +36,13 @@ def open_accounts(connection: Connection, user_ids: Iterable[str]) -> None:
     connection.execute(OPEN, {"ids": sorted(user_ids)})
 
 
-def lock_accounts(connection: Connection, user_ids: Iterable[str]) -> dict[str, Account]:
-    """The accounts of these users, locked until the transaction ends.
+def accounts(connection: Connection, user_ids: Iterable[str], *, lock: bool = False) -> dict[str, Account]:
+    """The accounts of these users; with `lock` nobody else changes them until the transaction ends.
 
     Locked in the order of their ids, so two batches that meet can't wait for each other in turn.
     """
-    return {row.user_id: Account(*row) for row in connection.execute(LOCK, {"ids": list(user_ids)})}
-
-
-def read_accounts(connection: Connection, user_ids: Iterable[str]) -> dict[str, Account]:
-    """The accounts of these users as they stand."""
-    return {row.user_id: Account(*row) for row in connection.execute(READ, {"ids": list(user_ids)})}
+    found = connection.execute(LOCK if lock else READ, {"ids": list(user_ids)})
+    return {row.user_id: Account(*row) for row in found}
 
 
 def recorded(connection: Connection, refs: Iterable[str]) -> dict[str, Operation]:
@@ -55,19 +50,16 @@ def recorded(connection: Connection, refs: Iterable[str]) -> dict[str, Operation
     return {row.ref: Operation(*row) for row in connection.execute(RECORDED, {"refs": list(refs)})}
 
 
-def append(connection: Connection, operations: Sequence[Operation]) -> None:
-    """Write new operations into the ledger; RefTaken where one of their refs is taken by now.
+def write(connection: Connection, operations: Sequence[Operation], accounts: Sequence[Account]) -> None:
+    """Write new operations into the ledger, and the balances that follow from them; RefTaken, and nothing
+    to be committed, where one of their refs is taken by now.
 
     In the order of their refs, for the reason that accounts are locked in order.
     """
     rows = recordset(sorted(operations, key=attrgetter("ref")))
-    if len(connection.execute(APPEND, {"rows": rows}).all()) != len(operations):
+    written = connection.execute(WRITE, {"operations": rows, "accounts": recordset(accounts)})
+    if written.scalar_one() != len(operations):
         raise RefTaken
-
-
-def write_balances(connection: Connection, accounts: Sequence[Account]) -> None:
-    """Bring the cached balances up to date."""
-    connection.execute(WRITE_BALANCES, {"rows": recordset(accounts)})
 
 
 def statement(connection: Connection, user_id: str, limit: int, before: str | None) -> list[Operation]:

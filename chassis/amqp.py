@@ -9,7 +9,6 @@ between both modes and would silently lose its confirms, so neither uses it.
 import json
 import logging
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import kombu
 from amqp import serialization, spec
 from amqp.exceptions import AMQPError
 from eventlet.event import Event
+from eventlet.queue import LightQueue
 from eventlet.semaphore import Semaphore
 from kombu.serialization import register
 from nameko.exceptions import ConfigurationError
@@ -173,10 +173,9 @@ class Sender(SharedExtension):
     """
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[Message, float]] = deque()
-        self._wake = Event()
+        self._queue = LightQueue()
         self._link: Link | None = None
-        self._stopping = False
+        self._is_stopping = False
         self._on_return: list[Any] = []
 
     def start(self) -> None:
@@ -194,14 +193,11 @@ class Sender(SharedExtension):
     def send(self, message: Message) -> None:
         """Queue `message`; `properties["expiration"]` (milliseconds, a string) bounds the wait."""
         ttl_s = int(message.properties.get("expiration", 60_000)) / 1000
-        self._queue.append((message, monotonic() + ttl_s))
-        if not self._wake.ready():
-            self._wake.send()
+        self._queue.put((message, monotonic() + ttl_s))
 
     def stop(self) -> None:
-        self._stopping = True
-        if not self._wake.ready():
-            self._wake.send()
+        self._is_stopping = True
+        self._queue.put(None)  # behind all that is still to be sent
         self._thread.wait()
 
     def kill(self) -> None:
@@ -209,33 +205,27 @@ class Sender(SharedExtension):
             self._link.close()
 
     def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake = Event()
-            while self._queue:
-                is_away = not self._send_first()
-                if is_away and self._stopping:
-                    break  # a service that stops does not wait for its broker
-            if self._stopping:
-                break
+        while queued := self._queue.get():
+            if not self._send(*queued) and self._is_stopping:
+                break  # a service that stops does not wait for its broker
         self.kill()
 
-    def _send_first(self) -> bool:
-        """Send what waits longest, or drop it when it is late; False where the broker is away."""
-        message, deadline = self._queue[0]
-        if monotonic() < deadline:
-            if self.is_blocked:
-                eventlet.sleep(RECONNECT_S)
-                return False
+    def _send(self, message: Message, deadline: float) -> bool:
+        """Send it until its deadline; False where the broker was away."""
+        while monotonic() < deadline:
             try:
-                self._connected().publish(message, persistent=False)
-            except CONNECTION_ERRORS as exc:
-                self._reconnect_later(exc)
-                return False
+                if not self.is_blocked:
+                    self._connected().publish(message, persistent=False)
+                    return True
+                eventlet.sleep(RECONNECT_S)
             except UnsendableError as exc:  # nobody's fault but its sender's: the others go on
                 log.error("a message can't be sent", extra={"error": str(exc)})
-        self._queue.popleft()
-        return True
+                return True
+            except CONNECTION_ERRORS as exc:
+                self._reconnect_later(exc)
+            if self._is_stopping:
+                break
+        return False
 
     def _connected(self) -> Link:
         if self._link is None or self._link.closed:

@@ -9,7 +9,6 @@ main queue is declared as stock Nameko declares it.
 
 import logging
 import uuid
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 import eventlet
 import kombu
 from eventlet.event import Event
+from eventlet.queue import LightQueue
 from kombu import Queue
 from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
@@ -57,20 +57,17 @@ class EventHandler(NamekoEventHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.arrived: deque[Any] = deque()
-        self._wakeup = Event()
+        self.arrived = LightQueue()
         self._is_leaving = False
 
     def start(self) -> None:
-        self._thread = self.container.spawn_managed_thread(
-            self._run, identifier=f"batches of {self.queue.name}"
-        )
+        self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
 
     def stop(self) -> None:
         """Finish the batch at hand; what else has arrived goes back to the broker unacked."""
         super().stop()
         self._is_leaving = True
-        self._wake()
+        self.arrived.put(None)  # whoever waits for more shall look
         self._thread.wait()
 
     def declare(self, channel: Any) -> None:
@@ -98,33 +95,25 @@ class EventHandler(NamekoEventHandler):
         consumer = kombu.Consumer(
             channel.connection.channel(),
             queues=[self.queue],
-            on_message=self._collect,
-            on_decode_error=lambda message, exc: self._collect(message),
+            on_message=self.arrived.put,
+            on_decode_error=lambda message, exc: self.arrived.put(message),
             accept=accept,
         )
         consumer.qos(prefetch_count=2 * BATCH)
         return consumer
 
-    def _collect(self, message: Any) -> None:
-        self.arrived.append(message)
-        self._wake()
-
-    def _wake(self) -> None:
-        if not self._wakeup.ready():
-            self._wakeup.send()
-
     def _run(self) -> None:
         with suppress(ContainerBeingKilled):
-            while not self._is_leaving:
-                self._wakeup.wait()
-                self._wakeup = Event()
-                while not self._is_leaving and (batch := self._next_batch()):
-                    self._handle(batch)
+            while batch := self._next_batch():
+                self._handle(batch)
 
     def _next_batch(self) -> list[Any]:
+        """What has arrived, one message at least; none at the stop."""
         batch: list[Any] = []
-        while self.arrived and len(batch) < BATCH:
-            message = self.arrived.popleft()
+        while not batch or (len(batch) < BATCH and not self.arrived.empty()):
+            message = self.arrived.get()
+            if self._is_leaving:
+                return []
             if message.channel.connection:  # else it is lost, and the broker delivers again
                 batch.append(message)
         return batch
@@ -185,9 +174,8 @@ class EventHandler(NamekoEventHandler):
         try:
             stored = self.publisher.publish(copies)
         except Unavailable as away:
-            log.warning(
-                "can't put an event aside", extra={"queue": self.queue.name, "error": first_line(away)}
-            )
+            fields = {"queue": self.queue.name, "error": first_line(away)}
+            log.warning("can't put an event aside", extra=fields)
             return [message for message, _ in failures]
         for copy, is_stored in zip(copies, stored, strict=True):
             counts = {"attempts": copy.headers[ATTEMPTS], "failures": copy.headers[FAILURES]}

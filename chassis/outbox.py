@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
+GATHER_S = 0.1  # then it waits a little for more: nobody waits for an event, and each batch has its cost
 FIRST = "00000000-0000-0000-0000-000000000000"
 MEASURE_EVERY_S = 5.0
 CLEAN_EVERY_S = 15.0
@@ -125,6 +126,7 @@ class Outbox(DependencyProvider):
                 with eventlet.Timeout(POLL_S, exception=False):
                     self._wakeup.wait()
                 self._wakeup = Wakeup()
+                eventlet.sleep(0 if self._stopping else GATHER_S)
             if monotonic() >= next_measuring:
                 self._try(self._measure)
                 next_measuring = monotonic() + MEASURE_EVERY_S

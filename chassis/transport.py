@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from amqp.transport import SSLTransport, TCPTransport
-from kombu.transport import TRANSPORT_ALIASES, pyamqp
+from kombu.transport import pyamqp
 
 AT_ONCE = 16 * 1024  # bytes
 
@@ -65,17 +65,4 @@ class _Connection(pyamqp.Connection):
         return _Encrypted(host, ssl=ssl, **options) if ssl else _Plain(host, **options)
 
 
-class Transport(pyamqp.Transport):
-    """What kombu makes of amqp:// in a process that has imported this module."""
-
-    Connection = _Connection
-
-
-class EncryptedTransport(pyamqp.SSLTransport):
-    """What kombu makes of amqps://."""
-
-    Connection = _Connection
-
-
-TRANSPORT_ALIASES["amqp"] = "chassis.transport:Transport"
-TRANSPORT_ALIASES["amqps"] = "chassis.transport:EncryptedTransport"
+pyamqp.Transport.Connection = _Connection  # whatever kombu connects in this process, encrypted or not

@@ -63,11 +63,7 @@ def tests(file: str, *names: str) -> list[str]:
     return [f"{file}::{name}" for name in names]
 
 
-GUARD = Change(
-    "orders/store.py",
-    " WHERE id = new.order_id AND orders.status = 'pending' RET",
-    " WHERE id = new.order_id RET",
-)
+GUARD = Change("orders/store.py", "new.order_id AND orders.status = 'pending'", "new.order_id")
 TRIGGER = Change(
     "orders/migrations/0001_orders_and_outbox.py", " WHEN (OLD.status <> 'pending')", " WHEN (false)"
 )
@@ -252,12 +248,10 @@ MUTANTS = [
     ),
     # The outbox.
     Mutant(
-        "an order's end is stored before its event",
+        "an order ends without its event",
         [
             Change(
-                "orders/service.py",
-                "            ended = store.end(session, endings)\n",
-                "            ended = store.end(session, endings)\n            session.commit()\n",
+                "orders/store.py", "{outbox.COLUMNS} FROM ended)", "{outbox.COLUMNS} FROM ended WHERE false)"
             )
         ],
         tests(PLACE, "test_an_end_and_its_event_are_stored_together_or_not_at_all"),
@@ -267,20 +261,20 @@ MUTANTS = [
         [
             Change(
                 "users/service.py",
-                "            public = USER.dump(user)\n",
-                "            session.commit()\n            public = USER.dump(user)\n",
+                "self.db.transaction() as connection",
+                "self.db.autocommit() as connection",
             )
         ],
         tests(USERS, "test_user_and_event_are_stored_together_or_not_at_all"),
     ),
     Mutant(
         "an event that found no queue is marked as sent",
-        [Change("chassis/outbox.py", " if is_routed]", "]")],
+        [Change("chassis/outbox.py", " if not is_routed]", " if False]")],
         tests(OUTBOX, "test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one"),
     ),
     Mutant(
         "relays do not skip what another has",
-        [Change("chassis/outbox.py", ":limit FOR UPDATE SKIP LOCKED", ":limit")],
+        [Change("chassis/outbox.py", '" FOR UPDATE SKIP LOCKED)) RET', '")) RET')],
         tests(OUTBOX, "test_two_relays_side_by_side_publish_every_event_once"),
     ),
     # Publishing and handling.

@@ -165,7 +165,7 @@ def gathered(tell, waiting) -> Iterator[Any]:
         first = tell()
         eventually(lambda: handled[first])
         rest = [tell(*its_faults) for its_faults in faults]
-        eventually(lambda: len(waiting.arrived) == len(rest))
+        eventually(lambda: waiting.arrived.qsize() == len(rest))
         del batches[:]
         gate.pop().send()
         return rest
@@ -223,7 +223,7 @@ def test_what_has_arrived_and_was_not_begun_goes_back_at_the_stop(chassis_config
         eventually(lambda: calls)
         for number in range(1, 11):
             dispatch("teller", "parted", number)
-        eventually(lambda: len(handler.arrived) == 10)
+        eventually(lambda: handler.arrived.qsize() == 10)
         stopping = eventlet.spawn(container.stop)
         eventlet.sleep(0.5)
         assert not stopping.dead  # the batch at hand is finished first
