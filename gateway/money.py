@@ -8,18 +8,13 @@ from marshmallow import ValidationError, fields
 
 MAX_AMOUNT_MINOR = 10_000_000_00
 MAX_AMOUNT = Decimal(MAX_AMOUNT_MINOR).scaleb(-2)
-CENT = Decimal("0.01")
 EXACT = Context(traps=[Inexact])
 NO_AMOUNT = 'Not an amount: write it like "99.90".'
 _WRITTEN = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,2})?", re.ASCII)
 
 
 class Money(fields.Field[int]):
-    """An amount: "99.90", or the JSON number 99.9; loads as minor units (9990).
-
-    Above 0, at most 10,000,000.00, at most two decimals. Never a float: the body is parsed with
-    Decimal, and NaN and infinity end here.
-    """
+    """An amount: "99.90", or the JSON number 99.9 (a Decimal, never a float); loads as minor units (9990)."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         amount = _decimal(value)
@@ -30,7 +25,7 @@ class Money(fields.Field[int]):
         if amount > MAX_AMOUNT:
             raise ValidationError(f"Must be at most {format_minor(MAX_AMOUNT_MINOR)}.")
         try:
-            return int(amount.quantize(CENT, context=EXACT).scaleb(2))
+            return int(amount.quantize(Decimal("0.01"), context=EXACT).scaleb(2))
         except Inexact:
             raise ValidationError(NO_AMOUNT) from None
 

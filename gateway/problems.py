@@ -12,29 +12,21 @@ from gateway.responses import Response
 log = logging.getLogger(__name__)
 
 TYPE = "tag:arch.homework,2026:{}"  # stable, and nothing to be fetched (RFC 4151)
-RETRY_AFTER_S = "2"
+RETRY = {"Retry-After": "2"}  # seconds
 UNKNOWN = "Whether it was done is unknown. Repeat it, with the same Idempotency-Key if it had one."
 AWAY = f"A part that this needs is away or overloaded. {UNKNOWN}"
 
 
 class Problem(Exception):
-    """An answer that refuses: `name` is the stable part of its type, `detail` is for people."""
+    """An answer that refuses: `name` is the stable part of its type, a `detail` is for people."""
 
     def __init__(
-        self,
-        status: int,
-        name: str,
-        title: str,
-        detail: str | None = None,
-        *,
-        headers: dict[str, str] | None = None,
-        **extra: Any,
+        self, status: int, name: str, title: str, *, headers: dict[str, str] | None = None, **members: Any
     ) -> None:
         super().__init__(title)
         self.status = status
         self.headers = headers or {}
-        body = {"type": TYPE.format(name), "title": title, "status": status, "detail": detail, **extra}
-        self.body = {key: value for key, value in body.items() if value is not None}
+        self.body = {"type": TYPE.format(name), "title": title, "status": status, **members}
 
     def response(self) -> Response:
         headers = {"Content-Type": "application/problem+json", **self.headers}
@@ -44,16 +36,16 @@ class Problem(Exception):
 def invalid(errors: dict[str, Any]) -> Problem:
     """Fields are wrong: `errors` has a list of messages for each."""
     detail = f"Wrong: {', '.join(sorted(errors))}."
-    return Problem(422, "validation", "The request is not valid", detail, errors=errors)
+    return Problem(422, "validation", "The request is not valid", detail=detail, errors=errors)
 
 
 def malformed(detail: str) -> Problem:
-    return Problem(400, "malformed-request", "The request can't be read", detail)
+    return Problem(400, "malformed-request", "The request can't be read", detail=detail)
 
 
 def unauthorized(detail: str) -> Problem:
     headers = {"WWW-Authenticate": "Bearer"}
-    return Problem(401, "unauthorized", "Who is asking is not known", detail, headers=headers)
+    return Problem(401, "unauthorized", "Who is asking is not known", detail=detail, headers=headers)
 
 
 def not_found() -> Problem:
@@ -62,18 +54,12 @@ def not_found() -> Problem:
 
 def key_reused() -> Problem:
     detail = "This Idempotency-Key came before with another request."
-    errors = {"Idempotency-Key": [detail]}
-    return Problem(422, "idempotency-key-reused", "The key stands for another request", detail, errors=errors)
+    title = "The key stands for another request"
+    return Problem(422, "idempotency-key-reused", title, detail=detail, errors={"Idempotency-Key": [detail]})
 
 
 def unavailable(detail: str = AWAY) -> Problem:
-    headers = {"Retry-After": RETRY_AFTER_S}
-    return Problem(503, "unavailable", "Not available just now", detail, headers=headers)
-
-
-def late() -> Problem:
-    headers = {"Retry-After": RETRY_AFTER_S}
-    return Problem(504, "deadline-exceeded", "It took too long", UNKNOWN, headers=headers)
+    return Problem(503, "unavailable", "Not available just now", detail=detail, headers=RETRY)
 
 
 def from_exception(exc: Exception) -> Problem:
@@ -81,7 +67,7 @@ def from_exception(exc: Exception) -> Problem:
     if isinstance(exc, Problem):
         return exc
     if isinstance(exc, DeadlineExceeded):
-        return late()
+        return Problem(504, "deadline-exceeded", "It took too long", detail=UNKNOWN, headers=RETRY)
     if isinstance(exc, Unavailable):
         return unavailable()
     if isinstance(exc, HTTPException):

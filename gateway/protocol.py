@@ -9,7 +9,6 @@ from typing import Any
 from eventlet.hubs import trampoline
 
 from gateway import problems, reading
-from gateway.reading import HttpRequest
 from gateway.responses import Response
 
 log = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ LINGER_S = 2.0
 class Connection:
     """One client, served until he or we end it."""
 
-    def __init__(self, sock: Any, respond: Callable[[HttpRequest, "Connection"], Response]) -> None:
+    def __init__(self, sock: Any, respond: Callable[[reading.HttpRequest, "Connection"], Response]) -> None:
         self.sock = sock
         self.is_idle = True  # nothing of the next request has come
         self.is_last = False  # close after this answer
@@ -30,7 +29,6 @@ class Connection:
         self._received = b""  # and not yet read
 
     def serve(self) -> None:
-        """Answer one request after the other."""
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.settimeout(IDLE_TIMEOUT_S)
@@ -43,8 +41,8 @@ class Connection:
         finally:
             self.sock.close()
 
-    def _read_request(self) -> HttpRequest | None:
-        request = HttpRequest()
+    def _read_request(self) -> reading.HttpRequest | None:
+        request = reading.HttpRequest()
         try:
             if not (lines := self._read_head()):
                 return None
@@ -66,13 +64,13 @@ class Connection:
         lines, self._received = split
         return lines
 
-    def _answer(self, request: HttpRequest) -> None:
+    def _answer(self, request: reading.HttpRequest) -> None:
         answer = self._respond(request, self)
         # What is left of a body would be read as the next request.
         self.is_last |= request.length > 0 or not request.keeps
         self.sock.sendall(answer.wire(closes=self.is_last, has_body=request.method != "HEAD"))
 
-    def read_body(self, request: HttpRequest) -> bytes:
+    def read_body(self, request: reading.HttpRequest) -> bytes:
         """The whole body; raises a Problem where it does not come."""
         self._wait_for(REQUEST_TIMEOUT_S)
         try:

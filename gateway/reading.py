@@ -12,7 +12,6 @@ import uuid_utils
 from marshmallow import Schema, ValidationError
 
 from gateway import problems, strict_json
-from gateway.problems import Problem
 from gateway.tokens import Tokens
 
 LONGEST_LINE = 8 * 1024  # bytes, as all of these
@@ -36,12 +35,11 @@ class HttpRequest:
     headers: dict[str, str] = field(default_factory=dict)  # by their names in lower case
     length: int = 0  # of the body, as long as it is not read
     keeps: bool = False  # the connection
-    refusal: Problem | None = None
+    refusal: problems.Problem | None = None
 
     def parse(self, first: str, *lines: str) -> None:
         """Read the lines before the body; raises for what is no request, or could be cut in two ways."""
-        words = _FIRST_LINE.fullmatch(first)
-        if not words:
+        if not (words := _FIRST_LINE.fullmatch(first)):
             raise _no_request(HTTPStatus.BAD_REQUEST)
         self.method, path, self.query, major, minor = words.groups("")
         self.path = unquote_to_bytes(path.encode("latin-1")).decode(errors="replace")
@@ -83,8 +81,8 @@ def split_head(received: bytes) -> tuple[list[str], bytes] | None:
     return (lines, rest) if end else None
 
 
-def _no_request(status: HTTPStatus) -> Problem:
-    return Problem(status, "malformed-request", status.phrase)
+def _no_request(status: HTTPStatus) -> problems.Problem:
+    return problems.Problem(status, "malformed-request", status.phrase)
 
 
 def _add_header(headers: dict[str, str], line: str) -> None:
@@ -112,9 +110,9 @@ def _body_length(headers: Mapping[str, str]) -> int:
     if "transfer-encoding" in headers:
         if "content-length" in headers:
             raise problems.malformed("Content-Length stands beside Transfer-Encoding.")
-        raise Problem(411, "length-required", "Send the body with a Content-Length")
+        raise problems.Problem(411, "length-required", "Send the body with a Content-Length")
     if len(length) > LONGEST_LENGTH or int(length) > MAX_BODY:
-        raise Problem(413, "too-large", "The body is too large", f"At most {MAX_BODY} bytes.")
+        raise problems.Problem(413, "too-large", "The body is too large", detail=f"At most {MAX_BODY} bytes.")
     return int(length)
 
 
@@ -134,9 +132,9 @@ def read_body(request: HttpRequest, schema: Schema | None, read: Read) -> dict[s
         return {}
     media_type = request.headers.get("content-type", "").partition(";")[0]
     if media_type.strip().lower() != "application/json" or request.headers.get("content-encoding"):
-        raise Problem(415, "unsupported-media-type", "Send application/json, not encoded")
+        raise problems.Problem(415, "unsupported-media-type", "Send application/json, not encoded")
     if "content-length" not in request.headers:
-        raise Problem(411, "length-required", "Send the body with a Content-Length")
+        raise problems.Problem(411, "length-required", "Send the body with a Content-Length")
     try:
         data = strict_json.parse(read(request))
     except strict_json.NotStrictJson as exc:

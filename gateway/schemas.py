@@ -9,8 +9,6 @@ from marshmallow import Schema, ValidationError, fields, validate
 from chassis.schemas import Text
 from gateway.money import Money, format_minor
 
-LOCALES = ("en", "ru")
-
 
 class SignUp(Schema):
     """POST /users"""
@@ -18,7 +16,7 @@ class SignUp(Schema):
     username = Text(1, 64, required=True)
     email = Text(3, 254, required=True)
     password = Text(8, 128, required=True)
-    locale = fields.String(validate=validate.OneOf(LOCALES))
+    locale = fields.String(validate=validate.OneOf(("en", "ru")))
 
 
 class Login(Schema):
@@ -47,37 +45,33 @@ class NewMessage(Schema):
     body = Text(1, 10_000, required=True)
 
 
-class Cursor(fields.Field[str]):
-    """An opaque place in a list: outside base64url, inside the key that the next page starts after."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        try:
-            return base64.b64decode(value, altchars=b"-_", validate=True).decode("ascii")
-        except (binascii.Error, ValueError):
-            raise ValidationError("Not a cursor of this list.") from None
-
-
-class Limit(fields.Field[int]):
+def _limit(text: str) -> int:
     """How many items a page has at most."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 100):
+        raise ValidationError("Must be 1 to 100.")
+    return int(text)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if not (value.isascii() and value.isdigit() and len(value) <= 3 and 1 <= int(value) <= 100):
-            raise ValidationError("Must be 1 to 100.")
-        return int(value)
+
+def _after(cursor: str) -> str:
+    """The key that the next page starts after; outside it is opaque, as base64url."""
+    try:
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        raise ValidationError("Not a cursor of this list.") from None
 
 
 class Page(Schema):
     """?limit= and ?cursor= of every list"""
 
-    limit = Limit(load_default=20)
-    after = Cursor(data_key="cursor")
+    limit = fields.Function(deserialize=_limit, load_default=20)
+    after = fields.Function(deserialize=_after, data_key="cursor")
 
 
 class View:
-    """What the API shows of something: fields under the same name or another, amounts as texts."""
+    """What the API shows of something: fields by the same name or another, amounts (`*_minor`) as texts."""
 
     def __init__(self, *same: str, **others: str) -> None:
-        self._fields = dict(zip(same, same, strict=True)) | others
+        self._fields = {key.removesuffix("_minor"): key for key in same} | others
 
     def dump(self, inside: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -88,13 +82,11 @@ class View:
 
 
 USER = View("id", "username", "email", "locale")
-ACCOUNT = View("user_id", "currency", balance="balance_minor")
+ACCOUNT = View("user_id", "currency", "balance_minor")
 OPERATION = View(
-    *("id", "kind", "status", "reason", "order_id", "created_at"),
-    amount="amount_minor",
-    balance_after="balance_after_minor",
+    "id", "kind", "status", "reason", "order_id", "created_at", "amount_minor", "balance_after_minor"
 )
-ORDER = View("id", "status", "reason", "created_at", "ended_at", price="price_minor")
+ORDER = View("id", "status", "reason", "created_at", "ended_at", "price_minor")
 LETTER = View("id", "kind", "order_id", "subject", "body", "created_at", "state", to="email")
 
 

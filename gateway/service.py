@@ -7,7 +7,6 @@ import uuid_utils
 from chassis.rpc import RpcProxy
 from chassis.schemas import Outcome, is_id
 from gateway import problems, schemas
-from gateway.problems import Problem
 from gateway.reading import Request
 from gateway.tokens import Tokens
 from gateway.web import http
@@ -32,7 +31,7 @@ class Service:
         outcome = self.users.create(id=str(uuid_utils.uuid7()), **request.body)  # safe to deliver twice
         if outcome["status"] == "taken":
             title = "The username or the address is taken"
-            raise Problem(409, "taken", title, errors=outcome["errors"])
+            raise problems.Problem(409, "taken", title, errors=outcome["errors"])
         user = schemas.USER.dump(_valid(outcome)["user"])
         return 201, {**user, **self.tokens.issue(user["id"])}, {"Location": "/users/me"}
 
@@ -55,8 +54,7 @@ class Service:
     @http("GET", "/account")
     def account(self, request: Request) -> Answer:
         """The balance."""
-        account = _valid(self.billing.account(user_id=request.user_id))
-        return 200, schemas.ACCOUNT.dump(account)
+        return 200, schemas.ACCOUNT.dump(_valid(self.billing.account(user_id=request.user_id)))
 
     @http("GET", "/account/operations", query=schemas.Page())
     def statement(self, request: Request) -> Answer:
@@ -67,14 +65,12 @@ class Service:
     @http("POST", "/account/deposits", body=schemas.NewMovement())
     def deposit(self, request: Request) -> Answer:
         """Put money on the account."""
-        outcome = self.billing.deposit(user_id=request.user_id, key=request.key, **request.body)
-        return 201, _operation(outcome)
+        return _moved(self.billing.deposit(user_id=request.user_id, key=request.key, **request.body))
 
     @http("POST", "/account/withdrawals", body=schemas.NewMovement())
     def withdraw(self, request: Request) -> Answer:
         """Take money off the account."""
-        outcome = self.billing.withdraw(user_id=request.user_id, key=request.key, **request.body)
-        return 201, _operation(outcome)
+        return _moved(self.billing.withdraw(user_id=request.user_id, key=request.key, **request.body))
 
     @http("POST", "/orders", body=schemas.NewOrder())
     def place_order(self, request: Request) -> Answer:
@@ -101,9 +97,8 @@ class Service:
 
     @http("POST", "/notifications", body=schemas.NewMessage())
     def send_message(self, request: Request) -> Answer:
-        """A message to one's own address."""
-        id_ = str(uuid_utils.uuid7())  # safe to deliver twice
-        letter = self.notifications.send(id=id_, user_id=request.user_id, **request.body)
+        """A message to one's own address; its id makes it safe to deliver twice."""
+        letter = self.notifications.send(id=str(uuid_utils.uuid7()), user_id=request.user_id, **request.body)
         return 201, schemas.LETTER.dump(_valid(letter))
 
     @http("GET", "/notifications", query=schemas.Page())
@@ -128,10 +123,10 @@ def _valid(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _operation(outcome: Outcome) -> dict[str, Any]:
-    """A done operation; one that was refused is a problem with the reason as its type."""
-    operation: dict[str, Any] = schemas.OPERATION.dump(_valid(outcome))
+def _moved(outcome: Outcome) -> Answer:
+    """The operation that was done; one that was refused is a problem with the reason as its type."""
+    operation = schemas.OPERATION.dump(_valid(outcome))
     if operation["status"] == "refused":
         title = operation["reason"].replace("-", " ").capitalize()
-        raise Problem(409, operation["reason"], title, operation=operation)
-    return operation
+        raise problems.Problem(409, operation["reason"], title, operation=operation)
+    return 201, operation

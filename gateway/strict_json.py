@@ -7,20 +7,15 @@ from typing import Any
 LONGEST_INT = 30  # digits; longer ones become Decimals, for Python refuses integers of 4,300 digits
 
 
-class NotStrictJson(ValueError):
+class NotStrictJson(Exception):
     """The text is not JSON, or not unambiguous; the message says why, for the client."""
 
 
 def parse(body: bytes) -> Any:
-    """The value in `body`; raises NotStrictJson.
-
-    Refused: anything but UTF-8, duplicate keys, NaN and Infinity, trailing data, nesting too deep.
-    Numbers with a point or an exponent become Decimals, never floats.
-    """
+    """The value in `body`; numbers with a point or an exponent become Decimals, never floats. Raises
+    NotStrictJson: for all but UTF-8, duplicate keys, NaN and Infinity, trailing data, nesting too deep."""
     try:
         return _DECODER.decode(body.decode("utf-8"))
-    except NotStrictJson:
-        raise
     except RecursionError:
         raise NotStrictJson("It is nested too deeply.") from None
     except (ValueError, ArithmeticError):

@@ -1,7 +1,6 @@
 """Bearer tokens: JWT (RFC 7519), signed with HMAC-SHA256 by the gateway, which alone has the key."""
 
 import logging
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from time import time
 from typing import Any
@@ -20,7 +19,6 @@ ISSUER = "shop"
 SECRET = fields.String(validate=validate.Length(min=32, error="it needs 32 characters or more"))
 LIFETIME = fields.Float(validate=validate.Range(0, 366 * 86_400, min_inclusive=False))  # seconds
 MOST_KEPT = 10_000  # verified tokens
-DEVELOPMENT = "development"  # how the default in config.yaml begins
 
 
 class Tokens(DependencyProvider):
@@ -30,7 +28,7 @@ class Tokens(DependencyProvider):
         self.secret: str = read(self.container.config, "TOKEN_SECRET", SECRET)
         self.lifetime_s: float = read(self.container.config, "TOKEN_LIFETIME_S", LIFETIME)
         self._verified = lru_cache(MOST_KEPT)(self._verify)  # what raises is not kept
-        if self.secret.startswith(DEVELOPMENT):
+        if self.secret.startswith("development"):  # as the default in config.yaml does
             log.warning("tokens are signed with the development key: set TOKEN_SECRET")
 
     def get_dependency(self, worker_ctx: Any) -> "Tokens":
@@ -38,8 +36,7 @@ class Tokens(DependencyProvider):
 
     def issue(self, user_id: str) -> dict[str, Any]:
         """{access_token, token_type, expires_in (seconds)} for a user."""
-        expires = datetime.now(UTC) + timedelta(seconds=self.lifetime_s)
-        claims = {"iss": ISSUER, "sub": user_id, "exp": expires}
+        claims = {"iss": ISSUER, "sub": user_id, "exp": int(time() + self.lifetime_s)}
         token = jwt.encode(claims, self.secret, ALGORITHM)
         return {"access_token": token, "token_type": "Bearer", "expires_in": int(self.lifetime_s)}
 

@@ -149,11 +149,8 @@ class WebServer(NamekoWebServer):
 
 
 class Route(HttpRequestHandler):
-    """`@http("POST", "/orders", body=NewOrder())`: one route.
-
-    The handler gets a `Request` and returns (status, data) or (status, data, headers), or raises a
-    Problem. A `public` route needs no token.
-    """
+    """`@http("POST", "/orders", body=NewOrder())`: one route. The handler gets a `Request` and returns
+    (status, data) or (status, data, headers), or raises a Problem. A `public` route needs no token."""
 
     server = WebServer()
     quiet = True  # the line about the request tells it

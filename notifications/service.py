@@ -39,23 +39,20 @@ class Service:
     @rpc
     @checked(NewMessage())
     def send(self, **message: Any) -> Outcome:
-        """Send a message: `subject`, `body`, `user_id` or `email`, `id` (made if not given; the same
-        again sends nothing). The letter as stored, or {"status": "invalid", "errors": ...} or
-        {"status": "unknown-user"}."""
+        """Send a `NewMessage`; the same `id` again sends nothing. The letter as stored, or
+        {"status": "invalid", "errors": ...} or {"status": "unknown-user"}."""
         if user_id := message.get("user_id"):
             recipients = self._kept({user_id}) or self._ask({user_id})
             if not recipients:
                 return {"status": "unknown-user"}
             message["email"] = recipients[user_id].email
-        letter = {"id": str(uuid_utils.uuid7()), "order_id": None, "user_id": None, **message}
-        new = self._store([{"kind": domain.MESSAGE, **letter}])
-        return LETTER.dump(new[0] if new else self._stored(letter["id"]))
+        new = self._store([{"kind": domain.MESSAGE, "order_id": None, "user_id": None, **message}])
+        return LETTER.dump(new[0] if new else self._stored(message["id"]))
 
     @rpc
     @checked(LetterQuery())
     def list(self, limit: int, after: str | None, **to: str) -> Outcome:
-        """{"items": [letter, ...] newest first, "next": ...}; `user_id` or `email`, `limit` (1 to
-        100), `after` (a previous answer's `next`)."""
+        """What a `LetterQuery` asks for: {"items": [letter, ...] newest first, "next": the next `after`}."""
         with self.db.autocommit() as connection:
             rows = store.letters(connection, to, limit + 1, after)
         return page(LETTER.dump(rows, many=True), limit, "id")
@@ -79,30 +76,27 @@ class Service:
         self._write_letters([ending for ending in endings if ending.reason != UNKNOWN_USER])
 
     def _write_letters(self, endings: Sequence[Ending]) -> None:
-        """One letter for each order, however often its end is told. Whoever is not known yet holds up
-        nobody else's letter."""
+        """One letter an order, however often its end is told. Who is not known yet holds up nobody else."""
         user_ids = {ending.user_id for ending in endings}
         known = self._kept(user_ids)
-        self._write_to(known, [ending for ending in endings if ending.user_id in known])
+        self._write_to(known, endings)
         if missing := user_ids - known.keys():
             told = self._ask(missing)
-            self._write_to(told, [ending for ending in endings if ending.user_id in told])
+            self._write_to(told, endings)
             if missing - told.keys():
                 raise UnknownRecipient
 
     def _write_to(self, recipients: dict[str, Recipient], endings: Sequence[Ending]) -> None:
-        if endings:
-            self._store([self._letter(ending, recipients[ending.user_id]) for ending in endings])
+        if ours := [ending for ending in endings if ending.user_id in recipients]:
+            self._store([self._letter(ending, recipients[ending.user_id]) for ending in ours])
 
     def _letter(self, ending: Ending, to: Recipient) -> dict[str, Any]:
         text = asdict(domain.letter(ending, to, self.currency))
-        id_ = str(uuid_utils.uuid7())
-        return {"id": id_, "order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
+        return {"order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
 
     def _store(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
-        """Store letters and deliver those that are new (an order that has its letter gets none), which
-        are returned."""
-        letters = [{**letter, "state": self.delivery.state} for letter in letters]
+        """Store letters and deliver those that are new (an order has one letter), which are returned."""
+        letters = [{"id": str(uuid_utils.uuid7()), "state": self.delivery.state, **each} for each in letters]
         with self.db.autocommit() as connection:
             new = store.insert_letters(connection, letters)
         self.delivery.deliver(new)

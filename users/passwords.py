@@ -35,18 +35,13 @@ def _turn() -> Iterator[None]:
 
 
 def hash_password(password: str) -> str:
-    """The hash, with its salt and parameters. Works in a thread: the event loop goes on.
-
-    Raises Unavailable where too many wait."""
-    with _turn():
-        hashed: str = tpool.execute(_hasher.hash, password)
-    return hashed
+    """The hash, with its salt and parameters. Raises Unavailable where too many wait."""
+    with _turn():  # in a thread: the event loop goes on
+        return str(tpool.execute(_hasher.hash, password))
 
 
 def verify_password(password_hash: str | None, password: str) -> bool:
-    """Whether `password` is the one; takes as long for a user who does not exist (None).
-
-    Raises Unavailable where too many wait."""
+    """Whether `password` is the one; as slow for a user who does not exist (None). Raises as above."""
     with _turn():
         try:
             tpool.execute(_hasher.verify, password_hash or _NOBODYS, password)

@@ -4,7 +4,6 @@ from marshmallow import Schema, fields, validate
 
 from chassis.schemas import Id, Text
 
-LOCALES = ("en", "ru")
 USERNAME = validate.Regexp(
     r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", error="Only letters, digits, dots, hyphens and underscores."
 )
@@ -18,7 +17,7 @@ class NewUser(Schema):
     username = Text(1, 64, USERNAME, required=True)
     email = fields.Email(required=True, validate=[validate.Length(max=254), NO_CONTROLS])
     password = Text(8, 128, required=True)
-    locale = fields.String(load_default="en", validate=validate.OneOf(LOCALES))
+    locale = fields.String(load_default="en", validate=validate.OneOf(("en", "ru")))
 
 
 class Credentials(Schema):

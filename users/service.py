@@ -9,8 +9,7 @@ from chassis.db import Database
 from chassis.outbox import Outbox
 from chassis.rpc import rpc
 from chassis.schemas import Outcome, checked, is_id
-from users import domain, models, store
-from users.passwords import hash_password, verify_password
+from users import domain, models, passwords, store
 from users.schemas import Credentials, NewUser, PublicUser
 
 USER = PublicUser()
@@ -26,20 +25,17 @@ class Service:
 
     @rpc(sensitive_arguments=("password",))
     @checked(NewUser())
-    def create(self, **wanted: Any) -> Outcome:
+    def create(self, password: str, **wanted: Any) -> Outcome:
         """Sign a user up: `username`, `email`, `password`, `locale` (en or ru), `id` (made if not given).
 
         {"status": "created", "user": {...}}, the same again for the same `id`; else
-        {"status": "taken" or "invalid", "errors": {field: [...]}}.
-        """
+        {"status": "taken" or "invalid", "errors": {field: [...]}}."""
         user = {
-            "id": wanted.get("id") or str(uuid_utils.uuid7()),
-            "username": wanted["username"],
+            "id": str(uuid_utils.uuid7()),
+            **wanted,
             "username_key": domain.fold(wanted["username"]),
-            "email": wanted["email"],
             "email_key": domain.fold(wanted["email"]),
-            "locale": wanted["locale"],
-            "password_hash": hash_password(wanted["password"]),
+            "password_hash": passwords.hash_password(password),
         }
         with self.db.transaction() as connection:
             if not store.insert_new(connection, user):
@@ -69,7 +65,7 @@ class Service:
             return None
         with self.db.autocommit() as connection:
             user = store.by_username(connection, domain.fold(username))
-        right = verify_password(user["password_hash"] if user else None, password)
+        right = passwords.verify_password(user["password_hash"] if user else None, password)
         return USER.dump(user) if right else None
 
 

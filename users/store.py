@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from users.models import User
 
 PUBLIC = (User.id, User.username, User.email, User.locale)
+UNIQUE = (User.id, User.username_key, User.email_key)
 
 
 def insert_new(connection: Connection, user: Mapping[str, Any]) -> bool:
@@ -19,13 +20,9 @@ def insert_new(connection: Connection, user: Mapping[str, Any]) -> bool:
 
 def holders(connection: Connection, user: Mapping[str, Any]) -> list[RowMapping]:
     """Who has this id, username or address."""
-    same = or_(
-        User.id == user["id"],
-        User.username_key == user["username_key"],
-        User.email_key == user["email_key"],
-    )
-    columns = (*PUBLIC, User.username_key, User.email_key)
-    return list(connection.execute(select(*columns).where(same)).mappings())
+    same = or_(*[column == user[column.key] for column in UNIQUE])
+    statement = select(*PUBLIC, User.username_key, User.email_key).where(same)
+    return list(connection.execute(statement).mappings())
 
 
 def by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
