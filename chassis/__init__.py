@@ -4,7 +4,7 @@ Infrastructure only. It knows no business noun; what it takes in, two services u
 
 settings    config.yaml, read strictly          logs       one structured line an event
 container   a service's life: start, stop       health     /healthz, /readyz, /metrics
-amqp        publishing, with and without confirms
+amqp        publishing, both ways               transport  the broker's socket
 rpc         calls with a deadline, and their answering side
 deadlines   how much time the work at hand has
 coalescer   natural batching of calls

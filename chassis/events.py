@@ -11,7 +11,6 @@ import logging
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import eventlet
@@ -153,20 +152,16 @@ class EventHandler(NamekoEventHandler):
 
     def _call(self, events: Sequence[Any], first: Any) -> Exception | None:
         """Run the handler in a worker, under the request id of the first message; what it raised."""
-        result = Event()
-        self.container.spawn_worker(
-            self,
-            (events,),
-            {},
-            context_data=self.unpack_message_headers(first),
-            handle_result=partial(self._tell, result),
-        )
-        raised: Exception | None = result.wait()
-        return raised
+        raised = Event()
 
-    def _tell(self, waiting: Event, worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
-        waiting.send(exc_info and exc_info[1])
-        return result, exc_info
+        def tell(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
+            raised.send(exc_info and exc_info[1])
+            return result, exc_info
+
+        headers = self.unpack_message_headers(first)
+        self.container.spawn_worker(self, (events,), {}, context_data=headers, handle_result=tell)
+        exc: Exception | None = raised.wait()
+        return exc
 
     def _put_aside(self, failures: Sequence[Failure]) -> list[Any]:
         """Store a copy of each message where it belongs next; those for which that was not done."""

@@ -4,7 +4,6 @@ relay publishes it. Nothing is announced that did not happen, and nothing that h
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from time import monotonic
@@ -89,6 +88,7 @@ class Outbox(DependencyProvider):
         self.retention_s = read(self.container.config, "OUTBOX_RETENTION_S", SECONDS)
 
     def setup(self) -> None:
+        [self._database] = [d for d in self.container.dependencies if isinstance(d, Database)]
         self._wakeup = Wakeup()
         self._dirty: set[Any] = set()
         self._stopping = False
@@ -148,7 +148,9 @@ class Outbox(DependencyProvider):
 
     def _relay_batch(self) -> int:
         """Publish what waits, BATCH at most; how many were taken from the table."""
-        with self._transaction() as connection:  # marked as sent once they are: a failure rolls it back
+        with (
+            self._database.transaction() as connection
+        ):  # marked as sent once they are: a failure rolls it back
             taken = connection.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
             if not taken:
                 return 0
@@ -175,21 +177,17 @@ class Outbox(DependencyProvider):
     def _clean(self) -> int:
         """Delete events sent long ago, CLEAN_AT_MOST at a time; more than 0 where some may be left."""
         limits = {"retention": timedelta(seconds=self.retention_s), "limit": CLEAN_AT_MOST}
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             deleted: int = connection.execute(CLEAN, limits).rowcount
         return deleted // CLEAN_AT_MOST
 
     def _measure(self) -> int:
         """Show what waits; each copy of a service shows all of it."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             unsent, oldest_s = connection.execute(MEASURE).one()
         metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
         metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s)
         return 0
-
-    def _transaction(self) -> AbstractContextManager[Connection]:
-        [database] = [d for d in self.container.dependencies if isinstance(d, Database)]
-        return database.transaction()
 
 
 class Writer:

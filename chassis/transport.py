@@ -51,17 +51,9 @@ class _Encrypted(_InLargePieces, SSLTransport):
 
 
 class _Connection(pyamqp.Connection):
-    def Transport(
-        self,
-        host: str,
-        connect_timeout: Any,
-        ssl: Any = False,
-        read_timeout: Any = None,
-        write_timeout: Any = None,
-        socket_settings: Any = None,
-    ) -> Any:
-        options = {"read_timeout": read_timeout, "write_timeout": write_timeout}
-        options |= {"connect_timeout": connect_timeout, "socket_settings": socket_settings}
+    def Transport(self, host: str, connect_timeout: Any, ssl: Any, *timeouts: Any, **options: Any) -> Any:
+        options |= zip(("read_timeout", "write_timeout"), timeouts, strict=True)
+        options["connect_timeout"] = connect_timeout
         return _Encrypted(host, ssl=ssl, **options) if ssl else _Plain(host, **options)
 
 

@@ -112,7 +112,7 @@ class Service:
         at any time.
         """
         verb = self.billing.cancel if cancel else self.billing.withdraw
-        answers = verb.many([_withdrawal(order) for order in orders])
+        answers = verb.many([{**_facts(order), "amount_minor": order.price_minor} for order in orders])
         endings: list[tuple[store.Order, domain.Ending]] = []
         for order, answer in zip(orders, answers, strict=True):
             if ending := domain.ending(order.id, answer):
@@ -134,22 +134,12 @@ class Service:
             return [*store.by_ids(connection, [order.id for order, _ in endings]).values()]
 
 
-def _withdrawal(order: store.Order) -> Outcome:
-    return {
-        "user_id": order.user_id,
-        "amount_minor": order.price_minor,
-        "order_id": order.id,
-        "request_id": order.request_id,
-    }
+def _facts(order: store.Order) -> Outcome:
+    return {"order_id": order.id, "user_id": order.user_id, "request_id": order.request_id}
 
 
 def _event(order: store.Order, ending: domain.Ending) -> tuple[str, Outcome]:
-    fact = {
-        "order_id": order.id,
-        "user_id": order.user_id,
-        "price_minor": order.price_minor,
-        "request_id": order.request_id,
-    }
+    fact = {**_facts(order), "price_minor": order.price_minor}
     if ending.reason is None:
         return "order_paid", fact
     return "order_rejected", {**fact, "reason": ending.reason}
