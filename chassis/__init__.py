@@ -13,8 +13,7 @@ dead        shows and redrives what is parked
 outbox      events written with the state they tell of, and the relay that publishes them
 db          connections, timeouts, waiting for the schema
 queues      the consumer connection of a service
-metrics     what /metrics shows
 migrate     makes the tables and declares the queues
 schemas     the marshmallow fields that all services use
-errors      the faults that cross the wire
+errors      the faults that cross the wire     metrics    what /metrics shows
 """

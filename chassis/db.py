@@ -39,7 +39,7 @@ class Database(NamekoDatabase):
 
     Each has a pool of its own: to switch a connection to and fro costs as much as a statement.
 
-    Leave it before an RPC, a publish or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a
+    Leave it before an RPC or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a
     wait for a lock as well; one that idles in a transaction is ended by the server.
     """
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, Table, select, text
@@ -24,7 +25,8 @@ RECIPIENTS_OF = text(
 
 def keep_recipients(connection: Connection, recipients: Sequence[Recipient]) -> None:
     """Keep who is not kept yet."""
-    connection.execute(insert(RECIPIENTS).on_conflict_do_nothing(), list(map(asdict, recipients)))
+    rows = sorted(map(asdict, recipients), key=itemgetter("user_id"))  # two copies wait in one order
+    connection.execute(insert(RECIPIENTS).on_conflict_do_nothing(), rows)
 
 
 def recipients(connection: Connection, user_ids: Iterable[str]) -> dict[str, Recipient]:
