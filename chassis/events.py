@@ -160,8 +160,7 @@ class EventHandler(NamekoEventHandler):
 
         headers = self.unpack_message_headers(first)
         self.container.spawn_worker(self, (events,), {}, context_data=headers, handle_result=tell)
-        exc: Exception | None = raised.wait()
-        return exc
+        return raised.wait()
 
     def _put_aside(self, failures: Sequence[Failure]) -> list[Any]:
         """Store a copy of each message where it belongs next; those for which that was not done."""

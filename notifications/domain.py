@@ -1,6 +1,7 @@
 """The rules of notifications: what a letter says, in its reader's language."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -24,12 +25,13 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an order ended, for its letter: `reason` is None where it was paid."""
+    """How and when an order ended, for its letter: `reason` is None where it was paid."""
 
     order_id: str
     user_id: str
     price_minor: int
     reason: str | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)

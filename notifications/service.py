@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import uuid_utils
@@ -92,7 +93,9 @@ class Service:
 
     def _letter(self, ending: Ending, to: Recipient) -> dict[str, Any]:
         text = asdict(domain.letter(ending, to, self.currency))
-        return {"order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
+        # Letters are listed by their ids: in the order in which orders end, whichever queue was quicker.
+        id_ = uuid_utils.uuid7(nanoseconds=int(ending.at.timestamp() * 1e9))
+        return {"id": str(id_), "order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
 
     def _store(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
         """Store letters and deliver those that are new (an order has one letter), which are returned."""
@@ -128,4 +131,5 @@ def _recipient(user_id: str, facts: dict[str, Any]) -> Recipient:
 
 
 def _ending(event: dict[str, Any], reason: str | None) -> Ending:
-    return Ending(event["order_id"], event["user_id"], event["price_minor"], reason)
+    at = datetime.fromisoformat(event["occurred_at"])
+    return Ending(event["order_id"], event["user_id"], event["price_minor"], reason, at)

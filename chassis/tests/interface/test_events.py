@@ -393,7 +393,13 @@ def test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_p
     eventually(lambda: sql("notifications", "SELECT 1 FROM recipients"))
     sql("notifications", "BEGIN")
     sql("notifications", "LOCK TABLE letters IN EXCLUSIVE MODE")
-    dispatch("orders", "order_paid", {"order_id": order_id, "user_id": user_id, "price_minor": 100})
+    fact = {
+        "order_id": order_id,
+        "user_id": user_id,
+        "price_minor": 100,
+        "occurred_at": "2026-01-31T12:00:00Z",
+    }
+    dispatch("orders", "order_paid", fact)
     eventually(lambda: sql("notifications", "SELECT 1 FROM pg_locks WHERE NOT granted"))
     killed.kill()
     sql("notifications", "ROLLBACK")

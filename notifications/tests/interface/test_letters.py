@@ -2,15 +2,18 @@
 
 import random
 import uuid
+from datetime import UTC, datetime
 
 import pytest
 
+from chassis.schemas import utc
 from conftest import eventually
 from notifications.service import Service
 
 
 def paid(user_id: str, **given) -> tuple[str, dict]:
-    return "order_paid", {"order_id": str(uuid.uuid4()), "user_id": user_id, "price_minor": 9990, **given}
+    event = {"order_id": str(uuid.uuid4()), "user_id": user_id, "price_minor": 9990}
+    return "order_paid", {**event, "occurred_at": utc(datetime.now(UTC)), **given}
 
 
 def rejected(user_id: str, **given) -> tuple[str, dict]:
@@ -25,6 +28,17 @@ def known_as(user: dict) -> dict:
 
 def letters(notifications, **to) -> list[dict]:
     return notifications.list(**to, limit=100)["items"]
+
+
+def test_letters_stand_in_the_order_in_which_orders_ended(notifications, tell, a_user) -> None:
+    user = a_user()
+    first = paid(user["user_id"], occurred_at="2026-01-31T12:00:00.000001Z")
+    second = rejected(user["user_id"], occurred_at="2026-01-31T12:00:00.005000Z")
+    tell(("user_created", user))
+    tell(second)  # its queue was quicker
+    tell(first)
+    kinds = [letter["kind"] for letter in letters(notifications, user_id=user["user_id"])]
+    assert kinds == ["grief", "happiness"]
 
 
 def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_user) -> None:

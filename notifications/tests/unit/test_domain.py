@@ -1,5 +1,7 @@
 """The rules of notifications alone: what a letter says."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ REASONS = ["insufficient-funds", "cancelled"]
 
 def write(*, reason=None, locale="en", username="Ann", price_minor=9990):
     recipient = Recipient("user", username, "ann@example.com", locale)
-    return letter(Ending(ORDER, "user", price_minor, reason), recipient, "EUR")
+    return letter(Ending(ORDER, "user", price_minor, reason, datetime.now(UTC)), recipient, "EUR")
 
 
 def test_a_paid_order_is_told_with_happiness() -> None:
