@@ -87,5 +87,5 @@ class _Console(_JsonLines):
         fields = self.fields(record)
         time, level, event = fields.pop("timestamp")[11:23], fields.pop("level"), fields.pop("event")
         stack = "\n" + fields.pop("exception") if "exception" in fields else ""
-        told = " ".join(f"{name}={value}" for name, value in fields.items())
+        told = " ".join(f"{k}={v if str(v).isprintable() else repr(v)}" for k, v in fields.items())
         return f"{time} {level:7} {event}  {told}{stack}"

@@ -47,6 +47,12 @@ def test_a_terminal_gets_a_readable_line() -> None:
         json.loads(text)
 
 
+def test_what_a_client_sent_can_neither_forge_a_line_nor_steer_the_terminal() -> None:
+    text = line("console", path="/\n12:00:00.000 info paid", title="\x1b]0;x\x07")
+    assert "\n" not in text
+    assert "\x1b" not in text
+
+
 def test_auto_is_json_where_there_is_no_terminal() -> None:
     assert json.loads(line("auto"))["event"] == "paid"
 
