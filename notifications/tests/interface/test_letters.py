@@ -44,7 +44,8 @@ def test_letters_stand_in_the_order_in_which_orders_ended(notifications, tell, a
 def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_user) -> None:
     user = a_user(username="$price")
     to = user["user_id"]
-    happy, sad = paid(to), rejected(to, price_minor=5)
+    happy = paid(to, occurred_at="2026-01-31T12:00:00.000000Z")
+    sad = rejected(to, price_minor=5, occurred_at="2026-01-31T12:00:01.000000Z")
     tell(("user_created", user))
     tell(happy)
     tell(sad)
