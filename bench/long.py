@@ -24,11 +24,12 @@ def measure(total: int) -> dict[str, Any]:
             samples.append(_sample(shop, orders, **figures_of_run))
             say(f"{orders} orders, {run.rate:.0f} a second, {samples[-1]['memory_mb']}")
             seconds = max(1, round(every / run.rate))
+        slopes = figures.memory_slopes(samples)
         return {
             "environment": {**shop.environment(), "clients": CLIENTS, "orders": samples[-1]["orders"]},
             "audit": shop.audit(),
-            "targets": _targets(samples, shop.faults),
-            "slopes_mb": figures.memory_slopes(samples),
+            "targets": _targets(samples, slopes, shop.faults),
+            "slopes_mb": slopes,
             "faults": shop.faults,
             "samples": samples,
         }
@@ -38,11 +39,13 @@ def _sample(shop: Shop, orders: int, **more: Any) -> dict[str, Any]:
     return {"orders": orders, "memory_mb": shop.memory_mb(), **more}
 
 
-def _targets(samples: list[dict[str, Any]], faults: list[str]) -> list[dict[str, Any]]:
+def _targets(
+    samples: list[dict[str, Any]], slopes: dict[str, float], faults: list[str]
+) -> list[dict[str, Any]]:
     runs = samples[1:]
     return [
         figures.MEMORY.judge(max(max(sample["memory_mb"].values()) for sample in samples)),
-        figures.MEMORY_GROWTH.judge(max(figures.memory_slopes(samples).values())),
+        figures.MEMORY_GROWTH.judge(max(slopes.values())),
         figures.LETTERS_LONG.judge(max(run["letter_p99_s"] for run in runs)),
         figures.BACKLOG.judge(median(run["letter_growth"] for run in runs)),
         figures.WRONG.judge(len(faults)),

@@ -16,6 +16,7 @@ RESULTS = HERE / "results"
 DOCUMENT = HERE.parent / "docs" / "performance.md"
 MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+LATENCIES = ("median ms", "p99 ms", "letters p99 s")
 VERBS = {"rounds": "bench", "growth": "bench-growth", "long": "bench-long", "scale": "bench-scale"}
 
 Result = dict[str, Any]
@@ -64,7 +65,7 @@ def of_rounds(result: Result) -> dict[str, Table]:
 
 
 def _figures(medians: Iterable[Mapping[str, Any]]) -> Table:
-    head = ("", "clients", "a second", "median ms", "p99 ms", "letters p99 s", "fall behind s/s", "answers")
+    head = ("", "clients", "a second", *LATENCIES, "fall behind s/s", "answers")
     return [head, *((m["what"], str(m["clients"]), *_run(m)) for m in medians)]
 
 
@@ -92,15 +93,7 @@ def _rank(kind_and_ms: tuple[str, float]) -> tuple[bool, float]:
 
 
 def of_growth(result: Result) -> dict[str, Table]:
-    head = (
-        "operations in the ledger at first",
-        "orders a second",
-        "lowest",
-        "highest",
-        "median ms",
-        "p99 ms",
-        "letters p99 s",
-    )
+    head = ("operations in the ledger at first", "orders a second", "lowest", "highest", *LATENCIES)
     rows = []
     for place, (operations, m) in enumerate(zip(result["operations"], result["medians"], strict=True)):
         rates = sorted(pair[place]["rate"] for pair in result["pairs"])
@@ -138,15 +131,7 @@ def _largest(samples: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def of_scale(result: Result) -> dict[str, Table]:
-    head = (
-        "copies of each service",
-        "clients",
-        "orders a second",
-        "/ pgbench",
-        "median ms",
-        "p99 ms",
-        "letters p99 s",
-    )
+    head = ("copies of each service", "clients", "orders a second", "/ pgbench", *LATENCIES)
     rows = []
     for each in result["copies"]:
         for m in each["medians"]:

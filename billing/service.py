@@ -10,6 +10,7 @@ import uuid_utils
 from marshmallow import Schema
 from nameko.timer import timer
 from prometheus_client import Gauge
+from sqlalchemy import Connection
 
 from billing import domain, models, store
 from billing.domain import Conflict, Operation, Request
@@ -207,7 +208,7 @@ def _request(item: dict[str, Any], kind: domain.Kind, cancels: bool) -> Request:
 
 
 def _record(
-    connection: Any, accounts: dict[str, domain.Account], requests: Sequence[Request]
+    connection: Connection, accounts: dict[str, domain.Account], requests: Sequence[Request]
 ) -> list[Operation | Conflict]:
     """Decide over a batch whose accounts are locked, and write what is new."""
     recorded = store.recorded(connection, {request.ref for request in requests})

@@ -148,9 +148,7 @@ class Outbox(DependencyProvider):
 
     def _relay_batch(self) -> int:
         """Publish what waits, BATCH at most; how many were taken from the table."""
-        with (
-            self._database.transaction() as connection
-        ):  # marked as sent once they are: a failure rolls it back
+        with self._database.transaction() as connection:  # a failure rolls it back: nothing is marked as sent
             taken = connection.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
             if not taken:
                 return 0
@@ -177,13 +175,13 @@ class Outbox(DependencyProvider):
     def _clean(self) -> int:
         """Delete events sent long ago, CLEAN_AT_MOST at a time; more than 0 where some may be left."""
         limits = {"retention": timedelta(seconds=self.retention_s), "limit": CLEAN_AT_MOST}
-        with self._database.transaction() as connection:
+        with self._database.autocommit() as connection:
             deleted: int = connection.execute(CLEAN, limits).rowcount
         return deleted // CLEAN_AT_MOST
 
     def _measure(self) -> int:
         """Show what waits; each copy of a service shows all of it."""
-        with self._database.transaction() as connection:
+        with self._database.autocommit() as connection:
             unsent, oldest_s = connection.execute(MEASURE).one()
         metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
         metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s)

@@ -83,8 +83,7 @@ class QueueConsumer(NamekoQueueConsumer):
             left.send()
 
     def ack_message(self, message: Any) -> None:
-        with suppress(*CONNECTION_ERRORS):
-            super().ack_message(message)
+        self.ack_messages([message], up_to_the_last=False)
 
     def ack_messages(self, messages: Sequence[Any], *, up_to_the_last: bool) -> None:
         """Ack messages of one channel: with a single ack, where all that came before them has ended too."""

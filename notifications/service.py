@@ -47,8 +47,9 @@ class Service:
             if not recipients:
                 return {"status": "unknown-user"}
             message["email"] = recipients[user_id].email
-        new = self._store([{"kind": domain.MESSAGE, "order_id": None, "user_id": None, **message}])
-        return LETTER.dump(new[0] if new else self._stored(message["id"]))
+        letter = {"id": str(uuid_utils.uuid7()), "order_id": None, "user_id": None, **message}
+        new = self._store([{"kind": domain.MESSAGE, **letter}])
+        return LETTER.dump(new[0] if new else self._stored(letter["id"]))
 
     @rpc
     @checked(LetterQuery())
@@ -99,7 +100,7 @@ class Service:
 
     def _store(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
         """Store letters and deliver those that are new (an order has one letter), which are returned."""
-        letters = [{"id": str(uuid_utils.uuid7()), "state": self.delivery.state, **each} for each in letters]
+        letters = [{**letter, "state": self.delivery.state} for letter in letters]
         with self.db.autocommit() as connection:
             new = store.insert_letters(connection, letters)
         self.delivery.deliver(new)
