@@ -15,7 +15,8 @@ from dev.suite import Suite, service_of
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
 KINDS = {"rabbitmq": "RabbitMQ", "epmd": "RabbitMQ", "postgresql": "PostgreSQL, itself"}
-WRK, REST, IDLE = "wrk", "the rest of the machine", "idle"
+WRK, REST, IDLE, TAKEN = "wrk", "the rest of the machine", "idle", "taken by the host"
+NOT_OURS = (REST, IDLE, TAKEN)
 
 Spent = dict[tuple[str, int], float]  # by kind and process id
 
@@ -37,8 +38,9 @@ def spent(suite: Suite) -> Spent:
         elif parent == cluster:
             found[backend_kind(title), pid] = used
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy, idle = machine((PROC / "stat").read_text())
-    return {**found, (WRK, 0): children.ru_utime + children.ru_stime, (REST, 0): busy, (IDLE, 0): idle}
+    busy, idle, taken = machine((PROC / "stat").read_text())
+    found[WRK, 0] = children.ru_utime + children.ru_stime
+    return {**found, (REST, 0): busy, (IDLE, 0): idle, (TAKEN, 0): taken}
 
 
 def between(before: Spent, after: Spent) -> dict[str, float]:
@@ -46,7 +48,7 @@ def between(before: Spent, after: Spent) -> dict[str, float]:
     used: defaultdict[str, float] = defaultdict(float)
     for (kind, pid), seconds in after.items():
         used[kind] += max(0.0, seconds - before.get((kind, pid), 0.0))
-    ours = sum(seconds for kind, seconds in used.items() if kind not in (REST, IDLE))
+    ours = sum(seconds for kind, seconds in used.items() if kind not in NOT_OURS)
     return {**used, REST: max(0.0, used[REST] - ours)}
 
 
@@ -63,7 +65,7 @@ def backend_kind(title: str) -> str:
     return f"PostgreSQL, {words[2]}" if is_service else KINDS["postgresql"]
 
 
-def machine(stat: str) -> tuple[float, float]:
-    """Busy and idle seconds of all cores together, from /proc/stat; what a host took is neither."""
-    user, nice, system, idle, iowait, irq, softirq = map(int, stat.split("\n", 1)[0].split()[1:8])
-    return (user + nice + system + irq + softirq) / TICKS, (idle + iowait) / TICKS
+def machine(stat: str) -> tuple[float, float, float]:
+    """Seconds of all cores together, from /proc/stat: busy, idle, and taken by a virtual machine's host."""
+    user, nice, system, idle, iowait, irq, softirq, steal = map(int, stat.split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + irq + softirq) / TICKS, (idle + iowait) / TICKS, steal / TICKS
