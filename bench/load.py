@@ -84,7 +84,7 @@ def wrk(url: str, what: str, clients: int, seconds: int, tokens: Path, prefix: s
 
 
 def pgbench(database: Mapping[str, str], seconds: int, clients: int) -> Measure:
-    """The SQL of one order, one at a time, four commits. `database` is libpq's parameters."""
+    """A plain SQL version of an order, four commits. `database` is libpq's parameters."""
     env = {**os.environ, **{f"PG{name.upper()}": value for name, value in database.items()}}
     command = ["pgbench", "-n", "-c", str(clients), "-j", "1", "-T", str(seconds), "-l"]
     command += ["-f", str(HERE / "one_order.sql"), database["dbname"]]

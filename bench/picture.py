@@ -40,7 +40,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 4.5), facecolor="white", layout="constrained")
         rate, latency = figure.subplots(1, 2, width_ratios=(1, 1))
-        _rates(rate, orders, pgbench[-1])
+        _rates(rate, orders, next(m for m in pgbench if m["clients"] == 16))
         _latencies(latency, orders, pgbench)
         metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
         figure.savefig(path, metadata=metadata, dpi=120)

@@ -45,6 +45,7 @@ def _round(shop: Shop, seconds: int) -> list[Measure]:
         shop.orders(64, seconds),
         shop.reads(64, seconds),
         shop.pgbench(16, seconds),
+        shop.pgbench(64, seconds),
         shop.orders(128, seconds),
         shop.orders(256, seconds),
     ]
