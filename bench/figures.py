@@ -26,6 +26,13 @@ class Target:
         wanted = f"at {'least' if self.at_least else 'most'} {self.limit:g}" if self.limit else "none"
         return {"what": self.what, "figure": round(figure, 4), "wanted": wanted, "met": met}
 
+    def judge_median(self, figures: Sequence[float]) -> dict[str, Any]:
+        """The median of several runs, with how far they lie apart, and whether all of them say the same."""
+        judged = self.judge(median(figures))
+        ends = {"lowest": min(figures), "highest": max(figures)}
+        same = all(self.judge(end)["met"] is judged["met"] for end in ends.values())
+        return {**judged, **{name: round(end, 4) for name, end in ends.items()}, "always": same}
+
 
 WRONG = Target("wrong answers (429, 5xx, ...), lost orders, differences in the books", 0)
 MEMORY = Target("memory of the largest process, MB", 120)
@@ -36,14 +43,15 @@ BACKLOG = Target("letters: by how many seconds they fall behind in a second of l
 GROWTH = Target("orders a second, the large ledger / the small one", 0.7, at_least=True)
 
 
-def _worst(figure: str) -> Callable[[Round], float]:
-    return lambda m: max(getattr(m["orders", clients], figure) for clients in (128, 256))
+MANY = (128, 256)  # clients
+RATE = Target("orders a second, the better of 128 and 256 clients / pgbench, 16 clients", 1, at_least=True)
+
+
+def _higher(figure: str) -> Callable[[Round], float]:
+    return lambda m: max(getattr(m["orders", clients], figure) for clients in MANY)
 
 
 OF_A_ROUND: dict[Target, Callable[[Round], float]] = {
-    Target("orders a second, the better of 128 and 256 clients / pgbench, 16 clients", 1, at_least=True): (
-        lambda m: _worst("rate")(m) / m["pgbench", 16].rate
-    ),
     Target("orders a second, 16 clients / pgbench, 16 clients", 0.3, at_least=True): (
         lambda m: m["orders", 16].rate / m["pgbench", 16].rate
     ),
@@ -51,8 +59,8 @@ OF_A_ROUND: dict[Target, Callable[[Round], float]] = {
         lambda m: m["orders", 1].p50_ms / m["pgbench", 1].p50_ms
     ),
     Target("p99 / median, 128 clients", 3): lambda m: m["orders", 128].p99_ms / m["orders", 128].p50_ms,
-    LETTERS: _worst("letter_p99_s"),
-    BACKLOG: _worst("letter_growth"),
+    LETTERS: _higher("letter_p99_s"),
+    BACKLOG: _higher("letter_growth"),
     Target("reads / orders a second, 64 clients", 1.5, at_least=True): (
         lambda m: m["account", 64].rate / m["orders", 64].rate
     ),
@@ -62,7 +70,14 @@ OF_A_ROUND: dict[Target, Callable[[Round], float]] = {
 def targets(rounds: Sequence[Sequence[Measure]]) -> list[dict[str, Any]]:
     """Medians of what each round comes to: a machine that drifts moves them least."""
     each = [{(m.what, m.clients): m for m in measures} for measures in rounds]
-    return [target.judge(median(map(figure, each))) for target, figure in OF_A_ROUND.items()]
+    others = [target.judge_median([*map(figure, each)]) for target, figure in OF_A_ROUND.items()]
+    return [RATE.judge_median(_better_rates(each)), *others]
+
+
+def _better_rates(rounds: Sequence[Round]) -> list[float]:
+    """Of the number of clients with the better median: the better of each round would be the luck of both."""
+    rates = [[m["orders", clients].rate / m["pgbench", 16].rate for m in rounds] for clients in MANY]
+    return max(rates, key=median)
 
 
 def medians(rounds: Sequence[Sequence[Measure]]) -> list[Measure]:

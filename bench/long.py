@@ -1,6 +1,5 @@
 """`make bench-long`: very many orders, and whether the services' memory stays as it is."""
 
-from statistics import median
 from typing import Any
 
 from bench import figures
@@ -47,6 +46,6 @@ def _targets(
         figures.MEMORY.judge(max(max(sample["memory_mb"].values()) for sample in samples)),
         figures.MEMORY_GROWTH.judge(max(slopes.values())),
         figures.LETTERS_LONG.judge(max(run["letter_p99_s"] for run in runs)),
-        figures.BACKLOG.judge(median(run["letter_growth"] for run in runs)),
+        figures.BACKLOG.judge_median([run["letter_growth"] for run in runs]),
         figures.WRONG.judge(len(faults)),
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import figures, picture
-from bench.cpu import IDLE, REST
+from bench.cpu import NOT_OURS
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -46,11 +46,14 @@ def measured(result: Result) -> str:
 def targets(results: Mapping[str, Result]) -> Table:
     """All targets of these parts, and by which verb each was measured."""
     rows = [
-        (t["what"], VERBS[part], number(t["figure"]), t["wanted"], "met" if t["met"] else "missed")
+        (
+            *(t["what"], VERBS[part], number(t["figure"]), number(t.get("lowest")), number(t.get("highest"))),
+            *(t["wanted"], ("" if t.get("always", True) else "mostly ") + ("met" if t["met"] else "missed")),
+        )
         for part, result in results.items()
         for t in result["targets"]
     ]
-    return [("target", "make", "figure", "wanted", ""), *rows]
+    return [("target", "make", "figure", "lowest", "highest", "wanted", ""), *rows]
 
 
 def of_rounds(result: Result) -> dict[str, Table]:
@@ -76,7 +79,7 @@ def _run(m: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}".replace("-0.00", "0.00")
+    return "" if value is None else f"{value:z.2f}"  # z: no -0.00
 
 
 def _shares(cpu_ms: Mapping[str, float]) -> Table:
@@ -84,12 +87,12 @@ def _shares(cpu_ms: Mapping[str, float]) -> Table:
     total = sum(cpu_ms.values())
     most_first = sorted(cpu_ms.items(), key=_rank)
     rows = [(kind, f"{ms:.3f}", f"{100 * ms / total:.0f} %") for kind, ms in most_first]
-    return [("CPU", "ms an order", "of all cores"), *rows, ("sum", f"{total:.3f}", "100 %")]
+    return [("CPU", "ms an order", "of the sum"), *rows, ("sum", f"{total:.3f}", "100 %")]
 
 
 def _rank(kind_and_ms: tuple[str, float]) -> tuple[bool, float]:
     kind, ms = kind_and_ms
-    return kind in (REST, IDLE), -ms
+    return kind in NOT_OURS, -ms
 
 
 def of_growth(result: Result) -> dict[str, Table]:
@@ -162,9 +165,10 @@ def _audit(result: Result) -> Table:
     return [*rows, ("differences", *(str(audit["differences"]) for audit in audits))]
 
 
-def number(value: float) -> str:
-    """Three digits, about."""
-    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
+def number(value: float | None) -> str:
+    """Three digits, about; nothing for None."""
+    is_whole = value is not None and (value >= 100 or value == int(value))
+    return f"{value:.0f}" if is_whole else _seconds(value)
 
 
 def plain(table: Table) -> str:

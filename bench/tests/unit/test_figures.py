@@ -6,7 +6,7 @@ import pytest
 
 from bench import figures
 from bench.figures import Target, at, median_of, medians, memory_slopes, targets
-from bench.growth import ratio
+from bench.growth import in_turn, ratios
 from bench.load import Measure
 from bench.scale import by_pgbench
 
@@ -20,7 +20,7 @@ def pgbench(clients: int, rate: float) -> Measure:
     return Measure("pgbench", clients, rate, 2.5, 8.0)
 
 
-def a_round(pgbench_rate: float = 1000, **of_128: Any) -> list[Measure]:
+def a_round(pgbench_rate: float = 1000, rate_of_256: float = 800, **of_128: Any) -> list[Measure]:
     return [
         pgbench(1, 400),
         orders(1, 50),
@@ -28,8 +28,8 @@ def a_round(pgbench_rate: float = 1000, **of_128: Any) -> list[Measure]:
         orders(64, 500),
         Measure("account", 64, 1000, 40, 100),
         pgbench(16, pgbench_rate),
-        orders(128, 900, **of_128),
-        orders(256, 800, letter_p99_s=1.5),
+        orders(128, **{"rate": 900, **of_128}),
+        orders(256, rate_of_256, letter_p99_s=1.5),
     ]
 
 
@@ -53,6 +53,23 @@ def test_a_round_is_held_to_every_target() -> None:
 def test_a_ratio_is_the_median_of_those_within_a_round() -> None:
     rounds = [a_round(1000), a_round(9000), a_round(500)]
     assert figure_of(targets(rounds), "the better of 128 and 256") == (0.9, False)
+
+
+def test_the_better_of_two_medians_is_judged_not_the_better_of_each_round() -> None:
+    rounds = [a_round(rate=of_128, rate_of_256=of_256) for of_128, of_256 in ((1200, 700), (800, 1100))]
+    found, *_ = targets([*rounds, a_round(rate=900, rate_of_256=950)])
+    assert (found["figure"], found["lowest"], found["highest"]) == (0.95, 0.7, 1.1)
+
+
+def test_a_target_that_not_every_round_meets_or_misses_says_so() -> None:
+    target = Target("x", 1, at_least=True)
+    judged = [target.judge_median(figures) for figures in ([0.9, 1.1, 1.2], [1.1, 1.2], [0.9, 0.8, 1], [0.1])]
+    assert [(t["met"], t["always"]) for t in judged] == [
+        (True, False),
+        (True, True),
+        (False, False),
+        (False, True),
+    ]
 
 
 def test_letters_that_fall_behind_are_told() -> None:
@@ -97,7 +114,12 @@ def test_what_has_no_letters_has_no_medians_of_them() -> None:
 
 def test_growth_is_the_median_of_pairs_on_one_moment_of_the_machine() -> None:
     pairs = [(1000, 900), (500, 450), (800, 800)]
-    assert ratio([[orders(128, small), orders(128, large)] for small, large in pairs]) == 0.9
+    found = ratios([[orders(128, small), orders(128, large)] for small, large in pairs])
+    assert figures.GROWTH.judge_median(found)["figure"] == 0.9
+
+
+def test_a_machine_that_gets_faster_flatters_neither_ledger() -> None:
+    assert [in_turn({10: "a", 20: "b"}, number) for number in range(3)] == [[10, 20], [20, 10], [10, 20]]
 
 
 def test_scale_is_beside_the_pgbench_of_its_round() -> None:

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from bench import report
+from bench import figures, report
 from bench.__main__ import PARTS, parse
+from bench.load import Measure
 from bench.report import DOCUMENT, MARKED, TABLES, filled, markdown, number, plain, references
 
 TABLE = [("ratio", "figure"), ("a", "1"), ("longer", "12.5")]
+FIGURES = [(0.356, "0.36"), (12.42, "12.42"), (117.2, "117"), (0, "0"), (-0.0019, "0.00"), (None, "")]
 
 
 def test_a_table_for_a_terminal_is_aligned() -> None:
@@ -20,8 +22,8 @@ def test_a_table_for_the_documents_is_markdown() -> None:
     assert markdown(TABLE) == "| ratio | figure |\n| --- | --: |\n| a | 1 |\n| longer | 12.5 |\n"
 
 
-@pytest.mark.parametrize(("value", "told"), [(0.356, "0.36"), (12.42, "12.42"), (117.2, "117"), (0, "0")])
-def test_a_figure_has_three_digits_about(value: float, told: str) -> None:
+@pytest.mark.parametrize(("value", "told"), FIGURES)
+def test_a_figure_has_three_digits_about(value: float | None, told: str) -> None:
     assert number(value) == told
 
 
@@ -46,6 +48,12 @@ def test_a_result_is_printed_with_each_target_and_every_fault(
 def test_the_documents_tables_are_those_of_the_reference_results() -> None:
     text = DOCUMENT.read_text()
     assert filled(text, references()) == text, "python -m bench.report brings them up to date"
+
+
+def test_the_references_targets_are_those_of_its_own_rounds() -> None:
+    result = references()["rounds"]
+    judged = figures.targets([[Measure(**m) for m in measures] for measures in result["rounds"]])
+    assert result["targets"][: len(judged)] == judged
 
 
 def test_the_document_shows_all_there_is() -> None:
