@@ -67,25 +67,25 @@ class Connection:
     def _answer(self, request: reading.HttpRequest) -> None:
         answer = self._respond(request, self)
         # What is left of a body would be read as the next request.
-        self.is_last |= request.length > 0 or not request.keeps
+        self.is_last |= request.unread > 0 or not request.keeps
         self.sock.sendall(answer.wire(closes=self.is_last, has_body=request.method != "HEAD"))
 
     def read_body(self, request: reading.HttpRequest) -> bytes:
         """The whole body; raises a Problem where it does not come."""
         self._wait_for(REQUEST_TIMEOUT_S)
         try:
-            if len(self._received) < request.length and "expect" in request.headers:
+            if len(self._received) < request.unread and request.expects:
                 self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            while len(self._received) < request.length and self._receive():
+            while len(self._received) < request.unread and self._receive():
                 pass
         except TimeoutError:
             raise problems.Problem(408, "body-timeout", "The body did not arrive in time") from None
         except OSError:  # the client is gone: nobody reads the answer
             self._received = b""
-        body, self._received = self._received[: request.length], self._received[request.length :]
-        if len(body) < request.length:
+        body, self._received = self._received[: request.unread], self._received[request.unread :]
+        if len(body) < request.unread:
             raise problems.malformed("The body is shorter than its Content-Length.")
-        request.length = 0
+        request.unread = 0
         return body
 
     def _receive(self) -> bool:

@@ -21,8 +21,10 @@ MOST_LINES = 101  # a request's first one, and its headers
 LONGEST_LENGTH = 20  # digits of a Content-Length; Python refuses integers of 4,300
 LONGEST_KEY = 255
 SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
-_FIRST_LINE = re.compile(r"([!-~]+) ([!->@-~\x80-\xff]+)(?:\?([!-~\x80-\xff]*))? HTTP/([0-9])\.([0-9])")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIRST_LINE = re.compile(rf"({_NAME.pattern}) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
+_ORIGIN = re.compile(r"(?i:https?)://[^/]+")  # before the path, where a client talks as if to a proxy
+_HOST = re.compile(r"[!-+\--.0->@-~]*")  # what no other server reads as two
 
 
 @dataclass(slots=True)
@@ -33,7 +35,8 @@ class HttpRequest:
     path: str = ""
     query: str = ""
     headers: dict[str, str] = field(default_factory=dict)  # by their names in lower case
-    length: int = 0  # of the body, as long as it is not read
+    unread: int = 0  # bytes of its body
+    expects: bool = False  # to be told when to send the body
     keeps: bool = False  # the connection
     refusal: problems.Problem | None = None
 
@@ -41,15 +44,20 @@ class HttpRequest:
         """Read the lines before the body; raises for what is no request, or could be cut in two ways."""
         if not (words := _FIRST_LINE.fullmatch(first)):
             raise _no_request(HTTPStatus.BAD_REQUEST)
-        self.method, path, self.query, major, minor = words.groups("")
+        self.method, target, major, minor = words.groups()
+        path, _, self.query = target.partition("?")
+        path = _ORIGIN.sub("", path, 1) or "/" if _ORIGIN.match(path) else path
         self.path = unquote_to_bytes(path.encode("latin-1")).decode(errors="replace")
         if major != "1":
             raise _no_request(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
         for line in lines:
             _add_header(self.headers, line)
-        self.length = _body_length(self.headers)
-        wanted = self.headers.get("connection", "").lower()
-        self.keeps = "keep-alive" in wanted if minor == "0" else "close" not in wanted
+        if not _HOST.fullmatch(self.headers.get("host", "" if minor == "0" else "?")):
+            raise problems.malformed("The header host is missing or wrong.")
+        self.unread = _body_length(self.headers)
+        self.expects = minor != "0" and self.headers.get("expect", "").lower() == "100-continue"
+        wanted = [token.strip() for token in self.headers.get("connection", "").lower().split(",")]
+        self.keeps = "close" not in wanted and (minor != "0" or "keep-alive" in wanted)
 
 
 Read = Callable[[HttpRequest], bytes]  # waits for the body
@@ -127,7 +135,7 @@ def authenticate(request: HttpRequest, tokens: Tokens) -> str:
 def read_body(request: HttpRequest, schema: Schema | None, read: Read) -> dict[str, Any]:
     """The JSON object in the body, as `schema` loads it; without a schema there must be no body."""
     if schema is None:
-        if request.length:
+        if request.unread:
             raise problems.malformed("No body is expected here.")
         return {}
     media_type = request.headers.get("content-type", "").partition(";")[0]

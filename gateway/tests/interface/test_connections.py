@@ -21,6 +21,10 @@ from gateway.web import WebServer
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
 USER = {"id": USER_ID, "username": "ann", "email": "ann@example.org", "locale": "en"}
 DEADLINE_S = 30
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n"
+SIGN_UP = (
+    b"POST /users HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -118,8 +122,8 @@ def test_the_rest_of_a_refused_request_is_never_taken_for_another(book, raw, tok
         (b"GET /healthz HTTP/9.9\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * 9000), 431),
         (b"GET / HTTP/1.1\r\n%s\r\n" % (b"X: y\r\n" * 101), 431),
-        (b"GET /%s HTTP/1.1\r\n\r\n" % (b"a" * 9000), 414),
-        (b"<script> / HTTP/1.1\r\nHost: shop\r\n\r\n", 404),
+        (b"GET /%s HTTP/1.1\r\nHost: shop\r\n\r\n" % (b"a" * 9000), 414),
+        (b"<script> / HTTP/1.1\r\nHost: shop\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
 )
@@ -137,19 +141,23 @@ def test_a_body_that_is_announced_too_large_is_answered_though_it_is_still_sent(
 
 def test_a_client_that_hangs_up_in_its_body_harms_nobody(book, address, ask) -> None:
     with socket.create_connection(address, DEADLINE_S) as hasty:
-        hasty.sendall(b"POST /users HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+        hasty.sendall(SIGN_UP % 9 + b"{")
     book.answers["users.get"] = USER
     assert ask("GET", "/users/me").status == 200
 
 
-def test_head_is_answered_like_get_without_the_body(book, ask, connection) -> None:
+def test_head_is_answered_like_get_without_the_body(book, raw, token) -> None:
     book.answers["users.get"] = USER
-    first = connection.sock
-    answer = ask("HEAD", "/users/me")
-    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
-    assert ask("HEAD", "/healthz").status == 200
-    assert ask("GET", "/users/me").status == 200
-    assert connection.sock is first
+
+    def head_and_body(method: bytes, path: bytes) -> tuple[set[bytes], bytes]:
+        request = b"%s %s HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\nConnection: close\r\n\r\n"
+        head, _, body = raw(request % (method, path, token.encode())).partition(b"\r\n\r\n")
+        return {line for line in head.split(b"\r\n") if not line.startswith((b"Date", b"X-Request-Id"))}, body
+
+    for path in (b"/users/me", b"/healthz"):
+        head, body = head_and_body(b"GET", path)
+        assert body
+        assert head_and_body(b"HEAD", path) == (head, b"")
 
 
 @pytest.mark.parametrize(
@@ -180,17 +188,19 @@ def test_requests_sent_at_once_are_answered_in_their_order(book, raw, token) -> 
     )
     deposit += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     ask = GET_USER % token.encode()
-    answer = raw(
-        ask + b"\r\n" + deposit + b"GET /healthz HTTP/1.1\r\n\r\n" + ask + b"Connection: close\r\n\r\n"
-    )
+    answer = raw(ask + b"\r\n" + deposit + HEALTHZ + b"\r\n" + ask + b"Connection: close\r\n\r\n")
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"422", b"200", b"200"]
     assert [name for name, _, _ in book.calls] == ["users.get", "billing.deposit", "users.get"]
 
 
 def test_nothing_after_a_refused_request_is_run(book, raw, token) -> None:
     after = GET_USER % token.encode() + b"\r\n"
-    for refused in (b"GET /nowhere HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n", b"GET /users/me HTTP/1.1\r\n\r\n"):
-        answer = raw(b"GET /healthz HTTP/1.1\r\n\r\n" + refused + after)
+    for refused in (
+        b"GET /nowhere HTTP/1.1\r\nHost: shop\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"GET /users/me HTTP/1.1\r\nHost: shop\r\n\r\n",
+    ):
+        answer = raw(HEALTHZ + b"\r\n" + refused + after)
         assert answer.count(b"HTTP/1.1 ") == 2
     assert book.calls == []
 
@@ -198,7 +208,7 @@ def test_nothing_after_a_refused_request_is_run(book, raw, token) -> None:
 def test_a_request_may_come_byte_by_byte(book, address, token) -> None:
     book.answers["users.create"] = {"status": "created", "user": USER}
     body = b'{"username": "ann", "email": "ann@example.org", "password": "long enough"}'
-    head = b"POST /users HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = SIGN_UP % len(body)
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in head + body:
@@ -210,15 +220,18 @@ def test_a_request_may_come_byte_by_byte(book, address, token) -> None:
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (b"GET /healthz HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
-        (b"GET /healthz HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n", 200),
+        (HEALTHZ + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
+        (
+            HEALTHZ + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n",
+            200,
+        ),
         (b"CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\n", 404),
-        (b"OPTIONS * HTTP/1.1\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: shop\r\n\r\n", 404),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     ],
 )
 def test_another_protocol_is_not_spoken(raw, request_, status) -> None:
-    end = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+    end = HEALTHZ + b"Connection: close\r\n\r\n"
     answer = raw(request_ + end)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert answer.count(b"HTTP/1.1 ") == (2 if status == 200 else 1)
@@ -226,7 +239,7 @@ def test_another_protocol_is_not_spoken(raw, request_, status) -> None:
 
 def test_a_client_that_waits_is_told_to_go_on_or_refused_before_it_sends(book, address, token) -> None:
     book.answers["orders.place"] = {"status": "conflict"}
-    head = b"POST /orders HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
+    head = b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
     head += b"Expect: 100-continue\r\n"
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(head + b"Authorization: Bearer %s\r\n\r\n" % token.encode())
@@ -243,9 +256,9 @@ def test_a_client_that_waits_is_told_to_go_on_or_refused_before_it_sends(book, a
     [
         (b"GET /healthz HTTP/1.0\r\n\r\n", False),
         (b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", True),
-        (b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n", False),
-        (b"GET /healthz HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", False),
-        (b"GET /healthz HTTP/1.1\r\n\r\n", True),
+        (HEALTHZ + b"Connection: close\r\n\r\n", False),
+        (HEALTHZ + b"Content-Length: 2\r\n\r\n{}", False),
+        (HEALTHZ + b"\r\n", True),
     ],
 )
 def test_a_connection_is_kept_or_closed_as_the_answer_says(address, request_, kept) -> None:
@@ -254,11 +267,13 @@ def test_a_connection_is_kept_or_closed_as_the_answer_says(address, request_, ke
         head = connection.recv(65536).partition(b"\r\n\r\n")[0]
         assert b"\r\nConnection: %s\r\n" % (b"keep-alive" if kept else b"close") in head
         assert b"\r\nDate: " in head
-        connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * kept)
+        connection.sendall((HEALTHZ + b"\r\n") * kept)
         assert (connection.recv(65536) != b"") is kept
 
 
-@pytest.mark.parametrize("drip", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"POST /users HTTP/1.1\r\n%s\r\n"])
+@pytest.mark.parametrize(
+    "drip", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"POST /users HTTP/1.1\r\nHost: shop\r\n%s\r\n"]
+)
 def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
     address, monkeypatch, drip
 ) -> None:
@@ -324,13 +339,13 @@ def test_one_connection_too_many_is_answered_and_closed(gateway, address, raw, m
     monkeypatch.setattr(server, "_most", 3)
     silent = [socket.create_connection(address) for _ in range(3)]
     eventually(lambda: len(server._connections) == 3)
-    answer = raw(b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n")
+    answer = raw(HEALTHZ + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 2\r\n" in answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 503
     silent.pop().close()
     eventually(lambda: len(server._connections) == 2)
-    served = raw(b"GET /healthz HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+    served = raw(HEALTHZ + b"Connection: close\r\n\r\n")
     assert served.startswith(b"HTTP/1.1 200 ")
     for connection in silent:
         connection.close()

@@ -2,6 +2,7 @@
 
 import string
 from contextlib import suppress
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ VISIBLE = st.text(alphabet=[chr(c) for c in range(0x21, 0x7F)], min_size=1, max_
 
 
 def request(text: str = "", line: str = "POST /orders HTTP/1.1") -> HttpRequest:
-    """A request with these header lines, as it is parsed."""
+    """A request with these header lines, as it is parsed; to a host, where they do not say to which."""
     asked = HttpRequest()
-    asked.parse(line, *text.splitlines())
+    asked.parse(line, *text.splitlines(), *[] if text.startswith("Host:") else ["Host: shop"])
     return asked
 
 
@@ -48,6 +49,11 @@ def body_of(content: bytes | str, content_type: str = "application/json", *more:
         ("GET /a%20b%2f%ff HTTP/1.0", "GET", "/a b/\ufffd", ""),
         ("CONNECT shop:443 HTTP/1.1", "CONNECT", "shop:443", ""),
         ("OPTIONS * HTTP/1.1", "OPTIONS", "*", ""),
+        ("GET http://shop:80/orders?limit=1 HTTP/1.1", "GET", "/orders", "limit=1"),
+        ("GET HTTPS://shop HTTP/1.1", "GET", "/", ""),
+        ("GET http://shop?x HTTP/1.1", "GET", "/", "x"),
+        ("GET /http://shop/ HTTP/1.1", "GET", "/http://shop/", ""),
+        ("GET http:///orders HTTP/1.1", "GET", "http:///orders", ""),
     ],
 )
 def test_the_first_line_says_what_is_asked(line: str, method: str, path: str, query: str) -> None:
@@ -67,6 +73,8 @@ def test_the_first_line_says_what_is_asked(line: str, method: str, path: str, qu
             "GET  / HTTP/1.1",
             "GET / HTTP/1.1 ",
             "GET / http/1.1",
+            "GET http://sh\top/ HTTP/1.1",
+            "<script> / HTTP/1.1",
         )
     ]
     + [
@@ -81,6 +89,42 @@ def test_a_first_line_that_is_none_is_refused(line: str, status: int) -> None:
     assert refusal(request, "", line).status == status
 
 
+def test_a_request_names_its_host_since_http_1_1() -> None:
+    HttpRequest().parse("GET / HTTP/1.0")
+    assert refusal(HttpRequest().parse, "GET / HTTP/1.1", "X: y").status == 400
+
+
+@pytest.mark.parametrize("host", ["a b", "a, b", "a/b", "a?b", "http://a", "a\tb", "\xe9"])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    assert refusal(request, f"Host: {host}").status == 400
+
+
+@pytest.mark.parametrize("host", ["shop", "arch.homework:80", "[::1]:8000", "127.0.0.1", ""])
+def test_a_host_may_be_any_name_or_address(host: str) -> None:
+    request(f"Host: {host}")
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "expects"),
+    [
+        ("1.1", "100-continue", True),
+        ("1.1", "100-Continue", True),
+        ("1.0", "100-continue", False),
+        ("1.1", "x", False),
+    ],
+)
+def test_only_who_expects_it_is_told_to_go_on(version: str, wanted: str, expects: bool) -> None:
+    assert request(f"Expect: {wanted}", f"POST / HTTP/{version}").expects is expects
+
+
+def test_the_longest_first_line_is_read_in_no_time() -> None:
+    """An expression that tries all ways to cut it would take a second."""
+    line = f"GET http://{'a' * 8000} X"
+    started = perf_counter()
+    refusal(request, "", line)
+    assert perf_counter() - started < 0.25
+
+
 @pytest.mark.parametrize(
     ("version", "wanted", "keeps"),
     [
@@ -91,6 +135,8 @@ def test_a_first_line_that_is_none_is_refused(line: str, status: int) -> None:
         ("1.1", "Connection: upgrade\nUpgrade: websocket", True),
         ("1.0", "", False),
         ("1.0", "Connection: Keep-Alive", True),
+        ("1.0", "Connection: keep-alive, close", False),
+        ("1.1", "Connection: x-close", True),
     ],
 )
 def test_a_connection_is_kept_as_its_version_says(version: str, wanted: str, keeps: bool) -> None:
