@@ -1,7 +1,4 @@
-"""The rules of billing, as pure functions: what happens to a batch of requests.
-
-Amounts are integers in minor units (cents).
-"""
+"""The rules of billing, as pure functions: what happens to a batch of requests. Amounts are in cents."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -123,8 +120,7 @@ def decide(
 
 
 def difference(account: Account, ledger: Account, wrong: int) -> str | None:
-    """How an account differs from what its operations come to, `wrong` of which do not follow from the
-    one before; None where it does not."""
+    """How an account differs from its ledger, `wrong` operations of which do not follow; None: not at all."""
     if account == ledger and not wrong:
         return None
     stored, due = (f"{a.balance_minor} after operation {a.last_seq}" for a in (account, ledger))
@@ -171,8 +167,5 @@ def _after(account: Account, operation: Operation) -> Account:
 
 
 def _is_for(operation: Operation, request: Request) -> bool:
-    return (operation.user_id, operation.kind, operation.amount_minor) == (
-        request.user_id,
-        request.kind,
-        request.amount_minor,
-    )
+    wanted = (request.user_id, request.kind, request.amount_minor)
+    return wanted == (operation.user_id, operation.kind, operation.amount_minor)

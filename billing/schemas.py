@@ -78,8 +78,7 @@ class OperationOut(Schema):
 
 
 def ref_of(item: dict[str, Any]) -> str:
-    """The ref of a loaded movement. The prefix says whose it is, so that no client's key can ever be
-    taken for an order's."""
+    """The ref of a loaded movement. Its prefix says whose it is: no client's key is ever an order's."""
     if "order_id" in item:
         return domain.order_ref(item["order_id"])
     if "key" in item:

@@ -164,7 +164,7 @@ class Service:
                 decided = iter(_record(connection, accounts, decidable))
             return [None if r.user_id in undecided else next(decided) for r in requests]
         except RefTaken:  # by a transaction that has committed, so the next look finds it
-            return [outcome for r in requests for outcome in self._settle([r])]
+            return self._settle(requests)
 
     def _open_missing(self, user_ids: set[str]) -> set[str]:
         """Open accounts whose `user_created` is still on its way. Those of users nobody knows stay

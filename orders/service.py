@@ -43,9 +43,8 @@ class Service:
     def place_many(self, items: Outcomes) -> Outcomes:
         """Place orders; an item is {user_id, price_minor, key, request_id}.
 
-        Answers in that order: the order as it stands (`status` pending, paid or rejected), or
-        {"status": "conflict"} where the key stands for an order with another price, or
-        {"status": "invalid", "errors": ...}.
+        Answers in that order: the order as it stands (`status` pending, paid or rejected), or `status`
+        conflict, where the key stands for an order with another price, or invalid, with `errors`.
         """
         return answer_each(NEW_ORDER, items, self._place)
 
@@ -108,8 +107,7 @@ class Service:
     def _settle(self, orders: Sequence[store.Order], *, cancel: bool = False) -> Sequence[store.Order]:
         """Have billing withdraw the prices (or cancel the withdrawals), and end the orders as it answers.
 
-        Returns those that have ended. The order's id keys the withdrawal, so it can be repeated
-        at any time.
+        Returns those that have ended. The order's id keys the withdrawal: it can always be repeated.
         """
         verb = self.billing.cancel if cancel else self.billing.withdraw
         answers = verb.many([{**_facts(order), "amount_minor": order.price_minor} for order in orders])

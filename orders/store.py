@@ -80,16 +80,14 @@ def by_keys(connection: Connection, orders: Sequence[Mapping[str, Any]]) -> dict
 def end(
     connection: Connection, endings: Sequence[Ending], events: Sequence[Mapping[str, Any]]
 ) -> list[Order]:
-    """End orders that are still pending, each with its event; the orders that this call ended.
-
-    One statement, so both or none. `status = 'pending'` is the guard: an order ends once, and is never
-    changed again.
+    """End orders that are still pending, each with its event: one statement, so both or none. Returns the
+    orders that this call ended. `status = 'pending'` is the guard: an order ends once.
     """
     rows = [
         {"order_id": ending.order_id, "status": ending.status, "reason": ending.reason, **event}
         for ending, event in zip(endings, events, strict=True)
     ]
-    return [*connection.execute(END, {"rows": recordset(rows)})]
+    return [*connection.execute(END, {"rows": recordset(sorted(rows, key=itemgetter("order_id")))})]
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Order]:
@@ -98,8 +96,7 @@ def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Order]:
 
 
 def claim_due(connection: Connection, limit: int, lease: timedelta) -> list[Order]:
-    """Pending orders whose next attempt is due, with their `age`; no other sweeper gets them for
-    `lease`."""
+    """Pending orders that are due, with their `age`; no other sweeper gets them for `lease`."""
     return [*connection.execute(CLAIM_DUE, {"lease": lease, "limit": limit})]
 
 
@@ -110,7 +107,8 @@ def oldest_pending_s(connection: Connection) -> float:
 
 def postpone(connection: Connection, waits_s: Mapping[str, float]) -> None:
     """Set the next attempt of orders, in so many seconds from now."""
-    connection.execute(POSTPONE, {"ids": list(waits_s), "waits_s": list(waits_s.values())})
+    ids = sorted(waits_s)
+    connection.execute(POSTPONE, {"ids": ids, "waits_s": [waits_s[order_id] for order_id in ids]})
 
 
 def of_user(connection: Connection, user_id: str, limit: int, after: str | None) -> list[Order]:

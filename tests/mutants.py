@@ -213,8 +213,8 @@ MUTANTS = [
         [
             Change(
                 "billing/domain.py",
-                "operation.user_id, operation.kind, operation.amount_minor) == (\n        request.user_id,\n",
-                "operation.kind, operation.amount_minor) == (\n",
+                "return wanted == (operation.user_id, operation.kind",
+                "return wanted == (request.user_id, operation.kind",
             )
         ],
         tests(BOOKS, "test_another_amount_kind_or_user_under_one_ref_is_a_conflict"),

@@ -26,8 +26,7 @@ _NOBODYS = _hasher.hash("nobody has this password")
 
 @contextmanager
 def _turn() -> Iterator[None]:
-    """A turn at hashing. Raises Unavailable where too many wait: they leave workers (USERS_WORKERS is
-    more) to other calls."""
+    """A turn at hashing. Raises Unavailable where too many wait: other calls need workers, too."""
     if _turns.balance <= -MOST_WAITING:
         raise Unavailable("too many passwords wait to be hashed")
     with _turns:
