@@ -8,18 +8,12 @@ import json
 import sys
 from collections.abc import Iterator
 from itertools import chain, islice, product
-from pathlib import Path
 from typing import Any
-
-import psycopg2
-import yaml
-from nameko.cli.main import setup_yaml_parser
-from nameko.exceptions import ConfigurationError
 
 from audit.checks import differences
 from audit.snapshots import snapshots
-from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
-from chassis.errors import for_a_command
+from chassis import command
+from chassis.amqp import connect
 from chassis.events import RETRY_DELAYS_S
 
 SHOWN = 100
@@ -40,13 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--settled", action="store_true", help="nothing is under way: allow no time for it")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args(arguments)
-    setup_yaml_parser()
     try:
-        config = yaml.safe_load(Path(options.config).read_text())
-        check_broker_settings(config)
-        result = audit(config, options.settled)
-    except (ConfigurationError, yaml.YAMLError, psycopg2.Error, *CONNECTION_ERRORS) as exc:
-        print(f"could not look: {for_a_command(exc)}", file=sys.stderr)
+        result = audit(command.settings(options.config), options.settled)
+    except command.Errors as exc:
+        print(f"could not look: {command.last_line(exc)}", file=sys.stderr)
         return 2
     print(json.dumps(result) if options.json else _table(result))
     return 1 if result["differences"] else 0
@@ -55,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 def audit(config: dict[str, Any], settled: bool = False) -> dict[str, Any]:
     """{"checked": {what: how many, "money": "0.00"}, "differences": how many, "first": [line, ...]}.
 
-    Raises ConfigurationError, psycopg2.Error, what CONNECTION_ERRORS names.
+    Raises one of chassis.command.Errors.
     """
     put_aside = list(_put_aside(config, settled))
     with snapshots(config, settled) as ask:

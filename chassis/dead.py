@@ -7,17 +7,13 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import amqp
-import yaml
-from amqp.exceptions import MessageNacked
-from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
 
-from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
-from chassis.errors import for_a_command
+from chassis import command
+from chassis.amqp import connect
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.logs import REQUEST_ID
 from chassis.migrate import event_handlers, services_with_tables
@@ -34,16 +30,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("verb", choices=("list", "redrive"))
     parser.add_argument("queues", nargs="*", metavar="queue", help="default: all event queues")
     options = parser.parse_args(arguments)
-    setup_yaml_parser()
     try:
-        config = yaml.safe_load(Path(options.config).read_text())
-        check_broker_settings(config)
+        config = command.settings(options.config)
         timeout_s = read(config, "CONFIRM_TIMEOUT_S", SECONDS)
         for handler in _handlers(config, options.queues):
             with _channel(config) as channel:
                 show(channel, handler) if options.verb == "list" else redrive(channel, handler, timeout_s)
-    except (ConfigurationError, yaml.YAMLError, MessageNacked, *CONNECTION_ERRORS) as exc:
-        sys.exit(f"{options.config}: {for_a_command(exc)}")
+    except command.Errors as exc:
+        sys.exit(f"{options.config}: {command.last_line(exc)}")
 
 
 def show(channel: Any, handler: EventHandler) -> None:
@@ -98,22 +92,19 @@ def _count(channel: Any, handler: EventHandler) -> int:
 
 def _fresh(message: Any) -> amqp.Message:
     """The message as it was before its first try."""
-    headers, body = _read(message)
-    kept = {name: value for name, value in headers.items() if name not in (ATTEMPTS, FAILURES, ERROR)}
-    return amqp.Message(body, **{**message.properties, "application_headers": kept, "delivery_mode": 2})
+    given = message.headers or {}
+    kept = {name: value for name, value in given.items() if name not in (ATTEMPTS, FAILURES, ERROR)}
+    properties = {**message.properties, "application_headers": kept, "delivery_mode": 2}
+    return amqp.Message(message.body or b"", **properties)
 
 
 def _description(message: Any, event_type: str) -> str:
     """repr(): anybody may have written it, and a terminal would obey its control characters."""
-    headers, body = _read(message)
+    headers = message.headers or {}
     event = f"{event_type} {message.properties.get('message_id')!r}"
     tries = f"{headers.get(ATTEMPTS)!r} attempts, request {headers.get(f'nameko.{REQUEST_ID}')!r}"
-    text = body[:MOST_SHOWN_BYTES].decode("utf-8", "replace")
+    text = (message.body or b"")[:MOST_SHOWN_BYTES].decode("utf-8", "replace")
     return f"  {event}, {tries}: {headers.get(ERROR)!r}\n    {text!r}"
-
-
-def _read(message: Any) -> tuple[dict[str, Any], bytes]:
-    return message.headers or {}, message.body or b""
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Nameko sends an exception as its dotted path and arguments, so the path of each 
 contract between services.
 """
 
-from amqp.exceptions import AMQPError, ChannelError
+from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError as BrokerError
 from nameko.exceptions import deserialize_to_instance
 from psycopg2.errors import ReadOnlySqlTransaction
@@ -19,8 +19,7 @@ class DeadlineExceeded(Exception):
 
 @deserialize_to_instance
 class Unavailable(Exception):
-    """A part that the work needs (a database, the broker, a service) is away or overloaded. Whether the
-    work was done may be unknown."""
+    """A part that the work needs is away or overloaded. Whether the work was done may be unknown."""
 
 
 @deserialize_to_instance
@@ -60,12 +59,3 @@ def first_line(exc: BaseException) -> str:
     """What `exc` says, for a log line: its first line, without the SQL that SQLAlchemy adds."""
     cause = exc.orig if isinstance(exc, DBAPIError) else exc
     return str(cause).strip().partition("\n")[0] or type(exc).__name__
-
-
-def for_a_command(exc: Exception) -> str:
-    """`exc` as the last line of a command, for the one who called it."""
-    line = first_line(exc)
-    if isinstance(exc, ChannelError):
-        return f"{line}: make migrate"  # a queue is not there
-    is_the_brokers = is_away(exc) and not isinstance(exc, DBAPIError)
-    return f"the broker is away: {line}" if is_the_brokers else line

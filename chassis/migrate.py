@@ -11,21 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from alembic import command, context, op
 from alembic.config import Config
 from alembic.util import CommandError
 from marshmallow import fields
-from nameko.cli.main import setup_yaml_parser
 from nameko.containers import ServiceContainer
-from nameko.exceptions import ConfigurationError
 from sqlalchemy import create_engine, make_url, text
-from sqlalchemy.exc import DBAPIError
-from yaml import YAMLError
 
-from chassis.amqp import CONNECTION_ERRORS, check_broker_settings, connect
+from chassis import command as command_line
+from chassis.amqp import connect
 from chassis.db import database_uri, migrations_of
-from chassis.errors import for_a_command
 from chassis.events import EventHandler
 from chassis.settings import read
 
@@ -39,16 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
     parser.add_argument("services", nargs="*", help="default: all that have a database")
     options = parser.parse_args(arguments)
-    setup_yaml_parser()
     try:
-        config = yaml.safe_load(Path(options.config).read_text())
-        check_broker_settings(config)
+        config = command_line.settings(options.config)
         for service in options.services or services_with_tables(config):
             migrate_tables(config, service)
             declare_queues(config, service)
             print(f"{service}: tables and queues are ready")
-    except (ConfigurationError, CommandError, YAMLError, DBAPIError, *CONNECTION_ERRORS) as exc:
-        sys.exit(f"{options.config}: {for_a_command(exc)}")
+    except (CommandError, *command_line.Errors) as exc:
+        sys.exit(f"{options.config}: {command_line.last_line(exc)}")
 
 
 def services_with_tables(config: dict[str, Any]) -> list[str]:

@@ -1,0 +1,33 @@
+"""What `python -m chassis.migrate` and its like share: their settings, and how they end in an error."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import yaml
+from amqp.exceptions import ChannelError, MessageNacked
+from nameko.cli.main import setup_yaml_parser
+from nameko.exceptions import ConfigurationError
+from sqlalchemy.exc import DBAPIError
+
+from chassis.amqp import CONNECTION_ERRORS, check_broker_settings
+from chassis.errors import first_line, is_away
+
+Errors = (ConfigurationError, yaml.YAMLError, DBAPIError, psycopg2.Error, MessageNacked, *CONNECTION_ERRORS)
+
+
+def settings(file: str) -> dict[str, Any]:
+    """What stands in the file; raises one of Errors."""
+    setup_yaml_parser()
+    config: dict[str, Any] = yaml.safe_load(Path(file).read_text())
+    check_broker_settings(config)
+    return config
+
+
+def last_line(exc: Exception) -> str:
+    """One of Errors, for the one who called the command."""
+    line = first_line(exc)
+    if isinstance(exc, ChannelError):
+        return f"{line}: make migrate"  # a queue is not there
+    is_the_brokers = is_away(exc) and not isinstance(exc, DBAPIError)
+    return f"the broker is away: {line}" if is_the_brokers else line
