@@ -9,8 +9,8 @@ between both modes and would silently lose its confirms, so neither uses it.
 import json
 import logging
 import struct
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 RECONNECT_S = 0.5
 CONNECT_TIMEOUT_S = 3
 CLOSE_TIMEOUT_S = 1
+LONGEST_HEADERS = 120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
+JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
 CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
 
 
@@ -46,13 +48,22 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 # kombu's own decoder makes whatever {"__type__": ...} asks for, and takes twice as long.
 register("json", None, json.loads, content_type="application/json")
 
+_DECODERS = serialization.PROPERTY_CLASSES  # by class
+_read_properties: Callable[..., tuple[dict[str, Any], int]] = _DECODERS[spec.Basic.CLASS_ID]
 
-def _as_text(given: bytes | str) -> str:
-    return given if isinstance(given, str) else given.decode("utf-8", "ignore")  # never longer: it still fits
+
+def _read_properties_safely(data: Any, offset: int) -> tuple[dict[str, Any], int]:
+    """A message whose headers can't be read (a time after 9999, thousands of tables in each other) has
+    none, nor properties. It would end its consumer, and each one it comes to next."""
+    try:
+        return _read_properties(data, offset)
+    except Exception:  # whatever the library raises then
+        return {}, len(data)
 
 
-# A header or property that is not UTF-8 would end the consumer, and each one it comes to next.
-serialization.pstr_t = _as_text
+_DECODERS[spec.Basic.CLASS_ID] = _read_properties_safely
+# For the same reason a name or property that is not UTF-8 is text all the same, and no longer than it was.
+serialization.pstr_t = lambda given: given if isinstance(given, str) else given.decode("utf-8", "ignore")
 
 
 class UnsendableError(ValueError):
@@ -68,6 +79,14 @@ class Message:
     body: bytes
     headers: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
+
+
+def can_carry(headers: dict[str, Any]) -> bool:
+    """Whether a message can have these headers, and a few more: not all that can be read can be written."""
+    try:
+        return len(serialization.dumps("F", [headers])) < LONGEST_HEADERS
+    except Exception:  # whatever the library raises then
+        return False
 
 
 def encode(data: Any) -> bytes:
@@ -89,9 +108,8 @@ class Link:
     """One connection with one channel, and a greenthread that reads it, so that a closed
     connection, a heartbeat or a returned message is seen at once and not at the next publish.
 
-    `prepare(channel)` runs before the reading starts: what waits for an answer of the broker (a
-    declaration) must stand there, because two greenthreads can't read one connection. `is_blocked`
-    while the broker, short of memory or disk, takes nothing from those who publish.
+    `prepare(channel)` runs before the reading starts: there stands what waits for an answer, because two
+    greenthreads can't read one connection. `is_blocked`: the broker, short of memory or disk, takes nothing.
     """
 
     def __init__(self, config: dict[str, Any], prepare: Callable[[Any], object]) -> None:
@@ -120,12 +138,7 @@ class Link:
         """Write one message to the socket. Raises what CONNECTION_ERRORS names, or UnsendableError."""
         if self.closed:
             raise ConnectionError("the broker closed the connection")
-        properties = {
-            "content_type": "application/json",
-            "content_encoding": "utf-8",
-            "delivery_mode": 2 if persistent else 1,
-            **message.properties,
-        }
+        properties = {**JSON, "delivery_mode": 2 if persistent else 1, **message.properties}
         content = amqp.Message(message.body, application_headers=message.headers, **properties)
         # Not channel.basic_publish(): that one reads the connection first.
         arguments = (0, message.exchange, message.routing_key, True, False)  # True: mandatory
@@ -168,15 +181,15 @@ class Link:
 class Sender(SharedExtension):
     """Sends transient, unconfirmed messages from one greenthread; callers only queue them.
 
-    So a caller whose time runs out never cuts a frame in two. While the broker is
-    away or takes nothing the messages wait, and those whose `expiration` has passed are dropped.
+    So a caller whose time runs out never cuts a frame in two. While the broker is away or takes nothing
+    the messages wait, until their `expiration` has passed.
     """
 
     def __init__(self) -> None:
         self._queue = LightQueue()
         self._link: Link | None = None
         self._is_stopping = False
-        self._on_return: list[Any] = []
+        self.when_returned: list[Callable[[str], object]] = []  # called with a correlation id: nobody took it
 
     def start(self) -> None:
         self._thread = self.container.spawn_managed_thread(self._run, identifier="rpc sender")
@@ -185,10 +198,6 @@ class Sender(SharedExtension):
     def is_blocked(self) -> bool:
         """Whether the broker takes no messages now; known once one was sent during its alarm."""
         return self._link is not None and not self._link.closed and self._link.is_blocked
-
-    def on_return(self, callback: Any) -> None:
-        """Call `callback(correlation_id)` when the broker finds no queue for a message."""
-        self._on_return.append(callback)
 
     def send(self, message: Message) -> None:
         """Queue `message`; `properties["expiration"]` (milliseconds, a string) bounds the wait."""
@@ -237,13 +246,12 @@ class Sender(SharedExtension):
 
     def _reconnect_later(self, exc: Exception) -> None:
         log.warning("can't send, trying again", extra={"error": str(exc)})
-        if self._link:
-            self._link.close()
+        self.kill()
         eventlet.sleep(RECONNECT_S)
 
     def _returned(self, exc: Exception, exchange: str, routing_key: str, message: Any) -> None:
         log.warning("nobody takes this message", extra={"routing_key": routing_key})
-        for callback in self._on_return:
+        for callback in self.when_returned:
             callback(message.properties.get("correlation_id"))
 
 
@@ -261,28 +269,34 @@ class ConfirmedPublisher(SharedExtension):
     def publish(self, messages: Sequence[Message]) -> list[bool]:
         """Publish all, wait once; for each whether a queue took it (False: none is bound).
 
-        Raises Unavailable where the broker does not confirm all within CONFIRM_TIMEOUT_S: then any
-        of them may have been taken or not, and they must be published again.
+        Raises Unavailable where the broker does not confirm all within CONFIRM_TIMEOUT_S: any of them may
+        have been taken or not, and they must be published again.
         """
+        with self._turn() as link:
+            batch = _Batch(link, self._published + 1, messages)
+            self._published += len(messages)
+            link.publish_all(messages, persistent=True)
+            return batch.wait()
+
+    def connect(self) -> None:
+        """For who has much to do before it can publish: raises Unavailable where that would be in vain."""
+        with self._turn():
+            pass
+
+    @contextmanager
+    def _turn(self) -> Iterator[Link]:
         with self._lock:
             if self._link and not self._link.closed and self._link.is_blocked:
                 raise Unavailable("the broker takes no messages")
             try:
                 with eventlet.Timeout(self._timeout_s, Unavailable("the broker confirms nothing")):
-                    return self._publish(messages)
+                    yield self._connected()
             except UnsendableError:
-                self._close()  # the tags of the batch are out of step
+                self.stop()  # the tags of the batch are out of step
                 raise
             except (*CONNECTION_ERRORS, Unavailable) as exc:
-                self._close()  # a frame may have been cut off in the middle
+                self.stop()  # a frame may have been cut off in the middle
                 raise Unavailable(f"the broker is away: {exc}") from exc
-
-    def _publish(self, messages: Sequence[Message]) -> list[bool]:
-        link = self._connected()
-        batch = _Batch(link, self._published + 1, messages)
-        self._published += len(messages)
-        link.publish_all(messages, persistent=True)
-        return batch.wait()
 
     def _connected(self) -> Link:
         if self._link is None or self._link.closed:
@@ -294,12 +308,9 @@ class ConfirmedPublisher(SharedExtension):
         channel.confirm_select()
         get_event_exchange(self.container.service_name, self.container.config)(channel).declare()
 
-    def _close(self) -> None:
+    def stop(self) -> None:
         if self._link:
             self._link.close()
-
-    def stop(self) -> None:
-        self._close()
 
     kill = stop
 

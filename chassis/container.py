@@ -31,12 +31,11 @@ _stopping: set["Container"] = set()  # of this process
 class Container(ServiceContainer):
     """Nameko's, named in config.yaml as SERVICE_CONTAINER_CLS.
 
-    Before anything starts, each extension's `check()` reads its settings: a missing or wrong one
-    ends the process with one line. Then each extension's `open()` runs (a web server answers health
-    questions while the rest still waits for broker and database). At the stop /readyz answers 503
-    first; then each extension's `drain()` runs, and then nameko's own stop: nothing new is taken,
-    what is under way is finished and acked. What is not finished after STOP_TIMEOUT_S is given up:
-    the broker delivers it again, and a client of the gateway repeats it.
+    Before anything starts, each extension's `check()` reads its settings: a missing or wrong one ends
+    the process with one line. Then each `open()` runs (a web server answers health questions while the
+    rest waits for broker and database). At the stop /readyz answers 503 first; then each `drain()` runs,
+    and then nameko's own stop: nothing new is taken, what is under way is finished and acked. What is not
+    finished after STOP_TIMEOUT_S is given up: the broker delivers it again, a client repeats it.
     """
 
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
@@ -112,8 +111,7 @@ class Container(ServiceContainer):
     def _ping_broker(self) -> None:
         if any(extension.is_blocked for extension in self.extensions if isinstance(extension, Sender)):
             raise Unavailable("the broker takes no messages")
-        # A connection of its own each time: one that idles between two questions would be closed
-        # by the broker for its missing heartbeats.
+        # A connection of its own: the broker would close one that idles, for its missing heartbeats.
         connect(self.config).transport.establish_connection().close()
 
     def spawn_worker(

@@ -37,10 +37,9 @@ NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
 class Database(NamekoDatabase):
     """`db = Database(Base)`; `with self.db.transaction() as connection:` or `self.db.autocommit()`.
 
-    Each has a pool of its own: to switch a connection to and fro costs as much as a statement.
-
-    Leave it before an RPC or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a
-    wait for a lock as well; one that idles in a transaction is ended by the server.
+    Each has a pool of its own: to switch a connection to and fro costs as much as a statement. Leave it
+    before an RPC or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a wait for a lock as well;
+    one that idles in a transaction is ended by the server.
     """
 
     def check(self) -> None:

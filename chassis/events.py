@@ -22,7 +22,7 @@ from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
 from chassis import metrics
-from chassis.amqp import ConfirmedPublisher, Message
+from chassis.amqp import ConfirmedPublisher, Message, can_carry
 from chassis.errors import Unavailable, first_line, is_away
 from chassis.queues import QueueConsumer
 
@@ -46,9 +46,8 @@ class EventHandler(NamekoEventHandler):
     fails by itself its halves are tried, down to the event that fails alone; where a part is away
     the whole batch is retried later.
 
-    A retry is a confirmed publish to `<queue>.retry.<n>`, whose messages expire after
-    RETRY_DELAYS_S[n] and are dead-lettered back; then the ack. Where not even that can be done, the
-    message goes back into its queue.
+    A retry is a confirmed publish to `<queue>.retry.<n>`, whose messages expire after RETRY_DELAYS_S[n]
+    and are dead-lettered back; then the ack. Where that can't be done, the message is requeued.
     """
 
     queue_consumer = QueueConsumer()
@@ -168,8 +167,7 @@ class EventHandler(NamekoEventHandler):
         try:
             stored = self.publisher.publish(copies)
         except Unavailable as away:
-            fields = {"queue": self.queue.name, "error": first_line(away)}
-            log.warning("can't put an event aside", extra=fields)
+            log.warning("can't put events aside", extra={"queue": self.queue.name, "error": first_line(away)})
             return [message for message, _ in failures]
         for copy, is_stored in zip(copies, stored, strict=True):
             counts = {"attempts": copy.headers[ATTEMPTS], "failures": copy.headers[FAILURES]}
@@ -201,16 +199,9 @@ def _copy(message: Any, target: str, headers: dict[str, Any]) -> Message:
     properties["message_id"] = given.get("message_id") or str(uuid.uuid4())
     body = message.body
     if isinstance(body, str):  # the client library has decoded it
-        body, properties["content_encoding"] = _encode(body, given.get("content_encoding", "utf-8"))
-    return Message("", target, bytes(body), {**message.headers, **headers}, properties)
-
-
-def _encode(body: str, encoding: str) -> tuple[bytes, str]:
-    """The bytes of `body`, and their encoding: one may be unknown, or not encode all that it decodes."""
-    try:
-        return body.encode(encoding), encoding
-    except (UnicodeError, LookupError):
-        return body.encode("utf-8", "surrogatepass"), "utf-8"
+        body, properties["content_encoding"] = body.encode("utf-8", "surrogatepass"), "utf-8"
+    kept = message.headers if can_carry(message.headers) else {}
+    return Message("", target, bytes(body), {**kept, **headers}, properties)
 
 
 def _count(message: Any, header: str) -> int:

@@ -74,19 +74,15 @@ def _json(status: int, data: dict[str, Any]) -> Response:
 
 
 def listen(address: str, setting: str, *, shared: bool = False) -> socket.socket:
-    """A socket on `[host:]port`, bound for this process alone unless `shared`. Where that fails the
-    process ends with a line that names `setting`.
-
-    eventlet's own default shares ports silently: two suites on one would each get half.
-    """
+    """A socket on `[host:]port`, for this process alone unless `shared` (eventlet's own default is to share
+    silently). Where that fails the process ends with a line that names `setting`."""
     host, _, port = address.rpartition(":")
     try:
         return eventlet.listen((host, int(port)), backlog=1024, reuse_port=shared)
     except (ValueError, OverflowError):
         raise SystemExit(f"config.yaml: {address!r} is not an address: write host:port") from None
     except OSError as exc:
-        reason = f"{exc.strerror}; {setting} names the port"
-        raise SystemExit(f"can't listen on {address}: {reason}") from None
+        raise SystemExit(f"can't listen on {address}: {exc.strerror}; {setting} names the port") from None
 
 
 def serve(address: str) -> None:

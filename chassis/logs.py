@@ -80,8 +80,7 @@ class _JsonLines(logging.Formatter):
 
 
 class _Console(_JsonLines):
-    """`12:00:00.000 info paid order_id=42`; a stack stands below, without the variables of its frames,
-    passwords among them."""
+    """`12:00:00.000 info paid order_id=42`; a stack stands below, without its variables (passwords!)."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)

@@ -4,12 +4,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 HANDLED = Histogram("shop_worker_seconds", "Time a worker took.", ["service", "method", "outcome"])
 RPC_CALLS = Histogram("shop_rpc_call_seconds", "Time a call waited.", ["service", "method"])
-BATCH_ITEMS = Histogram(
-    "shop_batch_items",
-    "Items that went out as one batch.",
-    ["service", "method"],
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BATCH_ITEMS = Histogram("shop_batch_items", "Items of one batch.", ["service", "method"], buckets=SIZES)
 EVENTS = Counter("shop_events_handled_total", "Events handled.", ["queue", "outcome"])
 OUTBOX_PUBLISHED = Counter("shop_outbox_published_total", "Events published.", ["service"])
 OUTBOX_UNSENT = Gauge("shop_outbox_unsent", "Unsent events.", ["service"])

@@ -12,6 +12,7 @@ from typing import Any
 import eventlet
 import uuid_utils
 from eventlet.event import Event as Wakeup
+from nameko.exceptions import ConfigurationError
 from nameko.extensions import DependencyProvider
 from sqlalchemy import Connection, DateTime, Index, String, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
@@ -29,12 +30,13 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
-GATHER_S = 0.1  # then it waits a little for more: nobody waits for an event, and each batch has its cost
+PAUSE_S = (
+    0.1  # between the starts of batches that are not full: each has its cost, and nobody waits for an event
+)
 FIRST = "00000000-0000-0000-0000-000000000000"
 MEASURE_EVERY_S = 5.0
 CLEAN_EVERY_S = 15.0
 CLEAN_AT_MOST = 5000  # within the statement's time limit
-
 
 COLUMNS = "event_id, type, payload, request_id"
 RECORD = "event_id uuid, type text, payload jsonb, request_id text"  # for json_to_recordset()
@@ -85,7 +87,10 @@ class Outbox(DependencyProvider):
     publisher = ConfirmedPublisher()
 
     def check(self) -> None:
-        self.retention_s = read(self.container.config, "OUTBOX_RETENTION_S", SECONDS)
+        config = self.container.config
+        self.retention_s = read(config, "OUTBOX_RETENTION_S", SECONDS)
+        if read(config, "CONFIRM_TIMEOUT_S", SECONDS) >= read(config, "DB_STATEMENT_TIMEOUT_S", SECONDS):
+            raise ConfigurationError("CONFIRM_TIMEOUT_S is wrong: it must be below DB_STATEMENT_TIMEOUT_S")
 
     def setup(self) -> None:
         [self._database] = [d for d in self.container.dependencies if isinstance(d, Database)]
@@ -118,6 +123,7 @@ class Outbox(DependencyProvider):
     def _run(self) -> None:
         next_measuring = next_cleaning = 0.0
         while True:
+            earliest_next = monotonic() + PAUSE_S
             taken = self._try(self._relay_batch)
             if self._stopping:
                 return
@@ -125,8 +131,8 @@ class Outbox(DependencyProvider):
                 self._after = FIRST
                 with eventlet.Timeout(POLL_S, exception=False):
                     self._wakeup.wait()
+                eventlet.sleep(0 if self._stopping else max(0, earliest_next - monotonic()))
                 self._wakeup = Wakeup()
-                eventlet.sleep(0 if self._stopping else GATHER_S)
             if monotonic() >= next_measuring:
                 self._try(self._measure)
                 next_measuring = monotonic() + MEASURE_EVERY_S
@@ -141,13 +147,14 @@ class Outbox(DependencyProvider):
         except Exception as exc:
             if not is_away(exc):
                 raise
-            who = self.container.service_name
-            log.warning("the relay waits", extra={"service": who, "error": first_line(exc)})
+            fields = {"service": self.container.service_name, "error": first_line(exc)}
+            log.warning("the relay waits", extra=fields)
             eventlet.sleep(POLL_S)
             return 0
 
     def _relay_batch(self) -> int:
         """Publish what waits, BATCH at most; how many were taken from the table."""
+        self.publisher.connect()  # without a broker the rows would be written again at each poll
         with self._database.transaction() as connection:  # a failure rolls it back: nothing is marked as sent
             taken = connection.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
             if not taken:
@@ -164,13 +171,9 @@ class Outbox(DependencyProvider):
         return len(rows)
 
     def _message(self, row: Any) -> Message:
-        return Message(
-            f"{self.container.service_name}.events",
-            row.type,
-            row.payload.encode(),
-            headers={f"nameko.{REQUEST_ID}": row.request_id},
-            properties={"message_id": row.event_id},
-        )
+        exchange = f"{self.container.service_name}.events"
+        headers = {f"nameko.{REQUEST_ID}": row.request_id}
+        return Message(exchange, row.type, row.payload.encode(), headers, {"message_id": row.event_id})
 
     def _clean(self) -> int:
         """Delete events sent long ago, CLEAN_AT_MOST at a time; more than 0 where some may be left."""

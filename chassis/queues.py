@@ -1,10 +1,11 @@
 """The one consumer connection of a service."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from eventlet.greenio import shutdown_safe
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
 from chassis.amqp import CONNECTION_ERRORS
@@ -16,10 +17,9 @@ RECONNECT_S = 1
 class QueueConsumer(NamekoQueueConsumer):
     """Nameko's, with five differences.
 
-    It stays until the last worker is done: Nameko's closes the connection as soon as nothing more
-    is consumed, so a service that stops could not ack what it still works on, and it is done twice.
-    A provider may bring a consumer of its own (`provider.consumer(channel, accept)`), with a channel of
-    its own, whose messages `ack_messages` ends together.
+    It stays until the last worker is done: Nameko's closes the connection as soon as nothing more is
+    consumed, so a service that stops could not ack what it still works on, and it would be done twice.
+    A provider may bring a consumer (`provider.consumer(channel, accept)`) with a channel of its own.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
     It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
     And an ack that meets a broken connection does not end the process: the broker delivers again.
@@ -88,10 +88,14 @@ class QueueConsumer(NamekoQueueConsumer):
     def ack_messages(self, messages: Sequence[Any], *, up_to_the_last: bool) -> None:
         """Ack messages of one channel: with a single ack, where all that came before them has ended too."""
         for message in messages[-1:] if up_to_the_last else messages:
-            if message.channel.connection:
-                with suppress(*CONNECTION_ERRORS):
-                    message.ack(multiple=up_to_the_last)
+            self._end(message, partial(message.ack, multiple=up_to_the_last))
 
     def requeue_message(self, message: Any) -> None:
-        with suppress(*CONNECTION_ERRORS):
-            super().requeue_message(message)
+        self._end(message, message.requeue)
+
+    def _end(self, message: Any, end: Callable[[], None]) -> None:
+        if connection := message.channel.connection:  # else it is lost, and the broker delivers again
+            try:
+                end()
+            except CONNECTION_ERRORS:  # nothing may follow: an ack of many would end this one, too
+                shutdown_safe(connection.transport.sock)

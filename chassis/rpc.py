@@ -58,14 +58,13 @@ class RpcConsumer(NamekoRpcConsumer):
             self.handle_result(message, None, sys.exc_info())
 
     def handle_result(self, message: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
-        properties = {
-            "correlation_id": message.properties.get("correlation_id"),
-            "expiration": REPLY_EXPIRES_MS,
-        }
+        call_id = message.properties.get("correlation_id")
+        properties = {"correlation_id": call_id, "expiration": REPLY_EXPIRES_MS}
         exchange = get_rpc_exchange(self.container.config).name
         body = self._answer(result, exc_info and exc_info[1])
         reply_to = str(message.properties["reply_to"])
         self.sender.send(Message(exchange, reply_to, body, properties=properties))
+        eventlet.sleep(0)  # it goes out now: the caller waits for it, nobody for the ack and the log line
         self.queue_consumer.ack_message(message)
         return result, exc_info
 
@@ -117,7 +116,7 @@ class ReplyListener(NamekoReplyListener):
 
     def setup(self) -> None:
         super().setup()
-        self.sender.on_return(self._fail)
+        self.sender.when_returned.append(self._fail)
 
     def expect(self, correlation_id: str) -> Any:
         return self.get_reply_event(correlation_id)
@@ -138,8 +137,8 @@ class RpcProxy(DependencyProvider):
     each item carries its own `request_id`. `timeout` names the setting that bounds every call; the
     deadline of the work at hand may bound it further.
 
-    Half of the caller's workers may wait for one service; more calls are Unavailable at once, so
-    that a service that is dead or slow leaves the other half to what goes without it.
+    Half of the caller's workers may wait for one service; more calls are Unavailable at once, so that
+    one that is dead or slow leaves the other half to what goes without it.
 
     Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors), or Nameko's BadRequest.
     """

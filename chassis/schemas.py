@@ -1,5 +1,4 @@
-"""What the services share of marshmallow: what may be in a text, an id, an amount; and how what is
-wrong is answered."""
+"""What the services share of marshmallow: texts, ids, amounts; and how what is wrong is answered."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -79,8 +78,7 @@ def invalid(exc: ValidationError) -> Outcome:
 
 
 def checked(schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Below `@rpc`: calls the method with what `schema` loads of its keyword arguments; answers
-    `invalid` where they are wrong."""
+    """Below `@rpc`: calls the method with its arguments as `schema` loads them, or answers `invalid`."""
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)

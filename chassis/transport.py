@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from amqp.transport import SSLTransport, TCPTransport
+from eventlet.semaphore import Semaphore
 from kombu.transport import pyamqp
 
 AT_ONCE = 16 * 1024  # bytes
@@ -21,14 +22,17 @@ class _InLargePieces:
 
     def _setup_transport(self) -> None:
         super()._setup_transport()  # type: ignore[misc]
+        self._writing = Semaphore()  # a heartbeat must not come into the middle of a long write
         receive = self._quick_recv  # type: ignore[has-type]
         self._quick_recv = lambda n: receive(max(n, AT_ONCE))
 
     def write(self, frames: Any) -> None:
-        if self._held is None:
+        if self._held is not None:
+            self._held += frames
+            return
+        frames = bytes(frames)  # py-amqp uses its buffer again, for who writes meanwhile
+        with self._writing:
             super().write(frames)  # type: ignore[misc]
-        else:
-            self._held += frames  # a copy: py-amqp uses its buffer again
 
     @contextmanager
     def in_one_write(self) -> Iterator[None]:
@@ -39,7 +43,7 @@ class _InLargePieces:
             held = self._held
         finally:
             self._held = None
-        super().write(held)  # type: ignore[misc]
+        self.write(held)
 
 
 class _Plain(_InLargePieces, TCPTransport):

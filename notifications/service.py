@@ -94,7 +94,7 @@ class Service:
 
     def _letter(self, ending: Ending, to: Recipient) -> dict[str, Any]:
         text = asdict(domain.letter(ending, to, self.currency))
-        # Letters are listed by their ids: in the order in which orders end, whichever queue was quicker.
+        # Letters are listed by their ids: in the order in which orders end, to the millisecond.
         id_ = uuid_utils.uuid7(nanoseconds=int(ending.at.timestamp() * 1e9))
         return {"id": str(id_), "order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
 

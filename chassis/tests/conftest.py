@@ -1,6 +1,7 @@
 """What the chassis's tests add: services of their own, and a hand on the broker."""
 
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,26 @@ from dev.servers import Servers
 SERVICES = ("echo", "asker", "listener", "worker", "leaver")  # of these tests, beside those with tables
 WORKERS = 8
 SHORT_S = 0.3  # for calls that shall run out of time
+
+
+def _headers(table: bytes) -> bytes:
+    """The properties of a message that has nothing but these headers (AMQP 0-9-1, 4.2.5.5 and 4.2.6.1)."""
+    return struct.pack(">HI", 1 << 13, len(table)) + table
+
+
+def _nested(depth: int) -> bytes:
+    table = b""
+    for _ in range(depth):
+        table = b"\x01aF" + struct.pack(">I", len(table)) + table
+    return table
+
+
+UNREADABLE_HEADERS = {
+    "a time after 9999": _headers(b"\x01aT" + struct.pack(">Q", 2**40)),
+    "a time that no clock knows": _headers(b"\x01aT" + struct.pack(">Q", 2**62)),
+    "tables in tables": _headers(_nested(3000)),
+    "a name that is no text": _headers(b"\x01\xffV"),
+}
 
 
 class Broker:

@@ -198,7 +198,7 @@ def test_what_was_sent_before_the_stop_arrives(chassis_config, broker) -> None:
 
 def test_who_waits_for_an_answer_hears_that_nobody_takes_the_message(sender) -> None:
     returned = Event()
-    sender.on_return(returned.send)
+    sender.when_returned.append(returned.send)
     sender.send(message("nowhere", correlation_id="c-1"))
     with eventlet.Timeout(DEADLINE_S):
         assert returned.wait() == "c-1"

@@ -244,6 +244,15 @@ def test_what_an_event_needs_is_checked_as_well(config, setting) -> None:
         Container(Service, {**config, setting: None})
 
 
+def test_the_relay_may_not_wait_longer_for_the_broker_than_its_transaction_lasts(config) -> None:
+    from users.service import Service
+
+    with pytest.raises(
+        SystemExit, match=r"^config\.yaml: CONFIRM_TIMEOUT_S is wrong: .*DB_STATEMENT_TIMEOUT_S$"
+    ):
+        Container(Service, {**config, "CONFIRM_TIMEOUT_S": 2, "DB_STATEMENT_TIMEOUT_S": 2})
+
+
 def test_the_process_of_a_wrong_setting_ends_with_that_line_and_code_1(nameko_run) -> None:
     line, code = nameko_run("users.service", USERS_WORKERS="many").last_line_and_code()
     assert line.startswith("config.yaml: WORKERS.users is wrong")

@@ -8,7 +8,9 @@ from itertools import pairwise
 from time import monotonic
 from typing import Any
 
+import amqp
 import eventlet
+import kombu
 import pytest
 from amqp.exceptions import NotFound
 from eventlet.event import Event
@@ -21,7 +23,7 @@ from chassis.container import Container
 from chassis.errors import InternalError, Unavailable
 from chassis.events import event_handler
 from chassis.logs import current_request_id
-from chassis.tests.conftest import Broker, running
+from chassis.tests.conftest import UNREADABLE_HEADERS, Broker, running
 from conftest import eventually
 
 QUEUE = "evt-teller-told--listener.handle_told"
@@ -336,6 +338,7 @@ MALFORMED: dict[str, tuple[bytes, str, dict[str, Any]]] = {
     "no content type": (b"[1]", "TypeError", {"content_type": None}),
     "a header whose name is no text": (b"[1]", "TypeError", {"headers": {b"\xff": 1}}),
     "headers of a hundred kilobytes": (b"[1]", "TypeError", {"headers": {"a": "x" * 100_000}}),
+    "headers that leave no room for more": (b"[1]", "TypeError", {"headers": {"a": "x" * 130_000}}),
 }
 
 
@@ -349,6 +352,17 @@ def test_a_malformed_event_is_parked_as_it_is(broker, listener, body, error, mor
     assert (parked.body or b"") == body
     assert error in parked.headers["x-error"]
     assert is_quiet(broker)
+
+
+@pytest.mark.parametrize("headers", UNREADABLE_HEADERS.values(), ids=UNREADABLE_HEADERS)
+def test_an_event_whose_headers_cannot_be_read_is_parked(broker, listener, monkeypatch, headers) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(amqp.Message, "_serialize_properties", lambda self: headers)
+        broker.publish("teller.events", "told", b"[1]")
+    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    [parked] = broker.take(f"{QUEUE}.dead")
+    assert parked.headers["x-error"]
+    eventually(lambda: is_quiet(broker))
 
 
 def test_an_event_that_the_broker_takes_from_nobody_waits_in_its_queue(
@@ -413,6 +427,23 @@ def test_after_the_broker_closed_all_connections_events_are_handled(tell, close_
     after = tell(Unavailable("gone"))
     eventually(lambda: len(handled[before]) >= 2)
     eventually(lambda: len(handled[after]) >= 2)
+
+
+def test_where_an_ack_fails_its_connection_ends_and_the_event_comes_again(tell, broker, monkeypatch) -> None:
+    """Over that connection an ack of many would end the event, of which nobody knows whether it is ended."""
+    acks: list[Any] = []
+
+    def ack(message: Any, **options: Any) -> None:
+        acks.append(message)
+        raise TimeoutError("the socket is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kombu.Message, "ack", ack)
+        event_id = tell()
+        eventually(lambda: acks)
+    eventually(lambda: len(handled[event_id]) >= 2)
+    assert acks[0].channel.connection is None
+    eventually(lambda: is_quiet(broker))
 
 
 def test_a_stock_handler_can_take_the_queue_over(listener, chassis_config, dispatch) -> None:

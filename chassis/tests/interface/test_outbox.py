@@ -14,9 +14,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase
 
 from chassis import outbox
-from chassis.amqp import connect
+from chassis.amqp import ConfirmedPublisher, connect
 from chassis.container import Container
 from chassis.db import Database
+from chassis.errors import Unavailable
 from chassis.logs import bind_request_id
 from chassis.outbox import Outbox
 from chassis.rpc import rpc
@@ -82,6 +83,11 @@ def insert(sql: Any, event_type: str, count: int) -> None:
 
 def bodies(broker: Broker, queue: str) -> list[dict[str, Any]]:
     return [json.loads(message.body) for message in broker.take(queue)]
+
+
+def publisher_of(container: Container) -> ConfirmedPublisher:
+    [provider] = [d for d in container.dependencies if isinstance(d, Outbox)]
+    return provider.publisher
 
 
 def test_an_event_is_published_after_its_commit_and_marked(teller, rpc, broker, sql) -> None:
@@ -184,6 +190,23 @@ def test_a_closed_connection_loses_no_event(
     assert len(ids) == 501
 
 
+def test_nothing_is_written_while_the_broker_takes_no_messages(teller, broker, sql, monkeypatch) -> None:
+    """A row that was taken and given back again has an xmax."""
+    queue = broker.bind(EXCHANGE, "told")
+    tried = []
+
+    def connect() -> None:
+        tried.append(1)
+        raise Unavailable("the broker takes no messages")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publisher_of(teller), "connect", connect)
+        insert(sql, "told", 3)
+        eventually(lambda: len(tried) > 2)
+        assert sql("users", "SELECT DISTINCT xmax::text FROM outbox") == [("0",)]
+    eventually(lambda: broker.count(queue) == 3)
+
+
 def test_the_relay_survives_its_database_session(teller, rpc, broker, sql, superuser) -> None:
     queue = broker.bind(EXCHANGE, "told")
     superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'")
@@ -215,17 +238,33 @@ def test_metrics_tell_how_many_events_wait_and_how_long(teller, broker, sql) -> 
 
 def test_an_answer_does_not_wait_for_the_relay(teller, rpc, monkeypatch) -> None:
     """The relay stands still in this test, and the call is answered all the same."""
-    [provider] = [d for d in teller.dependencies if d.attr_name == "outbox"]
     published = eventlet.event.Event()
 
     def publish(messages: Any) -> list[bool]:
         published.wait()
         return [True] * len(messages)
 
-    monkeypatch.setattr(provider.publisher, "publish", publish)
+    monkeypatch.setattr(publisher_of(teller), "publish", publish)
     with eventlet.Timeout(DEADLINE_S):
         rpc.users.tell("told", [{"n": 1}])
     published.send()
+
+
+def test_an_event_goes_at_once_and_those_that_follow_it_go_together(teller, rpc, monkeypatch) -> None:
+    monkeypatch.setattr(outbox, "PAUSE_S", 1.0)
+    eventlet.sleep(1.1)  # the pause after an earlier test's events is over
+    published: list[int] = []
+
+    def publish(messages: Any) -> list[bool]:
+        published.append(len(messages))
+        return [True] * len(messages)
+
+    monkeypatch.setattr(publisher_of(teller), "publish", publish)
+    for n in range(5):
+        rpc.users.tell("told", [{"n": n}])
+        eventually(lambda: published)
+    eventually(lambda: sum(published) == 5)
+    assert published == [1, 4]
 
 
 def test_a_flood_of_facts_is_written_in_one_go(teller, broker, sql) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from socket import SHUT_RDWR
 from typing import Any
 
+import amqp
 import eventlet
 import pytest
 from eventlet.event import Event
@@ -21,7 +22,7 @@ from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.logs import bind_request_id, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.rpc import RpcProxy, rpc
-from chassis.tests.conftest import WORKERS, dependency, running
+from chassis.tests.conftest import UNREADABLE_HEADERS, WORKERS, dependency, running
 from conftest import DEADLINE_S, eventually
 
 gates: dict[str, Event] = {}
@@ -322,6 +323,17 @@ POISON: dict[str, Callable[[Any], None]] = {
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
 def test_a_poison_message_is_taken_off_the_queue_and_the_service_lives(broker, echo, asker, poison) -> None:
     poison(broker)
+    assert echo.echo(value=1) == 1
+    eventually(lambda: broker.count("rpc-echo") == 0)
+
+
+@pytest.mark.parametrize("headers", UNREADABLE_HEADERS.values(), ids=UNREADABLE_HEADERS)
+def test_a_request_whose_headers_cannot_be_read_is_taken_off_as_well(
+    broker, echo, monkeypatch, headers
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(amqp.Message, "_serialize_properties", lambda self: headers)
+        ask(broker, GOOD)
     assert echo.echo(value=1) == 1
     eventually(lambda: broker.count("rpc-echo") == 0)
 
