@@ -380,7 +380,7 @@ def test_an_event_that_the_broker_takes_from_nobody_waits_in_its_queue(
     event_id = tell(*[ValueError("no")] * 4)
     eventually(lambda: len(handled[event_id]) == 5)
     eventually(lambda: is_quiet(broker))
-    assert caplog.messages.count("can't put an event aside") == 3
+    assert caplog.messages.count("can't put events aside") == 3
     waits = [later - earlier for earlier, later in pairwise(tried_at[event_id])]
     assert all(wait >= events.REQUEUE_S for wait in waits[:3])
 
