@@ -13,8 +13,8 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
-	mutants test-unit test-interface test-system test-chaos lint format size bench bench-growth \
-	bench-long bench-scale load chaos lock clean
+	mutants test-unit test-interface test-chart chart-tools test-system test-chaos lint format size bench \
+	bench-growth bench-long bench-scale load chaos lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -61,7 +61,7 @@ redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... f
 run: migrate  ## all five services in one process, in the foreground
 	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
 
-test: install lint size  ## everything: linters, types, size, all tests; on servers of their own
+test: install chart-tools lint size  ## everything: linters, types, size, all tests; on servers of their own
 	@$(BIN)/pytest
 	@$(BIN)/python -m tests.mutants --quick
 
@@ -73,6 +73,12 @@ test-unit: install  ## rules alone: needs no server
 
 test-interface: install  ## each service on a real broker and database
 	@$(BIN)/pytest */tests/interface
+
+test-chart: install chart-tools  ## charts/shop by two versions of helm, without a cluster
+	@$(BIN)/pytest tests/chart
+
+chart-tools: install
+	@$(BIN)/python -m dev.chart.tools
 
 test-system: install  ## the whole suite
 	@$(BIN)/pytest tests/system
@@ -120,4 +126,4 @@ lock: install  ## pin what pyproject.toml asks for
 
 clean: down  ## stop all, and remove all that make has made
 	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi
-	rm -rf .run-* chaos/results bench/results/latest* .venv postman/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .run-* chaos/results bench/results/latest* .venv .tools postman/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

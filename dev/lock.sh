@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 .venv/bin/python -m pip install --quiet uv
 compile=(.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url
-  --no-header --no-annotate --python-version 3.11 pyproject.toml)
-"${compile[@]}" -o requirements.lock
-"${compile[@]}" --group dev -c requirements.lock -o requirements-dev.lock
+  --no-header --no-annotate --python-version 3.11)
+"${compile[@]}" pyproject.toml -o requirements.lock
+"${compile[@]}" pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+"${compile[@]}" --group checkov -o dev/chart/checkov.lock

@@ -1,0 +1,1 @@
+"""The chart: what the real helm makes of it, without a cluster."""
