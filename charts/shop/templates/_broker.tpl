@@ -1,0 +1,74 @@
+{{/*
+Who may do what on the broker: for each user the names that it may configure, write and read, and for topic exchanges the
+routing keys. The names are Nameko's: RPC goes over the exchange nameko-rpc to the queue rpc-<service>, its answers to
+rpc.reply-<service>-<a UUID>, which is the routing key; the events of a service go over <service>.events to
+evt-<source>-<event>--<listener>.<method>, beside which .retry.<n> and .dead stand.
+
+Who consumes a queue declares it with its exchange and binds it: configure on both, write on the queue, read on the exchange.
+Who puts events aside publishes to queues by their names: write on the default exchange, amq.default. By the routing keys of
+nameko-rpc nobody calls a service that it has no business with, or hears what others are asked.
+*/}}
+{{- define "shop.broker" -}}
+{{- $uuid := "[0-9a-f-]{36}" -}}
+users:
+  configure: nameko-rpc|rpc-users|users\.events
+  write: nameko-rpc|rpc-users|users\.events
+  read: nameko-rpc|rpc-users
+  topics:
+    nameko-rpc: {write: "{{ $uuid }}", read: 'users\.\*'}
+    users.events: {write: user_created, read: ""}
+billing:
+  configure: nameko-rpc|rpc-billing|rpc\.reply-billing-.+|billing\.events|users\.events|evt-.+--billing\..+
+  write: nameko-rpc|rpc-billing|rpc\.reply-billing-.+|amq\.default|evt-.+--billing\..+
+  read: nameko-rpc|rpc-billing|rpc\.reply-billing-.+|users\.events|evt-.+--billing\..+
+  topics:
+    nameko-rpc: {write: 'users\.[a-z_]+|{{ $uuid }}', read: 'billing\.\*|{{ $uuid }}'}
+    users.events: {write: "", read: user_created}
+orders:
+  configure: nameko-rpc|rpc-orders|rpc\.reply-orders-.+|orders\.events
+  write: nameko-rpc|rpc-orders|rpc\.reply-orders-.+|orders\.events
+  read: nameko-rpc|rpc-orders|rpc\.reply-orders-.+
+  topics:
+    nameko-rpc: {write: 'billing\.[a-z_]+|{{ $uuid }}', read: 'orders\.\*|{{ $uuid }}'}
+    orders.events: {write: order_paid|order_rejected, read: ""}
+notifications:
+  configure: nameko-rpc|rpc-notifications|rpc\.reply-notifications-.+|notifications\.events|users\.events|orders\.events|evt-.+--notifications\..+
+  write: nameko-rpc|rpc-notifications|rpc\.reply-notifications-.+|amq\.default|evt-.+--notifications\..+
+  read: nameko-rpc|rpc-notifications|rpc\.reply-notifications-.+|users\.events|orders\.events|evt-.+--notifications\..+
+  topics:
+    nameko-rpc: {write: 'users\.[a-z_]+|{{ $uuid }}', read: 'notifications\.\*|{{ $uuid }}'}
+    users.events: {write: "", read: user_created}
+    orders.events: {write: "", read: order_paid|order_rejected}
+gateway:
+  configure: nameko-rpc|rpc\.reply-gateway-.+
+  write: nameko-rpc|rpc\.reply-gateway-.+
+  read: nameko-rpc|rpc\.reply-gateway-.+
+  topics:
+    nameko-rpc: {write: '(users|billing|orders|notifications)\.[a-z_]+', read: "{{ $uuid }}"}
+migrations: # declares the queues of all events, and moves what is parked back: python -m chassis.dead
+  configure: (users|orders)\.events|evt-.+--.+
+  write: amq\.default|evt-.+--.+
+  read: (users|orders)\.events|evt-.+--.+
+  topics: {}
+{{- end }}
+
+{{/* definitions.json. Takes passwords, by user, and vhost. RabbitMQ hashes them as it reads them. */}}
+{{- define "shop.broker.definitions" -}}
+{{- $users := list }}
+{{- $permissions := list }}
+{{- $topics := list }}
+{{- $vhost := .vhost }}
+{{- $passwords := .passwords }}
+{{- range $user, $may := include "shop.broker" . | fromYaml }}
+{{- $users = append $users (dict "name" $user "password" (index $passwords $user) "tags" list) }}
+{{- $permission := dict "user" $user "vhost" $vhost }}
+{{- range $right := list "configure" "write" "read" }}
+{{- $_ := set $permission $right (printf "^(%s)$" (index $may $right)) }}
+{{- end }}
+{{- $permissions = append $permissions $permission }}
+{{- range $exchange, $keys := $may.topics }}
+{{- $topics = append $topics (dict "user" $user "vhost" $vhost "exchange" $exchange "write" (printf "^(%s)$" $keys.write) "read" (printf "^(%s)$" $keys.read)) }}
+{{- end }}
+{{- end }}
+{{- dict "vhosts" (list (dict "name" $vhost)) "users" $users "permissions" $permissions "topic_permissions" $topics | toPrettyJson }}
+{{- end }}

@@ -1,0 +1,79 @@
+{{/* Where the broker and the databases are, and whose passwords are where. */}}
+
+{{- define "shop.postgresql.host" -}}
+{{- .Values.postgresql.enabled | ternary (printf "%s-postgresql" (include "shop.fullname" .)) .Values.externalPostgresql.host }}
+{{- end }}
+
+{{- define "shop.postgresql.port" -}}
+{{- .Values.postgresql.enabled | ternary 5432 .Values.externalPostgresql.port | int }}
+{{- end }}
+
+{{- define "shop.postgresql.givenSecret" -}}
+{{- .Values.postgresql.enabled | ternary .Values.postgresql.existingSecret .Values.externalPostgresql.existingSecret }}
+{{- end }}
+
+{{/* The Secret with the passwords of all roles: `<role>-password`. */}}
+{{- define "shop.postgresql.secret" -}}
+{{- include "shop.postgresql.givenSecret" . | default (printf "%s-postgresql" (include "shop.fullname" .)) }}
+{{- end }}
+
+{{/* Whether the chart makes roles and databases: it does where it knows a role that may. */}}
+{{- define "shop.postgresql.isMade" -}}
+{{- or .Values.postgresql.enabled (not (empty .Values.externalPostgresql.admin.existingSecret)) | ternary "true" "" }}
+{{- end }}
+
+{{/* The URI of a database. Takes root, role, database, and the variable with the password, if one is needed. */}}
+{{- define "shop.postgresql.uri" -}}
+{{- $password := "" }}
+{{- with .password }}
+{{- $password = printf ":$(%s)" . }}
+{{- end }}
+{{- $parameters := .root.Values.postgresql.enabled | ternary "" .root.Values.externalPostgresql.parameters }}
+{{- $address := printf "%s:%s" (include "shop.postgresql.host" .root) (include "shop.postgresql.port" .root) }}
+{{- printf "postgresql+psycopg2://%s%s@%s/%s" .role $password $address .database }}{{ with $parameters }}?{{ . }}{{ end }}
+{{- end }}
+
+{{- define "shop.rabbitmq.port" -}}
+{{- .Values.rabbitmq.enabled | ternary 5672 .Values.externalRabbitmq.port | int }}
+{{- end }}
+
+{{- define "shop.rabbitmq.givenSecret" -}}
+{{- .Values.rabbitmq.enabled | ternary .Values.rabbitmq.existingSecret .Values.externalRabbitmq.existingSecret }}
+{{- end }}
+
+{{/* The Secret with the passwords of all users, `<user>-password`, and with definitions.json. */}}
+{{- define "shop.rabbitmq.secret" -}}
+{{- include "shop.rabbitmq.givenSecret" . | default (printf "%s-rabbitmq" (include "shop.fullname" .)) }}
+{{- end }}
+
+{{/* The URI of the broker for a user, whose password is in AMQP_PASSWORD. Takes root and user. */}}
+{{- define "shop.rabbitmq.uri" -}}
+{{- $external := .root.Values.externalRabbitmq }}
+{{- if .root.Values.rabbitmq.enabled }}
+{{- printf "amqp://%s:$(AMQP_PASSWORD)@%s-rabbitmq:5672/" .user (include "shop.fullname" .root) }}
+{{- else }}
+{{- $scheme := $external.tls | ternary "amqps" "amqp" }}
+{{- printf "%s://%s:$(AMQP_PASSWORD)@%s:%d/%s" $scheme .user $external.host (int $external.port) (trimPrefix "/" $external.vhost) }}
+{{- end }}
+{{- end }}
+
+{{- define "shop.tokenSecret" -}}
+{{- .Values.tokenSecret.existingSecret | default (printf "%s-gateway" (include "shop.fullname" .)) }}
+{{- end }}
+
+{{/* An environment variable from a Secret. Takes variable, secret and key. */}}
+{{- define "shop.secretVariable" -}}
+- name: {{ .variable }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secret }}
+      key: {{ .key }}
+{{- end }}
+
+{{/* The broker as seen by one user. Takes root and user. */}}
+{{- define "shop.rabbitmq.env" -}}
+{{- $secret := include "shop.rabbitmq.secret" .root -}}
+{{ include "shop.secretVariable" (dict "variable" "AMQP_PASSWORD" "secret" $secret "key" (printf "%s-password" .user)) }}
+- name: AMQP_URI
+  value: {{ include "shop.rabbitmq.uri" . | quote }}
+{{- end }}
