@@ -1,7 +1,12 @@
 {{/* Where the broker and the databases are, and whose passwords are where. */}}
 
+{{/* With the namespace: KEDA reads the broker's URI in another one. Takes root and component. */}}
+{{- define "shop.host" -}}
+{{- printf "%s-%s.%s.svc" (include "shop.fullname" .root) .component .root.Release.Namespace }}
+{{- end }}
+
 {{- define "shop.postgresql.host" -}}
-{{- .Values.postgresql.enabled | ternary (printf "%s-postgresql" (include "shop.fullname" .)) .Values.externalPostgresql.host }}
+{{- .Values.postgresql.enabled | ternary (include "shop.host" (dict "root" . "component" "postgresql")) .Values.externalPostgresql.host }}
 {{- end }}
 
 {{- define "shop.postgresql.port" -}}
@@ -46,15 +51,21 @@
 {{- include "shop.rabbitmq.givenSecret" . | default (printf "%s-rabbitmq" (include "shop.fullname" .)) }}
 {{- end }}
 
+{{- define "shop.rabbitmq.vhost" -}}
+{{- .Values.rabbitmq.enabled | ternary "/" (.Values.externalRabbitmq.vhost | default "/") }}
+{{- end }}
+
 {{/* The URI of the broker for a user, whose password is in AMQP_PASSWORD. Takes root and user. */}}
 {{- define "shop.rabbitmq.uri" -}}
 {{- $external := .root.Values.externalRabbitmq }}
-{{- if .root.Values.rabbitmq.enabled }}
-{{- printf "amqp://%s:$(AMQP_PASSWORD)@%s-rabbitmq:5672/" .user (include "shop.fullname" .root) }}
-{{- else }}
-{{- $scheme := $external.tls | ternary "amqps" "amqp" }}
-{{- printf "%s://%s:$(AMQP_PASSWORD)@%s:%d/%s" $scheme .user $external.host (int $external.port) (trimPrefix "/" $external.vhost) }}
+{{- $scheme := "amqp" }}
+{{- $host := include "shop.host" (dict "root" .root "component" "rabbitmq") }}
+{{- if not .root.Values.rabbitmq.enabled }}
+{{- $scheme = $external.tls | ternary "amqps" "amqp" }}
+{{- $host = $external.host }}
 {{- end }}
+{{- $vhost := include "shop.rabbitmq.vhost" .root | trimPrefix "/" }}
+{{- printf "%s://%s:$(AMQP_PASSWORD)@%s:%s/%s" $scheme .user $host (include "shop.rabbitmq.port" .root) $vhost }}
 {{- end }}
 
 {{- define "shop.tokenSecret" -}}

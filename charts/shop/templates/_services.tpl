@@ -4,7 +4,8 @@ entry here, one in values.yaml, one in values.schema.json, and one in _broker.tp
 
 image     the name of its image
 database  whether it has one, of its own name
-http      whether it serves HTTP, on port 8000; health is on 8001 in all of them, as their images set it
+currency  whether it tells what money is in
+http      whether it serves HTTP, on port 8000; health is on 8001 in all of them
 queues    where its work waits: what KEDA looks at
 */}}
 {{- define "shop.services" -}}
@@ -15,6 +16,7 @@ users:
 billing:
   image: billing-service-07
   database: true
+  currency: true
   queues: [rpc-billing]
 orders:
   image: order-service-07
@@ -23,6 +25,7 @@ orders:
 notifications:
   image: notification-service-07
   database: true
+  currency: true
   queues:
     - evt-orders-order_paid--notifications.handle_order_paid
     - evt-orders-order_rejected--notifications.handle_order_rejected
@@ -33,7 +36,15 @@ gateway:
 
 {{/* The settings of one service: serviceDefaults, and over them its own. Takes root and name. */}}
 {{- define "shop.settings" -}}
-{{- mustMergeOverwrite (deepCopy .root.Values.serviceDefaults) (deepCopy (index .root.Values.services .name | default dict)) | toJson }}
+{{- $defaults := deepCopy .root.Values.serviceDefaults }}
+{{- $own := deepCopy (index .root.Values.services .name | default dict) }}
+{{- range $probe := list "startupProbe" "livenessProbe" "readinessProbe" }}
+{{- $handler := pick (index $own $probe | default dict) "httpGet" "exec" "tcpSocket" "grpc" }}
+{{- if $handler }}
+{{- $_ := set $defaults $probe (omit (index $defaults $probe) "httpGet" "exec" "tcpSocket" "grpc") }}
+{{- end }}
+{{- end }}
+{{- mustMergeOverwrite $defaults $own | toJson }}
 {{- end }}
 
 {{/* The names of the services that have a database: {names: [...]}. */}}
@@ -61,8 +72,20 @@ gateway:
 {{- if .service.http }}
 {{ include "shop.secretVariable" (dict "variable" "TOKEN_SECRET" "secret" (include "shop.tokenSecret" $root) "key" "token-secret") }}
 {{- end }}
+- name: HEALTH_HOST
+  value: 0.0.0.0
+- name: HEALTH_PORT
+  value: "8001"
+{{- if .service.http }}
+- name: GATEWAY_HOST
+  value: 0.0.0.0
+- name: GATEWAY_PORT
+  value: "8000"
+{{- end }}
+{{- if .service.currency }}
 - name: CURRENCY
   value: {{ $root.Values.currency | quote }}
+{{- end }}
 - name: LOG_LEVEL
   value: {{ $root.Values.logLevel | quote }}
 - name: STOP_TIMEOUT_S
@@ -73,12 +96,15 @@ gateway:
 {{- end }}
 {{- end }}
 
-{{/* extraEnv, behind what the chart sets itself: a name given twice would be a matter of luck. Takes env (text), extra, who. */}}
+{{/*
+What the chart sets, and behind it extraEnv. A name given twice would be a matter of luck, and the chart's probes and time
+limits count on what it sets. Takes env, extra, who.
+*/}}
 {{- define "shop.withExtraEnv" -}}
 {{- $names := list }}
 {{- range concat (.env | fromYamlArray) .extra }}
 {{- if has .name $names }}
-{{- fail (printf "%s is set twice for %s: extraEnv can't set what the chart sets, or the same variable again" .name $.who) }}
+{{- fail (printf "extraEnv: %s is set twice for %s, or by the chart itself" .name $.who) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
