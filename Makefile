@@ -13,8 +13,8 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
-	mutants test-unit test-interface test-chart chart-tools test-system test-chaos lint format size bench \
-	bench-growth bench-long bench-scale load chaos lock clean
+	mutants test-unit test-interface test-chart chart-tools chart-docs test-system test-chaos lint format size \
+	bench bench-growth bench-long bench-scale load chaos lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -79,6 +79,9 @@ test-chart: install chart-tools  ## charts/shop by two versions of helm, without
 
 chart-tools: install
 	@$(BIN)/python -m dev.chart.tools
+
+chart-docs: install  ## the chart's table of values anew, and its copy of the scenario
+	@$(BIN)/python -m dev.chart.docs
 
 test-system: install  ## the whole suite
 	@$(BIN)/pytest tests/system

@@ -1,0 +1,136 @@
+"""What is written about the values is complete and true, and what was copied or generated is up to date."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dev.chart.docs import BEGIN, END, SCENARIO, Section, parse, table, with_table
+from dev.chart.tools import ROOT
+from dev.failure import Failure
+from tests.chart.helm import CHART, DEFAULTS
+
+VALUES = (CHART / "values.yaml").read_text()
+PARAMS = {path: text for section in parse(VALUES) for path, text in section.params.items()}
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+COMMENTED = """\
+## @section The first
+## A line about it.
+## @param a.b How | many
+a:
+  b: [1, 2]
+## @section The second
+## @param c Whether
+c: ""
+"""
+
+
+def leaves(values: Any, path: str = "") -> Iterator[str]:
+    """The dotted paths of all values."""
+    if not isinstance(values, dict) or not values:
+        yield path
+        return
+    for key, value in values.items():
+        yield from leaves(value, f"{path}.{key}".removeprefix("."))
+
+
+def resolved(schema: Any) -> list[dict[str, Any]]:
+    """A schema and all that it refers to or is made of."""
+    if "$ref" in schema:
+        return resolved(SCHEMA["definitions"][schema["$ref"].removeprefix("#/definitions/")])
+    return [schema, *(each for part in schema.get("allOf", []) for each in resolved(part))]
+
+
+def in_schema(path: str) -> bool:
+    places = resolved(SCHEMA)
+    for part in path.split("."):
+        inner = [place["properties"][part] for place in places if part in place.get("properties", {})]
+        if not inner:
+            return any(isinstance(place.get("additionalProperties"), dict) for place in places)
+        places = [each for schema in inner if schema is not False for each in resolved(schema)]
+    return True
+
+
+@pytest.mark.parametrize("path", sorted(leaves(DEFAULTS)))
+def test_every_value_has_a_comment_and_stands_in_the_schema(path: str) -> None:
+    parts = path.split(".")
+    above = {".".join(parts[: count + 1]) for count in range(len(parts))}
+    assert above & PARAMS.keys(), f"no @param tells of {path}"
+    assert in_schema(path)
+
+
+@pytest.mark.parametrize("path", PARAMS)
+def test_every_comment_is_about_a_value_and_says_something(path: str) -> None:
+    assert len(PARAMS[path]) >= 6
+    value: Any = DEFAULTS
+    for part in path.split("."):
+        assert part in value
+        value = value[part]
+
+
+def test_a_value_has_one_comment() -> None:
+    assert len(re.findall(r"## @param ", VALUES)) == len(PARAMS)
+
+
+def test_the_schema_knows_no_value_that_is_not_told() -> None:
+    """Of a map that is the same for several services, it is told where its defaults are."""
+    for name, schema in SCHEMA["properties"].items():
+        assert name in DEFAULTS
+        for place in resolved(schema):
+            for key, inner in place.get("properties", {}).items():
+                told = any(path == name or f"{path}.".startswith(f"{name}.{key}.") for path in PARAMS)
+                assert inner is False or told or (name, key) == ("serviceDefaults", "image"), f"{name}.{key}"
+
+
+def test_the_table_in_the_readme_is_the_one_of_the_comments() -> None:
+    readme = (CHART / "README.md").read_text()
+    assert readme == with_table(readme, VALUES), "run `make chart-docs`"
+
+
+def test_the_scenario_in_the_chart_is_the_one_of_the_suite() -> None:
+    assert [path.name for path in Path(CHART, "files").iterdir()] == [SCENARIO]
+    assert (CHART / "files" / SCENARIO).read_bytes() == (ROOT / "postman" / SCENARIO).read_bytes(), (
+        "run `make chart-docs`"
+    )
+
+
+def test_the_chart_has_the_version_of_the_suite() -> None:
+    version = re.search(r'^version = "(.+)"$', Path(ROOT, "pyproject.toml").read_text(), re.MULTILINE)
+    assert version
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == version[1]
+
+
+def test_comments_are_parsed_by_section() -> None:
+    assert parse(COMMENTED) == [
+        Section("The first", ["A line about it."], {"a.b": "How | many"}),
+        Section("The second", [], {"c": "Whether"}),
+    ]
+
+
+def test_a_table_tells_path_description_and_default() -> None:
+    lines = table(COMMENTED).splitlines()
+    assert lines[:3] == ["### The first", "", "A line about it."]
+    assert r"| `a.b` | How \| many | `[1, 2]` |" in lines
+    assert '| `c` | Whether | `""` |' in lines
+
+
+def test_only_what_is_between_the_marks_is_written_anew() -> None:
+    written = with_table(f"before\n{BEGIN}\nold\n{END}\nafter\n", COMMENTED)
+    assert written.startswith(f"before\n{BEGIN}\n\n### The first")
+    assert written.endswith(f"\n{END}\nafter\n")
+    assert "old" not in written
+
+
+@pytest.mark.parametrize("wrong", ["## @param a What", "## @section A\n## @param b What\na: 1"])
+def test_a_comment_that_stands_for_nothing_is_refused(wrong: str) -> None:
+    with pytest.raises(Failure):
+        table(wrong)
+
+
+def test_a_readme_without_marks_is_refused() -> None:
+    with pytest.raises(Failure, match="README"):
+        with_table("no marks", COMMENTED)

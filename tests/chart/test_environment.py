@@ -1,0 +1,146 @@
+"""Each service gets the settings that config.yaml reads for it: all it must have, none of another's."""
+
+import os
+import re
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import yaml
+from kombu.utils.url import parse_url
+from nameko.cli.main import setup_yaml_parser
+from sqlalchemy import make_url
+
+from tests.chart.environment import CONFIG, SERVICES, WITH_TABLES, of_container, raw, readers
+from tests.chart.helm import SETS, Object, component, containers, merged, objects, of, pods, user_values
+
+EVERY_SET = pytest.mark.parametrize("name", SETS)
+MUST = {
+    "gateway": {"AMQP_URI", "TOKEN_SECRET"},
+    **{service: {"AMQP_URI", f"{service.upper()}_DB_URI"} for service in WITH_TABLES},
+    "migrations": {"AMQP_URI"}
+    | {f"{service.upper()}_{word}" for service in WITH_TABLES for word in ("DB_URI", "DB_OWNER_URI")},
+}
+
+
+def suite(found: list[Object]) -> dict[str, Object]:
+    """The container of each service, and of the migrations, by name."""
+    made = of(found, "Deployment", "Job")
+    own = {component(each): pod for each in made for pod in pods([each]).values() if component(each) in MUST}
+    assert own.keys() == MUST.keys()
+    return {name: pod["spec"]["containers"][0] for name, pod in own.items()}
+
+
+def given(name: str, service: str) -> set[str]:
+    """The variables that the user adds by extraEnv."""
+    values = merged(user_values(name))
+    places = [values, values["serviceDefaults"], values["services"].get(service, {}), values.get(service, {})]
+    return {each["name"] for place in places for each in place.get("extraEnv") or []}
+
+
+def test_config_yaml_is_understood() -> None:
+    found = readers()
+    assert found["USERS_DB_URI"] == {"users", "migrations"}
+    assert found["USERS_DB_OWNER_URI"] == {"migrations"}
+    assert found["TOKEN_SECRET"] == found["GATEWAY_PORT"] == found["STOP_DELAY_S"] == {"gateway"}
+    assert found["CURRENCY"] == {"billing", "notifications"}
+    assert found["AMQP_URI"] == found["LOG_LEVEL"] == {*SERVICES, "migrations"}
+
+
+@EVERY_SET
+def test_every_service_has_what_it_must_have(name: str) -> None:
+    for service, container in suite(objects(name)).items():
+        assert MUST[service] <= raw(container).keys(), service
+
+
+@EVERY_SET
+def test_config_yaml_reads_every_variable_that_is_set_and_reads_it_for_this_service(name: str) -> None:
+    for service, container in suite(objects(name)).items():
+        values = [value for value in raw(container).values() if isinstance(value, str)]
+        parts = {part for value in values for part in re.findall(r"\$\((\w+)\)", value)}  # of other variables
+        for variable in raw(container).keys() - parts - given(name, service):
+            assert service in readers().get(variable, ()), f"{service} has no use for {variable}"
+
+
+@EVERY_SET
+def test_what_a_variable_is_made_of_stands_before_it(name: str) -> None:
+    found = objects(name)
+    for pod in pods(found).values():
+        for container in containers(pod):
+            for variable, value in of_container(container, found).items():
+                assert "$(" not in value, variable
+
+
+@EVERY_SET
+def test_every_value_is_one_that_config_yaml_understands(name: str) -> None:
+    found = objects(name)
+    for service, container in suite(found).items():
+        config = resolved(of_container(container, found))
+        assert "127.0.0.1" not in str(config["AMQP_URI"]), service
+        for variable in MUST[service]:
+            kind, part = variable.partition("_DB_")[::2]
+            if part:
+                uri = config[f"DB_{part}S"][f"{kind.lower()}:Base"]
+                assert "127.0.0.1" not in uri
+                make_url(uri)
+
+
+def resolved(environment: dict[str, str]) -> dict[str, Any]:
+    """config.yaml as a process with this environment reads it."""
+    setup_yaml_parser()
+    with patch.dict(os.environ, environment, clear=True):
+        return yaml.safe_load(CONFIG.read_text())
+
+
+@EVERY_SET
+def test_each_service_has_its_own_user_on_the_broker_and_its_own_role_in_its_own_database(name: str) -> None:
+    found = objects(name)
+    users, roles = {}, {}
+    for service, container in suite(found).items():
+        environment = of_container(container, found)
+        users[service] = parse_url(environment["AMQP_URI"])["userid"]
+        if service in WITH_TABLES:
+            uri = make_url(environment[f"{service.upper()}_DB_URI"])
+            roles[service] = (uri.username, uri.database)
+    assert len(set(users.values())) == len(users)
+    assert len(set(roles.values())) == len({database for _, database in roles.values()}) == len(WITH_TABLES)
+
+
+@EVERY_SET
+def test_migrations_own_what_services_use(name: str) -> None:
+    found = objects(name)
+    own = {service: of_container(container, found) for service, container in suite(found).items()}
+    for service in WITH_TABLES:
+        owner = make_url(own["migrations"][f"{service.upper()}_DB_OWNER_URI"])
+        grantee = make_url(own["migrations"][f"{service.upper()}_DB_URI"])
+        used = make_url(own[service][f"{service.upper()}_DB_URI"])
+        assert (owner.host, owner.port, owner.database) == (used.host, used.port, used.database)
+        assert grantee.username == used.username != owner.username
+
+
+@EVERY_SET
+def test_no_password_of_anybody_else_is_in_a_services_pod(name: str) -> None:
+    found = objects(name)
+    for service, container in suite(found).items():
+        if service == "migrations":
+            continue
+        assert "envFrom" not in container
+        foreign = {word for other in SERVICES if other != service for word in (other, f"{other}_owner")}
+        for variable, source in raw(container).items():
+            if isinstance(source, dict) and "secretKeyRef" in source:
+                key = source["secretKeyRef"]["key"]
+                assert not any(re.match(rf"{word}\b|{word}[-_]password", key) for word in foreign), variable
+
+
+@EVERY_SET
+def test_no_secret_stands_in_the_open(name: str) -> None:
+    """Neither in an object that is no Secret, nor generated twice."""
+    found = objects(name)
+    secret = {
+        value
+        for each in of(found, "Secret")
+        for key, value in {**each.get("data", {}), **each.get("stringData", {})}.items()
+    }
+    others = yaml.safe_dump([each for each in found if each["kind"] != "Secret"])
+    for value in secret:
+        assert value not in others

@@ -1,0 +1,182 @@
+"""helm installs and upgrades for real, against an API server that stores what it is given (api.py)."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.api import Api, serving
+from tests.chart.helm import (
+    CHART,
+    FILES,
+    NAMESPACE,
+    RELEASE,
+    SETS,
+    VERSIONS,
+    HelmError,
+    Object,
+    helm,
+    values_of,
+)
+
+BOTH = pytest.mark.parametrize("version", VERSIONS)
+OWN_SECRETS = {"shop-gateway", "shop-postgresql", "shop-rabbitmq"}
+GENERATED = "sh.helm.release.v1."  # helm's own Secrets
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with serving() as started:
+        yield started
+
+
+def install(api: Api, version: str, *arguments: str | Path) -> str:
+    return run(api, version, "install", *arguments)
+
+
+def upgrade(api: Api, version: str, *arguments: str | Path) -> str:
+    api.changes.clear()
+    return run(api, version, "upgrade", *arguments)
+
+
+def run(api: Api, version: str, verb: str, *arguments: str | Path) -> str:
+    """What helm prints; the server has no OpenAPI to validate by."""
+    where = ("--namespace", NAMESPACE, "--kube-apiserver", api.url, "--kube-token", "none")
+    return helm(version, verb, RELEASE, CHART, *where, "--disable-openapi-validation", *arguments)
+
+
+def secrets(api: Api) -> dict[str, Object]:
+    return {name: each["data"] for name, each in api.of("Secret").items() if not name.startswith(GENERATED)}
+
+
+def changed(api: Api, kind: str) -> list[tuple[str, str, Any]]:
+    """What was asked to change objects of a kind (plural, as in paths), without helm's own records."""
+    return [each for each in api.changes if each[1].split("/")[-2] == kind and GENERATED not in each[1]]
+
+
+@BOTH
+@pytest.mark.parametrize("name", SETS)
+def test_it_is_installed_with_every_set_of_values(api: Api, name: str, version: str) -> None:
+    said = install(api, version, *values_of(name))
+    assert "STATUS: deployed" in said
+    assert len(api.of("Deployment")) == 5
+
+
+@BOTH
+def test_the_notes_say_where_it_is_and_what_to_do_next(api: Api, version: str) -> None:
+    said = install(api, version).partition("NOTES:")[2]
+    assert "http://arch.homework/" in said
+    assert "helm test shop --namespace nameko-07" in said
+    assert "job/shop-migrations-1" in said
+
+
+@BOTH
+def test_the_notes_name_a_host_of_ones_own(api: Api, version: str) -> None:
+    assert "http://shop.example.org/" in install(api, version, "--values", FILES["names"])
+
+
+@BOTH
+def test_secrets_are_kept_over_an_upgrade(api: Api, version: str) -> None:
+    install(api, version)
+    before = secrets(api)
+    assert before.keys() == OWN_SECRETS
+    upgrade(api, version, "--set", "logLevel=DEBUG")
+    upgrade(api, version)
+    assert secrets(api) == before
+    for _, _, patch in changed(api, "secrets"):
+        assert "data" not in patch or patch["data"] in before.values()
+
+
+@BOTH
+def test_secrets_are_kept_when_it_is_removed_and_installed_anew_over_the_kept_volume(
+    api: Api, version: str
+) -> None:
+    install(api, version)
+    before = secrets(api)["shop-postgresql"]
+    where = ("--namespace", NAMESPACE, "--kube-apiserver", api.url, "--kube-token", "none")
+    helm(version, "uninstall", RELEASE, *where)
+    assert secrets(api) == {"shop-postgresql": before}
+    install(api, version)
+    assert secrets(api)["shop-postgresql"] == before
+
+
+@BOTH
+def test_a_password_that_is_missing_is_made_and_the_others_are_kept(api: Api, version: str) -> None:
+    install(api, version)
+    path = next(path for path in api.objects if path.endswith("/secrets/shop-rabbitmq"))
+    before = dict(api.objects[path]["data"])
+    del api.objects[path]["data"]["users-password"]
+    upgrade(api, version)
+    ((_, _, patch),) = [each for each in changed(api, "secrets") if each[1] == path]
+    kept = before.keys() - {"users-password", "definitions.json"}
+    assert all(patch["data"].get(key, before[key]) == before[key] for key in kept)
+    assert len(base64.b64decode(patch["data"]["users-password"])) >= 32
+
+
+@BOTH
+def test_two_installations_share_no_password(version: str) -> None:
+    seen: list[set[str]] = []
+    for _ in range(2):
+        with serving() as api:
+            install(api, version)
+            seen.append({value for data in secrets(api).values() for value in data.values()})
+    assert not seen[0] & seen[1]
+    assert len(seen[0]) == sum(len(data) for data in secrets(api).values())
+
+
+@BOTH
+def test_every_revision_has_a_job_of_its_own(api: Api, version: str) -> None:
+    install(api, version)
+    assert api.of("Job").keys() == {"shop-migrations-1"}
+    upgrade(api, version)
+    assert api.of("Job").keys() == {"shop-migrations-2"}
+    assert "job/shop-migrations-3" in upgrade(api, version)
+
+
+@BOTH
+def test_an_upgrade_changes_no_field_that_kubernetes_refuses_to_change(api: Api, version: str) -> None:
+    """Neither a selector nor a claim; whatever is put into image, labels and all settings of a pod."""
+    install(api, version)
+    before = {kind: api.of(kind) for kind in ("Deployment", "StatefulSet")}
+    upgrade(
+        api,
+        version,
+        *("--set", "image.tag=9.9.9,commonLabels.team=a,postgresql.image.tag=18.1,rabbitmq.image.tag=4.3"),
+        *("--set", "nodeSelector.disk=ssd,serviceDefaults.replicas=3,podAnnotations.a=b"),
+    )
+    assert changed(api, "deployments")
+    for _, path, patch in changed(api, "deployments") + changed(api, "statefulsets"):
+        kind = "Deployment" if "/deployments/" in path else "StatefulSet"
+        was = before[kind][path.rpartition("/")[2]]["spec"]
+        fixed = {"selector"} if kind == "Deployment" else {"selector", "serviceName", "volumeClaimTemplates"}
+        for key in fixed & patch["spec"].keys():
+            assert patch["spec"][key] == was[key], f"{path}: {key}"
+
+
+@BOTH
+def test_an_upgrade_with_the_same_values_restarts_nothing(api: Api, version: str) -> None:
+    install(api, version)
+    before = {kind: api.of(kind) for kind in ("Deployment", "StatefulSet")}
+    upgrade(api, version)
+    for _, path, patch in changed(api, "deployments") + changed(api, "statefulsets"):
+        kind = "Deployment" if "/deployments/" in path else "StatefulSet"
+        was = before[kind][path.rpartition("/")[2]]["spec"]["template"]
+        assert patch.get("spec", {}).get("template", was) == was, path
+
+
+@BOTH
+def test_wrong_values_install_nothing(api: Api, version: str) -> None:
+    with pytest.raises(HelmError, match="currency"):
+        install(api, version, "--set", "currency=Euro")
+    assert not api.changes
+
+
+def test_the_server_would_notice(api: Api) -> None:
+    """What is asked to change is recorded, with what it is changed to."""
+    version = next(iter(VERSIONS))
+    install(api, version)
+    upgrade(api, version, "--set", "logLevel=DEBUG")
+    assert "DEBUG" in yaml.safe_dump(changed(api, "deployments"))

@@ -1,0 +1,189 @@
+"""Values that are wrong are refused with words that say what is wrong, by both versions of helm."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.chart.helm import CHART, DEFAULTS, VERSIONS, HelmError, render
+
+BOTH = pytest.mark.parametrize("version", VERSIONS)
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+# Of these maps any key is the user's own, or Kubernetes checks what is inside.
+FREE = {
+    "additionalProperties",
+    "nodeAffinity",
+    "podAffinity",
+    "podAntiAffinity",
+    "podSelector",
+    "namespaceSelector",
+}
+UNKNOWN = [
+    "replica",
+    "global.registry",
+    "image.name",
+    "serviceDefaults.replicaCount",
+    "serviceDefaults.image",
+    "services.shipping",
+    "services.users.replica",
+    "services.users.image.name",
+    "services.users.livenessProbe.httpget",
+    "services.users.podDisruptionBudget.max",
+    "services.gateway.resources.request",
+    "migrations.replicas",
+    "ingress.hosts",
+    "httpRoute.gateway",
+    "networkPolicy.from",
+    "serviceMonitor.namespace",
+    "postgresql.persistence.sizes",
+    "postgresql.password",
+    "externalPostgresql.password",
+    "externalPostgresql.admin.password",
+    "rabbitmq.replicas",
+    "externalRabbitmq.uri",
+    "tokenSecret.value",
+    "test.enabled",
+]
+WRONG = {
+    "replica counts are numbers": ("serviceDefaults.replicas", "two"),
+    "replica counts are not negative": ("services.users.replicas", -1),
+    "switches are booleans": ("ingress.enabled", "yes"),
+    "maps are maps": ("services.users", ["replicas"]),
+    "lists are lists": ("extraEnv", {"name": "LOG_LEVEL"}),
+    "texts are texts": ("ingress.host", 7),
+    "a currency has three letters": ("currency", "Euro"),
+    "a level is one of logging's": ("logLevel", "LOUD"),
+    "a policy is one of Kubernetes'": ("image.pullPolicy", "Sometimes"),
+    "a port is one": ("externalPostgresql.port", 70000),
+    "a digest is one": ("services.users.image.digest", "sha256:abc"),
+    "a tag is one": ("image.tag", "a b"),
+    "a quantity is one": ("postgresql.persistence.size", "much"),
+    "a label's value is one": ("commonLabels.team", "a b"),
+    "a variable has a name": ("extraEnv", [{"value": "1"}]),
+    "a variable is a text": ("extraEnv", [{"name": "DB_POOL_SIZE", "value": 12}]),
+    "a probe asks nobody else": ("services.users.livenessProbe", {"tcpSocket": {"port": 1, "host": "a.org"}}),
+    "names leave room for what follows": ("fullnameOverride", "a" * 41),
+    "a path starts with a slash": ("publicPaths", ["users"]),
+    "a budget lets somebody go": ("services.users.podDisruptionBudget.maxUnavailable", 0),
+}
+# Values that are well formed each and do not go together: what is said, and the values.
+TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "two that scale one service": (
+        "autoscaling and keda",
+        {"services": {"users": {"autoscaling": {"enabled": True}, "keda": {"enabled": True}}}},
+    ),
+    "a queue for a service that has none": (
+        "no queue",
+        {"services": {"gateway": {"keda": {"enabled": True}}}},
+    ),
+    "more at least than at most": (
+        "more than maxReplicas",
+        {"services": {"users": {"autoscaling": {"enabled": True, "minReplicas": 5}}}},
+    ),
+    "a share of nothing": (
+        "resources.requests.cpu",
+        {"services": {"users": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}}},
+    ),
+    "a stop that is over before it ends": (
+        "stopDelaySeconds",
+        {"services": {"gateway": {"stopDelaySeconds": 20}}},
+    ),
+    "a kill before the stop is over": (
+        "terminationGracePeriodSeconds",
+        {"services": {"gateway": {"terminationGracePeriodSeconds": 20}}},
+    ),
+    "a probe of two kinds": (
+        "one handler",
+        {"services": {"users": {"livenessProbe": {"exec": {"command": ["a"]}, "tcpSocket": {"port": 1}}}}},
+    ),
+    "a budget that lets nobody go": (
+        "podDisruptionBudget",
+        {"services": {"users": {"replicas": 1, "podDisruptionBudget": {"minAvailable": 1}}}},
+    ),
+    "no databases": ("externalPostgresql.host", {"postgresql": {"enabled": False}}),
+    "databases without passwords": (
+        "externalPostgresql.existingSecret",
+        {"postgresql": {"enabled": False}, "externalPostgresql": {"host": "a"}},
+    ),
+    "databases twice": ("externalPostgresql.host", {"externalPostgresql": {"host": "a"}}),
+    "no broker": ("externalRabbitmq.host", {"rabbitmq": {"enabled": False}}),
+    "a broker without passwords": (
+        "externalRabbitmq.existingSecret",
+        {"rabbitmq": {"enabled": False}, "externalRabbitmq": {"host": "a"}},
+    ),
+    "a broker twice": ("externalRabbitmq.host", {"externalRabbitmq": {"host": "a"}}),
+    "passwords twice": (
+        "makeDefinitions",
+        {
+            "rabbitmq": {"enabled": False},
+            "externalRabbitmq": {"host": "a", "existingSecret": "b", "makeDefinitions": True},
+        },
+    ),
+    "a route of no Gateway": ("parentRefs", {"httpRoute": {"enabled": True}}),
+    "a variable of the chart's own": ("AMQP_URI", {"extraEnv": [{"name": "AMQP_URI", "value": "a"}]}),
+    "a variable twice": (
+        "DB_POOL_SIZE",
+        {
+            "extraEnv": [{"name": "DB_POOL_SIZE", "value": "1"}],
+            "services": {"users": {"extraEnv": [{"name": "DB_POOL_SIZE", "value": "2"}]}},
+        },
+    ),
+    "the latest image": ("latest", {"image": {"tag": "latest"}}),
+    "the latest image of one service": ("latest", {"services": {"users": {"image": {"tag": "latest"}}}}),
+    "the latest database": ("latest", {"postgresql": {"image": {"tag": "latest"}}}),
+}
+
+
+def at(path: str, value: Any) -> dict[str, Any]:
+    """`a.b` and a value as nested maps."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
+
+
+@BOTH
+@pytest.mark.parametrize("path", UNKNOWN)
+def test_a_key_that_is_not_known_is_refused_and_named(path: str, version: str) -> None:
+    with pytest.raises(HelmError, match=path.rpartition(".")[2]):
+        render(at(path, "a"), version)
+
+
+@BOTH
+@pytest.mark.parametrize("rule", WRONG)
+def test_a_wrong_value_is_refused_and_its_place_named(rule: str, version: str) -> None:
+    path, value = WRONG[rule]
+    with pytest.raises(HelmError, match=rf"(?s)values don't meet.*{path.rpartition('.')[2]}"):
+        render(at(path, value), version)
+
+
+@BOTH
+@pytest.mark.parametrize("what", TOGETHER)
+def test_values_that_do_not_go_together_are_refused_with_words(what: str, version: str) -> None:
+    words, values = TOGETHER[what]
+    with pytest.raises(HelmError, match=words):
+        render(values, version)
+
+
+def maps(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """All schemas of maps inside a schema, by where they stand."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield path, schema
+        for key, inner in schema.items():
+            yield from maps(inner, f"{path}.{key}")
+    elif isinstance(schema, list):
+        for index, inner in enumerate(schema):
+            yield from maps(inner, f"{path}.{index}")
+
+
+def test_every_map_of_the_schema_is_closed_or_meant_to_be_open() -> None:
+    found = dict(maps(SCHEMA))
+    assert len(found) > 20
+    for path, schema in found.items():
+        is_open = schema.get("additionalProperties", True) is not False
+        assert not is_open or "additionalProperties" in schema or path.rpartition(".")[2] in FREE, path
+
+
+def test_the_defaults_alone_meet_the_schema() -> None:
+    assert render(DEFAULTS)
