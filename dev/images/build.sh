@@ -1,0 +1,53 @@
+#!/bin/bash
+# Builds the images, a target of the Dockerfile each: [REGISTRY/]NAMESPACE/NAME:TAG.
+#
+#   REGISTRY   none      NAMESPACE  neversleeps      TAG  the version in pyproject.toml
+#   BASE       what to build on, where the Dockerfile's default is not wanted, best with a digest
+#   BUILDER    docker or buildah; docker if its engine answers, else buildah
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+IMAGES=(
+  users=user-service-07
+  billing=billing-service-07
+  orders=order-service-07
+  notifications=notification-service-07
+  gateway=gateway-service-07
+  migrations=migrations-07
+)
+
+fail() { echo "images: $*" >&2; exit 1; }
+
+find_builder() {
+  if docker version >/dev/null 2>&1; then
+    echo docker
+  elif command -v buildah >/dev/null; then
+    echo buildah
+  elif command -v docker >/dev/null; then
+    fail "docker is here but its engine does not answer: start it, or install buildah"
+  else
+    fail "neither docker nor buildah is here: install one of them"
+  fi
+}
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+prefix=${REGISTRY:+$REGISTRY/}${NAMESPACE:-neversleeps}
+builder=${BUILDER:-$(find_builder)}
+case $builder in
+  docker) build=(docker build) ;;
+  buildah) build=(buildah build --layers) ;; # without --layers each image would install all again
+  *) fail "BUILDER is docker or buildah, not $builder" ;;
+esac
+build+=(--label "org.opencontainers.image.version=$version")
+if revision=$(git rev-parse HEAD 2>/dev/null); then
+  build+=(--label "org.opencontainers.image.revision=$revision")
+fi
+[ -z "${BASE:-}" ] || build+=(--build-arg "BASE=$BASE")
+
+for image in "${IMAGES[@]}"; do
+  reference=$prefix/${image#*=}:${TAG:-$version}
+  "${build[@]}" --target "${image%%=*}" --tag "$reference" .
+  built+=("$reference")
+done
+echo "images: built with $builder:"
+printf '  %s\n' "${built[@]}"

@@ -1,0 +1,213 @@
+"""What is in the images, how they say they are run, and that the shop sells an order with them."""
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import requests
+from psycopg2.extensions import parse_dsn
+
+from conftest import SERVICES_WITH_TABLES, eventually
+from dev.servers import Servers
+from tests.images.conftest import CHECKOUT
+from tests.images.workshop import BASE, START_S, Container, Workshop
+from tests.system.shopper import Shopper
+
+NAMES = {
+    "users": "user-service-07",
+    "billing": "billing-service-07",
+    "orders": "order-service-07",
+    "notifications": "notification-service-07",
+    "gateway": "gateway-service-07",
+    "migrations": "migrations-07",
+}
+SERVICES = [name for name in NAMES if name != "migrations"]
+CODE = {name: {name} for name in SERVICES} | {"migrations": set(SERVICES_WITH_TABLES)}
+VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+ENVIRONMENT = {
+    "GATEWAY_HOST": "0.0.0.0",
+    "GATEWAY_PORT": "8000",
+    "HEALTH_HOST": "0.0.0.0",
+    "HEALTH_PORT": "8001",
+    "LOG_FORMAT": "json",
+    "PYTHONUNBUFFERED": "1",
+}
+COMPILERS = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|clang|tcc|as|ld|make|rustc|cargo|go)(-[\d.]+)?")
+# The Dockerfile's default base has 125 MB when unpacked, debootstrap's more: the images may have 200 MB on
+# the former, so what they add to a base is measured.
+OWN_MB = 70
+STOP_S = 10
+
+each_image = pytest.mark.parametrize("name", NAMES)
+each_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def reference(name: str) -> str:
+    return f"neversleeps/{NAMES[name]}:{VERSION}"
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """All files below, links not followed."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names)
+
+
+def mb(folder: Path) -> float:
+    """What the files below take, each counted once however many names it has."""
+    found = [path.lstat() for path in files(folder)]
+    return sum({each.st_ino: each.st_size for each in found}.values()) / 1e6
+
+
+@each_image
+def test_an_image_says_how_it_is_run(workshop: Workshop, name: str) -> None:
+    config = workshop.config(reference(name))
+    run = ["nameko", "run", "--config", "config.yaml", f"{name}.service"]
+    assert config["User"] == "10001:10001"
+    assert config["WorkingDir"] == "/app"
+    assert config["Cmd"] == (["python", "-m", "chassis.migrate"] if name == "migrations" else run)
+    assert "Entrypoint" not in config
+    assert ENVIRONMENT.items() <= dict(line.split("=", 1) for line in config["Env"]).items()
+    assert set(config["ExposedPorts"]) == {"8001/tcp"} | ({"8000/tcp"} if name == "gateway" else set())
+    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
+    assert labels["title"] == NAMES[name]
+    assert labels["version"] == VERSION
+    assert labels["base.name"] == BASE
+
+
+@each_image
+def test_an_image_holds_its_own_code_alone_compiled_and_not_its_own_to_change(
+    workshop: Workshop, name: str
+) -> None:
+    app = workshop.root(reference(name)) / "app"
+    assert {path.name for path in app.iterdir()} == {"chassis", "config.yaml"} | CODE[name]
+    found = list(files(app))
+    assert not [path for path in found if "tests" in path.parts]
+    for path in found:
+        assert path.stat().st_uid == 0
+        assert path.stat().st_mode & 0o777 in (0o644, 0o755)
+        if path.suffix == ".py":
+            assert list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc")), path
+
+
+@each_image
+def test_an_image_holds_neither_a_compiler_nor_what_installs(workshop: Workshop, name: str) -> None:
+    root = workshop.root(reference(name))
+    programs = [
+        path.name for place in ("usr/bin", "usr/local/bin", "venv/bin") for path in files(root / place)
+    ]
+    assert {"nameko", "env"} <= set(programs)
+    assert not [program for program in programs if COMPILERS.fullmatch(program)]
+    assert not list(root.glob("venv/lib/python3*/site-packages/pip*"))
+    assert not (root / "root/.cache").exists()
+    assert not (root / "requirements.lock").exists()
+
+
+@each_image
+def test_an_image_is_small(workshop: Workshop, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, base = mb(workshop.root(reference(name))), mb(workshop.root(BASE))
+    with capsys.disabled():
+        print(f" {name}: {whole - base:.0f} MB on a base of {base:.0f} MB ", end="")  # noqa: T201 - the figures are wanted
+    assert 10 < whole - base < OWN_MB
+
+
+@each_service
+def test_a_service_cannot_import_another_one(start: Callable[..., Container], name: str) -> None:
+    found = f"[name for name in {SERVICES} if importlib.util.find_spec(name)]"
+    tried = start(reference(name), "python", "-c", f"import importlib.util, {name}.service; print({found})")
+    assert tried.wait() == 0, tried.says()
+    assert tried.says() == f"['{name}']\n"
+
+
+def test_a_container_can_write_nothing(start: Callable[..., Container]) -> None:
+    """So the other tests tell the truth: nothing needs a writable folder, not even /tmp."""
+    tried = start(
+        reference("users"), "bash", "-c", "id -u; id -g; for d in / /app /tmp /dev/shm; do >$d/x; done"
+    )
+    assert tried.wait() == 1
+    assert tried.says().startswith("10001\n10001\n")
+    assert tried.says().count("Read-only file system") == 4
+
+
+@pytest.fixture(scope="module")
+def databases(servers: Servers) -> dict[str, str]:
+    """The environment of servers whose databases compose.yaml's script has made."""
+    superuser = parse_dsn(servers.superuser_dsn())
+    connection = psycopg2.connect(**superuser)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for name in SERVICES_WITH_TABLES:
+            for what in (f"DATABASE {name}", f"ROLE {name}", f"ROLE {name}_owner"):
+                cursor.execute(f"DROP {what}")
+    connection.close()
+    address = {"PGHOST": superuser["host"], "PGPORT": superuser["port"], "PGPASSWORD": superuser["password"]}
+    subprocess.run([CHECKOUT / "dev/images/databases.sh"], env={**os.environ, **address}, check=True)
+    return servers.env()
+
+
+def needs(name: str, environment: dict[str, str]) -> dict[str, str]:
+    """What a service is told; no other one's database."""
+    own = {"TOKEN_SECRET": "a secret of this test's, long enough"} if name == "gateway" else {}
+    return {"AMQP_URI": environment["AMQP_URI"], **own} | {
+        key: value for key, value in environment.items() if key == f"{name.upper()}_DB_URI"
+    }
+
+
+def test_migrations_end_with_one_line_where_a_server_is_away(
+    start: Callable[..., Container], databases: dict[str, str]
+) -> None:
+    for gone in ("AMQP_URI", "USERS_DB_OWNER_URI"):
+        elsewhere = re.sub(r"127.0.0.1:\d+", "127.0.0.1:1", databases[gone])
+        tried = start(reference("migrations"), **{**databases, gone: elsewhere})
+        assert tried.wait() == 1
+        assert len(tried.says().splitlines()) == 1, tried.says()
+
+
+def test_the_images_sell_an_order_and_end_on_sigterm(
+    start: Callable[..., Container], databases: dict[str, str], servers: Servers
+) -> None:
+    migrations = start(reference("migrations"), **databases)
+    assert migrations.wait() == 0, migrations.says()
+    running = {}
+    for name in SERVICES:
+        ports = {"GATEWAY_PORT" if name == "gateway" else "HEALTH_PORT": str(servers.ports[name])}
+        if name == "gateway":
+            ports["HEALTH_PORT"] = "0"
+        running[name] = start(reference(name), **needs(name, databases), **ports)
+    for name, container in running.items():
+        eventually(lambda name=name, container=container: is_ready(servers, name, container), START_S)
+
+    shopper = Shopper(f"http://127.0.0.1:{servers.ports['gateway']}")
+    assert shopper.deposit("10.00").status_code == 201
+    assert shopper.ended_order("9.99")["status"] == "paid"
+    assert shopper.letters(1)[0]["kind"] == "happiness"
+
+    for container in running.values():
+        container.terminate()
+    codes = {name: container.wait(STOP_S) for name, container in running.items()}
+    assert codes == dict.fromkeys(SERVICES, 0)
+    for container in running.values():
+        lines: list[dict[str, Any]] = [json.loads(line) for line in container.says().splitlines()]
+        assert lines
+
+
+def is_ready(servers: Servers, name: str, container: Container) -> bool:
+    assert not container.ended(), container.says()
+    try:
+        return requests.get(f"http://127.0.0.1:{servers.ports[name]}/readyz", timeout=10).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def test_the_bytecode_is_taken_whatever_the_time_of_its_source(workshop: Workshop) -> None:
+    """Bit 0 without bit 1: by hash, unchecked. Nobody could write a fresh one."""
+    root = workshop.root(reference("users"))
+    compiled = [path for folder in ("app", "venv") for path in files(root / folder) if path.suffix == ".pyc"]
+    assert len(compiled) > 500
+    assert {path.read_bytes()[4] for path in compiled} == {1}
