@@ -52,7 +52,10 @@ migrations: # declares the queues of all events, and moves what is parked back: 
   topics: {}
 {{- end }}
 
-{{/* definitions.json. Takes passwords, by user, and vhost. RabbitMQ hashes them as it reads them. */}}
+{{/*
+definitions.json. Takes passwords, by user, vhost and queueType. RabbitMQ hashes the passwords as it reads them. The queues are
+declared as stock Nameko declares them, so their type is a matter of the virtual host.
+*/}}
 {{- define "shop.broker.definitions" -}}
 {{- $users := list }}
 {{- $permissions := list }}
@@ -70,5 +73,6 @@ migrations: # declares the queues of all events, and moves what is parked back: 
 {{- $topics = append $topics (dict "user" $user "vhost" $vhost "exchange" $exchange "write" (printf "^(%s)$" $keys.write) "read" (printf "^(%s)$" $keys.read)) }}
 {{- end }}
 {{- end }}
-{{- dict "vhosts" (list (dict "name" $vhost)) "users" $users "permissions" $permissions "topic_permissions" $topics | toPrettyJson }}
+{{- $metadata := dict "description" "" "tags" list "default_queue_type" .queueType }}
+{{- dict "vhosts" (list (dict "name" $vhost "metadata" $metadata)) "users" $users "permissions" $permissions "topic_permissions" $topics | toPrettyJson }}
 {{- end }}
