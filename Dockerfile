@@ -7,12 +7,13 @@ COPY requirements.lock /
 RUN python3 -m venv /venv \
     && /venv/bin/python -m pip install --no-cache-dir --no-compile --require-hashes -r /requirements.lock \
     && /venv/bin/python -m pip uninstall --yes pip \
-    && /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /venv/lib
+    && find /venv -type d -name tests -prune -exec rm -r {} + \
+    && /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /venv/lib
 WORKDIR /app
 COPY . .
 # Readable for all whatever the checkout's umask was; compiled here, for nothing can be written later.
 RUN chmod -R u=rwX,go=rX . \
-    && /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
+    && /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash .
 
 FROM ${BASE} AS runtime
 ARG BASE

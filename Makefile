@@ -13,8 +13,8 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
-	mutants test-unit test-interface test-chart chart-tools chart-docs test-system test-chaos lint format size \
-	bench bench-growth bench-long bench-scale load chaos lock clean
+	mutants test-unit test-interface test-chart chart-tools chart-docs test-system test-chaos images test-images \
+	lint format size bench bench-growth bench-long bench-scale load chaos lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -88,6 +88,13 @@ test-system: install  ## the whole suite
 
 test-chaos: install  ## the promises under real faults, small
 	@$(BIN)/pytest tests/chaos
+
+images:  ## the images of all services, by docker or buildah (REGISTRY, NAMESPACE, TAG, BASE)
+	@dev/images/build.sh
+
+test-images: install  ## builds the images as root, looks into them, and sells an order with them
+	@dev/images/tools.sh
+	@$(BIN)/pytest tests/images
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check

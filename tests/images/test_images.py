@@ -40,9 +40,9 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 COMPILERS = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|clang|tcc|as|ld|make|rustc|cargo|go)(-[\d.]+)?")
-# The Dockerfile's default base has 125 MB when unpacked, debootstrap's more: the images may have 200 MB on
-# the former, so what they add to a base is measured.
-OWN_MB = 70
+# An image shall have less than 200 MB. The Dockerfile's default base, which can't be had here, has some
+# 125 MB unpacked, debootstrap's more: so what an image adds is measured.
+OWN_MB = 75
 STOP_S = 10
 
 each_image = pytest.mark.parametrize("name", NAMES)
@@ -86,10 +86,9 @@ def test_an_image_holds_its_own_code_alone_compiled_and_not_its_own_to_change(
     workshop: Workshop, name: str
 ) -> None:
     app = workshop.root(reference(name)) / "app"
+    assert not list(app.rglob("tests"))
     assert {path.name for path in app.iterdir()} == {"chassis", "config.yaml"} | CODE[name]
-    found = list(files(app))
-    assert not [path for path in found if "tests" in path.parts]
-    for path in found:
+    for path in files(app):
         assert path.stat().st_uid == 0
         assert path.stat().st_mode & 0o777 in (0o644, 0o755)
         if path.suffix == ".py":
@@ -104,7 +103,7 @@ def test_an_image_holds_neither_a_compiler_nor_what_installs(workshop: Workshop,
     ]
     assert {"nameko", "env"} <= set(programs)
     assert not [program for program in programs if COMPILERS.fullmatch(program)]
-    assert not list(root.glob("venv/lib/python3*/site-packages/pip*"))
+    assert not [path for path in files(root / "venv") if {"pip", "tests"} & {*path.parts}]
     assert not (root / "root/.cache").exists()
     assert not (root / "requirements.lock").exists()
 
@@ -166,7 +165,8 @@ def test_migrations_end_with_one_line_where_a_server_is_away(
         elsewhere = re.sub(r"127.0.0.1:\d+", "127.0.0.1:1", databases[gone])
         tried = start(reference("migrations"), **{**databases, gone: elsewhere})
         assert tried.wait() == 1
-        assert len(tried.says().splitlines()) == 1, tried.says()
+        lines = [line for line in tried.says().splitlines() if not line.endswith(" are ready")]
+        assert [line.partition(": ")[0] for line in lines] == ["config.yaml"], tried.says()
 
 
 def test_the_images_sell_an_order_and_end_on_sigterm(
