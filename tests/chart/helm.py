@@ -1,6 +1,7 @@
 """The real helm, in its two versions, and what it makes of the chart."""
 
 import functools
+import json
 import os
 import subprocess
 import tempfile
@@ -74,20 +75,11 @@ def parse(manifest: str) -> list[Object]:
     return [each for each in yaml.load_all(manifest, Loader) if each]
 
 
-def render(values: dict[str, Any], version: str = NEWEST) -> list[Object]:
+def render(values: dict[str, Any], version: str = NEWEST, release: str = RELEASE) -> list[Object]:
     """The objects with values of one's own."""
-    manifest = helm(
-        version,
-        "template",
-        RELEASE,
-        CHART,
-        "--namespace",
-        NAMESPACE,
-        "--values",
-        "-",
-        stdin=yaml.safe_dump(values),
-    )
-    return parse(manifest)
+    given = json.dumps(values, ensure_ascii=False)
+    arguments = (release, CHART, "--namespace", NAMESPACE, "--values", "-")
+    return parse(helm(version, "template", *arguments, stdin=given))
 
 
 def user_values(name: str) -> dict[str, Any]:

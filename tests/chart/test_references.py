@@ -76,23 +76,26 @@ def strings(values: Any) -> set[str]:
     return {str(values)}
 
 
-@EVERY_SET
-def test_every_secret_and_configmap_exists_or_is_named_by_the_user(name: str) -> None:
-    found = objects(name)
+def missing(found: list[Object], values: Any) -> list[str]:
+    """What is referred to of Secrets and ConfigMaps, and is neither in the chart nor in the user's values."""
     keys = {
         (each["kind"], name_of(each)): {**each.get("data", {}), **each.get("stringData", {})}.keys()
         for each in of(found, "Secret", "ConfigMap")
     }
-    named = strings(user_values(name))
-    referred = [*of_others(found)]
-    for pod in pods(found).values():
-        referred += references(pod)
+    named = strings(values)
+    referred = [*of_others(found), *(each for pod in pods(found).values() for each in references(pod))]
     assert referred
-    for kind, each, key in referred:
-        if (kind, each) in keys:
-            assert key is None or key in keys[kind, each], f"{kind} {each} has no key {key}"
-        else:
-            assert each in named, f"{kind} {each} is neither in the chart nor in the values"
+    there = {(kind, name, key) for (kind, name), known in keys.items() for key in (None, *known)}
+    return [
+        f"{kind} {name} {key}"
+        for kind, name, key in referred
+        if (kind, name, key) not in there and ((kind, name) in keys or name not in named)
+    ]
+
+
+@EVERY_SET
+def test_every_secret_and_configmap_exists_or_is_named_by_the_user(name: str) -> None:
+    assert missing(objects(name), user_values(name)) == []
 
 
 @EVERY_SET
