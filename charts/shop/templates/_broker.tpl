@@ -54,7 +54,9 @@ migrations: # declares the queues of all events, and moves what is parked back: 
 
 {{/*
 definitions.json. Takes passwords, by user, vhost and queueType. RabbitMQ hashes the passwords as it reads them. The queues are
-declared as stock Nameko declares them, so their type is a matter of the virtual host.
+declared as stock Nameko declares them, so their type is a matter of the virtual host, and the rest of policies: quorum queues of
+RabbitMQ 4 drop a message after 20 deliveries (-1 for no limit is no policy's to give), and what expires in one on its way back
+from a retry is by default not waited for.
 */}}
 {{- define "shop.broker.definitions" -}}
 {{- $users := list }}
@@ -73,6 +75,16 @@ declared as stock Nameko declares them, so their type is a matter of the virtual
 {{- $topics = append $topics (dict "user" $user "vhost" $vhost "exchange" $exchange "write" (printf "^(%s)$" $keys.write) "read" (printf "^(%s)$" $keys.read)) }}
 {{- end }}
 {{- end }}
+{{- $policies := list }}
+{{- if eq .queueType "quorum" }}
+{{- $many := dict "delivery-limit" 1000000000 }}
+{{- $safe := merge (dict "dead-letter-strategy" "at-least-once" "overflow" "reject-publish") $many }}
+{{- $policies = append $policies (dict "name" "deliveries" "pattern" ".*" "priority" 0 "definition" $many) }}
+{{- $policies = append $policies (dict "name" "retries" "pattern" "\\.retry\\.[0-9]+$" "priority" 1 "definition" $safe) }}
+{{- range $policies }}
+{{- $_ := merge . (dict "vhost" $vhost "apply-to" "queues") }}
+{{- end }}
+{{- end }}
 {{- $metadata := dict "description" "" "tags" list "default_queue_type" .queueType }}
-{{- dict "vhosts" (list (dict "name" $vhost "metadata" $metadata)) "users" $users "permissions" $permissions "topic_permissions" $topics | toPrettyJson }}
+{{- dict "vhosts" (list (dict "name" $vhost "metadata" $metadata)) "users" $users "permissions" $permissions "topic_permissions" $topics "policies" $policies | toPrettyJson }}
 {{- end }}

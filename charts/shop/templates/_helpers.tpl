@@ -11,8 +11,8 @@
 
 {{/* Takes root and component. */}}
 {{- define "shop.selector" -}}
-app.kubernetes.io/name: {{ include "shop.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "shop.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -33,7 +33,7 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- define "shop.metadata" -}}
 name: {{ include "shop.fullname" .root }}-{{ .name | default .component }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "shop.labels" . | nindent 2 }}
 {{- end }}
@@ -72,7 +72,7 @@ enableServiceLinks: false # the variables of a Service named `gateway` would be 
 {{- with concat ($values.global.imagePullSecrets | default list) $values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ if kindIs "map" . }}{{ .name }}{{ else }}{{ . }}{{ end }}
+  - name: {{ if kindIs "map" . }}{{ .name | quote }}{{ else }}{{ . | quote }}{{ end }}
   {{- end }}
 {{- end }}
 securityContext:
@@ -137,7 +137,7 @@ volumeClaimTemplates:
     spec:
       accessModes: [ReadWriteOnce]
       {{- with .storageClass }}
-      storageClassName: {{ . }}
+      storageClassName: {{ . | quote }}
       {{- end }}
       resources:
         requests:

@@ -77,8 +77,8 @@
 - name: {{ .variable }}
   valueFrom:
     secretKeyRef:
-      name: {{ .secret }}
-      key: {{ .key }}
+      name: {{ .secret | quote }}
+      key: {{ .key | quote }}
 {{- end }}
 
 {{/* The broker as seen by one user. Takes root and user. */}}
