@@ -1,7 +1,6 @@
 """The images, built once, and what is run of them."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,8 +18,6 @@ STORE = CHECKOUT / ".run-images"
 def workshop() -> Iterator[Workshop]:
     """All images, of the version that pyproject.toml names."""
     may_mount()
-    if STORE.exists():  # of a run that was killed
-        shutil.rmtree(STORE)
     workshop = Workshop(CHECKOUT, STORE)
     try:
         workshop.make_base()

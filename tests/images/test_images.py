@@ -43,6 +43,7 @@ COMPILERS = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|clang|tcc|as|ld|make|rustc|ca
 # An image shall have less than 200 MB. The Dockerfile's default base, which can't be had here, has some
 # 125 MB unpacked, debootstrap's more: so what an image adds is measured.
 OWN_MB = 75
+LABELS = "org.opencontainers.image."
 STOP_S = 10
 
 each_image = pytest.mark.parametrize("name", NAMES)
@@ -75,10 +76,20 @@ def test_an_image_says_how_it_is_run(workshop: Workshop, name: str) -> None:
     assert "Entrypoint" not in config
     assert ENVIRONMENT.items() <= dict(line.split("=", 1) for line in config["Env"]).items()
     assert set(config["ExposedPorts"]) == {"8001/tcp"} | ({"8000/tcp"} if name == "gateway" else set())
-    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
+    labels = {key.removeprefix(LABELS): value for key, value in config["Labels"].items()}
     assert labels["title"] == NAMES[name]
     assert labels["version"] == VERSION
     assert labels["base.name"] == BASE
+
+
+def test_registry_namespace_and_tag_are_chosen_by_who_builds(workshop: Workshop) -> None:
+    said = workshop.make_images(REGISTRY="registry.example.org", NAMESPACE="shop", TAG="rc1")
+    for name in NAMES.values():
+        assert f"  registry.example.org/shop/{name}:rc1\n" in said
+    assert (
+        workshop.config("registry.example.org/shop/migrations-07:rc1")["Labels"][f"{LABELS}version"]
+        == VERSION
+    )
 
 
 @each_image

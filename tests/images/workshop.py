@@ -40,6 +40,7 @@ mount -o remount,bind,ro "$root"
 exec setpriv --no-new-privs chroot --userspec="$user" --groups="${user#*:}" "$root" "$@"
 """
 NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+TIED = ["setpriv", "--pdeathsig", "KILL", *NAMESPACES]  # ends with the tests, even where they are killed
 START_S = 90.0
 
 
@@ -50,23 +51,23 @@ class Workshop:
         self.checkout = checkout
         self.store = store
         self._roots: dict[str, Path] = {}
-        store.mkdir()
-        (store / "tmp").mkdir()
         self._environment = {
             **os.environ,
             "BUILDAH_ISOLATION": "chroot",
             "CONTAINERS_STORAGE_CONF": str(store / "storage.conf"),
             "TMPDIR": str(store / "tmp"),
         }
+        if store.exists():  # of a run that was killed
+            self.remove()
+        (store / "tmp").mkdir(parents=True)
         self._choose_driver()
 
     def make_base(self) -> None:
         """A Debian with Python, by debootstrap, that trusts the certificates that this machine trusts."""
         container = self.buildah("from", "scratch")
         root = Path(self.buildah("mount", container))
-        # In a mount namespace, so that one that is killed leaves nothing mounted.
-        self._run("unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN,
-                  str(root))  # fmt: skip
+        # In namespaces of its own: one that is killed leaves nothing mounted, and nothing running.
+        self._run(*TIED, "debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN, str(root))
         shutil.copyfile(Path("/", CERTIFICATES), root / CERTIFICATES)
         for rest in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
             shutil.rmtree(root / rest)
@@ -74,8 +75,8 @@ class Workshop:
 
     def make_images(self, **settings: str) -> str:
         """What `make images` says."""
-        environment = {**self._environment, "BASE": BASE, "BUILDER": "buildah", **settings}
-        return self._run("dev/images/build.sh", environment=environment)
+        defaults = {"BASE": BASE, "BUILDER": "buildah", "REGISTRY": "", "NAMESPACE": "", "TAG": ""}
+        return self._run("dev/images/build.sh", environment=self._environment | defaults | settings)
 
     def config(self, image: str) -> dict[str, Any]:
         """How an image says it is run: User, Env, Cmd, ..."""
@@ -93,7 +94,8 @@ class Workshop:
         return self._run("buildah", *arguments).strip()
 
     def remove(self) -> None:
-        self.buildah("rm", "--all")  # nothing stays mounted
+        if (self.store / "storage.conf").exists():  # without it these would be others' containers
+            self.buildah("rm", "--all")  # nothing stays mounted
         shutil.rmtree(self.store)
 
     def _choose_driver(self) -> None:
@@ -101,10 +103,8 @@ class Workshop:
         for driver in ("overlay", "vfs"):
             settings = STORAGE.format(store=self.store, driver=driver)
             (self.store / "storage.conf").write_text(settings)
-            if (
-                subprocess.run(["buildah", "images"], env=self._environment, capture_output=True).returncode
-                == 0
-            ):
+            tried = subprocess.run(["buildah", "images"], env=self._environment, capture_output=True)
+            if tried.returncode == 0:
                 return
 
     def _run(self, *command: str, environment: Mapping[str, str] | None = None) -> str:
@@ -142,7 +142,7 @@ class Container:
         start = ["bash", "-c", START, "start", str(workshop.root(image)), config["User"], *program]
         with log.open("wb") as output:
             self._running = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *NAMESPACES, *start],
+                [*TIED, *start],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
