@@ -26,7 +26,8 @@ def readers() -> dict[str, frozenset[str]]:
     code names it; by all where only the chassis does.
     """
     found: dict[str, frozenset[str]] = {}
-    for path, text in _leaves(yaml.safe_load(CONFIG.read_text())):
+    # Not the safe loader: nameko teaches that one to put the variables' values in.
+    for path, text in _leaves(yaml.load(CONFIG.read_text(), yaml.BaseLoader)):
         for variable in _VARIABLE.findall(text):
             found[variable] = found.get(variable, frozenset()) | _readers_of(path)
     return found

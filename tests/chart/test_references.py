@@ -60,7 +60,8 @@ def of_others(found: list[Object]) -> Iterator[Reference]:
             yield "Secret", target["name"], target["key"]
     for each in of(found, "Ingress"):
         for tls in each["spec"].get("tls", []):
-            yield "Secret", tls["secretName"], None
+            if "secretName" in tls:  # or the controller's own certificate is meant
+                yield "Secret", tls["secretName"], None
     for each in of(found, "ServiceAccount"):
         for secret in each.get("imagePullSecrets", []):
             yield "Secret", secret["name"], None
