@@ -33,7 +33,6 @@ KINDS = [
     ("batch/v1", "jobs", "Job"),
     ("gateway.networking.k8s.io/v1", "httproutes", "HTTPRoute"),
     ("keda.sh/v1alpha1", "scaledobjects", "ScaledObject"),
-    ("keda.sh/v1alpha1", "triggerauthentications", "TriggerAuthentication"),
     ("monitoring.coreos.com/v1", "servicemonitors", "ServiceMonitor"),
     ("networking.k8s.io/v1", "ingresses", "Ingress"),
     ("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),

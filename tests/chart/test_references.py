@@ -19,7 +19,6 @@ from tests.chart.helm import (
     selects,
     user_values,
 )
-from tests.chart.test_kubernetes import is_custom
 
 EVERY_SET = pytest.mark.parametrize("name", SETS)
 # What differs from one version of the chart or the images to the next: selectors can't be changed.
@@ -55,9 +54,6 @@ def _of_source(source: Object, kinds: dict[str, str]) -> Iterator[Reference]:
 
 def of_others(found: list[Object]) -> Iterator[Reference]:
     """The same of objects that are no pods."""
-    for each in of(found, "TriggerAuthentication"):
-        for target in each["spec"].get("secretTargetRef", []):
-            yield "Secret", target["name"], target["key"]
     for each in of(found, "Ingress"):
         for tls in each["spec"].get("tls", []):
             if "secretName" in tls:  # or the controller's own certificate is meant
@@ -194,10 +190,11 @@ def test_what_scales_or_guards_or_routes_has_something_to_do_it_with(name: str) 
     for each in of(found, "HorizontalPodAutoscaler", "ScaledObject"):
         target = each["spec"]["scaleTargetRef"]
         assert (target.get("kind", "Deployment"), target["name"]) in there
+    scaled = {name_of(each): each for each in of(found, "Deployment")}
     for each in of(found, "ScaledObject"):
-        for trigger in each["spec"]["triggers"]:
-            if "authenticationRef" in trigger:
-                assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in there
+        target = scaled[each["spec"]["scaleTargetRef"]["name"]]
+        known = {variable["name"] for variable in containers(target["spec"]["template"])[0]["env"]}
+        assert {trigger["metadata"]["hostFromEnv"] for trigger in each["spec"]["triggers"]} <= known
     for each in of(found, "PodDisruptionBudget", "NetworkPolicy"):
         selector = each["spec"]["selector" if each["kind"] == "PodDisruptionBudget" else "podSelector"]
         assert any(selects(selector, pod) for pod in pods(found).values()), name_of(each)
@@ -245,4 +242,4 @@ def test_all_objects_carry_the_recommended_labels(name: str) -> None:
             each
         ).keys()
         assert common.items() <= labels(each).items()
-        assert each["metadata"].get("namespace", NAMESPACE) == NAMESPACE or is_custom(each)
+        assert each["metadata"].get("namespace", NAMESPACE) == NAMESPACE

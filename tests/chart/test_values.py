@@ -101,6 +101,7 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         "podDisruptionBudget",
         {"services": {"users": {"replicas": 1, "podDisruptionBudget": {"minAvailable": 1}}}},
     ),
+    "a name that no Service may have": ("start with a letter", {"fullnameOverride": "1st-shop"}),
     "no databases": ("externalPostgresql.host", {"postgresql": {"enabled": False}}),
     "databases without passwords": (
         "externalPostgresql.existingSecret",
