@@ -128,7 +128,7 @@ bench-scale:  ## with 1, 2 and 4 copies of each service
 load:  ## users who buy from the running suite until Ctrl-C; then every answer is compared
 	@$(SUITE) exec $(BIN)/python -W ignore -m chaos.load $(FLAGS)
 
-chaos: install  ## the promises under real faults, 90 minutes; PART=kills, SEED=7, AGAIN=1
+chaos: install  ## the promises under real faults, 40 minutes or more; PART=kills, SEED=7, AGAIN=1
 	@$(BIN)/python -W ignore -m chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)
 
 lock: install  ## pin what pyproject.toml asks for
