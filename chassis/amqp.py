@@ -53,12 +53,13 @@ _read_properties: Callable[..., tuple[dict[str, Any], int]] = _DECODERS[spec.Bas
 
 
 def _read_properties_safely(data: Any, offset: int) -> tuple[dict[str, Any], int]:
-    """A message whose headers can't be read (a time after 9999, thousands of tables in each other) has
-    none, nor properties. It would end its consumer, and each one it comes to next."""
+    """Headers that can't be read would end each consumer that meets them: the message has none then."""
     try:
-        return _read_properties(data, offset)
+        properties, end = _read_properties(data, offset)
     except Exception:  # whatever the library raises then
         return {}, len(data)
+    properties.get("application_headers", {}).pop("compression", None)  # kombu would unpack it, to any size
+    return properties, end
 
 
 _DECODERS[spec.Basic.CLASS_ID] = _read_properties_safely

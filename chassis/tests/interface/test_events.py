@@ -2,6 +2,7 @@
 
 import json
 import uuid
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -302,7 +303,7 @@ UNDECODABLE: dict[str, dict[str, Any]] = {
     "a number of 5,000 digits": {"body": b"9" * 5000},
     "pickle": {"body": b"\x80\x04N.", "content_type": "application/x-python-serialize"},
     "a content type nobody knows": {"body": b"<a/>", "content_type": "application/xml"},
-    "a compression nobody knows": {"body": b"{}", "headers": {"compression": "zip?"}},
+    "compressed": {"body": zlib.compress(b'{"id": "x"}'), "headers": {"compression": "application/x-gzip"}},
 }
 
 
