@@ -9,7 +9,7 @@ from typing import Any
 import eventlet
 from nameko.constants import CALL_ID_STACK_CONTEXT_KEY
 from nameko.containers import ServiceContainer, get_service_name
-from nameko.exceptions import ConfigurationError
+from nameko.exceptions import BadRequest, ConfigurationError
 from nameko.timer import Timer
 
 from chassis import health, metrics
@@ -140,7 +140,8 @@ class Container(ServiceContainer):
         method = worker_ctx.entrypoint.method_name
         metrics.HANDLED.labels(self.service_name, method, outcome).observe(seconds)
         fields = {"service": self.service_name, "method": method, "ms": round(seconds * 1000, 1)}
-        refused = exc_info and isinstance(exc_info[1], worker_ctx.entrypoint.expected_exceptions)
+        refusals = (BadRequest, worker_ctx.entrypoint.expected_exceptions)  # isinstance() looks into tuples
+        refused = exc_info and isinstance(exc_info[1], refusals)
         if exc_info is None or refused:
             quiet = isinstance(worker_ctx.entrypoint, Timer) or getattr(worker_ctx.entrypoint, "quiet", False)
             log.log(logging.DEBUG if quiet else logging.INFO, "handled", extra=fields)

@@ -90,8 +90,10 @@ class EventHandler(NamekoEventHandler):
         """What consumes for the queue consumer: on a channel of its own, because one ack of many would
         end requests that are still worked on. The next batch gathers while one is under way."""
         self.declare(channel)
+        own = channel.connection.channel()
+        own.auto_decode = False  # a body is its bytes, whatever its encoding claims
         consumer = kombu.Consumer(
-            channel.connection.channel(),
+            own,
             queues=[self.queue],
             on_message=self.arrived.put,
             on_decode_error=lambda message, exc: self.arrived.put(message),
@@ -197,11 +199,8 @@ def _copy(message: Any, target: str, headers: dict[str, Any]) -> Message:
     given = message.properties
     properties = {name: given[name] for name in ("content_type", "content_encoding") if name in given}
     properties["message_id"] = given.get("message_id") or str(uuid.uuid4())
-    body = message.body
-    if isinstance(body, str):  # the client library has decoded it
-        body, properties["content_encoding"] = body.encode("utf-8", "surrogatepass"), "utf-8"
     kept = message.headers if can_carry(message.headers) else {}
-    return Message("", target, bytes(body), {**kept, **headers}, properties)
+    return Message("", target, bytes(message.body or b""), {**kept, **headers}, properties)
 
 
 def _count(message: Any, header: str) -> int:

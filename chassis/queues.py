@@ -15,14 +15,16 @@ RECONNECT_S = 1
 
 
 class QueueConsumer(NamekoQueueConsumer):
-    """Nameko's, with five differences.
+    """Nameko's, with six differences.
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more is
     consumed, so a service that stops could not ack what it still works on, and it would be done twice.
     A provider may bring a consumer (`provider.consumer(channel, accept)`) with a channel of its own.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
     It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
-    And an ack that meets a broken connection does not end the process: the broker delivers again.
+    An ack that meets a broken connection does not end the process: the broker delivers again.
+    And a message that can't be read reaches its provider all the same, as None: kombu would log it whole,
+    with the passwords in it, and leave its sender without an answer.
     """
 
     _workers_are_done = False
@@ -40,8 +42,13 @@ class QueueConsumer(NamekoQueueConsumer):
     def _consumer_of(self, provider: Any, consumer_cls: Any, channel: Any) -> Any:
         if own := getattr(provider, "consumer", None):
             return own(channel, self.accept)
-        callbacks = [partial(self.handle_message, provider)]
-        consumer = consumer_cls(queues=[provider.queue], callbacks=callbacks, accept=self.accept)
+        handle = partial(self.handle_message, provider)
+        consumer = consumer_cls(
+            queues=[provider.queue],
+            callbacks=[handle],
+            on_decode_error=lambda message, exc: handle(None, message),
+            accept=self.accept,
+        )
         consumer.qos(prefetch_count=self.prefetch_count)
         return consumer
 

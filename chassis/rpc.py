@@ -192,12 +192,12 @@ class RpcProxy(DependencyProvider):
         timeout_s = time_for_a_call(self.timeout_s)
         return self._call(method, kwargs, timeout_s, timeout_s)
 
-    def _call_many(self, verb: str, items: Sequence[Any], first_s: float, last_s: float) -> Any:
-        """One call for a batch: its callee is told when the first caller stops waiting."""
+    def _call_many(self, verb: str, items: Sequence[Any], tell_s: float, wait_s: float) -> Any:
+        """One call for a batch."""
         method = f"{verb}_many"
         metrics.BATCH_ITEMS.labels(self.service, method).observe(len(items))
         bind_request_id(items[0])  # a lone call's own id; a batch goes by that of its first
-        outcomes = self._call(method, {"items": list(items)}, first_s, last_s)
+        outcomes = self._call(method, {"items": list(items)}, tell_s, wait_s)
         if not isinstance(outcomes, list):  # the coalescer counts them
             raise InternalError(f"{method} did not answer with a list")
         return outcomes
@@ -227,9 +227,12 @@ class RpcProxy(DependencyProvider):
 
     def _unpack(self, body: dict[str, Any], method: str) -> Any:
         """The result; or the fault raised, of which a stock service may tell more than callers shall hear."""
-        if not body["error"]:
-            return body["result"]
-        fault = deserialize(body["error"])
+        try:
+            if not body["error"]:
+                return body["result"]
+            fault = deserialize(body["error"])
+        except (AttributeError, TypeError, KeyError):
+            raise InternalError(f"{self.service} answered with what is no answer") from None
         if isinstance(fault, DeadlineExceeded | Unavailable | InternalError | BadRequest):
             raise fault
         log.error("a call failed", extra={"call": f"{self.service}.{method}", "error": first_line(fault)})

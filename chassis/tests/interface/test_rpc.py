@@ -47,6 +47,10 @@ class Echo:
         raise ConnectionResetError("10.0.0.1 is gone")
 
     @rpc
+    def refuse(self) -> None:
+        raise MalformedRequest("not so")
+
+    @rpc
     def odd(self) -> Any:
         return object()
 
@@ -91,6 +95,7 @@ class Asker:
     hasty = RpcProxy("echo", timeout="SHORT_S")
     nobody = RpcProxy("nobody")
     worker = RpcProxy("worker")
+    mumbler = RpcProxy("mumbler")
 
     @rpc
     def request_ids(self) -> list[str]:
@@ -343,8 +348,21 @@ def test_a_poison_message_is_logged(broker, echo, caplog) -> None:
     eventually(lambda: "a request without reply_to is refused" in caplog.messages)
     ask(broker, [], **REPLY)
     eventually(lambda: "a request is refused" in caplog.messages)
-    ask(broker, b"\xff", **REPLY)
-    eventually(lambda: any("Can't decode message body" in line for line in caplog.messages))
+
+
+def test_a_request_that_cannot_be_read_is_answered_and_what_it_holds_is_not_logged(
+    broker, echo, caplog
+) -> None:
+    queue = broker.bind("nameko-rpc", "the-reader")
+    secret = b'{"args": [], "kwargs": {"password": "correct horse"}'  # the last brace is missing
+    ask(broker, secret, reply_to="the-reader", correlation_id="8")
+    eventually(lambda: broker.count(queue))
+    [answer] = broker.take(queue)
+    assert answer.properties["correlation_id"] == "8"
+    assert json.loads(answer.body)["error"]["exc_type"] == MalformedRequest.__name__
+    assert "correct horse" not in caplog.text
+    assert "a request is refused" in caplog.messages
+    eventually(lambda: broker.count("rpc-echo") == 0)
 
 
 def test_a_malformed_request_is_answered_as_the_callers_mistake(broker, echo) -> None:
@@ -354,6 +372,38 @@ def test_a_malformed_request_is_answered_as_the_callers_mistake(broker, echo) ->
     [answer] = broker.take(queue)
     assert answer.properties["correlation_id"] == "7"
     assert json.loads(answer.body)["error"]["exc_type"] == MalformedRequest.__name__
+
+
+def test_a_mistake_of_the_caller_is_no_error_of_the_service(echo, caplog) -> None:
+    caplog.set_level("INFO", "chassis")
+    with pytest.raises(MalformedRequest):
+        echo.refuse()
+    told = lambda: [record for record in caplog.records if getattr(record, "method", None) == "refuse"]
+    eventually(told)  # the answer goes out first
+    assert [(record.levelname, record.exc_info) for record in told()] == [("INFO", None)]
+
+
+NO_ANSWERS = {
+    "not JSON": b"{",
+    "no text": b"\xff",
+    "null": b"null",
+    "a list": b"[]",
+    "an object without its keys": b"{}",
+    "an error that is a text": b'{"error": "no"}',
+}
+
+
+@pytest.mark.parametrize("answer", NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_an_answer_that_is_none_is_a_fault_at_once(asker, broker, answer) -> None:
+    queue = broker.bind("nameko-rpc", "mumbler.speak")
+    asked = eventlet.spawn(lambda: dependency(asker, "mumbler").speak())
+    eventually(lambda: broker.count(queue))
+    [request] = broker.take(queue)
+    call = {"correlation_id": request.properties["correlation_id"]}
+    reply_to = request.properties["reply_to"]
+    broker.publish("nameko-rpc", reply_to, answer, content_type="application/json", properties=call)
+    with pytest.raises(InternalError, match=r"^mumbler answered with what is no answer$"):
+        asked.wait()
 
 
 def test_nothing_that_was_taken_is_left_unacked(broker, chassis_config) -> None:

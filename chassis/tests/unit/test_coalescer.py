@@ -25,9 +25,9 @@ class Outside:
         self.times: list[tuple[float, float]] = []
         self._answers: list[Event] = []
 
-    def send(self, items: Sequence[Any], first_s: float, last_s: float) -> Sequence[Any]:
+    def send(self, items: Sequence[Any], tell_s: float, wait_s: float) -> Sequence[Any]:
         self.batches.append(list(items))
-        self.times.append((first_s, last_s))
+        self.times.append((tell_s, wait_s))
         self._answers.append(Event())
         return self._answers[-1].wait()
 
@@ -228,8 +228,8 @@ def test_a_batch_is_told_when_its_first_and_its_last_caller_stop_waiting(outside
     coalescer.submit("hurried", 20)
     outside.answer(0)
     eventually(lambda: len(outside.batches) == 2)
-    first_s, last_s = outside.times[1]
-    assert 0 < first_s <= 20 < last_s <= 50
+    tell_s, wait_s = outside.times[1]
+    assert 0 < tell_s <= 20 < wait_s <= 50
     outside.answer(1)
 
 
