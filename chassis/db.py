@@ -101,9 +101,8 @@ class Database(NamekoDatabase):
             log.warning("waiting for the database", extra={**who, "error": first_line(exc)})
             return False
         if found is None or found < needed:
-            log.warning(
-                "waiting for the schema: make migrate", extra={**who, "found": found, "needed": needed}
-            )
+            who |= {"found": found, "needed": needed}
+            log.warning("waiting for the schema: make migrate", extra=who)
             return False
         return True
 

@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 CHECK_TIMEOUT_S = 2.0
 PATHS = ("/healthz", "/readyz", "/metrics")
 
-_checks: dict[tuple[str, str], Callable[[], object]] = {}
+_checks: dict[str, Callable[[], object]] = {}  # by "service name"
 _server: socket.socket | None = None
 
 
 def add_check(service: str, name: str, check: Callable[[], object]) -> None:
     """Let /readyz call `check`, which raises where what it looks at is away."""
-    _checks[service, name] = check
+    _checks[f"{service} {name}"] = check
 
 
 def remove_checks(service: str) -> None:
-    for key in [key for key in _checks if key[0] == service]:
-        del _checks[key]
+    for asked in [asked for asked in _checks if asked.startswith(f"{service} ")]:
+        del _checks[asked]
 
 
 def respond(path: str) -> Response:
@@ -50,21 +50,19 @@ def respond(path: str) -> Response:
 def _readiness() -> Response:
     checks = dict(_checks)  # a service may stop meanwhile
     outcomes = GreenPool().imap(_run, checks, checks.values())
-    results = {
-        f"{service} {name}": outcome for (service, name), outcome in zip(checks, outcomes, strict=True)
-    }
+    results = dict(zip(checks, outcomes, strict=True))
     ready = bool(results) and all(result == "ok" for result in results.values())
     return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
 
 
-def _run(asked: tuple[str, str], check: Callable[[], object]) -> str:
+def _run(asked: str, check: Callable[[], object]) -> str:
     try:
         with eventlet.Timeout(CHECK_TIMEOUT_S, Unavailable("no answer in time")):
             check()
     except Exception as exc:
         if not is_away(exc):
             raise
-        log.warning("not ready", extra={"check": " ".join(asked), "error": first_line(exc)})
+        log.warning("not ready", extra={"check": asked, "error": first_line(exc)})
         return "away"
     return "ok"
 

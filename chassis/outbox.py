@@ -30,9 +30,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
-PAUSE_S = (
-    0.1  # between the starts of batches that are not full: each has its cost, and nobody waits for an event
-)
+PAUSE_S = 0.1  # between the starts of batches that are not full: each costs, and nobody waits for an event
 FIRST = "00000000-0000-0000-0000-000000000000"
 MEASURE_EVERY_S = 5.0
 CLEAN_EVERY_S = 15.0

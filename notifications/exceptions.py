@@ -1,8 +1,5 @@
-"""The errors notifications raises; the docstring is the message."""
+"""The errors notifications raises."""
 
 
 class UnknownRecipient(Exception):
     """An order has ended for a user whom users does not know."""
-
-    def __str__(self) -> str:
-        return str(self.__doc__)
