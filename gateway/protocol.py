@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from eventlet import Timeout
 from eventlet.hubs import trampoline
 
 from gateway import problems, reading
@@ -14,6 +15,7 @@ from gateway.responses import Response
 log = logging.getLogger(__name__)
 
 IDLE_TIMEOUT_S = 15.0  # for the next request on a connection, and for each write
+ANSWER_TIMEOUT_S = 60.0  # for all writes of an answer
 REQUEST_TIMEOUT_S = 10.0  # for all headers of a request, and for its body
 LINGER_S = 2.0
 
@@ -49,6 +51,10 @@ class Connection:
             request.parse(*lines)
         except problems.Problem as problem:
             request.refusal = problem
+        except TimeoutError:
+            if self.is_idle:
+                raise
+            request.refusal = problems.Problem(408, "request-timeout", "The request did not arrive in time")
         return request
 
     def _read_head(self) -> list[str]:
@@ -68,7 +74,8 @@ class Connection:
         answer = self._respond(request, self)
         # What is left of a body would be read as the next request.
         self.is_last |= request.unread > 0 or not request.keeps
-        self.sock.sendall(answer.wire(closes=self.is_last, has_body=request.method != "HEAD"))
+        with Timeout(ANSWER_TIMEOUT_S, TimeoutError):
+            self.sock.sendall(answer.wire(closes=self.is_last, has_body=request.method != "HEAD"))
 
     def read_body(self, request: reading.HttpRequest) -> bytes:
         """The whole body; raises a Problem where it does not come."""

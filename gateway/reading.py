@@ -23,8 +23,8 @@ LONGEST_KEY = 255
 SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIRST_LINE = re.compile(rf"({_NAME.pattern}) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
-_ORIGIN = re.compile(r"(?i:https?)://[^/]+")  # before the path, where a client talks as if to a proxy
-_HOST = re.compile(r"[!-+\--.0->@-~]*")  # what no other server reads as two
+_ORIGIN = re.compile(r"(?i:https?)://[^/@]+")  # before the path, where a client talks as if to a proxy
+_HOST = re.compile(r"[\w.~!$&'()*+;=%:\[\]-]*", re.ASCII)  # no user, and none that others read as two
 
 
 @dataclass(slots=True)
@@ -50,6 +50,8 @@ class HttpRequest:
         self.path = unquote_to_bytes(path.encode("latin-1")).decode(errors="replace")
         if major != "1":
             raise _no_request(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        if not path.startswith("/"):
+            raise problems.malformed("The target is no path.")
         for line in lines:
             _add_header(self.headers, line)
         if not _HOST.fullmatch(self.headers.get("host", "" if minor == "0" else "?")):
@@ -75,9 +77,10 @@ class Request:
 
 
 def split_head(received: bytes) -> tuple[list[str], bytes] | None:
-    """The lines before the first empty one, and what follows it; None while it has not come. Raises for
-    what can't become right: too much, or a CR, LF or NUL that others cut a line at or refuse (RFC 9112)."""
-    head, end, rest = received.partition(b"\r\n\r\n")
+    """The lines before the first empty one, and what follows it; None while it has not come. One empty line
+    before them is nothing (RFC 9112, as all of this). Raises for what can't become right: too much, or a
+    CR, LF or NUL that others cut a line at or refuse."""
+    head, end, rest = received.removeprefix(b"\r\n").partition(b"\r\n\r\n")
     text = (head if end else head.removesuffix(b"\r")).decode("latin-1")
     lines = text.split("\r\n")
     if not text.count("\r") == text.count("\n") == len(lines) - 1 or "\0" in text:

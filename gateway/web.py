@@ -13,6 +13,7 @@ from eventlet.event import Event
 from marshmallow import Schema, fields, validate
 from nameko.web.handlers import HttpRequestHandler
 from nameko.web.server import WebServer as NamekoWebServer
+from werkzeug.routing import MapAdapter
 
 from chassis import health
 from chassis.logs import REQUEST_ID, bind_request_id
@@ -56,7 +57,7 @@ class WebServer(NamekoWebServer):
 
     def start(self) -> None:
         [self._tokens] = [d for d in self.container.dependencies if isinstance(d, Tokens)]
-        self._match = lru_cache(1000)(self.make_url_map().bind("").match)
+        self._match = lru_cache(1000)(partial(_match, self.make_url_map().bind("")))
 
     def run(self) -> None:
         while True:
@@ -146,6 +147,13 @@ class WebServer(NamekoWebServer):
             key=reading.idempotency_key(request),
             path=path,
         )
+
+
+def _match(urls: MapAdapter, path: str, method: str) -> Any:
+    """werkzeug's; it would take `//orders` for `/orders`, and `get` for `GET`."""
+    if path.startswith("//"):
+        raise problems.not_found()
+    return urls.match(path, method if method.isupper() else "-")
 
 
 class Route(HttpRequestHandler):

@@ -225,8 +225,8 @@ def test_a_request_may_come_byte_by_byte(book, address, token) -> None:
             HEALTHZ + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n",
             200,
         ),
-        (b"CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\n", 404),
-        (b"OPTIONS * HTTP/1.1\r\nHost: shop\r\n\r\n", 404),
+        (b"CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\nHost: shop\r\n\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     ],
 )
@@ -293,7 +293,48 @@ def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
             eventlet.sleep(0.1)
         reader.wait()
     assert 0.9 < monotonic() - started < 5
-    assert answer[0].startswith(b"HTTP/1.1 408 ") if drip.startswith(b"POST") else answer == [b""]
+    if drip:
+        assert answer[0].startswith(b"HTTP/1.1 408 ")
+        assert b"\r\nConnection: close\r\n" in answer[0]
+    else:  # nothing was asked
+        assert answer == [b""]
+
+
+def test_an_answer_that_is_read_slowly_is_written_no_longer_than_said(
+    gateway, book, address, token, monkeypatch
+) -> None:
+    [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
+    eventually(lambda: not server._connections)
+    monkeypatch.setattr(protocol, "ANSWER_TIMEOUT_S", 1.0)
+    book.answers["users.get"] = {**USER, "username": "x" * 20_000_000}
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(address)
+        connection.sendall(GET_USER % token.encode() + b"\r\n")
+        started = monotonic()
+        eventually(lambda: connection.recv(4096) and not server._connections)  # each write gets on
+    assert 0.9 < monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("request_", "statuses"),
+    [
+        (b"\r\n%s", [b"200", b"200"]),
+        (b"\r\n\r\n%s", [b"200", b"400"]),
+        (b"get /users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"405"]),
+        (b"head /users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"405"]),
+        (b"GET users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"400"]),
+        (b"GET //users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"404"]),
+        (b"GET /%%2Fusers/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"404"]),
+        (b"GET http://ann@shop/users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"400"]),
+        (b"GET /users/me HTTP/1.1\r\nHost: ann@shop\r\n\r\n%s", [b"200", b"400"]),
+    ],
+)
+def test_what_is_nearly_a_request_is_not_taken_for_it(book, raw, token, request_, statuses) -> None:
+    book.answers["users.get"] = USER
+    ask = GET_USER % token.encode()
+    answer = raw(ask + b"\r\n" + request_ % (ask + b"Connection: close\r\n\r\n"))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == statuses
 
 
 @pytest.fixture
