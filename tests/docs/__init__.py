@@ -1,0 +1,1 @@
+"""README and docs: their links lead somewhere, their samples parse, their commands were run."""
