@@ -14,7 +14,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
 	mutants test-unit test-interface test-chart chart-tools chart-docs test-system test-chaos images test-images \
-	lint format size bench bench-growth bench-long bench-scale load chaos lock clean
+	lint format size docs bench bench-growth bench-long bench-scale load chaos lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -109,6 +109,10 @@ format: install  ## put the code into shape
 size:  ## lines of product code, at most 4000
 	@dev/size.sh $(PACKAGES)
 
+docs: install  ## pictures of docs/diagrams anew, where their source has changed
+	@dev/diagrams/tools.sh
+	@$(BIN)/python -m dev.diagrams.render
+
 bench:  ## orders a second, beside what PostgreSQL alone does; KEEP=1: what the docs show (all bench verbs)
 	@dev/install.sh wrk
 	@$(BENCH) rounds $(KEPT)
@@ -136,4 +140,4 @@ lock: install  ## pin what pyproject.toml asks for
 
 clean: down  ## stop all, and remove all that make has made
 	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi
-	rm -rf .run-* chaos/results bench/results/latest* .venv .tools postman/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .run-* chaos/results bench/results/latest* .venv .tools postman/node_modules dev/diagrams/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

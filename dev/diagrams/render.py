@@ -1,0 +1,149 @@
+"""Renders each docs/diagrams/*.mmd that has changed, to .svg and .png beside it.
+
+A picture carries the SHA-256 of what it was made of: its source, the look that all share (config.json)
+and the versions of the tools (package-lock.json). So anyone can tell without a browser whether it is up
+to date, and only what is not is made again.
+
+usage: python -m dev.diagrams.render
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from dev.failure import Failure
+
+HERE = Path(__file__).parent
+DIAGRAMS = HERE.parents[1] / "docs" / "diagrams"
+MMDC = HERE / "node_modules" / ".bin" / "mmdc"
+CONFIG, LOCK = HERE / "config.json", HERE / "package-lock.json"
+FORMATS = ("svg", "png")
+PNG_PIXELS = 2  # for each of the SVG's: sharp on any screen
+RENDER_S = 120
+CHROMIUM = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync")  # fmt: skip
+
+STAMP = re.compile(r"<!-- made of sha256:([0-9a-f]{64}) -->\n")
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_KEY = b"Made-Of\0sha256:"
+
+
+def sources(folder: Path = DIAGRAMS) -> list[Path]:
+    return sorted(folder.glob("*.mmd"))
+
+
+def pictures(folder: Path = DIAGRAMS) -> list[Path]:
+    return sorted(path for suffix in FORMATS for path in folder.glob(f"*.{suffix}"))
+
+
+def picture_of(source: Path, suffix: str) -> Path:
+    return source.with_suffix(f".{suffix}")
+
+
+def made_of(source: Path) -> str:
+    """The digest of all that a picture of this source depends on."""
+    parts = [hashlib.sha256(path.read_bytes()).digest() for path in (source, CONFIG, LOCK)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def stamp_of(picture: Path) -> str | None:
+    """The digest that a picture carries; None where it is missing, or not one of ours."""
+    if not picture.exists():
+        return None
+    content = picture.read_bytes()
+    if picture.suffix == ".svg":
+        found = STAMP.match(content.decode(errors="replace"))
+        return found and found[1]
+    texts = (data for kind, data in _chunks(content) if kind == b"tEXt" and data.startswith(PNG_KEY))
+    return next((data.removeprefix(PNG_KEY).decode() for data in texts), None)
+
+
+def stamped(content: bytes, suffix: str, digest: str) -> bytes:
+    """A picture as it was rendered, with the digest in it: a comment in an SVG, a text chunk in a PNG."""
+    if suffix == "svg":
+        return f"<!-- made of sha256:{digest} -->\n".encode() + content.rstrip() + b"\n"
+    head = len(PNG_START) + 25  # IHDR, which has to be the first chunk
+    kind_and_data = b"tEXt" + PNG_KEY + digest.encode()
+    length, check = len(kind_and_data) - 4, zlib.crc32(kind_and_data)
+    chunk = length.to_bytes(4, "big") + kind_and_data + check.to_bytes(4, "big")
+    return content[:head] + chunk + content[head:]
+
+
+def stale(folder: Path = DIAGRAMS) -> list[Path]:
+    """The sources with a picture that is missing or out of date."""
+    return [
+        source
+        for source in sources(folder)
+        if any(stamp_of(picture_of(source, suffix)) != made_of(source) for suffix in FORMATS)
+    ]
+
+
+def orphans(folder: Path = DIAGRAMS) -> list[Path]:
+    """The pictures without a source."""
+    return [picture for picture in pictures(folder) if not picture.with_suffix(".mmd").exists()]
+
+
+def render(source: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        made = {suffix: _rendered(source, suffix, Path(scratch)) for suffix in FORMATS}
+    for suffix, content in made.items():
+        picture_of(source, suffix).write_bytes(stamped(content, suffix, made_of(source)))
+
+
+def _rendered(source: Path, suffix: str, scratch: Path) -> bytes:
+    target, browser = scratch / f"picture.{suffix}", scratch / "browser.json"
+    browser.write_text(json.dumps(_browser(scratch / f"profile-{suffix}")))
+    command: list[str | Path] = [
+        MMDC, "--quiet", "--input", source, "--output", target, "--configFile", CONFIG,
+        "--puppeteerConfigFile", browser, "--backgroundColor", "white", "--svgId", source.stem,
+        "--scale", str(PNG_PIXELS),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RENDER_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{source.name}: not rendered within {RENDER_S} s") from None
+    if done.returncode or not target.exists():
+        raise Failure(f"{source.name} can't be rendered:\n{(done.stderr + done.stdout).strip()}")
+    return target.read_bytes()
+
+
+def _browser(profile: Path) -> dict[str, object]:
+    """The system's chromium, for puppeteer; its sandbox does not work for root."""
+    sandbox = [] if os.getuid() else ["--no-sandbox"]
+    return {
+        "executablePath": shutil.which("chromium"),
+        "userDataDir": str(profile),
+        "args": [*CHROMIUM, *sandbox],
+    }
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = len(PNG_START)
+    while png.startswith(PNG_START) and at + 8 <= len(png):
+        length = int.from_bytes(png[at : at + 4], "big")
+        yield png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def main() -> None:
+    for picture in orphans():
+        print(f"docs: {picture.name} has no source any more, removed")
+        picture.unlink()
+    for source in stale():
+        print(f"docs: rendering {source.name} ...", flush=True)
+        render(source)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"docs: {failure}")

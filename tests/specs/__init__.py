@@ -1,0 +1,1 @@
+"""What is specified and drawn, against itself and against the suite."""
