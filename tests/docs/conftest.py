@@ -36,9 +36,9 @@ class Terminal:
     def run(self, text: str) -> str:
         """What the commands print, errors too; fails where the last one does."""
         with tempfile.NamedTemporaryFile("r", prefix="shop-docs-") as kept:
-            script = f"{text}\nlast=$?\n{{ unset BASH_ENV; env -0; }} >{kept.name}\nexit $last"
+            script = f"set -a\n{text}\nlast=$?\nenv -0 >{kept.name}\nexit $last"  # functions too
             done = subprocess.run(
-                ["bash", "-c", f"set -a\n{script}"],
+                ["bash", "-c", script],
                 cwd=ROOT,
                 env=self.variables,
                 stdin=subprocess.DEVNULL,

@@ -1,11 +1,13 @@
 """The sixth service of docs/adding-a-service.md, made by following it in a copy of this repository."""
 
+import doctest
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -23,6 +25,7 @@ from tests.mutants import Change, copy_to
 from tests.system.shopper import Shopper
 
 STEPS = blocks(ROOT / "docs" / "adding-a-service.md")
+[SESSION] = [step for step in STEPS if not step.language]
 BIN = Path(sys.executable).parent
 TIMEOUT_S = 300
 START_S = 90
@@ -177,4 +180,6 @@ def test_it_runs_beside_the_others_and_an_order_earns_points(suite: Suite, point
         time.sleep(0.5)
         assert rpc.points.balance(user_id=shopper.id) == {"points": 30, "orders": 1}
         assert rpc.points.balance(user_id="x")["status"] == "invalid"
+        [example] = doctest.DocTestParser().get_examples(SESSION.text)
+        assert f"{eval(example.source, {'n': SimpleNamespace(rpc=rpc)})}\n" == example.want
     assert requests.get(points, timeout=10).json()["status"] == "ready"

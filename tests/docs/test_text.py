@@ -1,0 +1,138 @@
+"""README and docs: links lead somewhere, samples parse, what is named is there, commands were run."""
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.docs.markdown import LINKING, ROOT, TOLD, Block, anchors, blocks_in, commands, links
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+VERBS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+RUN = {"README.md": "tests/docs/test_readme.py", "docs/operations.md": "tests/docs/test_operations.py"}
+FOLLOWED = "docs/adding-a-service.md"  # by tests/docs/test_adding_a_service.py
+# Commands in indented blocks that no test here can run, by their beginnings.
+NOT_RUN = {
+    "docker compose": "needs docker's engine; tests/images checks compose.yaml and does what it does",
+    "helm install": "needs a cluster; tests/chart renders and installs without one",
+    "kind load": "needs a cluster",
+    "eval $(minikube docker-env)": "needs a cluster",
+    "pg_restore ...": "an outline; the function below it is run",
+    "nameko shell": "tests/docs/test_readme.py runs the session",
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tracked(*patterns: str) -> str:
+    """The text of all files that git tracks, of these patterns."""
+    listed = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return "\n".join((ROOT / name).read_text() for name in listed.stdout.split() if (ROOT / name).exists())
+
+
+@pytest.mark.parametrize("file", LINKING, ids=name_of)
+def test_links_lead_to_files_and_headings_that_there_are(file: Path) -> None:
+    for link in links(file):
+        path, _, anchor = link.partition("#")
+        target = file.parent / path if path else file
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
+    text = "# One two!\n[a](b.md#c) `[code](x)` [d](https://e.f)\n```\n[g](h)\n# no\n```\n![i](j.svg)\n"
+    (tmp_path / "a.md").write_text(text)
+    assert links(tmp_path / "a.md") == ["b.md#c", "j.svg"]
+    assert anchors(tmp_path / "a.md") == {"one-two"}
+
+
+@pytest.mark.parametrize("block", blocks_in("json"), ids=str)
+def test_json_parses(block: Block) -> None:
+    json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", blocks_in("yaml"), ids=str)
+def test_yaml_parses(block: Block) -> None:
+    assert all(part is not None for part in yaml.safe_load_all(block.text))
+
+
+@pytest.mark.parametrize("block", blocks_in("python"), ids=str)
+def test_python_parses(block: Block) -> None:
+    ast.parse(block.text)
+
+
+def test_all_sql_is_executed() -> None:
+    assert {name_of(block.file) for block in blocks_in("sql")} == {FOLLOWED}
+
+
+def test_all_bash_is_run() -> None:
+    assert {name_of(block.file) for block in blocks_in("bash")} == RUN.keys()
+    assert [test for test in RUN.values() if not (ROOT / test).exists()] == []
+
+
+TYPED = [(str(block), command.strip()) for block in blocks_in("") for command in commands(block)]
+
+
+@pytest.mark.parametrize(("where", "command"), TYPED)
+def test_what_is_to_be_typed_is_there(where: str, command: str) -> None:
+    """`make` with a verb and variables that there are, `nameko run` with modules that there are; anything
+    else is in the list of what can't be run."""
+    command = re.sub(r"^([A-Z_]+)=\S+ (?=make )", r"make \1= && ", command)
+    for part in command.split(" && "):
+        program, *words = part.split()
+        if program == "make":
+            assert is_make(words), f"{where}: {part}"
+        elif part.startswith("nameko run --config config.yaml "):
+            modules = words[3:]
+            assert modules
+            assert all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules), where
+        else:
+            assert part.startswith(tuple(NOT_RUN)), f"{where}: {part}"
+
+
+def is_make(words: list[str]) -> bool:
+    """Whether the Makefile has these verbs, and somebody reads these variables."""
+    variables = {word.partition("=")[0] for word in words if "=" in word}
+    read = MAKEFILE + tracked("dev/*.sh", "config.yaml")
+    verbs = {word for word in words if "=" not in word}
+    return verbs <= VERBS and all(re.search(rf"\$[({{]+{name}\b", read) for name in variables)
+
+
+def test_the_list_of_what_is_not_run_has_nothing_that_is_not_told() -> None:
+    told = [command for _, command in TYPED]
+    assert [start for start in NOT_RUN if not any(start in command for command in told)] == []
+
+
+def test_a_verb_or_a_variable_that_there_is_not_is_found() -> None:
+    assert is_make(["audit", "FLAGS=--settled"])
+    assert not is_make(["audi"])
+    assert not is_make(["audit", "FLAG=--settled"])
+
+
+@pytest.mark.parametrize("file", TOLD, ids=name_of)
+def test_verbs_and_modules_in_the_text_are_there(file: Path) -> None:
+    text = file.read_text()
+    assert set(re.findall(r"`make ([a-z][a-z-]*)", text)) <= VERBS
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert importlib.util.find_spec(module), module
+
+
+SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+CODE = tracked("*.py", "*.yaml", "*.sh", "Makefile", "Dockerfile", "*.sql")
+
+
+@pytest.mark.parametrize("file", TOLD, ids=name_of)
+def test_settings_in_the_text_are_there(file: Path) -> None:
+    """Those of config.yaml, and constants of the code; a test follows what is added with a service."""
+    if name_of(file) != FOLLOWED:
+        named = set(SETTING.findall(file.read_text()))
+        assert [name for name in named if not re.search(rf"\b{name}\b", CODE)] == []
