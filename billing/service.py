@@ -31,6 +31,7 @@ from chassis.rpc import RpcProxy, rpc
 from chassis.schemas import Outcome, answer_each, checked, page
 from chassis.settings import TEXT, Setting
 
+Outcomes = list[Outcome]
 OPERATION = OperationOut()
 DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
 ACCOUNT_QUERY = AccountQuery()
@@ -58,7 +59,7 @@ class Service:
     currency = Setting("CURRENCY", TEXT)
 
     @rpc
-    def deposit_many(self, items: list[Outcome]) -> list[Outcome]:
+    def deposit_many(self, items: Outcomes) -> Outcomes:
         """Put money on accounts; an item is {user_id, amount_minor, key or ref}."""
         return self._move(items, DEPOSIT, domain.DEPOSIT)
 
@@ -68,7 +69,7 @@ class Service:
         return self.deposit_many([item])[0]
 
     @rpc
-    def withdraw_many(self, items: list[Outcome]) -> list[Outcome]:
+    def withdraw_many(self, items: Outcomes) -> Outcomes:
         """Take money off accounts; an item is {user_id, amount_minor, order_id or key or ref}."""
         return self._move(items, WITHDRAWAL, domain.WITHDRAWAL)
 
@@ -78,7 +79,7 @@ class Service:
         return self.withdraw_many([item])[0]
 
     @rpc
-    def cancel_many(self, items: list[Outcome]) -> list[Outcome]:
+    def cancel_many(self, items: Outcomes) -> Outcomes:
         """Store that withdrawals for orders are refused, unless they are done: each answers which."""
         return self._move(items, CANCELLATION, domain.WITHDRAWAL, cancels=True)
 
@@ -95,7 +96,7 @@ class Service:
         return self.account(user_id=user_id)
 
     @rpc
-    def account_many(self, items: list[Outcome]) -> list[Outcome]:
+    def account_many(self, items: Outcomes) -> Outcomes:
         """The accounts of users: {"status": "open", user_id, balance_minor, currency}, or a status
         of unknown-user, unavailable, invalid. An item is {user_id}."""
         return answer_each(ACCOUNT_QUERY, items, self._accounts)
@@ -138,12 +139,10 @@ class Service:
         """Open the new users' accounts."""
         self._open([event["user_id"] for event in events])
 
-    def _move(
-        self, items: list[Outcome], schema: Schema, kind: domain.Kind, *, cancels: bool = False
-    ) -> list[Outcome]:
+    def _move(self, items: Outcomes, schema: Schema, kind: domain.Kind, *, cancels: bool = False) -> Outcomes:
         """Settle together what is right of the items, answer all in order."""
 
-        def settle(right: list[Outcome]) -> Iterable[Outcome]:
+        def settle(right: Outcomes) -> Iterable[Outcome]:
             return map(_out, self._settle([_request(item, kind, cancels) for item in right]))
 
         return answer_each(schema, items, settle)
@@ -185,7 +184,7 @@ class Service:
         with self.db.autocommit() as connection:
             return store.accounts(connection, user_ids)
 
-    def _accounts(self, items: list[Outcome]) -> list[Outcome]:
+    def _accounts(self, items: Outcomes) -> Outcomes:
         user_ids = {item["user_id"] for item in items}
         accounts = self._read_accounts(user_ids)
         undecided: set[str] = set()

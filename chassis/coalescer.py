@@ -54,8 +54,8 @@ class Coalescer:
     """Sends items in batches of at most `max_items`, at most `lanes` batches at a time.
 
     `send(items, tell_s, wait_s)` gives an outcome for each item, in order; where it raises, each of its
-    items gets that fault. In `tell_s` seconds the first caller stops waiting (it is what the callee is told),
-    in `wait_s` the last. `send` runs in greenthreads made by `spawn`, never in a caller's, whose time-out would fail the others. Items
+    items gets that fault. In `tell_s` seconds the first caller stops waiting, in `wait_s` the last. `send`
+    runs in greenthreads made by `spawn`, never in a caller's, whose time-out would fail the others. Items
     go out in the order they came.
 
     A batch that takes longer than `patience_s` gives its lane to the next one: a copy of the service that

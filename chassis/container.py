@@ -117,11 +117,8 @@ class Container(ServiceContainer):
     def spawn_worker(
         self, entrypoint: Any, args: Any, kwargs: Any, context_data: Any = None, handle_result: Any = None
     ) -> Any:
-        """Nameko's would die of a sender's call stack that is not a list of texts."""
-        data = dict(context_data or {})
-        stack = data.get(CALL_ID_STACK_CONTEXT_KEY)
-        if not (isinstance(stack, list) and all(isinstance(call_id, str) for call_id in stack)):
-            data.pop(CALL_ID_STACK_CONTEXT_KEY, None)
+        """Without the sender's call stack: of one that is no list of texts Nameko's would die."""
+        data = {**(context_data or {}), CALL_ID_STACK_CONTEXT_KEY: []}
         return super().spawn_worker(entrypoint, args, kwargs, data, handle_result)
 
     def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:

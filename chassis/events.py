@@ -1,10 +1,9 @@
 """`@event_handler` in batches, losing nothing: what fails is tried again later, then parked.
 
-Events that arrive while a batch is worked on gather, and are the next one: the handler gets them as a
-list, works on them together, and one ack ends them all. A message is acked only when its work is
-done or a copy of it is safe in another queue. What fails because a part is away is retried without
-end, what can't be right MAX_ATTEMPTS times; then it is parked in `<queue>.dead` with its error. The
-main queue is declared as stock Nameko declares it.
+Events that arrive while a batch is worked on gather, and are the next one. A message is acked only when
+its work is done or a copy of it is safe in another queue. What fails because a part is away is retried
+without end, what can't be right MAX_ATTEMPTS times; then it is parked in `<queue>.dead` with its error.
+The main queue is declared as stock Nameko declares it.
 """
 
 import logging
