@@ -14,7 +14,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
 	mutants test-unit test-interface test-chart chart-tools chart-docs test-system test-chaos images test-images \
-	lint format size docs bench bench-growth bench-long bench-scale load chaos lock clean
+	lint format size docs specs bench bench-growth bench-long bench-scale load chaos lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -80,7 +80,10 @@ test-chart: install chart-tools  ## charts/shop by two versions of helm, without
 chart-tools: install
 	@$(BIN)/python -m dev.chart.tools
 
-chart-docs: install  ## the chart's table of values anew, and its copy of the scenario
+chart-specs: install  ## docs/openapi.yaml anew, and the copy that the gateway serves
+	@$(BIN)/python -W ignore -m dev.specs.openapi
+
+docs: install  ## the chart's table of values anew, and its copy of the scenario
 	@$(BIN)/python -m dev.chart.docs
 
 test-system: install  ## the whole suite
@@ -108,6 +111,9 @@ format: install  ## put the code into shape
 
 size:  ## lines of product code, at most 4000
 	@dev/size.sh $(PACKAGES)
+
+specs: install  ## docs/openapi.yaml anew, and the copy that the gateway serves
+	@$(BIN)/python -W ignore -m dev.specs.openapi
 
 docs: install  ## pictures of docs/diagrams anew, where their source has changed
 	@dev/diagrams/tools.sh

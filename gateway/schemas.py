@@ -71,12 +71,12 @@ class View:
     """What the API shows of something: fields by the same name or another, amounts (`*_minor`) as texts."""
 
     def __init__(self, *same: str, **others: str) -> None:
-        self._fields = {key.removesuffix("_minor"): key for key in same} | others
+        self.fields = {key.removesuffix("_minor"): key for key in same} | others
 
     def dump(self, inside: dict[str, Any]) -> dict[str, Any]:
         return {
             name: format_minor(inside[key]) if key.endswith("_minor") else inside[key]
-            for name, key in self._fields.items()
+            for name, key in self.fields.items()
             if key in inside
         }
 

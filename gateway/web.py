@@ -13,12 +13,13 @@ from eventlet.event import Event
 from marshmallow import Schema, fields, validate
 from nameko.web.handlers import HttpRequestHandler
 from nameko.web.server import WebServer as NamekoWebServer
+from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import MapAdapter
 
 from chassis import health
 from chassis.logs import REQUEST_ID, bind_request_id
 from chassis.settings import ADDRESS, COUNT, read
-from gateway import problems, reading
+from gateway import documents, problems, reading
 from gateway.protocol import Connection
 from gateway.reading import HttpRequest, Request
 from gateway.responses import Response
@@ -32,6 +33,7 @@ CROWDED_S = 1.0  # for one connection too many to say something and to read its 
 DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
 TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 NONE = Schema()
+OPEN = {*health.PATHS, *documents.FILES}
 PORT_SETTING = "GATEWAY_PORT (or GATEWAY_PORT_SHARED=true, for several gateways)"
 
 
@@ -123,9 +125,8 @@ class WebServer(NamekoWebServer):
         try:
             if request.refusal:
                 raise request.refusal
-            if request.path in health.PATHS and request.method in ("GET", "HEAD"):
-                told = health.respond(request.path)
-                return Response(told.status_code, told.get_data(), {"Content-Type": str(told.content_type)})
+            if request.path in OPEN:
+                return _open(request)
             route, checked = self._check(request, connection)
         except Exception as exc:
             connection.is_last = True  # its body may still be on the way
@@ -147,6 +148,17 @@ class WebServer(NamekoWebServer):
             key=reading.idempotency_key(request),
             path=path,
         )
+
+
+def _open(request: HttpRequest) -> Response:
+    """Health and the documents: no service is asked."""
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed(["GET", "HEAD"])
+    if request.path in documents.FILES:
+        media_type, content = documents.FILES[request.path]
+        return Response(200, content, {"Content-Type": media_type, **documents.HEADERS})
+    told = health.respond(request.path)
+    return Response(told.status_code, told.get_data(), {"Content-Type": str(told.content_type)})
 
 
 def _match(urls: MapAdapter, path: str, method: str) -> Any:

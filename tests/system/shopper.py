@@ -8,6 +8,7 @@ from typing import Any
 import requests
 
 from conftest import eventually
+from tests.specs.conformance import documented
 
 PASSWORD = "a long enough password"
 TIMEOUT_S = 60
@@ -17,7 +18,7 @@ _numbers = itertools.count(1)
 
 
 class Client(requests.Session):
-    """An HTTP client of the gateway: paths instead of URLs."""
+    """An HTTP client of the gateway: paths instead of URLs. What is not as documented fails."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -26,7 +27,9 @@ class Client(requests.Session):
 
     def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
         kwargs.setdefault("timeout", TIMEOUT_S)
-        return super().request(method, f"{self.url}{url}", *args, **kwargs)
+        response = super().request(method, f"{self.url}{url}", *args, **kwargs)
+        documented().check_exchange(response)
+        return response
 
     def post_raw(self, path: str, body: bytes | str, **headers: str) -> requests.Response:
         """A POST of exactly these bytes, as JSON."""

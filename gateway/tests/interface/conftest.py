@@ -13,6 +13,7 @@ from chassis.logs import current_request_id
 from chassis.rpc import rpc
 from gateway.service import Service
 from gateway.web import WebServer
+from tests.specs.conformance import documented
 
 WORKERS = 4
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
@@ -68,7 +69,7 @@ def twin(service: str, book: Book) -> type:
 
 
 class Client(requests.Session):
-    """A user's client: his token on every request, and paths instead of URLs."""
+    """A user's client: his token on every request, paths instead of URLs. What is not documented fails."""
 
     def __init__(self, url: str, token: str) -> None:
         super().__init__()
@@ -78,7 +79,9 @@ class Client(requests.Session):
 
     def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
         kwargs.setdefault("timeout", 30)
-        return super().request(method, f"{self.url}{url}", *args, **kwargs)
+        response = super().request(method, f"{self.url}{url}", *args, **kwargs)
+        documented().check_exchange(response)
+        return response
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,8 @@ def test_a_refusal_by_a_service_keeps_the_connection(book, ask, connection) -> N
         ("PUT", "/orders", b'{"price": 1}', {}, 405),
         ("GET", "/orders?limit=0", None, {}, 422),
         ("GET", "/orders", b"{}", {}, 400),
-        ("POST", "/healthz", b"{}", {}, 404),
+        ("POST", "/healthz", b"{}", {}, 405),
+        ("POST", "/docs", b"{}", {}, 405),
     ],
 )
 def test_a_refusal_at_the_edge_closes_the_connection(

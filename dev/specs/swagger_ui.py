@@ -1,0 +1,53 @@
+"""Fetches from npm what /docs serves of Swagger UI, only if it is what is pinned here.
+
+To renew it: set VERSION, run this, and pin the checksums that it tells.
+
+usage: python -m dev.specs.swagger_ui
+"""
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from dev.failure import Failure
+from gateway.documents import STATIC
+
+VERSION = "5.35.0"
+FOLDER = STATIC / "docs"
+SHA256 = {
+    "swagger-ui-bundle.js": "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
+    "swagger-ui-bundle.js.LICENSE.txt": "37eb6e7e59aed57b2c1acf076574b818ea07b74265717e0bd67b59e0baf9abbb",
+    "swagger-ui.css": "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d",
+    "LICENSE": "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30",
+    "NOTICE": "0d20d1adef18aee3f40dd258172155521ce702ac445cb5f7b7d60ed32dad2fb2",
+}
+
+
+def fetch() -> dict[str, bytes]:
+    """The files of the package."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = f"swagger-ui-dist@{VERSION}"
+        subprocess.run(["npm", "pack", "--silent", "--pack-destination", folder, package], check=True)
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            files = {name: archive.extractfile(f"package/{name}") for name in SHA256}
+            return {name: file.read() for name, file in files.items() if file}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+if __name__ == "__main__":
+    files = fetch()
+    try:
+        if wrong := [name for name in SHA256 if sha256(files[name]) != SHA256[name]]:
+            raise Failure(
+                "not what is pinned: " + ", ".join(f"{name} {sha256(files[name])}" for name in wrong)
+            )
+    except Failure as failure:
+        sys.exit(str(failure))
+    for name, content in files.items():
+        (FOLDER / name).write_bytes(content)

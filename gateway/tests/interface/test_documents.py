@@ -1,0 +1,62 @@
+"""/openapi.json and /docs: served to all, and all that a page needs is here."""
+
+import re
+from urllib.parse import urljoin
+
+import pytest
+
+from gateway import documents
+
+PAGE_NEEDS = re.compile(r'(?:src|href)="(?!data:)([^"]+)"')
+
+
+def test_the_document_is_served_to_all(client, book) -> None:
+    answer = client.get("/openapi.json", headers={"Authorization": None})
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json()["openapi"] == "3.1.0"
+    assert book.calls == []
+
+
+def test_the_page_and_every_file_it_names_are_served(client) -> None:
+    page = client.get("/docs")
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    needed = {urljoin("/docs", name) for name in PAGE_NEEDS.findall(page.text)}
+    assert needed == documents.FILES.keys() - {"/docs", "/openapi.json"}
+    for path in needed:
+        media_type, content = documents.FILES[path]
+        answer = client.get(path)
+        assert (answer.status_code, answer.content) == (200, content)
+        assert answer.headers["Content-Type"] == media_type
+    [url] = re.findall(r'url: "([^"]+)"', client.get("/docs/initializer.js").text)
+    assert urljoin("/docs", url) == "/openapi.json"
+
+
+@pytest.mark.parametrize("path", sorted(documents.FILES))
+def test_a_browser_is_told_to_run_nothing_else(client, path) -> None:
+    headers = client.head(path).headers
+    rules = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
+    assert rules["default-src"] == "'self'"
+    assert "script-src" not in rules
+    assert "'none'" in rules["frame-ancestors"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"].startswith("max-age=")
+
+
+def test_the_page_has_no_script_of_its_own(client) -> None:
+    scripts = re.findall(r"<script[^>]*>([^<]*)<", client.get("/docs").text)
+    assert scripts == [""] * 2
+    assert not re.search(r"\son\w+=|javascript:", client.get("/docs").text)
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs/", "/docs/LICENSE", "/docs/..%2fopenapi.json", "/docs/index.html", "/static/openapi.json"]
+)
+def test_nothing_else_of_the_folder_is_served(client, path) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_only_reading_is_allowed(client) -> None:
+    for path in ("/docs", "/openapi.json", "/healthz", "/metrics"):
+        answer = client.post(path)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
+        assert client.head(path).content == b""

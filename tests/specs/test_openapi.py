@@ -1,0 +1,155 @@
+"""docs/openapi.yaml: valid, what the code says, and what /openapi.json serves; its checks can fail."""
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from marshmallow import Schema
+from openapi_spec_validator import validate
+
+from dev.specs import openapi, swagger_ui
+from gateway import documents, problems, schemas
+from gateway.service import Service
+from tests.specs.conformance import Conformance, documented
+
+ID = "01993b8e-5a70-7c31-9f4e-0b6f4f6a2c11"
+DOCUMENT = yaml.safe_load(openapi.YAML.read_text())
+JSON = {"Content-Type": "application/json", "X-Request-Id": "x"}
+PROBLEM = {**JSON, "Content-Type": "application/problem+json"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(openapi.ROOT.glob("docs/**/openapi*.yaml")), ids=lambda path: path.stem
+)
+def test_every_document_is_valid_openapi(path: Path) -> None:
+    validate(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize("path", [openapi.YAML, openapi.JSON], ids=lambda path: path.name)
+def test_the_documents_are_what_the_code_says(path: Path) -> None:
+    assert path.read_text() == openapi.written()[path], "run `make specs`"
+
+
+def test_both_documents_say_the_same() -> None:
+    assert json.loads(documents.FILES["/openapi.json"][1]) == DOCUMENT
+
+
+def test_every_route_is_documented() -> None:
+    handlers = {name for name, value in vars(Service).items() if hasattr(value, "nameko_entrypoints")}
+    operations = [operation for methods in DOCUMENT["paths"].values() for operation in methods.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert handlers < set(ids)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_new_route_or_field_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(openapi.ANSWERS, "profile")
+    with pytest.raises(openapi.Failure, match="profile"):
+        openapi.document()
+    monkeypatch.undo()
+    monkeypatch.setitem(schemas.USER.fields, "is_admin", "is_admin")
+    with pytest.raises(openapi.Failure, match="is_admin"):
+        openapi.document()
+
+
+def every(piece: Any, wanted: Callable[[Any], bool]) -> list[Any]:
+    """All parts of a document, at any depth, that are wanted."""
+    inner = piece.values() if isinstance(piece, dict) else piece if isinstance(piece, list) else []
+    return [part for value in inner for part in every(value, wanted)] + ([piece] if wanted(piece) else [])
+
+
+def test_every_object_is_closed_and_every_field_has_a_type() -> None:
+    pieces = DOCUMENT["components"]["schemas"]
+    objects = every(pieces, lambda piece: isinstance(piece, dict) and piece.get("type") == "object")
+    assert len(objects) >= len(pieces) - 1  # all but Amount
+    for piece in objects:
+        assert "additionalProperties" in piece
+        for field in piece.get("properties", {}).values():
+            assert {"type", "$ref", "oneOf"} & field.keys()
+
+
+def test_every_example_is_right() -> None:
+    for name, piece in DOCUMENT["components"]["schemas"].items():
+        for example in piece.get("examples", []):
+            documented()._valid({"$ref": f"#/components/schemas/{name}"}, example)
+            if name in openapi.BODIES:
+                schema: type[Schema] = getattr(schemas, name)
+                schema().load(example)
+    for response in DOCUMENT["components"]["responses"].values():
+        for content in response["content"].values():
+            if "example" in content:
+                documented()._valid(content["schema"], content["example"])
+
+
+# That a difference is seen
+
+
+def order(**changes: Any) -> dict[str, Any]:
+    whole = dict(DOCUMENT["components"]["schemas"]["Order"]["examples"][0])
+    return {**whole, **changes}
+
+
+def check(
+    value: Any,
+    status: int = 200,
+    headers: dict[str, str] = JSON,
+    url: str = f"http://shop/orders/{ID}",
+    method: str = "GET",
+    document: dict[str, Any] = DOCUMENT,
+) -> None:
+    Conformance(document).check(method, url, status, headers, json.dumps(value).encode())
+
+
+def test_an_answer_as_documented_passes() -> None:
+    check(order())
+    check(problems.not_found().body, 404, PROBLEM)
+    check(problems.unauthorized("Why.").body, 401, {**PROBLEM, "WWW-Authenticate": "Bearer"})
+    check(problems.not_found().body, 404, PROBLEM, "http://shop/nowhere")
+
+
+WRONG: dict[str, tuple[Any, ...]] = {
+    "a field more": (order(user_id=ID),),
+    "a field of another type": (order(price=9990),),
+    "a field of another form": (order(price="99.9"),),
+    "a null": (order(status=None),),
+    "an unknown value": (order(status="lost"),),
+    "a field less": ({name: value for name, value in order().items() if name != "ended_at"},),
+    "another status": (order(), 201),
+    "another media type": (order(), 200, PROBLEM),
+    "a header less": (order(), 200, {"Content-Type": "application/json"}),
+    "a problem of another type": (problems.malformed("Why.").body, 404, PROBLEM),
+    "a problem with a status of its own": ({**problems.not_found().body, "status": 400}, 404, PROBLEM),
+    "a problem without its header": (problems.unauthorized("Why.").body, 401, PROBLEM),
+    "an answer where nothing is": (order(), 200, JSON, "http://shop/nowhere"),
+    "a method more": (order(), 200, JSON, f"http://shop/orders/{ID}", "DELETE"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_an_answer_that_differs_fails(case: str) -> None:
+    with pytest.raises(AssertionError):
+        check(*WRONG[case])
+
+
+def test_what_a_document_loses_is_missed() -> None:
+    less = deepcopy(DOCUMENT)
+    del less["components"]["schemas"]["Order"]["properties"]["ended_at"]
+    with pytest.raises(AssertionError, match="ended_at"):
+        check(order(), document=less)
+    less = deepcopy(DOCUMENT)
+    del less["paths"]["/orders/{order_id}"]
+    with pytest.raises(AssertionError, match="not documented"):
+        check(order(), document=less)
+
+
+# Swagger UI
+
+
+def test_swagger_ui_is_what_is_pinned() -> None:
+    files = {path.name: path.read_bytes() for path in swagger_ui.FOLDER.iterdir()}
+    own = {"index.html", "initializer.js"}
+    assert {name: swagger_ui.sha256(files[name]) for name in files.keys() - own} == swagger_ui.SHA256
