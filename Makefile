@@ -80,10 +80,7 @@ test-chart: install chart-tools  ## charts/shop by two versions of helm, without
 chart-tools: install
 	@$(BIN)/python -m dev.chart.tools
 
-chart-specs: install  ## docs/openapi.yaml anew, and the copy that the gateway serves
-	@$(BIN)/python -W ignore -m dev.specs.openapi
-
-docs: install  ## the chart's table of values anew, and its copy of the scenario
+chart-docs: install  ## the chart's table of values anew, and its copy of the scenario
 	@$(BIN)/python -m dev.chart.docs
 
 test-system: install  ## the whole suite
