@@ -55,6 +55,13 @@ def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
     assert anchors(tmp_path / "a.md") == {"one-two"}
 
 
+def test_every_decision_is_listed_by_its_title() -> None:
+    folder = ROOT / "docs" / "adr"
+    titles = [(path.name, path.read_text().partition("\n")[0]) for path in sorted(folder.glob("0*.md"))]
+    listed = re.findall(r"^(\d+\.) \[(.+)\]\((.+)\)$", (folder / "README.md").read_text(), re.MULTILINE)
+    assert [(name, f"# {number} {title}") for number, title, name in listed] == titles
+
+
 @pytest.mark.parametrize("block", blocks_in("json"), ids=str)
 def test_json_parses(block: Block) -> None:
     json.loads(block.text)
