@@ -111,7 +111,8 @@ def _rendered(source: Path, suffix: str, scratch: Path) -> bytes:
     except subprocess.TimeoutExpired:
         raise Failure(f"{source.name}: not rendered within {RENDER_S} s") from None
     if done.returncode or not target.exists():
-        raise Failure(f"{source.name} can't be rendered:\n{(done.stderr + done.stdout).strip()}")
+        told = [line for line in done.stderr.splitlines() if line and not line.startswith("    at ")]
+        raise Failure("\n".join([f"{source.name} can't be rendered:", *told]))
     return target.read_bytes()
 
 

@@ -71,7 +71,9 @@ def in_flowchart(line: str) -> list[str]:
     if re.match(r"(classDef|class|style|linkStyle|direction) ", line):
         return []
     bare = re.sub('"[^"]*"', "", line)
-    assert not re.search(r"[\[({|]\s*\w|(?<!-)--\s+\w|(?<!=)==\s+\w|-\.\s+\w", bare), f"a label needs quotes: {line}"
+    assert not re.search(r"[\[({|]\s*\w|(?<!-)--\s+\w|(?<!=)==\s+\w|-\.\s+\w", bare), (
+        f"a label needs quotes: {line}"
+    )
     return re.findall('"([^"]+)"', line)
 
 
