@@ -1,17 +1,22 @@
 """The pictures of docs/diagrams are what their sources say: told without a browser."""
 
 import html
+import importlib
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from chassis.events import EventHandler
+from chassis.rpc import RpcProxy
 from dev.diagrams import render
-from dev.diagrams.render import PNG_PIXELS, orphans, picture_of, sources, stale, stamp_of, stamped
+from dev.diagrams.render import DIAGRAMS, PNG_PIXELS, orphans, picture_of, sources, stale, stamp_of, stamped
 
+SERVICES = ("users", "billing", "orders", "notifications", "gateway")
 MOST_WIDE = 1100  # px: in a page of 830 px letters of 14 px are shown with 10.5
 SVG = "{http://www.w3.org/2000/svg}"
 ARROW = r"(?:<<)?--?(?:>>|>|x|\))"
@@ -94,6 +99,27 @@ def size_of(svg: Path) -> tuple[float, float]:
     return float(root.attrib["width"]), float(root.attrib["height"])
 
 
+def drawn(begin: str, end: str) -> set[tuple[str, str, str]]:
+    """The arrows of one kind between services in the picture of the containers: from, label, to."""
+    text = (DIAGRAMS / "architecture-containers.mmd").read_text()
+    found = re.findall(
+        rf'^ +(\w+) {re.escape(begin)} "(.+)" {re.escape(end)} (\w+)$', text, flags=re.MULTILINE
+    )
+    return {(source, label, target) for source, label, target in found if source in SERVICES}
+
+
+def declared(kind: type) -> list[tuple[str, Any]]:
+    """What the services declare of one kind, each with the service's name."""
+    classes = {name: importlib.import_module(f"{name}.service").Service for name in SERVICES}
+    return [
+        (name, each)
+        for name, service in classes.items()
+        for value in vars(service).values()
+        for each in (value, *getattr(value, "nameko_entrypoints", ()))
+        if isinstance(each, kind)
+    ]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A picture of each format that is up to date, in a folder of its own."""
@@ -116,6 +142,16 @@ def test_all_pictures_are_up_to_date() -> None:
 
 def test_no_picture_lacks_its_source() -> None:
     assert not orphans(), "make docs"
+
+
+def test_the_containers_call_each_other_as_the_services_do() -> None:
+    calls = {(source, target) for source, _, target in drawn("--", "-->")}
+    assert calls == {(name, proxy.service) for name, proxy in declared(RpcProxy)}
+
+
+def test_the_containers_hear_the_events_that_the_services_hear() -> None:
+    events = {(s, event, t) for s, label, t in drawn("-.", ".->") for event in label.split(",<br/>")}
+    assert events == {(e.source_service, e.event_type, name) for name, e in declared(EventHandler)}
 
 
 @each_source
