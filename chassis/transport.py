@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from amqp.transport import SSLTransport, TCPTransport
+from amqp.transport import SSLTransport, TCPTransport, to_host_port
 from eventlet.semaphore import Semaphore
 from kombu.transport import pyamqp
 
@@ -58,7 +58,8 @@ class _Connection(pyamqp.Connection):
     def Transport(self, host: str, connect_timeout: Any, ssl: Any, *timeouts: Any, **options: Any) -> Any:
         options |= zip(("read_timeout", "write_timeout"), timeouts, strict=True)
         options["connect_timeout"] = connect_timeout
-        return _Encrypted(host, ssl=ssl, **options) if ssl else _Plain(host, **options)
+        checked = {"server_hostname": to_host_port(host)[0]}  # else a certificate for any name would do
+        return _Encrypted(host, ssl=checked, **options) if ssl else _Plain(host, **options)
 
 
 pyamqp.Transport.Connection = _Connection  # whatever kombu connects in this process, encrypted or not

@@ -1,12 +1,19 @@
 """Frames reach the socket whole and in order, whoever else writes."""
 
 import socket
+import subprocess
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import eventlet
+import pytest
 from eventlet.greenio import GreenSocket
 
+from chassis.amqp import connect
 from chassis.transport import _Plain
+from conftest import eventually
+from dev.ports import free_ports
 
 LONG = 1_000_000  # bytes, more than a socket holds
 
@@ -50,3 +57,34 @@ def test_what_is_written_together_goes_out_at_the_end_or_not_at_all() -> None:
         transport.write(b"one ")
         transport.write(b"write")
     assert theirs.recv(LONG) == b"one write"
+
+
+def test_an_encrypted_connection_wants_a_certificate_for_the_host_it_asks_for(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """py-amqp by itself takes a certificate for any name, of any CA that it trusts."""
+    assert "not valid for '127.0.0.1'" in ended_with(tmp_path, monkeypatch, "DNS:example.org")
+    assert "certificate" not in ended_with(tmp_path, monkeypatch, "IP:127.0.0.1")
+
+
+def ended_with(folder: Path, monkeypatch: Any, name: str) -> str:
+    """What a connection to `amqps://127.0.0.1` ends with, where something that speaks TLS, but not AMQP,
+    has a certificate for `name` by a CA that is trusted."""
+    key, certificate, port = str(folder / "key"), str(folder / "crt"), str(free_ports()["rabbitmq"])
+    made = ["-x509", "-nodes", "-subj", "/CN=test", "-newkey", "ed25519"]
+    named = ["-addext", f"subjectAltName={name}", "-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", "req", *made, *named], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    serve = ["openssl", "s_server", "-quiet", "-accept", port, "-key", key, "-cert", certificate]
+    with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as server:
+        uri = f"amqps://a:b@127.0.0.1:{port}/"
+        said = eventually(lambda: unless_refused(uri))
+        server.terminate()
+    return said
+
+
+def unless_refused(uri: str) -> str:
+    """What a connection ends with, once somebody listens there."""
+    with pytest.raises(OSError) as ended:  # noqa: PT011 - the caller looks at what it says
+        connect({"AMQP_URI": uri, "HEARTBEAT": 10}).connect()
+    return "" if isinstance(ended.value, ConnectionRefusedError) else str(ended.value)
