@@ -4,7 +4,7 @@ import json
 import logging
 from typing import Any
 
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from chassis.errors import DeadlineExceeded, Unavailable
 from gateway.responses import Response
@@ -70,16 +70,10 @@ def from_exception(exc: Exception) -> Problem:
         return Problem(504, "deadline-exceeded", "It took too long", detail=UNKNOWN, headers=RETRY)
     if isinstance(exc, Unavailable):
         return unavailable()
-    if isinstance(exc, HTTPException):
-        return _from_werkzeug(exc)
+    if isinstance(exc, NotFound):
+        return not_found()
+    if isinstance(exc, MethodNotAllowed):
+        headers = {"Allow": ", ".join(sorted(exc.valid_methods or []))}
+        return Problem(405, "method-not-allowed", "Method Not Allowed", headers=headers)
     log.error("a request failed", exc_info=exc)
     return Problem(500, "internal-error", "Something broke on our side")
-
-
-def _from_werkzeug(exc: HTTPException) -> Problem:
-    """Routing's answers: no such path, or another method. It would redirect `//orders`; we don't."""
-    status = exc.code or 500
-    headers = {name: value for name, value in exc.get_headers() if name == "Allow"}
-    if status == 404 or status < 400:
-        return not_found()
-    return Problem(status, exc.name.lower().replace(" ", "-"), exc.name, headers=headers)

@@ -22,7 +22,8 @@ LONGEST_LENGTH = 20  # digits of a Content-Length; Python refuses integers of 4,
 LONGEST_KEY = 255
 SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FIRST_LINE = re.compile(rf"({_NAME.pattern}) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
+# Nobody has a method in lower case, nor a path like `//orders`; routing would take both for others.
+_FIRST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Z-]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
 _ORIGIN = re.compile(r"(?i:https?)://[^/@]+")  # before the path, where a client talks as if to a proxy
 _HOST = re.compile(r"[\w.~!$&'()*+;=%:\[\]-]*", re.ASCII)  # no user, and none that others read as two
 
@@ -50,7 +51,7 @@ class HttpRequest:
         self.path = unquote_to_bytes(path.encode("latin-1")).decode(errors="replace")
         if major != "1":
             raise _no_request(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        if not path.startswith("/"):
+        if not path.startswith("/") or self.path.startswith("//"):
             raise problems.malformed("The target is no path.")
         for line in lines:
             _add_header(self.headers, line)

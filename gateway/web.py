@@ -14,7 +14,6 @@ from marshmallow import Schema, fields, validate
 from nameko.web.handlers import HttpRequestHandler
 from nameko.web.server import WebServer as NamekoWebServer
 from werkzeug.exceptions import MethodNotAllowed
-from werkzeug.routing import MapAdapter
 
 from chassis import health
 from chassis.logs import REQUEST_ID, bind_request_id
@@ -59,7 +58,7 @@ class WebServer(NamekoWebServer):
 
     def start(self) -> None:
         [self._tokens] = [d for d in self.container.dependencies if isinstance(d, Tokens)]
-        self._match = lru_cache(1000)(partial(_match, self.make_url_map().bind("")))
+        self._match = lru_cache(1000)(self.make_url_map().bind("").match)
 
     def run(self) -> None:
         while True:
@@ -159,13 +158,6 @@ def _open(request: HttpRequest) -> Response:
         return Response(200, content, {"Content-Type": media_type, **documents.HEADERS})
     told = health.respond(request.path)
     return Response(told.status_code, told.get_data(), {"Content-Type": str(told.content_type)})
-
-
-def _match(urls: MapAdapter, path: str, method: str) -> Any:
-    """werkzeug's; it would take `//orders` for `/orders`, and `get` for `GET`."""
-    if path.startswith("//"):
-        raise problems.not_found()
-    return urls.match(path, method if method.isupper() else "-")
 
 
 class Route(HttpRequestHandler):

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
-from werkzeug.routing import RequestRedirect
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from gateway import problems
@@ -28,7 +27,6 @@ def answer(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         (InternalError(SECRETS), 500, "internal-error"),
         (RuntimeError(SECRETS), 500, "internal-error"),
         (NotFound(SECRETS), 404, "not-found"),
-        (RequestRedirect("http://elsewhere/"), 404, "not-found"),
         (MethodNotAllowed(["GET"]), 405, "method-not-allowed"),
         (problems.invalid({"price": ["Wrong."]}), 422, "validation"),
         (problems.key_reused(), 422, "idempotency-key-reused"),
