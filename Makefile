@@ -14,7 +14,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
 	mutants test-unit test-interface test-chart chart-tools chart-docs test-system test-chaos images test-images \
-	lint format size docs specs bench bench-growth bench-long bench-scale load chaos lock clean
+	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -134,6 +134,9 @@ bench-scale:  ## with 1, 2 and 4 copies of each service
 
 load:  ## users who buy from the running suite until Ctrl-C; then every answer is compared
 	@$(SUITE) exec $(BIN)/python -W ignore -m chaos.load $(FLAGS)
+
+fuzz:  ## requests made up from docs/openapi.yaml against the running suite, ten minutes; FLAGS="--seconds 60"
+	@$(SUITE) exec $(BIN)/python -W ignore -m dev.specs.fuzz $(FLAGS)
 
 chaos: install  ## the promises under real faults, 40 minutes or more; PART=kills, SEED=7, AGAIN=1
 	@$(BIN)/python -W ignore -m chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)

@@ -1,12 +1,12 @@
 """Requests that are cut wrong: refused at the edge, while others are served."""
 
 import gzip
-import re
 import socket
 from collections.abc import Callable
 
 import pytest
 
+from tests.specs.conformance import documented
 from tests.system.shopper import INSIDES, Shopper, assert_problem
 
 BODY = b'{"price": "1.00"}'
@@ -35,9 +35,12 @@ def send(suite, rich) -> Callable[..., tuple[int, bytes]]:
                 answer += part
         assert answer.count(b"HTTP/1.1 ") == 1
         head, _, content = answer.partition(b"\r\n\r\n")
-        assert b"Content-Type: application/problem+json" in head
+        first, *lines = head.decode().split("\r\n")
+        told, status = dict(line.split(": ", 1) for line in lines), int(first.split()[1])
+        assert told["Content-Type"] == "application/problem+json"
+        documented().check("POST", "/orders", status, told, content)
         assert not INSIDES.search(content.decode())
-        return int(re.match(rb"HTTP/1.1 (\d+)", head)[1]), content
+        return status, content
 
     return send
 
