@@ -1,4 +1,4 @@
-# An image for each service, and one that migrates: `make images` builds them all (docs/images.md).
+# An image for each service, and one that migrates and audits: `make images` builds them all (docs/images.md).
 
 ARG BASE=python:3.13-slim-bookworm
 
@@ -66,4 +66,5 @@ COPY --from=build /app/users users
 COPY --from=build /app/billing billing
 COPY --from=build /app/orders orders
 COPY --from=build /app/notifications notifications
+COPY --from=build /app/audit audit
 CMD ["python", "-m", "chassis.migrate"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.images.conftest import CHECKOUT
-from tests.images.test_images import CODE, NAMES, SERVICES, VERSION
+from tests.images.test_images import NAMES, SERVICES, SERVICES_WITH_TABLES, VERSION
 
 TOOLS = CHECKOUT / ".tools" / "images" / "bin"
 PROMISES = {
@@ -59,7 +59,7 @@ def test_compose_tells_each_service_of_its_own_database_alone(compose: dict[str,
     for name in SERVICES:
         own = "TOKEN_SECRET" if name == "gateway" else f"{name.upper()}_DB_URI"
         assert set(compose[name]["environment"]) == {"AMQP_URI", own}
-    uris = {f"{name.upper()}_{kind}" for name in CODE["migrations"] for kind in ("DB_URI", "DB_OWNER_URI")}
+    uris = {f"{name.upper()}_{kind}" for name in SERVICES_WITH_TABLES for kind in ("DB_URI", "DB_OWNER_URI")}
     assert set(compose["migrations"]["environment"]) == {"AMQP_URI"} | uris
 
 

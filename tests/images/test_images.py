@@ -29,7 +29,7 @@ NAMES = {
     "migrations": "migrations-07",
 }
 SERVICES = [name for name in NAMES if name != "migrations"]
-CODE = {name: {name} for name in SERVICES} | {"migrations": set(SERVICES_WITH_TABLES)}
+CODE = {name: {name} for name in SERVICES} | {"migrations": {*SERVICES_WITH_TABLES, "audit"}}
 VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
 ENVIRONMENT = {
     "GATEWAY_HOST": "0.0.0.0",
@@ -198,6 +198,11 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
     assert shopper.deposit("10.00").status_code == 201
     assert shopper.ended_order("9.99")["status"] == "paid"
     assert shopper.letters(1)[0]["kind"] == "happiness"
+
+    for command, end in (("audit", "differences: none\n"), ("chassis.dead list", ": 0 parked\n")):
+        look = start(reference("migrations"), "python", "-m", *command.split(), **databases)
+        assert look.wait() == 0, look.says()
+        assert look.says().endswith(end)
 
     for container in running.values():
         container.terminate()
