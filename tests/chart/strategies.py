@@ -173,6 +173,11 @@ SERVER: dict[str, st.SearchStrategy[Any]] = {
     "resources": RESOURCES,
     **PLACES,
 }
+CA = st.builds(
+    lambda source, key: {source: "our-ca", **key},
+    st.sampled_from(["existingSecret", "existingConfigMap"]),
+    some(key=st.sampled_from(["ca.crt", "root.pem"])),
+)
 DATABASES = st.one_of(
     st.fixed_dictionaries({"postgresql": some(maxConnections=st.integers(20, 900), **SERVER)}),
     st.fixed_dictionaries(
@@ -218,7 +223,14 @@ OTHERS = some(
     logLevel=st.sampled_from(["DEBUG", "INFO", "WARNING", "ERROR"]),
     image=some(registry=REGISTRIES, namespace=st.sampled_from(["", "a", "a/b"]), tag=TAGS),
     tokenSecret=some(existingSecret=NAMES),
-    migrations=some(image=IMAGE, resources=RESOURCES, extraEnv=variables("OF_MIGRATIONS"), **PLACES),
+    migrations=some(
+        image=IMAGE,
+        annotations=ANNOTATIONS,
+        resources=RESOURCES,
+        extraEnv=variables("OF_MIGRATIONS"),
+        **PLACES,
+    ),
+    audit=some(schedule=st.sampled_from(["", "@daily", "*/5 0-6,22 * JAN,feb MON-FRI"])),
     publicPaths=st.lists(st.sampled_from(["/", "/users", "/a.b/c-d_e"]), min_size=1, unique=True),
     ingress=some(
         enabled=st.booleans(),
@@ -237,7 +249,7 @@ OTHERS = some(
 )
 POLICY = st.fixed_dictionaries(
     {"rabbitmqFrom": st.just([{"namespaceSelector": {}}])},  # or KEDA would be kept from the broker
-    optional={"enabled": st.booleans()}
+    optional={"enabled": st.booleans(), "dnsPorts": st.just([53, 5353])}
     | dict.fromkeys(
         ("gatewayFrom", "metricsFrom", "postgresqlFrom", "externalRabbitmqTo", "externalPostgresqlTo"), PEERS
     ),
@@ -248,4 +260,9 @@ POLICY = st.fixed_dictionaries(
 def values(draw: st.DrawFn) -> dict[str, Any]:
     """Values that a user may give."""
     own = {name: draw(service(name)) for name in SERVICES}
-    return draw(OTHERS) | draw(DATABASES) | draw(BROKER) | {"services": own, "networkPolicy": draw(POLICY)}
+    servers = draw(DATABASES) | draw(BROKER)
+    encrypted = servers.get("externalRabbitmq", {}).get("tls") or "parameters" in servers.get(
+        "externalPostgresql", {}
+    )
+    ca = draw(CA) if encrypted and draw(st.booleans()) else {}
+    return draw(OTHERS) | servers | {"trustedCA": ca, "services": own, "networkPolicy": draw(POLICY)}

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +11,9 @@ import pytest
 
 from conftest import eventually
 from dev.servers import Servers
+from tests.chart.commands import Run
 from tests.chart.environment import SERVICES, data
-from tests.chart.helm import objects, of, render
+from tests.chart.helm import component, objects, of, render
 from tests.system.processes import Process, Suite
 from tests.system.shopper import Shopper
 
@@ -59,19 +58,9 @@ def uris(servers: Servers, secret: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def command(
-    environment: dict[str, str], suite_config: dict[str, Any], uris: dict[str, str]
-) -> Callable[..., str]:
-    """`command("chassis.dead", "list")`: what it prints, as the migrations' user."""
-    own = environment | {"AMQP_URI": uris["migrations"]}
-
-    def run(*arguments: str) -> str:
-        module = [sys.executable, "-W", "ignore", "-m", *arguments]
-        done = subprocess.run(module, env=own, text=True, capture_output=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
+def run(environment: dict[str, str], suite_config: dict[str, Any], uris: dict[str, str]) -> Run:
+    """`run("dead")`: one of the chart's commands, as the user that the chart has it be."""
+    return Run(render(VALUES), environment, uris)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +68,10 @@ def suite(
     servers: Servers,
     environment: dict[str, str],
     uris: dict[str, str],
-    command: Callable[..., str],
+    run: Run,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Suite]:
-    command("chassis.migrate")
+    assert run("migrations", "chassis.migrate").code == 0
     suite = OwnUsers(uris, environment, servers.ports, tmp_path_factory.mktemp("chart"))
     try:
         suite.start()
@@ -115,12 +104,16 @@ def test_the_whole_story_goes_well_with_a_user_for_each(suite: Suite) -> None:
     assert shopper.get("/account").json()["balance"] == "3.00"
 
 
-def test_an_event_that_can_not_be_right_is_parked_shown_and_moved_back(
-    suite: Suite, channel: Callable[[str], Any], command: Callable[..., str]
+def test_an_event_that_can_not_be_right_is_shown_told_by_the_audit_and_moved_back(
+    suite: Suite, channel: Callable[[str], Any], run: Run
 ) -> None:
+    audit = run("audit")
+    assert (audit.code, "differences: none" in audit.says) == (0, True), audit.says
     channel("users").basic_publish(amqp.Message(b"no JSON"), "users.events", "user_created")
-    eventually(lambda: "1 parked" in command("chassis.dead", "list", USER_CREATED))
-    assert "1 redriven" in command("chassis.dead", "redrive", USER_CREATED)
+    eventually(lambda: f"{USER_CREATED}: 1 parked" in run("dead").says)
+    audit = run("audit")
+    assert (audit.code, f"parked: {USER_CREATED}.dead: 1 events" in audit.says) == (1, True), audit.says
+    assert f"{USER_CREATED}: 1 redriven" in run("redrive").says
 
 
 CALLS = {
@@ -150,6 +143,18 @@ def publish(channel: Any, exchange: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("user", USERS)
+def test_only_who_puts_events_aside_sends_to_queues_by_their_names(
+    channel: Callable[[str], Any], user: str
+) -> None:
+    """To any queue then: RabbitMQ asks whether he may write to the default exchange, and not where to."""
+    if user in ("billing", "notifications", "migrations"):
+        publish(channel(user), "", "no-such-queue")
+    else:
+        with pytest.raises(amqp.AccessRefused, match=REFUSED):
+            publish(channel(user), "", "no-such-queue")
+
+
+@pytest.mark.parametrize("user", USERS)
 def test_nobody_tells_what_is_anothers_to_tell(channel: Callable[[str], Any], user: str) -> None:
     for source, event in (("users", "user_created"), ("orders", "order_paid")):
         if user != source:
@@ -173,6 +178,17 @@ def test_nobody_has_what_others_are_asked_sent_to_itself(channel: Callable[[str]
     for service in set(SERVICES) - {user}:
         with pytest.raises(amqp.AccessRefused, match=REFUSED):
             channel(user).queue_bind(f"rpc-{user}", "nameko-rpc", f"{service}.*")
+
+
+def test_a_service_scales_by_queues_that_it_has_and_may_look_at(
+    channel: Callable[[str], Any], suite: Suite
+) -> None:
+    scaled = of(objects("everything"), "ScaledObject")
+    assert {component(each) for each in scaled} == {"billing", "orders", "notifications"}
+    for each in scaled:
+        for trigger in each["spec"]["triggers"]:
+            found = channel(component(each)).queue_declare(trigger["metadata"]["queueName"], passive=True)
+            assert found.consumer_count > 0
 
 
 def test_the_definitions_have_the_passwords_that_the_services_get(secret: dict[str, str]) -> None:

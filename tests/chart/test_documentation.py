@@ -1,5 +1,6 @@
 """What is written about the values is complete and true, and what was copied or generated is up to date."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import yaml
 from dev.chart.docs import BEGIN, END, SCENARIO, Section, parse, table, with_table
 from dev.chart.tools import ROOT
 from dev.failure import Failure
-from tests.chart.helm import CHART, DEFAULTS
+from tests.chart.helm import CHART, DEFAULTS, name_of, objects, of
 
 VALUES = (CHART / "values.yaml").read_text()
 PARAMS = {path: text for section in parse(VALUES) for path, text in section.params.items()}
@@ -96,6 +97,28 @@ def test_the_scenario_in_the_chart_is_the_one_of_the_suite() -> None:
     assert (CHART / "files" / SCENARIO).read_bytes() == (ROOT / "postman" / SCENARIO).read_bytes(), (
         "run `make chart-docs`"
     )
+
+
+def test_the_readme_names_the_commands_that_are_there() -> None:
+    named = set(re.findall(r"cronjob/([a-z-]+)", (CHART / "README.md").read_text()))
+    assert named == {name_of(each) for each in of(objects("default"), "CronJob")}
+
+
+def test_all_that_the_gateway_serves_is_let_in_but_what_is_the_clusters_own() -> None:
+    routes = re.findall(r'@http\(\s*"[A-Z]+", "(/[^"<]*)', Path(ROOT, "gateway", "service.py").read_text())
+    assert len(routes) > 5
+    described = ["/openapi.json", "/docs", "/docs/page"]
+    for name, path in itertools.product(("default", "gateway-api"), [*routes, *described, "/healthz"]):
+        assert any(f"{path}/".startswith(f"{prefix}/") for prefix in public(name)), path
+        assert not {"/", "/readyz", "/metrics"} & set(public(name))
+
+
+def public(name: str) -> list[str]:
+    """The prefixes that an Ingress or HTTPRoute lets in."""
+    found = objects(name)
+    rules = [rule for each in of(found, "Ingress", "HTTPRoute") for rule in each["spec"]["rules"]]
+    paths = [path["path"] for rule in rules for path in rule.get("http", {}).get("paths", [])]
+    return [*paths, *(match["path"]["value"] for rule in rules for match in rule.get("matches", []))]
 
 
 def test_the_chart_has_the_version_of_the_suite() -> None:

@@ -11,10 +11,11 @@ from kombu.utils.url import parse_url
 from nameko.cli.main import setup_yaml_parser
 from sqlalchemy import make_url
 
-from tests.chart.environment import CONFIG, SERVICES, WITH_TABLES, of_container, raw, readers
+from tests.chart.environment import COMMANDS, CONFIG, SERVICES, WITH_TABLES, of_container, raw, readers
 from tests.chart.helm import SETS, Object, component, containers, merged, objects, of, pods, user_values
 
 EVERY_SET = pytest.mark.parametrize("name", SETS)
+TRUST = {"PGSSLROOTCERT", "SSL_CERT_FILE"}  # libpq and OpenSSL read them: see test_tls.py
 MUST = {
     "gateway": {"AMQP_URI", "TOKEN_SECRET"},
     **{service: {"AMQP_URI", f"{service.upper()}_DB_URI"} for service in WITH_TABLES},
@@ -58,7 +59,7 @@ def test_config_yaml_reads_every_variable_that_is_set_and_reads_it_for_this_serv
     for service, container in suite(objects(name)).items():
         values = [value for value in raw(container).values() if isinstance(value, str)]
         parts = {part for value in values for part in re.findall(r"\$\((\w+)\)", value)}  # of other variables
-        for variable in raw(container).keys() - parts - given(name, service):
+        for variable in raw(container).keys() - parts - given(name, service) - TRUST:
             assert service in readers().get(variable, ()), f"{service} has no use for {variable}"
 
 
@@ -130,6 +131,30 @@ def test_no_password_of_anybody_else_is_in_a_services_pod(name: str) -> None:
             if isinstance(source, dict) and "secretKeyRef" in source:
                 key = source["secretKeyRef"]["key"]
                 assert not any(re.match(rf"{word}\b|{word}[-_]password", key) for word in foreign), variable
+
+
+OF_COMMANDS = {
+    "dead": {"AMQP_PASSWORD", "AMQP_URI"},
+    "redrive": {"AMQP_PASSWORD", "AMQP_URI"},
+    "audit": {"AMQP_PASSWORD", "AMQP_URI"}
+    | {f"{service.upper()}_DB_{word}" for service in WITH_TABLES for word in ("PASSWORD", "URI")},
+}
+
+
+@EVERY_SET
+def test_a_command_has_what_it_needs_and_no_more(name: str) -> None:
+    found = objects(name)
+    made = {component(each): pod for each in of(found, "CronJob") for pod in pods([each]).values()}
+    assert made.keys() == set(COMMANDS)
+    services = suite(found)
+    for command, pod in made.items():
+        (container,) = containers(pod)
+        own = raw(container)
+        assert own.keys() - given(name, "migrations") - TRUST == OF_COMMANDS[command]
+        assert own["AMQP_URI"] == raw(services["migrations"])["AMQP_URI"]
+        for variable in OF_COMMANDS["audit"] & own.keys() - {"AMQP_URI", "AMQP_PASSWORD"}:
+            service = variable.partition("_DB_")[0].lower()
+            assert own[variable] == raw(services[service])[variable], "as the service itself"
 
 
 @EVERY_SET

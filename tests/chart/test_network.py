@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chart.environment import SERVICES, WITH_TABLES
+from tests.chart.environment import COMMANDS, SERVICES, WITH_TABLES
 from tests.chart.helm import (
     SETS,
     Object,
@@ -25,10 +25,12 @@ STRANGER = pod({"app": "stranger"})
 ELSEWHERE = pod({"app": "browser"}, namespace="ingress")
 INTERNET = host("203.0.113.7")
 DATABASE, BROKER = "10.1.0.5", "10.2.0.5"  # in values/external.yaml
+OF_BROKER = (*SERVICES, "migrations", *COMMANDS)
+OF_DATABASES = (*WITH_TABLES, "migrations", "audit")
 # From whom to whom on which port, when the servers are the chart's own.
 SAID = {
-    *((service, "rabbitmq", "amqp") for service in (*SERVICES, "migrations")),
-    *((service, "postgresql", "postgresql") for service in (*WITH_TABLES, "migrations")),
+    *((client, "rabbitmq", "amqp") for client in OF_BROKER),
+    *((client, "postgresql", "postgresql") for client in OF_DATABASES),
     ("test", "gateway", "http"),
 }
 
@@ -128,18 +130,37 @@ def test_nobody_calls_out_but_for_names_and_servers_that_are_elsewhere(name: str
 def elsewhere(given: Object, source: str) -> set[int]:
     """The ports of the servers that are not the chart's own and that this component uses."""
     ports = set()
-    if not given["postgresql"]["enabled"] and source in (*WITH_TABLES, "migrations"):
+    if not given["postgresql"]["enabled"] and source in OF_DATABASES:
         ports.add(given["externalPostgresql"]["port"])
-    if not given["rabbitmq"]["enabled"] and source in (*SERVICES, "migrations"):
+    if not given["rabbitmq"]["enabled"] and source in OF_BROKER:
         ports.add(given["externalRabbitmq"]["port"])
     return ports
 
 
+@EVERY_GUARDED_SET
+def test_names_are_asked_for_where_it_is_said(name: str) -> None:
+    asked = settings(name)["networkPolicy"]["dnsPorts"]
+    for source, end in ends(name).items():
+        for port in (53, 5353):
+            goes_through = {
+                allowed(policies(name), end, INTERNET, port, protocol) for protocol in ("UDP", "TCP")
+            }
+            assert goes_through == {port in asked and source not in ("postgresql", "rabbitmq")}
+
+
+def test_no_port_is_named_which_not_all_network_plugins_know() -> None:
+    for name in GUARDED:
+        for each in policies(name):
+            rules = [*each["spec"].get("ingress", []), *each["spec"].get("egress", [])]
+            assert all(isinstance(port["port"], int) for rule in rules for port in rule["ports"])
+
+
 def test_servers_elsewhere_are_reached() -> None:
     found = ends("external")
-    for source in (*WITH_TABLES, "migrations"):
+    for source in OF_DATABASES:
         assert allowed(policies("external"), found[source], host(DATABASE), 5432)
-    for source in (*SERVICES, "migrations"):
+    for source in OF_BROKER:
         assert allowed(policies("external"), found[source], host(BROKER), 5671)
-    assert not allowed(policies("external"), found["gateway"], host(DATABASE), 5432)
+    for source in ("gateway", "dead", "redrive"):
+        assert not allowed(policies("external"), found[source], host(DATABASE), 5432)
     assert not allowed(policies("external"), found["users"], INTERNET, 5432)

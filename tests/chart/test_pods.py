@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dev.chart.tools import ROOT
-from tests.chart.environment import SERVICES, of_container
+from tests.chart.environment import COMMANDS, SERVICES, of_container
 from tests.chart.helm import (
     SETS,
     HelmError,
@@ -108,6 +108,11 @@ def test_every_image_comes_from_the_registry_that_is_set_for_all(name: str) -> N
     for made_by, pod in pods(objects(name)).items():
         for container in containers(pod):
             assert not registry or container["image"].startswith(f"{registry}/"), made_by
+
+
+def test_a_secret_to_pull_with_is_named_once() -> None:
+    for pod in pods(objects("registry")).values():
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry-key"}, {"name": "other-key"}]
 
 
 def test_the_tag_latest_is_refused() -> None:
@@ -254,10 +259,26 @@ def test_a_rolling_update_takes_no_ready_pod_away_first(name: str) -> None:
 @EVERY_SET
 def test_the_migrations_are_an_ordinary_job_that_is_repeated(name: str) -> None:
     (job,) = [each for each in of(objects(name), "Job") if component(each) == "migrations"]
-    assert "helm.sh/hook" not in job["metadata"].get("annotations", {})
+    assert job["metadata"].get("annotations", {}) == merged(user_values(name))["migrations"]["annotations"]
     assert re.search(r"-1$", name_of(job)), "the revision"
     spec = job["spec"]["template"]["spec"]
     assert spec["restartPolicy"] == "OnFailure" or job["spec"]["backoffLimit"] > 0
+
+
+@EVERY_SET
+def test_a_command_runs_once_when_asked_from_the_image_that_has_it(name: str) -> None:
+    found = objects(name)
+    (migrations,) = of(found, "Job")
+    made = {component(each): each["spec"] for each in of(found, "CronJob")}
+    assert made.keys() == set(COMMANDS)
+    for command, spec in made.items():
+        (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == main_container(migrations)["image"]
+        assert spec["jobTemplate"]["spec"]["backoffLimit"] == 0
+        assert spec["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+        scheduled = command == "audit" and merged(user_values(name))["audit"]["schedule"]
+        assert spec["suspend"] is not bool(scheduled)
+        assert not scheduled or spec["schedule"] == scheduled
 
 
 @EVERY_SET

@@ -36,7 +36,7 @@ def check_names(found: list[Object]) -> None:
     names = [(each["kind"], name_of(each)) for each in found]
     assert len(names) == len(set(names))
     for kind, name in names:
-        assert len(name) <= (52 if kind == "StatefulSet" else 63), (
+        assert len(name) <= (52 if kind in ("StatefulSet", "CronJob") else 63), (
             "a pod's label or a host's name would be too long"
         )
 

@@ -63,6 +63,7 @@ def test_it_is_installed_with_every_set_of_values(api: Api, name: str, version: 
     said = install(api, version, *values_of(name))
     assert "STATUS: deployed" in said
     assert len(api.of("Deployment")) == 5
+    assert len(api.of("CronJob")) == 3
 
 
 @BOTH
@@ -76,6 +77,15 @@ def test_the_notes_say_where_it_is_and_what_to_do_next(api: Api, version: str) -
 @BOTH
 def test_the_notes_name_a_host_of_ones_own(api: Api, version: str) -> None:
     assert "http://shop.example.org/" in install(api, version, "--values", FILES["names"])
+
+
+@BOTH
+def test_the_notes_tell_of_more_connections_than_the_database_takes(api: Api, version: str) -> None:
+    assert "MIND" not in install(api, version)
+    assert "may be 44 copies" in upgrade(api, version, "--set", "serviceDefaults.replicas=10")
+    assert "MIND" not in upgrade(
+        api, version, "--set", "serviceDefaults.replicas=10,postgresql.maxConnections=1100"
+    )
 
 
 @BOTH
@@ -95,12 +105,21 @@ def test_secrets_are_kept_when_it_is_removed_and_installed_anew_over_the_kept_vo
     api: Api, version: str
 ) -> None:
     install(api, version)
-    before = secrets(api)["shop-postgresql"]
+    before = secrets(api)
     where = ("--namespace", NAMESPACE, "--kube-apiserver", api.url, "--kube-token", "none")
     helm(version, "uninstall", RELEASE, *where)
-    assert secrets(api) == {"shop-postgresql": before}
+    assert secrets(api) == before
     install(api, version)
-    assert secrets(api)["shop-postgresql"] == before
+    assert secrets(api) == before
+
+
+@BOTH
+def test_secrets_are_kept_when_they_are_named_as_ones_own_later(api: Api, version: str) -> None:
+    install(api, version)
+    before = secrets(api)
+    names = ("postgresql.existingSecret=shop-postgresql", "rabbitmq.existingSecret=shop-rabbitmq")
+    upgrade(api, version, "--set", ",".join((*names, "tokenSecret.existingSecret=shop-gateway")))
+    assert secrets(api) == before
 
 
 @BOTH

@@ -1,12 +1,15 @@
 """Values that are wrong are refused with words that say what is wrong, by both versions of helm."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 
-from tests.chart.helm import CHART, DEFAULTS, VERSIONS, HelmError, render
+from tests.chart.helm import CHART, DEFAULTS, VERSIONS, HelmError, merged, render
+from tests.chart.test_kubernetes import KUBERNETES, faults
 
 BOTH = pytest.mark.parametrize("version", VERSIONS)
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
@@ -43,6 +46,8 @@ UNKNOWN = [
     "rabbitmq.replicas",
     "externalRabbitmq.uri",
     "tokenSecret.value",
+    "trustedCA.ca",
+    "audit.enabled",
     "test.enabled",
 ]
 WRONG = {
@@ -55,6 +60,7 @@ WRONG = {
     "a currency has three letters": ("currency", "Euro"),
     "a level is one of logging's": ("logLevel", "LOUD"),
     "a policy is one of Kubernetes'": ("image.pullPolicy", "Sometimes"),
+    "a schedule is one": ("audit.schedule", "every night"),
     "a port is one": ("externalPostgresql.port", 70000),
     "a digest is one": ("services.users.image.digest", "sha256:abc"),
     "a tag is one": ("image.tag", "a b"),
@@ -107,13 +113,35 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         "externalPostgresql.existingSecret",
         {"postgresql": {"enabled": False}, "externalPostgresql": {"host": "a"}},
     ),
-    "databases twice": ("externalPostgresql.host", {"externalPostgresql": {"host": "a"}}),
+    "databases twice": ("externalPostgresql is set", {"externalPostgresql": {"host": "a"}}),
+    "parameters of databases that are not used": (
+        "externalPostgresql is set",
+        {"externalPostgresql": {"parameters": "sslmode=require"}},
+    ),
+    "passwords of the chart's own databases for others": (
+        "externalPostgresql.existingSecret",
+        {
+            "postgresql": {"enabled": False, "existingSecret": "a"},
+            "externalPostgresql": {"host": "a", "existingSecret": "b"},
+        },
+    ),
     "no broker": ("externalRabbitmq.host", {"rabbitmq": {"enabled": False}}),
     "a broker without passwords": (
         "externalRabbitmq.existingSecret",
         {"rabbitmq": {"enabled": False}, "externalRabbitmq": {"host": "a"}},
     ),
-    "a broker twice": ("externalRabbitmq.host", {"externalRabbitmq": {"host": "a"}}),
+    "a broker twice": ("externalRabbitmq is set", {"externalRabbitmq": {"host": "a"}}),
+    "passwords of a broker that is not used": (
+        "externalRabbitmq is set",
+        {"externalRabbitmq": {"existingSecret": "a"}},
+    ),
+    "passwords of the chart's own broker for another": (
+        "externalRabbitmq.existingSecret",
+        {
+            "rabbitmq": {"enabled": False, "existingSecret": "a"},
+            "externalRabbitmq": {"host": "a", "existingSecret": "b"},
+        },
+    ),
     "passwords twice": (
         "makeDefinitions",
         {
@@ -121,6 +149,16 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
             "externalRabbitmq": {"host": "a", "existingSecret": "b", "makeDefinitions": True},
         },
     ),
+    "a CA for nothing": ("in vain", {"trustedCA": {"existingSecret": "a"}}),
+    "a CA for a server that is not encrypted": (
+        "in vain",
+        {
+            "rabbitmq": {"enabled": False},
+            "externalRabbitmq": {"host": "a", "existingSecret": "b"},
+            "trustedCA": {"existingSecret": "a"},
+        },
+    ),
+    "a CA twice": ("set one of them", {"trustedCA": {"existingSecret": "a", "existingConfigMap": "b"}}),
     "a route of no Gateway": ("parentRefs", {"httpRoute": {"enabled": True}}),
     "a variable of the chart's own": ("AMQP_URI", {"extraEnv": [{"name": "AMQP_URI", "value": "a"}]}),
     "a variable twice": (
@@ -164,6 +202,46 @@ def test_values_that_do_not_go_together_are_refused_with_words(what: str, versio
     words, values = TOGETHER[what]
     with pytest.raises(HelmError, match=words):
         render(values, version)
+
+
+@BOTH
+def test_a_release_whose_name_no_service_may_have_is_refused(version: str) -> None:
+    with pytest.raises(HelmError, match="fullnameOverride"):
+        render({}, version, release="shop.v1")
+    assert render({"fullnameOverride": "shop-v1"}, version, release="shop.v1")
+
+
+def places(values: Any, path: str = "") -> Iterator[str]:
+    """The dotted paths of all values, and of the maps that they are in."""
+    for key, inner in values.items():
+        yield f"{path}.{key}".removeprefix(".")
+        if isinstance(inner, dict):
+            yield from places(inner, f"{path}.{key}")
+
+
+# What may be left out: Kubernetes has a default of its own, or serviceDefaults have.
+UNSET = re.compile(r"(.*\.resources|serviceDefaults\.\w+Probe|services)\..*")
+
+
+@pytest.mark.parametrize("path", [path for path in places(DEFAULTS) if not UNSET.fullmatch(path)])
+def test_a_value_that_is_taken_away_is_missed(path: str) -> None:
+    """`null` does it, and so does a key with nothing below it; else it would be empty without a word."""
+    missing = jsonschema.Draft7Validator(SCHEMA).iter_errors(merged(at(path, None)))
+    assert [error.validator for error in missing] == ["required"]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "path", ["postgresql", "global", "networkPolicy.enabled", "serviceDefaults.keda.enabled"]
+)
+def test_helm_says_which_value_is_missing(path: str, version: str) -> None:
+    with pytest.raises(HelmError, match=rf"(?s)values don't meet.*{path.rpartition('.')[2]}"):
+        render(at(path, None), version)
+
+
+@pytest.mark.parametrize("path", [path for path in places(DEFAULTS) if UNSET.fullmatch(path)])
+def test_what_may_be_left_out_leaves_valid_objects(path: str) -> None:
+    assert faults(render(at(path, None)), KUBERNETES[-1]) == []
 
 
 def maps(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,8 +5,10 @@ rpc.reply-<service>-<a UUID>, which is the routing key; the events of a service 
 evt-<source>-<event>--<listener>.<method>, beside which .retry.<n> and .dead stand.
 
 Who consumes a queue declares it with its exchange and binds it: configure on both, write on the queue, read on the exchange.
-Who puts events aside publishes to queues by their names: write on the default exchange, amq.default. By the routing keys of
-nameko-rpc nobody calls a service that it has no business with, or hears what others are asked.
+By the routing keys of nameko-rpc nobody calls a service that it has no business with, or hears what others are asked.
+
+Who puts events aside (billing, notifications, migrations) publishes to queues by their names: write on the default exchange,
+amq.default. RabbitMQ asks no more there, so they could put a message into any queue of the virtual host.
 */}}
 {{- define "shop.broker" -}}
 {{- $uuid := "[0-9a-f-]{36}" -}}

@@ -69,10 +69,14 @@ itself of nodeSelector, tolerations and affinity.
 serviceAccountName: {{ include "shop.fullname" .root }}-{{ .component }}
 automountServiceAccountToken: false
 enableServiceLinks: false # the variables of a Service named `gateway` would be taken for settings
-{{- with concat ($values.global.imagePullSecrets | default list) $values.imagePullSecrets }}
+{{- $pullSecrets := list }}
+{{- range concat ($values.global.imagePullSecrets | default list) $values.imagePullSecrets }}
+{{- $pullSecrets = append $pullSecrets (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .) }}
+{{- end }}
+{{- with uniq $pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ if kindIs "map" . }}{{ .name | quote }}{{ else }}{{ . | quote }}{{ end }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 securityContext:

@@ -38,6 +38,23 @@
 {{- printf "postgresql+psycopg2://%s%s@%s/%s" .role $password $address .database }}{{ with $parameters }}?{{ . }}{{ end }}
 {{- end }}
 
+{{/* The database of a service as that service sees it. Takes root and name. */}}
+{{- define "shop.postgresql.env" -}}
+{{- $variable := printf "%s_DB_PASSWORD" (upper .name) }}
+{{- $secret := include "shop.postgresql.secret" .root -}}
+{{ include "shop.secretVariable" (dict "variable" $variable "secret" $secret "key" (printf "%s-password" .name)) }}
+- name: {{ upper .name }}_DB_URI
+  value: {{ include "shop.postgresql.uri" (dict "root" .root "role" .name "database" .name "password" $variable) | quote }}
+{{- end }}
+
+{{/* What libpq trusts, where the URI says sslmode=verify-full. */}}
+{{- define "shop.postgresql.caEnv" -}}
+{{- if and (include "shop.ca" .) (not .Values.postgresql.enabled) }}
+- name: PGSSLROOTCERT
+  value: {{ include "shop.caFile" . }}
+{{- end }}
+{{- end }}
+
 {{- define "shop.rabbitmq.port" -}}
 {{- .Values.rabbitmq.enabled | ternary 5672 .Values.externalRabbitmq.port | int }}
 {{- end }}
@@ -87,4 +104,39 @@
 {{ include "shop.secretVariable" (dict "variable" "AMQP_PASSWORD" "secret" $secret "key" (printf "%s-password" .user)) }}
 - name: AMQP_URI
   value: {{ include "shop.rabbitmq.uri" . | quote }}
+{{- if and (include "shop.ca" .root) (not .root.Values.rabbitmq.enabled) .root.Values.externalRabbitmq.tls }}
+- name: SSL_CERT_FILE # instead of the image's own, for amqps
+  value: {{ include "shop.caFile" .root }}
+{{- end }}
+{{- end }}
+
+{{/* The CA of servers that are elsewhere, if there is one: a volume, as JSON. */}}
+{{- define "shop.ca" -}}
+{{- with .Values.trustedCA }}
+{{- $items := list (dict "key" .key "path" "ca.crt") }}
+{{- if .existingSecret }}
+{{- dict "name" "ca" "secret" (dict "secretName" .existingSecret "items" $items) | toJson }}
+{{- else if .existingConfigMap }}
+{{- dict "name" "ca" "configMap" (dict "name" .existingConfigMap "items" $items) | toJson }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "shop.caFile" -}}
+/etc/shop/ca/ca.crt
+{{- end }}
+
+{{/* For the lists of volumes, and of what a container mounts. */}}
+{{- define "shop.caVolume" -}}
+{{- with include "shop.ca" . -}}
+- {{ fromJson . | toYaml | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+
+{{- define "shop.caMount" -}}
+{{- if include "shop.ca" . -}}
+- name: ca
+  mountPath: {{ include "shop.caFile" . | dir }}
+  readOnly: true
+{{- end }}
 {{- end }}

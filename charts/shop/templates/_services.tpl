@@ -17,7 +17,7 @@ billing:
   image: billing-service-07
   database: true
   currency: true
-  queues: [rpc-billing]
+  queues: [rpc-billing, evt-users-user_created--billing.handle_user_created]
 orders:
   image: order-service-07
   database: true
@@ -27,11 +27,31 @@ notifications:
   database: true
   currency: true
   queues:
+    - rpc-notifications
+    - evt-users-user_created--notifications.handle_user_created
     - evt-orders-order_paid--notifications.handle_order_paid
     - evt-orders-order_rejected--notifications.handle_order_rejected
 gateway:
   image: gateway-service-07
   http: true
+{{- end }}
+
+{{/*
+What the shop's keeper runs now and then, from the image of the migrations: a CronJob each.
+
+run        its command
+databases  whether it reads them, each as the service does that it belongs to
+schedule   when it runs by itself; without one, when it is asked to
+*/}}
+{{- define "shop.commands" -}}
+dead:
+  run: [python, -m, chassis.dead, list]
+redrive:
+  run: [python, -m, chassis.dead, redrive]
+audit:
+  run: [python, -m, audit]
+  databases: true
+  schedule: {{ .Values.audit.schedule | quote }}
 {{- end }}
 
 {{/* The settings of one service: serviceDefaults, and over them its own. Takes root and name. */}}
@@ -63,11 +83,8 @@ gateway:
 {{- $root := .root -}}
 {{ include "shop.rabbitmq.env" (dict "root" $root "user" .name) }}
 {{- if .service.database }}
-{{- $variable := printf "%s_DB_PASSWORD" (upper .name) }}
-{{- $secret := include "shop.postgresql.secret" $root }}
-{{ include "shop.secretVariable" (dict "variable" $variable "secret" $secret "key" (printf "%s-password" .name)) }}
-- name: {{ upper .name }}_DB_URI
-  value: {{ include "shop.postgresql.uri" (dict "root" $root "role" .name "database" .name "password" $variable) | quote }}
+{{ include "shop.postgresql.env" (dict "root" $root "name" .name) }}
+{{- include "shop.postgresql.caEnv" $root }}
 {{- end }}
 {{- if .service.http }}
 {{ include "shop.secretVariable" (dict "variable" "TOKEN_SECRET" "secret" (include "shop.tokenSecret" $root) "key" "token-secret") }}

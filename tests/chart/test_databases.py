@@ -1,0 +1,97 @@
+"""The roles and databases that the migrations Job makes, on a real PostgreSQL: by whoever may make them."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from dev.ports import free_ports
+from dev.servers import DATABASES, Servers
+from tests.chart.environment import data, raw
+from tests.chart.helm import of, render
+
+# Where a cloud gives away no superuser.
+KEEPER = {
+    "postgresql": {"enabled": False},
+    "externalPostgresql": {
+        "host": "localhost",
+        "admin": {"existingSecret": "cloud", "username": "keeper"},
+    },
+}
+
+
+@pytest.fixture
+def server() -> Iterator[dict[str, str]]:
+    """How to connect to a PostgreSQL as its superuser; none of ours is in it yet."""
+    with tempfile.TemporaryDirectory(prefix="shop-tests-") as folder:
+        started = Servers(Path(folder, "run"), free_ports(), broker=False)
+        try:
+            started.start()
+            superuser = parse_dsn(started.superuser_dsn())
+            for name in DATABASES:
+                for what in (f"DATABASE {name}", f"ROLE {name}", f"ROLE {name}_owner"):
+                    ask(superuser, f"DROP {what}")
+            yield superuser
+        finally:
+            started.erase()
+
+
+def ask(whom: dict[str, str], statement: str) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(**whom)) as connection:
+        connection.autocommit = True  # CREATE DATABASE allows no transaction
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+
+def make(values: dict[str, Any], admin: dict[str, str], folder: Path) -> dict[str, str]:
+    """Run the Job's own script as it stands; the passwords of the roles, by variable."""
+    found = render(values)
+    (job,) = of(found, "Job")
+    (container,) = job["spec"]["template"]["spec"]["initContainers"]
+    sql = folder / "databases.sql"
+    sql.write_text((data(found, "ConfigMap", "shop-databases") or {})["databases.sql"])
+    server = f"postgresql://{admin['user']}@{admin['host']}:{admin['port']}/postgres"
+    assert raw(container)["SERVER"].partition("@")[0] == server.partition("@")[0]
+    assert raw(container).keys() >= {"PGPASSWORD", "SERVER"}
+    passwords = {name: name.lower() for name in raw(container) if name.endswith("_PASSWORD")}
+    environment = {"PATH": os.environ["PATH"], "SERVER": server, "PGPASSWORD": admin["password"], **passwords}
+    script = container["command"][-1].replace("/sql/databases.sql", str(sql))
+    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "roles and databases are ready\n"
+    assert "ERROR" not in done.stderr
+    return passwords
+
+
+def check(superuser: dict[str, str], passwords: dict[str, str]) -> None:
+    """Each role gets in with its password, into its own database and no other."""
+    place = {key: superuser[key] for key in ("host", "port")}
+    for name in DATABASES:
+        for role in (name, f"{name}_owner"):
+            password = passwords[f"{name.upper()}_DB_{'OWNER_' if role != name else ''}PASSWORD"]
+            who = {**place, "user": role, "password": password}
+            assert ask({**who, "dbname": name}, "SELECT current_user") == [(role,)]
+            for other in {*DATABASES} - {name}:
+                with pytest.raises(psycopg2.OperationalError, match="permission denied"):
+                    ask({**who, "dbname": other}, "SELECT 1")
+        owner = {**place, "user": f"{name}_owner", "password": passwords[f"{name.upper()}_DB_OWNER_PASSWORD"]}
+        ask({**owner, "dbname": name}, "CREATE TABLE IF NOT EXISTS a ()")
+
+
+def test_a_superuser_makes_them_and_may_do_it_again(server: dict[str, str], tmp_path: Path) -> None:
+    for _ in range(2):
+        check(server, make({}, server, tmp_path))
+
+
+def test_a_role_that_may_make_roles_and_databases_does(server: dict[str, str], tmp_path: Path) -> None:
+    ask(server, "CREATE ROLE keeper LOGIN CREATEROLE CREATEDB PASSWORD 'keeper'")
+    ask(server, "GRANT CONNECT ON DATABASE postgres TO keeper")
+    for _ in range(2):
+        check(server, make(KEEPER, {**server, "user": "keeper", "password": "keeper"}, tmp_path))
