@@ -4,7 +4,7 @@ import json
 import logging
 from typing import Any
 
-from werkzeug.exceptions import MethodNotAllowed, NotFound
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chassis.errors import DeadlineExceeded, Unavailable
 from gateway.responses import Response
@@ -70,10 +70,10 @@ def from_exception(exc: Exception) -> Problem:
         return Problem(504, "deadline-exceeded", "It took too long", detail=UNKNOWN, headers=RETRY)
     if isinstance(exc, Unavailable):
         return unavailable()
-    if isinstance(exc, NotFound):
-        return not_found()
     if isinstance(exc, MethodNotAllowed):
         headers = {"Allow": ", ".join(sorted(exc.valid_methods or []))}
         return Problem(405, "method-not-allowed", "Method Not Allowed", headers=headers)
+    if isinstance(exc, HTTPException):  # routing's: no such path, or a redirect of `/orders//x`; we don't
+        return not_found()
     log.error("a request failed", exc_info=exc)
     return Problem(500, "internal-error", "Something broke on our side")

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import MethodNotAllowed, NotFound
+from werkzeug.routing import RequestRedirect
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from gateway import problems
@@ -27,6 +28,7 @@ def answer(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         (InternalError(SECRETS), 500, "internal-error"),
         (RuntimeError(SECRETS), 500, "internal-error"),
         (NotFound(SECRETS), 404, "not-found"),
+        (RequestRedirect("http://elsewhere/"), 404, "not-found"),
         (MethodNotAllowed(["GET"]), 405, "method-not-allowed"),
         (problems.invalid({"price": ["Wrong."]}), 422, "validation"),
         (problems.key_reused(), 422, "idempotency-key-reused"),
@@ -71,7 +73,3 @@ def test_what_is_not_known_stays_out_of_the_body() -> None:
         "title": "Taken",
         "status": 409,
     }
-
-
-def test_an_http_exception_without_a_code_is_our_fault() -> None:
-    assert answer(HTTPException(SECRETS))[0] == 500
