@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,12 @@ from tests.system.shopper import Shopper
 
 STEPS = blocks(ROOT / "docs" / "adding-a-service.md")
 [SESSION] = [step for step in STEPS if not step.language]
+TEXTS = {
+    "README.md",
+    "CHANGELOG.md",
+    "charts/shop/README.md",
+    "charts/shop/files/shop.postman_collection.json",
+}
 BIN = Path(sys.executable).parent
 TIMEOUT_S = 300
 START_S = 90
@@ -60,6 +67,20 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_step_names_its_file() -> None:
     """What has none is the SQL for a server of one's own, and the terminal at the end."""
     assert {step.language for step in STEPS if not step.path} == {"sql", ""}
+
+
+def test_each_file_that_names_all_services_is_told_of() -> None:
+    """But for what is about the five: tests, what measures and breaks them, clients and their document."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    about_the_five = re.compile(r"(.*/)?(tests|audit|bench|chaos|docs|gateway|notifications|postman|specs)/")
+    others = [name for name in listed.stdout.split() if not about_the_five.match(name)]
+    naming = {name for name in others if names_all(ROOT / name)} - TEXTS
+    assert naming == {step.path for step in STEPS if step.language == "diff"} - {"audit/__main__.py"}
+
+
+def names_all(path: Path) -> bool:
+    text = path.read_text(errors="ignore") if path.exists() else ""
+    return all(re.search(rf"\b{name}\b", text) for name in ("users", "billing", "orders", "notifications"))
 
 
 @pytest.mark.parametrize(
