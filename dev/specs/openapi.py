@@ -29,7 +29,7 @@ from gateway.problems import Problem
 from gateway.service import Service
 from gateway.web import Route
 from notifications.schemas import ONE_LINE
-from users.schemas import USERNAME
+from users.schemas import NO_CONTROLS, USERNAME
 
 ROOT = Path(__file__).parents[2]
 YAML = ROOT / "docs" / "openapi.yaml"
@@ -146,7 +146,7 @@ PAGES = {"Statement": "Operation", "Orders": "Order", "Letters": "Letter"}
 CURSOR = "^[A-Za-z0-9_-]+={0,2}$"
 MORE: dict[tuple[str, str | None], Piece] = {
     ("SignUp", "username"): {"pattern": pattern(USERNAME.regex.pattern)},
-    ("SignUp", "email"): {"format": "email"},
+    ("SignUp", "email"): {"format": "email", "pattern": pattern(NO_CONTROLS.regex.pattern)},
     ("NewMessage", "subject"): {
         "pattern": pattern(ONE_LINE.regex.pattern).replace(r"[^\r\n]", r"[^\r\n\x00]")
     },

@@ -1,8 +1,10 @@
 """docs/openapi.yaml: valid, what the code says, and what /openapi.json serves; its checks can fail."""
 
 import json
+import re
 from collections.abc import Callable
 from copy import deepcopy
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,18 @@ def test_every_example_is_right() -> None:
         for content in response["content"].values():
             if "example" in content:
                 documented()._valid(content["schema"], content["example"])
+
+
+def test_every_refusal_in_the_code_is_documented_and_no_other() -> None:
+    source = "".join(path.read_text() for path in sorted(Path("gateway").glob("*.py")))
+    plain = {(int(status), kind) for status, kind in re.findall(r'Problem\(\s*(\d{3}), "([a-z-]+)"', source)}
+    early = {
+        (HTTPStatus[name], "malformed-request") for name in re.findall(r"HTTPStatus\.([A-Z_]+)\)", source)
+    }
+    known = {(status, kind) for status, kinds, *_ in openapi.REFUSALS.values() for kind in kinds}
+    assert plain | early == known - {(409, reason) for reason in openapi.REASONS} | {
+        (405, "method-not-allowed")
+    }
 
 
 # That a difference is seen
