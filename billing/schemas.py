@@ -8,17 +8,22 @@ from billing import domain
 from chassis.schemas import AmountMinor, Id, PageRequest, Text, Utc
 
 
-class Movement(Schema):
+class AccountQuery(Schema):
+    """Whose account."""
+
+    user_id = Id(required=True)
+    request_id = fields.String()
+
+
+class Movement(AccountQuery):
     """A deposit or a withdrawal. Exactly one of `key` (a client's idempotency key), `ref` (a text of
     someone who does it by hand) and, for a withdrawal, `order_id` says whose it is."""
 
     names: tuple[str, ...] = ("key", "ref")
 
-    user_id = Id(required=True)
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
     key = Text(1, 255)
     ref = Text(1, 255)
-    request_id = fields.String()
 
     @validates_schema
     def has_one_name(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -34,20 +39,11 @@ class Withdrawal(Movement):
     order_id = Id()
 
 
-class OrderWithdrawal(Schema):
+class OrderWithdrawal(AccountQuery):
     """A withdrawal for an order that shall never happen."""
 
-    user_id = Id(required=True)
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
     order_id = Id(required=True)
-    request_id = fields.String()
-
-
-class AccountQuery(Schema):
-    """Whose account."""
-
-    user_id = Id(required=True)
-    request_id = fields.String()
 
 
 class StatementQuery(PageRequest):

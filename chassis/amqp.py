@@ -357,9 +357,7 @@ def check_broker_settings(config: dict[str, Any]) -> None:
     """Raises ConfigurationError where a setting of the broker is missing or wrong."""
     uri = read(config, "AMQP_URI", TEXT)
     read(config, "HEARTBEAT", WHOLE_SECONDS)
-    try:
-        right = urlsplit(uri).scheme in ("amqp", "amqps") and urlsplit(uri).port != 0
-    except ValueError:  # the port
-        right = False
-    if not right:
-        raise ConfigurationError("AMQP_URI is wrong: it must read amqp://user:password@host:port/vhost")
+    with suppress(ValueError):  # the port
+        if urlsplit(uri).scheme in ("amqp", "amqps") and urlsplit(uri).port != 0:
+            return
+    raise ConfigurationError("AMQP_URI is wrong: it must read amqp://user:password@host:port/vhost")

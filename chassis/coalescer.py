@@ -25,29 +25,23 @@ Spawn = Callable[[Callable[[], None]], object]
 class Call:
     """One item on its way: what to send, until when it is worth sending, and its outcome."""
 
-    __slots__ = ("_outcome", "_too_late", "deadline", "item")
+    __slots__ = ("_too_late", "deadline", "item", "outcome")
 
     def __init__(self, item: Any, timeout_s: float) -> None:
         self.item = item
         self.deadline = monotonic() + timeout_s
         self._too_late = self.deadline - timeout_s * LAST_PART
-        self._outcome = Event()
+        self.outcome = Event()
 
-    def is_worth_sending(self, now: float) -> bool:
+    def is_worth_sending(self) -> bool:
         """Whether there is time left to do it. A nearly late one would hurry its whole batch."""
-        return now < self._too_late
+        return monotonic() < self._too_late
 
     def result(self) -> Any:
         """The item's outcome, or the fault of its batch; DeadlineExceeded when its time is over."""
         late = DeadlineExceeded("no answer in time")
         with eventlet.Timeout(max(self.deadline - monotonic(), 0), late):
-            return self._outcome.wait()
-
-    def succeed(self, outcome: Any) -> None:
-        self._outcome.send(outcome)
-
-    def fail(self, fault: Exception) -> None:
-        self._outcome.send_exception(fault)
+            return self.outcome.wait()
 
 
 class Coalescer:
@@ -120,10 +114,9 @@ class Coalescer:
 
     def _next_batch(self) -> list[Call]:
         batch: list[Call] = []
-        now = monotonic()
         while self._waiting and len(batch) < self._max_items:
             call = self._waiting.popleft()
-            if call.is_worth_sending(now):  # the caller of a late one gets its DeadlineExceeded
+            if call.is_worth_sending():  # the caller of a late one gets its DeadlineExceeded
                 batch.append(call)
         return batch
 
@@ -135,10 +128,10 @@ class Coalescer:
                 raise InternalError("a batch was not answered item by item")
         except Exception as fault:  # whatever it is, it is the callers' to handle
             for call in batch:
-                call.fail(fault)
+                call.outcome.send_exception(fault)
             return
         for call, outcome in zip(batch, outcomes, strict=True):
-            call.succeed(outcome)
+            call.outcome.send(outcome)
 
 
 class _Lane:

@@ -43,18 +43,15 @@ class Container(ServiceContainer):
             check_broker_settings(config)  # nameko's extensions look at these while they are bound
             workers = read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)
             super().__init__(service_cls, {**config, "max_workers": workers})
-            self.check_settings()
+            read(self.config, "HEALTH_ADDRESS", ADDRESS)
+            self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
+            for extension in self.extensions:
+                if check := getattr(extension, "check", None):
+                    check()
         except ConfigurationError as exc:
             sys.exit(f"config.yaml: {exc}")  # nameko would print it and exit with 0
         self._is_up = False
         self._is_stopping = False
-
-    def check_settings(self) -> None:
-        read(self.config, "HEALTH_ADDRESS", ADDRESS)
-        self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
-        for extension in self.extensions:
-            if check := getattr(extension, "check", None):
-                check()
 
     def start(self) -> None:
         for extension in self.extensions:
@@ -78,16 +75,13 @@ class Container(ServiceContainer):
         self._is_stopping = True
         _stopping.add(self)
         who = {"service": self.service_name}
-        deadline = eventlet.Timeout(self._stop_timeout_s)
-        try:
+        finished = False
+        with eventlet.Timeout(self._stop_timeout_s, exception=False):
             self._finish()
-        except eventlet.Timeout as late:
-            if late is not deadline:
-                raise
+            finished = True
+        if not finished:
             log.error("what it did not finish in time is given up", extra=who)
             self.kill()
-        finally:
-            deadline.cancel()
         _stopping.discard(self)
         log.info("service has stopped", extra=who)
 

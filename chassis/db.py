@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ GONE_AFTER = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,  # milliseconds; psycopg2 under eventlet knows no connect_timeout
 }
+TIME_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+OLDEST_S = "coalesce(extract(epoch FROM now() - min(created_at)), 0)"  # of the rows of a query; 0: of none
 NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
 
 
@@ -53,7 +55,7 @@ class Database(NamekoDatabase):
             "connect_args": {
                 **GONE_AFTER,
                 "application_name": self.container.service_name,
-                "options": _server_options(timeout_s),
+                "options": " ".join(f"-c {name}={int(timeout_s * 1000)}" for name in TIME_LIMITS),
             },
         }
 
@@ -141,13 +143,10 @@ def database_uri(config: Any, setting: str, service: str) -> str:
     """The URI of `service` in DB_URIS or DB_OWNER_URIS; raises ConfigurationError."""
     name = f"{setting}.{service}:Base"
     uri: str = read(config, name, TEXT)
-    try:
-        right = make_url(uri).drivername == DRIVER
-    except ArgumentError:
-        right = False
-    if not right:
-        raise ConfigurationError(f"{name} is wrong: it must read {DRIVER}://role:password@host/database")
-    return uri
+    with suppress(ArgumentError):
+        if make_url(uri).drivername == DRIVER:
+            return uri
+    raise ConfigurationError(f"{name} is wrong: it must read {DRIVER}://role:password@host/database")
 
 
 def newest_migration(service: str) -> str:
@@ -158,9 +157,3 @@ def newest_migration(service: str) -> str:
 def migrations_of(service: str) -> Path:
     """The service's migrations/: services stand beside the chassis."""
     return Path(__file__).resolve().parent.parent / service / "migrations"
-
-
-def _server_options(timeout_s: float) -> str:
-    milliseconds = int(timeout_s * 1000)
-    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-    return " ".join(f"-c {name}={milliseconds}" for name in names)

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis import metrics
 from chassis.amqp import ConfirmedPublisher, Message
-from chassis.db import Database, recordset
+from chassis.db import OLDEST_S, Database, recordset
 from chassis.errors import first_line, is_away
 from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
 from chassis.schemas import utc
@@ -50,10 +50,7 @@ CLEAN = text(
     "DELETE FROM outbox WHERE event_id IN (SELECT event_id FROM outbox WHERE sent_at < now() - :retention"
     " LIMIT :limit)"
 )
-MEASURE = text(
-    "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM outbox"
-    " WHERE sent_at IS NULL"
-)
+MEASURE = text(f"SELECT count(*), {OLDEST_S} FROM outbox WHERE sent_at IS NULL")
 
 
 class OutboxMixin:

@@ -118,9 +118,6 @@ class ReplyListener(NamekoReplyListener):
         super().setup()
         self.sender.when_returned.append(self._fail)
 
-    def expect(self, correlation_id: str) -> Any:
-        return self.get_reply_event(correlation_id)
-
     def forget(self, correlation_id: str) -> None:
         self._reply_events.pop(correlation_id, None)
 
@@ -207,7 +204,7 @@ class RpcProxy(DependencyProvider):
         self._raise_if_blocked()
         body = encode({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
-        answer = self.replies.expect(correlation_id)
+        answer = self.replies.get_reply_event(correlation_id)
         started = monotonic()
         late = DeadlineExceeded(f"{self.service}.{method} did not answer in {wait_s:.1f} s")
         headers = {f"nameko.{REQUEST_ID}": current_request_id(), f"nameko.{TIMEOUT}": tell_s}

@@ -32,7 +32,6 @@ CROWDED_S = 1.0  # for one connection too many to say something and to read its 
 DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
 TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 NONE = Schema()
-OPEN = {*health.PATHS, *documents.FILES}
 PORT_SETTING = "GATEWAY_PORT (or GATEWAY_PORT_SHARED=true, for several gateways)"
 
 
@@ -124,7 +123,7 @@ class WebServer(NamekoWebServer):
         try:
             if request.refusal:
                 raise request.refusal
-            if request.path in OPEN:
+            if request.path in health.PATHS or request.path in documents.FILES:
                 return _open(request)
             route, checked = self._check(request, connection)
         except Exception as exc:

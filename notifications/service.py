@@ -48,8 +48,11 @@ class Service:
                 return {"status": "unknown-user"}
             message["email"] = recipients[user_id].email
         letter = {"id": str(uuid_utils.uuid7()), "order_id": None, "user_id": None, **message}
-        new = self._store([{"kind": domain.MESSAGE, **letter}])
-        return LETTER.dump(new[0] if new else self._stored(letter["id"]))
+        stored = self._store([{"kind": domain.MESSAGE, **letter}])
+        if not stored:
+            with self.db.autocommit() as connection:
+                stored = store.letters(connection, {"id": letter["id"]}, 1, None)
+        return LETTER.dump(stored[0])
 
     @rpc
     @checked(LetterQuery())
@@ -105,10 +108,6 @@ class Service:
             new = store.insert_letters(connection, letters)
         self.delivery.deliver(new)
         return new
-
-    def _stored(self, letter_id: str) -> RowMapping:
-        with self.db.autocommit() as connection:
-            return store.by_id(connection, letter_id)
 
     def _kept(self, user_ids: set[str]) -> dict[str, Recipient]:
         with self.db.autocommit() as connection:

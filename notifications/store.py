@@ -42,14 +42,9 @@ def insert_letters(connection: Connection, letters: Sequence[dict[str, Any]]) ->
     return list(connection.execute(INSERT_LETTERS, {"rows": rows}).mappings())
 
 
-def by_id(connection: Connection, letter_id: str) -> RowMapping:
-    """The letter with this id, which there is."""
-    return connection.execute(select(LETTERS).where(LETTERS.c.id == letter_id)).mappings().one()
-
-
-def letters(connection: Connection, to: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
-    """The last `limit` letters before `after` to the user or address in `to`, newest first."""
-    query = select(LETTERS).where(*[LETTERS.c[name] == value for name, value in to.items()])
+def letters(connection: Connection, of: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
+    """The last `limit` letters before `after` that have these values (a user's id, say), newest first."""
+    query = select(LETTERS).where(*[LETTERS.c[name] == value for name, value in of.items()])
     if after:
         query = query.where(LETTERS.c.id < after)
     return list(connection.execute(query.order_by(LETTERS.c.id.desc()).limit(limit)).mappings())

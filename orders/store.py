@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from chassis import outbox
-from chassis.db import recordset
+from chassis.db import OLDEST_S, recordset
 from orders.domain import Ending
 
 Order = Row[Any]  # its columns are those of ORDER
@@ -44,9 +44,7 @@ CLAIM_DUE = text(
     " AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :limit"
     f" FOR UPDATE SKIP LOCKED)) RETURNING {ORDER}, now() - created_at AS age"
 )
-OLDEST_PENDING_S = text(
-    "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM orders WHERE status = 'pending'"
-)
+OLDEST_PENDING_S = text(f"SELECT {OLDEST_S} FROM orders WHERE status = 'pending'")
 POSTPONE = text(
     "UPDATE orders SET next_attempt_at = now() + make_interval(secs => new.wait_s)"
     " FROM unnest(CAST(:ids AS uuid[]), CAST(:waits_s AS float8[])) AS new (order_id, wait_s)"
