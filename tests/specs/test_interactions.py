@@ -95,9 +95,16 @@ def test_a_page_shows_each_story_with_its_source(style: str) -> None:
     assert told == [f"../diagrams/{style}-{story}.{kind}" for story in STORIES for kind in ("svg", "mmd")]
 
 
-def test_each_picture_of_a_style_is_one_of_a_story() -> None:
+def test_the_first_page_shows_who_speaks_to_whom() -> None:
+    told = [link for link in links(PAGES / "README.md") if "diagrams" in link]
+    assert sorted(told) == sorted(
+        f"../diagrams/{style}-parts.{kind}" for style in STYLES for kind in ("svg", "mmd")
+    )
+
+
+def test_each_picture_of_a_style_is_one_of_these() -> None:
     found = {path.stem for style in STYLES for path in DIAGRAMS.glob(f"{style}-*.mmd")}
-    assert found == {f"{style}-{story}" for style in STYLES for story in STORIES}
+    assert found == {f"{style}-{story}" for style in STYLES for story in (*STORIES, "parts")}
 
 
 def test_each_file_is_linked_from_its_page_and_each_page_from_the_first() -> None:
