@@ -66,8 +66,8 @@ def ref(kind: str, name: str) -> Piece:
 
 
 def pattern(python: Any) -> str:
-    r"""A whole text's expression as JSON Schema writes it: without \A and \Z, a NUL written out."""
-    return python.replace(r"\A", "^").replace(r"\Z", "$").replace("\0", r"\x00")
+    r"""A whole text's expression as JSON Schema writes it, without \A and \Z."""
+    return str(python).replace(r"\A", "^").replace(r"\Z", "$")
 
 
 # What the services answer, by the fields the API shows
@@ -96,7 +96,7 @@ VIEWS: dict[str, tuple[schemas.View, Piece, str]] = {
     "User": (schemas.USER, USER, "users.get"),
     "Account": (
         schemas.ACCOUNT,
-        {"user_id": ID, "currency": text(pattern="^[A-Z]{3}$"), "balance": AMOUNT},
+        {"user_id": ID, "currency": text(), "balance": AMOUNT},
         "billing.account",
     ),
     "Operation": (

@@ -27,13 +27,18 @@ SHA256 = {
 
 
 def fetch() -> dict[str, bytes]:
-    """The files of the package."""
+    """The files of the package; Failure where one is not what is pinned."""
     with tempfile.TemporaryDirectory() as folder:
         package = f"swagger-ui-dist@{VERSION}"
         subprocess.run(["npm", "pack", "--silent", "--pack-destination", folder, package], check=True)
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
-            files = {name: archive.extractfile(f"package/{name}") for name in SHA256}
-            return {name: file.read() for name, file in files.items() if file}
+            found = {name: archive.extractfile(f"package/{name}") for name in SHA256}
+            files = {name: file.read() for name, file in found.items() if file}
+    if wrong := [
+        f"{name} {sha256(content)}" for name, content in files.items() if sha256(content) != SHA256[name]
+    ]:
+        raise Failure(f"not what is pinned: {', '.join(wrong)}")
+    return files
 
 
 def sha256(content: bytes) -> str:
@@ -41,13 +46,8 @@ def sha256(content: bytes) -> str:
 
 
 if __name__ == "__main__":
-    files = fetch()
     try:
-        if wrong := [name for name in SHA256 if sha256(files[name]) != SHA256[name]]:
-            raise Failure(
-                "not what is pinned: " + ", ".join(f"{name} {sha256(files[name])}" for name in wrong)
-            )
+        for name, content in fetch().items():
+            (FOLDER / name).write_bytes(content)
     except Failure as failure:
         sys.exit(str(failure))
-    for name, content in files.items():
-        (FOLDER / name).write_bytes(content)

@@ -17,6 +17,16 @@ from dev.specs.openapi import YAML
 Piece = dict[str, Any]
 
 
+def resolved(document: Piece, piece: Piece) -> Piece:
+    """What a piece stands for, where it is a reference into its document."""
+    if "$ref" not in piece:
+        return piece
+    found = document
+    for name in piece["$ref"].removeprefix("#/").split("/"):
+        found = found[name]
+    return found
+
+
 class Conformance:
     """Holds exchanges to an OpenAPI document."""
 
@@ -91,13 +101,7 @@ class Conformance:
                 assert not piece.get("required"), f"{name} is missing"
 
     def _resolved(self, piece: Piece) -> Piece:
-        """What a reference stands for."""
-        if "$ref" not in piece:
-            return piece
-        found = self.document
-        for name in piece["$ref"].removeprefix("#/").split("/"):
-            found = found[name]
-        return found
+        return resolved(self.document, piece)
 
     def _valid(self, schema: Piece, value: Any) -> None:
         errors = [
