@@ -291,9 +291,8 @@ def operation(handler: Any, route: Route, path: str) -> Piece:
     parameters: list[Any] = ["X-Request-Id"]
     if "key" in handler.__code__.co_names:  # it reads `request.key`
         parameters.append("Idempotency-Key")
-    for (
-        field
-    ) in route.query.fields.values():  # by hand: apispec fails where one has a default and is never dumped
+    # By hand: apispec fails where a field has a default and no way to dump it.
+    for field in route.query.fields.values():
         default = {"default": field.load_default} if field.load_default is not missing else {}
         name = field.data_key or field.name
         parameters.append({"in": "query", "name": name, "schema": {**of_field(field), **default}})
@@ -359,13 +358,12 @@ def schemas_of_answers() -> dict[str, Piece]:
         )
     }
     for name, (view, types, sample) in VIEWS.items():
-        if types.keys() != view.fields.keys():
-            raise Failure(
-                f"dev/specs/openapi.py: {name} has other fields: {types.keys() ^ view.fields.keys()}"
-            )
+        if unknown := types.keys() ^ view.fields.keys():
+            raise Failure(f"dev/specs/openapi.py: {name} differs from its View: {', '.join(sorted(unknown))}")
         inside = json.loads((SAMPLES / f"{sample}.json").read_text())["answer"]
-        found[name] = closed({field: types[field] for field in view.fields}) | {
-            "examples": [view.dump(inside)]
+        found[name] = {
+            **closed({field: types[field] for field in view.fields}),
+            "examples": [view.dump(inside)],
         }
     for name, item in PAGES.items():
         items = {"type": "array", "maxItems": 100, "items": ref("schemas", item)}
@@ -409,10 +407,10 @@ def open_paths() -> dict[str, Piece]:
             "checks": {"type": "object", "additionalProperties": one_of("ok", "away")},
         }
     )
-    shown = {media_type.partition(";")[0]: text() for media_type, _ in documents.FILES.values()}
     whole = {"type": "object", "required": ["openapi"]}
-    files = sorted(path.removeprefix("/docs/") for path in documents.FILES if path.startswith("/docs/"))
-    file = {"in": "path", "name": "file", "required": True, "schema": one_of(*files)}
+    files = {path.removeprefix("/docs/"): told for path, told in documents.FILES.items() if "/docs/" in path}
+    shown = {media_type: text() for media_type, _ in files.values()}
+    file = {"in": "path", "name": "file", "required": True, "schema": one_of(*sorted(files))}
     readyz = open_path("readyz", "Whether broker and services are reached", {"application/json": ready})
     unready = readyz["responses"]["503"] = response("Not ready.", {"application/json": ready})
     unready["content"] |= refusal("Unavailable")["content"]
