@@ -195,6 +195,7 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
         eventually(lambda name=name, container=container: is_ready(servers, name, container), START_S)
 
     shopper = Shopper(f"http://127.0.0.1:{servers.ports['gateway']}")
+    assert [shopper.get(path).status_code for path in ("/docs", "/docs/swagger-ui.css")] == [200] * 2
     assert shopper.deposit("10.00").status_code == 201
     assert shopper.ended_order("9.99")["status"] == "paid"
     assert shopper.letters(1)[0]["kind"] == "happiness"
