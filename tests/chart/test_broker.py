@@ -200,6 +200,46 @@ def test_the_definitions_have_the_passwords_that_the_services_get(secret: dict[s
     assert all(not user["tags"] for user in users), "nobody is an administrator"
 
 
+MANY = 1_000_000_000
+QUORUM = {
+    "rabbitmq": {"enabled": False},
+    "externalRabbitmq": {
+        "host": "localhost",
+        "vhost": "quorum",
+        "makeDefinitions": True,
+        "queueType": "quorum",
+    },
+}
+
+
+def test_with_quorum_queues_the_broker_takes_the_policies_and_applies_them(
+    servers: Servers, environment: dict[str, str]
+) -> None:
+    """Which type a queue has by default, RabbitMQ 3.10 does not take from definitions: here it is said."""
+    definitions = json.loads((data(render(QUORUM), "Secret", "shop-rabbitmq") or {})["definitions.json"])
+    assert definitions["vhosts"][0]["metadata"]["default_queue_type"] == "quorum"
+    file = servers.state / "rabbitmq" / "quorum.json"
+    file.write_text(json.dumps({key: definitions[key] for key in ("vhosts", "policies")}))
+    servers.rabbitmqctl("import_definitions", str(file))
+    servers.rabbitmqctl("set_permissions", "--vhost", "quorum", "shop", ".*", ".*", ".*")
+    names = (USER_CREATED, f"{USER_CREATED}.retry.0", f"{USER_CREATED}.dead", "rpc-users")
+    with kombu.Connection(f"{environment['AMQP_URI']}quorum") as connection:
+        for name in names:
+            quorum = {"x-queue-type": "quorum"}
+            connection.default_channel.queue_declare(name, durable=True, auto_delete=False, arguments=quorum)
+    told = servers.rabbitmqctl("list_queues", "--vhost", "quorum", "--formatter", "json", "name", "policy")
+    policies = {name: "retries" if ".retry." in name else "deliveries" for name in names}
+    assert {each["name"]: each["policy"] for each in json.loads(told)} == policies
+    told = servers.rabbitmqctl("list_policies", "--vhost", "quorum", "--formatter", "json")
+    taken = {each["name"]: json.loads(each["definition"]) for each in json.loads(told)}
+    assert taken["deliveries"] == {"delivery-limit": MANY}
+    safe = {
+        "dead-letter-strategy": "at-least-once",
+        "overflow": "reject-publish",
+    }  # not one without the other
+    assert taken["retries"] == {"delivery-limit": MANY, **safe}
+
+
 def test_the_charts_own_broker_reads_the_same_definitions() -> None:
     (own,) = [each for each in of(objects("default"), "Secret") if "definitions.json" in each["data"]]
     definitions = json.loads(base64.b64decode(own["data"]["definitions.json"]))

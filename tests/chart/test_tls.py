@@ -14,7 +14,7 @@ import pytest
 from conftest import eventually
 from dev.ports import free_ports
 from dev.servers import Servers
-from tests.chart.commands import Run
+from tests.chart.commands import Command, Run
 from tests.chart.environment import WITH_TABLES, raw
 from tests.chart.helm import component, containers, objects, of, pods
 from tests.system.processes import Process, Suite
@@ -22,59 +22,66 @@ from tests.system.shopper import Shopper
 
 CA_FILE = "/etc/shop/ca/ca.crt"
 TRUST = ("PGSSLROOTCERT", "SSL_CERT_FILE")
-REFUSED = "certificate verify failed"
+HERE, ELSEWHERE = "DNS:localhost,IP:127.0.0.1", "DNS:elsewhere.example.org"
 LISTEN = """\
 rabbit_networking:ensure_ssl(),
-rabbit_networking:{verb}_listener({{"127.0.0.1", {port}}}{more}).
+rabbit_networking:start_ssl_listener({{"127.0.0.1", {port}}},
+  [{{cacertfile, "{home}/ca.crt"}}, {{certfile, "{home}/{who}.crt"}}, {{keyfile, "{home}/{who}.key"}}], 1).
 """
-OPTIONS = ', [{{cacertfile, "{0}/ca.crt"}}, {{certfile, "{0}/server.crt"}}, {{keyfile, "{0}/server.key"}}], 1'
+CLOSE = 'rabbit_networking:stop_tcp_listener({{"127.0.0.1", {port}}}).'
 ENCRYPTED = """\
 SELECT usename, bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
 WHERE usename <> 'postgres' GROUP BY usename
 """
 
 
-def make_certificates(folder: Path, name: str) -> None:
-    """A CA, and a certificate that it has signed for this name."""
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    signed = ("-CA", folder / "ca.crt", "-CAkey", folder / "ca.key", "-addext", f"subjectAltName=DNS:{name}")
-    for file, more in (("ca", ()), ("server", signed)):
+def make_certificates(folder: Path) -> None:
+    """A CA, and what it has signed for `here` and for `elsewhere`."""
+    openssl = ("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=shop")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+    signed = ("-CA", folder / "ca.crt", "-CAkey", folder / "ca.key", "-addext")
+    for file, more in (
+        ("ca", ()),
+        ("here", (*signed, f"subjectAltName={HERE}")),
+        ("elsewhere", (*signed, f"subjectAltName={ELSEWHERE}")),
+    ):
         out = ("-keyout", folder / f"{file}.key", "-out", folder / f"{file}.crt")
-        command = ["openssl", "req", "-x509", "-subj", f"/CN={file}", *key, *out, *more]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run([*openssl, *key, *out, *more], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the CA that all of this trusts."""
     folder = tmp_path_factory.mktemp("ca")
-    make_certificates(folder, "localhost")
+    make_certificates(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def tls_port(servers: Servers, ca: Path) -> Iterator[int]:
-    """Both servers have certificates now: PostgreSQL on its port, RabbitMQ on this one beside its own."""
+def brokers(servers: Servers, ca: Path) -> Iterator[dict[str, int]]:
+    """PostgreSQL is encrypted now, and so is RabbitMQ, at two more ports: by whose certificate each has."""
     for name in ("rabbitmq", "postgresql"):
         home = servers.state / name
-        for file in ("ca.crt", "server.crt", "server.key"):
-            (home / file).write_bytes((ca / file).read_bytes())
-            (home / file).chmod(0o600)
-            os.chown(home / file, home.stat().st_uid, home.stat().st_gid)
-    port = free_ports()["rabbitmq"]
-    options = OPTIONS.format(servers.state / "rabbitmq")
-    assert (
-        servers.rabbitmqctl("eval", LISTEN.format(verb="start_ssl", port=port, more=options)).strip() == "ok"
-    )
+        for file in (*ca.glob("*.crt"), *ca.glob("*e.key")):
+            copy = home / file.name
+            copy.write_bytes(file.read_bytes())
+            copy.chmod(0o600)
+            os.chown(copy, home.stat().st_uid, home.stat().st_gid)
+    free = free_ports()
+    ports = {"here": free["rabbitmq"], "elsewhere": free["erlang"]}
+    for who, port in ports.items():
+        listen = LISTEN.format(home=servers.state / "rabbitmq", who=who, port=port)
+        assert servers.rabbitmqctl("eval", listen).strip() == "ok"
     set_tls(servers, "on")
-    yield port
+    yield ports
     set_tls(servers, "off")
-    servers.rabbitmqctl("eval", LISTEN.format(verb="stop_tcp", port=port, more=""))
+    for port in ports.values():
+        servers.rabbitmqctl("eval", CLOSE.format(port=port))
 
 
 def set_tls(servers: Servers, how: str) -> None:
     home = servers.state / "postgresql"
-    for setting, file in (("cert_file", "server.crt"), ("key_file", "server.key")):
+    for setting, file in (("cert_file", "here.crt"), ("key_file", "here.key")):
         ask(servers, f"ALTER SYSTEM SET ssl_{setting} = '{home / file}'")
     ask(servers, f"ALTER SYSTEM SET ssl = {how}")
     ask(servers, "SELECT pg_reload_conf()")
@@ -91,7 +98,7 @@ def ask(servers: Servers, statement: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def encrypted(
-    environment: dict[str, str], suite_config: dict[str, Any], tls_port: int, ca: Path
+    environment: dict[str, str], suite_config: dict[str, Any], brokers: dict[str, int], ca: Path
 ) -> dict[str, str]:
     """The servers' environment with what the chart adds to each URI, and the CA where it is here."""
     (gateway, billing) = (variables(name) for name in ("gateway", "billing"))
@@ -102,7 +109,7 @@ def encrypted(
         for name, uri in environment.items()
         if name.endswith(("_DB_URI", "_DB_OWNER_URI"))
     }
-    broker = f"{scheme}://shop:shop@localhost:{tls_port}/"
+    broker = f"{scheme}://shop:shop@localhost:{brokers['here']}/"
     trust = dict.fromkeys(TRUST, str(ca / "ca.crt"))
     return {**environment, **uris, **trust, "AMQP_URI": broker}
 
@@ -156,19 +163,27 @@ def test_the_whole_story_goes_well_over_encrypted_connections_alone(
 def test_a_server_whose_certificate_another_ca_has_signed_is_refused(
     trust: str, run: Run, tmp_path: Path
 ) -> None:
-    make_certificates(tmp_path, "localhost")
-    tried = run("audit", **{trust: str(tmp_path / "ca.crt")})
-    assert tried.code == 2
-    assert REFUSED in tried.says
+    make_certificates(tmp_path)
+    refused(run("audit", **{trust: str(tmp_path / "ca.crt")}), "certificate verify failed")
 
 
-def test_a_database_under_another_name_than_its_certificates_is_refused(
+def test_a_database_whose_certificate_is_for_another_name_is_refused(
     run: Run, encrypted: dict[str, str]
 ) -> None:
-    elsewhere = encrypted["USERS_DB_URI"].replace("localhost", "127.0.0.1")
-    tried = run("audit", USERS_DB_URI=elsewhere)
-    assert tried.code == 2
-    assert "does not match" in tried.says
+    elsewhere = encrypted["USERS_DB_URI"].replace("localhost", "elsewhere.example.org")
+    refused(run("audit", USERS_DB_URI=f"{elsewhere}&hostaddr=127.0.0.1"), "does not match")
+
+
+def test_a_broker_whose_certificate_is_for_another_name_is_refused(
+    run: Run, encrypted: dict[str, str], brokers: dict[str, int]
+) -> None:
+    elsewhere = encrypted["AMQP_URI"].replace(str(brokers["here"]), str(brokers["elsewhere"]))
+    refused(run("audit", AMQP_URI=elsewhere), "certificate verify failed", "not valid for")
+
+
+def refused(tried: Command, *words: str) -> None:
+    assert tried.code == 2, tried.says
+    assert all(word in tried.says for word in words), tried.says
 
 
 def test_the_ca_is_mounted_where_the_variables_say_in_all_that_is_the_suites() -> None:
