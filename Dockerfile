@@ -8,6 +8,7 @@ RUN python3 -m venv /venv \
     && /venv/bin/python -m pip install --no-cache-dir --no-compile --require-hashes -r /requirements.lock \
     && /venv/bin/python -m pip uninstall --yes pip \
     && find /venv -type d -name tests -prune -exec rm -r {} + \
+    && find /venv -type f \( -name "*.[ch]" -o -name "*.[ch]pp" -o -name "*.pyi" \) -delete \
     && /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /venv/lib
 WORKDIR /app
 COPY . .
