@@ -72,6 +72,8 @@ def test_the_notes_say_where_it_is_and_what_to_do_next(api: Api, version: str) -
     assert "http://arch.homework/" in said
     assert "helm test shop --namespace nameko-07" in said
     assert "job/shop-migrations-1" in said
+    assert "--from=cronjob/shop-audit" in said
+    assert "shop-audit" in api.of("CronJob")
 
 
 @BOTH
