@@ -5,6 +5,7 @@ import uuid
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from time import monotonic
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import amqp
 import eventlet
 import kombu
+import psycopg2
 import pytest
 from amqp.exceptions import NotFound
 from eventlet.event import Event
@@ -400,7 +402,7 @@ def test_an_event_that_can_be_put_nowhere_stays_in_its_queue(tell, listener, bro
 
 
 def test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process(
-    nameko_run, dispatch, sql, clean
+    nameko_run, dispatch, sql, servers, clean
 ) -> None:
     user_id, order_id = str(uuid.uuid4()), str(uuid.uuid4())
     user = {"user_id": user_id, "username": "Ann", "email": "ann@example.org", "locale": "en"}
@@ -419,7 +421,8 @@ def test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_p
     eventually(lambda: sql("notifications", "SELECT 1 FROM pg_locks WHERE NOT granted"))
     killed.kill()
     # Or its server process, which knows nothing of that, would write the letter all the same.
-    sql("notifications", "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+    with closing(psycopg2.connect(servers.superuser_dsn())) as server, server.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
     eventually(lambda: not sql("notifications", "SELECT 1 FROM pg_locks WHERE NOT granted"))
     sql("notifications", "ROLLBACK")
     nameko_run("notifications.service")
