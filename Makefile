@@ -19,7 +19,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
 
-install:  ## what is missing: Debian's servers and Node.js (as root), .venv, newman
+install:  ## what is missing: Debian's servers and Node.js (as root), .venv, newman, AsyncAPI's parser
 	@dev/install.sh
 
 up: install  ## start all: broker, databases, five services; returns when they are ready
@@ -109,8 +109,9 @@ format: install  ## put the code into shape
 size:  ## lines of product code, at most 4000
 	@dev/size.sh $(PACKAGES)
 
-specs: install  ## docs/openapi.yaml anew, and the copy that the gateway serves
+specs: install  ## docs/openapi.yaml anew, with the copy that the gateway serves, and docs/asyncapi.yaml
 	@$(BIN)/python -W ignore -m dev.specs.openapi
+	@$(BIN)/python -W ignore -m dev.specs.asyncapi
 
 docs: install  ## pictures of docs/diagrams anew, where their source has changed
 	@dev/diagrams/tools.sh
@@ -146,4 +147,4 @@ lock: install  ## pin what pyproject.toml asks for
 
 clean: down  ## stop all, and remove all that make has made
 	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi
-	rm -rf .run-* chaos/results bench/results/latest* .venv .tools postman/node_modules dev/diagrams/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .run-* chaos/results bench/results/latest* .venv .tools postman/node_modules dev/diagrams/node_modules dev/specs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs what is missing and nothing else: Debian's RabbitMQ, PostgreSQL and Node.js (as root),
-# the virtual environment, and newman. Quick when all is there; can be repeated after a failure.
+# the virtual environment, newman and AsyncAPI's parser. Quick when all is there; can be repeated after a failure.
 # Starts and changes none of the system's own servers.
 #
 # usage: install.sh [--system] [PROGRAM...]
@@ -157,17 +157,17 @@ make_venv() {
   echo "$stamp" >.venv/.stamp
 }
 
-# newman
+# What npm has
 
-make_newman() {
+make_node_modules() { # FOLDER OLDEST_NODE WHAT
   local stamp
-  stamp=$(sha256sum <postman/package-lock.json)
-  [ "$(cat postman/node_modules/.stamp 2>/dev/null)" != "$stamp" ] || return 0
-  node -e 'process.exit(parseInt(process.versions.node) < 16 ? 1 : 0)' \
-    || fail "Node.js $(node --version) is too old for newman: install version 16 or later"
-  say "installing newman into postman/node_modules ..."
-  npm ci --prefix postman --silent --no-audit --no-fund >&2 || fail "npm ci failed in postman/"
-  echo "$stamp" >postman/node_modules/.stamp
+  stamp=$(sha256sum <"$1/package-lock.json")
+  [ "$(cat "$1/node_modules/.stamp" 2>/dev/null)" != "$stamp" ] || return 0
+  node -e "process.exit(parseInt(process.versions.node) < $2 ? 1 : 0)" \
+    || fail "Node.js $(node --version) is too old for $3: install version $2 or later"
+  say "installing $3 into $1/node_modules ..."
+  npm ci --prefix "$1" --silent --no-audit --no-fund >&2 || fail "npm ci failed in $1/"
+  echo "$stamp" >"$1/node_modules/.stamp"
 }
 
 only_system=
@@ -179,4 +179,5 @@ mapfile -t missing < <(missing_packages "$@")
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 [ -z "$only_system" ] || exit 0
 make_venv
-make_newman
+make_node_modules postman 16 newman
+make_node_modules dev/specs 18 "the parser of AsyncAPI"

@@ -9,6 +9,7 @@ import pytest
 from dev.servers import Servers
 from tests.system.processes import Suite
 from tests.system.shopper import Client, Shopper
+from tests.system.tap import Traffic
 
 COUNTS = {
     "billing": [
@@ -21,10 +22,18 @@ COUNTS = {
 
 
 @pytest.fixture(scope="package")
+def traffic(servers: Servers, suite_config: dict[str, Any]) -> Iterator[Traffic]:
+    """All that crosses the broker in these tests; in the end it must be what docs/asyncapi.yaml says."""
+    with Traffic(servers, suite_config) as traffic:
+        yield traffic
+        assert traffic.differences() == []
+
+
+@pytest.fixture(scope="package")
 def suite(
     servers: Servers,
     environment: dict[str, str],
-    suite_config: dict[str, Any],
+    traffic: Traffic,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Suite]:
     """All five services, ready."""

@@ -1,0 +1,62 @@
+"""Listens to all that crosses the broker: its firehose, which copies each message that is published."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import kombu
+import yaml
+
+from chassis.amqp import connect
+from dev.servers import Servers
+from dev.specs.asyncapi import YAML
+from tests.specs.messages import Bus, Message
+
+QUEUE = "tests-tap"
+FIREHOSE = kombu.Exchange("amq.rabbitmq.trace", "topic", passive=True)
+
+
+class Traffic:
+    """What is published from `with` on, and what is delivered to the handlers of events."""
+
+    def __init__(self, servers: Servers, config: dict[str, Any]) -> None:
+        self._servers = servers
+        self._config = config
+        self._messages: list[Message] = []
+        self.bus = Bus(yaml.safe_load(YAML.read_text()))
+
+    def __enter__(self) -> "Traffic":
+        keys = ["publish.#", *(f"deliver.{queue}" for queue in self.bus.queues_of_events())]
+        bindings = [kombu.binding(FIREHOSE, routing_key=key) for key in keys]
+        with connect(self._config) as connection:
+            kombu.Queue(QUEUE, bindings=bindings, durable=False)(connection.default_channel).declare()
+        self._servers.rabbitmqctl("trace_on")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._servers.rabbitmqctl("trace_off")
+        with connect(self._config) as connection:
+            connection.default_channel.queue_delete(QUEUE)
+
+    def differences(self) -> list[str]:
+        """What of all messages so far is not as documented."""
+        self._messages += self._drain()
+        return self.bus.differences(self._messages)
+
+    def _drain(self) -> Iterator[Message]:
+        """What has come since the last time."""
+        with connect(self._config) as connection:
+            while copy := connection.default_channel.basic_get(QUEUE, no_ack=True):
+                yield _message(copy)
+
+
+def _message(copy: Any) -> Message:
+    """The message that a copy is of."""
+    told = copy.headers
+    way, _, name = copy.delivery_info["routing_key"].partition(".")
+    return Message(
+        exchange=told["exchange_name"] if way == "publish" else None,
+        key=told["routing_keys"][0] if way == "publish" else name,
+        queues=told.get("routed_queues", []),
+        properties=told["properties"],
+        body=bytes(copy.body),
+    )
