@@ -40,7 +40,7 @@ class Message:
         return self.properties.get("correlation_id"), self.properties.get("reply_to", self.key)
 
     def __str__(self) -> str:
-        return f"{self.exchange or 'queue'} {self.key}: {self.body[:300]!r}"
+        return f"{self.exchange or 'queue'} {self.key}"
 
 
 class Bus:
@@ -50,6 +50,7 @@ class Bus:
         self.document = document
         self.seen: set[str] = set()
         self._root = Draft7Validator(document, format_checker=Draft7Validator.FORMAT_CHECKER)
+        self._services = {operation.partition(".")[0] for operation in document["operations"]}
         self._validators: dict[str, Any] = {}
         self._addresses: dict[tuple[str | None, str], str] = {}
         for name, channel in document["channels"].items():
@@ -86,17 +87,18 @@ class Bus:
         """What is not as documented, in the words of a test that fails."""
         requests = {m.call: m for m in messages if m.exchange == RPC and (RPC, m.key) in self._addresses}
         answers: dict[tuple[Any, Any], list[Message]] = defaultdict(list)
-        found: list[str] = []
+        found: list[tuple[Message, str]] = []
         for message in messages:
             if message.exchange != RPC:
-                found += self._event(message)
-            elif message.call in requests and requests[message.call].key != message.key:
-                answers[message.call].append(message)
+                found += [(message, wrong) for wrong in self._event(message)]
             elif message.call not in requests:
-                found.append(f"{message}: not documented, and nobody asked for it")
+                found.append((message, "not documented, and nobody asked for it"))
+            elif requests[message.call].key != message.key:
+                answers[message.call].append(message)
         for call, request in requests.items():
-            found += self._request(request, answers[call])
-        return found
+            found += [(request, wrong) for wrong in self._request(request, answers[call])]
+        first = {f"{message}: {wrong}": message for message, wrong in reversed(found)}
+        return [f"{wrong}\n    {message.body[:300]!r}" for wrong, message in first.items()]
 
     # RPC
 
@@ -112,26 +114,28 @@ class Bus:
         if errors and not answers:
             wrong.append(f"{_told(errors)}, and not refused")
         for answer in answers:
-            wrong += self._answer(operation, answer)
-            if not _refuses(_json(answer.body), errors):
-                wrong.append(f"{_told(errors)}, and not refused: {answer.body[:300]!r}")
-            wrong += self._caller(full, request, answer)
+            no_answer = self._answer(operation, answer)
+            if not no_answer and not _refuses(_json(answer.body), errors):
+                wrong.append(f"{_told(errors)}, and not refused")
+            wrong += no_answer + self._caller(full, request, answer)
         if answers:
             self.seen.add(full)
-        return [f"{request}: {what}" for what in wrong]
+        return wrong
 
     def _answer(self, operation: Piece, answer: Message) -> list[str]:
         right, fault = self._messages(self._at(operation["reply"]))
         told = _json(answer.body)
-        is_fault = bool(told.get("error"))
+        is_fault = isinstance(told, dict) and bool(told.get("error"))
+        if wrong := self._errors(fault if is_fault else right, answer):
+            return [f"answered, {what}" for what in wrong]
         if is_fault:
             self.seen.add("fault")
         elif unseen := self._outcomes(right) - self.seen:
             results = told["result"] if isinstance(told["result"], list) else [told["result"]]
-            self.seen |= {
-                name for name in unseen if any(map(self._root.evolve(schema=_ref(name)).is_valid, results))
-            }
-        return [f"answered {answer}: {wrong}" for wrong in self._errors(fault if is_fault else right, answer)]
+            for name in unseen:
+                if any(map(self._root.evolve(schema=_ref(name)).is_valid, results)):
+                    self.seen.add(name)
+        return []
 
     def _outcomes(self, answer: str) -> set[str]:
         """The schemas of what a call, or an item of it, may come to."""
@@ -149,7 +153,7 @@ class Bus:
             match = re.fullmatch(pattern, name)
             if match is None:
                 return [f"the answer went to {name}"]
-            if f"rpc-{match[1]}" in self.document["channels"] or match[1] == "gateway":
+            if match[1] in self._services:
                 name = f"{match[1]}.asks.{full}"
                 if name not in self.document["operations"]:
                     return [f"{name} is not documented"]
@@ -174,13 +178,12 @@ class Bus:
             found = self._errors(told, message)
             if action == "send":
                 missing = self._hearers(message, operation) - set(message.queues)
-                found += [f"did not reach {queue}" for queue in sorted(missing)] + self._delivery(
-                    name, message
-                )
+                found += [f"did not reach {queue}" for queue in sorted(missing)]
+                found += self._delivery(name, message)
             if not found:
                 self.seen.add(name)
                 return []
-        return [f"{message}: {wrong}" for wrong in found]
+        return found
 
     def _hearers(self, message: Message, operation: Piece) -> set[str]:
         """The queues that an event must reach."""
@@ -272,13 +275,20 @@ def _refuses(answer: Piece, errors: Sequence[Any]) -> bool:
     if not isinstance(result, list):
         return _is_refusal(result)
     places = [[*error.absolute_path][2:3] for error in errors]  # of kwargs, items, 3, ...
-    return all(place and _is_refusal(result[place[0]]) for place in places)
+    refused = {position for position, outcome in enumerate(result) if _is_refusal(outcome)}
+    return all(refused.issuperset(place or [None]) for place in places)
 
 
 def _is_refusal(outcome: Any) -> bool:
     return outcome is None or outcome.get("status") == "invalid"
 
 
-def _told(errors: Sequence[Any]) -> str:
+def _told(errors: Iterable[Any]) -> str:
+    """The error that says most; where no alternative fits, of the one that comes nearest."""
     worst = best_match(errors)
+    while worst.context:
+        alternatives: dict[Any, list[Any]] = defaultdict(list)
+        for error in worst.context:
+            alternatives[error.schema_path[0]].append(error)
+        worst = min(alternatives.values(), key=len)[0]
     return f"{worst.json_path}: {worst.message[:300]}"

@@ -292,6 +292,11 @@ WRONG: dict[str, list[Message]] = {
     "an unknown outcome": [request(), answer(outcome(status="lost"))],
     "an unknown fault": [request(), answer(fault(exc_path="builtins.ValueError"))],
     "a fault with a result": [request(), answer({**fault(), "result": []})],
+    "an answer that is none": [request(), answer("done")],
+    "fewer outcomes, for a wrong item": [
+        request(item(amount_minor=-1)),
+        answer({"result": [], "error": None}),
+    ],
     "an answer nobody asked for": [answer()],
     "an answer to another place": [request(), answer(), Message("nameko-rpc", "x", [], {}, b"{}")],
     "a caller who does not": [request(), answer(caller="users")],

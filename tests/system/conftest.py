@@ -26,7 +26,8 @@ def traffic(servers: Servers, suite_config: dict[str, Any]) -> Iterator[Traffic]
     """All that crosses the broker in these tests; in the end it must be what docs/asyncapi.yaml says."""
     with Traffic(servers, suite_config) as traffic:
         yield traffic
-        assert traffic.differences() == []
+        differences = traffic.differences()
+        assert not differences, "\n".join(differences)
 
 
 @pytest.fixture(scope="package")
