@@ -127,13 +127,13 @@ class Container(ServiceContainer):
 
     def _worker_result(self, worker_ctx: Any, result: Any, exc_info: Any) -> None:
         seconds = monotonic() - worker_ctx.started
-        outcome = "failed" if exc_info else "done"
+        refusals = (BadRequest, worker_ctx.entrypoint.expected_exceptions)  # isinstance() looks into tuples
+        refused = exc_info and isinstance(exc_info[1], refusals)
+        outcome = "refused" if refused else "failed" if exc_info else "done"
         method = worker_ctx.entrypoint.method_name
         metrics.HANDLED.labels(self.service_name, method, outcome).observe(seconds)
         fields = {"service": self.service_name, "method": method, "ms": round(seconds * 1000, 1)}
-        refusals = (BadRequest, worker_ctx.entrypoint.expected_exceptions)  # isinstance() looks into tuples
-        refused = exc_info and isinstance(exc_info[1], refusals)
-        if exc_info is None or refused:
+        if outcome != "failed":
             quiet = isinstance(worker_ctx.entrypoint, Timer) or getattr(worker_ctx.entrypoint, "quiet", False)
             log.log(logging.DEBUG if quiet else logging.INFO, "handled", extra=fields)
         elif is_away(exc_info[1]):

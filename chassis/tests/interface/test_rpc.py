@@ -15,6 +15,7 @@ from nameko.containers import ServiceContainer
 from nameko.exceptions import IncorrectSignature, MalformedRequest, MethodNotFound
 from nameko.rpc import rpc as stock_rpc
 from nameko.standalone.rpc import ClusterRpcProxy
+from prometheus_client import REGISTRY
 
 from chassis import health
 from chassis.container import Container
@@ -381,6 +382,12 @@ def test_a_mistake_of_the_caller_is_no_error_of_the_service(echo, caplog) -> Non
     told: list[Any] = []
     eventually(lambda: told.extend(r for r in caplog.records if getattr(r, "method", "") == "refuse") or told)
     assert [(record.levelname, record.exc_info) for record in told] == [("INFO", None)]
+    labels = {"service": "echo", "method": "refuse"}
+    counts = [
+        REGISTRY.get_sample_value("shop_worker_seconds_count", {**labels, "outcome": outcome})
+        for outcome in ("refused", "failed")
+    ]
+    assert counts == [1, None]
 
 
 NO_ANSWERS = {
