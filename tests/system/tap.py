@@ -28,6 +28,9 @@ class Traffic:
         keys = ["publish.#", *(f"deliver.{queue}" for queue in self.bus.queues_of_events())]
         bindings = [kombu.binding(FIREHOSE, routing_key=key) for key in keys]
         with connect(self._config) as connection:
+            for queue in self.bus.bound("queue"):
+                if queue["name"].startswith("evt-"):  # what other tests have left
+                    connection.default_channel.queue_purge(queue["name"])
             kombu.Queue(QUEUE, bindings=bindings, durable=False)(connection.default_channel).declare()
         self._servers.rabbitmqctl("trace_on")
         return self
