@@ -421,13 +421,13 @@ def add_events(whole: Piece, service: str) -> None:
             payload, example = ref("schemas", full), {"$ref": f"contracts/events/{full}.json"}
             whole["components"]["schemas"][full] = closed({**EVENT, **facts})
             forms = {
-                full: "EventHeaders",
-                f"{full}.aside": "AsideHeaders",
-                f"{full}.redriven": "RedrivenHeaders",
+                "": ("EventHeaders", "as it is told"),
+                ".aside": ("AsideHeaders", "which failed"),
+                ".redriven": ("RedrivenHeaders", "to be tried anew"),
             }
-            what = {full: "As it was told", f"{full}.aside": "With what failed", f"{full}.redriven": "Anew"}
-            for name, headers in forms.items():
-                whole["components"]["messages"][name] = message(f"{what[name]}.", headers, payload, example)
+            for form, (headers, what) in forms.items():
+                told = message(f"{event}, {what}.", headers, payload, example)
+                whole["components"]["messages"][f"{full}{form}"] = told
             whole["channels"][full] = routed(f"{service}.events", event, full)
             whole["operations"][f"{service}.tells.{event}"] = operation(
                 "send", full, full, f"{service} tells, from its outbox.", "persistent"
@@ -509,7 +509,8 @@ def operation(action: str, channel: str, name: str, summary: str, binding: str) 
 def first_sentence(method: Callable[..., Any]) -> str:
     """Of its docstring; a list of arguments after a colon is told by the schema."""
     line = " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
-    return line.partition("; ")[0].partition(". ")[0].partition(": ")[0].rstrip(".") + "."
+    sentence = line.partition("; ")[0].partition(". ")[0]
+    return (sentence if sentence.startswith("{") else sentence.partition(": ")[0]).rstrip(".") + "."
 
 
 # Schemas

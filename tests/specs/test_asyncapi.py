@@ -1,6 +1,8 @@
 """docs/asyncapi.yaml: valid, what code and samples say; and the check of live messages can fail."""
 
+import inspect
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from copy import deepcopy
@@ -187,6 +189,13 @@ def test_the_document_accepts_what_the_service_does(name: str) -> None:
     outcomes = {json.dumps(arguments): is_valid(piece, arguments) for arguments in tried}
     assert outcomes == {json.dumps(arguments): not schema.validate(arguments) for arguments in tried}
     assert set(outcomes.values()) == {True, False}
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_arguments_are_checked_by_the_schema_that_is_documented(name: str) -> None:
+    schema = ITEMS[name][0].__name__
+    source = inspect.getsource(inspect.getmodule(asyncapi.service_class(name.partition(".")[0])))
+    assert re.search(rf"\b{schema}\(\)", source)
 
 
 # That a difference is seen
