@@ -31,7 +31,15 @@ def buy(suite: Suite) -> None:
     shopper.deposit("100.00")
     assert [shopper.ended_order(price)["status"] for price in ("30.10", "99.00")] == ["paid", "rejected"]
     shopper.letters(2)
-    assert shopper.get("/orders/nothing").status_code == 404  # a worker that fails
+
+
+def ask_in_vain(suite: Suite) -> None:
+    """A worker of the gateway fails: billing is away."""
+    shopper = Shopper(suite.url)
+    suite.keeper.halt("billing")
+    assert shopper.get("/account").status_code == 504
+    suite.keeper.start("billing")
+    eventually(suite.ready)
 
 
 @dataclass
@@ -49,6 +57,7 @@ def operated(suite: Suite, variables: dict[str, str]) -> Operated:
     terminal = Terminal(variables)
     printed = {}
     buy(suite)
+    ask_in_vain(suite)
     for block in (HEALTH, STATUSES, REQUEST_ID):
         printed[block] = terminal.run(block)
     with kombu.Connection(suite.env()["AMQP_URI"]) as connection:
