@@ -8,14 +8,14 @@ from billing import domain
 from chassis.schemas import AmountMinor, Id, PageRequest, Text, Utc
 
 
-class AccountQuery(Schema):
-    """Whose account."""
+class OfUser(Schema):
+    """What concerns a user's account; alone, the account is asked for."""
 
     user_id = Id(required=True)
     request_id = fields.String()
 
 
-class Movement(AccountQuery):
+class Movement(OfUser):
     """A deposit or a withdrawal. Exactly one of `key` (a client's idempotency key), `ref` (a text of
     someone who does it by hand) and, for a withdrawal, `order_id` says whose it is."""
 
@@ -39,7 +39,7 @@ class Withdrawal(Movement):
     order_id = Id()
 
 
-class OrderWithdrawal(AccountQuery):
+class OrderWithdrawal(OfUser):
     """A withdrawal for an order that shall never happen."""
 
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)

@@ -16,8 +16,8 @@ from billing import domain, models, store
 from billing.domain import Conflict, Operation, Request
 from billing.exceptions import RefTaken
 from billing.schemas import (
-    AccountQuery,
     Movement,
+    OfUser,
     OperationOut,
     OrderWithdrawal,
     StatementQuery,
@@ -34,7 +34,7 @@ from chassis.settings import TEXT, Setting
 Outcomes = list[Outcome]
 OPERATION = OperationOut()
 DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
-ACCOUNT_QUERY = AccountQuery()
+ACCOUNT_QUERY = OfUser()
 UNAVAILABLE: Outcome = {"status": "unavailable"}  # users can't be asked now: nothing is decided
 AUDIT_EVERY_S = 3600
 AUDIT_BATCH = 200  # accounts

@@ -102,7 +102,7 @@ class Database(NamekoDatabase):
         except DBAPIError as exc:
             log.warning("waiting for the database", extra={**who, "error": first_line(exc)})
             return False
-        if found is None or found < needed:
+        if not (found and found.isdigit() and found >= needed):  # other digits: newer; letters: not ours
             who |= {"found": found, "needed": needed}
             log.warning("waiting for the schema: make migrate", extra=who)
             return False

@@ -49,8 +49,7 @@ def respond(path: str) -> Response:
 
 def _readiness() -> Response:
     checks = dict(_checks)  # a service may stop meanwhile
-    outcomes = GreenPool().imap(_run, checks, checks.values())
-    results = dict(zip(checks, outcomes, strict=True))
+    results = dict(zip(checks, GreenPool().imap(_run, checks, checks.values()), strict=True))
     ready = bool(results) and all(result == "ok" for result in results.values())
     return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
 

@@ -92,7 +92,8 @@ def run_migrations() -> None:
     with engine.connect() as connection, connection.begin():
         connection.execute(text(f"SELECT pg_advisory_xact_lock({TURNS})"))
         context.configure(connection=connection)
-        if (context.get_context().get_current_revision() or "") <= str(context.get_head_revision()):
+        found = context.get_context().get_current_revision() or ""
+        if not found.isdigit() or found <= str(context.get_head_revision()):
             context.run_migrations()  # else the tables are newer than this code, which was rolled back
         connection.execute(text(_grant("alembic_version", "SELECT")))
     engine.dispose()

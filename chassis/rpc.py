@@ -137,7 +137,7 @@ class RpcProxy(DependencyProvider):
     Half of the caller's workers may wait for one service; more calls are Unavailable at once, so that
     one that is dead or slow leaves the other half to what goes without it.
 
-    Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors), or Nameko's BadRequest.
+    Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors).
     """
 
     replies = ReplyListener()
@@ -230,7 +230,7 @@ class RpcProxy(DependencyProvider):
             fault = deserialize(body["error"])
         except (AttributeError, TypeError, KeyError):
             raise InternalError(f"{self.service} answered with what is no answer") from None
-        if isinstance(fault, DeadlineExceeded | Unavailable | InternalError | BadRequest):
+        if isinstance(fault, DeadlineExceeded | Unavailable | InternalError):
             raise fault
         log.error("a call failed", extra={"call": f"{self.service}.{method}", "error": first_line(fault)})
         raise InternalError(f"{self.service} failed")

@@ -59,12 +59,12 @@ class Connection:
 
     def _read_head(self) -> list[str]:
         """The lines before the next request's body; none where no more come."""
-        self.is_idle = not self._received
+        self.is_idle = not self._received.strip(b"\r\n")  # an empty line is no request yet
         self._wait_for(IDLE_TIMEOUT_S if self.is_idle else REQUEST_TIMEOUT_S)
         while not self._received or not (split := reading.split_head(self._received)):
             if not self._receive():
                 return []
-            if self.is_idle:
+            if self.is_idle and self._received.strip(b"\r\n"):
                 self.is_idle = False
                 self._wait_for(REQUEST_TIMEOUT_S)
         lines, self._received = split

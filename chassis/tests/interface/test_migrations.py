@@ -1,6 +1,7 @@
 """Each service's migrations make the tables of its models, and give its role no more than it needs."""
 
 import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg2
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.util import CommandError
 from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import create_engine
 
@@ -59,18 +61,24 @@ def test_migrating_again_changes_nothing(config, sql, service) -> None:
     assert sql(service, "SELECT * FROM alembic_version") == before == [(newest_migration(service),)]
 
 
-def test_tables_that_are_newer_than_this_code_stay_as_they_are(config, sql) -> None:
+@pytest.fixture
+def revision(sql) -> Iterator[Callable[[str], None]]:
+    """`revision("0002")`: what the tables of users are said to be at."""
+    yield lambda name: sql("users", "UPDATE alembic_version SET version_num = %s", [name])
+    sql("users", "UPDATE alembic_version SET version_num = %s", [newest_migration("users")])
+
+
+def test_tables_that_are_newer_than_this_code_stay_as_they_are(config, sql, revision) -> None:
     """After a rollback: older services take them."""
-    owner = psycopg2.connect(config["DB_OWNER_URIS"]["users:Base"].replace("+psycopg2", ""))
-    with owner, owner.cursor() as cursor:
-        cursor.execute("UPDATE alembic_version SET version_num = '9999'")
-    try:
+    revision("9999")
+    migrate_tables(config, "users")
+    assert sql("users", "SELECT * FROM alembic_version") == [("9999",)]
+
+
+def test_the_tables_of_something_else_are_not_taken_for_newer_ones(config, revision) -> None:
+    revision("ae1027a6acf")
+    with pytest.raises(CommandError, match="ae1027a6acf"):
         migrate_tables(config, "users")
-        assert sql("users", "SELECT * FROM alembic_version") == [("9999",)]
-    finally:
-        with owner, owner.cursor() as cursor:
-            cursor.execute("UPDATE alembic_version SET version_num = %s", [newest_migration("users")])
-        owner.close()
 
 
 def test_the_ledger_is_append_only_for_its_service(config) -> None:

@@ -166,11 +166,19 @@ def test_an_argument_that_cannot_be_sent_is_refused_here(echo, asker) -> None:
     assert pending(asker) == 0
 
 
-def test_a_call_with_wrong_arguments_is_the_callers_mistake(echo) -> None:
+def test_a_call_with_wrong_arguments_is_the_callers_mistake(stock) -> None:
     with pytest.raises(IncorrectSignature):
-        echo.echo(valeu=1)
+        stock.echo.echo(valeu=1)
     with pytest.raises(MethodNotFound):
-        echo.nothing()
+        stock.echo.nothing()
+
+
+def test_a_wrong_call_of_ours_is_our_fault_not_that_of_who_called_us(echo, caplog) -> None:
+    """Nor one that a timer would keep to itself."""
+    for call in (lambda: echo.echo(valeu=1), lambda: echo.nothing()):
+        with pytest.raises(InternalError, match=r"^echo failed$"):
+            call()
+    assert caplog.messages.count("a call failed") == 2
 
 
 def test_a_service_too_slow_is_waited_for_until_the_deadline_only(asker, echo) -> None:
@@ -277,7 +285,7 @@ def test_a_stock_service_answers_our_calls(asker, chassis_config) -> None:
         assert worker.echo(value=[1]) == [1]
         with pytest.raises(InternalError, match=r"^worker failed$"):
             worker.fail()
-        with pytest.raises(MethodNotFound):
+        with pytest.raises(InternalError):
             worker.nothing()
 
 
@@ -375,10 +383,10 @@ def test_a_malformed_request_is_answered_as_the_callers_mistake(broker, echo) ->
     assert json.loads(answer.body)["error"]["exc_type"] == MalformedRequest.__name__
 
 
-def test_a_mistake_of_the_caller_is_no_error_of_the_service(echo, caplog) -> None:
+def test_a_mistake_of_the_caller_is_no_error_of_the_service(stock, caplog) -> None:
     caplog.set_level("INFO", "chassis")
     with pytest.raises(MalformedRequest):
-        echo.refuse()
+        stock.echo.refuse()
     told: list[Any] = []
     eventually(lambda: told.extend(r for r in caplog.records if getattr(r, "method", "") == "refuse") or told)
     assert [(record.levelname, record.exc_info) for record in told] == [("INFO", None)]

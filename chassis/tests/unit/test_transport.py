@@ -77,10 +77,11 @@ def ended_with(folder: Path, monkeypatch: Any, name: str) -> str:
     monkeypatch.setenv("SSL_CERT_FILE", certificate)
     serve = ["openssl", "s_server", "-quiet", "-accept", port, "-key", key, "-cert", certificate]
     with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as server:
-        uri = f"amqps://a:b@127.0.0.1:{port}/"
-        said = eventually(lambda: unless_refused(uri))
-        server.terminate()
-    return said
+        try:
+            uri = f"amqps://a:b@127.0.0.1:{port}/"
+            return str(eventually(lambda: unless_refused(uri)))
+        finally:
+            server.kill()
 
 
 def unless_refused(uri: str) -> str:

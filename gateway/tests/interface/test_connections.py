@@ -301,6 +301,16 @@ def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
         assert answer == [b""]
 
 
+@pytest.mark.parametrize("first", [b"", HEALTHZ + b"\r\n"], ids=["the first", "after another"])
+def test_an_empty_line_alone_is_no_request_that_must_be_answered(address, monkeypatch, first) -> None:
+    monkeypatch.setattr(protocol, "IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
+    with socket.create_connection(address, DEADLINE_S) as connection:
+        connection.sendall(first + b"\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == ([b"200"] if first else [])
+
+
 def test_an_answer_that_is_read_slowly_is_written_no_longer_than_said(
     gateway, book, address, token, monkeypatch
 ) -> None:
