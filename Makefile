@@ -13,7 +13,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
-	mutants test-unit test-interface test-chart chart-tools chart-docs test-system test-chaos images test-images \
+	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos images test-images \
 	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
 
 help:  ## these verbs
@@ -61,7 +61,7 @@ redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... f
 run: migrate  ## all five services in one process, in the foreground
 	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
 
-test: install chart-tools lint size  ## everything: linters, types, size, all tests; on servers of their own
+test: install chart-tools spec-tools lint size  ## everything: linters, types, size, all tests; on servers of their own
 	@$(BIN)/pytest
 	@$(BIN)/python -m tests.mutants --quick
 
@@ -76,6 +76,9 @@ test-interface: install  ## each service on a real broker and database
 
 test-chart: install chart-tools  ## charts/shop by two versions of helm, without a cluster
 	@$(BIN)/pytest tests/chart
+
+spec-tools:
+	@dev/install.sh --specs
 
 chart-tools: install
 	@$(BIN)/python -m dev.chart.tools

@@ -1,10 +1,11 @@
 #!/bin/bash
 # Installs what is missing and nothing else: Debian's RabbitMQ, PostgreSQL and Node.js (as root),
-# the virtual environment, newman and AsyncAPI's parser. Quick when all is there; can be repeated after a failure.
+# the virtual environment and newman. Quick when all is there; can be repeated after a failure.
 # Starts and changes none of the system's own servers.
 #
-# usage: install.sh [--system] [PROGRAM...]
+# usage: install.sh [--system | --specs] [PROGRAM...]
 #   --system  Debian's packages only
+#   --specs   AsyncAPI's parser too
 #   PROGRAM   needed too, of Debian's package of that name
 # PYTHON names another interpreter than python3, of version 3.11 to 3.13.
 set -euo pipefail
@@ -171,13 +172,14 @@ make_node_modules() { # FOLDER OLDEST_NODE WHAT
 }
 
 only_system=
-if [ "${1:-}" = --system ]; then
-  only_system=yes
-  shift
-fi
+with_specs=
+case "${1:-}" in
+  --system) only_system=yes && shift ;;
+  --specs) with_specs=yes && shift ;;
+esac
 mapfile -t missing < <(missing_packages "$@")
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 [ -z "$only_system" ] || exit 0
 make_venv
 make_node_modules postman 16 newman
-make_node_modules dev/specs 18 "the parser of AsyncAPI"
+[ -z "$with_specs" ] || make_node_modules dev/specs 18 "the parser of AsyncAPI"
