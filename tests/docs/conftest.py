@@ -34,9 +34,9 @@ class Terminal:
         self.variables = variables
 
     def run(self, text: str) -> str:
-        """What the commands print, errors too; fails where the last one does."""
+        """What the commands print, errors too; fails where one of them does."""
         with tempfile.NamedTemporaryFile("r", prefix="shop-docs-") as kept:
-            script = f"set -a\n{text}\nlast=$?\nenv -0 >{kept.name}\nexit $last"  # functions too
+            script = f"trap 'env -0 >{kept.name}' EXIT\nset -a -e -o pipefail\n{text}"  # -a: functions too
             done = subprocess.run(
                 ["bash", "-c", script],
                 cwd=ROOT,
@@ -54,9 +54,10 @@ class Terminal:
 
 @pytest.fixture(scope="package")
 def variables(suite: Suite) -> dict[str, str]:
-    """The environment of whoever has started the suite on these ports."""
+    """The environment of whoever has started the suite on these ports, and has no servers of his own."""
+    others = {name: value for name, value in os.environ.items() if not name.endswith("_URI")}
     ports = {variable: str(suite.ports[name]) for name, variable in VARIABLES.items()}
-    return {**os.environ, **ports, "RUN_DIR": str(suite.servers.wanted)}
+    return {**others, **ports, "RUN_DIR": str(suite.servers.wanted)}
 
 
 @pytest.fixture
