@@ -273,7 +273,7 @@ def document() -> Piece:
         "asyncapi": "3.1.0",
         "info": {"title": project["name"], "version": project["version"], "description": DESCRIPTION},
         "defaultContentType": JSON["content_type"],
-        "servers": {"broker": {"host": "localhost:5672", "protocol": "amqp", "protocolVersion": "0.9.1"}},
+        "servers": {"broker": {"host": "127.0.0.1:7672", "protocol": "amqp", "protocolVersion": "0.9.1"}},
         "channels": {"replies": replies()},
         "operations": {},
         "components": {

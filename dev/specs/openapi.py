@@ -48,6 +48,9 @@ too. 503 and 504 leave open whether it was done: repeat the request under the sa
 """
 
 
+TOKENS = "The `access_token` of POST /users or POST /tokens."
+
+
 def text(**rules: Any) -> Piece:
     return {"type": "string", **rules}
 
@@ -255,7 +258,9 @@ def document() -> Piece:
         security=[{"bearer": []}],
     )
     marshmallow.converter.add_attribute_function(lambda _, field, **__: of_field(field))  # type: ignore[union-attr]
-    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
+    spec.components.security_scheme(
+        "bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": TOKENS}
+    )
     for name, piece in schemas_of_answers().items():
         spec.components.schema(name, piece)
     for name in REFUSALS:
@@ -416,7 +421,7 @@ def open_paths() -> dict[str, Piece]:
     unready["content"] |= refusal("Unavailable")["content"]
     unready["headers"] = {"X-Request-Id": REQUEST_ID}
     return {
-        "/healthz": open_path("healthz", "Whether the process turns", {"application/json": ok}),
+        "/healthz": open_path("healthz", "Whether the process is alive", {"application/json": ok}),
         "/readyz": readyz,
         "/metrics": open_path("metrics", "Metrics, as Prometheus reads them", {"text/plain": text()}),
         "/openapi.json": open_path("openapi", "This document", {"application/json": whole}),
