@@ -58,7 +58,7 @@ def _rates(axes: Axes, orders: Series, pgbench: Mapping[str, Any]) -> None:
     axes.annotate(
         f"the whole suite: {best['rate']:,.0f}",
         (place, best["rate"]),
-        (8, -20 if is_below_line else 10),
+        (8, -52 if is_below_line else 10),
         textcoords="offset points",
         ha="right",
         color=BLUE,
