@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from marshmallow import Schema
 from openapi_spec_validator import validate
@@ -64,12 +65,23 @@ def every(piece: Any, wanted: Callable[[Any], bool]) -> list[Any]:
     return [part for value in inner for part in every(value, wanted)] + ([piece] if wanted(piece) else [])
 
 
+def answer_body(response: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = response["content"]["application/json"]["schema"]
+    return schema
+
+
 def test_every_object_is_closed_and_every_field_has_a_type() -> None:
     pieces = DOCUMENT["components"]["schemas"]
-    objects = every(pieces, lambda piece: isinstance(piece, dict) and piece.get("type") == "object")
+    objects = every(DOCUMENT, lambda piece: isinstance(piece, dict) and piece.get("type") == "object")
     assert len(objects) >= len(pieces) - 1  # all but Amount
+    checks = DOCUMENT["paths"]["/readyz"]["get"]["responses"]
+    open_ones = [
+        pieces["Problem"]["properties"]["errors"],
+        *(answer_body(checks[status])["properties"]["checks"] for status in ("200", "503")),
+        answer_body(DOCUMENT["paths"]["/openapi.json"]["get"]["responses"]["200"]),
+    ]
     for piece in objects:
-        assert "additionalProperties" in piece
+        assert piece in open_ones or piece["additionalProperties"] is False
         for field in piece.get("properties", {}).values():
             assert {"type", "$ref", "oneOf"} & field.keys()
 
@@ -88,7 +100,7 @@ def test_every_example_is_right() -> None:
 
 
 def test_every_refusal_in_the_code_is_documented_and_no_other() -> None:
-    source = "".join(path.read_text() for path in sorted(Path("gateway").glob("*.py")))
+    source = "".join(path.read_text() for path in sorted((openapi.ROOT / "gateway").glob("*.py")))
     plain = {(int(status), kind) for status, kind in re.findall(r'Problem\(\s*(\d{3}), "([a-z-]+)"', source)}
     early = {
         (HTTPStatus[name], "malformed-request") for name in re.findall(r"HTTPStatus\.([A-Z_]+)\)", source)
@@ -147,6 +159,43 @@ WRONG: dict[str, tuple[Any, ...]] = {
 def test_an_answer_that_differs_fails(case: str) -> None:
     with pytest.raises(AssertionError):
         check(*WRONG[case])
+
+
+def exchange(
+    method: str, path: str, status: int, answer: Any, body: dict[str, Any] | None = None
+) -> requests.Response:
+    """An answer with its request, as a client has them."""
+    response = requests.Response()
+    response.request = requests.Request(method, f"http://shop{path}", json=body).prepare()
+    response.status_code = status
+    response.headers.update({**JSON, "Location": f"/orders/{ID}"} if status == 201 else JSON)
+    response._content = json.dumps(answer).encode()
+    return response
+
+
+def test_a_granted_request_as_documented_passes() -> None:
+    documented().check_exchange(exchange("GET", "/orders?limit=1", 200, {"items": [], "next_cursor": None}))
+    documented().check_exchange(exchange("POST", "/orders", 201, order(), {"price": "99.90"}))
+
+
+ORDERS = {"items": [order()], "next_cursor": None}
+GRANTED_WRONG: dict[str, tuple[Any, ...]] = {
+    "an unknown query parameter": ("GET", "/orders?limits=1", 200, ORDERS),
+    "a query parameter out of its range": ("GET", "/orders?limit=0", 200, ORDERS),
+    "a field more": ("POST", "/orders", 201, order(), {"price": "99.90", "currency": "EUR"}),
+    "no body": ("POST", "/orders", 201, order()),
+    "a body where none is documented": ("GET", f"/orders/{ID}", 200, order(), {"price": "99.90"}),
+}
+
+
+@pytest.mark.parametrize("case", GRANTED_WRONG)
+def test_a_granted_request_that_differs_fails(case: str) -> None:
+    response = exchange(*GRANTED_WRONG[case])
+    request = response.request
+    answer = (response.status_code, response.headers, response.content)
+    documented().check(str(request.method), str(request.url), *answer)  # the answer itself is right
+    with pytest.raises(AssertionError):
+        documented().check_exchange(response)
 
 
 def test_what_a_document_loses_is_missed() -> None:

@@ -155,7 +155,7 @@ def test_head_is_answered_like_get_without_the_body(book, raw, token) -> None:
         head, _, body = raw(request % (method, path, token.encode())).partition(b"\r\n\r\n")
         return {line for line in head.split(b"\r\n") if not line.startswith((b"Date", b"X-Request-Id"))}, body
 
-    for path in (b"/users/me", b"/healthz"):
+    for path in (b"/users/me", b"/healthz", b"/docs", b"/openapi.json"):
         head, body = head_and_body(b"GET", path)
         assert body
         assert head_and_body(b"HEAD", path) == (head, b"")
