@@ -3,18 +3,37 @@ request that was granted. What is not documented fails."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import requests
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
 
 from dev.specs.openapi import YAML
+from gateway import documents
 
 Piece = dict[str, Any]
+
+GENERAL = {"connection", "content-length", "content-type", "date"}  # on every answer, and not documented
+
+
+def _pattern(validator: Any, pattern: str, value: Any, schema: Piece) -> Iterator[ValidationError]:
+    """As in ECMAScript, where `$` is the very end; Python's lets one more line feed pass."""
+    if isinstance(value, str) and not re.search(re.sub(r"\$$", r"\\Z", pattern), value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+Validator = extend(Draft202012Validator, {"pattern": _pattern})
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> Piece:
+    value = dict(pairs)
+    assert len(value) == len(pairs), f"a key twice: {[name for name, _ in pairs]}"
+    return value
 
 
 def resolved(document: Piece, piece: Piece) -> Piece:
@@ -32,7 +51,7 @@ class Conformance:
 
     def __init__(self, document: Piece) -> None:
         self.document = document
-        self._root = Draft202012Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        self._root = Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
     def check(
         self, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes
@@ -49,15 +68,27 @@ class Conformance:
             allowed = {*map(str.upper, operations), *(["HEAD"] if "get" in operations else [])}
             assert status != 405 or set(headers["Allow"].split(", ")) == allowed
             assert 400 <= status < 500, f"{method} {path} is not documented, and answered {status}"
-            problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-            answer = {"headers": {}, "content": problem}
+            own = {"status": {"const": status}, "type": {"pattern": "^tag:arch\\.homework,2026:[a-z-]+$"}}
+            problem = {"$ref": "#/components/schemas/Problem", "properties": own}
+            answer = {
+                "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}},
+                "content": {"application/problem+json": {"schema": problem}},
+            }
         self._check_values(answer["headers"], headers)
+        known = [
+            *answer["headers"],
+            *(["Allow"] if status == 405 else []),
+            *(documents.HEADERS if path in documents.FILES and status == 200 else []),
+        ]
+        more = {name.lower() for name in headers} - {name.lower() for name in known} - GENERAL
+        assert not more, f"{method} {path}: {more} are not documented for {status}"
         media_type = headers["Content-Type"].partition(";")[0]
         assert media_type in answer["content"], (
             f"{method} {path}: {media_type} is not documented for {status}"
         )
         if method != "HEAD":
-            value = json.loads(body) if media_type.endswith("json") else body.decode()
+            is_json = media_type.endswith("json")
+            value = json.loads(body, object_pairs_hook=_no_key_twice) if is_json else body.decode()
             self._valid(answer["content"][media_type]["schema"], value)
         return operation
 

@@ -151,6 +151,23 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "a problem with a status of its own": ({**problems.not_found().body, "status": 400}, 404, PROBLEM),
     "a problem without its header": (problems.unauthorized("Why.").body, 401, PROBLEM),
     "an answer where nothing is": (order(), 200, JSON, "http://shop/nowhere"),
+    "a problem of nobody's": (
+        {**problems.not_found().body, "type": "about:blank"},
+        404,
+        PROBLEM,
+        "http://shop/nowhere",
+    ),
+    "another status where nothing is": (problems.not_found().body, 400, PROBLEM, "http://shop/nowhere"),
+    "another status by a wrong method": (
+        problems.not_found().body,
+        405,
+        {**PROBLEM, "Allow": "GET, HEAD"},
+        f"http://shop/orders/{ID}",
+        "DELETE",
+    ),
+    "a header more": (order(), 200, {**JSON, "X-Served-By": "one"}),
+    "the documents' headers elsewhere": (order(), 200, {**JSON, **documents.HEADERS}),
+    "a line feed after an amount": (order(price="99.90\n"),),
     "a method more": (order(), 200, JSON, f"http://shop/orders/{ID}", "DELETE"),
 }
 
@@ -159,6 +176,15 @@ WRONG: dict[str, tuple[Any, ...]] = {
 def test_an_answer_that_differs_fails(case: str) -> None:
     with pytest.raises(AssertionError):
         check(*WRONG[case])
+
+
+def test_a_key_twice_in_an_answer_fails() -> None:
+    body = json.dumps(order()).encode()
+    twice = body.replace(b"{", b'{"price": "0.01", ', 1)
+    url = f"http://shop/orders/{ID}"
+    documented().check("GET", url, 200, JSON, body)
+    with pytest.raises(AssertionError, match="a key twice"):
+        documented().check("GET", url, 200, JSON, twice)
 
 
 def exchange(
