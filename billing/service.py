@@ -28,10 +28,9 @@ from chassis.db import Database
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.events import event_handler
 from chassis.rpc import RpcProxy, rpc
-from chassis.schemas import Outcome, answer_each, checked, page
+from chassis.schemas import Outcome, Outcomes, answer_each, checked, page
 from chassis.settings import TEXT, Setting
 
-Outcomes = list[Outcome]
 OPERATION = OperationOut()
 DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
 ACCOUNT_QUERY = OfUser()

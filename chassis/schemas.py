@@ -12,6 +12,7 @@ from nameko.exceptions import MalformedRequest
 from chassis.logs import bind
 
 Outcome = dict[str, Any]  # what became of one item: a status, and what goes with it
+Outcomes = list[Outcome]  # named, for a service may have a method `list`
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")

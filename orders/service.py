@@ -14,14 +14,13 @@ from chassis.db import Database
 from chassis.logs import current_request_id
 from chassis.outbox import Outbox
 from chassis.rpc import CallId, RpcProxy, rpc
-from chassis.schemas import Outcome, answer_each, checked, is_id, page
+from chassis.schemas import Outcome, Outcomes, answer_each, checked, is_id, page
 from orders import domain, models, store
 from orders.schemas import NewOrder, OrderOut, OrderQuery
 
 log = logging.getLogger(__name__)
 
 ORDER, NEW_ORDER = OrderOut(), NewOrder()
-Outcomes = list[Outcome]  # named here: inside the class `list` is a method
 SWEEP_EVERY_S = 1
 SWEEP_AT_MOST = 200
 MEASURE_EVERY_S = 15

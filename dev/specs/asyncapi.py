@@ -32,11 +32,12 @@ from chassis.migrate import event_handlers
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
 from chassis.schemas import storable
 from dev.failure import Failure
-from dev.servers import DATABASES
 from dev.specs import openapi
 from dev.specs.openapi import (
     EMAIL,
+    ERRORS,
     KIND,
+    PAGES,
     REASON,
     REASONS,
     ROOT,
@@ -50,10 +51,10 @@ from dev.specs.openapi import (
     ref,
     text,
 )
+from dev.suite import SERVICES
 
 YAML = ROOT / "docs" / "asyncapi.yaml"
 SAMPLES = ROOT / "docs" / "contracts"
-SERVICES = (*DATABASES, "gateway")
 ONE_LINE = 100  # characters, of what may stand on one line of the document
 RPC_EXCHANGE = "nameko-rpc"
 DELAYS = ", ".join(map(str, RETRY_DELAYS_S))
@@ -83,7 +84,6 @@ MAYBE_ID, MAYBE_TIME = nullable(openapi.ID), nullable(openapi.TIME)
 COUNT: Piece = {"type": "integer", "minimum": 0}
 MINOR: Piece = {"type": "integer", "minimum": 1, "description": "Cents."}
 BALANCE = {**COUNT, "description": "Cents."}
-ERRORS: Piece = {"type": "object", "additionalProperties": {"type": "array", "items": text()}}
 NULL: Piece = {"type": "null"}
 
 
@@ -137,7 +137,6 @@ DUMPED: dict[str, tuple[type[Schema], Piece]] = {
         },
     ),
 }
-PAGES = {"Statement": "Operation", "Orders": "Order", "Letters": "Letter"}
 OUTCOMES: dict[str, Piece] = {
     "UserCreated": status("created", user=ref("schemas", "User")),
     "UserTaken": status("taken", errors=ERRORS),

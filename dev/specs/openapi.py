@@ -82,6 +82,7 @@ AMOUNT = ref("schemas", "Amount")
 KIND = one_of(domain.DEPOSIT, domain.WITHDRAWAL)
 REASONS = (domain.INSUFFICIENT_FUNDS, domain.BALANCE_LIMIT, domain.CANCELLED, domain.UNKNOWN_USER)
 REASON = nullable(one_of(*REASONS))
+ERRORS: Piece = {"type": "object", "additionalProperties": {"type": "array", "items": text()}}  # by field
 USER = {
     "id": ID,
     "username": text(maxLength=64, pattern=pattern(USERNAME.regex.pattern)),
@@ -375,8 +376,7 @@ def schemas_of_answers() -> dict[str, Piece]:
         found[name] = closed({"items": items, "next_cursor": nullable(text(pattern=CURSOR))})
     found["Token"] = closed(TOKEN)
     found["SignedUp"] = closed(USER | TOKEN)
-    errors = {"type": "object", "additionalProperties": {"type": "array", "items": text()}}
-    members = {"detail": text(), "errors": errors, "operation": ref("schemas", "Operation")}
+    members = {"detail": text(), "errors": ERRORS, "operation": ref("schemas", "Operation")}
     needed = {"type": text(format="uri"), "title": text(), "status": {"type": "integer"}}
     found["Problem"] = closed(needed, **members)
     return found

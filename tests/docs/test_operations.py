@@ -11,7 +11,7 @@ import requests
 import yaml
 
 from conftest import eventually
-from dev.suite import Suite
+from dev.suite import SERVICES, Suite
 from tests.docs.conftest import Terminal
 from tests.docs.markdown import ROOT, TOLD, blocks
 from tests.system.shopper import Shopper
@@ -21,7 +21,6 @@ HEALTH, STATUSES, REQUEST_ID, PARKED, BACKUP, RESTORE, TELL_AGAIN, OLDER_ORDERS 
     block.text for block in blocks(FILE) if block.language == "bash"
 )
 QUEUE = "evt-orders-order_paid--notifications.handle_order_paid"
-SERVICES = ("users", "billing", "orders", "notifications", "gateway")
 PROMETHEUS_OWN = {"up": {"job"}}
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import best_match
 
+from tests.specs.conformance import resolved
+
 Piece = dict[str, Any]
 
 RPC = "nameko-rpc"
@@ -237,13 +239,7 @@ class Bus:
         return address
 
     def _at(self, piece: Piece) -> Piece:
-        """What a reference stands for."""
-        if "$ref" not in piece:
-            return piece
-        found = self.document
-        for name in piece["$ref"].removeprefix("#/").split("/"):
-            found = found[name]
-        return found
+        return resolved(self.document, piece)
 
 
 def _addresses(channel: Piece) -> list[str]:

@@ -15,8 +15,8 @@ from chassis.events import EventHandler
 from chassis.rpc import RpcProxy
 from dev.diagrams import render
 from dev.diagrams.render import DIAGRAMS, PNG_PIXELS, orphans, picture_of, sources, stale, stamp_of, stamped
+from dev.suite import SERVICES
 
-SERVICES = ("users", "billing", "orders", "notifications", "gateway")
 MOST_WIDE = 1100  # px: in a page of 830 px letters of 14 px are shown with 10.5
 SVG = "{http://www.w3.org/2000/svg}"
 ARROW = r"(?:<<)?--?(?:>>|>|x|\))"
