@@ -72,12 +72,9 @@ def suite(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Suite]:
     assert run("migrations", "chassis.migrate").code == 0
-    suite = OwnUsers(uris, environment, servers.ports, tmp_path_factory.mktemp("chart"))
-    try:
-        suite.start()
+    folder = tmp_path_factory.mktemp("chart")
+    with OwnUsers(uris, environment, servers.ports, folder).running() as suite:
         yield suite
-    finally:
-        suite.stop()
 
 
 @pytest.fixture

@@ -145,9 +145,7 @@ def test_the_whole_story_goes_well_over_encrypted_connections_alone(
 ) -> None:
     assert run("migrations", "chassis.migrate").code == 0
     before = broker_connections(servers)
-    suite = AsGiven(encrypted, servers.ports, tmp_path)
-    try:
-        suite.start()
+    with AsGiven(encrypted, servers.ports, tmp_path).running() as suite:
         shopper = Shopper(suite.url)
         assert shopper.deposit("10.00").status_code == 201
         assert shopper.ended_order("7.00")["status"] == "paid"
@@ -157,8 +155,6 @@ def test_the_whole_story_goes_well_over_encrypted_connections_alone(
         assert {ssl for _, ssl in new} == {"true"}
         assert len(new) > 5
         assert run("audit").code == 0
-    finally:
-        suite.stop()
 
 
 def broker_connections(servers: Servers) -> set[tuple[str, str]]:

@@ -38,12 +38,8 @@ def suite(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Suite]:
     """All five services, ready."""
-    suite = Suite(environment, servers.ports, tmp_path_factory.mktemp("suite"))
-    try:
-        suite.start()
+    with Suite(environment, servers.ports, tmp_path_factory.mktemp("suite")).running() as suite:
         yield suite
-    finally:
-        suite.stop()
 
 
 @pytest.fixture

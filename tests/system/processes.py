@@ -3,17 +3,17 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from conftest import eventually
-from dev.suite import QUIET
+from dev.suite import QUIET, SERVICES
 
 NAMEKO = str(Path(sys.executable).with_name("nameko"))
-SERVICES = ("users", "billing", "orders", "notifications", "gateway")
 START_S = 90.0
 STOP_S = 40.0
 
@@ -99,6 +99,15 @@ class Suite:
                 self.processes[name]._running.terminate()
         for name in names or SERVICES:
             self.processes[name].stop()
+
+    @contextmanager
+    def running(self) -> Iterator["Suite"]:
+        """All five, ready, from start to stop."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.stop()
 
     def is_ready(self, name: str) -> bool:
         process = self.processes[name]
