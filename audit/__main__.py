@@ -7,14 +7,16 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from itertools import chain, islice, product
+from itertools import chain, islice
 from typing import Any
+
+from amqp.exceptions import NotFound
 
 from audit.checks import differences
 from audit.snapshots import snapshots
 from chassis import command
 from chassis.amqp import connect
-from chassis.events import RETRY_DELAYS_S
+from chassis.retry_queues import retry_queues
 
 SHOWN = 100
 QUEUES = (
@@ -48,27 +50,41 @@ def audit(config: dict[str, Any], settled: bool = False) -> dict[str, Any]:
 
     Raises one of chassis.command.Errors.
     """
-    put_aside = list(_put_aside(config, settled))
+    in_queues = list(_in_queues(config, settled))
     with snapshots(config, settled) as ask:
         tables = (name.split(".") for name in TABLES)
         checked = {
             table: next(ask(f"{service}: SELECT count(*) FROM {table}"))[0] for service, table in tables
         }
         checked["money"] = next(ask(MONEY))[0]
-        lines = chain(put_aside, differences(ask))
+        lines = chain(in_queues, differences(ask))
         first = list(islice(lines, SHOWN))
         return {"checked": checked, "differences": len(first) + sum(1 for _ in lines), "first": first}
 
 
-def _put_aside(config: dict[str, Any], settled: bool) -> Iterator[str]:
-    """Events that were parked; where nothing is under way, those that wait as well."""
-    waiting = ["", *(f".retry.{n}" for n in range(len(RETRY_DELAYS_S)))] if settled else []
+def _in_queues(config: dict[str, Any], settled: bool) -> Iterator[str]:
+    """Dead-lettered events; where nothing is under way, those that wait as well.
+
+    The retry queues of earlier versions count too, where there are any.
+    """
     with connect(config) as connection:
-        for queue, end in product(QUEUES, [".dead", *waiting]):
-            found = connection.default_channel.queue_declare(queue + end, passive=True)
-            if found.message_count:
-                check = "waiting" if end in waiting else "parked"
-                yield f"{check}: {queue}{end}: {found.message_count} events"
+        for queue in QUEUES:
+            looked_at = {f"{queue}.dead": "parked"}
+            if settled:
+                looked_at |= dict.fromkeys([queue, *retry_queues(queue)], "waiting")
+            for name, check in looked_at.items():
+                if events := _ready(connection.default_channel, name):
+                    yield f"{check}: {name}: {events} events"
+
+
+def _ready(channel: Any, queue: str) -> int:
+    """How many messages are ready; raises NotFound for a queue of this version that is missing."""
+    try:
+        return int(channel.queue_declare(queue, passive=True).message_count)
+    except NotFound:
+        if ".retry." in queue:
+            return 0
+        raise
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -5,18 +5,16 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import amqp
 from nameko.exceptions import ConfigurationError
 
 from chassis import command
-from chassis.amqp import connect
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.logs import REQUEST_ID
-from chassis.migrate import event_handlers, services_with_tables
+from chassis.migrate import all_event_handlers
+from chassis.moves import copy_of, count, move, open_channel
 from chassis.settings import SECONDS, read
 
 MOST_SHOWN = 100  # events of a queue: all of them are held until the last is read
@@ -34,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = command.settings(options.config)
         timeout_s = read(config, "CONFIRM_TIMEOUT_S", SECONDS)
         for handler in _handlers(config, options.queues):
-            with _channel(config) as channel:
+            with open_channel(config) as channel:
                 show(channel, handler) if options.verb == "list" else redrive(channel, handler, timeout_s)
     except command.Errors as exc:
         sys.exit(f"{options.config}: {command.last_line(exc)}")
@@ -42,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def show(channel: Any, handler: EventHandler) -> None:
     """Print what is parked. Unacked, all of it returns to its place when the channel closes."""
-    parked = _count(channel, handler)
+    parked = count(channel, handler.dead_name())
     print(f"{handler.queue.name}: {parked} parked")
     for _ in range(min(parked, MOST_SHOWN)):
         if message := channel.basic_get(handler.dead_name()):
@@ -52,50 +50,25 @@ def show(channel: Any, handler: EventHandler) -> None:
 
 
 def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
-    """Move what is parked now; what is parked again meanwhile stays. Each is acked when the broker
-    has its copy: a crash in between doubles it, which changes nothing."""
-    moved = 0
-    for _ in range(_count(channel, handler)):
-        if message := channel.basic_get(handler.dead_name()):
-            copy = (_fresh(message), "", handler.queue.name)
-            channel.basic_publish_confirm(*copy, mandatory=True, timeout=timeout_s, confirm_timeout=timeout_s)
-            channel.basic_ack(message.delivery_tag)
-            moved += 1
+    """Move what is parked now, as it was before its first attempt; what is parked again meanwhile stays.
+
+    A crash may double a message, which changes nothing.
+    """
+    moved = move(channel, handler.dead_name(), handler.queue.name, timeout_s, _fresh)
     print(f"{handler.queue.name}: {moved} redriven")
 
 
 def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
     """Those of the queues that are named, or all."""
-    handlers = [h for service in services_with_tables(config) for h in event_handlers(config, service)]
-    known = {h.queue.name: h for h in sorted(handlers, key=lambda h: h.queue.name)}
+    known = {handler.queue.name: handler for handler in all_event_handlers(config)}
     wanted = dict.fromkeys(name.removesuffix(".dead") for name in names or known)
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigurationError(f"no event queues: {', '.join(unknown)}; there are {', '.join(known)}")
     return [known[name] for name in wanted]
 
 
-@contextmanager
-def _channel(config: dict[str, Any]) -> Iterator[Any]:
-    connection = connect(config).transport.establish_connection()
-    try:
-        channel = connection.channel()
-        channel.auto_decode = False  # a body is its bytes, whatever its encoding claims
-        yield channel
-        connection.close()
-    finally:
-        connection.collect()  # at once: a broker that is blocked would not answer to a close
-
-
-def _count(channel: Any, handler: EventHandler) -> int:
-    return int(channel.queue_declare(handler.dead_name(), passive=True).message_count)
-
-
 def _fresh(message: Any) -> amqp.Message:
-    """The message as it was before its first try."""
-    given = message.headers or {}
-    kept = {name: value for name, value in given.items() if name not in (ATTEMPTS, FAILURES, ERROR)}
-    properties = {**message.properties, "application_headers": kept, "delivery_mode": 2}
-    return amqp.Message(message.body or b"", **properties)
+    return copy_of(message, without=(ATTEMPTS, FAILURES, ERROR))
 
 
 def _description(message: Any, event_type: str) -> str:

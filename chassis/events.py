@@ -1,190 +1,381 @@
-"""`@event_handler` in batches, losing nothing: what fails is tried again later, then parked.
+"""`@event_handler` in batches, losing nothing: a failed event is tried again, then dead-lettered.
 
-Events that arrive while a batch is worked on gather, and are the next one. A message is acked only when
-its work is done or a copy of it is safe in another queue. What fails because a part is away is retried
-without end, what can't be right MAX_ATTEMPTS times; then it is parked in `<queue>.dead` with its error.
-The main queue is declared as stock Nameko declares it.
+Events that arrive while a batch is handled gather, and are the next batch. A message is acked only
+when its work is done, or when the broker has confirmed its copy in another queue. No event waits in
+a queue with a time to live, for nobody confirms how it leaves that. The main queue is declared as
+stock Nameko declares it.
 """
 
+import hashlib
 import logging
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass, field
+from operator import attrgetter
+from time import monotonic
+from typing import Any, NamedTuple
 
 import eventlet
 import kombu
 from eventlet.event import Event
-from eventlet.queue import LightQueue
+from eventlet.queue import Empty, LightQueue
 from kombu import Queue
 from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
-from chassis import metrics
+from chassis import health, metrics
 from chassis.amqp import ConfirmedPublisher, Message, can_carry
-from chassis.errors import Unavailable, first_line, is_away
+from chassis.errors import Unavailable, first_line
 from chassis.queues import QueueConsumer
+from chassis.retries import (
+    CALL_FAULTS,
+    MAX_ATTEMPTS,
+    MAX_HELD,
+    PAUSES_S,
+    Delivery,
+    FailureStreak,
+    HeldDeliveries,
+    is_own_dependency,
+)
+from chassis.retry_queues import RetryQueueDrain
 
 log = logging.getLogger(__name__)
 
 BATCH = 200  # events
-RETRY_DELAYS_S = (1, 5, 15)  # the last one again and again
-MAX_ATTEMPTS = 5
-MOST = 1_000_000  # counted attempts: a forged header must not overflow
-REQUEUE_S = 1
-# Our headers: how often it was tried, how often of these it failed by itself, and what failed last.
+PREFETCH = 2 * BATCH + MAX_HELD  # one batch is handled, the next one gathers
+PROBE_S = 1.0  # without an event to try, a paused handler consumes as usual
+OVERFLOW_PAUSE_S = 1.0
+MAX_COUNT = 1_000_000  # of a header: a forged one must not overflow
+# Our headers: all attempts, those that failed on the event's own content, and the last error.
 ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
 
-Failure = tuple[Any, Exception]  # a message, and why it failed
+Reasons = Sequence[tuple[Any, Exception]]  # the events that a handler could not finish, each with why
+
+
+class Failure(NamedTuple):
+    """A failed attempt; `is_named`: the handler itself told this event from the others."""
+
+    delivery: Delivery
+    error: Exception
+    is_named: bool
+
+
+@dataclass
+class BatchResult:
+    """What became of a batch. `unavailable`: why the rest of it was not tried."""
+
+    done: list[Delivery] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    unavailable: Exception | None = None
+    has_returned: bool = False  # some call of the handler did
 
 
 class EventHandler(NamekoEventHandler):
     """`@event_handler("orders", "order_paid")`: the method gets a list of events, BATCH at most.
 
-    Delivery is at least once: the handler's effect must be protected by a unique key. Where a batch
-    fails by itself its halves are tried, down to the event that fails alone; where a part is away
-    the whole batch is retried later.
+    Delivery is at least once: the handler's effect must be protected by a unique key. It returns
+    None, or the events that it could not finish with their reasons. Where it raises:
 
-    A retry is a confirmed publish to `<queue>.retry.<n>`, whose messages expire after RETRY_DELAYS_S[n]
-    and are dead-lettered back; then the ack. Where that can't be done, the message is requeued.
+    - The service's own database or broker is unavailable: the handler pauses. All that it holds
+      returns to the queue, and after PAUSES_S it is tried with one event.
+    - A call to another service failed: these events are tried again later, for as long as it takes.
+    - Anything else: the halves of the batch are tried, down to the event that fails alone. It is
+      tried MAX_ATTEMPTS times in all, then published to `<queue>.dead`.
+    - Several different events in a row fail alike: that is no property of the events. It pauses.
+
+    Events that wait for their next attempt are held unacked, within bounds; beyond them a confirmed
+    copy goes to the end of the queue.
     """
 
     queue_consumer = QueueConsumer()
     publisher = ConfirmedPublisher()
+    old_retries = RetryQueueDrain()
 
     def setup(self) -> None:
         super().setup()
-        self.arrived = LightQueue()
-        self._is_leaving = False
+        self.inbox = LightQueue()
+        self.held = HeldDeliveries()
+        self._streak = FailureStreak()
+        self._prefetch = PREFETCH  # 0 while it pauses, 1 while it tries whether it can go on
+        self._pauses = 0  # in a row
+        self._pause_reason = ""
+        self._stopping = Event()
+        self.old_retries.register(self.queue.name)
 
     def start(self) -> None:
+        metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
+        health.add_check(self.container.service_name, self.method_name, self._check_not_paused)
         self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
 
     def stop(self) -> None:
-        """Finish the batch at hand; what else has arrived goes back to the broker unacked."""
+        """Finish the batch in hand; all other messages return to the queue unacked."""
         super().stop()
-        self._is_leaving = True
-        self.arrived.put(None)  # whoever waits for more shall look
+        self._stopping.send()
+        self.inbox.put(None)  # wakes the greenthread that waits for more
         self._thread.wait()
 
     def declare(self, channel: Any) -> None:
-        """Declare the queue with all that stands beside it."""
+        """Declare the queue and its dead-letter queue."""
         for queue in self.queues():
             queue(channel).declare()
 
     def queues(self) -> list[Queue]:
-        """The main queue, those for retries, and the one for what can't be right."""
-        back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.queue.name}
-        retries = [
-            Queue(f"{self.queue.name}.retry.{n}", queue_arguments={**back, "x-message-ttl": int(s * 1000)})
-            for n, s in enumerate(RETRY_DELAYS_S)
-        ]
-        return [self.queue, *retries, Queue(self.dead_name())]
+        """The main queue and its dead-letter queue."""
+        return [self.queue, Queue(self.dead_name())]
 
     def dead_name(self) -> str:
-        """The queue of what can't be right; `python -m chassis.dead` shows and redrives it."""
+        """The dead-letter queue; `python -m chassis.dead` lists and redrives it."""
         return f"{self.queue.name}.dead"
 
-    def consumer(self, channel: Any, accept: Any) -> kombu.Consumer:
-        """What consumes for the queue consumer: on a channel of its own, because one ack of many would
-        end requests that are still worked on. The next batch gathers while one is under way."""
+    def consumer(self, channel: Any, accept: Any) -> kombu.Consumer | None:
+        """A consumer for the queue consumer; None while the handler pauses.
+
+        It has a channel of its own: one ack of many would end requests that are in progress.
+        """
+        self.held.clear()  # the messages of the last channel are the broker's again
+        if not self._prefetch:
+            return None
         self.declare(channel)
         own = channel.connection.channel()
         own.auto_decode = False  # a body is its bytes, whatever its encoding claims
         consumer = kombu.Consumer(
             own,
             queues=[self.queue],
-            on_message=self.arrived.put,
-            on_decode_error=lambda message, exc: self.arrived.put(message),
+            on_message=self._receive,
+            on_decode_error=lambda message, exc: self._receive(message),
             accept=accept,
         )
-        consumer.qos(prefetch_count=2 * BATCH)
+        consumer.qos(prefetch_count=self._prefetch)
         return consumer
+
+    def _receive(self, message: Any) -> None:
+        self.inbox.put(_delivery(message))
 
     def _run(self) -> None:
         with suppress(ContainerBeingKilled):
-            while batch := self._next_batch():
-                self._handle(batch)
+            while not self._stopping.ready():
+                if batch := self._next_batch():
+                    self._handle(batch)
 
-    def _next_batch(self) -> list[Any]:
-        """What has arrived, one message at least; none at the stop."""
-        batch: list[Any] = []
-        while not batch or (len(batch) < BATCH and not self.arrived.empty()):
-            message = self.arrived.get()
-            if self._is_leaving:
-                return []
-            if message.channel.connection:  # else it is lost, and the broker delivers again
-                batch.append(message)
-        return batch
-
-    def _handle(self, batch: Sequence[Any]) -> None:
-        """Work on all of them, put aside those that fail, end them with one ack."""
-        failures = self._work(batch)
-        stuck = self._put_aside(failures) if failures else []
-        if stuck:
-            eventlet.sleep(REQUEUE_S)
-        for message in stuck:
-            self.queue_consumer.requeue_message(message)
-        done = [message for message in batch if message not in stuck]
-        self.queue_consumer.ack_messages(done, up_to_the_last=not stuck)
-        metrics.EVENTS.labels(self.queue.name, "failed").inc(len(failures))
-        metrics.EVENTS.labels(self.queue.name, "done").inc(len(batch) - len(failures))
-
-    def _work(self, batch: Sequence[Any]) -> list[Failure]:
-        """Which messages failed, and why."""
-        events, unreadable = [], []
-        for message in batch:
-            try:
-                events.append((message, _payload(message)))
-            except Exception as exc:  # it will not become readable: it is parked at once
-                message.headers[FAILURES] = MAX_ATTEMPTS
-                unreadable.append((message, exc))
-        return unreadable + (self._work_on(events) if events else [])
-
-    def _work_on(self, events: Sequence[tuple[Any, Any]]) -> list[Failure]:
-        exc = self._call([event for _, event in events], events[0][0])
-        if exc is None:
+    def _next_batch(self) -> list[Delivery]:
+        """Held events that are due; otherwise those that have arrived, or none after a wait."""
+        if due := self.held.take_due(monotonic(), BATCH):
+            return [delivery for delivery in due if delivery.is_alive]
+        if not (first := self._wait_for_one()):
             return []
-        if len(events) == 1 or is_away(exc):
-            return [(message, exc) for message, _ in events]
-        half = len(events) // 2
-        return self._work_on(events[:half]) + self._work_on(events[half:])
+        batch = [first]
+        while len(batch) < BATCH and not self.inbox.empty():
+            batch.append(self.inbox.get())
+        return [delivery for delivery in batch if delivery and delivery.is_alive]
 
-    def _call(self, events: Sequence[Any], first: Any) -> Exception | None:
-        """Run the handler in a worker, under the request id of the first message; what it raised."""
-        raised = Event()
+    def _wait_for_one(self) -> Delivery | None:
+        """The next event to arrive; None at a stop, and when a held one is due."""
+        timeout_s: float | None = self.held.next_due() - monotonic()
+        if self._prefetch == 1:
+            timeout_s = PROBE_S
+        elif not self.held:
+            timeout_s = None
+        try:
+            delivery: Delivery | None = self.inbox.get(timeout=timeout_s)
+        except Empty:
+            if self._prefetch == 1:
+                self._resume()
+            return None
+        return delivery if not self._stopping.ready() else None
 
-        def tell(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
-            raised.send(exc_info and exc_info[1])
+    def _handle(self, batch: Sequence[Delivery]) -> None:
+        """Handle a batch and settle each of its messages."""
+        result = self._work(batch)
+        metrics.EVENTS.labels(self.queue.name, "done").inc(len(result.done))
+        metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - len(result.done))
+        pause_reason = self._settle(result)
+        if pause_reason:
+            self._pause(pause_reason)
+        elif self._prefetch == 1:
+            self._resume()
+        if result.done:
+            self._pauses = 0
+
+    def _work(self, batch: Sequence[Delivery]) -> BatchResult:
+        """Call the handler until each event is done or has failed, or a dependency is unavailable."""
+        result, events = BatchResult(), []
+        for delivery in batch:
+            try:
+                events.append((delivery, _payload(delivery.message)))
+            except Exception as exc:  # whatever the decoder raises: it will not become readable
+                delivery.failures = MAX_ATTEMPTS
+                result.failed.append(Failure(delivery, exc, is_named=True))
+        if events:
+            self._try(events, result)
+        return result
+
+    def _try(self, events: Sequence[tuple[Delivery, Any]], result: BatchResult) -> None:
+        if result.unavailable:
+            return
+        reasons, exc = self._call(events)
+        if exc is None:
+            self._sort(events, reasons or (), result)
+        elif is_own_dependency(exc):
+            result.unavailable = exc
+        elif len(events) == 1 or isinstance(exc, CALL_FAULTS):
+            result.failed += [Failure(delivery, exc, is_named=False) for delivery, _ in events]
+        else:
+            half = len(events) // 2
+            self._try(events[:half], result)
+            self._try(events[half:], result)
+
+    def _sort(self, events: Sequence[tuple[Delivery, Any]], reasons: Reasons, result: BatchResult) -> None:
+        """Record a call that returned: done, but for the events that it named."""
+        result.has_returned = True
+        failed = {id(event): reason for event, reason in reasons}
+        for delivery, event in events:
+            if reason := failed.get(id(event)):
+                result.failed.append(Failure(delivery, reason, is_named=True))
+            else:
+                result.done.append(delivery)
+
+    def _call(self, events: Sequence[tuple[Delivery, Any]]) -> tuple[Reasons, Exception | None]:
+        """Run the handler in a worker, under the request id of the first event.
+
+        Returns the events that it could not finish, and what it raised.
+        """
+        outcome = Event()
+
+        def finish(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
+            outcome.send((result, exc_info and exc_info[1]))
             return result, exc_info
 
-        headers = self.unpack_message_headers(first)
-        self.container.spawn_worker(self, (events,), {}, context_data=headers, handle_result=tell)
-        return raised.wait()
+        headers = self.unpack_message_headers(events[0][0].message)
+        arguments = ([event for _, event in events],)
+        self.container.spawn_worker(self, arguments, {}, context_data=headers, handle_result=finish)
+        reasons, exc = outcome.wait()
+        return reasons, exc
 
-    def _put_aside(self, failures: Sequence[Failure]) -> list[Any]:
-        """Store a copy of each message where it belongs next; those for which that was not done."""
-        copies = [self._aside(message, exc) for message, exc in failures]
+    def _settle(self, result: BatchResult) -> str:
+        """Ack, hold, or move each message; why the handler must pause, or "".
+
+        Nothing is recorded against an event while a dependency is unavailable.
+        """
+        if result.unavailable:
+            self._ack(result.done)
+            return first_line(result.unavailable)
+        if alike := self._failed_alike(result):
+            return self._give_way(result, alike)
+        now = monotonic()  # one moment for all: they come back together
+        moved = [failure.delivery for failure in result.failed if not self._hold(failure, now)]
         try:
-            stored = self.publisher.publish(copies)
-        except Unavailable as away:
-            log.warning("can't put events aside", extra={"queue": self.queue.name, "error": first_line(away)})
-            return [message for message, _ in failures]
-        for copy, is_stored in zip(copies, stored, strict=True):
-            counts = {"attempts": copy.headers[ATTEMPTS], "failures": copy.headers[FAILURES]}
-            text = "event put aside" if is_stored else "queue is missing: make migrate"
-            log.warning(text, extra={"queue": copy.routing_key, **counts})
-            if is_stored and copy.routing_key == self.dead_name():
-                metrics.EVENTS.labels(self.queue.name, "parked").inc()
-        return [message for (message, _), is_stored in zip(failures, stored, strict=True) if not is_stored]
+            self._move(moved)
+        except Unavailable as exc:
+            self._ack(result.done)
+            return first_line(exc)
+        self._ack([*result.done, *moved])
+        if any(not delivery.is_exhausted for delivery in moved):
+            eventlet.sleep(OVERFLOW_PAUSE_S)  # a short queue would come round at once
+        return ""
 
-    def _aside(self, message: Any, exc: Exception) -> Message:
-        attempts = _count(message, ATTEMPTS) + 1
-        failures = _count(message, FAILURES) + (not is_away(exc))
-        target = f"{self.queue.name}.retry.{min(attempts, len(RETRY_DELAYS_S)) - 1}"
-        if failures >= MAX_ATTEMPTS:
-            target = self.dead_name()
-        return _copy(message, target, {ATTEMPTS: attempts, FAILURES: failures, ERROR: repr(exc)[:1000]})
+    def _failed_alike(self, result: BatchResult) -> Exception | None:
+        """The error that several different events in a row have met; None where there is none."""
+        own = [f for f in result.failed if not (f.is_named or isinstance(f.error, CALL_FAULTS))]
+        if result.has_returned:
+            self._streak.succeed([failure.delivery.id for failure in own])
+            return None
+        return next((f.error for f in own if self._streak.fail(f.delivery.id, f.error)), None)
+
+    def _give_way(self, result: BatchResult, error: Exception) -> str:
+        """Let the next try meet another event; why the handler must pause.
+
+        The event that was tried goes to the end of the queue: it may be malformed all the same,
+        and must not keep those behind it from showing that the handler works.
+        """
+        if self._prefetch == 1:
+            tried = [failure.delivery for failure in result.failed]
+            with suppress(Unavailable):  # then it returns to its place
+                self._move(tried)
+                self._ack(tried)
+        return f"different events fail alike: {type(error).__name__}: {first_line(error)}"
+
+    def _hold(self, failure: Failure, now: float) -> bool:
+        """Record a failed attempt and hold the event for the next one; whether it can be held."""
+        delivery = failure.delivery
+        delivery.fail(failure.error)
+        fields = {"queue": self.queue.name, "event": delivery.id, "attempts": delivery.attempts}
+        log.warning("event failed", extra={**fields, "error": delivery.error})
+        if delivery.is_exhausted or not self.held.has_room_for(delivery, now):
+            return False
+        self.held.hold(delivery, now)
+        return True
+
+    def _move(self, deliveries: Sequence[Delivery]) -> None:
+        """Publish a copy of each: exhausted ones as dead letters, others to the end of the queue.
+
+        Raises Unavailable unless the broker confirms that all are in a queue.
+        """
+        if not deliveries:
+            return
+        stored = self.publisher.publish([self._copy(delivery) for delivery in deliveries])
+        if not all(stored):
+            raise Unavailable(f"a queue is missing beside {self.queue.name}: make migrate")
+        dead = [delivery for delivery in deliveries if delivery.is_exhausted]
+        metrics.EVENTS.labels(self.queue.name, "parked").inc(len(dead))
+        for delivery in dead:
+            fields = {"queue": self.dead_name(), "event": delivery.id, "error": delivery.error}
+            log.error("event dead-lettered", extra=fields)
+
+    def _copy(self, delivery: Delivery) -> Message:
+        """The message as it goes into another queue, with what its attempts came to."""
+        target = self.dead_name() if delivery.is_exhausted else self.queue.name
+        given = delivery.message.properties
+        names = ("content_type", "content_encoding")
+        properties = {name: given[name] for name in names if name in given}
+        properties["message_id"] = delivery.id
+        headers = delivery.message.headers
+        kept = headers if can_carry(headers) else {}
+        counts = {ATTEMPTS: delivery.attempts, FAILURES: delivery.failures, ERROR: delivery.error}
+        body = bytes(delivery.message.body or b"")
+        return Message("", target, body, {**kept, **counts}, properties)
+
+    def _ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Ack messages that are settled. No ack may cover the tag of one that is held."""
+        lowest_held = self.held.lowest_tag()
+        covered = [delivery for delivery in deliveries if delivery.tag < lowest_held]
+        others = [delivery.message for delivery in deliveries if delivery.tag > lowest_held]
+        if covered:  # all that came before them are settled, too
+            self.queue_consumer.ack_up_to(max(covered, key=attrgetter("tag")).message)
+        self.queue_consumer.ack_each(others)
+
+    def _pause(self, reason: str) -> None:
+        """Return all messages to the queue; after a while, let one come."""
+        pause_s = PAUSES_S[min(self._pauses, len(PAUSES_S) - 1)]
+        self._pauses += 1
+        self._pause_reason = reason
+        self._prefetch = 0
+        metrics.EVENTS_PAUSED.labels(self.queue.name).set(1)
+        fields = {"queue": self.queue.name, "error": reason, "seconds": pause_s}
+        log.warning("event handler paused", extra=fields)
+        self.queue_consumer.reopen(self)
+        with eventlet.Timeout(pause_s, exception=False):
+            self._stopping.wait()
+        self._prefetch = 1
+        self.queue_consumer.reopen(self)
+
+    def _resume(self) -> None:
+        """Consume as usual again."""
+        self._prefetch = PREFETCH
+        metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
+        log.info("event handler resumed", extra={"queue": self.queue.name})
+        self.queue_consumer.reopen(self)
+
+    def _check_not_paused(self) -> None:
+        """For /readyz: raises Unavailable while the handler pauses."""
+        if self._prefetch != PREFETCH:
+            raise Unavailable(self._pause_reason)
+
+
+def _delivery(message: Any) -> Delivery:
+    body = bytes(message.body or b"")
+    event_id = message.properties.get("message_id") or hashlib.sha256(body).hexdigest()
+    attempts, failures = _count(message, ATTEMPTS), _count(message, FAILURES)
+    return Delivery(message, event_id, attempts, failures, monotonic())
 
 
 def _payload(message: Any) -> Any:
@@ -194,17 +385,9 @@ def _payload(message: Any) -> Any:
     return message.decode()
 
 
-def _copy(message: Any, target: str, headers: dict[str, Any]) -> Message:
-    given = message.properties
-    properties = {name: given[name] for name in ("content_type", "content_encoding") if name in given}
-    properties["message_id"] = given.get("message_id") or str(uuid.uuid4())
-    kept = message.headers if can_carry(message.headers) else {}
-    return Message("", target, bytes(message.body or b""), {**kept, **headers}, properties)
-
-
 def _count(message: Any, header: str) -> int:
     given = message.headers.get(header)
-    return min(given, MOST) if isinstance(given, int) and given > 0 else 0
+    return min(given, MAX_COUNT) if isinstance(given, int) and given > 0 else 0
 
 
 event_handler = EventHandler.decorator

@@ -7,6 +7,7 @@ RPC_CALLS = Histogram("shop_rpc_call_seconds", "Time a call waited.", ["service"
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BATCH_ITEMS = Histogram("shop_batch_items", "Items of one batch.", ["service", "method"], buckets=SIZES)
 EVENTS = Counter("shop_events_handled_total", "Events handled.", ["queue", "outcome"])
+EVENTS_PAUSED = Gauge("shop_events_paused", "1 while the handler of a queue pauses.", ["queue"])
 OUTBOX_PUBLISHED = Counter("shop_outbox_published_total", "Events published.", ["service"])
 OUTBOX_UNSENT = Gauge("shop_outbox_unsent", "Unsent events.", ["service"])
 OUTBOX_OLDEST = Gauge("shop_outbox_oldest_unsent_seconds", "Age of the oldest unsent event.", ["service"])

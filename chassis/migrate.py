@@ -77,6 +77,12 @@ def event_handlers(config: dict[str, Any], service: str) -> list[EventHandler]:
     return handlers
 
 
+def all_event_handlers(config: dict[str, Any]) -> list[EventHandler]:
+    """The event handlers of all services, by the names of their queues."""
+    handlers = [h for service in services_with_tables(config) for h in event_handlers(config, service)]
+    return sorted(handlers, key=lambda handler: handler.queue.name)
+
+
 def grant(table: str, privileges: str) -> None:
     """In a migration: let the application's role do `privileges` on `table`, and nothing else."""
     op.execute(_grant(table, privileges))

@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from eventlet.event import Event
 from eventlet.greenio import shutdown_safe
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
@@ -15,11 +16,12 @@ RECONNECT_S = 1
 
 
 class QueueConsumer(NamekoQueueConsumer):
-    """Nameko's, with six differences.
+    """Nameko's, with seven differences.
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more is
     consumed, so a service that stops could not ack what it still works on, and it would be done twice.
-    A provider may bring a consumer (`provider.consumer(channel, accept)`) with a channel of its own.
+    A provider may bring a consumer (`provider.consumer(channel, accept)`) with a channel of its own,
+    or None while it pauses; `reopen(provider)` asks it again.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
     It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
     An ack that meets a broken connection does not end the process: the broker delivers again.
@@ -29,15 +31,22 @@ class QueueConsumer(NamekoQueueConsumer):
 
     _workers_are_done = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending_reopens: list[tuple[Any, Event]] = []
+
     def stop(self) -> None:
         """Called when the workers are done."""
         self._workers_are_done = True
         super().stop()
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
+        self._channel = channel
+        self._consumers.clear()
         for provider in self._providers:
-            self._consumers[provider] = self._consumer_of(provider, consumer_cls, channel)
-        return self._consumers.values()
+            if consumer := self._consumer_of(provider, consumer_cls, channel):
+                self._consumers[provider] = consumer
+        return list(self._consumers.values())  # a pausing provider changes the dictionary meanwhile
 
     def _consumer_of(self, provider: Any, consumer_cls: Any, channel: Any) -> Any:
         if own := getattr(provider, "consumer", None):
@@ -67,14 +76,26 @@ class QueueConsumer(NamekoQueueConsumer):
             )
             yield connection
 
+    def reopen(self, provider: Any) -> None:
+        """Close the provider's own channel, and consume again if it has a consumer to give.
+
+        Returns when that is done. What was delivered and not acked returns to the queue. Without
+        a connection there is nothing to do: at the next one the provider is asked anyway.
+        """
+        done = Event()
+        self._pending_reopens.append((provider, done))
+        done.wait()
+
     def on_iteration(self) -> None:
         self._release_leaving()
+        self._reopen_pending()
         if not self._consumers and self._workers_are_done:
             self.should_stop = True
 
     def _on_wait(self) -> None:
         """While the broker is away: a service may stop all the same."""
         self._release_leaving()
+        self._answer_pending_reopens()
         if self.should_stop or (not self._providers and self._workers_are_done):
             self.should_stop = True
             raise ConnectionError("stopped while the broker was away")
@@ -89,13 +110,39 @@ class QueueConsumer(NamekoQueueConsumer):
                     consumer.cancel()
             left.send()
 
-    def ack_message(self, message: Any) -> None:
-        self.ack_messages([message], up_to_the_last=False)
+    def _reopen_pending(self) -> None:
+        """Runs in the consumer's own greenthread: no other may wait for an answer on its connection."""
+        while self._pending_reopens:
+            provider, done = self._pending_reopens.pop(0)
+            try:
+                self._reopen(provider)
+            finally:
+                done.send()
 
-    def ack_messages(self, messages: Sequence[Any], *, up_to_the_last: bool) -> None:
-        """Ack messages of one channel: with a single ack, where all that came before them has ended too."""
-        for message in messages[-1:] if up_to_the_last else messages:
-            self._end(message, partial(message.ack, multiple=up_to_the_last))
+    def _answer_pending_reopens(self) -> None:
+        while self._pending_reopens:
+            _, done = self._pending_reopens.pop(0)
+            done.send()
+
+    def _reopen(self, provider: Any) -> None:
+        if consumer := self._consumers.pop(provider, None):
+            consumer.cancel()  # first: py-amqp warns of each message that meets a closing channel
+            consumer.channel.close()
+        if provider in self._providers and (consumer := provider.consumer(self._channel, self.accept)):
+            consumer.consume()
+            self._consumers[provider] = consumer
+
+    def ack_message(self, message: Any) -> None:
+        self._end(message, message.ack)
+
+    def ack_up_to(self, message: Any) -> None:
+        """Ack the message and all earlier ones of its channel, by a single frame."""
+        self._end(message, partial(message.ack, multiple=True))
+
+    def ack_each(self, messages: Sequence[Any]) -> None:
+        """Ack messages of one channel, a frame each but in one write; those between stay unacked."""
+        if messages:
+            self._end(messages[0], partial(_ack_each, messages))
 
     def requeue_message(self, message: Any) -> None:
         self._end(message, message.requeue)
@@ -106,3 +153,9 @@ class QueueConsumer(NamekoQueueConsumer):
                 end()
             except CONNECTION_ERRORS:  # nothing may follow: an ack of many would end this one, too
                 shutdown_safe(connection.transport.sock)
+
+
+def _ack_each(messages: Sequence[Any]) -> None:
+    with messages[0].channel.connection.transport.in_one_write():
+        for message in messages:
+            message.ack()

@@ -10,7 +10,8 @@ import uuid_utils
 from sqlalchemy import RowMapping
 
 from chassis.db import Database
-from chassis.events import event_handler
+from chassis.events import Reasons, event_handler
+from chassis.retries import CALL_FAULTS
 from chassis.rpc import RpcProxy, rpc
 from chassis.schemas import Outcome, checked, page
 from chassis.settings import TEXT, Setting
@@ -68,28 +69,37 @@ class Service:
         self._keep([_recipient(event["user_id"], event) for event in events])
 
     @event_handler("orders", "order_paid")
-    def handle_order_paid(self, events: Events) -> None:
+    def handle_order_paid(self, events: Events) -> Reasons:
         """Write letters of happiness."""
-        self._write_letters([_ending(event, None) for event in events])
+        return self._write_letters(events)
 
     @event_handler("orders", "order_rejected")
-    def handle_order_rejected(self, events: Events) -> None:
+    def handle_order_rejected(self, events: Events) -> Reasons:
         """Write letters of grief."""
-        endings = [_ending(event, event["reason"]) for event in events]
-        for nobody in [ending for ending in endings if ending.reason == UNKNOWN_USER]:
-            log.warning("nobody to write to", extra={"order_id": nobody.order_id})
-        self._write_letters([ending for ending in endings if ending.reason != UNKNOWN_USER])
+        for event in events:
+            if event["reason"] == UNKNOWN_USER:
+                log.warning("no user to write to", extra={"order_id": event["order_id"]})
+        return self._write_letters([event for event in events if event["reason"] != UNKNOWN_USER])
 
-    def _write_letters(self, endings: Sequence[Ending]) -> None:
-        """One letter an order, however often its end is told. Who is not known yet holds up nobody else."""
+    def _write_letters(self, events: Events) -> Reasons:
+        """Write one letter an order, however often its event comes; the events without a recipient.
+
+        Users is asked for recipients that are not known yet. While it can't be, only their events
+        wait.
+        """
+        endings = [_ending(event) for event in events]
         user_ids = {ending.user_id for ending in endings}
-        known = self._kept(user_ids)
-        self._write_to(known, endings)
-        if missing := user_ids - known.keys():
-            told = self._ask(missing)
-            self._write_to(told, endings)
-            if missing - told.keys():
-                raise UnknownRecipient
+        recipients = self._kept(user_ids)
+        self._write_to(recipients, endings)
+        reason: Exception = UnknownRecipient()
+        if missing := user_ids - recipients.keys():
+            try:
+                found = self._ask(missing)
+                self._write_to(found, endings)
+                recipients |= found
+            except CALL_FAULTS as fault:
+                reason = fault
+        return [(event, reason) for event in events if event["user_id"] not in recipients]
 
     def _write_to(self, recipients: dict[str, Recipient], endings: Sequence[Ending]) -> None:
         if ours := [ending for ending in endings if ending.user_id in recipients]:
@@ -130,6 +140,7 @@ def _recipient(user_id: str, facts: dict[str, Any]) -> Recipient:
     return Recipient(user_id, facts["username"], facts["email"], facts["locale"])
 
 
-def _ending(event: dict[str, Any], reason: str | None) -> Ending:
+def _ending(event: dict[str, Any]) -> Ending:
     at = datetime.fromisoformat(event["occurred_at"])
+    reason = event.get("reason")
     return Ending(event["order_id"], event["user_id"], event["price_minor"], reason, at)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chassis import dead, events
+from chassis import dead, retries
 from chassis.container import Container
 from chassis.events import event_handler
 from chassis.logs import current_request_id
@@ -25,17 +25,16 @@ DEAD = f"{QUEUE}.dead"
 UNDECODABLE = bytes(range(256))
 
 handled: list[tuple[Any, str]] = []  # the event, and the request id of its handling
-faults: list[Exception] = []  # what handling raises, as long as there are any
+faults: list[Exception] = []  # why each event fails, as long as there is a reason
 
 
 class Listener:
     name = "listener"
 
     @event_handler("teller", "parked")
-    def handle_parked(self, events: Any) -> None:
+    def handle_parked(self, events: Any) -> Any:
         handled.extend((event, current_request_id()) for event in events)
-        if faults:
-            raise faults[0]
+        return [(event, faults[0]) for event in events] if faults else None
 
     @event_handler("teller", "strayed")
     def handle_strayed(self, events: Any) -> None:
@@ -49,7 +48,7 @@ def config_file(config, tmp_path, monkeypatch) -> str:
     module.Service = Listener
     monkeypatch.setitem(sys.modules, "listener", ModuleType("listener"))
     monkeypatch.setitem(sys.modules, "listener.service", module)
-    monkeypatch.setattr(events, "RETRY_DELAYS_S", (0.05, 0.1, 0.15))  # queues of this module's own
+    monkeypatch.setattr(retries, "RETRY_DELAYS_S", (0.05, 0.1, 0.15))
     declare_queues(config, "listener")
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({**config, "DB_URIS": {"listener:Base": "unused"}}))
@@ -196,16 +195,16 @@ def test_a_redriven_event_has_all_its_attempts_again(command, park, listener, br
     park("m-1")
     command("redrive")
     eventually(lambda: broker.count(DEAD))
-    assert len(handled) == events.MAX_ATTEMPTS
+    assert len(handled) == retries.MAX_ATTEMPTS
     [parked] = broker.take(DEAD)
-    assert parked.headers["x-failures"] == events.MAX_ATTEMPTS
+    assert parked.headers["x-failures"] == retries.MAX_ATTEMPTS
     assert parked.headers["x-error"] == "ValueError('still wrong')"
 
 
 def test_events_that_are_parked_again_at_once_are_moved_once(
     command, park, listener, broker, monkeypatch
 ) -> None:
-    monkeypatch.setattr(events, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(retries, "MAX_ATTEMPTS", 1)
     faults.append(ValueError("still wrong"))
     for number in range(50):
         park(f"m-{number}", json.dumps(number).encode())

@@ -1,10 +1,10 @@
-"""Event handlers that fail: retried, then parked; nothing is lost."""
+"""Event handlers that fail: events are tried again, then dead-lettered; none is lost."""
 
 import json
 import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
 from time import monotonic
@@ -15,25 +15,27 @@ import eventlet
 import kombu
 import psycopg2
 import pytest
-from amqp.exceptions import NotFound
 from eventlet.event import Event
 from nameko.containers import ServiceContainer
 from nameko.events import event_handler as stock_event_handler
 from prometheus_client import REGISTRY
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from chassis import events
+from chassis import events, health, retries
 from chassis.container import Container
-from chassis.errors import InternalError, Unavailable
-from chassis.events import event_handler
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable
+from chassis.events import Reasons, event_handler
 from chassis.logs import current_request_id
 from chassis.tests.conftest import UNREADABLE_HEADERS, Broker, running
 from conftest import eventually
+from dev.servers import Servers
 
 QUEUE = "evt-teller-told--listener.handle_told"
-# Quick, and on queues of this module's own: one that was declared with other times would be refused.
+DEAD = f"{QUEUE}.dead"
 DELAYS_S = (0.05, 0.1, 0.15)
 
 plans: dict[str, list[Exception]] = {}  # what handling the event with this id raises, try by try
+named: dict[str, list[Exception]] = {}  # with which reasons the handler returns it, try by try
 handled: dict[str, list[Any]] = defaultdict(list)  # the request ids of the tries
 tried_at: dict[str, list[float]] = defaultdict(list)  # seconds
 batches: list[list[str]] = []  # the ids of each call
@@ -44,7 +46,7 @@ class Listener:
     name = "listener"
 
     @event_handler("teller", "told")
-    def handle_told(self, events: list[dict[str, Any]]) -> None:
+    def handle_told(self, events: list[dict[str, Any]]) -> Reasons:
         batches.append([event["id"] for event in events])
         for event in events:
             tried_at[event["id"]].append(monotonic())
@@ -54,13 +56,28 @@ class Listener:
                 raise plans[event["id"]].pop(0)
         if gate:
             gate[0].wait()
+        return [(event, named[event["id"]].pop(0)) for event in events if named.get(event["id"])]
+
+
+def database_gone() -> Exception:
+    return OperationalError("INSERT", {}, psycopg2.OperationalError("the server has gone"))
+
+
+class NoGrant(psycopg2.errors.InsufficientPrivilege):
+    pgcode = "42501"  # set by the driver, where an answer of the server is at hand
+
+
+def no_grant() -> Exception:
+    return ProgrammingError("INSERT", {}, NoGrant("permission denied"))
 
 
 @pytest.fixture(scope="module")
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(events, "RETRY_DELAYS_S", DELAYS_S)
-        patch.setattr(events, "REQUEUE_S", 0.05)
+        patch.setattr(retries, "RETRY_DELAYS_S", DELAYS_S)
+        patch.setattr(events, "PAUSES_S", (0.1, 0.2))
+        patch.setattr(events, "PROBE_S", 0.5)
+        patch.setattr(events, "OVERFLOW_PAUSE_S", 0.05)
         yield
 
 
@@ -72,24 +89,60 @@ def listener(_quick, chassis_config) -> Iterator[Container]:
 
 
 @pytest.fixture
+def handler(listener) -> Any:
+    [handler] = listener.entrypoints
+    return handler
+
+
+@pytest.fixture(autouse=True)
+def _working(request) -> None:
+    """Each test begins with a success, which ends the streak of the last test's failures."""
+    if {"tell", "listener"} & set(request.fixturenames):
+        plans.clear()
+        named.clear()
+        handler = request.getfixturevalue("handler")
+        good = request.getfixturevalue("tell")()
+        eventually(lambda: handled[good])
+        eventually(lambda: not is_paused() and not len(handler.held))
+
+
+@pytest.fixture
 def tell(listener, dispatch) -> Any:
     """Dispatch an event as stock Nameko does; its id. Its handling raises `faults`, try by try."""
 
-    def tell(*faults: Exception) -> str:
+    def tell(*faults: Exception, reasons: Sequence[Exception] = ()) -> str:
         event_id = str(uuid.uuid4())
-        plans[event_id] = list(faults)
+        plans[event_id], named[event_id] = list(faults), list(reasons)
         dispatch("teller", "told", {"id": event_id})
         return event_id
 
     return tell
 
 
-def all_queues() -> list[str]:
-    return [QUEUE, *(f"{QUEUE}.retry.{n}" for n in range(len(DELAYS_S))), f"{QUEUE}.dead"]
+@pytest.fixture
+def moved(handler, monkeypatch) -> list[Any]:
+    """The copies that the handler publishes."""
+    copies: list[Any] = []
+    publish = handler.publisher.publish
+
+    def record(messages: Any) -> Any:
+        copies.extend(messages)
+        return publish(messages)
+
+    monkeypatch.setattr(handler.publisher, "publish", record)
+    return copies
 
 
 def is_quiet(broker: Broker) -> bool:
-    return not any(broker.count(queue) for queue in all_queues())
+    return not (broker.count(QUEUE) or broker.count(DEAD))
+
+
+def is_paused() -> bool:
+    return REGISTRY.get_sample_value("shop_events_paused", {"queue": QUEUE}) == 1
+
+
+def is_ready() -> bool:
+    return health.respond("/readyz").status_code == 200
 
 
 def test_a_handled_event_is_gone(tell, broker) -> None:
@@ -99,70 +152,220 @@ def test_a_handled_event_is_gone(tell, broker) -> None:
     assert len(handled[event_id]) == 1
 
 
-def test_an_event_waits_for_a_part_that_is_away_for_as_long_as_it_takes(tell, broker) -> None:
-    tries = 2 * events.MAX_ATTEMPTS
-    event_id = tell(*[Unavailable("gone")] * tries)
+# The service's own database is unavailable
+
+
+@pytest.mark.parametrize("fault", [database_gone, no_grant])
+def test_an_event_waits_for_the_database_for_as_long_as_it_takes(tell, moved, broker, fault) -> None:
+    tries = 3 * events.MAX_ATTEMPTS
+    event_id = tell(*[fault() for _ in range(tries)])
     eventually(lambda: len(handled[event_id]) == tries + 1)
+    eventually(lambda: not is_paused())
+    assert is_quiet(broker)
+    assert moved == []  # it has stayed in its place
+
+
+def test_a_paused_handler_returns_all_events_and_tries_one_at_a_time(gathered) -> None:
+    ids = gathered([database_gone() for _ in range(3)], *[[]] * 19)
+    eventually(lambda: all(len(handled[event_id]) == 2 for event_id in ids[1:]))
+    whole, *probes = batches[:4]
+    assert whole == ids
+    assert probes == [[ids[0]]] * 3, batches
+
+
+def test_while_a_handler_pauses_its_queue_has_no_consumer_and_all_messages(tell, broker, monkeypatch) -> None:
+    monkeypatch.setattr(events, "PAUSES_S", (3,))
+    event_id = tell(database_gone())
+    eventually(is_paused)
+    eventually(lambda: consumers(broker) == 0)
+    assert broker.count(QUEUE) == 1
+    assert not is_ready()
+    eventually(lambda: len(handled[event_id]) == 2)
+    eventually(lambda: consumers(broker) == 1)
+    eventually(is_ready)
+
+
+def consumers(broker: Broker) -> int:
+    return int(broker.channel.queue_declare(QUEUE, passive=True).consumer_count)
+
+
+def test_pauses_grow_to_15_seconds() -> None:
+    assert retries.PAUSES_S == (1, 2, 4, 8, 15)
+
+
+def test_failures_before_a_pause_count_no_more_and_none_is_skipped(tell, broker) -> None:
+    event_id = tell(ValueError("no"), ValueError("no"), database_gone(), *[ValueError("no")] * 4)
+    eventually(lambda: len(handled[event_id]) == 8)
     eventually(lambda: is_quiet(broker))
+
+
+def test_a_handler_that_paused_without_an_event_left_consumes_again(tell, broker, monkeypatch) -> None:
+    monkeypatch.setattr(events, "PAUSES_S", (2,))
+    tell(database_gone())
+    eventually(is_paused)
+    eventually(lambda: broker.take(QUEUE))
+    eventually(lambda: not is_paused())
+    event_id = tell()
+    eventually(lambda: handled[event_id])
+
+
+# A call to another service fails
+
+
+def test_events_that_need_another_service_wait_and_all_others_go_on(gathered, broker) -> None:
+    tries = 2 * events.MAX_ATTEMPTS
+    ids = gathered(*[[]] * 20)
+    needy = ids[7]
+    named[needy] = [Unavailable("gone"), DeadlineExceeded("late"), InternalError("failed")] * 4
+    eventually(lambda: len(handled[needy]) > tries)
+    assert all(len(handled[event_id]) == 1 for event_id in ids if event_id != needy)
+    named[needy].clear()
+    eventually(lambda: is_quiet(broker))
+
+
+def test_a_failed_call_costs_one_try_and_no_halving(gathered) -> None:
+    ids = gathered(*[[]] * 10, [Unavailable("gone")], *[[]] * 10)
+    eventually(lambda: all(len(handled[event_id]) == 2 for event_id in ids))
+    assert batches == [ids, ids]
+
+
+def test_failed_calls_do_not_count_against_the_event(tell, broker) -> None:
+    gone = [Unavailable("gone")] * events.MAX_ATTEMPTS
+    wrong = [ValueError("no")] * (events.MAX_ATTEMPTS - 1)
+    event_id = tell(*gone, *wrong)
+    eventually(lambda: len(handled[event_id]) == len(gone + wrong) + 1)
+    eventually(lambda: is_quiet(broker))
+
+
+# An event fails on its own content
 
 
 def test_no_try_follows_the_last_one_before_its_delay(tell) -> None:
-    event_id = tell(*[Unavailable("gone")] * 6)
-    eventually(lambda: len(handled[event_id]) == 7)
+    event_id = tell(*[ValueError("no")] * 4)
+    eventually(lambda: len(handled[event_id]) == 5)
     waits = [later - earlier for earlier, later in pairwise(tried_at[event_id])]
-    assert all(wait >= delay for wait, delay in zip(waits, [*DELAYS_S, *DELAYS_S[-1:] * 3], strict=True))
+    assert all(wait >= delay for wait, delay in zip(waits, [*DELAYS_S, DELAYS_S[-1]], strict=True))
 
 
-def test_the_delays_are_one_five_and_then_always_fifteen_seconds(suite_config, broker) -> None:
-    """Declared with other arguments, a queue that exists is refused: 406."""
-    main = "evt-orders-order_paid--notifications.handle_order_paid"
-    for number, seconds in enumerate((1, 5, 15)):
-        back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": main}
-        arguments = {**back, "x-message-ttl": seconds * 1000}
-        retry = f"{main}.retry.{number}"
-        broker.channel.queue_declare(retry, durable=True, auto_delete=False, arguments=arguments)
-    with pytest.raises(NotFound):
-        broker.channel.queue_declare(f"{main}.retry.3", passive=True)
-
-
-def test_an_event_that_cannot_be_right_is_parked_with_its_error(tell, broker) -> None:
+def test_an_event_that_fails_is_dead_lettered_with_its_error(tell, broker) -> None:
     event_id = tell(*[ValueError("no such letter")] * 100)
-    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    eventually(lambda: broker.count(DEAD))
     assert len(handled[event_id]) == events.MAX_ATTEMPTS
-    [parked] = broker.take(f"{QUEUE}.dead")
-    assert json.loads(parked.body) == {"id": event_id}
+    [dead] = broker.take(DEAD)
+    assert json.loads(dead.body) == {"id": event_id}
     labels = {"queue": QUEUE, "outcome": "parked"}
     eventually(lambda: REGISTRY.get_sample_value("shop_events_handled_total", labels))
-    assert parked.headers["x-error"] == "ValueError('no such letter')"
-    assert parked.headers["x-attempts"] == events.MAX_ATTEMPTS
-    assert parked.properties["delivery_mode"] == 2
+    assert dead.headers["x-error"] == "ValueError('no such letter')"
+    assert dead.headers["x-attempts"] == events.MAX_ATTEMPTS
+    assert dead.properties["delivery_mode"] == 2
     assert is_quiet(broker)
 
 
-def test_tries_that_met_a_part_away_do_not_count_against_the_event(tell, broker) -> None:
-    away = [Unavailable("gone")] * events.MAX_ATTEMPTS
-    wrong = [InternalError()] * (events.MAX_ATTEMPTS - 1)
-    event_id = tell(*away, *wrong)
-    eventually(lambda: len(handled[event_id]) == len(away + wrong) + 1)
-    eventually(lambda: is_quiet(broker))
+def test_an_event_that_the_handler_names_is_dead_lettered_alone(gathered, broker) -> None:
+    ids = gathered(*[[]] * 20)
+    named[ids[3]] = [ValueError("no such reader")] * 100
+    eventually(lambda: broker.count(DEAD))
+    [dead] = broker.take(DEAD)
+    assert json.loads(dead.body) == {"id": ids[3]}
+    assert len(handled[ids[3]]) == events.MAX_ATTEMPTS
+    assert all(len(handled[event_id]) == 1 for event_id in ids if event_id != ids[3])
 
 
-def test_a_failing_event_holds_up_no_other(tell, broker) -> None:
-    failing = tell(*[Unavailable("gone")] * 3)
+def test_an_event_that_waits_for_its_next_try_holds_up_no_other(tell, broker) -> None:
+    failing = tell(*[ValueError("no")] * 3)
     others = [tell() for _ in range(50)]
     eventually(lambda: all(handled[other] for other in others))
     eventually(lambda: len(handled[failing]) == 4)
     eventually(lambda: is_quiet(broker))
 
 
-@pytest.fixture
-def waiting(listener) -> Any:
-    [handler] = listener.entrypoints
-    return handler
+def test_no_ack_covers_an_event_that_is_held(tell, handler, servers, close_connections, monkeypatch) -> None:
+    """Acks of many events follow while it is held. Then the connection breaks: it must come again."""
+    monkeypatch.setattr(retries, "RETRY_DELAYS_S", (60,))
+    held = tell(ValueError("no"))
+    eventually(lambda: len(handler.held) == 1)
+    others = [tell() for _ in range(50)]
+    eventually(lambda: all(handled[other] for other in others))
+    eventually(lambda: unacked(servers) == 1)
+    close_connections()
+    eventually(lambda: len(handled[held]) == 2)
+
+
+def unacked(servers: Servers) -> int:
+    """How many messages of the queue are with a consumer that has not acked them."""
+    columns = ("name", "messages_unacknowledged")
+    told = servers.rabbitmqctl("-q", "list_queues", "--formatter", "json", *columns)
+    [found] = [line for line in json.loads(told) if line["name"] == QUEUE]
+    return int(found["messages_unacknowledged"])
+
+
+def test_held_events_are_bounded_in_number(tell, handler, moved, broker, monkeypatch) -> None:
+    monkeypatch.setattr(retries, "MAX_HELD", 3)
+    monkeypatch.setattr(retries, "RETRY_DELAYS_S", (0.5,))
+    needy = [tell(reasons=[Unavailable("gone")] * 1000) for _ in range(20)]
+    eventually(lambda: len(moved) > 20)
+    assert len(handler.held) <= 3
+    others = [tell() for _ in range(20)]
+    eventually(lambda: all(handled[other] for other in others))
+    named.clear()
+    before = {event_id: len(handled[event_id]) for event_id in needy}
+    eventually(lambda: all(len(handled[event_id]) > before[event_id] for event_id in needy))
+    eventually(lambda: is_quiet(broker))
+    assert {copy.routing_key for copy in moved} == {QUEUE}
+
+
+def test_held_events_are_bounded_in_time(tell, moved, broker, monkeypatch) -> None:
+    monkeypatch.setattr(retries, "MAX_HELD_S", 0.5)
+    event_id = tell(reasons=[Unavailable("gone")] * 10)
+    eventually(lambda: len(handled[event_id]) == 11)
+    assert moved
+    assert all(copy.routing_key == QUEUE for copy in moved)
+    attempts = [copy.headers["x-attempts"] for copy in moved]
+    assert attempts == sorted(set(attempts))  # the copy goes on counting
+    eventually(lambda: is_quiet(broker))
+
+
+# Different events fail alike
+
+
+def test_where_different_events_fail_alike_the_handler_pauses_and_none_is_dead_lettered(
+    tell, broker, caplog
+) -> None:
+    ids = [tell(*[AttributeError("a mistake")] * 20) for _ in range(5)]
+    eventually(is_paused)
+    eventually(lambda: sum(len(handled[event_id]) for event_id in ids) > 30)
+    assert broker.count(DEAD) == 0
+    assert any("fail alike: AttributeError" in str(vars(record)) for record in caplog.records)
+    plans.clear()  # the mistake is mended
+    eventually(lambda: not is_paused())
+    eventually(lambda: is_quiet(broker))
+    assert broker.count(DEAD) == 0
+
+
+def test_one_after_the_other_counts_as_well(tell, broker, monkeypatch) -> None:
+    """In a quiet shop the second event comes when the first one is dead-lettered."""
+    for number in range(retries.MAX_ALIKE - 1):
+        tell(*[AttributeError("a mistake")] * events.MAX_ATTEMPTS)
+        eventually(lambda number=number: broker.count(DEAD) == number + 1)
+    tell(*[AttributeError("a mistake")] * events.MAX_ATTEMPTS)
+    eventually(is_paused)
+    plans.clear()
+    eventually(lambda: not is_paused())
+    broker.take(DEAD)
+
+
+def test_malformed_events_alone_stop_no_good_one_behind_them_and_end_as_dead_letters(tell, broker) -> None:
+    bad = [tell(*[AttributeError("malformed")] * 1000) for _ in range(5)]
+    eventually(is_paused)
+    good = tell()
+    eventually(lambda: handled[good])
+    eventually(lambda: broker.count(DEAD) == len(bad))
+    assert {json.loads(dead.body)["id"] for dead in broker.take(DEAD)} == set(bad)
+    eventually(lambda: not is_paused())
 
 
 @pytest.fixture
-def gathered(tell, waiting) -> Iterator[Any]:
+def gathered(tell, handler) -> Iterator[Any]:
     """Tell events that are all there before the first of them is handled; their ids."""
 
     def gathered(*faults: list[Exception]) -> list[str]:
@@ -170,7 +373,7 @@ def gathered(tell, waiting) -> Iterator[Any]:
         first = tell()
         eventually(lambda: handled[first])
         rest = [tell(*its_faults) for its_faults in faults]
-        eventually(lambda: waiting.arrived.qsize() == len(rest))
+        eventually(lambda: handler.inbox.qsize() == len(rest))
         del batches[:]
         gate.pop().send()
         return rest
@@ -192,21 +395,14 @@ def test_a_batch_is_no_larger_than_its_limit(gathered, monkeypatch) -> None:
     eventually(lambda: batches == [ids[:20], ids[20:40], ids[40:]])
 
 
-def test_one_that_cannot_be_right_is_found_among_its_neighbours_and_parked_alone(gathered, broker) -> None:
+def test_one_malformed_event_is_found_in_its_batch_and_dead_lettered_alone(gathered, broker) -> None:
     ids = gathered(*[[]] * 20, [ValueError("no such letter")] * 100, *[[]] * 29)
-    eventually(lambda: broker.count(f"{QUEUE}.dead"))
-    [parked] = broker.take(f"{QUEUE}.dead")
-    assert json.loads(parked.body) == {"id": ids[20]}
+    eventually(lambda: broker.count(DEAD))
+    [dead] = broker.take(DEAD)
+    assert json.loads(dead.body) == {"id": ids[20]}
     assert all(handled[event_id] for event_id in ids)
     assert len(batches) < 20  # halves, not one by one: 1 + 2 * 6 and its retries
     eventually(lambda: is_quiet(broker))
-
-
-def test_one_that_meets_a_part_away_puts_its_batch_aside_without_more_tries(gathered, broker) -> None:
-    ids = gathered(*[[]] * 10, [Unavailable("gone")], *[[]] * 10)
-    eventually(lambda: all(len(handled[event_id]) == 2 for event_id in ids))
-    eventually(lambda: is_quiet(broker))
-    assert batches[0] == ids
 
 
 def test_what_has_arrived_and_was_not_begun_goes_back_at_the_stop(chassis_config, dispatch, broker) -> None:
@@ -228,7 +424,7 @@ def test_what_has_arrived_and_was_not_begun_goes_back_at_the_stop(chassis_config
         eventually(lambda: calls)
         for number in range(1, 11):
             dispatch("teller", "parted", number)
-        eventually(lambda: handler.arrived.qsize() == 10)
+        eventually(lambda: handler.inbox.qsize() == 10)
         stopping = eventlet.spawn(container.stop)
         eventlet.sleep(0.5)
         assert not stopping.dead  # the batch at hand is finished first
@@ -252,12 +448,12 @@ def test_what_an_event_carries_survives_its_retries(listener, broker) -> None:
         headers={"nameko.request_id": "from-the-gateway", "mine": [1, {"a": None}]},
         properties={"message_id": "m-1"},
     )
-    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    eventually(lambda: broker.count(DEAD))
     broker.channel.auto_decode = False
-    [parked] = broker.take(f"{QUEUE}.dead")
-    assert (parked.body, parked.content_encoding) == (body, "utf-16")
-    assert parked.properties["message_id"] == "m-1"
-    assert parked.headers["mine"] == [1, {"a": None}]
+    [dead] = broker.take(DEAD)
+    assert (dead.body, dead.content_encoding) == (body, "utf-16")
+    assert dead.properties["message_id"] == "m-1"
+    assert dead.headers["mine"] == [1, {"a": None}]
     assert handled[event_id] == ["from-the-gateway"] * events.MAX_ATTEMPTS
 
 
@@ -311,14 +507,16 @@ UNDECODABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("message", UNDECODABLE.values(), ids=UNDECODABLE)
-def test_an_event_that_cannot_be_read_is_parked_at_once_and_as_it_is(broker, listener, message) -> None:
+def test_an_event_that_cannot_be_read_is_dead_lettered_at_once_and_as_it_is(
+    broker, listener, message
+) -> None:
     broker.publish("teller.events", "told", **{"content_type": "application/json", **message})
-    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    eventually(lambda: broker.count(DEAD))
     broker.channel.auto_decode = False
-    [parked] = broker.take(f"{QUEUE}.dead")
-    assert parked.body == message["body"]
-    assert parked.headers["x-attempts"] == 1
-    assert parked.headers["x-error"]
+    [dead] = broker.take(DEAD)
+    assert dead.body == message["body"]
+    assert dead.headers["x-attempts"] == 1
+    assert dead.headers["x-error"]
     eventually(lambda: is_quiet(broker))
 
 
@@ -347,58 +545,28 @@ MALFORMED: dict[str, tuple[bytes, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("body", "error", "more"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_event_is_parked_as_it_is(broker, listener, body, error, more) -> None:
+def test_a_malformed_event_is_dead_lettered_as_it_is(broker, listener, body, error, more) -> None:
     given = {"content_type": "application/json", **more}
     broker.publish("teller.events", "told", body, **given)
-    eventually(lambda: broker.count(f"{QUEUE}.dead"))
+    eventually(lambda: broker.count(DEAD))
     broker.channel.auto_decode = False
-    [parked] = broker.take(f"{QUEUE}.dead")
-    assert (parked.body or b"") == body
-    assert error in parked.headers["x-error"]
+    [dead] = broker.take(DEAD)
+    assert (dead.body or b"") == body
+    assert error in dead.headers["x-error"]
     assert is_quiet(broker)
 
 
 @pytest.mark.parametrize("headers", UNREADABLE_HEADERS.values(), ids=UNREADABLE_HEADERS)
-def test_an_event_whose_headers_cannot_be_read_is_parked(broker, listener, monkeypatch, headers) -> None:
+def test_an_event_whose_headers_cannot_be_read_is_dead_lettered(
+    broker, listener, monkeypatch, headers
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(amqp.Message, "_serialize_properties", lambda self: headers)
         broker.publish("teller.events", "told", b"[1]")
-    eventually(lambda: broker.count(f"{QUEUE}.dead"))
-    [parked] = broker.take(f"{QUEUE}.dead")
-    assert parked.headers["x-error"]
+    eventually(lambda: broker.count(DEAD))
+    [dead] = broker.take(DEAD)
+    assert dead.headers["x-error"]
     eventually(lambda: is_quiet(broker))
-
-
-def test_an_event_that_the_broker_takes_from_nobody_waits_in_its_queue(
-    tell, listener, broker, caplog, monkeypatch
-) -> None:
-    [handler] = listener.entrypoints
-    publish, away = handler.publisher.publish, [Unavailable("it confirms nothing")] * 3
-
-    def refuse(messages: Any) -> list[bool]:
-        if away:
-            raise away.pop()
-        return publish(messages)
-
-    monkeypatch.setattr(handler.publisher, "publish", refuse)
-    event_id = tell(*[ValueError("no")] * 4)
-    eventually(lambda: len(handled[event_id]) == 5)
-    eventually(lambda: is_quiet(broker))
-    assert caplog.messages.count("can't put events aside") == 3
-    waits = [later - earlier for earlier, later in pairwise(tried_at[event_id])]
-    assert all(wait >= events.REQUEUE_S for wait in waits[:3])
-
-
-def test_an_event_that_can_be_put_nowhere_stays_in_its_queue(tell, listener, broker, caplog) -> None:
-    broker.channel.queue_delete(f"{QUEUE}.retry.0")
-    try:
-        event_id = tell(*[Unavailable("gone")] * 3)
-        eventually(lambda: len(handled[event_id]) == 4)
-        assert "queue is missing: make migrate" in caplog.messages
-        assert broker.count(QUEUE) == 0
-    finally:
-        [handler] = listener.entrypoints
-        handler.declare(broker.channel)
 
 
 def test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process(
@@ -474,9 +642,9 @@ def test_a_stock_handler_can_take_the_queue_over(listener, chassis_config, dispa
     assert seen
 
 
-def test_an_event_with_a_long_message_id_that_is_no_text_is_parked_too(broker, listener) -> None:
+def test_an_event_with_a_long_message_id_that_is_no_text_is_dead_lettered_too(broker, listener) -> None:
     forged = {"content_type": "application/json", "properties": {"message_id": b"\xff" * 200}}
     broker.publish("teller.events", "told", b"[2]", **forged)
-    eventually(lambda: broker.count(f"{QUEUE}.dead"))
-    [parked] = broker.take(f"{QUEUE}.dead")
-    assert parked.body == "[2]"
+    eventually(lambda: broker.count(DEAD))
+    [dead] = broker.take(DEAD)
+    assert dead.body == "[2]"

@@ -115,6 +115,23 @@ def test_a_letter_waits_until_its_reader_is_known(notifications, tell, users, a_
     eventually(lambda: len(letters(notifications, user_id=user["user_id"])) == 1)
 
 
+@pytest.mark.parametrize("fault", ["it is not there", "it answers nonsense"])
+def test_while_users_fails_only_letters_to_unknown_readers_wait(
+    notifications, tell, users, a_user, fault
+) -> None:
+    known, unknown = a_user(), a_user()
+    if fault == "it answers nonsense":
+        users.answers["get_many"] = lambda user_ids: [{"nonsense": True}]
+    else:
+        del users.answers["get_many"]
+    tell(("user_created", known))
+    tell(*[paid(user["user_id"]) for user in (unknown, known, unknown, known)])
+    assert len(letters(notifications, user_id=known["user_id"])) == 2
+    assert letters(notifications, user_id=unknown["user_id"]) == []
+    users.answers["get_many"] = lambda user_ids: [known_as(unknown)]
+    eventually(lambda: len(letters(notifications, user_id=unknown["user_id"])) == 2)
+
+
 def test_the_first_user_created_is_kept(tell, a_user, sql) -> None:
     user = a_user()
     tell(("user_created", user))

@@ -1,0 +1,58 @@
+"""Moves messages from one queue to another, losing none: a confirmed copy, then the ack."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import amqp
+
+from chassis.amqp import connect
+
+
+@contextmanager
+def open_channel(config: dict[str, Any]) -> Iterator[Any]:
+    """A channel on a connection of its own. Raises one of chassis.amqp.CONNECTION_ERRORS."""
+    connection = connect(config).transport.establish_connection()
+    try:
+        channel = connection.channel()
+        channel.auto_decode = False  # a body is its bytes, whatever its encoding claims
+        yield channel
+        connection.close()
+    finally:
+        connection.collect()  # at once: a broker that is blocked would not answer to a close
+
+
+def count(channel: Any, queue: str) -> int:
+    """How many messages are ready in the queue. Raises NotFound where there is no such queue."""
+    return int(channel.queue_declare(queue, passive=True).message_count)
+
+
+def move(
+    channel: Any,
+    source: str,
+    target: str,
+    timeout_s: float,
+    copy: Callable[[Any], amqp.Message] = lambda message: copy_of(message),
+) -> int:
+    """Move the messages that are in `source` now; how many.
+
+    Each is acked when the broker has its copy: a crash in between doubles it. Raises one of
+    chassis.amqp.CONNECTION_ERRORS, also where `target` is missing.
+    """
+    moved = 0
+    for _ in range(count(channel, source)):
+        if message := channel.basic_get(source):
+            arguments = (copy(message), "", target)
+            limits = {"timeout": timeout_s, "confirm_timeout": timeout_s}
+            channel.basic_publish_confirm(*arguments, mandatory=True, **limits)
+            channel.basic_ack(message.delivery_tag)
+            moved += 1
+    return moved
+
+
+def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
+    """The message again, persistent, but for these headers."""
+    given = message.headers or {}
+    kept = {name: value for name, value in given.items() if name not in without}
+    properties = {**message.properties, "application_headers": kept, "delivery_mode": 2}
+    return amqp.Message(message.body or b"", **properties)

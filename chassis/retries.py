@@ -1,0 +1,152 @@
+"""When a failed event is tried again, and when a failure says nothing about the event.
+
+Pure rules: they know neither AMQP nor Nameko. `chassis.events` applies them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable, is_away
+
+RETRY_DELAYS_S = (1, 5, 15)  # the last one repeats
+PAUSES_S = (1, 2, 4, 8, 15)  # the last one repeats
+MAX_ATTEMPTS = 5  # that failed on the event's own content
+MAX_HELD = 200  # events; each one is a message that the broker waits for
+MAX_HELD_S = 300  # RabbitMQ closes a channel that keeps a message for 30 minutes
+MAX_ALIKE = 3  # different events: one more malformed event in a quiet shop is still just that
+MAX_REMEMBERED = 1000  # ids
+CALL_FAULTS = (DeadlineExceeded, Unavailable, InternalError)
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A message that the broker has delivered, and what became of it so far.
+
+    `attempts` counts all of them, `failures` those that failed on the event's own content.
+    """
+
+    message: Any
+    id: str
+    attempts: int
+    failures: int
+    received_at: float  # seconds, monotonic
+    error: str = ""
+
+    @property
+    def tag(self) -> int:
+        tag: int = self.message.delivery_info["delivery_tag"]
+        return tag
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its channel is open; otherwise the broker delivers the message again."""
+        return bool(self.message.channel.connection)
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self.failures >= MAX_ATTEMPTS
+
+    def fail(self, exc: Exception) -> None:
+        """Record a failed attempt. A failed call to another service is not the event's fault."""
+        self.attempts += 1
+        self.failures += not isinstance(exc, CALL_FAULTS)
+        self.error = repr(exc)[:1000]
+
+    def delay_s(self) -> float:
+        """Seconds until the next attempt."""
+        tries = self.failures or self.attempts
+        return RETRY_DELAYS_S[min(tries, len(RETRY_DELAYS_S)) - 1]
+
+
+class HeldDeliveries:
+    """Unacknowledged messages that wait for their next attempt."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Delivery]] = []
+        self._order = count()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def has_room_for(self, delivery: Delivery, now: float) -> bool:
+        """Whether it may be held for its next delay, within MAX_HELD and MAX_HELD_S."""
+        is_young = now + delivery.delay_s() - delivery.received_at <= MAX_HELD_S
+        return is_young and len(self) < MAX_HELD
+
+    def hold(self, delivery: Delivery, now: float) -> None:
+        heappush(self._heap, (now + delivery.delay_s(), next(self._order), delivery))
+
+    def take_due(self, now: float, limit: int) -> list[Delivery]:
+        """Those whose delay is over, `limit` at most."""
+        due: list[Delivery] = []
+        while self._heap and self._heap[0][0] <= now and len(due) < limit:
+            due.append(heappop(self._heap)[2])
+        return due
+
+    def next_due(self) -> float:
+        """The moment of the earliest attempt, monotonic; infinity where nothing is held."""
+        return self._heap[0][0] if self._heap else inf
+
+    def lowest_tag(self) -> float:
+        """The lowest delivery tag held; infinity where nothing is held."""
+        return min((delivery.tag for _, _, delivery in self._heap), default=inf)
+
+    def clear(self) -> None:
+        self._heap.clear()
+
+
+class FailureStreak:
+    """Different events that failed alike in a row, with no success between them.
+
+    One event that fails is malformed. Several that fail alike, while none succeeds, are not: a
+    mistake in the handler, or in what it stands on. An event that failed while others succeeded
+    is remembered as malformed, and never counts again.
+    """
+
+    def __init__(self) -> None:
+        self._unproven: dict[str, tuple[type, str | None]] = {}
+        self._malformed: dict[str, None] = {}
+
+    def fail(self, event_id: str, exc: Exception) -> bool:
+        """Record a failure; whether it is now one of MAX_ALIKE or more that are alike."""
+        if event_id in self._malformed:
+            return False
+        kind = (type(exc), sqlstate(exc))
+        self._unproven[event_id] = kind
+        _forget_oldest(self._unproven)
+        return sum(other == kind for other in self._unproven.values()) >= MAX_ALIKE
+
+    def succeed(self, failed_beside: Sequence[str] = ()) -> None:
+        """Some event was handled: those that failed before, or in the same batch, are malformed."""
+        self._malformed |= dict.fromkeys([*self._unproven, *failed_beside])
+        self._unproven.clear()
+        _forget_oldest(self._malformed)
+
+
+def _forget_oldest(ids: dict[str, Any]) -> None:
+    while len(ids) > MAX_REMEMBERED:
+        del ids[next(iter(ids))]
+
+
+def sqlstate(exc: BaseException) -> str | None:
+    """PostgreSQL's code of the error, where it is one."""
+    return getattr(exc.orig, "pgcode", None) if isinstance(exc, DBAPIError) else None
+
+
+def is_own_dependency(exc: Exception) -> bool:
+    """Whether what failed is the service's own database or broker, and not the event.
+
+    Beside errors that pass, class 42 of SQLSTATE is one (a missing grant, table or column): the
+    statements are constants, so no event can cause it. Class 54 (a limit of the server) is not
+    one: a value that is too large is the event's own.
+    """
+    if isinstance(exc, CALL_FAULTS):
+        return False
+    error_class = (sqlstate(exc) or "")[:2]
+    return error_class == "42" or (is_away(exc) and error_class != "54")

@@ -1,0 +1,180 @@
+"""The rules by which a failed event is tried again."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+import pytest
+from amqp.exceptions import ConnectionForced
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError
+
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable
+from chassis.retries import (
+    MAX_ALIKE,
+    MAX_ATTEMPTS,
+    MAX_HELD,
+    MAX_HELD_S,
+    MAX_REMEMBERED,
+    Delivery,
+    FailureStreak,
+    HeldDeliveries,
+    is_own_dependency,
+)
+
+
+@dataclass
+class Message:
+    """As much of a message as the rules look at."""
+
+    delivery_info: dict[str, Any] = field(default_factory=dict)
+
+
+def delivery(tag: int = 1, received_at: float = 0.0) -> Delivery:
+    return Delivery(Message({"delivery_tag": tag}), f"event-{tag}", 0, 0, received_at)
+
+
+def sql_error(kind: type, code: str | None) -> Exception:
+    cause = type("Cause", (psycopg2.Error,), {"pgcode": code})
+    return kind("INSERT", {}, cause("refused"))
+
+
+def delays(*errors: Exception) -> list[float]:
+    """The delay after each of these failed attempts."""
+    event, seconds = delivery(), []
+    for error in errors:
+        event.fail(error)
+        seconds.append(event.delay_s())
+    return seconds
+
+
+def test_an_event_is_tried_again_after_1_5_and_15_seconds() -> None:
+    assert delays(*[ValueError()] * 4) == [1, 5, 15, 15]
+
+
+def test_it_is_exhausted_after_five_failures_of_its_own() -> None:
+    event = delivery()
+    for number in range(1, MAX_ATTEMPTS + 1):
+        event.fail(ValueError("no"))
+        assert event.is_exhausted is (number == MAX_ATTEMPTS)
+    assert (event.attempts, event.error) == (5, "ValueError('no')")
+
+
+@pytest.mark.parametrize("fault", [DeadlineExceeded(), Unavailable(), InternalError()])
+def test_a_failed_call_delays_the_event_and_never_exhausts_it(fault) -> None:
+    assert delays(*[fault] * 30) == [1, 5] + [15] * 28
+    event = delivery()
+    for _ in range(30):
+        event.fail(fault)
+    assert not event.is_exhausted
+
+
+def test_held_events_come_back_when_they_are_due_and_together() -> None:
+    held = HeldDeliveries()
+    events = [delivery(tag) for tag in (3, 1, 2)]
+    for event in events:
+        event.fail(ValueError())
+        held.hold(event, now=10)
+    assert held.next_due() == 11
+    assert held.take_due(10.9, limit=10) == []
+    assert held.take_due(11, limit=2) == events[:2]
+    assert held.lowest_tag() == 2
+    assert held.take_due(11, limit=2) == events[2:]
+    assert (len(held), held.next_due(), held.lowest_tag()) == (0, float("inf"), float("inf"))
+
+
+def test_no_more_than_the_limit_are_held() -> None:
+    held = HeldDeliveries()
+    for tag in range(MAX_HELD):
+        assert held.has_room_for(delivery(tag), now=0)
+        held.hold(delivery(tag), now=0)
+    assert not held.has_room_for(delivery(MAX_HELD), now=0)
+
+
+def test_none_is_held_longer_than_the_limit() -> None:
+    event = delivery(received_at=100)
+    event.fail(ValueError())
+    assert HeldDeliveries().has_room_for(event, now=100 + MAX_HELD_S - 1)
+    assert not HeldDeliveries().has_room_for(event, now=100 + MAX_HELD_S)
+
+
+def test_different_events_that_fail_alike_in_a_row_are_a_streak() -> None:
+    streak = FailureStreak()
+    assert [streak.fail(f"e{n}", KeyError()) for n in range(MAX_ALIKE + 1)] == [False, False, True, True]
+
+
+def test_one_event_that_fails_often_is_none() -> None:
+    streak = FailureStreak()
+    assert not any(streak.fail("e", KeyError()) for _ in range(10))
+
+
+def test_neither_are_events_that_fail_differently() -> None:
+    streak = FailureStreak()
+    errors = [
+        KeyError(),
+        TypeError(),
+        sql_error(DataError, "22001"),
+        sql_error(DataError, "22003"),
+        sql_error(IntegrityError, "23502"),
+    ]
+    assert not any(streak.fail(f"e{n}", error) for n, error in enumerate(errors))
+
+
+def test_a_success_between_ends_a_streak() -> None:
+    streak = FailureStreak()
+    for number in range(20):
+        assert not streak.fail(f"e{number}", KeyError())
+        streak.succeed()
+
+
+def test_events_that_failed_while_others_succeeded_never_count_again() -> None:
+    streak = FailureStreak()
+    for number in range(5):
+        streak.fail(f"e{number}", KeyError())
+    streak.succeed(["in-the-same-batch"])
+    again = [f"e{number}" for number in range(5)] + ["in-the-same-batch"]
+    assert not any(streak.fail(event_id, KeyError()) for event_id in again * 3)
+
+
+@given(st.lists(st.one_of(st.integers(0, 5000), st.none()), max_size=3000))
+def test_it_remembers_no_more_than_its_limit(ids) -> None:
+    streak = FailureStreak()
+    for number in [*range(MAX_REMEMBERED), *ids]:
+        if number is None:
+            streak.succeed()
+        else:
+            streak.fail(f"e{number}", KeyError())
+    assert len(streak._unproven) <= MAX_REMEMBERED
+    assert len(streak._malformed) <= MAX_REMEMBERED
+
+
+OWN = [
+    sql_error(OperationalError, None),  # no connection
+    sql_error(OperationalError, "57P01"),  # the server shuts down
+    sql_error(OperationalError, "53100"),  # its disk is full
+    sql_error(OperationalError, "57014"),  # the statement took too long
+    sql_error(ProgrammingError, "42501"),  # a grant is missing
+    sql_error(ProgrammingError, "42703"),  # a column is missing
+    sql_error(ProgrammingError, "42P01"),  # a table is missing
+    ConnectionForced("the broker shuts down"),
+    ConnectionResetError(),
+]
+OF_THE_EVENT = [
+    sql_error(DataError, "22P02"),  # no uuid
+    sql_error(IntegrityError, "23502"),  # null
+    sql_error(OperationalError, "54000"),  # a value too large for the server
+    KeyError("id"),
+    ValueError(),
+]
+OF_ANOTHER_SERVICE = [DeadlineExceeded(), Unavailable(), InternalError()]
+
+
+@pytest.mark.parametrize("error", OWN, ids=repr)
+def test_errors_of_the_database_and_the_broker_are_no_fault_of_the_event(error) -> None:
+    assert is_own_dependency(error)
+
+
+@pytest.mark.parametrize("error", [*OF_THE_EVENT, *OF_ANOTHER_SERVICE], ids=repr)
+def test_all_others_do_not_pause_the_handler(error) -> None:
+    assert not is_own_dependency(error)
