@@ -261,8 +261,7 @@ class EventHandler(NamekoEventHandler):
             return first_line(result.unavailable)
         if alike := self._failed_alike(result):
             return self._give_way(result, alike)
-        now = monotonic()  # one moment for all: they come back together
-        moved = [failure.delivery for failure in result.failed if not self._hold(failure, now)]
+        moved = self._hold(result.failed)
         try:
             self._move(moved)
         except Unavailable as exc:
@@ -294,16 +293,21 @@ class EventHandler(NamekoEventHandler):
                 self._ack(tried)
         return f"different events fail alike: {type(error).__name__}: {first_line(error)}"
 
-    def _hold(self, failure: Failure, now: float) -> bool:
-        """Record a failed attempt and hold the event for the next one; whether it can be held."""
-        delivery = failure.delivery
-        delivery.fail(failure.error)
-        fields = {"queue": self.queue.name, "event": delivery.id, "attempts": delivery.attempts}
-        log.warning("event failed", extra={**fields, "error": delivery.error})
-        if delivery.is_exhausted or not self.held.has_room_for(delivery, now):
-            return False
-        self.held.hold(delivery, now)
-        return True
+    def _hold(self, failures: Sequence[Failure]) -> list[Delivery]:
+        """Record failed attempts and hold the events for their next one; those to move instead."""
+        moved: list[Delivery] = []
+        now = monotonic()  # one moment for all: they come back together
+        for delivery, error, _ in failures:
+            delivery.fail(error)
+            if delivery.is_exhausted or not self.held.has_room_for(delivery, now):
+                moved.append(delivery)
+            else:
+                self.held.hold(delivery, now)
+        if failures:
+            first = failures[0].delivery
+            fields = {"queue": self.queue.name, "events": len(failures), "first": first.id}
+            log.warning("events failed", extra={**fields, "error": first.error})
+        return moved
 
     def _move(self, deliveries: Sequence[Delivery]) -> None:
         """Publish a copy of each: exhausted ones as dead letters, others to the end of the queue.

@@ -19,7 +19,7 @@ PAUSES_S = (1, 2, 4, 8, 15)  # the last one repeats
 MAX_ATTEMPTS = 5  # that failed on the event's own content
 MAX_HELD = 200  # events; each one is a message that the broker waits for
 MAX_HELD_S = 300  # RabbitMQ closes a channel that keeps a message for 30 minutes
-MAX_ALIKE = 3  # different events: one more malformed event in a quiet shop is still just that
+MAX_ALIKE = 3  # different events in a row; two malformed ones may follow each other by chance
 MAX_REMEMBERED = 1000  # ids
 CALL_FAULTS = (DeadlineExceeded, Unavailable, InternalError)
 
