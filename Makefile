@@ -109,8 +109,8 @@ format: install  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-size:  ## lines of product code, at most 4000
-	@dev/size.sh $(PACKAGES)
+size:  ## statements of product code, at most 4,000, and its lines
+	@$(or $(wildcard $(BIN)/python),python3) dev/size.py $(PACKAGES)
 
 specs: install  ## docs/openapi.yaml anew, with the copy that the gateway serves, and docs/asyncapi.yaml
 	@$(BIN)/python -W ignore -m dev.specs.openapi

@@ -94,6 +94,7 @@ def names_all(path: Path) -> bool:
         "ruff check points",
         "ruff format --check points",
         "mypy --package points",
+        "python dev/size.py users billing orders notifications points gateway chassis",
         "pytest -q points chassis/tests/interface/test_migrations.py::test_migrations_equal_models",
     ],
 )
