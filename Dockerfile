@@ -1,4 +1,4 @@
-# An image for each service, and one that migrates and audits: `make images` builds them all (docs/images.md).
+# An image for each service, and one that migrates, audits and replays: `make images` builds them all (docs/images.md).
 
 ARG BASE=python:3.13-slim-bookworm
 
@@ -68,4 +68,5 @@ COPY --from=build /app/billing billing
 COPY --from=build /app/orders orders
 COPY --from=build /app/notifications notifications
 COPY --from=build /app/audit audit
+COPY --from=build /app/replay replay
 CMD ["python", "-m", "chassis.migrate"]

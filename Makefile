@@ -12,7 +12,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install up down restart status logs demo newman migrate audit shell dead redrive run test \
+.PHONY: help install up down restart status logs demo newman migrate audit replay shell dead redrive run test \
 	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos images test-images \
 	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
 
@@ -48,6 +48,9 @@ migrate: install  ## tables and queues up to date (starts broker and databases)
 
 audit:  ## do all services tell the same story; FLAGS=--settled where nothing is under way
 	@$(SUITE) exec $(BIN)/python -m audit $(FLAGS)
+
+replay:  ## publish the events again of what the audit misses (SINCE=yesterday); FLAGS=--dry-run only tells
+	@$(SUITE) exec $(BIN)/python -m replay $(if $(SINCE),--since="$(SINCE)") $(FLAGS)
 
 shell:  ## nameko shell on the running suite
 	@$(SUITE) exec $(BIN)/nameko shell --config config.yaml

@@ -18,6 +18,8 @@ NOTHING = ""
 LATE = "(%(settled)s OR {} < now() - interval '{} s')"
 EFFECT = "CASE WHEN status = 'refused' THEN 0 WHEN kind = 'deposit' THEN amount_minor ELSE -amount_minor END"
 CREATED_LATE = LATE.format("created_at", 60)
+ENDED_LATE = LATE.format("ended_at", 90)
+HAS_LETTER = "(status = 'paid' OR reason <> 'unknown-user')"  # nobody can write to an unknown user
 UNSENT = f"SELECT event_id, type || ' sent', {CREATED_LATE} FROM outbox WHERE sent_at IS NULL ORDER BY 1"
 FACTS = "md5(ARRAY[username, email, locale]::text)"  # an address is nothing for a log
 CHECKS = (  # name, what is due, what is found
@@ -61,10 +63,10 @@ CHECKS = (  # name, what is due, what is found
             FROM operations WHERE starts_with(ref, 'order:') ORDER BY 1""",
     ),
     (
-        "letters",  # there is nobody to write to where the user is unknown
+        "letters",
         f"""orders: SELECT id, CASE status WHEN 'paid' THEN 'happiness to ' ELSE 'grief to ' END || user_id,
-              {LATE.format("ended_at", 90)}
-            FROM orders WHERE status = 'paid' OR reason <> 'unknown-user' ORDER BY 1""",
+              {ENDED_LATE}
+            FROM orders WHERE {HAS_LETTER} ORDER BY 1""",
         """notifications: SELECT order_id, concat(kind, ' to ', user_id, CASE WHEN letters.email
               IS DISTINCT FROM recipients.email THEN ' at another address' END), true
             FROM letters LEFT JOIN recipients USING (user_id) WHERE order_id IS NOT NULL ORDER BY 1""",

@@ -17,6 +17,7 @@ BATCH = 5000  # rows of a stream in memory at a time
 ORDER = ("notifications", "orders", "users", "billing")
 # Large tables take their time; all rows are read, so a plan that finds the first ones soon is no gain.
 OPTIONS = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c cursor_tuple_fraction=1"
+SNAPSHOT = {"isolation_level": "REPEATABLE READ", "readonly": True}
 CONNECT_TIMEOUT_S = 5
 
 
@@ -26,7 +27,7 @@ def snapshots(config: dict[str, Any], settled: bool) -> Iterator[Ask]:
     parameter `settled`. Raises ConfigurationError, psycopg2.Error."""
     numbers = count()
     with ExitStack() as stack:
-        databases = {name: stack.enter_context(closing(_connect(config, name))) for name in ORDER}
+        databases = {name: stack.enter_context(closing(connect(config, name, **SNAPSHOT))) for name in ORDER}
         for database in databases.values():
             database.cursor().execute("SELECT 1")  # takes the snapshot
 
@@ -40,9 +41,13 @@ def snapshots(config: dict[str, Any], settled: bool) -> Iterator[Ask]:
         yield ask
 
 
-def _connect(config: dict[str, Any], service: str) -> Any:
+def connect(config: dict[str, Any], service: str, **session: Any) -> Any:
+    """Connect to the database of `service` with its role; `session` is what psycopg2's set_session takes.
+
+    Statements have no time limit. Raises ConfigurationError, psycopg2.Error.
+    """
     url = make_url(database_uri(config, "DB_URIS", service)).set(drivername="postgresql")
     limits: Any = {**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S, "options": OPTIONS}
     connection = psycopg2.connect(url.render_as_string(hide_password=False), **limits)
-    connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+    connection.set_session(**session)
     return connection

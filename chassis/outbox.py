@@ -28,6 +28,7 @@ from chassis.settings import SECONDS, read
 
 log = logging.getLogger(__name__)
 
+Event = tuple[str, dict[str, Any]]  # its type and its fact
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
 PAUSE_S = 0.1  # between the starts of batches that are not full: each costs, and nobody waits for an event
@@ -192,21 +193,23 @@ class Writer:
     def __init__(self, written: Callable[[], None]) -> None:
         self._written = written
 
-    def add(self, connection: Connection, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Write events, each a type and a fact, in the connection's transaction.
-
-        A fact is flat and of plain scalars; `event_id`, `occurred_at` and `version` are added, and
-        a `request_id` in it goes into the message's headers.
-        """
+    def add(self, connection: Connection, events: Sequence[Event]) -> None:
+        """Write events in the connection's transaction; `event_row` says what a fact may hold."""
         connection.execute(ADD, {"rows": recordset(self.rows(events))})
 
-    def rows(self, events: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    def rows(self, events: Sequence[Event]) -> list[dict[str, Any]]:
         """What `add` writes, for a caller whose statement changes the state and writes them (RECORD)."""
         self._written()
-        return [_row(type_, dict(fact)) for type_, fact in events]
+        return [event_row(event) for event in events]
 
 
-def _row(event_type: str, fact: dict[str, Any]) -> dict[str, Any]:
+def event_row(event: Event) -> dict[str, Any]:
+    """The row (RECORD) of an event.
+
+    A fact is flat and holds plain scalars. `event_id` and `version` are added, and `occurred_at` if the
+    fact has none. A `request_id` in the fact goes into the message's headers.
+    """
+    event_type, fact = event[0], dict(event[1])
     event_id = str(uuid_utils.uuid7())
     request_id = clean_request_id(fact.pop(REQUEST_ID, None) or current_request_id())
     payload = {"event_id": event_id, "version": 1, "occurred_at": utc(datetime.now(UTC)), **fact}

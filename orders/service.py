@@ -16,6 +16,7 @@ from chassis.outbox import Outbox
 from chassis.rpc import CallId, RpcProxy, rpc
 from chassis.schemas import Outcome, Outcomes, answer_each, checked, is_id, page
 from orders import domain, models, store
+from orders.events import order_ended
 from orders.schemas import NewOrder, OrderOut, OrderQuery
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class Service:
 
     def _end(self, endings: Sequence[tuple[store.Order, domain.Ending]]) -> Sequence[store.Order]:
         """The one transition of each order, and its event with it."""
-        events = self.outbox.rows([_event(order, ending) for order, ending in endings])
+        events = self.outbox.rows([order_ended(order, ending.reason) for order, ending in endings])
         with self.db.autocommit() as connection:
             ended = store.end(connection, [ending for _, ending in endings], events)
             if len(ended) == len(endings):
@@ -133,13 +134,6 @@ class Service:
 
 def _facts(order: store.Order) -> Outcome:
     return {"order_id": order.id, "user_id": order.user_id, "request_id": order.request_id}
-
-
-def _event(order: store.Order, ending: domain.Ending) -> tuple[str, Outcome]:
-    fact = {**_facts(order), "price_minor": order.price_minor}
-    if ending.reason is None:
-        return "order_paid", fact
-    return "order_rejected", {**fact, "reason": ending.reason}
 
 
 def _out(order: store.Order, item: Outcome) -> Outcome:

@@ -26,6 +26,7 @@ LETTERS, USERS = "notifications/tests/interface/test_letters.py", "users/tests/i
 AMQP, EVENTS = "chassis/tests/interface/test_amqp.py", "chassis/tests/interface/test_events.py"
 OUTBOX, RPC = "chassis/tests/interface/test_outbox.py", "chassis/tests/interface/test_rpc.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
+REPLAY = "replay/tests/interface/test_command.py"
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,21 @@ MUTANTS = [
             )
         ],
         tests(USERS, "test_user_and_event_are_stored_together_or_not_at_all"),
+    ),
+    Mutant(
+        "two replays at once do not take turns",
+        [Change("replay/outbox.py", "SELECT pg_advisory_xact_lock(%s)", "SELECT %s")],
+        tests(REPLAY, "test_two_replays_at_once_write_one_event_for_each_order"),
+    ),
+    Mutant(
+        "a replay doubles an event that the outbox still has",
+        [Change("replay/outbox.py", "if lost.get(key) not in marked]", "]")],
+        tests(REPLAY, "test_an_event_that_the_outbox_still_has_is_marked_as_unsent"),
+    ),
+    Mutant(
+        "a replay takes an event that is on the way for lost",
+        [Change("replay/outbox.py", " if key not in on_the_way}", "}")],
+        tests(REPLAY, "test_an_event_that_is_on_the_way_is_left_alone"),
     ),
     Mutant(
         "an event that found no queue is marked as sent",

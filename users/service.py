@@ -10,6 +10,7 @@ from chassis.outbox import Outbox
 from chassis.rpc import rpc
 from chassis.schemas import Outcome, checked, is_id
 from users import domain, models, passwords, store
+from users.events import user_created
 from users.schemas import Credentials, NewUser, PublicUser
 
 USER = PublicUser()
@@ -40,8 +41,7 @@ class Service:
         with self.db.transaction() as connection:
             if not store.insert_new(connection, user):
                 return _not_inserted(user, store.holders(connection, user))
-            public = USER.dump(user)
-            self.outbox.add(connection, [("user_created", {"user_id": public.pop("id"), **public})])
+            self.outbox.add(connection, [user_created(user)])
         return {"status": "created", "user": USER.dump(user)}
 
     @rpc

@@ -13,7 +13,7 @@ from tests.chart.helm import Object, name_of, of
 
 SERVICES = ("users", "billing", "orders", "notifications", "gateway")
 WITH_TABLES = SERVICES[:-1]
-COMMANDS = ("dead", "redrive", "audit")
+COMMANDS = ("dead", "redrive", "audit", "replay")
 CONFIG = ROOT / "config.yaml"
 _VARIABLE = re.compile(r"\$\{([A-Z_]+)")
 _EXPANDED = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")

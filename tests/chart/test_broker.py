@@ -101,6 +101,23 @@ def test_the_whole_story_goes_well_with_a_user_for_each(suite: Suite) -> None:
     assert shopper.get("/account").json()["balance"] == "3.00"
 
 
+def test_a_replay_reports_what_is_missing_and_with_another_command_brings_it_back(
+    suite: Suite, run: Run, sql: Callable[..., Any]
+) -> None:
+    shopper = Shopper(suite.url)
+    shopper.deposit("10.00")
+    shopper.ended_order("7.00")
+    [letter] = shopper.letters(1)
+    assert run("replay").code == 0
+    sql("notifications", "DELETE FROM letters WHERE id = %s", [letter["id"]])
+    reported = run("replay", "replay", "--settled", "--dry-run")
+    assert (reported.code, "1 without letter, 1 to replay" in reported.says) == (1, True), reported.says
+    replayed = run("replay", "replay", "--settled")
+    assert (replayed.code, "1 without letter, 1 replayed" in replayed.says) == (0, True), replayed.says
+    [again] = shopper.letters(1)
+    assert (again["subject"], again["body"]) == (letter["subject"], letter["body"])
+
+
 def test_an_event_that_can_not_be_right_is_shown_told_by_the_audit_and_moved_back(
     suite: Suite, channel: Callable[[str], Any], run: Run
 ) -> None:

@@ -133,11 +133,13 @@ def test_no_password_of_anybody_else_is_in_a_services_pod(name: str) -> None:
                 assert not any(re.match(rf"{word}\b|{word}[-_]password", key) for word in foreign), variable
 
 
+OF_BROKER = {"AMQP_PASSWORD", "AMQP_URI"}
+OF_DATABASES = {f"{service.upper()}_DB_{word}" for service in WITH_TABLES for word in ("PASSWORD", "URI")}
 OF_COMMANDS = {
-    "dead": {"AMQP_PASSWORD", "AMQP_URI"},
-    "redrive": {"AMQP_PASSWORD", "AMQP_URI"},
-    "audit": {"AMQP_PASSWORD", "AMQP_URI"}
-    | {f"{service.upper()}_DB_{word}" for service in WITH_TABLES for word in ("PASSWORD", "URI")},
+    "dead": OF_BROKER,
+    "redrive": OF_BROKER,
+    "audit": OF_BROKER | OF_DATABASES,
+    "replay": OF_BROKER | OF_DATABASES,
 }
 
 
@@ -152,7 +154,7 @@ def test_a_command_has_what_it_needs_and_no_more(name: str) -> None:
         own = raw(container)
         assert own.keys() - given(name, "migrations") - TRUST == OF_COMMANDS[command]
         assert own["AMQP_URI"] == raw(services["migrations"])["AMQP_URI"]
-        for variable in OF_COMMANDS["audit"] & own.keys() - {"AMQP_URI", "AMQP_PASSWORD"}:
+        for variable in OF_DATABASES & own.keys():
             service = variable.partition("_DB_")[0].lower()
             assert own[variable] == raw(services[service])[variable], "as the service itself"
 

@@ -26,7 +26,7 @@ ELSEWHERE = pod({"app": "browser"}, namespace="ingress")
 INTERNET = host("203.0.113.7")
 DATABASE, BROKER = "10.1.0.5", "10.2.0.5"  # in values/external.yaml
 OF_BROKER = (*SERVICES, "migrations", *COMMANDS)
-OF_DATABASES = (*WITH_TABLES, "migrations", "audit")
+OF_DATABASES = (*WITH_TABLES, "migrations", "audit", "replay")
 # From whom to whom on which port, when the servers are the chart's own.
 SAID = {
     *((client, "rabbitmq", "amqp") for client in OF_BROKER),

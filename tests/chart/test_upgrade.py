@@ -63,7 +63,7 @@ def test_it_is_installed_with_every_set_of_values(api: Api, name: str, version: 
     said = install(api, version, *values_of(name))
     assert "STATUS: deployed" in said
     assert len(api.of("Deployment")) == 5
-    assert len(api.of("CronJob")) == 3
+    assert len(api.of("CronJob")) == 4
 
 
 @BOTH

@@ -75,7 +75,8 @@ def test_every_step_names_its_file() -> None:
 def test_each_file_that_names_all_services_is_told_of() -> None:
     """But for what is about the five: tests, what measures and breaks them, clients and their document."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    about_the_five = re.compile(r"(.*/)?(tests|audit|bench|chaos|docs|gateway|notifications|postman|specs)/")
+    folders = "tests|audit|bench|chaos|docs|gateway|notifications|postman|replay|specs"
+    about_the_five = re.compile(rf"(.*/)?({folders})/")
     others = [name for name in listed.stdout.split() if not about_the_five.match(name)]
     naming = {name for name in others if names_all(ROOT / name)} - TEXTS
     changed = {step.path for step in STEPS if step.language == "diff"}

@@ -17,7 +17,7 @@ from tests.docs.markdown import ROOT, TOLD, blocks
 from tests.system.shopper import Shopper
 
 FILE = ROOT / "docs" / "operations.md"
-HEALTH, STATUSES, REQUEST_ID, PARKED, BACKUP, RESTORE, TELL_AGAIN, OLDER_ORDERS = (
+HEALTH, STATUSES, REQUEST_ID, PARKED, BACKUP, RESTORE, REPLAY, OLDER_ORDERS = (
     block.text for block in blocks(FILE) if block.language == "bash"
 )
 QUEUE = "evt-orders-order_paid--notifications.handle_order_paid"
@@ -73,7 +73,7 @@ def operated(suite: Suite, variables: dict[str, str]) -> Operated:
     eventually(lambda: f"{QUEUE}: 1 parked" in terminal.run("make dead"))
     metrics = "".join(requests.get(url(suite, name), timeout=10).text for name in SERVICES)
     terminal.run(f"{BACKUP}BEFORE=$BACKUP")
-    buy(suite)  # letters that will be lost, with events that only the tables can tell again
+    buy(suite)  # letters that will be lost, with events that only the tables still hold
     forget_what_was_sent(terminal, "users")
     forget_what_was_sent(terminal, "orders")
     buy(suite)  # letters that will be lost, with events that the outbox still has
@@ -83,7 +83,7 @@ def operated(suite: Suite, variables: dict[str, str]) -> Operated:
     terminal.run(f"{RESTORE}BACKUP=$BEFORE restore notifications\nrestore orders")
     terminal.run("make up")
     printed["restored"] = terminal.run("make audit FLAGS=--settled || true")
-    printed[TELL_AGAIN] = terminal.run(TELL_AGAIN)
+    printed[REPLAY] = terminal.run(REPLAY)
     printed[OLDER_ORDERS] = terminal.run(OLDER_ORDERS)
     return Operated(terminal, printed, metrics)
 
@@ -115,6 +115,13 @@ def test_the_audit_tells_what_a_restore_has_forgotten(operated: Operated) -> Non
     told = operated.printed["restored"]
     for name, side in (("letters", "found is []"), ("ledger", "due is []"), ("recipients", "found is []")):
         assert re.search(rf"^{name}: .*{re.escape(side)}", told, re.MULTILINE), told
+
+
+def test_a_replay_tells_first_and_then_replays_the_same(operated: Operated) -> None:
+    told = operated.printed[REPLAY]
+    [dry] = re.findall(r"orders: \d+ checked, (\d+) without letter, (\d+) to replay", told)
+    [done] = re.findall(r"orders: \d+ checked, (\d+) without letter, (\d+) replayed", told)
+    assert dry == done == ("4", "4")
 
 
 def test_what_was_restored_comes_together_again(operated: Operated) -> None:

@@ -29,7 +29,7 @@ NAMES = {
     "migrations": "migrations-07",
 }
 SERVICES = [name for name in NAMES if name != "migrations"]
-CODE = {name: {name} for name in SERVICES} | {"migrations": {*SERVICES_WITH_TABLES, "audit"}}
+CODE = {name: {name} for name in SERVICES} | {"migrations": {*SERVICES_WITH_TABLES, "audit", "replay"}}
 VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
 ENVIRONMENT = {
     "GATEWAY_HOST": "0.0.0.0",
@@ -200,7 +200,12 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
     assert shopper.ended_order("9.99")["status"] == "paid"
     assert shopper.letters(1)[0]["kind"] == "happiness"
 
-    for command, end in (("audit", "differences: none\n"), ("chassis.dead list", ": 0 parked\n")):
+    commands = {
+        "audit": "differences: none\n",
+        "replay --dry-run": "0 already on the way\n",
+        "chassis.dead list": ": 0 parked\n",
+    }
+    for command, end in commands.items():
         look = start(reference("migrations"), "python", "-m", *command.split(), **databases)
         assert look.wait() == 0, look.says()
         assert look.says().endswith(end)

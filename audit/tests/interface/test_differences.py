@@ -396,11 +396,13 @@ class Eventful:
 def test_what_happens_between_the_snapshots_is_no_difference(config, sql, monkeypatch) -> None:
     """A new shopper comes, orders and gets his letters before each of them."""
     numbers = count(100)
-    connect_to = snapshots._connect
+    connect_to = snapshots.connect
     monkeypatch.setattr(
         snapshots,
-        "_connect",
-        lambda *of: Eventful(connect_to(*of), lambda: tell(sql, 1, 10, first=next(numbers), ago="0 s")),
+        "connect",
+        lambda *of, **session: Eventful(
+            connect_to(*of, **session), lambda: tell(sql, 1, 10, first=next(numbers), ago="0 s")
+        ),
     )
     assert told(config) == {}
     assert next(numbers) == 104

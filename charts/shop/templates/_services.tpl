@@ -40,7 +40,7 @@ gateway:
 What the shop's keeper runs now and then, from the image of the migrations: a CronJob each.
 
 run        its command
-databases  whether it reads them, each as the service does that it belongs to
+databases  whether it uses them, each by the role of the service that it belongs to
 schedule   when it runs by itself; without one, when it is asked to
 */}}
 {{- define "shop.commands" -}}
@@ -52,6 +52,9 @@ audit:
   run: [python, -m, audit]
   databases: true
   schedule: {{ .Values.audit.schedule | quote }}
+replay:
+  run: [python, -m, replay, --dry-run]
+  databases: true
 {{- end }}
 
 {{/* The settings of one service: serviceDefaults, and over them its own. Takes root and name. */}}

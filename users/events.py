@@ -1,0 +1,12 @@
+"""The events of users."""
+
+from typing import Any
+
+from chassis.outbox import Event
+from users.schemas import PublicUser
+
+
+def user_created(user: Any) -> Event:
+    """Build `user_created` from a mapping or a row with the fields of PublicUser."""
+    public = PublicUser().dump(user)
+    return "user_created", {"user_id": public.pop("id"), **public}
