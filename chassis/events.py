@@ -96,7 +96,7 @@ class EventHandler(NamekoEventHandler):
         self.inbox = LightQueue()
         self.held = HeldDeliveries()
         self._streak = FailureStreak()
-        self._prefetch = PREFETCH  # 0 while it pauses, 1 while it tries whether it can go on
+        self.prefetch = PREFETCH  # 0 while it pauses, 1 while it tries whether it can go on
         self._pauses = 0  # in a row
         self._pause_reason = ""
         self._stopping = Event()
@@ -127,14 +127,12 @@ class EventHandler(NamekoEventHandler):
         """The dead-letter queue; `python -m chassis.dead` lists and redrives it."""
         return f"{self.queue.name}.dead"
 
-    def consumer(self, channel: Any, accept: Any) -> kombu.Consumer | None:
-        """A consumer for the queue consumer; None while the handler pauses.
+    def consumer(self, channel: Any, accept: Any) -> kombu.Consumer:
+        """A consumer for the queue consumer.
 
         It has a channel of its own: one ack of many would end requests that are in progress.
         """
         self.held.clear()  # the messages of the last channel are the broker's again
-        if not self._prefetch:
-            return None
         self.declare(channel)
         own = channel.connection.channel()
         own.auto_decode = False  # a body is its bytes, whatever its encoding claims
@@ -145,7 +143,7 @@ class EventHandler(NamekoEventHandler):
             on_decode_error=lambda message, exc: self._receive(message),
             accept=accept,
         )
-        consumer.qos(prefetch_count=self._prefetch)
+        consumer.qos(prefetch_count=self.prefetch)
         return consumer
 
     def _receive(self, message: Any) -> None:
@@ -171,14 +169,14 @@ class EventHandler(NamekoEventHandler):
     def _wait_for_one(self) -> Delivery | None:
         """The next event to arrive; None at a stop, and when a held one is due."""
         timeout_s: float | None = self.held.next_due() - monotonic()
-        if self._prefetch == 1:
+        if self.prefetch == 1:
             timeout_s = PROBE_S
         elif not self.held:
             timeout_s = None
         try:
             delivery: Delivery | None = self.inbox.get(timeout=timeout_s)
         except Empty:
-            if self._prefetch == 1:
+            if self.prefetch == 1:
                 self._resume()
             return None
         return delivery if not self._stopping.ready() else None
@@ -191,7 +189,7 @@ class EventHandler(NamekoEventHandler):
         pause_reason = self._settle(result)
         if pause_reason:
             self._pause(pause_reason)
-        elif self._prefetch == 1:
+        elif self.prefetch == 1:
             self._resume()
         if result.done:
             self._pauses = 0
@@ -286,7 +284,7 @@ class EventHandler(NamekoEventHandler):
         The event that was tried goes to the end of the queue: it may be malformed all the same,
         and must not keep those behind it from showing that the handler works.
         """
-        if self._prefetch == 1:
+        if self.prefetch == 1:
             tried = [failure.delivery for failure in result.failed]
             with suppress(Unavailable):  # then it returns to its place
                 self._move(tried)
@@ -352,26 +350,26 @@ class EventHandler(NamekoEventHandler):
         pause_s = PAUSES_S[min(self._pauses, len(PAUSES_S) - 1)]
         self._pauses += 1
         self._pause_reason = reason
-        self._prefetch = 0
+        self.prefetch = 0
         metrics.EVENTS_PAUSED.labels(self.queue.name).set(1)
         fields = {"queue": self.queue.name, "error": reason, "seconds": pause_s}
         log.warning("event handler paused", extra=fields)
-        self.queue_consumer.reopen(self)
+        self.queue_consumer.apply_prefetch(self)
         with eventlet.Timeout(pause_s, exception=False):
             self._stopping.wait()
-        self._prefetch = 1
-        self.queue_consumer.reopen(self)
+        self.prefetch = 1
+        self.queue_consumer.apply_prefetch(self)
 
     def _resume(self) -> None:
         """Consume as usual again."""
-        self._prefetch = PREFETCH
+        self.prefetch = PREFETCH
         metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
         log.info("event handler resumed", extra={"queue": self.queue.name})
-        self.queue_consumer.reopen(self)
+        self.queue_consumer.apply_prefetch(self)
 
     def _check_not_paused(self) -> None:
         """For /readyz: raises Unavailable while the handler pauses."""
-        if self._prefetch != PREFETCH:
+        if self.prefetch != PREFETCH:
             raise Unavailable(self._pause_reason)
 
 

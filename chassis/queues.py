@@ -21,7 +21,7 @@ class QueueConsumer(NamekoQueueConsumer):
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more is
     consumed, so a service that stops could not ack what it still works on, and it would be done twice.
     A provider may bring a consumer (`provider.consumer(channel, accept)`) with a channel of its own,
-    or None while it pauses; `reopen(provider)` asks it again.
+    and change its `prefetch` while it consumes; with 0 it pauses.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
     It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
     An ack that meets a broken connection does not end the process: the broker delivers again.
@@ -33,7 +33,7 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pending_reopens: list[tuple[Any, Event]] = []
+        self._pending_changes: list[tuple[Any, Event]] = []
 
     def stop(self) -> None:
         """Called when the workers are done."""
@@ -50,7 +50,7 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def _consumer_of(self, provider: Any, consumer_cls: Any, channel: Any) -> Any:
         if own := getattr(provider, "consumer", None):
-            return own(channel, self.accept)
+            return own(channel, self.accept) if provider.prefetch else None
         handle = partial(self.handle_message, provider)
         consumer = consumer_cls(
             queues=[provider.queue],
@@ -76,26 +76,26 @@ class QueueConsumer(NamekoQueueConsumer):
             )
             yield connection
 
-    def reopen(self, provider: Any) -> None:
-        """Close the provider's own channel, and consume again if it has a consumer to give.
+    def apply_prefetch(self, provider: Any) -> None:
+        """Consume with `provider.prefetch` from now on; returns when that is so.
 
-        Returns when that is done. What was delivered and not acked returns to the queue. Without
-        a connection there is nothing to do: at the next one the provider is asked anyway.
+        With 0 its own channel is closed: what was delivered and not acked returns to the queue.
+        Without a connection there is nothing to do: the next one begins with it.
         """
         done = Event()
-        self._pending_reopens.append((provider, done))
+        self._pending_changes.append((provider, done))
         done.wait()
 
     def on_iteration(self) -> None:
         self._release_leaving()
-        self._reopen_pending()
+        self._apply_pending()
         if not self._consumers and self._workers_are_done:
             self.should_stop = True
 
     def _on_wait(self) -> None:
         """While the broker is away: a service may stop all the same."""
         self._release_leaving()
-        self._answer_pending_reopens()
+        self._skip_pending()
         if self.should_stop or (not self._providers and self._workers_are_done):
             self.should_stop = True
             raise ConnectionError("stopped while the broker was away")
@@ -110,25 +110,29 @@ class QueueConsumer(NamekoQueueConsumer):
                     consumer.cancel()
             left.send()
 
-    def _reopen_pending(self) -> None:
+    def _apply_pending(self) -> None:
         """Runs in the consumer's own greenthread: no other may wait for an answer on its connection."""
-        while self._pending_reopens:
-            provider, done = self._pending_reopens.pop(0)
+        while self._pending_changes:
+            provider, done = self._pending_changes.pop(0)
             try:
-                self._reopen(provider)
+                self._apply_prefetch(provider)
             finally:
                 done.send()
 
-    def _answer_pending_reopens(self) -> None:
-        while self._pending_reopens:
-            _, done = self._pending_reopens.pop(0)
+    def _skip_pending(self) -> None:
+        while self._pending_changes:
+            _, done = self._pending_changes.pop(0)
             done.send()
 
-    def _reopen(self, provider: Any) -> None:
-        if consumer := self._consumers.pop(provider, None):
+    def _apply_prefetch(self, provider: Any) -> None:
+        consumer = self._consumers.pop(provider, None)
+        if consumer:
             consumer.cancel()  # first: py-amqp warns of each message that meets a closing channel
+        if not provider.prefetch and consumer:
             consumer.channel.close()
-        if provider in self._providers and (consumer := provider.consumer(self._channel, self.accept)):
+        elif provider.prefetch and provider in self._providers:
+            consumer = consumer or provider.consumer(self._channel, self.accept)
+            consumer.qos(prefetch_count=provider.prefetch)
             consumer.consume()
             self._consumers[provider] = consumer
 

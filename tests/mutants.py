@@ -25,6 +25,8 @@ PLACE, SWEEPER = "orders/tests/interface/test_place.py", "orders/tests/interface
 LETTERS, USERS = "notifications/tests/interface/test_letters.py", "users/tests/interface/test_users.py"
 AMQP, EVENTS = "chassis/tests/interface/test_amqp.py", "chassis/tests/interface/test_events.py"
 OUTBOX, RPC = "chassis/tests/interface/test_outbox.py", "chassis/tests/interface/test_rpc.py"
+RETRIES = "chassis/tests/unit/test_retries.py"
+RETRY_QUEUES = "chassis/tests/interface/test_retry_queues.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
 
@@ -311,7 +313,7 @@ MUTANTS = [
             )
         ],
         [
-            *tests(EVENTS, "test_an_event_that_can_be_put_nowhere_stays_in_its_queue"),
+            *tests(EVENTS, "test_an_event_without_a_dead_letter_queue_stays_in_its_own"),
             *tests(AMQP, "test_a_refused_message_is_unavailable_and_the_next_publish_works"),
         ],
     ),
@@ -320,73 +322,114 @@ MUTANTS = [
         [
             Change(
                 "chassis/events.py",
-                "        failures = self._work(batch)\n",
-                "        self.queue_consumer.ack_messages(batch, up_to_the_last=True)\n"
-                "        failures = self._work(batch)\n",
+                "        result = self._work(batch)\n",
+                "        self._ack(batch)\n        result = self._work(batch)\n",
             ),
-            Change(
-                "chassis/events.py",
-                "        self.queue_consumer.ack_messages(done, up_to_the_last=not stuck)\n",
-                "",
-            ),
+            Change("chassis/events.py", "        self._ack([*result.done, *moved])\n", ""),
         ],
         tests(EVENTS, "test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process"),
     ),
     Mutant(
-        "an event that could not be put aside is acked",
+        "a dead letter is acked though it was not confirmed",
         [
             Change(
                 "chassis/events.py",
-                "self._put_aside(failures) if failures else []",
-                "self._put_aside(failures) and []",
+                "        except Unavailable as exc:\n"
+                "            self._ack(result.done)\n"
+                "            return first_line(exc)\n",
+                "        except Unavailable:\n            pass\n",
             )
         ],
-        tests(EVENTS, "test_an_event_that_the_broker_takes_from_nobody_waits_in_its_queue"),
+        tests(EVENTS, "test_a_dead_letter_that_is_not_confirmed_pauses_the_handler_and_loses_nothing"),
+    ),
+    Mutant(
+        "an ack covers an event that is held",
+        [Change("chassis/events.py", "lowest_held = self.held.lowest_tag()", 'lowest_held = float("inf")')],
+        tests(EVENTS, "test_no_ack_covers_an_event_that_is_held"),
     ),
     Mutant(
         "of a batch that fails one half is forgotten",
-        [
-            Change(
-                "chassis/events.py",
-                "        return self._work_on(events[:half]) + self._work_on(events[half:])\n",
-                "        return self._work_on(events[:half])\n",
-            )
-        ],
-        tests(EVENTS, "test_one_that_cannot_be_right_is_found_among_its_neighbours_and_parked_alone"),
+        [Change("chassis/events.py", "            self._try(events[half:], result)\n", "")],
+        tests(EVENTS, "test_one_malformed_event_is_found_in_its_batch_and_dead_lettered_alone"),
     ),
     Mutant(
-        "a part that is away parks an event",
-        [Change("chassis/events.py", "+ (not is_away(exc))", "+ 1")],
-        tests(EVENTS, "test_an_event_waits_for_a_part_that_is_away_for_as_long_as_it_takes"),
+        "an unavailable database exhausts an event",
+        [Change("chassis/retries.py", 'return error_class == "42" or (', "return bool(0) and (")],
+        tests(EVENTS, "test_an_event_waits_for_the_database_for_as_long_as_it_takes"),
+    ),
+    Mutant(
+        "a handler that pauses goes on consuming",
+        [Change("chassis/events.py", "        self.prefetch = 0\n", "        self.prefetch = PREFETCH\n")],
+        tests(EVENTS, "test_while_a_handler_pauses_its_queue_has_no_consumer_and_all_messages"),
+    ),
+    Mutant(
+        "a failed call to another service exhausts an event",
+        [Change("chassis/retries.py", "+= not isinstance(exc, CALL_FAULTS)", "+= 1")],
+        tests(RETRIES, "test_a_failed_call_delays_the_event_and_never_exhausts_it"),
     ),
     Mutant(
         "an event is retried at once",
-        [
-            Change(
-                "chassis/events.py",
-                "        if failures >= MAX_ATTEMPTS:\n",
-                "        target = self.queue.name\n        if failures >= MAX_ATTEMPTS:\n",
-            )
-        ],
+        [Change("chassis/retries.py", "(now + delivery.delay_s(), next", "(now, next")],
         tests(EVENTS, "test_no_try_follows_the_last_one_before_its_delay"),
     ),
     Mutant(
+        "any number of events is held",
+        [Change("chassis/retries.py", "is_young and len(self) < MAX_HELD", "is_young")],
+        tests(RETRIES, "test_no_more_than_the_limit_are_held"),
+    ),
+    Mutant(
+        "events are dead-lettered though all fail alike",
+        [Change("chassis/retries.py", "MAX_ALIKE = 3 ", "MAX_ALIKE = 3_000 ")],
+        tests(
+            EVENTS,
+            "test_where_different_events_fail_alike_the_handler_pauses_and_none_is_dead_lettered",
+        ),
+    ),
+    Mutant(
+        "malformed events block those behind them",
+        [
+            Change(
+                "chassis/events.py",
+                "        if self.prefetch == 1:\n            tried",
+                "        if False:\n            tried",
+            )
+        ],
+        tests(
+            EVENTS,
+            "test_malformed_events_alone_stop_no_good_one_behind_them_and_end_as_dead_letters",
+        ),
+    ),
+    Mutant(
+        "a retry queue is deleted with an event in it",
+        [Change("chassis/old_retries.py", "queue_delete(name, if_empty=True)", "queue_delete(name)")],
+        tests(
+            RETRY_QUEUES,
+            "test_an_event_that_comes_between_the_move_and_the_deletion_is_not_lost",
+        ),
+    ),
+    Mutant(
         "a letter without a reader is dropped",
-        [Change("notifications/service.py", "            raise UnknownRecipient\n", "            return\n")],
+        [
+            Change(
+                "notifications/service.py",
+                'return [(event, reason) for event in events if event["user_id"] not in recipients]',
+                "return []",
+            )
+        ],
         tests(LETTERS, "test_a_letter_waits_until_its_reader_is_known"),
     ),
     Mutant(
         "redriving is not mandatory",
-        [Change("chassis/dead.py", "mandatory=True", "mandatory=False")],
+        [Change("chassis/moves.py", "mandatory=True", "mandatory=False")],
         tests(DEAD, "test_a_missing_queue_ends_the_command_with_one_line_and_loses_nothing"),
     ),
     Mutant(
         "redriving goes on while there is something parked",
         [
             Change(
-                "chassis/dead.py",
-                "for _ in range(_count(channel, handler)):\n",
-                "while _count(channel, handler):\n",
+                "chassis/moves.py",
+                "for _ in range(count(channel, source)):\n",
+                "while count(channel, source):\n",
             )
         ],
         tests(DEAD, "test_events_that_are_parked_again_at_once_are_moved_once"),

@@ -177,8 +177,7 @@ def test_while_a_handler_pauses_its_queue_has_no_consumer_and_all_messages(tell,
     monkeypatch.setattr(events, "PAUSES_S", (3,))
     event_id = tell(database_gone())
     eventually(is_paused)
-    eventually(lambda: consumers(broker) == 0)
-    assert broker.count(QUEUE) == 1
+    eventually(lambda: (consumers(broker), broker.count(QUEUE)) == (0, 1))
     assert not is_ready()
     eventually(lambda: len(handled[event_id]) == 2)
     eventually(lambda: consumers(broker) == 1)
@@ -259,6 +258,34 @@ def test_an_event_that_fails_is_dead_lettered_with_its_error(tell, broker) -> No
     assert dead.headers["x-attempts"] == events.MAX_ATTEMPTS
     assert dead.properties["delivery_mode"] == 2
     assert is_quiet(broker)
+
+
+def test_a_dead_letter_that_is_not_confirmed_pauses_the_handler_and_loses_nothing(
+    tell, handler, broker, caplog, monkeypatch
+) -> None:
+    publish, refusals = handler.publisher.publish, [Unavailable("it confirms nothing")] * 3
+
+    def refuse(messages: Any) -> list[bool]:
+        if refusals:
+            raise refusals.pop()
+        return publish(messages)
+
+    monkeypatch.setattr(handler.publisher, "publish", refuse)
+    event_id = tell(*[ValueError("no")] * 100)
+    eventually(lambda: broker.count(DEAD))
+    assert len(handled[event_id]) == 4 * events.MAX_ATTEMPTS
+    assert caplog.messages.count("event handler paused") == 3
+    broker.take(DEAD)
+
+
+def test_an_event_without_a_dead_letter_queue_stays_in_its_own(tell, handler, broker, caplog) -> None:
+    broker.channel.queue_delete(DEAD)
+    tell(*[ValueError("no")] * 100)
+    eventually(is_paused)  # which declares the queue again, when it consumes again
+    assert "make migrate" in str([vars(record) for record in caplog.records])
+    eventually(lambda: not is_paused())
+    eventually(lambda: broker.count(DEAD))
+    broker.take(DEAD)
 
 
 def test_an_event_that_the_handler_names_is_dead_lettered_alone(gathered, broker) -> None:
