@@ -49,7 +49,7 @@ migrate: install  ## tables and queues up to date (starts broker and databases)
 audit:  ## do all services tell the same story; FLAGS=--settled where nothing is under way
 	@$(SUITE) exec $(BIN)/python -m audit $(FLAGS)
 
-replay:  ## publish the events again of what the audit misses (SINCE=yesterday); FLAGS=--dry-run only tells
+replay:  ## publish events again whose letter or account is missing (SINCE=yesterday); FLAGS=--dry-run reports
 	@$(SUITE) exec $(BIN)/python -m replay $(if $(SINCE),--since="$(SINCE)") $(FLAGS)
 
 shell:  ## nameko shell on the running suite
