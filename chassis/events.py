@@ -30,7 +30,6 @@ from chassis.queues import QueueConsumer
 from chassis.retries import (
     CALL_FAULTS,
     MAX_ATTEMPTS,
-    MAX_HELD,
     PAUSES_S,
     Delivery,
     FailureStreak,
@@ -42,7 +41,7 @@ from chassis.retry_queues import RetryQueueDrain
 log = logging.getLogger(__name__)
 
 BATCH = 200  # events
-PREFETCH = 2 * BATCH + MAX_HELD  # one batch is handled, the next one gathers
+PREFETCH = 2 * BATCH  # one batch is handled, the next one gathers, unless MAX_HELD wait
 PROBE_S = 1.0  # without an event to try, a paused handler consumes as usual
 OVERFLOW_PAUSE_S = 1.0
 MAX_COUNT = 1_000_000  # of a header: a forged one must not overflow
