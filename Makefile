@@ -49,8 +49,8 @@ migrate: install  ## tables and queues up to date (starts broker and databases)
 audit:  ## do all services tell the same story; FLAGS=--settled where nothing is under way
 	@$(SUITE) exec $(BIN)/python -m audit $(FLAGS)
 
-shell:  ## nameko shell on the running suite
-	@$(SUITE) exec $(BIN)/nameko shell --config config.yaml
+shell:  ## nameko shell on the running suite; each call ends within RPC_TIMEOUT_S
+	@$(SUITE) exec $(BIN)/python -m dev.shell --config config.yaml
 
 dead:  ## events parked because they could not be right, with their errors (QUEUE=... for one)
 	@$(SUITE) exec $(BIN)/python -m chassis.dead list $(QUEUE)
