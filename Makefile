@@ -52,8 +52,8 @@ audit:  ## do all services tell the same story; FLAGS=--settled where nothing is
 replay:  ## publish events again whose letter or account is missing (SINCE=yesterday); FLAGS=--dry-run reports
 	@$(SUITE) exec $(BIN)/python -m replay $(if $(SINCE),--since="$(SINCE)") $(FLAGS)
 
-shell:  ## nameko shell on the running suite
-	@$(SUITE) exec $(BIN)/nameko shell --config config.yaml
+shell:  ## nameko shell on the running suite; each call ends within RPC_TIMEOUT_S
+	@$(SUITE) exec $(BIN)/python -m dev.shell --config config.yaml
 
 dead:  ## events parked because they could not be right, with their errors (QUEUE=... for one)
 	@$(SUITE) exec $(BIN)/python -m chassis.dead list $(QUEUE)

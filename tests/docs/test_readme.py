@@ -3,6 +3,8 @@
 import doctest
 import json
 
+import pytest
+
 from tests.contracts import alike
 from tests.docs.markdown import ROOT, blocks, commands
 
@@ -25,8 +27,8 @@ def test_the_story_with_curl_is_as_its_comments_say(suite, terminal) -> None:
     assert [letter["kind"] for letter in letters["items"]] == ["grief", "happiness"]
 
 
-def test_the_session_in_nameko_shell_answers_as_it_says(suite, terminal, tmp_path) -> None:
-    [command] = commands(SESSION)
+@pytest.mark.parametrize("command", [*commands(SESSION), "make shell"])
+def test_the_session_in_nameko_shell_answers_as_it_says(suite, terminal, tmp_path, command) -> None:
     examples = doctest.DocTestParser().get_examples(SESSION.text)
     typed = tmp_path / "typed"
     typed.write_text("".join(example.source for example in examples))

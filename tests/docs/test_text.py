@@ -135,6 +135,28 @@ def test_verbs_and_modules_in_the_text_are_there(file: Path) -> None:
         assert importlib.util.find_spec(module), module
 
 
+MONEY = re.compile(r"n\.rpc\.(?:billing\.(?:deposit|withdraw|cancel)|orders\.place)\b")
+KEYED = re.compile(rf"{MONEY.pattern}\([^)]*\b(?:key|ref|order_id)=")
+
+
+def without_key(text: str) -> list[str]:
+    """The commands that move money or place an order and that could not be repeated safely."""
+    return [text[each.start() :][:80] for each in MONEY.finditer(text) if not KEYED.match(text, each.start())]
+
+
+def test_each_documented_command_that_moves_money_has_a_key() -> None:
+    """Stock `nameko shell` has no other protection: its requests never expire."""
+    text = tracked("*.md", "dev/suite.py")
+    assert len(MONEY.findall(text)) >= 5
+    assert without_key(text) == []
+
+
+def test_a_command_without_a_key_is_found() -> None:
+    keyed = 'n.rpc.orders.place(user_id=u["id"],\n    price_minor=1, key="k")'
+    bare = ["n.rpc.orders.place(user_id=1, price_minor=2)[key]", "n.rpc.billing.cancel(...), ref=1"]
+    assert without_key("\n".join([keyed, *bare])) == [f"{bare[0]}\n{bare[1]}"[:80], bare[1]]
+
+
 SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 CODE = ("*.py", "*.yaml", "*.sh", "Makefile", "Dockerfile", "*.sql")
 

@@ -1,7 +1,8 @@
-"""`nameko shell`, fed by standard input, as an operator would use it."""
+"""`nameko shell` and `make shell`, fed by standard input, as an operator would use them."""
 
 import json
 import subprocess
+import sys
 import uuid
 from typing import Any
 
@@ -11,14 +12,16 @@ from dev.suite import QUIET
 from tests.system.processes import NAMEKO
 
 
-@pytest.fixture
-def shell(suite):
-    """Runs lines in `nameko shell` and gives what each of them evaluates to."""
+@pytest.fixture(
+    params=[[NAMEKO, "shell"], [sys.executable, "-m", "dev.shell"]], ids=["nameko shell", "make shell"]
+)
+def shell(suite, request):
+    """Runs lines in a shell and gives what each of them evaluates to."""
 
     def run(*lines: str) -> list[Any]:
         code = "".join(f"print('=>', json.dumps({line}))\n" for line in lines)
         done = subprocess.run(
-            [NAMEKO, "shell", "--config", "config.yaml"],
+            [*request.param, "--config", "config.yaml"],
             env={**suite.environment, **QUIET},
             input="import json\n" + code,
             capture_output=True,

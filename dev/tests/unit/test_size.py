@@ -38,12 +38,13 @@ def test_statements_are_counted_without_docstrings() -> None:
 
 
 def test_long_lines_do_not_lower_the_count() -> None:
-    assert size.count_statements("a = 1; b = 2; c = 3") == size.count_statements("a = 1\nb = 2\nc = 3\n") == 3
+    assert size.count_statements("a = 1; b = 2; c = 3") == 3
+    assert size.count_statements("a = 1\nb = 2\nc = 3\n") == 3
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A service with two statements of product code, and others in the folders that do not count."""
+    """A service with two statements of product code, and others in excluded folders."""
     files = {
         "service.py": '"""Its docstring."""\n\na = 1\n\nb = 2\n',
         "templates/paid.txt": "Hello,\n\nit is paid.\n",
@@ -66,7 +67,8 @@ def test_tests_migrations_and_static_files_are_left_out(package: Path) -> None:
 @pytest.mark.parametrize(("more", "code"), [(-2, 0), (-1, 1)])
 def test_the_exit_code_is_1_above_the_limit(package: Path, more: int, code: int) -> None:
     (package / "domain.py").write_text("pass\n" * (size.LIMIT + more))
-    done = subprocess.run([sys.executable, size.__file__, str(package)], capture_output=True, text=True)
+    command = [sys.executable, size.__file__, str(package)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert f"{size.LIMIT + more + 2:,}" in done.stdout.splitlines()[-1]
 
