@@ -185,7 +185,7 @@ class EventHandler(NamekoEventHandler):
         result = self._work(batch)
         metrics.EVENTS.labels(self.queue.name, "done").inc(len(result.done))
         metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - len(result.done))
-        pause_reason = self._settle(result)
+        pause_reason = self._settle(batch, result)
         if pause_reason:
             self._pause(pause_reason)
         elif self.prefetch == 1:
@@ -248,23 +248,23 @@ class EventHandler(NamekoEventHandler):
         reasons, exc = outcome.wait()
         return reasons, exc
 
-    def _settle(self, result: BatchResult) -> str:
+    def _settle(self, batch: Sequence[Delivery], result: BatchResult) -> str:
         """Ack, hold, or move each message; why the handler must pause, or "".
 
         Nothing is recorded against an event while a dependency is unavailable.
         """
         if result.unavailable:
-            self._ack(result.done)
+            self._ack(batch, result.done)
             return first_line(result.unavailable)
         if alike := self._failed_alike(result):
-            return self._give_way(result, alike)
+            return self._give_way(batch, alike)
         moved = self._hold(result.failed)
         try:
             self._move(moved)
         except Unavailable as exc:
-            self._ack(result.done)
+            self._ack(batch, result.done)
             return first_line(exc)
-        self._ack([*result.done, *moved])
+        self._ack(batch, [*result.done, *moved])
         if any(not delivery.is_exhausted for delivery in moved):
             eventlet.sleep(OVERFLOW_PAUSE_S)  # a short queue would come round at once
         return ""
@@ -277,17 +277,16 @@ class EventHandler(NamekoEventHandler):
             return None
         return next((f.error for f in own if self._streak.fail(f.delivery.id, f.error)), None)
 
-    def _give_way(self, result: BatchResult, error: Exception) -> str:
+    def _give_way(self, batch: Sequence[Delivery], error: Exception) -> str:
         """Let the next try meet another event; why the handler must pause.
 
         The event that was tried goes to the end of the queue: it may be malformed all the same,
         and must not keep those behind it from showing that the handler works.
         """
         if self.prefetch == 1:
-            tried = [failure.delivery for failure in result.failed]
             with suppress(Unavailable):  # then it returns to its place
-                self._move(tried)
-                self._ack(tried)
+                self._move(batch)
+                self._ack(batch, batch)
         return f"different events fail alike: {type(error).__name__}: {first_line(error)}"
 
     def _hold(self, failures: Sequence[Failure]) -> list[Delivery]:
@@ -335,14 +334,18 @@ class EventHandler(NamekoEventHandler):
         body = bytes(delivery.message.body or b"")
         return Message("", target, body, {**kept, **counts}, properties)
 
-    def _ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Ack messages that are settled. No ack may cover the tag of one that is held."""
-        lowest_held = self.held.lowest_tag()
-        covered = [delivery for delivery in deliveries if delivery.tag < lowest_held]
-        others = [delivery.message for delivery in deliveries if delivery.tag > lowest_held]
-        if covered:  # all that came before them are settled, too
+    def _ack(self, batch: Sequence[Delivery], settled: Sequence[Delivery]) -> None:
+        """Ack those of the batch that are settled, and no other message.
+
+        One ack of many covers all lower tags of the channel. So it may reach only as far as the
+        first message that is not settled: one that is held, or another one of the batch.
+        """
+        tags = {delivery.tag for delivery in batch} - {delivery.tag for delivery in settled}
+        lowest_open = min([self.held.lowest_tag(), *tags])
+        covered = [delivery for delivery in settled if delivery.tag < lowest_open]
+        if covered:
             self.queue_consumer.ack_up_to(max(covered, key=attrgetter("tag")).message)
-        self.queue_consumer.ack_each(others)
+        self.queue_consumer.ack_each([d.message for d in settled if d.tag > lowest_open])
 
     def _pause(self, reason: str) -> None:
         """Return all messages to the queue; after a while, let one come."""

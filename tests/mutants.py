@@ -323,9 +323,9 @@ MUTANTS = [
             Change(
                 "chassis/events.py",
                 "        result = self._work(batch)\n",
-                "        self._ack(batch)\n        result = self._work(batch)\n",
+                "        self._ack(batch, batch)\n        result = self._work(batch)\n",
             ),
-            Change("chassis/events.py", "        self._ack([*result.done, *moved])\n", ""),
+            Change("chassis/events.py", "        self._ack(batch, [*result.done, *moved])\n", ""),
         ],
         tests(EVENTS, "test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process"),
     ),
@@ -335,7 +335,7 @@ MUTANTS = [
             Change(
                 "chassis/events.py",
                 "        except Unavailable as exc:\n"
-                "            self._ack(result.done)\n"
+                "            self._ack(batch, result.done)\n"
                 "            return first_line(exc)\n",
                 "        except Unavailable:\n            pass\n",
             )
@@ -344,8 +344,23 @@ MUTANTS = [
     ),
     Mutant(
         "an ack covers an event that is held",
-        [Change("chassis/events.py", "lowest_held = self.held.lowest_tag()", 'lowest_held = float("inf")')],
+        [Change("chassis/events.py", "min([self.held.lowest_tag(), *tags])", "min([float('inf'), *tags])")],
         tests(EVENTS, "test_no_ack_covers_an_event_that_is_held"),
+    ),
+    Mutant(
+        "an ack covers an event of its batch that is not settled",
+        [
+            Change(
+                "chassis/events.py",
+                "min([self.held.lowest_tag(), *tags])",
+                "self.held.lowest_tag()",
+            )
+        ],
+        tests(
+            EVENTS,
+            "test_no_ack_covers_a_dead_letter_that_is_not_confirmed",
+            "test_no_ack_covers_an_event_that_failed_before_the_database_did",
+        ),
     ),
     Mutant(
         "of a batch that fails one half is forgotten",
@@ -390,8 +405,8 @@ MUTANTS = [
         [
             Change(
                 "chassis/events.py",
-                "        if self.prefetch == 1:\n            tried",
-                "        if False:\n            tried",
+                "        if self.prefetch == 1:\n            with suppress",
+                "        if False:\n            with suppress",
             )
         ],
         tests(

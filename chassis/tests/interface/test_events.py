@@ -278,6 +278,40 @@ def test_a_dead_letter_that_is_not_confirmed_pauses_the_handler_and_loses_nothin
     broker.take(DEAD)
 
 
+def test_no_ack_covers_a_dead_letter_that_is_not_confirmed(
+    gathered, tell, handler, broker, monkeypatch
+) -> None:
+    """It stands between events of its batch that are done."""
+    publish, refusals = handler.publisher.publish, [Unavailable("it confirms nothing")]
+
+    def refuse(messages: Any) -> list[bool]:
+        if refusals:
+            raise refusals.pop()
+        return publish(messages)
+
+    monkeypatch.setattr(handler.publisher, "publish", refuse)
+    gate.append(Event())
+    first = tell()
+    eventually(lambda: handled[first])
+    before = tell()
+    broker.publish("teller.events", "told", b"no JSON", content_type="application/json")
+    after = tell()
+    eventually(lambda: handler.inbox.qsize() == 3)
+    gate.pop().send()
+    eventually(lambda: handled[before] and handled[after])
+    eventually(lambda: broker.count(DEAD) == 1)
+    assert not refusals
+    broker.take(DEAD)
+
+
+def test_no_ack_covers_an_event_that_failed_before_the_database_did(gathered, broker) -> None:
+    """Its batch is halved: it fails, the rest of its half is done, the other half meets no database."""
+    ids = gathered([ValueError("no")] * 100, *[[]] * 8, [database_gone()])
+    eventually(lambda: broker.count(DEAD) == 1)
+    [dead] = broker.take(DEAD)
+    assert json.loads(dead.body) == {"id": ids[0]}
+
+
 def test_an_event_without_a_dead_letter_queue_stays_in_its_own(tell, handler, broker, caplog) -> None:
     broker.channel.queue_delete(DEAD)
     tell(*[ValueError("no")] * 100)
