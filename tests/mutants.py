@@ -26,6 +26,7 @@ LETTERS, USERS = "notifications/tests/interface/test_letters.py", "users/tests/i
 AMQP, EVENTS = "chassis/tests/interface/test_amqp.py", "chassis/tests/interface/test_events.py"
 OUTBOX, RPC = "chassis/tests/interface/test_outbox.py", "chassis/tests/interface/test_rpc.py"
 RETRIES = "chassis/tests/unit/test_retries.py"
+UNIT_EVENTS = "chassis/tests/unit/test_events.py"
 RETRY_QUEUES = "chassis/tests/interface/test_retry_queues.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
@@ -356,11 +357,7 @@ MUTANTS = [
                 "self.held.lowest_tag()",
             )
         ],
-        tests(
-            EVENTS,
-            "test_no_ack_covers_a_dead_letter_that_is_not_confirmed",
-            "test_no_ack_covers_an_event_that_failed_before_the_database_did",
-        ),
+        tests(UNIT_EVENTS, "test_no_event_is_lost_whatever_fails"),
     ),
     Mutant(
         "of a batch that fails one half is forgotten",

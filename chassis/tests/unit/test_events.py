@@ -1,0 +1,188 @@
+"""Whatever happens to a batch, the broker keeps each event that is neither done nor copied."""
+
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, count, repeat
+from typing import Any
+
+import psycopg2
+import pytest
+from eventlet.event import Event
+from eventlet.queue import LightQueue
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kombu import Queue
+from sqlalchemy.exc import OperationalError
+
+from chassis import events
+from chassis.errors import Unavailable
+from chassis.events import EventHandler, _delivery
+from chassis.retries import FailureStreak, HeldDeliveries
+
+QUEUE = "evt-a-b--c.handle_b"
+LOOK_S = 2.0  # by the clock of these tests, between two looks at it
+
+Outcome = Exception | None
+
+
+@dataclass
+class Channel:
+    """A channel, with the messages that it has not acked, by their tags."""
+
+    connection: Any = True
+    unacked: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Message:
+    """An event as it lies in a queue, or as it is delivered."""
+
+    number: int
+    headers: dict[str, Any] = field(default_factory=dict)
+    channel: Any = None
+    delivery_info: dict[str, Any] = field(default_factory=dict)
+    errors: tuple[Any, ...] = ()
+
+    @property
+    def body(self) -> bytes:
+        return json.dumps(self.number).encode()
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        return {"message_id": f"event-{self.number}"}
+
+    def decode(self) -> Any:
+        return [self.number]  # a new object each time, as JSON makes it
+
+
+class FakeBroker:
+    """A queue and its dead letters, for one handler: it is consumer and publisher as well."""
+
+    def __init__(self, outcomes: Iterator[Outcome], refusals: Iterator[bool]) -> None:
+        self.ready: deque[Message] = deque()
+        self.dead: list[int] = []
+        self.done: set[int] = set()
+        self.copied: set[int] = set()
+        self.channel = Channel()
+        self._tags = count(1)
+        self._outcomes = outcomes
+        self._refusals = refusals
+
+    def deliver(self, limit: int) -> list[Any]:
+        batch = []
+        while self.ready and len(batch) < limit:
+            message = self.ready.popleft()
+            message.channel = self.channel
+            message.delivery_info = {"delivery_tag": next(self._tags)}
+            self.channel.unacked[message.delivery_info["delivery_tag"]] = message
+            batch.append(_delivery(message))
+        return batch
+
+    def close_channel(self) -> None:
+        self.ready.extendleft(reversed(self.channel.unacked.values()))
+        self.channel.connection = None
+        self.channel, self._tags = Channel(), count(1)
+
+    # What the handler sees as its queue consumer
+
+    def ack_up_to(self, message: Any) -> None:
+        tags = [tag for tag in self.channel.unacked if tag <= message.delivery_info["delivery_tag"]]
+        self._ack(message, tags)
+
+    def ack_each(self, messages: Sequence[Any]) -> None:
+        for message in messages:
+            self._ack(message, [message.delivery_info["delivery_tag"]])
+
+    def _ack(self, message: Any, tags: Sequence[int]) -> None:
+        if message.channel is self.channel:
+            for tag in tags:
+                gone = self.channel.unacked.pop(tag)
+                assert gone.number in self.done | self.copied, "an event is lost"
+
+    def apply_prefetch(self, handler: EventHandler) -> None:
+        if not handler.prefetch:
+            self.close_channel()
+            handler.held.clear()
+
+    # What it sees as its publisher
+
+    def publish(self, copies: Sequence[Any]) -> list[bool]:
+        if next(self._refusals):
+            raise Unavailable("it confirms nothing")
+        for copy in copies:
+            number = json.loads(copy.body)
+            self.copied.add(number)
+            if copy.routing_key == QUEUE:
+                self.ready.append(Message(number, copy.headers))
+            else:
+                self.dead.append(number)
+        return [True] * len(copies)
+
+    # What the handler's method does
+
+    def call(self, batch: Sequence[Any]) -> tuple[Any, Outcome]:
+        outcome = next(self._outcomes)
+        if isinstance(outcome, OperationalError):
+            return None, outcome
+        numbers = [event[0] for _, event in batch]
+        if any(number % 4 == 0 for number in numbers):  # these are malformed
+            return None, ValueError("malformed")
+        named = [event for _, event in batch if outcome and event[0] % 3 == 0]
+        self.done |= {event[0] for _, event in batch if event not in named}
+        return [(event, outcome) for event in named], None
+
+
+@contextmanager
+def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHandler]:
+    handler = EventHandler("a", "b")
+    handler.method_name = "handle_b"
+    handler.queue = Queue(QUEUE)
+    handler.inbox, handler.held, handler._streak = LightQueue(), HeldDeliveries(), FailureStreak()
+    handler.prefetch, handler._pauses, handler._stopping = events.PREFETCH, 0, Event()
+    handler._stopping.send()  # no pause takes time
+    handler.queue_consumer = handler.publisher = broker
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handler, "_call", broker.call)
+        patch.setattr(events, "monotonic", lambda: next(clock))
+        patch.setattr(events, "OVERFLOW_PAUSE_S", 0)
+        yield handler
+
+
+def database_gone() -> OperationalError:
+    return OperationalError("INSERT", {}, psycopg2.OperationalError("gone"))
+
+
+FAULTS = st.sampled_from([None, None, None, None, database_gone(), Unavailable("users is unavailable")])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    outcomes=st.lists(FAULTS, max_size=60),
+    refusals=st.lists(st.booleans(), max_size=20),
+    numbers=st.lists(st.integers(1, 99), min_size=1, max_size=40, unique=True),
+    limits=st.lists(st.integers(1, 20), min_size=1, max_size=60),
+    losses=st.sets(st.integers(0, 60), max_size=3),
+)
+def test_no_event_is_lost_whatever_fails(outcomes, refusals, numbers, limits, losses) -> None:
+    """Faults come in any order; then all is well. 201 is a good event that proves the handler."""
+    broker = FakeBroker(chain(outcomes, repeat(None)), chain(refusals, repeat(False)))
+    broker.ready.extend(map(Message, [*numbers, 201]))
+    clock = count(0.0, LOOK_S)
+    with handler_on(broker, clock) as handler:
+        for step, limit in enumerate(chain(limits, repeat(20, 1000))):
+            if step in losses:
+                broker.close_channel()
+                handler.held.clear()
+            batch = handler.held.take_due(next(clock), limit)
+            batch = batch or broker.deliver(min(limit, handler.prefetch))
+            if batch:
+                handler._handle(batch)
+            elif not broker.channel.unacked:
+                break
+    malformed = {number for number in numbers if number % 4 == 0}
+    assert broker.done == {*numbers, 201} - malformed
+    assert set(broker.dead) == malformed
+    assert not broker.ready
