@@ -2,12 +2,14 @@
 
 Runs as one job before the services start (`make migrate`, the chart's Job), never in every
 replica's start. The queues belong to it because an event that finds no queue is lost: all of them
-exist before the first event is published. It can be run again at any time.
+exist before the first event is published. A broker that drops their messages is refused
+(chassis/queue_limits.py). It can be run again at any time.
 """
 
 import argparse
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from chassis import command as command_line
 from chassis.amqp import connect
 from chassis.db import database_uri, migrations_of
 from chassis.events import EventHandler
+from chassis.queue_limits import check_queue_limits
 from chassis.settings import read
 
 HERE = Path(__file__).parent
@@ -36,9 +39,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         config = command_line.settings(options.config)
-        for service in options.services or services_with_tables(config):
-            migrate_tables(config, service)
+        services = options.services or services_with_tables(config)
+        for service in services:
+            database_uri(config, "DB_OWNER_URIS", service)  # an unknown service ends here
             declare_queues(config, service)
+        # Services wait for their tables: on a broker that drops events they must not start.
+        check_queue_limits(config, event_queues(config, services))
+        for service in services:
+            migrate_tables(config, service)
             print(f"{service}: tables and queues are ready")
     except (CommandError, *command_line.Errors) as exc:
         sys.exit(f"{options.config}: {command_line.last_line(exc)}")
@@ -65,6 +73,12 @@ def declare_queues(config: dict[str, Any], service: str) -> None:
     with connect(config) as connection:
         for handler in event_handlers(config, service):
             handler.declare(connection.default_channel)
+
+
+def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
+    """The names of the queues in which events of these services wait, with those of dead letters."""
+    handlers = [handler for service in services for handler in event_handlers(config, service)]
+    return [name for handler in handlers for name in (handler.queue.name, handler.dead_name())]
 
 
 def event_handlers(config: dict[str, Any], service: str) -> list[EventHandler]:

@@ -30,6 +30,7 @@ UNIT_EVENTS = "chassis/tests/unit/test_events.py"
 RETRY_QUEUES = "chassis/tests/interface/test_retry_queues.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
+LIMITS = "chassis/tests/interface/test_queue_limits.py"
 
 
 @dataclass(frozen=True)
@@ -445,6 +446,17 @@ MUTANTS = [
             )
         ],
         tests(DEAD, "test_events_that_are_parked_again_at_once_are_moved_once"),
+    ),
+    # Queues whose limits the broker decides.
+    Mutant(
+        "the migration returns a message only twice",
+        [Change("chassis/queue_limits.py", "for _ in range(RETURNS)", "for _ in range(1)")],
+        tests(LIMITS, "test_a_policy_that_drops_events_is_refused_by_name"),
+    ),
+    Mutant(
+        "a killed migration leaves its scratch queues",
+        [Change("chassis/queue_limits.py", '{"x-expires": EXPIRES_S * 1000}', "{}")],
+        tests(LIMITS, "test_scratch_queues_of_a_killed_migration_expire"),
     ),
     # Calls.
     Mutant(

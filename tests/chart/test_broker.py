@@ -9,10 +9,12 @@ import amqp
 import kombu
 import pytest
 
+from chassis.migrate import event_queues
+from chassis.queue_limits import check_queue_limits
 from conftest import eventually
 from dev.servers import Servers
 from tests.chart.commands import Run
-from tests.chart.environment import SERVICES, data
+from tests.chart.environment import SERVICES, WITH_TABLES, data
 from tests.chart.helm import component, objects, of, render
 from tests.system.processes import Process, Suite
 from tests.system.shopper import Shopper
@@ -215,7 +217,7 @@ def test_the_definitions_have_the_passwords_that_the_services_get(secret: dict[s
 
 
 MANY = 1_000_000_000
-QUORUM = {
+QUORUM: dict[str, dict[str, Any]] = {
     "rabbitmq": {"enabled": False},
     "externalRabbitmq": {
         "host": "localhost",
@@ -252,6 +254,21 @@ def test_with_quorum_queues_the_broker_takes_the_policies_and_applies_them(
         "overflow": "reject-publish",
     }  # not one without the other
     assert taken["retries"] == {"delivery-limit": MANY, **safe}
+
+
+def test_with_the_policies_for_quorum_queues_the_migration_accepts_the_broker(
+    servers: Servers, environment: dict[str, str], suite_config: dict[str, Any]
+) -> None:
+    vhost = "quorum-limits"
+    servers.rabbitmqctl("add_vhost", vhost, "--default-queue-type", "quorum")
+    values = {**QUORUM, "externalRabbitmq": {**QUORUM["externalRabbitmq"], "vhost": vhost}}
+    definitions = json.loads((data(render(values), "Secret", "shop-rabbitmq") or {})["definitions.json"])
+    file = servers.state / "rabbitmq" / "quorum-limits.json"
+    file.write_text(json.dumps({"policies": definitions["policies"]}))
+    servers.rabbitmqctl("import_definitions", str(file))
+    servers.rabbitmqctl("set_permissions", "--vhost", vhost, "shop", ".*", ".*", ".*")
+    config = {**suite_config, "AMQP_URI": f"{environment['AMQP_URI']}{vhost}"}
+    check_queue_limits(config, event_queues(config, WITH_TABLES))
 
 
 def test_the_charts_own_broker_reads_the_same_definitions() -> None:

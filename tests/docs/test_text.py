@@ -25,6 +25,7 @@ NOT_RUN = {
     "buildah push": "needs a registry, or several hundred MB of disk; tests/images builds what it pushes",
     "pg_restore ...": "an outline; the function below it is run",
     "nameko shell": "tests/docs/test_readme.py runs the session",
+    "rabbitmqctl set_policy": "chassis/tests/interface/test_queue_limits.py runs it",
 }
 
 

@@ -1,0 +1,248 @@
+"""Tries on scratch queues whether the broker keeps waiting messages. AMQP cannot read policies.
+
+The type and the limits of a queue are the broker's: a policy, an operator policy or a default may
+delete a queue or drop its messages without a word. Each queue gets a scratch queue whose name starts
+and ends alike, so that the same policies match. docs/operations.md says what this cannot find.
+"""
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product, takewhile
+from typing import Any
+
+import amqp
+from amqp import spec
+from amqp.exceptions import ChannelError
+from nameko.exceptions import ConfigurationError
+
+from chassis.amqp import CONNECTION_ERRORS, connect
+from chassis.errors import first_line
+
+WAIT_S = 3
+MESSAGES = 1000
+LARGE = bytes(2**20)
+RETURNS = 25  # of each kind; a quorum queue of RabbitMQ 4 drops a message after 20 by default
+EXPIRES_S = 60  # the broker deletes the scratch queues of a killed check after this time
+TIMEOUT_S = 10  # for all confirms of a trial, or for one delivery from each queue
+HELP = "docs/operations.md#queue-limits"
+
+Queues = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One limit: `run` returns the queues that lost a message by it."""
+
+    run: Callable[[Any, Queues], Collection[str]]
+    loss: str
+    remedy: str
+
+
+def check_queue_limits(config: dict[str, Any], queues: Queues) -> None:
+    """Check that the broker keeps the messages of these queues, in WAIT_S and a little more.
+
+    Raises ConfigurationError, whose one line names a queue, its loss and the remedy, or one of
+    CONNECTION_ERRORS. The queues themselves are neither read nor changed.
+    """
+    if not queues:
+        return
+    mark = secrets.token_hex(4)
+    scratch = {_scratch_name(queue, mark): queue for queue in queues}
+    try:
+        with _connected(config) as connection:
+            _check(connection, scratch)
+    except ChannelError as exc:
+        raise _refusal(f"refuses the check of its queues: {first_line(exc)}") from exc
+    except TimeoutError as exc:
+        text = f"no answer within {TIMEOUT_S} s; has it a memory or disk alarm?"
+        raise TimeoutError(text) from exc
+    finally:
+        # On another connection: during a memory alarm the broker ignores one that has published.
+        with suppress(*CONNECTION_ERRORS), _connected(config) as connection:
+            channel = connection.channel()
+            for name in scratch:
+                channel.queue_delete(name)
+
+
+def _scratch_name(queue: str, mark: str) -> str:
+    stem = queue.removesuffix(".dead")
+    return f"{stem}.check-{mark}{queue.removeprefix(stem)}"
+
+
+@contextmanager
+def _connected(config: dict[str, Any]) -> Iterator[Any]:
+    """A connection without heartbeats: nothing would send them while the check waits."""
+    connection = connect({**config, "HEARTBEAT": 0}).transport.establish_connection()
+    connection.transport.sock.settimeout(TIMEOUT_S)  # of each read and write that names no other
+    try:
+        yield connection
+        connection.close()
+    finally:
+        connection.collect()
+
+
+def _check(connection: Any, scratch: dict[str, str]) -> None:
+    """Run all trials; `scratch` has the queues by the names of their scratch queues."""
+    channel = connection.channel()
+    for name in scratch:  # as stock Nameko declares the queues of events
+        expires = {"x-expires": EXPIRES_S * 1000}
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments=expires)
+    for trial in TRIALS:
+        lost = trial.run(connection, list(scratch))
+        if queues := [queue for name, queue in scratch.items() if name in lost]:
+            others = f" and {len(queues) - 1} more" if len(queues) > 1 else ""
+            raise _refusal(f"{trial.loss.format(queues[0] + others)}: {trial.remedy}")
+
+
+def _refusal(text: str) -> ConfigurationError:
+    return ConfigurationError(f"the broker {text} ({HELP})")
+
+
+def _let_wait(connection: Any, queues: Queues) -> list[str]:
+    """Leave a message in each queue for WAIT_S. Returns the queues that are deleted by then."""
+    _publish(connection, queues, [b""])
+    time.sleep(WAIT_S)
+    return [queue for queue in queues if not _exists(connection, queue)]
+
+
+def _exists(connection: Any, queue: str) -> bool:
+    try:
+        connection.channel().queue_declare(queue, passive=True)
+    except amqp.NotFound:
+        return False
+    return True
+
+
+def _count_waiting(connection: Any, queues: Queues) -> set[str]:
+    """Remove the message that _let_wait left. Returns the queues that have none."""
+    return _purge(connection, queues, 1)
+
+
+def _fill(connection: Any, queues: Queues) -> set[str]:
+    """Publish MESSAGES to each queue and count them. They are empty: no limit of bytes is met."""
+    refused = _publish(connection, queues, [b""] * MESSAGES)
+    return refused | _purge(connection, queues, MESSAGES)
+
+
+def _send_large(connection: Any, queues: Queues) -> set[str]:
+    """Publish LARGE to each queue and fetch it back.
+
+    A second message follows, because a quorum queue refuses only what comes after its limit is met.
+    """
+    try:
+        refused = _publish(connection, queues, [LARGE]) | _publish(connection, queues, [b""])
+    except amqp.PreconditionFailed as exc:
+        loss = f"refuses a message of {len(LARGE)} bytes"
+        raise _refusal(f"{loss}: set max_message_size to 16777216 or more") from exc
+    channel = connection.channel()
+    channel.auto_decode = False
+    fetched = {queue: channel.basic_get(queue, no_ack=True) for queue in queues}
+    damaged = {queue for queue, message in fetched.items() if not message or message.body != LARGE}
+    return refused | damaged | _purge(connection, queues, 1)
+
+
+def _return_often(connection: Any, queues: Queues) -> list[str]:
+    """Return a message to each queue RETURNS times by rejection, and as often by a consumer's death."""
+    _publish(connection, queues, [b""])
+    for _ in range(RETURNS):
+        if lost := _return_twice(connection, queues):
+            return lost
+    return []
+
+
+def _return_twice(connection: Any, queues: Queues) -> list[str]:
+    """Reject each queue's message once, then close the channel that holds it.
+
+    Returns the queues that did not deliver it twice.
+    """
+    deliveries: Counter[str] = Counter()
+    channel = connection.channel()
+
+    def receive(message: Any) -> None:
+        queue = message.delivery_info["consumer_tag"]
+        deliveries[queue] += 1
+        if deliveries[queue] == 1:
+            channel.basic_reject(message.delivery_tag, requeue=True)
+
+    for queue in queues:
+        channel.basic_consume(queue, consumer_tag=queue, callback=receive, nowait=True)
+    _read_until(connection, lambda: all(deliveries[queue] == 2 for queue in queues))
+    channel.close()
+    return [queue for queue in queues if deliveries[queue] < 2]
+
+
+def _purge(connection: Any, queues: Queues, expected: int) -> set[str]:
+    """Empty the queues. Returns those that had fewer messages than expected."""
+    channel = connection.channel()
+    # The number that a purge returns is exact; that of a quorum queue's declaration may be late.
+    return {queue for queue in queues if channel.queue_purge(queue) < expected}
+
+
+def _publish(connection: Any, queues: Queues, bodies: Sequence[bytes]) -> set[str]:
+    """Publish the bodies to each queue. Returns the queues that refused one.
+
+    Raises TimeoutError where the broker does not confirm all within TIMEOUT_S.
+    """
+    unconfirmed = dict(enumerate((queue for queue, _ in product(queues, bodies)), start=1))
+    refused: set[str] = set()
+
+    def settle(tag: int, multiple: bool) -> list[str]:
+        tags = list(takewhile(lambda each: each <= tag, unconfirmed)) if multiple else [tag]
+        return [unconfirmed.pop(each) for each in tags]
+
+    channel = connection.channel()
+    channel.confirm_select()
+    channel.events["basic_ack"].add(settle)
+    channel.events["basic_nack"].add(lambda tag, multiple: refused.update(settle(tag, multiple)))
+    with connection.transport.in_one_write():
+        for queue, body in product(queues, bodies):
+            message = amqp.Message(body, delivery_mode=2)
+            arguments = (0, "", queue, False, False)
+            # Not channel.basic_publish(): that one reads the connection before each message.
+            channel.send_method(spec.Basic.Publish, "Bssbb", arguments, message)
+    if not _read_until(connection, lambda: not unconfirmed):
+        raise TimeoutError
+    return refused
+
+
+def _read_until(connection: Any, is_done: Callable[[], bool]) -> bool:
+    """Read what the broker sends until the condition holds; False after TIMEOUT_S."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not is_done() and (left := deadline - time.monotonic()) > 0:
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=left)
+    return is_done()
+
+
+# The order matters: no trial meets a limit that a later one names.
+TRIALS = (
+    Trial(
+        _let_wait,
+        f"deletes {{}} after less than {WAIT_S} s without a consumer",
+        'remove "expires" from its policy',
+    ),
+    Trial(
+        _count_waiting,
+        f"drops messages after less than {WAIT_S} s from {{}}",
+        'remove "message-ttl" from its policy',
+    ),
+    Trial(
+        _fill,
+        f"keeps fewer than {MESSAGES} messages in {{}}",
+        'remove "max-length" from its policy',
+    ),
+    Trial(
+        _send_large,
+        f"keeps no message of {len(LARGE)} bytes in {{}}",
+        'remove "max-length-bytes" from its policy',
+    ),
+    Trial(
+        _return_often,
+        f"drops messages after at most {2 * RETURNS} returns from {{}}",
+        'set "delivery-limit": 1000000000 in its policy',
+    ),
+)
