@@ -76,7 +76,7 @@ def declare_queues(config: dict[str, Any], service: str) -> None:
 
 
 def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
-    """The names of the queues in which events of these services wait, with those of dead letters."""
+    """The names of these services' event queues, and of the queues of their dead letters."""
     handlers = [handler for service in services for handler in event_handlers(config, service)]
     return [name for handler in handlers for name in (handler.queue.name, handler.dead_name())]
 

@@ -1,8 +1,8 @@
 """Tries on scratch queues whether the broker keeps waiting messages. AMQP cannot read policies.
 
 The type and the limits of a queue are the broker's: a policy, an operator policy or a default may
-delete a queue or drop its messages without a word. Each queue gets a scratch queue whose name starts
-and ends alike, so that the same policies match. docs/operations.md says what this cannot find.
+delete a queue or drop its messages without a word. Each queue gets a scratch queue whose name
+starts and ends alike, so that the same policies match. docs/operations.md says what this cannot find.
 """
 
 import secrets
@@ -146,7 +146,7 @@ def _send_large(connection: Any, queues: Queues) -> set[str]:
 
 
 def _return_often(connection: Any, queues: Queues) -> list[str]:
-    """Return a message to each queue RETURNS times by rejection, and as often by a consumer's death."""
+    """Return a message RETURNS times by rejection, and as often by the death of its consumer."""
     _publish(connection, queues, [b""])
     for _ in range(RETURNS):
         if lost := _return_twice(connection, queues):
