@@ -27,8 +27,9 @@ import orders.schemas
 import users.schemas
 from chassis import errors
 from chassis.amqp import JSON
-from chassis.events import ATTEMPTS, ERROR, FAILURES, MAX_ATTEMPTS, RETRY_DELAYS_S, EventHandler
+from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.migrate import event_handlers
+from chassis.retries import MAX_ATTEMPTS, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
 from chassis.schemas import storable
 from dev.failure import Failure
@@ -72,8 +73,11 @@ A request that is not as described here is refused: a call with a fault, wrong v
 item alone where there are many, and an id or a password that can't be anybody's with null. Amounts are
 integers in minor units (cents).
 
-An event that fails goes to `<queue>.retry.<n>`, whose messages return after {DELAYS} seconds; what
-has failed {MAX_ATTEMPTS} times by itself goes to `<queue>.dead`.
+The consumer of an event that failed holds it, and tries it again after {DELAYS} seconds, without a
+message. It publishes the event to the end of the same queue when it holds {MAX_HELD} others, when it has held
+this one for {MAX_HELD_S} seconds, and while different events fail alike. After {MAX_ATTEMPTS} failures on its
+own content an event goes to `<queue>.dead`. Earlier versions had retry queues, `<queue>.retry.<n>`:
+events that are still there are moved to `<queue>` unchanged.
 """
 
 # What is answered and told
@@ -213,12 +217,25 @@ ASKED = {
     **CALL,
     "reply_to": text(description="The routing key of the caller's reply queue."),
 }
-PUT_ASIDE = {
-    ATTEMPTS: {"type": "integer", "minimum": 1, "description": "How often it was tried."},
-    FAILURES: {**COUNT, "description": "How often it failed by itself, not because a part was away."},
-    ERROR: text(maxLength=1000, description="What failed last."),
+REQUEUED = {  # nothing is counted against an event while different ones fail alike
+    ATTEMPTS: {**COUNT, "description": "All attempts."},
+    FAILURES: {
+        **COUNT,
+        "maximum": MAX_ATTEMPTS - 1,
+        "description": "Attempts that failed on the event's own content.",
+    },
+    ERROR: text(maxLength=1000, description="The last error."),
 }
-DEATH = {  # RabbitMQ's own, once a message has come back from a retry queue
+DEAD = {
+    ATTEMPTS: {**REQUEUED[ATTEMPTS], "minimum": 1},
+    FAILURES: {
+        "type": "integer",
+        "minimum": MAX_ATTEMPTS,
+        "description": "As above; at once so many where it can't be decoded.",
+    },
+    ERROR: text(minLength=1, maxLength=1000, description="The last error."),
+}
+DEATH = {  # RabbitMQ's own: of an event that was in a retry queue of an earlier version
     "x-death": {"type": "array", "items": {"type": "object"}},
     **{f"x-first-death-{part}": text() for part in ("exchange", "queue", "reason")},
 }
@@ -238,7 +255,8 @@ HEADERS: dict[str, Piece] = {
     ),
     "AnswerHeaders": closed({**CALL, "expiration": text(const=REPLY_EXPIRES_MS)}),
     "EventHeaders": closed({"message_id": ID, **REQUEST_ID}),
-    "AsideHeaders": closed({"message_id": ID, **REQUEST_ID, **PUT_ASIDE}, **DEATH),
+    "RequeuedHeaders": closed({"message_id": ID, **REQUEST_ID, **REQUEUED}, **DEATH),
+    "DeadLetterHeaders": closed({"message_id": ID, **REQUEST_ID, **DEAD}, **DEATH),
     "RedrivenHeaders": closed({"message_id": ID, **REQUEST_ID}, **DEATH),
 }
 EXCHANGES = (RPC_EXCHANGE, *dict.fromkeys(f"{name.partition('.')[0]}.events" for name in EVENTS))
@@ -421,7 +439,8 @@ def add_events(whole: Piece, service: str) -> None:
             whole["components"]["schemas"][full] = closed({**EVENT, **facts})
             forms = {
                 "": ("EventHeaders", "as it is told"),
-                ".aside": ("AsideHeaders", "which failed"),
+                ".requeued": ("RequeuedHeaders", "at the end of its queue again"),
+                ".dead": ("DeadLetterHeaders", "which failed on its own content"),
                 ".redriven": ("RedrivenHeaders", "to be tried anew"),
             }
             for form, (headers, what) in forms.items():
@@ -434,31 +453,34 @@ def add_events(whole: Piece, service: str) -> None:
 
 
 def add_handlers(whole: Piece, service: str) -> None:
-    """What a service hears, and where an event goes that fails."""
+    """The events of a service's handlers, and the ways of one that fails."""
     for handler in handlers(service):
         full = f"{handler.source_service}.{handler.event_type}"
         if full not in EVENTS:
             raise Failure(f"dev/specs/asyncapi.py: EVENTS has nothing for {full}")
         queue = handler.queue.name
         name = f"{service}.{handler.method_name}"
-        retry = f"{queue}.retry"
-        levels = {"n": {"enum": [str(n) for n in range(len(RETRY_DELAYS_S))]}}
+        dead = handler.dead_name()
+        requeued, dead_letter, redriven = (f"{full}.{form}" for form in ("requeued", "dead", "redriven"))
         whole["channels"] |= {
-            queue: queued(queue, full, f"{full}.aside", f"{full}.redriven"),
-            retry: {**queued(f"{retry}.{{n}}", f"{full}.aside"), "parameters": levels},
-            handler.dead_name(): queued(handler.dead_name(), f"{full}.aside"),
+            queue: queued(queue, full, requeued, redriven),
+            dead: queued(dead, dead_letter),
         }
         summary = first_sentence(getattr(service_class(service), handler.method_name))
         whole["operations"] |= {
-            name: operation("receive", queue, full, summary, "acked"),
-            f"{name}.again": operation("receive", queue, f"{full}.aside", "Once more.", "acked"),
-            f"{name}.anew": operation("receive", queue, f"{full}.redriven", "Once redriven.", "acked"),
-            f"{name}.retry": operation("send", retry, f"{full}.aside", "Put it aside.", "persistent"),
-            f"{name}.park": operation(
-                "send", handler.dead_name(), f"{full}.aside", "It can't be right.", "persistent"
+            name: {
+                **operation("receive", queue, full, summary, "acked"),
+                "messages": [of_channel(queue, full), of_channel(queue, redriven)],
+            },
+            f"{name}.again": operation("receive", queue, requeued, "Once requeued.", "acked"),
+            f"{name}.requeue": operation(
+                "send", queue, requeued, "It failed and can't be held.", "persistent"
+            ),
+            f"{name}.dead_letter": operation(
+                "send", dead, dead_letter, f"It failed {MAX_ATTEMPTS} times.", "persistent"
             ),
             f"{name}.redrive": operation(
-                "send", queue, f"{full}.redriven", "`make redrive` moves it back.", "persistent"
+                "send", queue, redriven, "`make redrive` moves it back.", "persistent"
             ),
         }
 

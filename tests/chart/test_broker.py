@@ -11,6 +11,7 @@ import pytest
 
 from chassis.migrate import event_queues
 from chassis.queue_limits import check_queue_limits
+from chassis.retry_queues import retry_queues
 from conftest import eventually
 from dev.servers import Servers
 from tests.chart.commands import Run
@@ -125,11 +126,44 @@ def test_an_event_that_can_not_be_right_is_shown_told_by_the_audit_and_moved_bac
 ) -> None:
     audit = run("audit")
     assert (audit.code, "differences: none" in audit.says) == (0, True), audit.says
-    channel("users").basic_publish(amqp.Message(b"no JSON"), "users.events", "user_created")
+    publish(channel("users"), "users.events", "user_created", b"no JSON")
     eventually(lambda: f"{USER_CREATED}: 1 parked" in run("dead").says)
     audit = run("audit")
     assert (audit.code, f"parked: {USER_CREATED}.dead: 1 events" in audit.says) == (1, True), audit.says
     assert f"{USER_CREATED}: 1 redriven" in run("redrive").says
+
+
+@pytest.mark.parametrize("service", ["billing", "notifications"])
+def test_services_may_drain_old_retry_queues_and_migrations_delete_them(
+    suite: Suite, channel: Callable[[str], Any], run: Run, service: str
+) -> None:
+    queue = f"evt-users-user_created--{service}.handle_user_created"
+    own = channel(service)
+    dead_letters = ready(own, f"{queue}.dead")
+    for name in retry_queues(queue):
+        own.queue_declare(name, durable=True, auto_delete=False)
+        publish(own, "", name, user_created(Shopper(suite.url)))
+    suite.stop(service)
+    suite.start(service)
+    eventually(lambda: not any(ready(own, name) for name in (queue, *retry_queues(queue))))
+    lines = [line for line in suite.processes[service].lines() if line["event"] == "retry queues drained"]
+    assert sum(line["events"] for line in lines if line["queue"] == queue) == len(retry_queues(queue))
+    assert ready(own, f"{queue}.dead") == dead_letters
+    deleted = run("dead", "chassis.old_retries", "delete")
+    assert (deleted.code, f"{queue}: 3 retry queues deleted" in deleted.says) == (0, True), deleted.says
+    for name in retry_queues(queue):
+        with pytest.raises(amqp.NotFound):
+            ready(own, name)
+
+
+def user_created(shopper: Shopper) -> bytes:
+    """The event of that user, once more."""
+    facts = {name: shopper.user[name] for name in ("username", "email", "locale")}
+    return json.dumps({"user_id": shopper.id, **facts}).encode()
+
+
+def ready(channel: Any, queue: str) -> int:
+    return int(channel.queue_declare(queue, passive=True).message_count)
 
 
 CALLS = {
@@ -151,18 +185,18 @@ def test_nobody_calls_whom_it_has_no_business_with(channel: Callable[[str], Any]
                 publish(channel(caller), "nameko-rpc", f"{callee}.audit")
 
 
-def publish(channel: Any, exchange: str, key: str) -> None:
+def publish(channel: Any, exchange: str, key: str, body: bytes = b"{}") -> None:
     """With a confirm: the broker says no only to whom it answers."""
     channel.confirm_select()
-    channel.basic_publish(amqp.Message(b"{}"), exchange, key)
+    channel.basic_publish(amqp.Message(body, content_type="application/json"), exchange, key)
     channel.wait([amqp.spec.Basic.Ack, amqp.spec.Basic.Nack, amqp.spec.Channel.Close])
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_only_who_puts_events_aside_sends_to_queues_by_their_names(
+def test_only_consumers_of_events_and_migrations_publish_to_queues_by_their_names(
     channel: Callable[[str], Any], user: str
 ) -> None:
-    """To any queue then: RabbitMQ asks whether he may write to the default exchange, and not where to."""
+    """To any queue then: RabbitMQ checks whether a user may write to the default exchange, and no more."""
     if user in ("billing", "notifications", "migrations"):
         publish(channel(user), "", "no-such-queue")
     else:
@@ -196,15 +230,18 @@ def test_nobody_has_what_others_are_asked_sent_to_itself(channel: Callable[[str]
             channel(user).queue_bind(f"rpc-{user}", "nameko-rpc", f"{service}.*")
 
 
-def test_a_service_scales_by_queues_that_it_has_and_may_look_at(
+def test_a_service_scales_by_its_rpc_queue_alone_which_it_may_look_at(
     channel: Callable[[str], Any], suite: Suite
 ) -> None:
+    """An event queue grows while its handler pauses, and more copies would pause as well."""
     scaled = of(objects("everything"), "ScaledObject")
     assert {component(each) for each in scaled} == {"billing", "orders", "notifications"}
     for each in scaled:
-        for trigger in each["spec"]["triggers"]:
-            found = channel(component(each)).queue_declare(trigger["metadata"]["queueName"], passive=True)
-            assert found.consumer_count > 0
+        service = component(each)
+        (trigger,) = each["spec"]["triggers"]
+        assert trigger["metadata"]["queueName"] == f"rpc-{service}"
+        found = channel(service).queue_declare(f"rpc-{service}", passive=True)
+        assert found.consumer_count > 0
 
 
 def test_the_definitions_have_the_passwords_that_the_services_get(secret: dict[str, str]) -> None:
@@ -228,7 +265,7 @@ QUORUM: dict[str, dict[str, Any]] = {
 }
 
 
-def test_with_quorum_queues_the_broker_takes_the_policies_and_applies_them(
+def test_with_quorum_queues_the_broker_takes_the_policy_and_applies_it(
     servers: Servers, environment: dict[str, str]
 ) -> None:
     """Which type a queue has by default, RabbitMQ 3.10 does not take from definitions: here it is said."""
@@ -238,22 +275,16 @@ def test_with_quorum_queues_the_broker_takes_the_policies_and_applies_them(
     file.write_text(json.dumps({key: definitions[key] for key in ("vhosts", "policies")}))
     servers.rabbitmqctl("import_definitions", str(file))
     servers.rabbitmqctl("set_permissions", "--vhost", "quorum", "shop", ".*", ".*", ".*")
-    names = (USER_CREATED, f"{USER_CREATED}.retry.0", f"{USER_CREATED}.dead", "rpc-users")
+    names = (USER_CREATED, f"{USER_CREATED}.dead", "rpc-users")
     with kombu.Connection(f"{environment['AMQP_URI']}quorum") as connection:
         for name in names:
             quorum = {"x-queue-type": "quorum"}
             connection.default_channel.queue_declare(name, durable=True, auto_delete=False, arguments=quorum)
     told = servers.rabbitmqctl("list_queues", "--vhost", "quorum", "--formatter", "json", "name", "policy")
-    policies = {name: "retries" if ".retry." in name else "deliveries" for name in names}
-    assert {each["name"]: each["policy"] for each in json.loads(told)} == policies
+    assert {each["name"]: each["policy"] for each in json.loads(told)} == dict.fromkeys(names, "deliveries")
     told = servers.rabbitmqctl("list_policies", "--vhost", "quorum", "--formatter", "json")
     taken = {each["name"]: json.loads(each["definition"]) for each in json.loads(told)}
-    assert taken["deliveries"] == {"delivery-limit": MANY}
-    safe = {
-        "dead-letter-strategy": "at-least-once",
-        "overflow": "reject-publish",
-    }  # not one without the other
-    assert taken["retries"] == {"delivery-limit": MANY, **safe}
+    assert taken == {"deliveries": {"delivery-limit": MANY}}
 
 
 def test_with_the_policies_for_quorum_queues_the_migration_accepts_the_broker(

@@ -58,8 +58,8 @@ class Bus:
         for name, channel in document["channels"].items():
             binding = self._at(channel["bindings"])["amqp"]
             exchange = binding["exchange"]["name"] if binding["is"] == "routingKey" else ""
-            for address in _addresses(channel):
-                self._addresses[exchange, address] = name
+            if channel["address"]:
+                self._addresses[exchange, channel["address"]] = name
 
     @property
     def unseen(self) -> list[str]:
@@ -75,8 +75,7 @@ class Bus:
         for channel in self.document["channels"].values():
             binding = self._at(channel["bindings"])["amqp"]
             if kind in binding:
-                names = _addresses(channel) if kind == "queue" else []
-                found += [{**binding[kind], "name": name} for name in names or [binding[kind]["name"]]]
+                found.append(binding[kind])
         return found
 
     def queues_of_events(self) -> list[str]:
@@ -176,8 +175,7 @@ class Bus:
         ]
         found = ["not documented"]
         for name, operation in candidates:
-            [told] = self._messages(operation)
-            found = self._errors(told, message)
+            found = min((self._errors(told, message) for told in self._messages(operation)), key=len)
             if action == "send":
                 missing = self._hearers(message, operation) - set(message.queues)
                 found += [f"did not reach {queue}" for queue in sorted(missing)]
@@ -240,14 +238,6 @@ class Bus:
 
     def _at(self, piece: Piece) -> Piece:
         return resolved(self.document, piece)
-
-
-def _addresses(channel: Piece) -> list[str]:
-    """The addresses of a channel: one for each value of its parameter."""
-    address = channel["address"]
-    for name, parameter in channel.get("parameters", {}).items():
-        return [address.replace(f"{{{name}}}", value) for value in parameter["enum"]]
-    return [address] if address else []
 
 
 def _ref(schema: str) -> Piece:

@@ -204,7 +204,10 @@ FULL = "billing.withdraw_many"
 QUEUE = "evt-orders-order_paid--notifications.handle_order_paid"
 ID = "01993b8e-5a70-7c31-9f4e-0b6f4f6a2c11"
 PROPERTIES = {"content_type": "application/json", "content_encoding": "utf-8"}
-ASIDE = {"nameko.request_id": "1", "x-attempts": 1, "x-failures": 0, "x-error": "Unavailable()"}
+REQUEUED = {"nameko.request_id": "1", "x-attempts": 1, "x-failures": 0, "x-error": "Unavailable()"}
+DEAD = {**REQUEUED, "x-attempts": 5, "x-failures": 5}
+DEATH = {"x-death": [{"count": 1}], "x-first-death-queue": f"{QUEUE}.retry.0"}
+REDRIVEN = {"nameko.request_id": "1", **DEATH}
 
 
 def request(payload: Any = None, exchange: str = "nameko-rpc", key: str = FULL, **properties: Any) -> Message:
@@ -279,15 +282,31 @@ RIGHT: dict[str, tuple[list[Message], set[str]]] = {
     ),
     "an event": ([event()], {"orders.tells.order_paid"}),
     "one that is delivered": ([event(None, QUEUE, ())], {"notifications.handle_order_paid"}),
-    "one that is put aside": (
-        [event("", f"{QUEUE}.retry.2", (f"{QUEUE}.retry.2",), ASIDE)],
-        {"notifications.handle_order_paid.retry"},
+    "one that is requeued": (
+        [event("", QUEUE, (QUEUE,), REQUEUED)],
+        {"notifications.handle_order_paid.requeue"},
     ),
-    "one that is parked": (
-        [event("", f"{QUEUE}.dead", (f"{QUEUE}.dead",), ASIDE)],
-        {"notifications.handle_order_paid.park"},
+    "one that is requeued while different events fail alike": (
+        [event("", QUEUE, (QUEUE,), {**REQUEUED, "x-attempts": 0, "x-error": ""})],
+        {"notifications.handle_order_paid.requeue"},
     ),
-    "one that comes back": ([event(None, QUEUE, (), ASIDE)], {"notifications.handle_order_paid.again"}),
+    "one that is moved from a retry queue of an earlier version": (
+        [event("", QUEUE, (QUEUE,), REQUEUED | DEATH)],
+        {"notifications.handle_order_paid.requeue"},
+    ),
+    "one that comes back": ([event(None, QUEUE, (), REQUEUED)], {"notifications.handle_order_paid.again"}),
+    "one that is dead-lettered": (
+        [event("", f"{QUEUE}.dead", (f"{QUEUE}.dead",), DEAD)],
+        {"notifications.handle_order_paid.dead_letter"},
+    ),
+    "one that is redriven": (
+        [event("", QUEUE, (QUEUE,)), event(None, QUEUE, ())],
+        {"notifications.handle_order_paid.redrive", "notifications.handle_order_paid"},
+    ),
+    "one that is redriven and was in a retry queue of an earlier version": (
+        [event("", QUEUE, (QUEUE,), REDRIVEN), event(None, QUEUE, (), REDRIVEN)],
+        {"notifications.handle_order_paid.redrive", "notifications.handle_order_paid"},
+    ),
 }
 WRONG: dict[str, list[Message]] = {
     "an item's field more": [request(item(note="")), answer()],
@@ -325,11 +344,16 @@ WRONG: dict[str, list[Message]] = {
     "an event of another service": [event("billing.events")],
     "an event that a listener misses": [event(queues=())],
     "an event that may get lost": [event(mode=1)],
-    "an event with the headers of a failed one": [event(headers=ASIDE)],
-    "a failed event without its headers": [event("", f"{QUEUE}.retry.0", (f"{QUEUE}.retry.0",))],
-    "an event in an unknown retry queue": [event("", f"{QUEUE}.retry.3", (f"{QUEUE}.retry.3",), ASIDE)],
-    "an event put aside into nothing": [event("", f"{QUEUE}.retry.0", (), ASIDE)],
-    "an event parked into nothing": [event("", f"{QUEUE}.dead", (), ASIDE)],
+    "an event with the headers of a failed one": [event(headers=REQUEUED)],
+    "an event with the headers of a redriven one": [event(headers=REDRIVEN)],
+    "a requeued event that may get lost": [event("", QUEUE, (QUEUE,), REQUEUED, mode=1)],
+    "a requeued event with a header more": [event("", QUEUE, (QUEUE,), {**REQUEUED, "x-user": "1"})],
+    "an exhausted event that is requeued": [event("", QUEUE, (QUEUE,), DEAD)],
+    "an event requeued into nothing": [event("", QUEUE, (), REQUEUED)],
+    "an event in a retry queue": [event("", f"{QUEUE}.retry.0", (f"{QUEUE}.retry.0",), REQUEUED)],
+    "a dead letter without its headers": [event("", f"{QUEUE}.dead", (f"{QUEUE}.dead",))],
+    "a dead letter with attempts left": [event("", f"{QUEUE}.dead", (f"{QUEUE}.dead",), REQUEUED)],
+    "an event dead-lettered into nothing": [event("", f"{QUEUE}.dead", (), DEAD)],
     "an unknown queue": [event("", "events", ("events",))],
 }
 

@@ -40,10 +40,14 @@ class Traffic:
         with connect(self._config) as connection:
             connection.default_channel.queue_delete(QUEUE)
 
+    def messages(self) -> list[Message]:
+        """All messages so far."""
+        self._messages += self._drain()
+        return self._messages
+
     def differences(self) -> list[str]:
         """What of all messages so far is not as documented."""
-        self._messages += self._drain()
-        return self.bus.differences(self._messages)
+        return self.bus.differences(self.messages())
 
     def _drain(self) -> Iterator[Message]:
         """What has come since the last time."""

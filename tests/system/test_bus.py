@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import amqp
@@ -12,11 +14,18 @@ import uuid_utils
 from nameko.exceptions import IncorrectSignature
 
 from chassis.amqp import connect
-from chassis.events import FAILURES, MAX_ATTEMPTS
+from chassis.events import ATTEMPTS, ERROR, FAILURES
+from chassis.retries import MAX_ALIKE, MAX_ATTEMPTS
 from conftest import eventually
 from tests.system.shopper import PASSWORD
 
-WRITTEN_BY_HANDLERS = {"billing": "accounts", "notifications": "recipients, letters"}
+WRITTEN_BY_HANDLERS = {"billing": ["accounts"], "notifications": ["recipients", "letters"]}
+REFUSE = """
+CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN RAISE check_violation; END';
+CREATE TRIGGER refused BEFORE INSERT ON {table}
+    FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
 
 
 def new_id() -> str:
@@ -28,7 +37,10 @@ def test_all_that_is_documented_is_seen(suite, suite_config, traffic, new_shoppe
     use_the_whole_api(shopper)
     call_what_the_suite_does_not(rpc, shopper)
     have_an_order_cancelled(suite, rpc, sql, shopper)
-    let_events_fail(suite, suite_config, traffic, sql, new_shopper)
+    queues = traffic.bus.queues_of_events()
+    let_handlers_lose_a_grant(suite, suite_config, queues, sql, new_shopper)
+    let_different_events_fail_alike(suite_config, traffic, queues, sql, new_shopper)
+    let_events_fail_on_their_own(suite, suite_config, queues, sql, new_shopper)
     assert traffic.differences() == []
     assert traffic.bus.unseen == []
 
@@ -84,38 +96,118 @@ def have_an_order_cancelled(suite, rpc, sql, shopper) -> None:
         suite.start("users")
 
 
-def let_events_fail(suite, config, traffic, sql, new_shopper) -> None:
-    """Each handler fails for a while: its events are retried, parked, redriven, and have their effect."""
-    payer = new_shopper()
-    payer.deposit("10.00")
-    queues = traffic.bus.queues_of_events()
-    for service, tables in WRITTEN_BY_HANDLERS.items():
-        sql(service, f"REVOKE INSERT ON {tables} FROM {service}")
-    try:
+def let_handlers_lose_a_grant(suite, config, queues, sql, new_shopper) -> None:
+    """A lost grant is no property of an event: all handlers pause, and nothing is dead-lettered."""
+    payer = known_payer(sql, new_shopper)
+    with everywhere(sql, "REVOKE INSERT ON {table} FROM {role}", "GRANT INSERT ON {table} TO {role}"):
         newcomer = new_shopper()
         orders = [payer.ended_order(price)["id"] for price in ("1.00", "100.00")]
-        for queue in queues:
-            try_for_the_last_time(config, queue)
+        eventually(lambda: failed_checks(suite) == {handler(queue) for queue in queues})
+        eventually(lambda: [count(config, queue) for queue in queues] == [1] * len(queues))
+    assert_effects(sql, payer, orders, [newcomer])
+    eventually(lambda: all(map(suite.is_ready, WRITTEN_BY_HANDLERS)))
+    assert not any(count(config, f"{queue}.dead") for queue in queues)
+
+
+def let_different_events_fail_alike(config, traffic, queues, sql, new_shopper) -> None:
+    """Every row is refused: the handlers pause, and requeue each event that they try meanwhile."""
+    payer = known_payer(sql, new_shopper)
+    with new_rows_refused(sql):
+        newcomers = [new_shopper() for _ in range(MAX_ALIKE)]
+        orders = [payer.ended_order(price)["id"] for price in ("1.00", "100.00") * MAX_ALIKE]
+        eventually(lambda: requeued(traffic) == set(queues))
+    assert_effects(sql, payer, orders, newcomers)
+    assert not any(count(config, f"{queue}.dead") for queue in queues)
+
+
+def let_events_fail_on_their_own(suite, config, queues, sql, new_shopper) -> None:
+    """One event alone fails for the last time, and is redriven when the cause is gone.
+
+    Its attempts would take 36 seconds, so the first four of them are only said to have failed.
+    """
+    payer = known_payer(sql, new_shopper)
+    suite.stop("notifications")
+    orders = [payer.ended_order(price)["id"] for price in ("1.00", "100.00")]
+    suite.stop("billing")
+    newcomer = new_shopper()
+    for queue in queues:
+        eventually(lambda queue=queue: mark_as_failed(config, queue))
+    with new_rows_refused(sql):
+        suite.start("billing", "notifications")
         eventually(lambda: all(count(config, f"{queue}.dead") for queue in queues))
-    finally:
-        for service, tables in WRITTEN_BY_HANDLERS.items():
-            sql(service, f"GRANT INSERT ON {tables} TO {service}")
     command = [sys.executable, "-W", "ignore", "-m", "chassis.dead", "redrive"]
-    told = subprocess.check_output(command, env=suite.environment, text=True)
-    assert set(told.splitlines()) == {f"{queue}: 1 redriven" for queue in queues}
-    assert {letter["order_id"] for letter in payer.letters(2)} == set(orders)
-    eventually(lambda: sql("billing", "SELECT 1 FROM accounts WHERE user_id = %s", [newcomer.id]))
-    eventually(lambda: sql("notifications", "SELECT 1 FROM recipients WHERE user_id = %s", [newcomer.id]))
+    printed = subprocess.check_output(command, env=suite.environment, text=True)
+    assert set(printed.splitlines()) == {f"{queue}: 1 redriven" for queue in queues}
+    assert_effects(sql, payer, orders, [newcomer])
 
 
-def try_for_the_last_time(config: dict[str, Any], queue: str) -> None:
-    """Not 36 s later but at once: an event that failed twice is put aside as one that failed four times."""
+def known_payer(sql, new_shopper) -> Any:
+    """A shopper with money whose address notifications knows."""
+    payer = new_shopper()
+    payer.deposit("10.00")
+    eventually(lambda: sql("notifications", "SELECT 1 FROM recipients WHERE user_id = %s", [payer.id]))
+    return payer
+
+
+def assert_effects(sql, payer, orders, newcomers) -> None:
+    """Each event has its effect: a letter an order; an account and a recipient a user."""
+    assert {letter["order_id"] for letter in payer.letters(len(orders))} == set(orders)
+    for service, table in (("billing", "accounts"), ("notifications", "recipients")):
+        for newcomer in newcomers:
+            found = f"SELECT 1 FROM {table} WHERE user_id = %s"
+            eventually(lambda of=(service, found, [newcomer.id]): sql(*of))
+
+
+@contextmanager
+def everywhere(sql, statement: str, undo: str) -> Iterator[None]:
+    """Run `statement` for each table that a handler writes, and `undo` afterwards."""
+    places = [(role, table) for role, tables in WRITTEN_BY_HANDLERS.items() for table in tables]
+    try:
+        for role, table in places:
+            sql(role, statement.format(role=role, table=table))
+        yield
+    finally:
+        for role, table in places:
+            sql(role, undo.format(role=role, table=table))
+
+
+def new_rows_refused(sql) -> AbstractContextManager[None]:
+    """Every INSERT of a handler fails as one does that violates a constraint."""
+    return everywhere(sql, REFUSE, "DROP FUNCTION IF EXISTS refuse CASCADE")
+
+
+def handler(queue: str) -> str:
+    """Its name in /readyz: billing handle_user_created."""
+    return queue.partition("--")[2].replace(".", " ")
+
+
+def failed_checks(suite) -> set[str]:
+    """What /readyz of billing and notifications names as away."""
+    answers = [suite.health(service, "/readyz") for service in WRITTEN_BY_HANDLERS]
+    assert {(answer.status_code, answer.ok) for answer in answers} <= {(200, True), (503, False)}
+    checks = [check for answer in answers for check in answer.json()["checks"].items()]
+    return {name for name, result in checks if result == "away"}
+
+
+def requeued(traffic) -> set[str]:
+    """The queues to whose end a handler has moved an event."""
+    return {
+        message.key
+        for message in traffic.messages()
+        if message.exchange == "" and message.headers.get(FAILURES, MAX_ATTEMPTS) < MAX_ATTEMPTS
+    }
+
+
+def mark_as_failed(config: dict[str, Any], queue: str) -> bool:
+    """Have the event that waits in the queue look as if all attempts but one had failed."""
     with connect(config) as connection:
         channel = connection.default_channel
-        failed = eventually(lambda: channel.basic_get(f"{queue}.retry.1", no_ack=True))
-        headers = {**failed.headers, FAILURES: MAX_ATTEMPTS - 1}
-        properties = {**failed.properties, "application_headers": headers}
-        channel.basic_publish(amqp.Message(failed.body, **properties), "", f"{queue}.retry.0")
+        event = channel.basic_get(queue, no_ack=True)
+        if event:
+            counts = {ATTEMPTS: MAX_ATTEMPTS - 1, FAILURES: MAX_ATTEMPTS - 1, ERROR: "refused"}
+            properties = {**event.properties, "application_headers": {**event.headers, **counts}}
+            channel.basic_publish(amqp.Message(event.body, **properties), "", queue)
+        return bool(event)
 
 
 def count(config: dict[str, Any], queue: str) -> int:

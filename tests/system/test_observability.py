@@ -9,13 +9,19 @@ import requests
 from conftest import eventually
 from tests.system.processes import SERVICES
 
+HANDLERS = {
+    "billing": ["handle_user_created"],
+    "notifications": ["handle_user_created", "handle_order_paid", "handle_order_rejected"],
+}
+
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_each_service_tells_its_health(suite, name) -> None:
     healthz = suite.health(name, "/healthz")
     assert (healthz.status_code, healthz.json()) == (200, {"status": "ok"})
     ready = suite.health(name, "/readyz").json()
-    expected = {f"{name} started", f"{name} broker"} | ({f"{name} database"} if name != "gateway" else set())
+    checks = ["started", "broker", *(["database"] if name != "gateway" else []), *HANDLERS.get(name, [])]
+    expected = {f"{name} {check}" for check in checks}
     assert ready == {"status": "ready", "checks": dict.fromkeys(expected, "ok")}
     metrics = suite.health(name, "/metrics")
     assert metrics.headers["Content-Type"].startswith("text/plain")

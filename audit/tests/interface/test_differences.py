@@ -6,12 +6,14 @@ from itertools import count
 from typing import Any
 
 import pytest
+from amqp.exceptions import NotFound
 
 from audit import snapshots
 from audit.__main__ import QUEUES, audit
 from audit.tests.interface.story import order, tell, user
 from chassis.amqp import connect
-from chassis.migrate import event_handlers
+from chassis.migrate import declare_queues, event_handlers
+from chassis.retry_queues import retry_queues
 from conftest import eventually
 
 NOBODY = "ffffffff-0000-7000-8000-000000000000"
@@ -415,19 +417,55 @@ def test_the_queues_looked_at_are_those_of_all_event_handlers(config) -> None:
     assert sorted(QUEUES) == sorted(handler.queue.name for handler in handlers)
 
 
-@pytest.mark.parametrize("queue", QUEUES)
-def test_a_parked_event_is_told_and_a_waiting_one_once_the_suite_has_settled(config, queue) -> None:
+@pytest.fixture
+def channel(config) -> Iterator[Any]:
+    """A channel of the broker; all event queues are empty again in the end."""
     with connect(config) as connection:
         channel = connection.default_channel
+        yield channel
+        for queue in QUEUES:
+            for name in (queue, f"{queue}.dead"):
+                channel.queue_purge(name)
 
-        def publish(end: str) -> None:
-            channel.basic_publish(channel.prepare_message(b"{}"), routing_key=queue + end)
 
-        publish("")
-        publish(".retry.2")
-        eventually(lambda: told(config, settled=True) == {"waiting": 2})
-        assert told(config) == {}
-        publish(".dead")
-        eventually(lambda: told(config) == {"parked": 1})
-        for end in ("", ".retry.2", ".dead"):
-            channel.queue_purge(queue + end)
+def publish(channel, queue: str) -> None:
+    channel.basic_publish(channel.prepare_message(b"{}"), routing_key=queue)
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_a_dead_letter_is_told_and_a_waiting_event_once_the_suite_has_settled(config, channel, queue) -> None:
+    publish(channel, queue)
+    eventually(lambda: told(config, settled=True) == {"waiting": 1})
+    assert told(config) == {}
+    publish(channel, f"{queue}.dead")
+    eventually(lambda: told(config) == {"parked": 1})
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_an_event_left_in_a_retry_queue_of_an_earlier_version_is_told(config, channel, queue) -> None:
+    for name in retry_queues(queue):
+        channel.queue_declare(name, durable=True, auto_delete=False)
+        try:
+            publish(channel, name)
+            eventually(lambda: told(config, settled=True) == {"waiting": 1})
+            assert audit(config, settled=True)["first"] == [f"waiting: {name}: 1 events"]
+            assert told(config) == {}
+        finally:
+            channel.queue_delete(name)
+
+
+def test_retry_queues_may_be_missing(config, channel) -> None:
+    for queue in QUEUES:
+        for name in retry_queues(queue):
+            channel.queue_delete(name)
+    assert told(config, settled=True) == {}
+
+
+@pytest.mark.parametrize("end", ["", ".dead"])
+def test_a_queue_of_this_version_may_not_be_missing(config, channel, end) -> None:
+    channel.queue_delete(QUEUES[0] + end)
+    try:
+        with pytest.raises(NotFound):
+            audit(config, settled=True)
+    finally:
+        declare_queues(config, "billing")

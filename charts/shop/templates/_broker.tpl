@@ -2,13 +2,15 @@
 Who may do what on the broker: for each user the names that it may configure, write and read, and for topic exchanges the
 routing keys. The names are Nameko's: RPC goes over the exchange nameko-rpc to the queue rpc-<service>, its answers to
 rpc.reply-<service>-<a UUID>, which is the routing key; the events of a service go over <service>.events to
-evt-<source>-<event>--<listener>.<method>, beside which .retry.<n> and .dead stand.
+evt-<source>-<event>--<listener>.<method>. Its dead letters go to the queue of that name with .dead behind it. Earlier versions
+had retry queues, with .retry.<n> behind it: a service drains its own, the migrations may delete them.
 
 Who consumes a queue declares it with its exchange and binds it: configure on both, write on the queue, read on the exchange.
 By the routing keys of nameko-rpc nobody calls a service that it has no business with, or hears what others are asked.
 
-Who puts events aside (billing, notifications, migrations) publishes to queues by their names: write on the default exchange,
-amq.default. RabbitMQ asks no more there, so they could put a message into any queue of the virtual host.
+Consumers of events (billing, notifications) and the migrations publish to queues by their names, to requeue, dead-letter and
+redrive: write on the default exchange, amq.default. RabbitMQ checks no more there, so they could publish to any queue of the
+virtual host.
 */}}
 {{- define "shop.broker" -}}
 {{- $uuid := "[0-9a-f-]{36}" -}}
@@ -47,7 +49,7 @@ gateway:
   read: nameko-rpc|rpc\.reply-gateway-.+
   topics:
     nameko-rpc: {write: '(users|billing|orders|notifications)\.[a-z_]+', read: "{{ $uuid }}"}
-migrations: # declares the queues of all events, and moves what is parked back: python -m chassis.dead
+migrations: # declares all event queues, redrives dead letters (python -m chassis.dead), deletes old retry queues
   configure: (users|orders)\.events|evt-.+--.+
   write: amq\.default|evt-.+--.+
   read: (users|orders)\.events|evt-.+--.+
@@ -57,8 +59,7 @@ migrations: # declares the queues of all events, and moves what is parked back: 
 {{/*
 definitions.json. Takes passwords, by user, vhost and queueType. RabbitMQ hashes the passwords as it reads them. The queues are
 declared as stock Nameko declares them, so their type is a matter of the virtual host, and the rest of policies: quorum queues of
-RabbitMQ 4 drop a message after 20 deliveries (-1 for no limit is no policy's to give), and what expires in one on its way back
-from a retry is by default not waited for.
+RabbitMQ 4 drop a message after 20 deliveries (-1 for no limit is no policy's to give).
 */}}
 {{- define "shop.broker.definitions" -}}
 {{- $users := list }}
@@ -80,12 +81,8 @@ from a retry is by default not waited for.
 {{- $policies := list }}
 {{- if eq .queueType "quorum" }}
 {{- $many := dict "delivery-limit" 1000000000 }}
-{{- $safe := merge (dict "dead-letter-strategy" "at-least-once" "overflow" "reject-publish") $many }}
-{{- $policies = append $policies (dict "name" "deliveries" "pattern" ".*" "priority" 0 "definition" $many) }}
-{{- $policies = append $policies (dict "name" "retries" "pattern" "\\.retry\\.[0-9]+$" "priority" 1 "definition" $safe) }}
-{{- range $policies }}
-{{- $_ := merge . (dict "vhost" $vhost "apply-to" "queues") }}
-{{- end }}
+{{- $policy := dict "vhost" $vhost "name" "deliveries" "pattern" ".*" "priority" 0 "apply-to" "queues" "definition" $many }}
+{{- $policies = append $policies $policy }}
 {{- end }}
 {{- $metadata := dict "description" "" "tags" list "default_queue_type" .queueType }}
 {{- dict "vhosts" (list (dict "name" $vhost "metadata" $metadata)) "users" $users "permissions" $permissions "topic_permissions" $topics "policies" $policies | toPrettyJson }}

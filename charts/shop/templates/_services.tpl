@@ -6,31 +6,28 @@ image     the name of its image
 database  whether it has one, of its own name
 currency  whether it tells what money is in
 http      whether it serves HTTP, on port 8000; health is on 8001 in all of them
-queues    where its work waits: what KEDA looks at
+queue     that of its RPC requests: KEDA scales by its length. Event queues are no trigger: they grow while a handler
+          pauses, and more copies would pause as well
 */}}
 {{- define "shop.services" -}}
 users:
   image: user-service-07
   database: true
-  queues: [rpc-users]
+  queue: rpc-users
 billing:
   image: billing-service-07
   database: true
   currency: true
-  queues: [rpc-billing, evt-users-user_created--billing.handle_user_created]
+  queue: rpc-billing
 orders:
   image: order-service-07
   database: true
-  queues: [rpc-orders]
+  queue: rpc-orders
 notifications:
   image: notification-service-07
   database: true
   currency: true
-  queues:
-    - rpc-notifications
-    - evt-users-user_created--notifications.handle_user_created
-    - evt-orders-order_paid--notifications.handle_order_paid
-    - evt-orders-order_rejected--notifications.handle_order_rejected
+  queue: rpc-notifications
 gateway:
   image: gateway-service-07
   http: true
