@@ -7,6 +7,7 @@ import pytest
 import requests
 
 from conftest import eventually
+from dev.specs.asyncapi import handlers
 from tests.system.processes import SERVICES
 
 
@@ -15,8 +16,9 @@ def test_each_service_tells_its_health(suite, name) -> None:
     healthz = suite.health(name, "/healthz")
     assert (healthz.status_code, healthz.json()) == (200, {"status": "ok"})
     ready = suite.health(name, "/readyz").json()
-    expected = {f"{name} started", f"{name} broker"} | ({f"{name} database"} if name != "gateway" else set())
-    assert ready == {"status": "ready", "checks": dict.fromkeys(expected, "ok")}
+    checks = ["started", "broker", *(handler.method_name for handler in handlers(name))]
+    checks += ["database"] if name != "gateway" else []
+    assert ready == {"status": "ready", "checks": {f"{name} {check}": "ok" for check in checks}}
     metrics = suite.health(name, "/metrics")
     assert metrics.headers["Content-Type"].startswith("text/plain")
     assert "# TYPE shop_worker_seconds histogram" in metrics.text
