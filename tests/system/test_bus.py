@@ -99,7 +99,8 @@ def have_an_order_cancelled(suite, rpc, sql, shopper) -> None:
 def let_handlers_lose_a_grant(suite, config, queues, sql, new_shopper) -> None:
     """A lost grant is no property of an event: all handlers pause, and nothing is dead-lettered."""
     payer = known_payer(sql, new_shopper)
-    with everywhere(sql, "REVOKE INSERT ON {table} FROM {role}", "GRANT INSERT ON {table} TO {role}"):
+    revoke, grant = "REVOKE INSERT ON {table} FROM {role}", "GRANT INSERT ON {table} TO {role}"
+    with everywhere(sql, revoke, grant):
         newcomer = new_shopper()
         orders = [payer.ended_order(price)["id"] for price in ("1.00", "100.00")]
         eventually(lambda: failed_checks(suite) == {handler(queue) for queue in queues})
@@ -145,7 +146,8 @@ def known_payer(sql, new_shopper) -> Any:
     """A shopper with money whose address notifications knows."""
     payer = new_shopper()
     payer.deposit("10.00")
-    eventually(lambda: sql("notifications", "SELECT 1 FROM recipients WHERE user_id = %s", [payer.id]))
+    known = "SELECT 1 FROM recipients WHERE user_id = %s"
+    eventually(lambda: sql("notifications", known, [payer.id]))
     return payer
 
 

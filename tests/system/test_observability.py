@@ -7,12 +7,8 @@ import pytest
 import requests
 
 from conftest import eventually
+from dev.specs.asyncapi import handlers
 from tests.system.processes import SERVICES
-
-HANDLERS = {
-    "billing": ["handle_user_created"],
-    "notifications": ["handle_user_created", "handle_order_paid", "handle_order_rejected"],
-}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -20,9 +16,9 @@ def test_each_service_tells_its_health(suite, name) -> None:
     healthz = suite.health(name, "/healthz")
     assert (healthz.status_code, healthz.json()) == (200, {"status": "ok"})
     ready = suite.health(name, "/readyz").json()
-    checks = ["started", "broker", *(["database"] if name != "gateway" else []), *HANDLERS.get(name, [])]
-    expected = {f"{name} {check}" for check in checks}
-    assert ready == {"status": "ready", "checks": dict.fromkeys(expected, "ok")}
+    checks = ["started", "broker", *(handler.method_name for handler in handlers(name))]
+    checks += ["database"] if name != "gateway" else []
+    assert ready == {"status": "ready", "checks": {f"{name} {check}": "ok" for check in checks}}
     metrics = suite.health(name, "/metrics")
     assert metrics.headers["Content-Type"].startswith("text/plain")
     assert "# TYPE shop_worker_seconds histogram" in metrics.text

@@ -433,7 +433,7 @@ def publish(channel, queue: str) -> None:
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_a_dead_letter_is_told_and_a_waiting_event_once_the_suite_has_settled(config, channel, queue) -> None:
+def test_dead_letters_are_told_and_waiting_events_once_settled(config, channel, queue) -> None:
     publish(channel, queue)
     eventually(lambda: told(config, settled=True) == {"waiting": 1})
     assert told(config) == {}
@@ -442,7 +442,7 @@ def test_a_dead_letter_is_told_and_a_waiting_event_once_the_suite_has_settled(co
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_an_event_left_in_a_retry_queue_of_an_earlier_version_is_told(config, channel, queue) -> None:
+def test_an_event_left_in_an_old_retry_queue_is_told(config, channel, queue) -> None:
     for name in retry_queues(queue):
         channel.queue_declare(name, durable=True, auto_delete=False)
         try:
