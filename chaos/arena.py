@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import eventlet
+import kombu
 import psycopg2
 
 from chaos.points import Point
@@ -43,7 +44,8 @@ class StagedSuite(Suite):
     def stage(self, name: str, command: list[str]) -> None:
         """Let the service's next process be `command`."""
         self._script(name).parent.mkdir(exist_ok=True)
-        self._script(name).write_text(f"exec {shlex.join(command)}\n")
+        folder = shlex.quote(str(self.checkout))
+        self._script(name).write_text(f"cd {folder} && exec {shlex.join(command)}\n")
 
     def _script(self, name: str) -> Path:
         return self.servers.state / "commands" / name
@@ -109,15 +111,19 @@ class Arena:
 
     def audit(self) -> list[str]:
         """The differences in the books, a line each; none where they balance and all is quiet."""
-        command = [sys.executable, "-m", "audit", "--config", "config.yaml", "--settled", "--json"]
-        env = {**os.environ, **self.suite.env(), **QUIET}
-        done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True)
+        done = self.run_module("audit", "--settled", "--json")
         if done.returncode == 0:
             return []
         if done.returncode == 1:
             first: list[str] = json.loads(done.stdout)["first"]
             return first
         return [f"the audit could not look: {done.stderr.strip()[-500:]}"]
+
+    def run_module(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of this checkout as a command that finds the suite."""
+        command = [sys.executable, "-m", *arguments]
+        env = {**os.environ, **self.suite.env(), **QUIET}
+        return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True)
 
     # What is done to processes; the supervisor starts again what ends
 
@@ -170,6 +176,12 @@ class Arena:
         launcher = [sys.executable, "-m", "chaos.crashing", *options, point.moment, point.function]
         self.suite.stage(name, [*launcher, "--", *arguments])
 
+    def switch(self, name: str, checkout: Path) -> None:
+        """Replace a copy by one that runs the code of `checkout`; returns when it is ready."""
+        self.suite.checkout = checkout
+        self.suite.stage(name, self.suite.plain_command(name))
+        self.replace(name, signal.SIGTERM)
+
     def disarm(self) -> None:
         for name in self.services:
             self.suite.stage(name, self.suite.plain_command(name))
@@ -177,7 +189,8 @@ class Arena:
     # What is done to the broker
 
     def crash_broker(self) -> None:
-        self.kill("rabbitmq")
+        old = self.send("rabbitmq", signal.SIGKILL)
+        self.await_(lambda: self.pid("rabbitmq") not in (0, old), "rabbitmq is started again")
         self._await_broker()
 
     def restart_broker(self) -> None:
@@ -197,6 +210,21 @@ class Arena:
         finally:
             self.suite.servers.rabbitmqctl("set_vm_memory_high_watermark", WATERMARK)
 
+    def messages(self, prefix: str) -> dict[str, int]:
+        """How many messages each queue holds whose name starts with `prefix`, unacknowledged included."""
+        listed = self.suite.servers.rabbitmqctl(
+            "list_queues", "--quiet", "--no-table-headers", "name", "messages"
+        )
+        rows = [line.split() for line in listed.splitlines()]
+        return {name: int(messages) for name, messages in rows if name.startswith(prefix)}
+
+    @contextmanager
+    def ready_messages(self, queues: Collection[str]) -> Iterator[Callable[[], int]]:
+        """Yields a fast count of the messages in the queues that are ready for delivery."""
+        with kombu.Connection(self.suite.env()["AMQP_URI"]) as connection:
+            declare = partial(connection.channel().queue_declare, passive=True)
+            yield lambda: sum(declare(queue).message_count for queue in queues)
+
     def _await_broker(self) -> None:
         self.await_(lambda: self.suite.servers.answers("rabbitmq"), "the broker answers")
 
@@ -210,8 +238,21 @@ class Arena:
         self._end_database(signal.SIGINT)
 
     def kill_sessions(self) -> None:
+        self._end_sessions(DATABASES)
+
+    @contextmanager
+    def locked_out(self, role: str) -> Iterator[None]:
+        """The database is unavailable to this role inside: it has no session and gets none."""
+        self.ask("postgres", f"ALTER ROLE {role} NOLOGIN")
+        try:
+            self._end_sessions([role])
+            yield
+        finally:
+            self.ask("postgres", f"ALTER ROLE {role} LOGIN")
+
+    def _end_sessions(self, roles: Sequence[str]) -> None:
         query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = ANY(%s)"
-        self.ask("postgres", query, list(DATABASES))
+        self.ask("postgres", query, list(roles))
 
     def _end_database(self, number: signal.Signals) -> None:
         old = self.send("postgresql", number)
@@ -220,10 +261,14 @@ class Arena:
 
 
 @contextmanager
-def arena() -> Iterator[Arena]:
-    """An arena of one's own, with empty databases; nothing is left of it."""
+def arena(checkout: Path = CHECKOUT) -> Iterator[Arena]:
+    """An arena of one's own, with empty databases; nothing is left of it.
+
+    Its services run the code of `checkout`.
+    """
     with tempfile.TemporaryDirectory(prefix=".run-chaos-", dir=CHECKOUT) as folder:  # /tmp may be no disk
-        suite = StagedSuite(Path(folder, "run"), free_ports(SECOND_COPIES), tied=True, copies=2)
+        ports = free_ports(SECOND_COPIES)
+        suite = StagedSuite(Path(folder, "run"), ports, tied=True, copies=2, checkout=checkout)
         try:
             suite.up()
             yield Arena(suite)

@@ -1,5 +1,5 @@
 """All parts, in the order in which they are played."""
 
-from chaos import money, processes, servers
+from chaos import money, processes, retries, servers
 
-PARTS = (*processes.PARTS, *money.PARTS, *servers.PARTS)
+PARTS = (*processes.PARTS, *money.PARTS, *servers.PARTS, *retries.PARTS)

@@ -107,7 +107,7 @@ def play(part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say =
     try:
         run.say(part.promise)
         part.play(run)
-        _converge(run)
+        converge(run)
         run.say("comparing the records")
         run.result.broken += run.clients.compare()
     except Failure as failure:
@@ -120,7 +120,7 @@ def play(part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say =
     return run.result
 
 
-def _converge(run: Run) -> None:
+def converge(run: Run) -> None:
     """The faults are over: everything must come right by itself, in time."""
     run.arena.await_ready()
     healed = time.monotonic()

@@ -59,6 +59,7 @@ class Suite:
     `external` are the URIs of servers that are someone else's to run. `tied`: all ends with the
     thread that called `up`. Of each service run so many `copies`: the second ones are named `users2` and
     so on, and the gateways share one port; the other copies need a port each (`further_copies`).
+    `checkout` is the folder of the code that runs.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Suite:
         *,
         tied: bool = False,
         copies: int = 1,
+        checkout: Path = CHECKOUT,
     ) -> None:
+        self.checkout = checkout
         more = further_copies(copies)
         self.services = [*SERVICES, *more]
         self.ports = ports | {name: ports["gateway"] for name in more if service_of(name) == "gateway"}
@@ -112,7 +115,7 @@ class Suite:
         command = [sys.executable, "-m", "chassis.migrate", "--config", "config.yaml"]
         env = {**os.environ, **self.env(), **QUIET}
         with log.open("w") as output:
-            done = subprocess.run(command, cwd=CHECKOUT, env=env, stdout=output, stderr=output)
+            done = subprocess.run(command, cwd=self.checkout, env=env, stdout=output, stderr=output)
         if done.returncode:
             raise Failure(f"the migration failed: see {log}\n{tail(log)}")
 
@@ -158,7 +161,7 @@ class Suite:
         ports = {} if service_of(name) == "gateway" else {"HEALTH_PORT": str(self.ports[name])}
         if len(self.services) > len(SERVICES):
             ports["GATEWAY_PORT_SHARED"] = "true"
-        return Program(name, self.command(name), CHECKOUT, env={**ports, **QUIET}, group="services")
+        return Program(name, self.command(name), self.checkout, env={**ports, **QUIET}, group="services")
 
     def _check_ports(self) -> None:
         if self.keeper.pid() is None:

@@ -54,3 +54,9 @@ def test_a_rolling_restart_fails_no_request_and_does_no_work_twice(prove) -> Non
 
 def test_orders_wait_for_billing_while_it_is_down_and_all_else_goes_on(prove) -> None:
     prove("billing_down")
+
+
+def test_events_that_wait_for_a_retry_survive_a_broker_that_is_killed_again_and_again(prove) -> None:
+    result = prove("retries")
+    assert result.notes["events that wait"] >= 300
+    assert result.faults == 4

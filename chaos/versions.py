@@ -1,0 +1,28 @@
+"""The previous version of the suite, for copies of it that run beside copies of this version."""
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dev.failure import Failure
+from dev.suite import CHECKOUT
+
+# The commit before events stopped moving through retry queues. Raise it with each release.
+PREVIOUS = "8bd461ba38309ebca4f227438cac8b95adddb80c"
+
+
+@contextmanager
+def checkout_of(commit: str) -> Iterator[Path]:
+    """Yields a folder with the files of a commit. Raises Failure if the history does not have it."""
+    with tempfile.TemporaryDirectory(prefix=".run-version-", dir=CHECKOUT) as folder:
+        command = ["git", "archive", commit]
+        archive = subprocess.run(command, cwd=CHECKOUT, capture_output=True)
+        if archive.returncode:
+            raise Failure(f"the history lacks commit {commit}: git fetch --unshallow")
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+            files.extractall(folder, filter="data")
+        yield Path(folder)

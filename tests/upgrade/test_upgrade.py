@@ -1,0 +1,125 @@
+"""An upgrade from the previous version under load, a rollback, and the upgrade again."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import eventlet
+import pytest
+
+from chaos.arena import Arena, arena
+from chaos.run import Part, Run, converge, play
+from chaos.versions import PREVIOUS, checkout_of
+from dev.failure import Failure
+from dev.suite import CHECKOUT
+
+SEED = int(os.environ.get("SEED", "1"))
+CALLEES_FIRST = ("users", "billing", "notifications", "orders", "gateway")
+CALLERS_FIRST = CALLEES_FIRST[::-1]
+CONSUMERS = ("billing", "notifications")  # of events
+LOCKED_S = 7.0  # longer than the first two delays before a retry
+REQUESTS = 20
+STATUSES = {0, 200, 201, 202, 409, 503, 504}  # 0: the connection failed
+
+
+def test_an_upgrade_and_a_rollback_under_load_lose_nothing() -> None:
+    with checkout_of(PREVIOUS) as previous, arena(previous) as played:
+        part = Part("upgrade", "copies of two versions lose nothing", partial(_story, previous=previous))
+        result = play(part, played, SEED)
+    assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)
+
+
+def test_a_missing_history_is_told_in_one_line() -> None:
+    line = f"the history lacks commit {'0' * 40}: git fetch --unshallow"
+    with pytest.raises(Failure, match=f"^{line}$"), checkout_of("0" * 40):
+        pass
+
+
+def _story(run: Run, previous: Path) -> None:
+    run.clients.join(8)
+    with run.clients.arrivals(per_s=10):
+        _fill_old_retry_queues(run, "notifications")
+        run.arena.suite.checkout = CHECKOUT
+        run.arena.suite.migrate()
+        _replace(run, CALLEES_FIRST, CHECKOUT)
+        _crash_broker(run)
+        _replace(run, CALLERS_FIRST, previous)
+    converge(run)
+    _upgrade_at_once(run)
+    _delete_old_retry_queues(run)
+    _request(run)
+    run.clients.finish()
+    run.expect_only(STATUSES)
+
+
+def _fill_old_retry_queues(run: Run, service: str) -> None:
+    """The database of a service is unavailable, and copies of the previous version consume events."""
+    with run.arena.locked_out(service):
+        run.fault(f"the database of {service} is unavailable")
+        _request(run)
+        suffix = f"--{service}."
+        run.arena.await_(lambda: _retries(run.arena, suffix), f"events of {service} wait for a retry")
+        eventlet.sleep(LOCKED_S)
+
+
+def _replace(run: Run, services: Sequence[str], checkout: Path) -> None:
+    """Replace each copy under load. Events fail while copies of both versions consume them."""
+    for service in services:
+        first, second = run.arena.copies(service)
+        _switch(run, first, checkout)
+        if service in CONSUMERS:
+            _fill_old_retry_queues(run, service)
+            run.arena.await_ready([first, second])
+        _switch(run, second, checkout)
+
+
+def _switch(run: Run, name: str, checkout: Path) -> None:
+    run.fault(f"{name} is replaced by a copy that runs from {checkout.name}")
+    run.arena.switch(name, checkout)
+    folder = Path(f"/proc/{run.arena.pid(name)}/cwd").resolve()
+    run.expect(folder == checkout, f"{name} runs from {folder}, not from {checkout}")
+
+
+def _crash_broker(run: Run) -> None:
+    """Kill the broker at a moment when nothing moves out of a retry queue.
+
+    The previous version leaves that move to the broker, which confirms it to nobody. What a crash
+    loses there is lost by that version.
+    """
+    run.arena.await_(lambda: not _retries(run.arena), "the old retry queues are empty")
+    run.fault("kill -9 of the broker")
+    run.arena.crash_broker()
+    run.arena.await_ready()
+
+
+def _upgrade_at_once(run: Run) -> None:
+    """Stop all copies, and start copies of this version."""
+    run.say("all copies are replaced at once")
+    with run.arena.down(run.arena.services):
+        run.arena.suite.checkout = CHECKOUT
+        run.arena.disarm()
+
+
+def _delete_old_retry_queues(run: Run) -> None:
+    done = run.arena.run_module("chassis.old_retries", "delete")
+    run.expect(done.returncode == 0, f"the old retry queues are not deleted: {done.stderr[-500:]}")
+    left = _old_retry_queues(run.arena)
+    run.expect(not left, f"not deleted: {', '.join(left)}")
+
+
+def _retries(arena: Arena, handlers: str = "") -> int:
+    """The events that wait in old retry queues, of all handlers or of those whose queues are named so."""
+    return sum(count for name, count in _old_retry_queues(arena).items() if handlers in name)
+
+
+def _old_retry_queues(arena: Arena) -> dict[str, int]:
+    """The messages in each queue through which the previous version retries events."""
+    return {name: count for name, count in arena.messages("evt-").items() if ".retry." in name}
+
+
+def _request(run: Run) -> None:
+    """Begin some sign-ups and orders, whose events go to billing and notifications."""
+    for _ in range(REQUESTS):
+        run.clients.spawn(run.clients.sign_up)
+    run.clients.wave(REQUESTS)
