@@ -26,14 +26,18 @@ from nameko.exceptions import ContainerBeingKilled
 from chassis import health, metrics
 from chassis.amqp import ConfirmedPublisher, Message, can_carry
 from chassis.errors import Unavailable, first_line
+from chassis.moves import KEPT
 from chassis.queues import QueueConsumer
 from chassis.retries import (
     CALL_FAULTS,
+    MAX_ALIKE,
     MAX_ATTEMPTS,
+    MAX_HELD,
     PAUSES_S,
     Delivery,
     FailureStreak,
     HeldDeliveries,
+    is_contention,
     is_own_dependency,
 )
 from chassis.retry_queues import RetryQueueDrain
@@ -43,6 +47,7 @@ log = logging.getLogger(__name__)
 BATCH = 200  # events
 PREFETCH = 2 * BATCH  # one batch is handled, the next one gathers, unless MAX_HELD wait
 PROBE_S = 1.0  # without an event to try, a paused handler consumes as usual
+GATHER_S = 0.1  # for a probe of several events
 OVERFLOW_PAUSE_S = 1.0
 MAX_COUNT = 1_000_000  # of a header: a forged one must not overflow
 # Our headers: all attempts, those that failed on the event's own content, and the last error.
@@ -79,8 +84,9 @@ class EventHandler(NamekoEventHandler):
       returns to the queue, and after PAUSES_S it is tried with one event.
     - A call to another service failed: these events are tried again later, for as long as it takes.
     - Anything else: the halves of the batch are tried, down to the event that fails alone. It is
-      tried MAX_ATTEMPTS times in all, then published to `<queue>.dead`.
-    - Several different events in a row fail alike: that is no property of the events. It pauses.
+      tried MAX_ATTEMPTS times in all, then published to `<queue>.dead`. Contention is not counted.
+    - Several different events in a row fail alike: that is no property of the events. It pauses,
+      and is tried with more and more of them.
 
     Events that wait for their next attempt are held unacked, within bounds; beyond them a confirmed
     copy goes to the end of the queue.
@@ -95,7 +101,8 @@ class EventHandler(NamekoEventHandler):
         self.inbox = LightQueue()
         self.held = HeldDeliveries()
         self._streak = FailureStreak()
-        self.prefetch = PREFETCH  # 0 while it pauses, 1 while it tries whether it can go on
+        self.prefetch = PREFETCH  # 0 while it pauses, fewer while it tries whether it can go on
+        self._probe = 1  # events to try next
         self._pauses = 0  # in a row
         self._pause_reason = ""
         self._stopping = Event()
@@ -160,6 +167,8 @@ class EventHandler(NamekoEventHandler):
             return [delivery for delivery in due if delivery.is_alive]
         if not (first := self._wait_for_one()):
             return []
+        if self._is_probing and self.prefetch > 1:
+            eventlet.sleep(GATHER_S)
         batch = [first]
         while len(batch) < BATCH and not self.inbox.empty():
             batch.append(self.inbox.get())
@@ -168,17 +177,21 @@ class EventHandler(NamekoEventHandler):
     def _wait_for_one(self) -> Delivery | None:
         """The next event to arrive; None at a stop, and when a held one is due."""
         timeout_s: float | None = self.held.next_due() - monotonic()
-        if self.prefetch == 1:
+        if self._is_probing:
             timeout_s = PROBE_S
         elif not self.held:
             timeout_s = None
         try:
             delivery: Delivery | None = self.inbox.get(timeout=timeout_s)
         except Empty:
-            if self.prefetch == 1:
+            if self._is_probing and self.queue_consumer.is_consuming(self):
                 self._resume()
             return None
         return delivery if not self._stopping.ready() else None
+
+    @property
+    def _is_probing(self) -> bool:
+        return 0 < self.prefetch < PREFETCH
 
     def _handle(self, batch: Sequence[Delivery]) -> None:
         """Handle a batch and settle each of its messages."""
@@ -188,10 +201,10 @@ class EventHandler(NamekoEventHandler):
         pause_reason = self._settle(batch, result)
         if pause_reason:
             self._pause(pause_reason)
-        elif self.prefetch == 1:
+        elif self._is_probing and result.has_returned:
             self._resume()
         if result.done:
-            self._pauses = 0
+            self._pauses, self._probe = 0, 1
 
     def _work(self, batch: Sequence[Delivery]) -> BatchResult:
         """Call the handler until each event is done or has failed, or a dependency is unavailable."""
@@ -200,7 +213,7 @@ class EventHandler(NamekoEventHandler):
             try:
                 events.append((delivery, _payload(delivery.message)))
             except Exception as exc:  # whatever the decoder raises: it will not become readable
-                delivery.failures = MAX_ATTEMPTS
+                delivery.failures = MAX_ATTEMPTS - 1
                 result.failed.append(Failure(delivery, exc, is_named=True))
         if events:
             self._try(events, result)
@@ -216,10 +229,17 @@ class EventHandler(NamekoEventHandler):
             result.unavailable = exc
         elif len(events) == 1 or isinstance(exc, CALL_FAULTS):
             result.failed += [Failure(delivery, exc, is_named=False) for delivery, _ in events]
+            self._stop_if_all_are_slow(result, exc)
         else:
             half = len(events) // 2
             self._try(events[:half], result)
             self._try(events[half:], result)
+
+    def _stop_if_all_are_slow(self, result: BatchResult, exc: Exception) -> None:
+        """Give up the rest of a batch in which each event takes its time to fail."""
+        slow = sum(is_contention(failure.error) for failure in result.failed)
+        if slow >= MAX_ALIKE and not result.has_returned:
+            result.unavailable = exc
 
     def _sort(self, events: Sequence[tuple[Delivery, Any]], reasons: Reasons, result: BatchResult) -> None:
         """Record a call that returned: done, but for the events that it named."""
@@ -255,44 +275,59 @@ class EventHandler(NamekoEventHandler):
         """
         if result.unavailable:
             self._ack(batch, result.done)
+            self._probe = 1
             return first_line(result.unavailable)
-        if alike := self._failed_alike(result):
-            return self._give_way(batch, alike)
-        moved = self._hold(result.failed)
+        alike = self._failed_alike(result)
+        if alike and not self._is_probing:
+            return alike
+        if self._is_probing and not result.has_returned:
+            return self._give_way(batch, result, alike)
+        now = monotonic()  # one moment for all: they come back together
+        moved = self._hold(result.failed, now)
         try:
             self._move(moved)
         except Unavailable as exc:
-            self._ack(batch, result.done)
-            return first_line(exc)
+            if not self._hold_dead_letters(moved, now):
+                self._ack(batch, result.done)
+                return first_line(exc)
+            log.warning("dead letters wait", extra={"queue": self.queue.name, "error": str(exc)})
+            moved = []
         self._ack(batch, [*result.done, *moved])
         if any(not delivery.is_exhausted for delivery in moved):
             eventlet.sleep(OVERFLOW_PAUSE_S)  # a short queue would come round at once
         return ""
 
-    def _failed_alike(self, result: BatchResult) -> Exception | None:
-        """The error that several different events in a row have met; None where there is none."""
+    def _failed_alike(self, result: BatchResult) -> str:
+        """What several different events in a row have met, for the log; "" where there is none."""
         own = [f for f in result.failed if not (f.is_named or isinstance(f.error, CALL_FAULTS))]
         if result.has_returned:
             self._streak.succeed([failure.delivery.id for failure in own])
-            return None
-        return next((f.error for f in own if self._streak.fail(f.delivery.id, f.error)), None)
+            return ""
+        alike = [f.error for f in own if self._streak.fail(f.delivery.id, f.error)]
+        return f"different events fail alike: {_text(alike[0])}" if alike else ""
 
-    def _give_way(self, batch: Sequence[Delivery], error: Exception) -> str:
-        """Let the next try meet another event; why the handler must pause.
+    def _give_way(self, batch: Sequence[Delivery], result: BatchResult, alike: str) -> str:
+        """Let the next probe meet other events, and more of them; why the handler still pauses.
 
-        The event that was tried goes to the end of the queue: it may be malformed all the same,
-        and must not keep those behind it from showing that the handler works.
+        Those that were tried go to the end of the queue: they may be malformed all the same, and
+        must not keep the events behind them from showing that the handler works.
         """
-        if self.prefetch == 1:
-            with suppress(Unavailable):  # then it returns to its place
-                self._move(batch)
-                self._ack(batch, batch)
-        return f"different events fail alike: {type(error).__name__}: {first_line(error)}"
+        for failure in result.failed:
+            if failure.is_named or not alike:
+                failure.delivery.fail(failure.error)
+        try:
+            self._move(batch)
+        except Unavailable as exc:  # they return to their place
+            return first_line(exc)
+        self._ack(batch, batch)
+        self._probe = min(2 * self._probe, BATCH)
+        if all(failure.is_named for failure in result.failed):
+            return ""  # nothing was tried: the next one tells
+        return alike or f"no event has succeeded yet: {_text(result.failed[0].error)}"
 
-    def _hold(self, failures: Sequence[Failure]) -> list[Delivery]:
+    def _hold(self, failures: Sequence[Failure], now: float) -> list[Delivery]:
         """Record failed attempts and hold the events for their next one; those to move instead."""
         moved: list[Delivery] = []
-        now = monotonic()  # one moment for all: they come back together
         for delivery, error, _ in failures:
             delivery.fail(error)
             if delivery.is_exhausted or not self.held.has_room_for(delivery, now):
@@ -304,6 +339,17 @@ class EventHandler(NamekoEventHandler):
             fields = {"queue": self.queue.name, "events": len(failures), "first": first.id}
             log.warning("events failed", extra={**fields, "error": first.error})
         return moved
+
+    def _hold_dead_letters(self, moved: Sequence[Delivery], now: float) -> bool:
+        """Keep dead letters that the broker does not take now; False unless all can be kept.
+
+        A broker in a memory alarm takes none, and needs its queues drained more than ever.
+        """
+        if len(self.held) + len(moved) > MAX_HELD or not all(d.is_exhausted for d in moved):
+            return False
+        for delivery in moved:
+            self.held.hold(delivery, now)
+        return True
 
     def _move(self, deliveries: Sequence[Delivery]) -> None:
         """Publish a copy of each: exhausted ones as dead letters, others to the end of the queue.
@@ -318,15 +364,14 @@ class EventHandler(NamekoEventHandler):
         dead = [delivery for delivery in deliveries if delivery.is_exhausted]
         metrics.EVENTS.labels(self.queue.name, "parked").inc(len(dead))
         for delivery in dead:
-            fields = {"queue": self.dead_name(), "event": delivery.id, "error": delivery.error}
+            fields = {"queue": self.dead_name(), "event_id": delivery.id, "error": delivery.error}
             log.error("event dead-lettered", extra=fields)
 
     def _copy(self, delivery: Delivery) -> Message:
         """The message as it goes into another queue, with what its attempts came to."""
         target = self.dead_name() if delivery.is_exhausted else self.queue.name
         given = delivery.message.properties
-        names = ("content_type", "content_encoding")
-        properties = {name: given[name] for name in names if name in given}
+        properties = {name: given[name] for name in KEPT if name in given}
         properties["message_id"] = delivery.id
         headers = delivery.message.headers
         kept = headers if can_carry(headers) else {}
@@ -359,7 +404,7 @@ class EventHandler(NamekoEventHandler):
         self.queue_consumer.apply_prefetch(self)
         with eventlet.Timeout(pause_s, exception=False):
             self._stopping.wait()
-        self.prefetch = 1
+        self.prefetch = self._probe
         self.queue_consumer.apply_prefetch(self)
 
     def _resume(self) -> None:
@@ -373,6 +418,10 @@ class EventHandler(NamekoEventHandler):
         """For /readyz: raises Unavailable while the handler pauses."""
         if self.prefetch != PREFETCH:
             raise Unavailable(self._pause_reason)
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _delivery(message: Any) -> Delivery:

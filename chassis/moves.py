@@ -6,7 +6,9 @@ from typing import Any
 
 import amqp
 
-from chassis.amqp import connect
+from chassis.amqp import can_carry, connect
+
+KEPT = ("content_type", "content_encoding", "message_id")
 
 
 @contextmanager
@@ -51,8 +53,13 @@ def move(
 
 
 def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
-    """The message again, persistent, but for these headers."""
+    """The message again, persistent, but for these headers.
+
+    It has no other properties: the broker would refuse another user's `user_id`, and drop the copy
+    when its `expiration` is over.
+    """
     given = message.headers or {}
     kept = {name: value for name, value in given.items() if name not in without}
-    properties = {**message.properties, "application_headers": kept, "delivery_mode": 2}
-    return amqp.Message(message.body or b"", **properties)
+    headers = kept if can_carry(kept) else {}
+    properties = {name: message.properties[name] for name in KEPT if name in message.properties}
+    return amqp.Message(message.body or b"", application_headers=headers, delivery_mode=2, **properties)

@@ -86,9 +86,14 @@ class QueueConsumer(NamekoQueueConsumer):
         self._pending_changes.append((provider, done))
         done.wait()
 
+    def is_consuming(self, provider: Any) -> bool:
+        """Whether the provider has a consumer on an open channel."""
+        consumer = self._consumers.get(provider)
+        return bool(consumer and consumer.channel.connection)
+
     def on_iteration(self) -> None:
+        self._apply_pending()  # first: it may bring a consumer to a provider that leaves
         self._release_leaving()
-        self._apply_pending()
         if not self._consumers and self._workers_are_done:
             self.should_stop = True
 

@@ -22,6 +22,11 @@ MAX_HELD_S = 300  # RabbitMQ closes a channel that keeps a message for 30 minute
 MAX_ALIKE = 3  # different events in a row; two malformed ones may follow each other by chance
 MAX_REMEMBERED = 1000  # ids
 CALL_FAULTS = (DeadlineExceeded, Unavailable, InternalError)
+# Codes of PostgreSQL that no value can cause, since the statements are constants: a grant, a table,
+# a column, a function or a schema is missing.
+MISSING = {"42501", "42P01", "42703", "42883", "3F000"}
+# A statement or a wait for a lock took too long: the batch is too large, or a row is locked.
+TOO_SLOW = {"57014", "55P03"}
 
 
 @dataclass(slots=True, eq=False)
@@ -53,15 +58,14 @@ class Delivery:
         return self.failures >= MAX_ATTEMPTS
 
     def fail(self, exc: Exception) -> None:
-        """Record a failed attempt. A failed call to another service is not the event's fault."""
+        """Record a failed attempt. Neither a failed call nor contention is the event's fault."""
         self.attempts += 1
-        self.failures += not isinstance(exc, CALL_FAULTS)
+        self.failures += not (isinstance(exc, CALL_FAULTS) or is_contention(exc))
         self.error = repr(exc)[:1000]
 
     def delay_s(self) -> float:
         """Seconds until the next attempt."""
-        tries = self.failures or self.attempts
-        return RETRY_DELAYS_S[min(tries, len(RETRY_DELAYS_S)) - 1]
+        return RETRY_DELAYS_S[min(self.attempts, len(RETRY_DELAYS_S)) - 1]
 
 
 class HeldDeliveries:
@@ -139,14 +143,18 @@ def sqlstate(exc: BaseException) -> str | None:
     return getattr(exc.orig, "pgcode", None) if isinstance(exc, DBAPIError) else None
 
 
+def is_contention(exc: BaseException) -> bool:
+    """Whether others hold what these events need: a lock, a timeout, a deadlock (class 40)."""
+    code = sqlstate(exc) or ""
+    return code in TOO_SLOW or code[:2] == "40"
+
+
 def is_own_dependency(exc: Exception) -> bool:
     """Whether what failed is the service's own database or broker, and not the event.
 
-    Beside errors that pass, class 42 of SQLSTATE is one (a missing grant, table or column): the
-    statements are constants, so no event can cause it. Class 54 (a limit of the server) is not
-    one: a value that is too large is the event's own.
+    Class 54 of SQLSTATE (a limit of the server) is the event's own: its value is too large.
     """
-    if isinstance(exc, CALL_FAULTS):
+    if isinstance(exc, CALL_FAULTS) or is_contention(exc):
         return False
-    error_class = (sqlstate(exc) or "")[:2]
-    return error_class == "42" or (is_away(exc) and error_class != "54")
+    code = sqlstate(exc) or ""
+    return code in MISSING or (is_away(exc) and code[:2] != "54")

@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 import eventlet
-from amqp.exceptions import NotFound
+from amqp.exceptions import MessageNacked, NotFound
 from eventlet.event import Event
 from nameko.extensions import SharedExtension
 
@@ -61,7 +61,7 @@ class RetryQueueDrain(SharedExtension):
                 with open_channel(self.container.config) as channel:
                     self._drain_all(channel)
                 return
-            except CONNECTION_ERRORS as exc:
+            except (MessageNacked, *CONNECTION_ERRORS) as exc:
                 log.warning("can't drain retry queues", extra={"error": first_line(exc)})
                 self._wait(RECONNECT_S)
 

@@ -6,10 +6,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+import eventlet
 import uuid_utils
 from sqlalchemy import RowMapping
 
 from chassis.db import Database
+from chassis.errors import DeadlineExceeded
 from chassis.events import Reasons, event_handler
 from chassis.retries import CALL_FAULTS
 from chassis.rpc import RpcProxy, rpc
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LETTER = LetterOut()
 Events = list[dict[str, Any]]  # named here: inside the class `list` is a method
+ASK_USERS_S = 1.0  # events of other users wait behind a batch
 UNKNOWN_USER = "unknown-user"  # billing's reason for an order of somebody who is no user
 
 
@@ -125,7 +128,8 @@ class Service:
 
     def _ask(self, user_ids: set[str]) -> dict[str, Recipient]:
         """Who these users are, whose `user_created` is on its way: users knows."""
-        told = self.users.get_many(user_ids=sorted(user_ids))
+        with eventlet.Timeout(ASK_USERS_S, DeadlineExceeded("users takes too long")):
+            told = self.users.get_many(user_ids=sorted(user_ids))
         recipients = [_recipient(user["id"], user) for user in told if user]
         self._keep(recipients)
         return {recipient.user_id: recipient for recipient in recipients}

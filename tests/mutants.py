@@ -336,13 +336,14 @@ MUTANTS = [
         [
             Change(
                 "chassis/events.py",
-                "        except Unavailable as exc:\n"
-                "            self._ack(batch, result.done)\n"
-                "            return first_line(exc)\n",
-                "        except Unavailable:\n            pass\n",
-            )
+                "            if not self._hold_dead_letters(moved, now):\n"
+                "                self._ack(batch, result.done)\n"
+                "                return first_line(exc)\n",
+                "",
+            ),
+            Change("chassis/events.py", "            moved = []\n        self._ack", "        self._ack"),
         ],
-        tests(EVENTS, "test_a_dead_letter_that_is_not_confirmed_pauses_the_handler_and_loses_nothing"),
+        tests(UNIT_EVENTS, "test_no_event_is_lost_whatever_fails"),
     ),
     Mutant(
         "an ack covers an event that is held",
@@ -367,8 +368,31 @@ MUTANTS = [
     ),
     Mutant(
         "an unavailable database exhausts an event",
-        [Change("chassis/retries.py", 'return error_class == "42" or (', "return bool(0) and (")],
+        [Change("chassis/retries.py", "return code in MISSING or (is_away", "return bool(0) and (is_away")],
         tests(EVENTS, "test_an_event_waits_for_the_database_for_as_long_as_it_takes"),
+    ),
+    Mutant(
+        "a lock on one row pauses the handler",
+        [
+            Change(
+                "chassis/retries.py",
+                "CALL_FAULTS) or is_contention(exc):\n        return False",
+                "CALL_FAULTS):\n        return False",
+            )
+        ],
+        tests(RETRIES, "test_all_others_do_not_pause_the_handler"),
+    ),
+    Mutant(
+        "a probe that fails ends the pause",
+        [
+            Change(
+                "chassis/events.py",
+                "elif self._is_probing and result.has_returned:",
+                "elif self._is_probing:",
+            ),
+            Change("chassis/events.py", "if self._is_probing and not result.has_returned:", "if False:"),
+        ],
+        tests(EVENTS, "test_a_probe_that_fails_on_its_own_does_not_end_the_pause"),
     ),
     Mutant(
         "a handler that pauses goes on consuming",
@@ -377,7 +401,7 @@ MUTANTS = [
     ),
     Mutant(
         "a failed call to another service exhausts an event",
-        [Change("chassis/retries.py", "+= not isinstance(exc, CALL_FAULTS)", "+= 1")],
+        [Change("chassis/retries.py", "+= not (isinstance(exc, CALL_FAULTS) or is_contention(exc))", "+= 1")],
         tests(RETRIES, "test_a_failed_call_delays_the_event_and_never_exhausts_it"),
     ),
     Mutant(
@@ -403,8 +427,8 @@ MUTANTS = [
         [
             Change(
                 "chassis/events.py",
-                "        if self.prefetch == 1:\n            with suppress",
-                "        if False:\n            with suppress",
+                "            return self._give_way(batch, result, alike)\n",
+                '            return alike or "not yet"\n',
             )
         ],
         tests(

@@ -67,6 +67,10 @@ class NoGrant(psycopg2.errors.InsufficientPrivilege):
     pgcode = "42501"  # set by the driver, where an answer of the server is at hand
 
 
+class TooSlow(psycopg2.errors.QueryCanceled):
+    pgcode = "57014"
+
+
 def no_grant() -> Exception:
     return ProgrammingError("INSERT", {}, NoGrant("permission denied"))
 
@@ -208,6 +212,50 @@ def test_a_handler_that_paused_without_an_event_left_consumes_again(tell, broker
     eventually(lambda: handled[event_id])
 
 
+def slow() -> Exception:
+    return OperationalError("INSERT", {}, TooSlow("canceling statement due to statement timeout"))
+
+
+def test_an_event_that_meets_a_lock_holds_up_no_other_and_is_not_exhausted(gathered, broker) -> None:
+    """It is found by halving, as a malformed one is."""
+    tries = 2 * events.MAX_ATTEMPTS
+    ids = gathered(*[[]] * 10, [slow() for _ in range(tries)], *[[]] * 9)
+    eventually(lambda: all(handled[event_id] for event_id in ids))
+    eventually(lambda: len(handled[ids[10]]) == tries + 1)
+    assert is_quiet(broker)
+
+
+def test_where_every_event_is_too_slow_the_handler_pauses_after_a_few(gathered, caplog) -> None:
+    ids = gathered(*[[slow() for _ in range(12)]] * 50)
+    eventually(lambda: "event handler paused" in caplog.messages)
+    assert len(batches) < 20, "each of them would take the time of a statement"
+    plans.clear()
+    eventually(lambda: all(len(handled[event_id]) > 1 for event_id in ids))
+    eventually(lambda: not is_paused())
+
+
+def test_a_probe_that_fails_on_its_own_does_not_end_the_pause(tell, moved, broker, caplog) -> None:
+    """Its failure says nothing of the database. It is counted, and gives way to the next one."""
+    malformed = tell(database_gone(), *[ValueError("no")] * 100)
+    eventually(lambda: broker.count(DEAD))
+    assert len(handled[malformed]) == 1 + events.MAX_ATTEMPTS
+    assert [copy.headers["x-failures"] for copy in moved] == [1, 2, 3, 4, 5]
+    assert caplog.messages.count("event handler paused") == events.MAX_ATTEMPTS + 1
+    eventually(lambda: not is_paused())
+    broker.take(DEAD)
+
+
+def test_a_handler_that_meets_its_broker_again_is_still_paused(
+    tell, handler, close_connections, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(events, "PROBE_S", 0)
+    event_id = tell(*[database_gone() for _ in range(4)])
+    eventually(is_paused)
+    close_connections()
+    eventually(lambda: len(handled[event_id]) == 5)
+    eventually(lambda: not is_paused())
+
+
 # A call to another service fails
 
 
@@ -260,9 +308,9 @@ def test_an_event_that_fails_is_dead_lettered_with_its_error(tell, broker) -> No
     assert is_quiet(broker)
 
 
-def test_a_dead_letter_that_is_not_confirmed_pauses_the_handler_and_loses_nothing(
-    tell, handler, broker, caplog, monkeypatch
-) -> None:
+@pytest.fixture
+def unconfirmed(handler, monkeypatch) -> list[Exception]:
+    """The broker confirms nothing, as often as this list has something to raise."""
     publish, refusals = handler.publisher.publish, [Unavailable("it confirms nothing")] * 3
 
     def refuse(messages: Any) -> list[bool]:
@@ -271,25 +319,34 @@ def test_a_dead_letter_that_is_not_confirmed_pauses_the_handler_and_loses_nothin
         return publish(messages)
 
     monkeypatch.setattr(handler.publisher, "publish", refuse)
+    return refusals
+
+
+def test_a_dead_letter_that_is_not_confirmed_waits_and_holds_up_no_other(
+    tell, unconfirmed, broker, caplog
+) -> None:
     event_id = tell(*[ValueError("no")] * 100)
+    eventually(lambda: "dead letters wait" in caplog.messages)
+    other = tell()
+    eventually(lambda: handled[other])
     eventually(lambda: broker.count(DEAD))
-    assert len(handled[event_id]) == 4 * events.MAX_ATTEMPTS
-    assert caplog.messages.count("event handler paused") == 3
+    assert (len(handled[event_id]), unconfirmed) == (events.MAX_ATTEMPTS + 3, [])
+    assert "event handler paused" not in caplog.messages
     broker.take(DEAD)
 
 
-def test_no_ack_covers_a_dead_letter_that_is_not_confirmed(
-    gathered, tell, handler, broker, monkeypatch
+def test_where_no_more_dead_letters_can_be_held_the_handler_pauses(
+    tell, unconfirmed, broker, caplog, monkeypatch
 ) -> None:
+    monkeypatch.setattr(events, "MAX_HELD", 0)
+    tell(*[ValueError("no")] * 100)
+    eventually(lambda: broker.count(DEAD))
+    assert "event handler paused" in caplog.messages
+    broker.take(DEAD)
+
+
+def test_no_ack_covers_a_dead_letter_that_is_not_confirmed(tell, unconfirmed, handler, broker) -> None:
     """It stands between events of its batch that are done."""
-    publish, refusals = handler.publisher.publish, [Unavailable("it confirms nothing")]
-
-    def refuse(messages: Any) -> list[bool]:
-        if refusals:
-            raise refusals.pop()
-        return publish(messages)
-
-    monkeypatch.setattr(handler.publisher, "publish", refuse)
     gate.append(Event())
     first = tell()
     eventually(lambda: handled[first])
@@ -300,7 +357,7 @@ def test_no_ack_covers_a_dead_letter_that_is_not_confirmed(
     gate.pop().send()
     eventually(lambda: handled[before] and handled[after])
     eventually(lambda: broker.count(DEAD) == 1)
-    assert not refusals
+    assert not unconfirmed
     broker.take(DEAD)
 
 
@@ -315,9 +372,8 @@ def test_no_ack_covers_an_event_that_failed_before_the_database_did(gathered, br
 def test_an_event_without_a_dead_letter_queue_stays_in_its_own(tell, handler, broker, caplog) -> None:
     broker.channel.queue_delete(DEAD)
     tell(*[ValueError("no")] * 100)
-    eventually(is_paused)  # which declares the queue again, when it consumes again
-    assert "make migrate" in str([vars(record) for record in caplog.records])
-    eventually(lambda: not is_paused())
+    eventually(lambda: "make migrate" in str([vars(record) for record in caplog.records]))
+    handler.declare(broker.channel)
     eventually(lambda: broker.count(DEAD))
     broker.take(DEAD)
 
@@ -423,6 +479,18 @@ def test_malformed_events_alone_stop_no_good_one_behind_them_and_end_as_dead_let
     eventually(lambda: broker.count(DEAD) == len(bad))
     assert {json.loads(dead.body)["id"] for dead in broker.take(DEAD)} == set(bad)
     eventually(lambda: not is_paused())
+
+
+def test_many_malformed_events_delay_a_good_one_behind_them_by_a_few_probes(tell, broker, caplog) -> None:
+    """A probe takes twice as many as the last one, while none succeeds."""
+    bad = [tell(*[AttributeError("malformed")] * 1000) for _ in range(100)]
+    eventually(is_paused)
+    good = tell()
+    paused = caplog.messages.count("event handler paused")
+    eventually(lambda: handled[good])
+    assert caplog.messages.count("event handler paused") - paused < 12
+    eventually(lambda: broker.count(DEAD) == len(bad), 60)
+    broker.take(DEAD)
 
 
 @pytest.fixture

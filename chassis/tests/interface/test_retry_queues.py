@@ -16,6 +16,7 @@ from chassis import old_retries
 from chassis.container import Container
 from chassis.events import event_handler
 from chassis.migrate import declare_queues
+from chassis.moves import copy_of
 from chassis.retry_queues import retry_queues
 from chassis.tests.conftest import Broker, running
 from conftest import eventually
@@ -151,3 +152,29 @@ def test_a_service_goes_on_when_they_are_deleted(old_version, config, config_fil
         old_retries.main(["--config", config_file, "delete"])
         dispatch("teller", "moved", 2)
         eventually(lambda: handled == [1, 2])
+
+
+def test_a_broker_that_refuses_the_copies_ends_no_service(old_version, config, servers, caplog) -> None:
+    for number in range(3):
+        old_version(number, 0)
+    refusal = ("drain", f"^{QUEUE}$", '{"max-length": 0, "overflow": "reject-publish"}')
+    servers.rabbitmqctl("set_policy", "--apply-to", "queues", *refusal)
+    try:
+        with running(Container(Listener, config)):
+            eventually(lambda: "can't drain retry queues" in caplog.messages)
+            servers.rabbitmqctl("clear_policy", "drain")
+            eventually(lambda: set(handled) == {0, 1, 2})
+    finally:
+        servers.rabbitmqctl("set_policy", "--apply-to", "queues", *refusal)
+        servers.rabbitmqctl("clear_policy", "drain")
+
+
+def test_a_copy_has_no_property_that_the_broker_would_refuse_or_obey() -> None:
+    forged = {"user_id": "nobody", "expiration": "50", "message_id": "m-2"}
+    copy = copy_of(amqp.Message(b"1", content_type="application/json", **forged))
+    assert copy.properties == {
+        "application_headers": {},
+        "content_type": "application/json",
+        "delivery_mode": 2,
+        "message_id": "m-2",
+    }

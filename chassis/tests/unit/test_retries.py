@@ -153,14 +153,19 @@ OWN = [
     sql_error(OperationalError, None),  # no connection
     sql_error(OperationalError, "57P01"),  # the server shuts down
     sql_error(OperationalError, "53100"),  # its disk is full
-    sql_error(OperationalError, "57014"),  # the statement took too long
     sql_error(ProgrammingError, "42501"),  # a grant is missing
     sql_error(ProgrammingError, "42703"),  # a column is missing
     sql_error(ProgrammingError, "42P01"),  # a table is missing
     ConnectionForced("the broker shuts down"),
     ConnectionResetError(),
 ]
+CONTENTION = [
+    sql_error(OperationalError, "57014"),  # the statement took too long
+    sql_error(OperationalError, "55P03"),  # a row is locked
+    sql_error(OperationalError, "40P01"),  # a deadlock
+]
 OF_THE_EVENT = [
+    sql_error(ProgrammingError, "42846"),  # a number where a uuid is expected
     sql_error(DataError, "22P02"),  # no uuid
     sql_error(IntegrityError, "23502"),  # null
     sql_error(OperationalError, "54000"),  # a value too large for the server
@@ -175,6 +180,15 @@ def test_errors_of_the_database_and_the_broker_are_no_fault_of_the_event(error) 
     assert is_own_dependency(error)
 
 
-@pytest.mark.parametrize("error", [*OF_THE_EVENT, *OF_ANOTHER_SERVICE], ids=repr)
+@pytest.mark.parametrize("error", [*OF_THE_EVENT, *OF_ANOTHER_SERVICE, *CONTENTION], ids=repr)
 def test_all_others_do_not_pause_the_handler(error) -> None:
     assert not is_own_dependency(error)
+
+
+@pytest.mark.parametrize("error", CONTENTION, ids=repr)
+def test_contention_never_exhausts_an_event(error) -> None:
+    event = delivery()
+    for _ in range(30):
+        event.fail(error)
+    assert not event.is_exhausted
+    assert event.attempts == 30
