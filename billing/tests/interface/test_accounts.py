@@ -32,6 +32,14 @@ def test_user_created_opens_the_account_with_no_call_made(billing, users, dispat
     assert users.calls == []
 
 
+@pytest.mark.parametrize("odd", [1, True, 1.5, "no uuid", [], {}])
+def test_a_user_created_with_an_odd_id_holds_up_no_account(billing, users, dispatch, sql, odd) -> None:
+    ids = [new_id() for _ in range(3)]
+    for user_id in (odd, *ids):
+        dispatch("users", "user_created", {"user_id": user_id})
+    eventually(lambda: set(stored_accounts(sql)) >= set(ids))
+
+
 def test_user_created_told_late_leaves_the_account_as_it_is(billing, open_account, dispatch, sql) -> None:
     user_id, newer = open_account(700), new_id()
     dispatch("users", "user_created", {"user_id": user_id})

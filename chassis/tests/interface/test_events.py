@@ -1,6 +1,7 @@
 """Event handlers that fail: events are tried again, then dead-lettered; none is lost."""
 
 import json
+import random
 import uuid
 import zlib
 from collections import defaultdict
@@ -562,6 +563,30 @@ def test_what_has_arrived_and_was_not_begun_goes_back_at_the_stop(chassis_config
     left = broker.take("evt-teller-parted--leaver.handle_parted")
     assert calls == [[0]]
     assert [json.loads(message.body) for message in left] == list(range(1, 11))
+
+
+def test_a_handler_that_pauses_stops_at_any_moment(
+    chassis_config, dispatch, broker, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(events, "PAUSES_S", (0.2,))
+
+    class Leaver:
+        name = "leaver"
+
+        @event_handler("teller", "gone")
+        def handle_gone(self, events: list[int]) -> None:
+            raise database_gone()
+
+    chance = random.Random(1)
+    for _ in range(8):
+        container = Container(Leaver, chassis_config)
+        with running(container):
+            dispatch("teller", "gone", 0)
+            eventually(lambda: "event handler paused" in caplog.messages)
+            eventlet.sleep(chance.uniform(0, 0.6))
+        assert "what it did not finish in time is given up" not in caplog.messages
+        caplog.clear()
+    assert len(broker.take("evt-teller-gone--leaver.handle_gone")) == 8
 
 
 def test_what_an_event_carries_survives_its_retries(listener, broker) -> None:
