@@ -13,7 +13,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit replay shell dead redrive run test \
-	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos images test-images \
+	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos test-upgrade images test-images \
 	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
 
 help:  ## these verbs
@@ -61,6 +61,9 @@ dead:  ## events parked because they could not be right, with their errors (QUEU
 redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... for one)
 	@$(SUITE) exec $(BIN)/python -m chassis.dead redrive $(QUEUE)
 
+retire-retries:  ## delete the retry queues of earlier versions, when no copy of one runs
+	@$(SUITE) exec $(BIN)/python -m chassis.old_retries delete
+
 run: migrate  ## all five services in one process, in the foreground
 	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
 
@@ -94,6 +97,9 @@ test-system: install  ## the whole suite
 
 test-chaos: install  ## the promises under real faults, small
 	@$(BIN)/pytest tests/chaos
+
+test-upgrade: install  ## copies of the previous version beside new ones, under load, there and back
+	@$(BIN)/pytest tests/upgrade
 
 images:  ## the images of all services, by docker or buildah (REGISTRY, NAMESPACE, TAG, BASE)
 	@dev/images/build.sh
