@@ -425,10 +425,14 @@ def _text(error: Exception) -> str:
 
 
 def _delivery(message: Any) -> Delivery:
-    body = bytes(message.body or b"")
-    event_id = message.properties.get("message_id") or hashlib.sha256(body).hexdigest()
+    event_id = message.properties.get("message_id") or _digest(message)
     attempts, failures = _count(message, ATTEMPTS), _count(message, FAILURES)
     return Delivery(message, event_id, attempts, failures, monotonic())
+
+
+def _digest(message: Any) -> str:
+    """The id of an event that has none, as stock Nameko publishes it."""
+    return hashlib.sha256(bytes(message.body or b"")).hexdigest()
 
 
 def _payload(message: Any) -> Any:
