@@ -3,7 +3,7 @@
 arena      a suite with two copies of each service, and what can be done to it
 clients    users who repeat what fails, and remember every answer
 run        one part: clients and faults, then healing, convergence and the comparison of all records
-processes, servers, money   what the parts do; parts names all
+processes, servers, money, retries   what the parts do; parts names all
 taps       messages of the bus, copied and delivered again
 points     where a process may die, and who heals it
 crashing   a launcher that makes a process die there

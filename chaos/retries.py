@@ -9,11 +9,14 @@ from chaos.run import Part, Run
 
 ORDERS_AT_ONCE = 25
 PAUSE_S = 0.1  # between two waves of orders
-RETRY_DELAY_S = 15.0  # the longest delay before a retry
+RETRIES_DUE_S = 1.0 + 5 + 15  # the third retry of all events, which fail together for the first time
+DOWN_BEFORE_S = 1.5  # so long before, the broker is killed: it takes longer to start
 EARLIEST_S, LATEST_S = 0.3, 3.0  # a kill comes so long after the broker answers
 POLL_S = 0.005
 DELIVERED = 0.8  # so few of the messages that were ready are left when some have been delivered
-RANDOM, DELIVERY, RETURN = "at random", "as events are delivered", "as failed events return"
+RANDOM = "at random"
+DELIVERY = "as events are delivered"
+RETURN = "as failed events return"
 QUEUES = "evt-orders-"  # of the events that become letters
 
 
@@ -22,18 +25,21 @@ def retries(run: Run) -> None:
 
     The last quarter of the kills comes when the database is available again, under load.
     """
-    orders, kills = run.pick((300, 4), (2000, 20))
+    orders, kills = run.pick((600, 4), (2000, 20))
     kills_under_load = kills // 4
     run.clients.join(8)
     with run.arena.locked_out("notifications"):
-        _place(run, orders)
+        with run.arena.frozen(run.arena.copies("notifications")):
+            _place(run, orders)
+        due = time.monotonic() + RETRIES_DUE_S
         queues = _await_waiting_events(run)
-        eventlet.sleep(RETRY_DELAY_S)  # so that retries are due while the broker is down
-        for number in range(kills - kills_under_load):
-            _kill(run, queues, RETURN if number % 2 else RANDOM)
+        eventlet.sleep(max(0, due - DOWN_BEFORE_S - time.monotonic()))
+        _kill(run, "before retries are due")
+        for number in range(kills - kills_under_load - 1):
+            _kill_at(run, queues, RANDOM if number % 2 else RETURN)
     with run.clients.arrivals(per_s=5):
         for number in range(kills_under_load):
-            _kill(run, queues, RANDOM if number % 2 else DELIVERY)
+            _kill_at(run, queues, RANDOM if number % 2 else DELIVERY)
 
 
 def _place(run: Run, orders: int) -> None:
@@ -60,17 +66,21 @@ def _await_waiting_events(run: Run) -> Collection[str]:
     return queues()
 
 
-def _kill(run: Run, queues: Collection[str], moment: str) -> None:
+def _kill_at(run: Run, queues: Collection[str], moment: str) -> None:
     if moment == RANDOM:
         eventlet.sleep(run.chance.uniform(EARLIEST_S, LATEST_S))
     else:
         _await(run, queues, moment)
+    _kill(run, moment)
+
+
+def _kill(run: Run, moment: str) -> None:
     run.fault(f"kill -9 of the broker {moment}")
     run.arena.crash_broker()
 
 
 def _await(run: Run, queues: Collection[str], moment: str) -> None:
-    """Returns when events have been delivered (and, for RETURN, the first is ready again).
+    """Returns when events have been delivered and, for RETURN, the first one is ready again.
 
     RETURN is the worst moment: events that were moved without a confirm may be in the memory of the
     broker only. The frequent polls are part of the fault: a classic queue that is never idle for

@@ -58,5 +58,5 @@ def test_orders_wait_for_billing_while_it_is_down_and_all_else_goes_on(prove) ->
 
 def test_events_that_wait_for_a_retry_survive_a_broker_that_is_killed_again_and_again(prove) -> None:
     result = prove("retries")
-    assert result.notes["events that wait"] >= 300
+    assert result.notes["events that wait"] >= 600
     assert result.faults == 4
