@@ -50,7 +50,7 @@ def show(channel: Any, handler: EventHandler) -> None:
 
 
 def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
-    """Move what is parked now, as it was before its first attempt; what is parked again meanwhile stays.
+    """Move the dead letters of this moment back, each as it was before its first attempt.
 
     A crash may double a message, which changes nothing.
     """

@@ -2,7 +2,7 @@
 
 Events that arrive while a batch is handled gather, and are the next batch. A message is acked only
 when its work is done, or when the broker has confirmed its copy in another queue. No event waits in
-a queue with a time to live, for nobody confirms how it leaves that. The main queue is declared as
+a queue with a time to live: the broker does not confirm how it leaves that. The main queue is declared as
 stock Nameko declares it.
 """
 
@@ -53,7 +53,7 @@ MAX_COUNT = 1_000_000  # of a header: a forged one must not overflow
 # Our headers: all attempts, those that failed on the event's own content, and the last error.
 ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
 
-Reasons = Sequence[tuple[Any, Exception]]  # the events that a handler could not finish, each with why
+Reasons = Sequence[tuple[Any, Exception]]  # the events that a handler did not finish, and why
 
 
 class Failure(NamedTuple):
@@ -207,7 +207,7 @@ class EventHandler(NamekoEventHandler):
             self._pauses, self._probe = 0, 1
 
     def _work(self, batch: Sequence[Delivery]) -> BatchResult:
-        """Call the handler until each event is done or has failed, or a dependency is unavailable."""
+        """Call the handler until each event is done or failed, or a dependency is unavailable."""
         result, events = BatchResult(), []
         for delivery in batch:
             try:

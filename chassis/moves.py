@@ -1,4 +1,4 @@
-"""Moves messages from one queue to another, losing none: a confirmed copy, then the ack."""
+"""Moves messages from one queue to another and loses none: a confirmed copy, then the ack."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """Deletes the retry queues of earlier versions: `python -m chassis.old_retries delete`.
 
-For when no copy of such a version runs, and none will: they declare those queues, and publish there.
-What waits in them is moved into the main queues first.
+Run it when no copy of such a version runs: they declare these queues and publish into them. The
+events in them are moved into the main queues first.
 """
 
 import argparse

@@ -20,8 +20,8 @@ class QueueConsumer(NamekoQueueConsumer):
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more is
     consumed, so a service that stops could not ack what it still works on, and it would be done twice.
-    A provider may bring a consumer (`provider.consumer(channel, accept)`) with a channel of its own,
-    and change its `prefetch` while it consumes; with 0 it pauses.
+    A provider may bring a consumer (`provider.consumer(channel, accept)`) with its own channel, and
+    change its `prefetch` while it consumes. With 0 it pauses.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
     It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
     An ack that meets a broken connection does not end the process: the broker delivers again.
@@ -79,8 +79,8 @@ class QueueConsumer(NamekoQueueConsumer):
     def apply_prefetch(self, provider: Any) -> None:
         """Consume with `provider.prefetch` from now on; returns when that is so.
 
-        With 0 its own channel is closed: what was delivered and not acked returns to the queue.
-        Without a connection there is nothing to do: the next one begins with it.
+        With 0 its own channel is closed: its unacked messages return to the queue. Without a
+        connection there is nothing to do: the next one begins with this prefetch.
         """
         done = Event()
         self._pending_changes.append((provider, done))
@@ -116,7 +116,7 @@ class QueueConsumer(NamekoQueueConsumer):
             left.send()
 
     def _apply_pending(self) -> None:
-        """Runs in the consumer's own greenthread: no other may wait for an answer on its connection."""
+        """Runs in the consumer's own greenthread: no other may read its connection."""
         while self._pending_changes:
             provider, done = self._pending_changes.pop(0)
             try:
@@ -149,7 +149,7 @@ class QueueConsumer(NamekoQueueConsumer):
         self._end(message, partial(message.ack, multiple=True))
 
     def ack_each(self, messages: Sequence[Any]) -> None:
-        """Ack messages of one channel, a frame each but in one write; those between stay unacked."""
+        """Ack messages of one channel, each by a frame but in one write."""
         if messages:
             self._end(messages[0], partial(_ack_each, messages))
 

@@ -1,9 +1,9 @@
 """Drains the retry queues of earlier versions, which may still run beside this one.
 
-There a failed event waits in `<queue>.retry.<n>`, from where it expires back into its queue: a hop
-that the broker confirms to nobody, and forgets when it is killed. Each service moves on by confirmed
-publishes what it finds there. The queues stay, because older copies may publish into them at any
-time; `python -m chassis.old_retries delete` deletes them when there are no such copies.
+There a failed event waits in `<queue>.retry.<n>`, from where it expires back into its queue. The
+broker does not confirm this hop, and may lose the event when it is killed. So each service moves
+these events by confirmed publishes. The queues stay, because older copies publish into them at any
+time. `python -m chassis.old_retries delete` deletes them when there are no such copies.
 """
 
 import logging

@@ -87,8 +87,8 @@ class Service:
     def _write_letters(self, events: Events) -> Reasons:
         """Write one letter an order, however often its event comes; the events without a recipient.
 
-        Users is asked for recipients that are not known yet. While it can't be, only their events
-        wait.
+        Users is asked for recipients that are not known yet. While users is unavailable, only
+        their events wait.
         """
         endings = [_ending(event) for event in events]
         user_ids = {ending.user_id for ending in endings}
