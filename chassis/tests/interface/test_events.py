@@ -235,26 +235,19 @@ def test_where_every_event_is_too_slow_the_handler_pauses_after_a_few(gathered, 
     eventually(lambda: not is_paused())
 
 
-def test_a_probe_that_fails_on_its_own_does_not_end_the_pause(tell, moved, broker, caplog) -> None:
+def test_a_probe_that_fails_on_its_own_does_not_end_the_pause(
+    tell, moved, broker, caplog, monkeypatch
+) -> None:
     """Its failure says nothing of the database. It is counted, and gives way to the next one."""
+    monkeypatch.setattr(events, "PROBE_S", 10)  # a busy machine delivers late
     malformed = tell(database_gone(), *[ValueError("no")] * 100)
     eventually(lambda: broker.count(DEAD))
     assert len(handled[malformed]) == 1 + events.MAX_ATTEMPTS
     assert [copy.headers["x-failures"] for copy in moved] == [1, 2, 3, 4, 5]
     assert caplog.messages.count("event handler paused") == events.MAX_ATTEMPTS + 1
+    tell()
     eventually(lambda: not is_paused())
     broker.take(DEAD)
-
-
-def test_a_handler_that_meets_its_broker_again_is_still_paused(
-    tell, handler, close_connections, caplog, monkeypatch
-) -> None:
-    monkeypatch.setattr(events, "PROBE_S", 0)
-    event_id = tell(*[database_gone() for _ in range(4)])
-    eventually(is_paused)
-    close_connections()
-    eventually(lambda: len(handled[event_id]) == 5)
-    eventually(lambda: not is_paused())
 
 
 # A call to another service fails

@@ -107,6 +107,9 @@ class FakeBroker:
             self.close_channel()
             handler.held.clear()
 
+    def is_consuming(self, handler: EventHandler) -> bool:
+        return bool(self.channel.connection)
+
     # What it sees as its publisher
 
     def publish(self, copies: Sequence[Any]) -> list[bool]:
@@ -186,3 +189,16 @@ def test_no_event_is_lost_whatever_fails(outcomes, refusals, numbers, limits, lo
     assert broker.done == {*numbers, 201} - malformed
     assert set(broker.dead) == malformed
     assert not broker.ready
+
+
+@pytest.mark.parametrize(("connection", "prefetch"), [(True, events.PREFETCH), (None, 1)])
+def test_without_an_event_to_try_a_pause_ends_only_where_the_broker_is_there(
+    connection, prefetch, monkeypatch
+) -> None:
+    broker = FakeBroker(repeat(None), repeat(False))
+    broker.channel.connection = connection
+    monkeypatch.setattr(events, "PROBE_S", 0.01)
+    with handler_on(broker, count(0.0, LOOK_S)) as handler:
+        handler.prefetch = 1
+        assert handler._next_batch() == []
+        assert handler.prefetch == prefetch
