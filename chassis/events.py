@@ -49,6 +49,7 @@ PREFETCH = 2 * BATCH  # one batch is handled, the next one gathers, unless MAX_H
 PROBE_S = 1.0  # without an event to try, a paused handler consumes as usual
 GATHER_S = 0.1  # for a probe of several events
 OVERFLOW_PAUSE_S = 1.0
+MAX_BATCH_S = 60.0
 MAX_COUNT = 1_000_000  # of a header: a forged one must not overflow
 # Our headers: all attempts, those that failed on the event's own content, and the last error.
 ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
@@ -68,6 +69,7 @@ class Failure(NamedTuple):
 class BatchResult:
     """What became of a batch. `unavailable`: why the rest of it was not tried."""
 
+    started_at: float  # monotonic
     done: list[Delivery] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     unavailable: Exception | None = None
@@ -208,7 +210,7 @@ class EventHandler(NamekoEventHandler):
 
     def _work(self, batch: Sequence[Delivery]) -> BatchResult:
         """Call the handler until each event is done or failed, or a dependency is unavailable."""
-        result, events = BatchResult(), []
+        result, events = BatchResult(monotonic()), []
         for delivery in batch:
             try:
                 events.append((delivery, _payload(delivery.message)))
@@ -229,16 +231,20 @@ class EventHandler(NamekoEventHandler):
             result.unavailable = exc
         elif len(events) == 1 or isinstance(exc, CALL_FAULTS):
             result.failed += [Failure(delivery, exc, is_named=False) for delivery, _ in events]
-            self._stop_if_all_are_slow(result, exc)
+            self._stop_if_slow(result, exc)
         else:
             half = len(events) // 2
             self._try(events[:half], result)
             self._try(events[half:], result)
 
-    def _stop_if_all_are_slow(self, result: BatchResult, exc: Exception) -> None:
-        """Give up the rest of a batch in which each event takes its time to fail."""
+    def _stop_if_slow(self, result: BatchResult, exc: Exception) -> None:
+        """Give up the rest of a batch whose events take their time to fail.
+
+        One by one they would take half an hour, and the broker closes the channel then.
+        """
         slow = sum(is_contention(failure.error) for failure in result.failed)
-        if slow >= MAX_ALIKE and not result.has_returned:
+        takes_long = monotonic() - result.started_at > MAX_BATCH_S
+        if takes_long or (slow >= MAX_ALIKE and not result.has_returned):
             result.unavailable = exc
 
     def _sort(self, events: Sequence[tuple[Delivery, Any]], reasons: Reasons, result: BatchResult) -> None:
