@@ -109,6 +109,7 @@ def _working(request) -> None:
         good = request.getfixturevalue("tell")()
         eventually(lambda: handled[good])
         eventually(lambda: not is_paused() and not len(handler.held))
+        request.getfixturevalue("broker").channel.queue_purge(DEAD)
 
 
 @pytest.fixture
