@@ -6,6 +6,7 @@ run        one part: clients and faults, then healing, convergence and the compa
 processes, servers, money, retries   what the parts do; parts names all
 taps       messages of the bus, copied and delivered again
 points     where a process may die, and who heals it
+versions   the files of the previous version, for copies that run beside those of this one
 crashing   a launcher that makes a process die there
 report     the progress line, the table, the file
 """

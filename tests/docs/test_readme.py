@@ -27,7 +27,7 @@ def test_the_story_with_curl_is_as_its_comments_say(suite, terminal) -> None:
     assert [letter["kind"] for letter in letters["items"]] == ["grief", "happiness"]
 
 
-@pytest.mark.parametrize("command", [*commands(SESSION), "make shell"])
+@pytest.mark.parametrize("command", [*commands(SESSION), "make --no-print-directory shell"])
 def test_the_session_in_nameko_shell_answers_as_it_says(suite, terminal, tmp_path, command) -> None:
     examples = doctest.DocTestParser().get_examples(SESSION.text)
     typed = tmp_path / "typed"

@@ -1,7 +1,8 @@
 """An upgrade from the previous version under load, a rollback, and the upgrade again."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,19 @@ REQUESTS = 20
 STATUSES = {0, 200, 201, 202, 409, 503, 504}  # 0: the connection failed
 
 
-def test_an_upgrade_and_a_rollback_under_load_lose_nothing() -> None:
-    with checkout_of(PREVIOUS) as previous, arena(previous) as played:
+@pytest.fixture
+def previous() -> Iterator[Path]:
+    """The files of the previous version."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(checkout_of(PREVIOUS))
+        except Failure as failure:
+            pytest.fail(str(failure), pytrace=False)
+        yield folder
+
+
+def test_an_upgrade_and_a_rollback_under_load_lose_nothing(previous: Path) -> None:
+    with arena(previous) as played:
         part = Part("upgrade", "copies of two versions lose nothing", partial(_story, previous=previous))
         result = play(part, played, SEED)
     assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)

@@ -40,6 +40,11 @@ def call(method, *args, **kwargs):
 """
 
 
+def obey_ctrl_c() -> None:
+    """Tests that run in the background ignore SIGINT, and so would their processes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Session:
     """`make shell` as a process that reads what a person types, and goes on after each error."""
 
@@ -54,6 +59,7 @@ class Session:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
+                preexec_fn=obey_ctrl_c,
             )
         self.type(PREPARE)
 
