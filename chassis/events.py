@@ -351,7 +351,9 @@ class EventHandler(NamekoEventHandler):
 
         A broker in a memory alarm takes none, and needs its queues drained more than ever.
         """
-        if len(self.held) + len(moved) > MAX_HELD or not all(d.is_exhausted for d in moved):
+        if len(self.held) + len(moved) > MAX_HELD:
+            return False
+        if not all(d.is_exhausted and self.held.has_room_for(d, now) for d in moved):
             return False
         for delivery in moved:
             self.held.hold(delivery, now)
