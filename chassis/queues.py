@@ -1,7 +1,7 @@
 """The one consumer connection of a service."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -111,8 +111,10 @@ class QueueConsumer(NamekoQueueConsumer):
         self._pending_remove_providers.clear()
         for provider, left in leaving.items():
             if consumer := self._consumers.pop(provider, None):
-                with suppress(*CONNECTION_ERRORS):
+                try:
                     consumer.cancel()
+                except CONNECTION_ERRORS:  # the others must not wait for this broker as well
+                    _cut_off(consumer.channel)
             left.send()
 
     def _apply_pending(self) -> None:
@@ -157,11 +159,17 @@ class QueueConsumer(NamekoQueueConsumer):
         self._end(message, message.requeue)
 
     def _end(self, message: Any, end: Callable[[], None]) -> None:
-        if connection := message.channel.connection:  # else it is lost, and the broker delivers again
+        if message.channel.connection:  # else it is lost, and the broker delivers again
             try:
                 end()
             except CONNECTION_ERRORS:  # nothing may follow: an ack of many would end this one, too
-                shutdown_safe(connection.transport.sock)
+                _cut_off(message.channel)
+
+
+def _cut_off(channel: Any) -> None:
+    """Whoever waits for the connection of the channel fails at once."""
+    if connection := channel.connection:
+        shutdown_safe(connection.transport.sock)
 
 
 def _ack_each(messages: Sequence[Any]) -> None:
