@@ -31,6 +31,8 @@ RETRY_QUEUES = "chassis/tests/interface/test_retry_queues.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
+CONNECTIONS = "chassis/tests/interface/test_connections.py"
+CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
 
 
 @dataclass(frozen=True)
@@ -387,8 +389,8 @@ MUTANTS = [
         [
             Change(
                 "chassis/events.py",
-                "elif self._is_probing and result.has_returned:",
-                "elif self._is_probing:",
+                "if not pause_reason and self._is_probing and result.has_returned:",
+                "if not pause_reason and self._is_probing:",
             ),
             Change("chassis/events.py", "if self._is_probing and not result.has_returned:", "if False:"),
         ],
@@ -495,6 +497,60 @@ MUTANTS = [
         "a request that nobody can answer is taken",
         [Change("chassis/rpc.py", 'if not message.properties.get("reply_to"):', "if False:")],
         tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
+    ),
+    # Every service recovers without a restart.
+    Mutant(
+        "a pooled connection is used unchecked",
+        [
+            Change(
+                "chassis/connections.py",
+                "if monotonic() - record.info[USED_AT] > CHECK_IDLE_S or _has_input(connection):",
+                "if False:",
+            )
+        ],
+        tests(
+            CONNECTIONS,
+            "test_no_request_fails_after_a_restart_of_the_database",
+            "test_idle_connections_that_are_forgotten_cost_no_request_its_answer",
+        ),
+    ),
+    Mutant(
+        "a wait for the database has no limit",
+        [Change("chassis/connections.py", "timeout=None if left_s == inf else left_s", "timeout=None")],
+        tests(CONNECTIONS, "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced"),
+    ),
+    Mutant(
+        "a connection that may only read stays in the pool",
+        [Change("chassis/errors.py", 'return sqlstate(exc)[:2] == "25"', "return False")],
+        tests(CONNECTIONS, "test_a_connection_that_may_only_read_is_replaced_at_the_first_error"),
+    ),
+    Mutant(
+        "a service that cannot write says that it is ready",
+        [Change("chassis/db.py", "if failure := self._write_failure:", "if failure := None:")],
+        tests(
+            CONNECTIONS,
+            "test_a_write_that_is_refused_is_told_for_a_while",
+            "test_after_a_write_without_room_the_disk_is_tried",
+        ),
+    ),
+    Mutant(
+        "a lost connection is made again without consumers",
+        [
+            Change("chassis/queues.py", "as (_, channel, _)", "as (silent, channel, _)"),
+            Change("chassis/queues.py", "_open_connection(channel).drain_events", "silent.drain_events"),
+            Change("chassis/queues.py", "_open_connection(channel).heartbeat_tick", "silent.heartbeat_check"),
+        ],
+        tests(CONTAINER, "test_no_consumer_is_missing_after_a_connection_was_lost_unseen"),
+    ),
+    Mutant(
+        "a timer goes by the time of day",
+        [Change("chassis/timers.py", "from time import monotonic", "from time import time as monotonic")],
+        tests(LOOPS, "test_a_timer_goes_on_though_the_time_of_day_is_set_back"),
+    ),
+    Mutant(
+        "a stuck loop is ready",
+        [Change("chassis/loops.py", "if self.busy_s() > self._limit_s:", "if False:")],
+        tests(LOOPS, "test_a_timer_whose_run_is_stuck_is_not_ready"),
     ),
 ]
 
