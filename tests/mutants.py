@@ -252,6 +252,11 @@ MUTANTS = [
         ],
         tests(LEDGER, "test_a_cancelled_withdrawal_never_happens"),
     ),
+    Mutant(
+        "a batch whose refs are taken again and again never ends",
+        [Change("billing/service.py", "MAX_SETTLEMENTS = 5", "MAX_SETTLEMENTS = 100_000")],
+        tests(LEDGER, "test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry"),
+    ),
     # The outbox.
     Mutant(
         "an order ends without its event",
