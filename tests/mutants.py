@@ -25,6 +25,7 @@ PLACE, SWEEPER = "orders/tests/interface/test_place.py", "orders/tests/interface
 LETTERS, USERS = "notifications/tests/interface/test_letters.py", "users/tests/interface/test_users.py"
 AMQP, EVENTS = "chassis/tests/interface/test_amqp.py", "chassis/tests/interface/test_events.py"
 POSITION = "chassis/tests/interface/test_outbox_position.py"
+MIGRATIONS = "chassis/tests/interface/test_migration_limits.py"
 OUTBOX, RPC = "chassis/tests/interface/test_outbox.py", "chassis/tests/interface/test_rpc.py"
 RETRIES = "chassis/tests/unit/test_retries.py"
 UNIT_EVENTS = "chassis/tests/unit/test_events.py"
@@ -256,6 +257,25 @@ MUTANTS = [
         "a batch whose refs are taken again and again never ends",
         [Change("billing/service.py", "MAX_SETTLEMENTS = 5", "MAX_SETTLEMENTS = 100_000")],
         tests(LEDGER, "test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry"),
+    ),
+    # Migrations.
+    Mutant(
+        "a migration waits for a lock, and all queries behind it",
+        [Change("chassis/migrate.py", "lock_timeout = '1s'", "lock_timeout = 0")],
+        tests(
+            MIGRATIONS,
+            "test_a_migration_that_waits_for_a_lock_lets_queries_pass_and_succeeds_once_it_is_free",
+        ),
+    ),
+    Mutant(
+        "an index build has a time limit",
+        [Change("chassis/migrate.py", "SET statement_timeout = 0", "SELECT")],
+        tests(MIGRATIONS, "test_index_builds_have_no_time_limit_and_several_migrations_take_turns"),
+    ),
+    Mutant(
+        "several migrations at once take no turns",
+        [Change("chassis/migrate.py", "pg_try_advisory_xact_lock(7369001)", "true")],
+        tests(MIGRATIONS, "test_index_builds_have_no_time_limit_and_several_migrations_take_turns"),
     ),
     # The outbox.
     Mutant(
