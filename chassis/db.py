@@ -15,7 +15,7 @@ from nameko_sqlalchemy import Database as NamekoDatabase
 from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
-from chassis import health
+from chassis import health, lookups
 from chassis.errors import first_line
 from chassis.settings import COUNT, SECONDS, TEXT, read
 
@@ -64,6 +64,8 @@ class Database(NamekoDatabase):
         event.listen(self.engine, "connect", _read_ids_as_text)
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
         event.listen(self._autocommit, "connect", _read_ids_as_text)
+        for engine in (self.engine, self._autocommit):
+            event.listen(engine, "do_connect", lookups.connect)
         health.add_check(self.container.service_name, "database", self._ping)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)

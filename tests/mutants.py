@@ -31,6 +31,7 @@ RETRY_QUEUES = "chassis/tests/interface/test_retry_queues.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
+LOOKUPS = "chassis/tests/interface/test_lookups.py"
 
 
 @dataclass(frozen=True)
@@ -495,6 +496,17 @@ MUTANTS = [
         "a request that nobody can answer is taken",
         [Change("chassis/rpc.py", 'if not message.properties.get("reply_to"):', "if False:")],
         tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
+    ),
+    # Names.
+    Mutant(
+        "libpq looks up the names of databases",
+        [Change("chassis/lookups.py", "            if needs_lookup(target):", "            if False:")],
+        tests(LOOKUPS, "test_a_service_is_alive_without_name_server_and_follows_its_database"),
+    ),
+    Mutant(
+        "only the first address of a database is tried",
+        [Change("chassis/lookups.py", 'resolve(target["host"])]', 'resolve(target["host"])[:1]]')],
+        tests(LOOKUPS, "test_the_next_address_is_tried_where_one_refuses"),
     ),
 ]
 
