@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +81,15 @@ def mute(port: int) -> Iterator[socket.socket]:
         yield listening
 
 
-@pytest.fixture
-def keeper(chassis_config: dict[str, Any], names: NameServer, limits: None) -> Iterator[Container]:
+@contextmanager
+def keeper(config: dict[str, Any]) -> Iterator[None]:
     """A service whose database has a name."""
-    names.addresses[HOST] = [HERE]
-    uri = make_url(chassis_config["DB_URIS"]["users:Base"]).set(host=HOST)
+    uri = make_url(config["DB_URIS"]["users:Base"]).set(host=HOST)
     uris = {"users:Base": uri.render_as_string(hide_password=False)}
-    container = Container(Keeper, {**chassis_config, "DB_URIS": uris})
+    container = Container(Keeper, {**config, "DB_URIS": uris})
     with eventlet.Timeout(DEADLINE_S, AssertionError("it does not start")):
         container.start()
-    yield container
+    yield
     container.stop()
 
 
@@ -99,21 +98,24 @@ def get(path: str) -> int:
     return requests.get(f"http://{host}:{port}{path}", timeout=NEVER_LONG_S).status_code
 
 
+@pytest.mark.usefixtures("limits")
 def test_a_service_is_alive_without_name_server_and_follows_its_database(
-    keeper: Container, names: NameServer, superuser: Callable[[str], Any]
+    chassis_config: dict[str, Any], names: NameServer, superuser: Callable[[str], Any]
 ) -> None:
-    eventually(lambda: get("/readyz") == 200)
-    names.is_silent = True
-    superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'")
-    eventually(lambda: get("/readyz") == 503)
-    lookup = eventlet.spawn(get, "/readyz")
-    while not lookup.dead:
-        assert get("/healthz") == 200
-    names.addresses[HOST] = [ELSEWHERE]  # where nobody listens: its database moves
-    names.is_silent = False
-    assert get("/readyz") == 503
     names.addresses[HOST] = [HERE]
-    eventually(lambda: get("/readyz") == 200)
+    with keeper(chassis_config):
+        eventually(lambda: get("/readyz") == 200)
+        names.is_silent = True
+        superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'")
+        eventually(lambda: get("/readyz") == 503)
+        lookup = eventlet.spawn(get, "/readyz")
+        while not lookup.dead:
+            assert get("/healthz") == 200
+        names.addresses[HOST] = [ELSEWHERE]  # where nobody listens: its database moves
+        names.is_silent = False
+        assert get("/readyz") == 503
+        names.addresses[HOST] = [HERE]
+        eventually(lambda: get("/readyz") == 200)
 
 
 @pytest.mark.parametrize("addresses", [[ELSEWHERE, HERE], ["::1", HERE]])
