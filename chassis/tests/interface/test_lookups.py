@@ -89,8 +89,10 @@ def keeper(config: dict[str, Any]) -> Iterator[None]:
     container = Container(Keeper, {**config, "DB_URIS": uris})
     with eventlet.Timeout(DEADLINE_S, AssertionError("it does not start")):
         container.start()
-    yield
-    container.stop()
+    try:
+        yield
+    finally:
+        container.stop()
 
 
 def get(path: str) -> int:
