@@ -15,7 +15,7 @@ from nameko_sqlalchemy import Database as NamekoDatabase
 from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
-from chassis import health
+from chassis import health, lookups
 from chassis.connections import ConnectionLimits, LimitedConnection
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
 from chassis.settings import COUNT, SECONDS, TEXT, read
@@ -80,6 +80,7 @@ class Database(NamekoDatabase):
         super().setup()
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
         for engine in (self.engine, self._autocommit):
+            event.listen(engine, "do_connect", lookups.connect)
             ConnectionLimits(engine, self.engine_options["pool_timeout"])
             event.listen(engine, "handle_error", self._note_failure)
         self._write_failure: BaseException | None = None

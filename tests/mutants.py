@@ -35,6 +35,7 @@ REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
+LOOKUPS = "chassis/tests/interface/test_lookups.py"
 
 
 @dataclass(frozen=True)
@@ -618,6 +619,17 @@ MUTANTS = [
         "a stuck loop is ready",
         [Change("chassis/loops.py", "if self.busy_s() > self._limit_s:", "if False:")],
         tests(LOOPS, "test_a_timer_whose_run_is_stuck_is_not_ready"),
+    ),
+    # Names.
+    Mutant(
+        "libpq looks up the names of databases",
+        [Change("chassis/lookups.py", "            if needs_lookup(target):", "            if False:")],
+        tests(LOOKUPS, "test_a_service_is_alive_without_name_server_and_follows_its_database"),
+    ),
+    Mutant(
+        "only the first address of a database is tried",
+        [Change("chassis/lookups.py", 'resolve(target["host"])]', 'resolve(target["host"])[:1]]')],
+        tests(LOOKUPS, "test_the_next_address_is_tried_where_one_refuses"),
     ),
 ]
 
