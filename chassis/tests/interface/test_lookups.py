@@ -15,7 +15,7 @@ from sqlalchemy import NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase
 
-from chassis import health, lookups
+from chassis import amqp, health, lookups
 from chassis.container import Container
 from chassis.db import Database
 from chassis.tests.names import NameServer, name_server
@@ -195,3 +195,27 @@ def test_without_eventlets_patches_a_connection_has_a_limit_too(port: int, mute:
     command = [sys.executable, "-W", "ignore", "-c", code]
     tried = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert "timeout expired" in tried.stderr
+
+
+@pytest.fixture
+def connect_to_broker(servers: Servers, chassis_config: dict[str, Any]) -> Callable[[], None]:
+    """Connects to the broker by a name."""
+    uri = f"amqp://shop:shop@{HOST}:{servers.ports['rabbitmq']}/"
+    return lambda: amqp.connect({**chassis_config, "AMQP_URI": uri}).transport.establish_connection().close()
+
+
+def test_a_broker_is_found_as_soon_as_its_name_is_back(
+    names: NameServer, connect_to_broker: Callable[[], None]
+) -> None:
+    with pytest.raises(OSError, match="could not resolve"):
+        connect_to_broker()
+    names.addresses[HOST] = [ELSEWHERE, HERE]  # the first refuses
+    connect_to_broker()
+
+
+def test_the_limit_of_a_caller_ends_a_lookup_of_the_broker(
+    names: NameServer, connect_to_broker: Callable[[], None]
+) -> None:
+    names.is_silent = True
+    with pytest.raises(ZeroDivisionError), eventlet.Timeout(0.1, ZeroDivisionError()):
+        connect_to_broker()
