@@ -16,6 +16,7 @@ from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
 from chassis import health
+from chassis.database_checks import ensure_time_limits, refuse_unfit_database
 from chassis.errors import first_line
 from chassis.settings import COUNT, SECONDS, TEXT, read
 
@@ -31,9 +32,7 @@ GONE_AFTER = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,  # milliseconds; psycopg2 under eventlet knows no connect_timeout
 }
-TIME_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 OLDEST_S = "coalesce(extract(epoch FROM now() - min(created_at)), 0)"  # of the rows of a query; 0: of none
-NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 class Database(NamekoDatabase):
@@ -55,7 +54,7 @@ class Database(NamekoDatabase):
             "connect_args": {
                 **GONE_AFTER,
                 "application_name": self.container.service_name,
-                "options": " ".join(f"-c {name}={int(timeout_s * 1000)}" for name in TIME_LIMITS),
+                "client_encoding": "utf8",  # whatever the role, the database or the environment says
             },
         }
 
@@ -67,6 +66,9 @@ class Database(NamekoDatabase):
         health.add_check(self.container.service_name, "database", self._ping)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)
+        timeout_s = self.engine_options["pool_timeout"]
+        ensure_time_limits(self.engine, self.container.service_name, timeout_s)
+        self._autocommit.dispose()  # its connections may be older than the limits
 
     def stop(self) -> None:
         """Close what nobody uses; who still works (the relay, until it has stopped) may go on."""
@@ -95,7 +97,7 @@ class Database(NamekoDatabase):
         needed = newest_migration(self.container.service_name)
         try:
             with self.autocommit() as connection:
-                _refuse_unsafe_server(connection, self.container.service_name)
+                refuse_unfit_database(connection, self.container.service_name)
                 found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         except ProgrammingError:  # no such table yet
             found = None
@@ -111,12 +113,6 @@ class Database(NamekoDatabase):
     def _ping(self) -> None:
         with self.autocommit() as connection:
             connection.execute(text("SELECT 1"))
-
-
-def _refuse_unsafe_server(connection: Connection, service: str) -> None:
-    for name in NEVER_OFF:
-        if connection.execute(text(f"SHOW {name}")).scalar() == "off":
-            raise SystemExit(f"{service}: {name} is off in this database")
 
 
 def recordset(rows: Sequence[Any]) -> str:

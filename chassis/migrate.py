@@ -22,6 +22,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from chassis import command as command_line
 from chassis.amqp import connect
+from chassis.database_checks import violations
 from chassis.db import database_uri, migrations_of
 from chassis.events import EventHandler
 from chassis.queue_limits import check_queue_limits
@@ -40,8 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = command_line.settings(options.config)
         services = options.services or services_with_tables(config)
+        check_databases(config, services)  # an unknown service ends here
         for service in services:
-            database_uri(config, "DB_OWNER_URIS", service)  # an unknown service ends here
             declare_queues(config, service)
         # Services wait for their tables: on a broker that drops events they must not start.
         check_queue_limits(config, event_queues(config, services))
@@ -55,6 +56,18 @@ def main(arguments: list[str] | None = None) -> None:
 def services_with_tables(config: dict[str, Any]) -> list[str]:
     """The services that DB_URIS names; only they listen to events."""
     return [name.partition(":")[0] for name in read(config, "DB_URIS", fields.Dict())]
+
+
+def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
+    """Ends with code 1 and a line for each thing that one of the databases lacks."""
+    lines: list[str] = []
+    for service in services:
+        engine = create_engine(database_uri(config, "DB_OWNER_URIS", service))
+        with engine.connect() as connection:
+            lines += violations(connection, service)
+        engine.dispose()
+    if lines:
+        sys.exit("\n".join(lines))
 
 
 def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:
