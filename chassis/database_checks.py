@@ -4,7 +4,6 @@ docs/reliability.md lists everything that the suite assumes of a database, and w
 """
 
 import logging
-from collections.abc import Iterable
 from contextlib import suppress
 
 from sqlalchemy import Connection, Engine, text
@@ -20,21 +19,24 @@ OLDEST_POSTGRESQL = 15  # before, every role may make tables in the schema publi
 
 BY_ROLE = "ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}'"
 BY_SERVER = "set it to {value} in postgresql.conf"
-BY_NEW_DATABASE = "restore a dump into a database made with TEMPLATE template0 ENCODING '{value}'"
-BY_SCHEMA = "the tables are in another one, with which the search_path of {role} must begin"
-BY_UPGRADE = "upgrade PostgreSQL to {value}"
 
 # What may be found, the preferred value first, and the remedy. The last two are not settings.
 REQUIRED = {
-    "server_encoding": (("UTF8",), BY_NEW_DATABASE),
+    "server_encoding": (
+        ("UTF8",),
+        "restore a dump into a database made with TEMPLATE template0 ENCODING '{value}'",
+    ),
     "fsync": (("on",), BY_SERVER),
     "full_page_writes": (("on",), BY_SERVER),
     "synchronous_commit": (("on", "local", "remote_write", "remote_apply"), BY_ROLE),
     "default_transaction_isolation": (("read committed", "read uncommitted"), BY_ROLE),
     "IntervalStyle": (("postgres",), BY_ROLE),
     "session_replication_role": (("origin", "local"), BY_ROLE),
-    "current_schema": (("that of the tables",), BY_SCHEMA),
-    "version": ((f"{OLDEST_POSTGRESQL} or later",), BY_UPGRADE),
+    "current_schema": (
+        ("that of the tables",),
+        "the tables are in another one, with which the search_path of {role} must begin",
+    ),
+    "version": ((f"{OLDEST_POSTGRESQL} or later",), "upgrade PostgreSQL to {value}"),
 }
 LOOK = text("""
     SELECT name, setting
@@ -59,13 +61,13 @@ LOOK = text("""
             ELSE :oldest || ' or later'
         END)
 """)
-TAKE_TURNS = text("SELECT pg_advisory_xact_lock(:id)")
-END_SESSION = text("SELECT pg_terminate_backend(pg_backend_pid())")
+LIMITS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
 
 
 def violations(connection: Connection, service: str) -> list[str]:
     """A line for each thing that the database, its server or the session lacks, with the remedy."""
-    found = _look(connection, REQUIRED)
+    rows = connection.execute(LOOK, {"names": [*REQUIRED], "oldest": OLDEST_POSTGRESQL})
+    found: dict[str, str] = dict(rows.all())
     return [
         f"{service}: {name} is {found[name]}: "
         + remedy.format(name=name, value=allowed[0], role=found["role"], database=found["database"])
@@ -97,27 +99,25 @@ def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
     except DBAPIError as exc:
         found = {"error": first_line(exc)}
     if found != wanted:
-        who = {"service": service, "needed": wanted["statement_timeout"], **found}
-        log.warning("time limits of the database are not in force: reconnect the pooler", extra=who)
+        log.warning(
+            "time limits of the database are not in force: reconnect the pooler",
+            extra={"service": service, "needed": wanted["statement_timeout"], **found},
+        )
 
 
 def _set_for_role(connection: Connection, settings: dict[str, str]) -> None:
     """Store settings of the session's role in this database, which it may do itself."""
-    role = "ALTER ROLE CURRENT_USER IN DATABASE " + _look(connection, ())["database"]
-    connection.execute(TAKE_TURNS, {"id": ADVISORY_LOCK_ID})  # two at once would fail
+    database = connection.execute(text("SELECT quote_ident(current_database())")).scalar()
+    # Two at once would fail.
+    connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": ADVISORY_LOCK_ID})
     for name, value in settings.items():
-        connection.execute(text(f"{role} SET {name} = {value}"))
+        connection.exec_driver_sql(
+            f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = {value}",
+        )
     connection.commit()
     with suppress(DBAPIError):  # or a pooler would give this older session to others
-        connection.execute(END_SESSION)
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
 
 def _limits(connection: Connection) -> dict[str, str]:
-    found = _look(connection, TIME_LIMITS)
-    return {name: found[name] for name in TIME_LIMITS}
-
-
-def _look(connection: Connection, names: Iterable[str]) -> dict[str, str]:
-    """These settings of the session, and what else LOOK tells."""
-    rows = connection.execute(LOOK, {"names": list(names), "oldest": OLDEST_POSTGRESQL})
-    return dict(rows.all())
+    return dict(connection.execute(LIMITS, {"names": [*TIME_LIMITS]}).all())

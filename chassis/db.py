@@ -66,8 +66,11 @@ class Database(NamekoDatabase):
         health.add_check(self.container.service_name, "database", self._ping)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)
-        timeout_s = self.engine_options["pool_timeout"]
-        ensure_time_limits(self.engine, self.container.service_name, timeout_s)
+        ensure_time_limits(
+            self.engine,
+            self.container.service_name,
+            timeout_s=self.engine_options["pool_timeout"],
+        )
         self._autocommit.dispose()  # its connections may be older than the limits
 
     def stop(self) -> None:
