@@ -36,6 +36,8 @@ LIMITS = "chassis/tests/interface/test_queue_limits.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
+DATABASE = "chassis/tests/interface/test_database_checks.py"
+POOLER = "tests/system/test_pooler.py"
 
 
 @dataclass(frozen=True)
@@ -551,6 +553,22 @@ MUTANTS = [
         "a killed migration leaves its scratch queues",
         [Change("chassis/queue_limits.py", '{"x-expires": EXPIRES_S * 1000}', "{}")],
         tests(LIMITS, "test_scratch_queues_of_a_killed_migration_expire"),
+    ),
+    # What a database must have.
+    Mutant(
+        "a database that cannot hold all texts is taken",
+        [Change("chassis/database_checks.py", '("UTF8",)', '("UTF8", "LATIN1", "SQL_ASCII")')],
+        tests(DATABASE, "test_a_service_refuses_a_database_that_is_not_utf8"),
+    ),
+    Mutant(
+        "the role gets no time limits",
+        [Change("chassis/database_checks.py", "            _set_for_role(connection, wanted)\n", "")],
+        tests(DATABASE, "test_the_first_start_makes_the_limits_settings_of_the_role"),
+    ),
+    Mutant(
+        "a pooler keeps the session that set the time limits, and that has none",
+        [Change("chassis/database_checks.py", "pg_terminate_backend(pg_backend_pid())", "1")],
+        tests(POOLER, "test_an_order_is_paid_and_the_books_agree"),
     ),
     # Calls.
     Mutant(
