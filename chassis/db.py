@@ -32,11 +32,6 @@ GONE_AFTER = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,  # milliseconds
 }
-CONNECT_ARGUMENTS = {
-    **GONE_AFTER,
-    "target_session_attrs": "read-write",  # a standby is refused before the first write meets it
-    "connection_factory": LimitedConnection,
-}
 NO_RIGHT = "42501"  # PostgreSQL's code
 WRITE_REFUSED_S = 30.0  # so long a missing grant is told, unless a write meets it again
 # Without a privilege or a trace in the catalogue: rows that exceed work_mem go into a temporary file.
@@ -69,7 +64,8 @@ class Database(NamekoDatabase):
             "pool_timeout": timeout_s,
             "hide_parameters": True,  # an error's text would show them, in the log too
             "connect_args": {
-                **CONNECT_ARGUMENTS,
+                **GONE_AFTER,
+                "connection_factory": LimitedConnection,
                 "application_name": self.container.service_name,
                 "client_encoding": "utf8",  # whatever the role, the database or the environment says
             },
