@@ -9,29 +9,62 @@ import logging
 import socket
 from collections.abc import Callable
 from functools import partial
+from math import inf
+from time import monotonic
 from typing import Any
 
 import eventlet
 import eventlet.wsgi
-from eventlet.greenpool import GreenPool
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from werkzeug.wrappers import Request, Response
 
-from chassis.errors import Unavailable, first_line, is_away
+from chassis.errors import Unavailable, first_line
 
 log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 2.0
 ACCEPT_AGAIN_S = 0.1
+KEPT_S = 1.0  # so long a result counts, whoever asks
 PATHS = ("/healthz", "/readyz", "/startedz", "/metrics")
 
-_checks: dict[str, Callable[[], object]] = {}  # by "service name"
+
+class Check:
+    """Calls `check`, which raises where a dependency is unavailable. One call at a time is in flight."""
+
+    def __init__(self, name: str, check: Callable[[], object]) -> None:
+        self._name = name
+        self._check = check
+        self._run: Any = None
+        self._valid_until = 0.0  # monotonic
+
+    def result(self) -> str:
+        """What the check said KEPT_S ago at most: `ok` or `away`."""
+        if self._valid_until < monotonic():
+            self._valid_until = inf
+            self._run = eventlet.spawn(self._call)
+        result: str = self._run.wait()
+        return result
+
+    def _call(self) -> str:
+        try:
+            with eventlet.Timeout(CHECK_TIMEOUT_S, Unavailable("no answer in time")):
+                self._check()
+            return "ok"
+        except Exception as exc:  # whatever it is, the service can't be called ready
+            log.warning("not ready", extra={"check": self._name, "error": first_line(exc)})
+            return "away"
+        finally:
+            self._valid_until = monotonic() + KEPT_S
+
+
+_checks: dict[str, Check] = {}  # by "service name"
 _server: socket.socket | None = None
 
 
 def add_check(service: str, name: str, check: Callable[[], object]) -> None:
     """Let /readyz call `check`, which raises where what it looks at is away."""
-    _checks[f"{service} {name}"] = check
+    named = f"{service} {name}"
+    _checks[named] = Check(named, check)
 
 
 def remove_checks(service: str) -> None:
@@ -53,22 +86,10 @@ def respond(path: str) -> Response:
 
 
 def _readiness(only: str = "") -> Response:
-    checks = {asked: _checks[asked] for asked in _checks if asked.endswith(only)}
-    results = dict(zip(checks, GreenPool().imap(_run, checks, checks.values()), strict=True))
+    runs = {name: eventlet.spawn(_checks[name].result) for name in _checks if name.endswith(only)}
+    results = {name: run.wait() for name, run in runs.items()}
     ready = bool(results) and all(result == "ok" for result in results.values())
     return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
-
-
-def _run(asked: str, check: Callable[[], object]) -> str:
-    try:
-        with eventlet.Timeout(CHECK_TIMEOUT_S, Unavailable("no answer in time")):
-            check()
-    except Exception as exc:
-        if not is_away(exc):
-            raise
-        log.warning("not ready", extra={"check": asked, "error": first_line(exc)})
-        return "away"
-    return "ok"
 
 
 def _json(status: int, data: dict[str, Any]) -> Response:
