@@ -8,7 +8,6 @@ from typing import Any
 import eventlet
 import uuid_utils
 from marshmallow import Schema
-from nameko.timer import timer
 from prometheus_client import Gauge
 from sqlalchemy import Connection
 
@@ -30,6 +29,7 @@ from chassis.events import event_handler
 from chassis.rpc import RpcProxy, rpc
 from chassis.schemas import Outcome, Outcomes, answer_each, checked, page
 from chassis.settings import TEXT, Setting
+from chassis.timers import timer
 
 OPERATION = OperationOut()
 DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()

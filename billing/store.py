@@ -7,6 +7,7 @@ from sqlalchemy import Connection, text
 
 from billing.domain import Account, Operation
 from billing.exceptions import RefTaken
+from chassis.connections import allow_statements_of
 from chassis.db import recordset
 
 OPERATION = "id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at"
@@ -71,7 +72,7 @@ def statement(connection: Connection, user_id: str, limit: int, before: str | No
 def ledgers(connection: Connection, batch: int) -> Iterator[tuple[Account, Account, int]]:
     """Each account, what its operations come to, and how many of these do not follow from the one before.
     Each batch is fetched by a statement of its own; all tell of one moment."""
-    connection.execute(text("SET LOCAL statement_timeout = '60s'"))  # an account may have a long history
+    allow_statements_of(connection, 60)  # an account may have a long history
     rows = connection.execute(
         text(
             "SELECT user_id, balance_minor, last_seq, ledger.* FROM accounts, LATERAL ("

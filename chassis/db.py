@@ -1,4 +1,4 @@
-"""Database connections: nameko-sqlalchemy's, with time limits, and a start that waits for the schema."""
+"""A service's database: nameko-sqlalchemy's, with a start that waits for the schema."""
 
 import json
 import logging
@@ -6,31 +6,47 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import eventlet
-import psycopg2.extensions
 from nameko.exceptions import ConfigurationError
 from nameko_sqlalchemy import Database as NamekoDatabase
 from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
 from chassis import health
-from chassis.errors import first_line
+from chassis.connections import ConnectionLimits, LimitedConnection
+from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
 from chassis.settings import COUNT, SECONDS, TEXT, read
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
 DRIVER = "postgresql+psycopg2"
-_UUID_AS_TEXT = psycopg2.extensions.new_type((2950,), "UUID", lambda value, cursor: value)
-# libpq: how a server that is gone without a word is noticed (its own time-outs end nothing then).
+# libpq: when the kernel reports a server that has gone without a word.
 GONE_AFTER = {
     "keepalives_idle": 5,
     "keepalives_interval": 5,
     "keepalives_count": 2,
-    "tcp_user_timeout": 15_000,  # milliseconds; psycopg2 under eventlet knows no connect_timeout
+    "tcp_user_timeout": 15_000,  # milliseconds
 }
+CONNECT_ARGUMENTS = {
+    **GONE_AFTER,
+    "target_session_attrs": "read-write",  # a standby is refused before the first write meets it
+    "connection_factory": LimitedConnection,
+}
+NO_RIGHT = "42501"  # PostgreSQL's code
+WRITE_REFUSED_S = 30.0  # so long a missing grant is told, unless a write meets it again
+# Without a privilege or a trace in the catalogue: rows that exceed work_mem go into a temporary file.
+ENOUGH_ROWS = 20_000
+TRY_DISK = text(f"SELECT count(*) FROM generate_series(1, {ENOUGH_ROWS})")
+LESS_MEMORY = text("SET LOCAL work_mem = '64kB'")
+CHECK_RIGHTS = text(
+    "SELECT current_setting('transaction_read_only') = 'on', array(SELECT name"
+    " FROM unnest(CAST(:tables AS text[])) AS name WHERE NOT has_table_privilege(name, 'SELECT')"
+    " OR NOT has_any_column_privilege(name, 'INSERT'))"
+)
 TIME_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 OLDEST_S = "coalesce(extract(epoch FROM now() - min(created_at)), 0)"  # of the rows of a query; 0: of none
 NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
@@ -41,7 +57,8 @@ class Database(NamekoDatabase):
 
     Each has a pool of its own: to switch a connection to and fro costs as much as a statement. Leave it
     before an RPC or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a wait for a lock as well;
-    one that idles in a transaction is ended by the server.
+    one that idles in a transaction is ended by the server. Where the server does not end it, the
+    service does (chassis/connections.py).
     """
 
     def check(self) -> None:
@@ -53,7 +70,7 @@ class Database(NamekoDatabase):
             "pool_timeout": timeout_s,
             "hide_parameters": True,  # an error's text would show them, in the log too
             "connect_args": {
-                **GONE_AFTER,
+                **CONNECT_ARGUMENTS,
                 "application_name": self.container.service_name,
                 "options": " ".join(f"-c {name}={int(timeout_s * 1000)}" for name in TIME_LIMITS),
             },
@@ -61,10 +78,13 @@ class Database(NamekoDatabase):
 
     def setup(self) -> None:
         super().setup()
-        event.listen(self.engine, "connect", _read_ids_as_text)
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
-        event.listen(self._autocommit, "connect", _read_ids_as_text)
-        health.add_check(self.container.service_name, "database", self._ping)
+        for engine in (self.engine, self._autocommit):
+            ConnectionLimits(engine, self.engine_options["pool_timeout"])
+            event.listen(engine, "handle_error", self._note_failure)
+        self._write_failure: BaseException | None = None
+        self._failed_at = 0.0  # monotonic
+        health.add_check(self.container.service_name, "database", self._check_writable)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)
 
@@ -108,9 +128,31 @@ class Database(NamekoDatabase):
             return False
         return True
 
-    def _ping(self) -> None:
+    def _note_failure(self, context: Any) -> None:
+        if prevents_writing(context.original_exception):
+            self._write_failure = context.original_exception
+            self._failed_at = monotonic()
+
+    def _check_writable(self) -> None:
+        """For /readyz: raises Unavailable where the service cannot write into its tables."""
+        if failure := self._write_failure:
+            self._try_disk()
+            if sqlstate(failure) == NO_RIGHT and monotonic() - self._failed_at < WRITE_REFUSED_S:
+                raise Unavailable(first_line(failure))
+            self._write_failure = None
+        tables = [*self.declarative_base.metadata.tables]
         with self.autocommit() as connection:
-            connection.execute(text("SELECT 1"))
+            is_read_only, refused = connection.execute(CHECK_RIGHTS, {"tables": tables}).one()
+        if is_read_only:
+            raise Unavailable("the database is read-only")
+        if refused:
+            raise Unavailable(f"no right to write: {', '.join(refused)}")
+
+    def _try_disk(self) -> None:
+        """Raises OperationalError where the disk is full."""
+        with self.transaction() as connection:
+            connection.execute(LESS_MEMORY)
+            connection.execute(TRY_DISK)
 
 
 def _refuse_unsafe_server(connection: Connection, service: str) -> None:
@@ -132,11 +174,6 @@ def _plain(value: Any) -> Any:
 
 
 _ROWS = json.JSONEncoder(default=_plain, allow_nan=False)
-
-
-def _read_ids_as_text(connection: Any, record: Any) -> None:
-    """Ids are text everywhere in the suite; SQLAlchemy would have psycopg2 make UUID objects."""
-    psycopg2.extensions.register_type(_UUID_AS_TEXT, connection)
 
 
 def database_uri(config: Any, setting: str, service: str) -> str:

@@ -7,7 +7,6 @@ contract between services.
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError as BrokerError
 from nameko.exceptions import deserialize_to_instance
-from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -40,10 +39,32 @@ def is_away(exc: BaseException) -> bool:
     if isinstance(exc, OSError) and exc.filename is not None:
         return False
     if isinstance(exc, DBAPIError):
-        if isinstance(exc, OperationalError | InterfaceError) or exc.connection_invalidated:
-            return True
-        return isinstance(exc.orig, ReadOnlySqlTransaction)
+        is_lost = isinstance(exc, OperationalError | InterfaceError) or exc.connection_invalidated
+        return is_lost or is_session_unusable(exc)
     return isinstance(exc, AWAY)
+
+
+def sqlstate(exc: BaseException) -> str:
+    """PostgreSQL's code of the error; "" where it has none."""
+    cause = exc.orig if isinstance(exc, DBAPIError) else exc
+    return getattr(cause, "pgcode", None) or ""
+
+
+def is_session_unusable(exc: BaseException) -> bool:
+    """Whether the session answers but cannot do the work: it may only read, say, as on a standby.
+
+    PostgreSQL's class 25. No value of a statement causes one of its errors.
+    """
+    return sqlstate(exc)[:2] == "25"
+
+
+def prevents_writing(exc: BaseException) -> bool:
+    """Whether the server refuses a write for a reason of its own.
+
+    It may only be read, a grant is missing, its disk is full (class 53) or broken (class 58).
+    """
+    code = sqlstate(exc)
+    return code in ("25006", "42501") or code[:2] in ("53", "58")
 
 
 def to_fault(exc: Exception, service: str) -> Exception:

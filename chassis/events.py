@@ -26,6 +26,7 @@ from nameko.exceptions import ContainerBeingKilled
 from chassis import health, metrics
 from chassis.amqp import ConfirmedPublisher, Message, can_carry
 from chassis.errors import Unavailable, first_line
+from chassis.loops import LoopWatch
 from chassis.moves import KEPT
 from chassis.queues import QueueConsumer
 from chassis.retries import (
@@ -108,11 +109,12 @@ class EventHandler(NamekoEventHandler):
         self._pauses = 0  # in a row
         self._pause_reason = ""
         self._stopping = Event()
+        self._watch = LoopWatch(self.container.service_name, self.method_name)
         self.old_retries.register(self.queue.name)
 
     def start(self) -> None:
         metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
-        health.add_check(self.container.service_name, self.method_name, self._check_not_paused)
+        health.add_check(self.container.service_name, self.method_name, self._check_running)
         self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
 
     def stop(self) -> None:
@@ -196,17 +198,22 @@ class EventHandler(NamekoEventHandler):
         return 0 < self.prefetch < PREFETCH
 
     def _handle(self, batch: Sequence[Delivery]) -> None:
-        """Handle a batch and settle each of its messages."""
+        """Handle a batch, settle each of its messages, and pause where that is due."""
+        with self._watch.step():
+            pause_reason = self._handle_and_settle(batch)
+        if pause_reason:
+            self._pause(pause_reason)
+
+    def _handle_and_settle(self, batch: Sequence[Delivery]) -> str:
         result = self._work(batch)
         metrics.EVENTS.labels(self.queue.name, "done").inc(len(result.done))
         metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - len(result.done))
         pause_reason = self._settle(batch, result)
-        if pause_reason:
-            self._pause(pause_reason)
-        elif self._is_probing and result.has_returned:
+        if not pause_reason and self._is_probing and result.has_returned:
             self._resume()
         if result.done:
             self._pauses, self._probe = 0, 1
+        return pause_reason
 
     def _work(self, batch: Sequence[Delivery]) -> BatchResult:
         """Call the handler until each event is done or failed, or a dependency is unavailable."""
@@ -422,8 +429,9 @@ class EventHandler(NamekoEventHandler):
         log.info("event handler resumed", extra={"queue": self.queue.name})
         self.queue_consumer.apply_prefetch(self)
 
-    def _check_not_paused(self) -> None:
-        """For /readyz: raises Unavailable while the handler pauses."""
+    def _check_running(self) -> None:
+        """For /readyz: raises Unavailable while the handler pauses, or is stuck."""
+        self._watch.check()
         if self.prefetch != PREFETCH:
             raise Unavailable(self._pause_reason)
 

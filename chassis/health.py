@@ -7,28 +7,61 @@ import json
 import logging
 import socket
 from collections.abc import Callable
+from math import inf
+from time import monotonic
 from typing import Any
 
 import eventlet
 import eventlet.wsgi
-from eventlet.greenpool import GreenPool
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from werkzeug.wrappers import Request, Response
 
-from chassis.errors import Unavailable, first_line, is_away
+from chassis.errors import Unavailable, first_line
 
 log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 2.0
+KEPT_S = 1.0  # so long a result counts, whoever asks
 PATHS = ("/healthz", "/readyz", "/metrics")
 
-_checks: dict[str, Callable[[], object]] = {}  # by "service name"
+
+class Check:
+    """Calls `check`, which raises where a dependency is unavailable. One call at a time is in flight."""
+
+    def __init__(self, name: str, check: Callable[[], object]) -> None:
+        self._name = name
+        self._check = check
+        self._run: Any = None
+        self._valid_until = 0.0  # monotonic
+
+    def result(self) -> str:
+        """ "ok" or "away", as of KEPT_S ago at most."""
+        if self._valid_until < monotonic():
+            self._valid_until = inf
+            self._run = eventlet.spawn(self._call)
+        result: str = self._run.wait()
+        return result
+
+    def _call(self) -> str:
+        try:
+            with eventlet.Timeout(CHECK_TIMEOUT_S, Unavailable("no answer in time")):
+                self._check()
+            return "ok"
+        except Exception as exc:  # whatever it is, the service can't be called ready
+            log.warning("not ready", extra={"check": self._name, "error": first_line(exc)})
+            return "away"
+        finally:
+            self._valid_until = monotonic() + KEPT_S
+
+
+_checks: dict[str, Check] = {}  # by "service name"
 _server: socket.socket | None = None
 
 
 def add_check(service: str, name: str, check: Callable[[], object]) -> None:
     """Let /readyz call `check`, which raises where what it looks at is away."""
-    _checks[f"{service} {name}"] = check
+    named = f"{service} {name}"
+    _checks[named] = Check(named, check)
 
 
 def remove_checks(service: str) -> None:
@@ -48,22 +81,10 @@ def respond(path: str) -> Response:
 
 
 def _readiness() -> Response:
-    checks = dict(_checks)  # a service may stop meanwhile
-    results = dict(zip(checks, GreenPool().imap(_run, checks, checks.values()), strict=True))
+    runs = {name: eventlet.spawn(check.result) for name, check in _checks.items()}
+    results = {name: run.wait() for name, run in runs.items()}
     ready = bool(results) and all(result == "ok" for result in results.values())
     return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
-
-
-def _run(asked: str, check: Callable[[], object]) -> str:
-    try:
-        with eventlet.Timeout(CHECK_TIMEOUT_S, Unavailable("no answer in time")):
-            check()
-    except Exception as exc:
-        if not is_away(exc):
-            raise
-        log.warning("not ready", extra={"check": asked, "error": first_line(exc)})
-        return "away"
-    return "ok"
 
 
 def _json(status: int, data: dict[str, Any]) -> Response:

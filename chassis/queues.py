@@ -9,17 +9,18 @@ from eventlet.event import Event
 from eventlet.greenio import shutdown_safe
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
-from chassis.amqp import CONNECTION_ERRORS
+from chassis.amqp import CONNECTION_ERRORS, connect
 
 LOOK_S = 0.2
 RECONNECT_S = 1
 
 
 class QueueConsumer(NamekoQueueConsumer):
-    """Nameko's, with seven differences.
+    """Nameko's, with eight differences.
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more is
     consumed, so a service that stops could not ack what it still works on, and it would be done twice.
+    Each wait for the broker has a limit, and a lost connection is made again with all consumers.
     A provider may bring a consumer (`provider.consumer(channel, accept)`) with its own channel, and
     change its `prefetch` while it consumes. With 0 it pauses.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
@@ -30,6 +31,7 @@ class QueueConsumer(NamekoQueueConsumer):
     """
 
     _workers_are_done = False
+    _channel: Any = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +41,17 @@ class QueueConsumer(NamekoQueueConsumer):
         """Called when the workers are done."""
         self._workers_are_done = True
         super().stop()
+
+    @property
+    def connection(self) -> Any:
+        """Where to connect; Nameko's has no limit for it."""
+        return connect(self.container.config)
+
+    def kill(self) -> None:
+        """A broker that does not answer must not keep a service that is out of time."""
+        if self._channel:
+            _cut_off(self._channel)
+        super().kill()
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
         self._channel = channel
@@ -61,8 +74,15 @@ class QueueConsumer(NamekoQueueConsumer):
         consumer.qos(prefetch_count=self.prefetch_count)
         return consumer
 
-    def consume(self, *args: Any, **options: Any) -> Any:
-        return super().consume(*args, safety_interval=LOOK_S, **options)
+    def consume(self, *args: Any, **options: Any) -> Iterator[None]:
+        """Receive messages. kombu's own would make a lost connection again, but no consumers on it."""
+        with self.consumer_context(**options) as (_, channel, _):
+            while not self.should_stop:
+                self.on_iteration()
+                with suppress(TimeoutError):
+                    _open_connection(channel).drain_events(timeout=LOOK_S)
+                _open_connection(channel).heartbeat_tick()
+                yield
 
     @contextmanager
     def establish_connection(self) -> Iterator[Any]:
@@ -111,8 +131,10 @@ class QueueConsumer(NamekoQueueConsumer):
         self._pending_remove_providers.clear()
         for provider, left in leaving.items():
             if consumer := self._consumers.pop(provider, None):
-                with suppress(*CONNECTION_ERRORS):
+                try:
                     consumer.cancel()
+                except CONNECTION_ERRORS:  # the others must not wait for this broker as well
+                    _cut_off(consumer.channel)
             left.send()
 
     def _apply_pending(self) -> None:
@@ -157,11 +179,23 @@ class QueueConsumer(NamekoQueueConsumer):
         self._end(message, message.requeue)
 
     def _end(self, message: Any, end: Callable[[], None]) -> None:
-        if connection := message.channel.connection:  # else it is lost, and the broker delivers again
+        if message.channel.connection:  # else it is lost, and the broker delivers again
             try:
                 end()
             except CONNECTION_ERRORS:  # nothing may follow: an ack of many would end this one, too
-                shutdown_safe(connection.transport.sock)
+                _cut_off(message.channel)
+
+
+def _open_connection(channel: Any) -> Any:
+    if not (channel.connection and channel.connection.connected):
+        raise ConnectionResetError("the broker connection is lost")
+    return channel.connection
+
+
+def _cut_off(channel: Any) -> None:
+    """Whoever waits for the connection of the channel fails at once."""
+    if connection := channel.connection:
+        shutdown_safe(connection.transport.sock)
 
 
 def _ack_each(messages: Sequence[Any]) -> None:

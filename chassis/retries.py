@@ -10,9 +10,7 @@ from itertools import count
 from math import inf
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-
-from chassis.errors import DeadlineExceeded, InternalError, Unavailable, is_away
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable, is_away, sqlstate
 
 RETRY_DELAYS_S = (1, 5, 15)  # the last one repeats
 PAUSES_S = (1, 2, 4, 8, 15)  # the last one repeats
@@ -114,7 +112,7 @@ class FailureStreak:
     """
 
     def __init__(self) -> None:
-        self._unproven: dict[str, tuple[type, str | None]] = {}
+        self._unproven: dict[str, tuple[type, str]] = {}
         self._malformed: dict[str, None] = {}
 
     def fail(self, event_id: str, exc: Exception) -> bool:
@@ -138,14 +136,9 @@ def _forget_oldest(ids: dict[str, Any]) -> None:
         del ids[next(iter(ids))]
 
 
-def sqlstate(exc: BaseException) -> str | None:
-    """PostgreSQL's code of the error, where it is one."""
-    return getattr(exc.orig, "pgcode", None) if isinstance(exc, DBAPIError) else None
-
-
 def is_contention(exc: BaseException) -> bool:
     """Whether others hold what these events need: a lock, a timeout, a deadlock (class 40)."""
-    code = sqlstate(exc) or ""
+    code = sqlstate(exc)
     return code in TOO_SLOW or code[:2] == "40"
 
 
@@ -156,5 +149,5 @@ def is_own_dependency(exc: Exception) -> bool:
     """
     if isinstance(exc, CALL_FAULTS) or is_contention(exc):
         return False
-    code = sqlstate(exc) or ""
+    code = sqlstate(exc)
     return code in MISSING or (is_away(exc) and code[:2] != "54")

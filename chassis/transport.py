@@ -12,6 +12,7 @@ from eventlet.semaphore import Semaphore
 from kombu.transport import pyamqp
 
 AT_ONCE = 16 * 1024  # bytes
+MAX_SILENCE_S = 10.0  # where py-amqp itself would wait for an answer, or for a write, without end
 
 
 class _InLargePieces:
@@ -22,6 +23,7 @@ class _InLargePieces:
 
     def _setup_transport(self) -> None:
         super()._setup_transport()  # type: ignore[misc]
+        self.sock.settimeout(MAX_SILENCE_S)
         self._writing = Semaphore()  # a heartbeat must not come into the middle of a long write
         receive = self._quick_recv  # type: ignore[has-type]
         self._quick_recv = lambda n: receive(max(n, AT_ONCE))

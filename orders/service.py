@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import uuid_utils
-from nameko.timer import timer
 from prometheus_client import Gauge
 
 from chassis.db import Database
@@ -15,6 +14,7 @@ from chassis.logs import current_request_id
 from chassis.outbox import Outbox
 from chassis.rpc import CallId, RpcProxy, rpc
 from chassis.schemas import Outcome, Outcomes, answer_each, checked, is_id, page
+from chassis.timers import timer
 from orders import domain, models, store
 from orders.events import order_ended
 from orders.schemas import NewOrder, OrderOut, OrderQuery

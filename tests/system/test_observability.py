@@ -10,6 +10,8 @@ from conftest import eventually
 from dev.specs.asyncapi import handlers
 from tests.system.processes import SERVICES
 
+LOOPS = {"users": ["outbox"], "billing": ["audit"], "orders": ["outbox", "sweep", "measure"]}
+
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_each_service_tells_its_health(suite, name) -> None:
@@ -17,6 +19,7 @@ def test_each_service_tells_its_health(suite, name) -> None:
     assert (healthz.status_code, healthz.json()) == (200, {"status": "ok"})
     ready = suite.health(name, "/readyz").json()
     checks = ["started", "broker", *(handler.method_name for handler in handlers(name))]
+    checks += LOOPS.get(name, [])
     checks += ["database"] if name != "gateway" else []
     assert ready == {"status": "ready", "checks": {f"{name} {check}": "ok" for check in checks}}
     metrics = suite.health(name, "/metrics")

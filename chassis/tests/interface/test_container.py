@@ -1,7 +1,10 @@
 """A service's life: it starts when it can, says what it lacks, and stops without doing work twice."""
 
+import os
+import signal
+import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import eventlet
@@ -18,7 +21,7 @@ from chassis.amqp import connect
 from chassis.container import Container
 from chassis.db import Database
 from chassis.errors import Unavailable, is_away
-from chassis.queues import LOOK_S
+from chassis.queues import LOOK_S, QueueConsumer
 from chassis.rpc import RpcProxy, rpc
 from chassis.settings import TEXT, Setting
 from chassis.tests.conftest import Broker, dependency, running
@@ -167,6 +170,50 @@ def test_a_service_stops_and_comes_back_though_the_broker_is_away(
     with ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
         assert client.worker.work("again") == "again done"
     stays.stop()
+
+
+@pytest.fixture
+def frozen_broker(servers) -> Iterator[Callable[[], None]]:
+    """`frozen_broker()`: from now on it acknowledges all bytes, and answers nothing."""
+    pid = int(servers.rabbitmqctl("eval", "os:getpid().").strip().strip('"'))
+    yield lambda: os.kill(pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_a_service_stops_in_time_though_its_broker_does_not_answer(
+    nameko_run, suite_config, frozen_broker
+) -> None:
+    process = nameko_run("orders.service", "gateway.service", STOP_TIMEOUT_S="2")
+    eventually(lambda: process.log.read_text().count("service is up") == 2)
+    frozen_broker()
+    process.terminate()
+    line, code = process.last_line_and_code()
+    assert "service has stopped" in line
+    assert code == 0
+
+
+def test_no_consumer_is_missing_after_a_connection_was_lost_unseen(config) -> None:
+    """As by an ack that fails, between two reads of the connection."""
+    if not gate.ready():
+        gate.send()
+    container = Container(Worker, config)
+    [queue_consumer] = [e for e in container.extensions if isinstance(e, QueueConsumer)]
+    lost = Event()
+
+    class Breaking:
+        @property
+        def prefetch(self) -> int:
+            if not lost.ready():
+                transport = queue_consumer._channel.connection.transport
+                transport.sock.shutdown(socket.SHUT_RDWR)
+                transport.connected = False
+                lost.send()
+            return 0
+
+    with running(container), ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
+        queue_consumer._pending_changes.append((Breaking(), Event()))
+        lost.wait()
+        assert client.worker.work("heard") == "heard done"
 
 
 def test_a_stop_while_the_service_still_waits_ends_the_process(config) -> None:

@@ -2,11 +2,11 @@
 
 import socket
 
+import psycopg2
 import pytest
 from amqp.exceptions import ConnectionForced
 from kombu.exceptions import OperationalError as BrokerError
 from nameko.exceptions import deserialize, serialize
-from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy import exc
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, is_away, to_fault
@@ -16,6 +16,12 @@ SQL = "SELECT secret FROM drawer"
 
 def of_database(kind: type[exc.DBAPIError], *, invalidated: bool = False) -> exc.DBAPIError:
     return kind(SQL, {}, Exception("broken\nDETAIL: more"), connection_invalidated=invalidated)
+
+
+class ReadOnly(psycopg2.Error):
+    """As psycopg2 raises it for an answer of the server."""
+
+    pgcode = "25006"
 
 
 AWAY = [
@@ -31,7 +37,7 @@ AWAY = [
     of_database(exc.OperationalError),
     of_database(exc.InterfaceError),
     of_database(exc.InternalError, invalidated=True),
-    exc.InternalError(SQL, {}, ReadOnlySqlTransaction("a standby, as yet")),
+    exc.InternalError(SQL, {}, ReadOnly("a standby, as yet")),
 ]
 BROKEN = [
     ValueError("no"),

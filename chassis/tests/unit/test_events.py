@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from chassis import events
 from chassis.errors import Unavailable
 from chassis.events import EventHandler, _delivery
+from chassis.loops import LoopWatch
 from chassis.retries import FailureStreak, HeldDeliveries
 
 QUEUE = "evt-a-b--c.handle_b"
@@ -144,6 +145,7 @@ def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHand
     handler.method_name = "handle_b"
     handler.queue = Queue(QUEUE)
     handler.inbox, handler.held, handler._streak = LightQueue(), HeldDeliveries(), FailureStreak()
+    handler._watch = LoopWatch("tests", "handler")
     handler.prefetch, handler._pauses, handler._stopping = events.PREFETCH, 0, Event()
     handler._stopping.send()  # no pause takes time
     handler.queue_consumer = handler.publisher = broker

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chassis import health, metrics
 from chassis.errors import Unavailable
+from conftest import eventually
 from dev.ports import free_ports
 
 
@@ -65,6 +66,41 @@ def test_the_checks_of_many_services_run_side_by_side() -> None:
     health.add_check("billing", "broker", lambda: meet(first, second))
     health.add_check("orders", "broker", lambda: meet(second, first))
     assert ready()[0] == 200
+
+
+def test_one_check_is_in_flight_however_many_ask_and_all_get_its_result() -> None:
+    calls, done = [], Event()
+
+    def slow() -> None:
+        calls.append(1)
+        done.wait()
+        raise Unavailable("gone")
+
+    health.add_check("billing", "database", slow)
+    answers = [eventlet.spawn(ready) for _ in range(20)]
+    eventually(lambda: calls)
+    done.send()
+    assert [answer.wait()[0] for answer in answers] == [503] * 20
+    assert len(calls) == 1
+
+
+def test_a_result_counts_for_a_while_and_no_longer(monkeypatch) -> None:
+    calls = []
+    health.add_check("billing", "database", lambda: calls.append(1))
+    assert [ready()[0] for _ in range(3)] == [200] * 3
+    assert len(calls) == 1
+    monkeypatch.setattr(health, "KEPT_S", 0)
+    health._checks["billing database"]._valid_until = 0
+    assert [ready()[0] for _ in range(3)] == [200] * 3
+    assert len(calls) == 4
+
+
+def test_a_check_that_breaks_is_no_sign_of_readiness() -> None:
+    def broken() -> None:
+        raise KeyError("no such thing")
+
+    health.add_check("billing", "database", broken)
+    assert ready() == (503, {"billing database": "away"})
 
 
 def test_a_service_may_stop_while_readyz_asks() -> None:

@@ -1,0 +1,104 @@
+"""Connections to PostgreSQL: each wait has a limit, and one that cannot work is not used again.
+
+The limits of the server and of the kernel (statement_timeout, tcp_user_timeout) end nothing behind a
+proxy that acknowledges every byte and never answers. So psycopg2's wait callback has its own limit.
+A wait that exceeds it closes the connection, and SQLAlchemy replaces it.
+"""
+
+from math import inf
+from select import POLLIN
+from time import monotonic
+from typing import Any
+
+import psycopg2
+from eventlet import patcher
+from eventlet.hubs import trampoline
+from psycopg2 import extensions
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import InvalidatePoolError
+
+from chassis.errors import first_line, is_session_unusable
+
+CONNECT_LIMIT_S = 3.0
+MARGIN_S = 2.0  # after the server's own limit, which leaves the connection usable
+CHECK_IDLE_S = 5.0
+CHECK_LIMIT_S = 2.0
+POLL = patcher.original("select").poll  # eventlet removes it: it could block, but not with 0 s
+USED_AT = "used_at"
+_UUID_AS_TEXT = extensions.new_type((2950,), "UUID", lambda value, cursor: value)
+
+
+class LimitedConnection(extensions.connection):
+    """A psycopg2 connection with a limit for each wait: for connecting, then for each answer."""
+
+    limit_s = CONNECT_LIMIT_S
+
+
+def wait(connection: Any, timeout: float = -1) -> None:
+    """psycopg2's wait callback: raises OperationalError after the connection's `limit_s`.
+
+    psycopg2 closes the connection then. One without `limit_s` may wait without end.
+    """
+    limit_s = getattr(connection, "limit_s", inf)
+    deadline = monotonic() + limit_s
+    late = psycopg2.OperationalError(f"the database did not answer in {limit_s:g} s")
+    while (state := connection.poll()) != extensions.POLL_OK:
+        left_s = max(deadline - monotonic(), 0)
+        trampoline(
+            connection.fileno(),
+            read=state == extensions.POLL_READ,
+            write=state == extensions.POLL_WRITE,
+            timeout=None if left_s == inf else left_s,
+            timeout_exc=late,
+        )
+
+
+class ConnectionLimits:
+    """Applies these rules to the connections of an engine. A statement may take `statement_timeout_s`."""
+
+    def __init__(self, engine: Engine, statement_timeout_s: float) -> None:
+        extensions.set_wait_callback(wait)
+        self._engine = engine
+        self._limit_s = statement_timeout_s + MARGIN_S
+        event.listen(engine, "connect", self._prepare)
+        event.listen(engine, "checkin", self._note_use)
+        event.listen(engine, "checkout", self._check_idle)
+        event.listen(engine, "handle_error", _retire_unusable)
+
+    def _prepare(self, connection: Any, record: Any) -> None:
+        """Ids are text everywhere in the suite; SQLAlchemy would have psycopg2 make UUID objects."""
+        extensions.register_type(_UUID_AS_TEXT, connection)
+        self._note_use(connection, record)
+
+    def _note_use(self, connection: Any, record: Any) -> None:
+        if connection:  # None: it was invalidated
+            connection.limit_s = self._limit_s
+            record.info[USED_AT] = monotonic()
+
+    def _check_idle(self, connection: Any, record: Any, proxy: Any) -> None:
+        """Check a connection that has idled, or to which the server has written: perhaps it is closed."""
+        try:
+            if monotonic() - record.info[USED_AT] > CHECK_IDLE_S or _has_input(connection):
+                connection.limit_s = CHECK_LIMIT_S
+                self._engine.dialect.do_ping(connection)
+                connection.limit_s = self._limit_s
+        except psycopg2.Error as exc:  # those that idled beside it are hardly any better
+            raise InvalidatePoolError(first_line(exc)) from exc
+
+
+def allow_statements_of(connection: Connection, seconds: int) -> None:
+    """Let each statement take so long, until the end of the connection's transaction."""
+    connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
+    driver_connection: Any = connection.connection.driver_connection
+    driver_connection.limit_s = seconds + MARGIN_S
+
+
+def _has_input(connection: Any) -> bool:
+    poll = POLL()
+    poll.register(connection.fileno(), POLLIN)
+    return bool(poll.poll(0))
+
+
+def _retire_unusable(context: Any) -> None:
+    """Have SQLAlchemy replace the pool's connections: what this one met, the others will meet."""
+    context.is_disconnect |= is_session_unusable(context.original_exception)

@@ -1,0 +1,52 @@
+"""A loop whose step takes too long is visible: in the log, in a metric, in /readyz.
+
+The waits of a step have limits, so this should never happen. Where one has none after all, the
+service looks healthy: its heartbeats go on, and no error is logged.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from eventlet.hubs import get_hub
+
+from chassis import metrics
+from chassis.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+MAX_BUSY_S = 75.0  # more than a batch of failing events takes, with its last statement
+
+
+class LoopWatch:
+    """Watches one loop of a service; `limit_s` is how long one step may take."""
+
+    def __init__(self, service: str, loop: str, limit_s: float = MAX_BUSY_S) -> None:
+        self._fields = {"service": service, "loop": loop}
+        self._limit_s = limit_s
+        self._started: float | None = None  # monotonic
+        metrics.LOOP_BUSY.labels(service, loop).set_function(self.busy_s)
+
+    def busy_s(self) -> float:
+        """Seconds since the current step began; 0 between two steps."""
+        return 0 if self._started is None else monotonic() - self._started
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Encloses one step. Waiting for work is no step."""
+        self._started = monotonic()
+        alarm = get_hub().schedule_call_global(self._limit_s, self._report)
+        try:
+            yield
+        finally:
+            alarm.cancel()
+            self._started = None
+
+    def check(self) -> None:
+        """For /readyz: raises Unavailable while a step takes longer than it may."""
+        if self.busy_s() > self._limit_s:
+            raise Unavailable(f"busy for {self.busy_s():.0f} s")
+
+    def _report(self) -> None:
+        log.error("loop is stuck", extra={**self._fields, "seconds": self._limit_s})

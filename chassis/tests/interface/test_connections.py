@@ -1,0 +1,217 @@
+"""Connections that are closed, forgotten, silent or read-only, and what /readyz says of them."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import eventlet
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from chassis import connections, health
+from chassis.connections import allow_statements_of
+from chassis.container import Container
+from chassis.db import Database
+from chassis.errors import is_away
+from chassis.tests.conftest import running
+from conftest import DEADLINE_S, eventually
+
+POOL_SIZE = 3
+TIMEOUT_S = 0.5
+PIDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'users' AND pid <> pg_backend_pid()"
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Note(Base):
+    """A table of these tests."""
+
+    __tablename__ = "notes"
+
+    note: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Keeper:
+    """Has a database."""
+
+    name = "users"
+
+    db = Database(Base)
+
+
+@pytest.fixture(scope="module")
+def keeper(chassis_config) -> Iterator[Container]:
+    limits = {"DB_STATEMENT_TIMEOUT_S": TIMEOUT_S, "DB_POOL_SIZE": POOL_SIZE}
+    limits["CONFIRM_TIMEOUT_S"] = TIMEOUT_S / 2
+    container = Container(Keeper, {**chassis_config, **limits})
+    with running(container):
+        yield container
+
+
+@pytest.fixture
+def notes(sql) -> Iterator[None]:
+    sql("users", "CREATE TABLE notes (note text PRIMARY KEY)")
+    sql("users", "GRANT SELECT, INSERT ON notes TO users")
+    yield
+    sql("users", "DROP TABLE notes")
+
+
+@pytest.fixture
+def db(keeper, notes, monkeypatch) -> Database:
+    monkeypatch.setattr(health, "KEPT_S", 0)
+    monkeypatch.setattr(connections, "MARGIN_S", 0.5)
+    [database] = [d for d in keeper.dependencies if isinstance(d, Database)]
+    eventually(lambda: readiness() == "ok")
+    return database
+
+
+def readiness() -> str:
+    return health._checks["users database"].result()
+
+
+def both(db: Database) -> list[Callable[[], Any]]:
+    return [db.transaction, db.autocommit]
+
+
+def fill(ways: Any) -> None:
+    """All connections of the pools are made, and returned."""
+    with ExitStack() as stack:
+        for way in ways:
+            for _ in range(POOL_SIZE):
+                stack.enter_context(way()).execute(text("SELECT 1"))
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """The server's processes: their kernel acknowledges all bytes, and nobody answers."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def sessions(superuser) -> list[int]:
+    return [pid for (pid,) in superuser(PIDS)]
+
+
+def write(db: Database, note: str) -> None:
+    with db.autocommit() as connection:
+        connection.execute(text("INSERT INTO notes VALUES (:note)"), {"note": note})
+
+
+def test_no_request_fails_after_a_restart_of_the_database(db, superuser) -> None:
+    fill(both(db))
+    before = set(sessions(superuser))
+    assert len(before) == 2 * POOL_SIZE
+    for pid in before:
+        superuser(f"SELECT pg_terminate_backend({pid})")
+    eventually(lambda: not before.intersection(sessions(superuser)))
+    fill(both(db))
+
+
+def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(db, superuser, monkeypatch) -> None:
+    fill(both(db))
+    monkeypatch.setattr(connections, "CHECK_IDLE_S", 0)
+    monkeypatch.setattr(connections, "CHECK_LIMIT_S", 0.3)
+    with stopped(sessions(superuser)), eventlet.Timeout(DEADLINE_S):
+        fill(both(db))
+
+
+@pytest.mark.parametrize("way", ["transaction", "autocommit"])
+def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(db, superuser, way) -> None:
+    enter = getattr(db, way)
+    fill([enter])
+    with enter() as connection:
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar()
+    silent = sessions(superuser)
+    assert pid in silent
+    with stopped(silent):
+        with pytest.raises(OperationalError, match="did not answer") as caught, enter() as connection:
+            connection.execute(text("SELECT 1"))
+        assert is_away(caught.value)
+        fill([enter])
+
+
+def test_a_statement_may_take_longer_where_it_is_allowed_to(db) -> None:
+    with db.transaction() as connection:
+        allow_statements_of(connection, 5)
+        connection.execute(text("SELECT pg_sleep(1.2)"))  # more than the limit with its margin
+    with pytest.raises(DBAPIError), db.transaction() as connection:
+        connection.execute(text("SELECT pg_sleep(5)"))
+
+
+def test_a_connection_that_may_only_read_is_replaced_at_the_first_error(db) -> None:
+    fill(both(db))
+    with ExitStack() as stack:
+        for _ in range(POOL_SIZE):
+            connection = stack.enter_context(db.autocommit())
+            connection.execute(text("SET default_transaction_read_only = on"))
+    with pytest.raises(DBAPIError, match="read-only") as caught:
+        write(db, "lost")
+    assert is_away(caught.value)
+    for note in "abc":
+        write(db, note)
+
+
+def test_while_the_server_may_only_be_read_the_service_is_not_ready(db, superuser) -> None:
+    fill(both(db))
+    superuser("ALTER ROLE users SET default_transaction_read_only = on")
+    try:
+        for pid in sessions(superuser):
+            superuser(f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(DBAPIError) as caught:
+            write(db, "lost")
+        assert is_away(caught.value)
+        assert readiness() == "away"
+    finally:
+        superuser("ALTER ROLE users RESET default_transaction_read_only")
+    write(db, "stored")
+    assert readiness() == "ok"
+
+
+def test_a_service_is_not_ready_while_a_grant_is_missing(db, sql) -> None:
+    sql("users", "REVOKE INSERT ON notes FROM users")
+    assert readiness() == "away"
+    sql("users", "GRANT INSERT ON notes TO users")
+    assert readiness() == "ok"
+
+
+def test_a_write_that_is_refused_is_told_for_a_while(db, monkeypatch) -> None:
+    with pytest.raises(DBAPIError), db.autocommit() as connection:
+        connection.execute(text("UPDATE notes SET note = 'no such grant'"))
+    assert readiness() == "away"
+    monkeypatch.setattr("chassis.db.WRITE_REFUSED_S", 0)
+    assert readiness() == "ok"
+
+
+def test_after_a_write_without_room_the_disk_is_tried(db, sql, superuser) -> None:
+    """The server's temporary files stand for its disk: their limit has the same class of errors."""
+    raise_full = "RAISE 'no room' USING ERRCODE = 'disk_full'"
+    sql(
+        "users", f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {raise_full}; END $$"
+    )
+    sql("users", "CREATE TRIGGER refuse BEFORE INSERT ON notes EXECUTE FUNCTION refuse()")
+    superuser("ALTER ROLE users SET temp_file_limit = '64kB'")
+    try:
+        for pid in sessions(superuser):
+            superuser(f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(DBAPIError, match="no room"):
+            write(db, "lost")
+        assert readiness() == "away"
+    finally:
+        superuser("ALTER ROLE users RESET temp_file_limit")
+        sql("users", "DROP TRIGGER refuse ON notes; DROP FUNCTION refuse()")
+    fill(both(db))
+    for pid in sessions(superuser):
+        superuser(f"SELECT pg_terminate_backend({pid})")
+    eventually(lambda: readiness() == "ok")
+    write(db, "stored")
