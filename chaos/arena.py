@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -33,23 +34,25 @@ GATEWAY_LOOKS = 12  # connections fall to one of two gateways: so many all miss 
 READYZ_S = 5.0  # generous, too
 PROXIED = ("postgresql", "rabbitmq")
 STANDBY = "standby"
+CONFIG = "config.yaml"
 LOWEST_WATERMARK, WATERMARK = "0.00001", "0.4"
 
 
 class StagedSuite(Suite):
     """A suite whose services start with what a file says: see `Arena.arm`.
 
-    `variables` are set for services besides those of the suite, from their next start on.
+    From their next start on, services have `variables` besides those of the suite, and read `config`.
     """
 
     variables: Mapping[str, str] = {}
+    config = Path(CONFIG)
 
     def command(self, name: str) -> list[str]:
         self.stage(name, self.plain_command(name))
         return ["/bin/sh", str(self._script(name))]
 
     def plain_command(self, name: str) -> list[str]:
-        return super().command(name)
+        return [str(self.config) if word == CONFIG else word for word in super().command(name)]
 
     def stage(self, name: str, command: list[str]) -> None:
         """Let the service's next process be `command`."""
@@ -216,8 +219,11 @@ class Arena:
 
     # What is between the services and their servers
 
-    def connect_by_proxies(self) -> None:
-        """Let the services reach both servers through proxies; returns when they are ready."""
+    def connect_by_proxies(self, heartbeat_s: int | None = None) -> None:
+        """Let the services reach both servers through proxies; returns when they are ready.
+
+        `heartbeat_s` is what they have instead of the product's heartbeat for the broker.
+        """
         if self.proxies:
             return
         ports = {name: self.suite.ports[name] for name in PROXIED}
@@ -226,11 +232,24 @@ class Arena:
         for name, port in ports.items():
             place = f"{HOST}:{self.proxies[name].port}/"
             variables = {key: uri.replace(f"{HOST}:{port}/", place) for key, uri in variables.items()}
+        if heartbeat_s:
+            self.suite.config = self._config_with(heartbeat_s)
         self._restart_services(variables)
+
+    def _config_with(self, heartbeat_s: int) -> Path:
+        """A copy of the suite's config.yaml with another heartbeat."""
+        text = (self.suite.checkout / CONFIG).read_text()
+        changed, found = re.subn(r"^HEARTBEAT: \d+", f"HEARTBEAT: {heartbeat_s}", text, flags=re.M)
+        if found != 1:
+            raise Failure(f"{CONFIG} has no line with HEARTBEAT")
+        path = self.suite.servers.state / CONFIG
+        path.write_text(changed)
+        return path
 
     def connect_directly(self) -> None:
         """Undo that."""
         if self.proxies:
+            self.suite.config = Path(CONFIG)
             self._restart_services({})
             self.close_proxies()
 

@@ -18,8 +18,8 @@ WRITES_S = 0.3  # between two requests that write, of each kind
 MOST_UNDER_WAY = 60  # requests: each is repeated until it is done
 POLL_S = 0.2
 # A fault lasts until the services have said so, but so long at least and at most.
-SHORT, LONG = (2.0, 8.0), (20.0, 20.0)
-SHORT_FULL, LONG_FULL = (6.0, 12.0), (30.0, 30.0)
+SHORT, LONG = (1.0, 8.0), (20.0, 20.0)
+SHORT_FULL, LONG_FULL = (3.0, 12.0), (30.0, 30.0)
 # A page that is not full takes some rows more: who failed so often must say so.
 MANY_FAILURES = 10
 RECOVERED_S = 10.0

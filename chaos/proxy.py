@@ -63,7 +63,8 @@ class Proxy:
     def forgetting(self, idle_s: float) -> Iterator[None]:
         """Connections that idle for `idle_s` are forgotten inside, and stay so behind it.
 
-        The proxy accepts what comes on a forgotten connection and passes nothing on, not even its end.
+        The proxy accepts what comes on a forgotten connection and passes nothing on, and the client never
+        learns of its end. The server does, when the client hangs up.
         """
         self.forget_after_s = idle_s
         try:
@@ -72,12 +73,6 @@ class Proxy:
             for connection in self._connections:
                 connection.is_forgotten()
             self.forget_after_s = math.inf
-
-    def close_forgotten(self) -> None:
-        """End the server's side of forgotten connections, which no client can do. Clients learn nothing."""
-        for connection in list(self._connections):
-            if connection.forgotten:
-                _shut_down(connection.server)
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -170,29 +165,30 @@ class _Connection:
 
     def _receive(self, source: socket.socket, chunks: Any) -> None:
         """Queue each chunk with the time at which it is due; an empty one is the end."""
-        data = b"-"
-        while data:
-            data = _received(source)
+        while data := _received(source):
             if not self.is_forgotten():
                 self._used = time.monotonic()
                 chunks.put((self._used + self._proxy.delay_s, data))
-        chunks.put(None)  # tells nobody
+        chunks.put((time.monotonic() + self._proxy.delay_s, b""))
 
     def _send(self, chunks: Any, sink: socket.socket) -> None:
         with suppress(OSError):
-            for due, data in iter(chunks.get, None):
-                eventlet.sleep(max(0.0, due - time.monotonic()))
-                self._proxy.passing.wait()
+            while data := self._next(chunks):
                 if self.forgotten:
                     continue
-                if not data:
-                    break
                 if sink is self._client and self._proxy.cuts(data):
                     sink.sendall(data[: len(data) // 2])
                     break
                 sink.sendall(data)
-        if not self.forgotten:
+        if not (self.forgotten and sink is self._client):
             self.hang_up()
+
+    def _next(self, chunks: Any) -> bytes:
+        """The next chunk, when it may be sent."""
+        due, data = chunks.get()
+        eventlet.sleep(max(0.0, due - time.monotonic()))
+        self._proxy.passing.wait()
+        return bytes(data)
 
 
 def _received(source: socket.socket) -> bytes:

@@ -70,9 +70,28 @@ def test_an_idle_connection_is_forgotten_for_good_and_a_busy_one_is_not(
                 assert echoed(busy, b"on") == b"on"
         assert echoed(client, b"lost", SILENT_S) is None
         assert echoed(busy, b"on") == b"on"
-    proxy.close_forgotten()
-    assert echoed(client, b"lost", SILENT_S) is None
     assert proxy.forgotten == 1
+
+
+def test_a_forgotten_connection_ends_for_the_server_alone(proxy: Proxy) -> None:
+    listener = eventlet.listen((HOST, 0))
+    proxy.switch(listener.getsockname()[1], hang_up=False)
+    ends = []
+    for _ in range(2):
+        client = socket.create_connection((HOST, proxy.port), WAIT_S)
+        server, _ = listener.accept()
+        ends.append((client, server))
+    with proxy.forgetting(0.1):
+        eventlet.sleep(0.2)
+    [(left, its_server), (client, left_server)] = ends
+    left_server.close()
+    assert echoed(client, b"lost", SILENT_S) is None
+    left.close()
+    its_server.settimeout(WAIT_S)
+    assert its_server.recv(1024) == b""
+    client.close()
+    its_server.close()
+    listener.close()
 
 
 def test_held_bytes_come_when_the_hold_ends(proxy: Proxy, client: socket.socket) -> None:
