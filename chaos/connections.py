@@ -17,7 +17,7 @@ DELAY_S = 0.05
 CUT = 0.03  # of so many of the replies one half comes
 ANSWERED_S = 8.0  # the gateway's own limit is 5 s; the machine may be busy
 # A statement has 5 s and some, a connect some seconds; then an order is placed and paid.
-DATABASE_S = 12.0
+DATABASE_S = 15.0
 # Two missed heartbeats, of 3 or 10 s each; then the same.
 BROKER_S = (DATABASE_S + 2 * SHORT_HEARTBEAT_S, DATABASE_S + 20)
 CONVERGED_S = 45.0
@@ -57,7 +57,7 @@ def forget(run: Run, proxies: Sequence[Proxy]) -> None:
     idle_s = run.pick(*IDLE_S)
     with _all(proxy.forgetting(idle_s) for proxy in proxies):
         eventlet.sleep(idle_s + 0.5)
-        with run.clients.arrivals():
+        with run.clients.arrivals(per_s=10):
             eventlet.sleep(run.pick(2, 10))
 
 

@@ -14,18 +14,17 @@ from chaos.servers import expect_recovery
 from chaos.standby import Standby, standby
 from dev.servers import DATABASES
 
-WRITES_S = 0.3  # between two requests that write, of each kind
-MOST_UNDER_WAY = 60  # requests: each is repeated until it is done
+PAUSE_S = 0.2  # of a client, between two requests that write
 POLL_S = 0.2
 # A fault lasts until the services have said so, but so long at least and at most.
 SHORT, LONG = (1.0, 8.0), (20.0, 20.0)
 SHORT_FULL, LONG_FULL = (3.0, 12.0), (30.0, 30.0)
 # A page that is not full takes some rows more: who failed so often must say so.
-MANY_FAILURES = 10
-RECOVERED_S = 10.0
+MANY_FAILURES = 5
 CONVERGED_S = 45.0
 ANSWERED_S = 8.0  # the gateway's own limit is 5 s; the machine may be busy
 STATUSES = {200, 201, 202, 409, 503, 504}
+Write = Callable[[Clients, User], None]
 WRITES = {"POST /users", "POST /orders", "POST /account/deposits", "POST /notifications"}
 
 
@@ -53,7 +52,7 @@ def _meet_standby(run: Run, server: Standby) -> None:
         _expect_unready(run, DATABASES)
     finally:
         database.switch(run.arena.suite.ports["postgresql"], hang_up=False)
-    expect_recovery(run, RECOVERED_S)
+    expect_recovery(run)
 
 
 def _read_only_sessions(run: Run) -> None:
@@ -61,7 +60,7 @@ def _read_only_sessions(run: Run) -> None:
         run.fault(f"all sessions of {role} are read-only")
         with run.arena.read_only([role]):
             _expect_unready(run, [role])
-        expect_recovery(run, RECOVERED_S)
+        expect_recovery(run)
 
 
 def _lose_primary(run: Run, server: Standby) -> None:
@@ -71,7 +70,7 @@ def _lose_primary(run: Run, server: Standby) -> None:
     run.fault("the primary dies, and the standby takes over")
     server.take_over()
     run.arena.proxies["postgresql"].switch(server.port, hang_up=True)
-    expect_recovery(run, RECOVERED_S)
+    expect_recovery(run)
 
 
 def _fill_disk(run: Run, server: Standby) -> None:
@@ -95,14 +94,14 @@ def _fill_disk(run: Run, server: Standby) -> None:
     run.result.notes["writes refused by a full disk"] = dict(server.disk_full_errors())
     run.expect(refused, f"no write was answered 503 while the disk was full: {dict(answers)}")
     run.expect(not told, f"ready while their writes failed: {', '.join(told)}, of {services}")
-    expect_recovery(run, RECOVERED_S)
+    expect_recovery(run)
 
 
 def _return_primary(run: Run, server: Standby) -> None:
     """The arena's own server has the address again, and what the other one wrote."""
     server.hand_back()
     run.arena.proxies["postgresql"].switch(run.arena.suite.ports["postgresql"], hang_up=True)
-    expect_recovery(run, RECOVERED_S)
+    expect_recovery(run)
 
 
 def _expect_unready(run: Run, services: Collection[str]) -> None:
@@ -129,24 +128,33 @@ def _unready(run: Run, is_enough: Callable[[set[str]], bool], least_s: float, mo
 
 @contextmanager
 def _writes(run: Run) -> Iterator[None]:
-    """All four services are asked to write again and again inside."""
-    writing = eventlet.spawn(_write, run)
+    """Clients ask all four services to write inside, each again when it has its answer."""
+    going = [True]
+    for write, clients in ((_sign_up, 2), (_deposit, 3), (_order, 4), (_send_letter, 3)):
+        for _ in range(clients):
+            run.clients.spawn(_again_and_again, write, run.clients, going)
     try:
         yield
     finally:
-        writing.kill()
+        going.clear()
 
 
-def _write(run: Run) -> None:
-    clients = run.clients
-    while True:
-        user = run.chance.choice(clients.users)
-        if clients.under_way < MOST_UNDER_WAY:
-            clients.spawn(clients.sign_up)
-            clients.spawn(clients.ask, user, "deposit", 1_00)
-            clients.spawn(clients.order, user)
-            clients.spawn(_send_letter, clients, user)
-        eventlet.sleep(WRITES_S)
+def _again_and_again(write: Write, clients: Clients, going: list[bool]) -> None:
+    while going:
+        write(clients, clients.chance.choice(clients.users))
+        eventlet.sleep(PAUSE_S)
+
+
+def _sign_up(clients: Clients, user: User) -> None:
+    clients.sign_up()
+
+
+def _deposit(clients: Clients, user: User) -> None:
+    clients.ask(user, "deposit", 1_00)
+
+
+def _order(clients: Clients, user: User) -> None:
+    clients.order(user)
 
 
 def _send_letter(clients: Clients, user: User) -> None:
