@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +41,7 @@ AUDIT_BATCH = 200  # accounts
 MAX_TOLD = 100  # differences
 AUDIT_DIFFERENCES = Gauge("shop_audit_differences", "Found by billing's last audit of itself.")
 AUDITED_AT = Gauge("shop_audit_timestamp_seconds", "When that audit ended.")
+MAX_SETTLEMENTS = 5  # of one batch
 ASK_USERS_S = 1.0  # well within every caller's deadline: the batch holds other users' items too
 
 
@@ -147,22 +149,25 @@ class Service:
         return answer_each(schema, items, settle)
 
     def _settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
-        """What happens to each request; None where it can't be decided now."""
+        """The outcome of each request; None where it can't be decided now. Raises Unavailable."""
+        for _ in range(MAX_SETTLEMENTS):
+            with suppress(RefTaken):  # by a transaction that has committed: the next attempt finds it
+                return self._try_to_settle(requests)
+        raise Unavailable("billing is busy: other requests take the same refs")  # nothing is committed
+
+    def _try_to_settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
         user_ids = {request.user_id for request in requests}
-        try:
-            with self.db.transaction() as connection:
-                accounts = store.accounts(connection, user_ids, lock=True)
-                missing = user_ids - accounts.keys()
-                if not missing:
-                    return list(_record(connection, accounts, requests))
-            undecided = self._open_missing(missing)
-            decidable = [r for r in requests if r.user_id not in undecided]
-            with self.db.transaction() as connection:
-                accounts = store.accounts(connection, user_ids, lock=True)
-                decided = iter(_record(connection, accounts, decidable))
-            return [None if r.user_id in undecided else next(decided) for r in requests]
-        except RefTaken:  # by a transaction that has committed, so the next look finds it
-            return self._settle(requests)
+        with self.db.transaction() as connection:
+            accounts = store.accounts(connection, user_ids, lock=True)
+            missing = user_ids - accounts.keys()
+            if not missing:
+                return list(_record(connection, accounts, requests))
+        undecided = self._open_missing(missing)
+        decidable = [r for r in requests if r.user_id not in undecided]
+        with self.db.transaction() as connection:
+            accounts = store.accounts(connection, user_ids, lock=True)
+            decided = iter(_record(connection, accounts, decidable))
+        return [None if r.user_id in undecided else next(decided) for r in requests]
 
     def _open_missing(self, user_ids: set[str]) -> set[str]:
         """Open accounts whose `user_created` is still on its way. Those of users nobody knows stay

@@ -35,7 +35,7 @@ class Check:
         self._valid_until = 0.0  # monotonic
 
     def result(self) -> str:
-        """ "ok" or "away", as of KEPT_S ago at most."""
+        """What the check said KEPT_S ago at most: `ok` or `away`."""
         if self._valid_until < monotonic():
             self._valid_until = inf
             self._run = eventlet.spawn(self._call)

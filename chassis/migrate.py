@@ -9,8 +9,10 @@ exist before the first event is published. A broker that drops their messages is
 import argparse
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from alembic import command, context, op
@@ -18,7 +20,9 @@ from alembic.config import Config
 from alembic.util import CommandError
 from marshmallow import fields
 from nameko.containers import ServiceContainer
-from sqlalchemy import create_engine, make_url, text
+from psycopg2.errors import LockNotAvailable
+from sqlalchemy import Connection, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from chassis import command as command_line
 from chassis.amqp import connect
@@ -28,7 +32,19 @@ from chassis.queue_limits import check_queue_limits
 from chassis.settings import read
 
 HERE = Path(__file__).parent
-TURNS = 7369_001  # the advisory lock by which several at once take turns; any number that is ours
+TAKE_TURN = text("SELECT pg_try_advisory_xact_lock(7369001)")  # any number that is ours
+MAX_ATTEMPTS, RETRY_S = 30, 1.0
+# While a statement waits for a lock on a table, all queries of that table queue behind it.
+LIMITS = """
+    SET LOCAL lock_timeout = '1s';
+    SET LOCAL statement_timeout = '60s';
+    SET LOCAL idle_in_transaction_session_timeout = 0
+"""
+LOCK_HOLDERS = text("""
+    SELECT DISTINCT virtualtransaction, format('pid %s (%s, role %s)', pid, application_name, usename)
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE granted AND database = datid AND datname = current_database() AND relation >= 16384
+""")  # objects from 16384 on are not PostgreSQL's own
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,7 +77,7 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
     """Bring the service's tables to `revision`, as their owner; several at once take turns."""
     owner = database_uri(config, "DB_OWNER_URIS", service)
     application_role = make_url(database_uri(config, "DB_URIS", service)).username
-    alembic = Config(attributes={"application_role": application_role, "uri": owner})
+    alembic = Config(attributes={"application_role": application_role, "uri": owner, "service": service})
     alembic.set_main_option("script_location", str(HERE / "alembic"))
     alembic.set_main_option("version_locations", str(migrations_of(service)))
     alembic.set_main_option("path_separator", "newline")
@@ -99,24 +115,64 @@ def all_event_handlers(config: dict[str, Any]) -> list[EventHandler]:
 
 def grant(table: str, privileges: str) -> None:
     """In a migration: let the application's role do `privileges` on `table`, and nothing else."""
-    op.execute(_grant(table, privileges))
+    role = context.config.attributes["application_role"]
+    context.execute(f'GRANT {privileges} ON "{table}" TO "{role}"')
 
 
-def _grant(table: str, privileges: str) -> str:
-    return f'GRANT {privileges} ON "{table}" TO "{context.config.attributes["application_role"]}"'
+@contextmanager
+def without_limits() -> Iterator[None]:
+    """In a migration: for index builds and changes of data, which may take hours.
+
+        with without_limits():
+            op.drop_index("name", if_exists=True, postgresql_concurrently=True)  # a killed run's
+            op.create_index("name", "table", ["column"], postgresql_concurrently=True)
+
+    Each statement in it commits by itself, and what precedes it is committed. Such a migration does
+    nothing else, and all of it can be repeated.
+    """
+    with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+        yield
+    op.execute(LIMITS)
 
 
 def run_migrations() -> None:
-    """What chassis/alembic/env.py runs."""
-    engine = create_engine(context.config.attributes["uri"])
-    with engine.connect() as connection, connection.begin():
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({TURNS})"))
-        context.configure(connection=connection)
+    """What chassis/alembic/env.py runs. Raises CommandError where a table stays locked."""
+    engine = create_engine(
+        context.config.attributes["uri"],
+        poolclass=NullPool,
+        isolation_level="READ COMMITTED",  # one snapshot for all of `turn` would hold up an index build
+    )
+    with engine.connect() as turn, turn.begin():
+        turn.execute(text(LIMITS))
+        while not turn.execute(TAKE_TURN).scalar():  # a query that waits would hold it up as well
+            sleep(RETRY_S)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            holders = {*turn.execute(LOCK_HOLDERS)}
+            try:
+                with engine.connect() as connection:
+                    _migrate(connection)
+                return
+            except OperationalError as exc:
+                if not isinstance(exc.orig, LockNotAvailable):
+                    raise
+            holders &= {*turn.execute(LOCK_HOLDERS)}  # those that have held one all the time
+            names = ", ".join(sorted(name for _, name in holders)) or "short transactions"
+            locked = f"{context.config.attributes['service']}: a table is locked by {names}"
+            print(f"{locked}; attempt {attempt} of {MAX_ATTEMPTS}", flush=True)
+            sleep(RETRY_S)
+    raise CommandError(f"{locked}: run it again later")
+
+
+def _migrate(connection: Connection) -> None:
+    """All migrations are one transaction, but for those `without_limits`."""
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.execute(LIMITS)
         found = context.get_context().get_current_revision() or ""
         if not found.isdigit() or found <= str(context.get_head_revision()):
             context.run_migrations()  # else the tables are newer than this code, which was rolled back
-        connection.execute(text(_grant("alembic_version", "SELECT")))
-    engine.dispose()
+        grant("alembic_version", "SELECT")
 
 
 if __name__ == "__main__":

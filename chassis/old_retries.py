@@ -9,12 +9,15 @@ import sys
 from typing import Any
 
 from amqp.exceptions import NotFound, PreconditionFailed
+from nameko.exceptions import ConfigurationError
 
 from chassis import command
 from chassis.migrate import all_event_handlers
 from chassis.moves import move, open_channel
 from chassis.retry_queues import retry_queues
 from chassis.settings import SECONDS, read
+
+MAX_ATTEMPTS = 5
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,8 +39,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def delete(channel: Any, name: str, queue: str, timeout_s: float) -> bool:
-    """Empty a retry queue into `queue`, and delete it; whether there was one."""
-    while True:
+    """Empty a retry queue into `queue`, and delete it; whether there was one.
+
+    Raises ConfigurationError where it fills again each time.
+    """
+    for _ in range(MAX_ATTEMPTS):
         try:
             move(channel, name, queue, timeout_s)
             channel.queue_delete(name, if_empty=True)
@@ -46,6 +52,7 @@ def delete(channel: Any, name: str, queue: str, timeout_s: float) -> bool:
             continue
         except NotFound:
             return False
+    raise ConfigurationError(f"{name} fills again: stop all copies of the earlier version first")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@ relay publishes it. Nothing is announced that did not happen, and nothing that h
 """
 
 import logging
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import eventlet
@@ -32,7 +33,8 @@ Event = tuple[str, dict[str, Any]]  # its type and its fact
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
 PAUSE_S = 0.1  # between the starts of batches that are not full: each costs, and nobody waits for an event
-FIRST = "00000000-0000-0000-0000-000000000000"
+REACH_S = 1.0  # a pass also looks at this much before the previous one: clocks of copies differ a little
+FIRST = str(uuid.UUID(int=0))
 MEASURE_EVERY_S = 5.0
 CLEAN_EVERY_S = 15.0
 CLEAN_AT_MOST = 5000  # within the statement's time limit
@@ -51,7 +53,10 @@ CLEAN = text(
     "DELETE FROM outbox WHERE event_id IN (SELECT event_id FROM outbox WHERE sent_at < now() - :retention"
     " LIMIT :limit)"
 )
-MEASURE = text(f"SELECT count(*), {OLDEST_S} FROM outbox WHERE sent_at IS NULL")
+MEASURE = text(
+    f"SELECT count(*), {OLDEST_S}, count(*) FILTER (WHERE event_id <= CAST(:position AS uuid))"
+    " FROM outbox WHERE sent_at IS NULL"
+)
 
 
 class OutboxMixin:
@@ -78,6 +83,12 @@ class Outbox(DependencyProvider):
     The relay is a greenthread of the service. It takes unsent rows with FOR UPDATE SKIP LOCKED and
     keeps them locked while they are published, so several copies of a service share the work and a
     dead one gives its rows back at once. An event may be published twice; it is never lost.
+
+    A pass is a row of batches, of which the last one is not full. It begins at a position, because
+    the index entries of published events stay until the oldest snapshot is closed, and each scan
+    reads all of them. The position is below every event that this copy has not committed yet.
+    Other events can be below it: those of a copy that died or whose clock is behind, of a replay,
+    and those that found no queue. `_measure` notices them, and the next pass begins at FIRST.
     """
 
     publisher = ConfirmedPublisher()
@@ -91,9 +102,11 @@ class Outbox(DependencyProvider):
     def setup(self) -> None:
         [self._database] = [d for d in self.container.dependencies if isinstance(d, Database)]
         self._wakeup = Wakeup()
-        self._dirty: set[Any] = set()
+        self._unfinished: dict[Any, str] = {}  # workers that write events, with an id below all of these
         self._stopping = False
-        self._after = FIRST  # past a batch in which some found no queue: they must not hold up the rest
+        self._after = FIRST  # where the next batch begins
+        self._position = self._next_position = _recent_id()
+        self._is_behind = False
 
     def start(self) -> None:
         self._thread = self.container.spawn_managed_thread(self._run, identifier="outbox relay")
@@ -104,12 +117,11 @@ class Outbox(DependencyProvider):
         self._thread.wait()
 
     def get_dependency(self, worker_ctx: Any) -> "Writer":
-        return Writer(lambda: self._dirty.add(worker_ctx))
+        return Writer(lambda: self._unfinished.setdefault(worker_ctx, _recent_id()))
 
     def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
         """Runs when the answer is on its way to the caller: the relay never delays one."""
-        if worker_ctx in self._dirty:
-            self._dirty.discard(worker_ctx)
+        if self._unfinished.pop(worker_ctx, None):
             self._wake()
 
     def _wake(self) -> None:
@@ -124,7 +136,6 @@ class Outbox(DependencyProvider):
             if self._stopping:
                 return
             if taken != BATCH:
-                self._after = FIRST
                 with eventlet.Timeout(POLL_S, exception=False):
                     self._wakeup.wait()
                 eventlet.sleep(0 if self._stopping else max(0, earliest_next - monotonic()))
@@ -135,6 +146,18 @@ class Outbox(DependencyProvider):
             if monotonic() >= next_cleaning:
                 left = self._try(self._clean)
                 next_cleaning = monotonic() + (0 if left else CLEAN_EVERY_S)
+            if taken != BATCH:
+                self._begin_pass()
+
+    def _begin_pass(self) -> None:
+        """Go back to the position, or to the start of the table.
+
+        The position moves when the pass has ended. After a pass that failed it stays, and a pass
+        from the start that takes too long is not repeated before `_measure` asks for it again.
+        """
+        self._next_position = min([_recent_id(), *self._unfinished.values()])
+        self._after = FIRST if self._is_behind else self._position
+        self._is_behind = False
 
     def _try(self, step: Callable[[], int]) -> int:
         """How many rows `step` did; 0 where the database or the broker is away."""
@@ -152,17 +175,18 @@ class Outbox(DependencyProvider):
         """Publish what waits, BATCH at most; how many were taken from the table."""
         self.publisher.connect()  # without a broker the rows would be written again at each poll
         with self._database.transaction() as connection:  # a failure rolls it back: nothing is marked as sent
-            taken = connection.execute(TAKE, {"after": self._after, "limit": BATCH}).all()
-            if not taken:
-                return 0
+            taken = connection.execute(TAKE, {"after": self._after, "limit": BATCH})
             rows = sorted(taken, key=attrgetter("event_id"))
-            routed = self.publisher.publish([self._message(row) for row in rows])
+            routed = self.publisher.publish([self._message(row) for row in rows]) if rows else []
             kept = [row.event_id for row, is_routed in zip(rows, routed, strict=True) if not is_routed]
             if kept:
                 connection.execute(KEEP, {"ids": kept})
-        if kept:  # tried again at the next poll
+        if kept:  # tried again when `_measure` has noticed them
             log.warning("events without a queue: make migrate", extra={"count": len(kept)})
+        if len(rows) == BATCH:
             self._after = rows[-1].event_id
+        else:
+            self._position = self._next_position
         metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(len(rows) - len(kept))
         return len(rows)
 
@@ -179,9 +203,10 @@ class Outbox(DependencyProvider):
         return deleted // CLEAN_AT_MOST
 
     def _measure(self) -> int:
-        """Show what waits; each copy of a service shows all of it."""
+        """Show what waits, and notice unsent events below the position; each copy sees all of them."""
         with self._database.autocommit() as connection:
-            unsent, oldest_s = connection.execute(MEASURE).one()
+            unsent, oldest_s, below = connection.execute(MEASURE, {"position": self._position}).one()
+        self._is_behind = below > 0
         metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
         metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s)
         return 0
@@ -190,7 +215,7 @@ class Outbox(DependencyProvider):
 class Writer:
     """What a service method sees of the outbox."""
 
-    def __init__(self, written: Callable[[], None]) -> None:
+    def __init__(self, written: Callable[[], object]) -> None:
         self._written = written
 
     def add(self, connection: Connection, events: Sequence[Event]) -> None:
@@ -201,6 +226,12 @@ class Writer:
         """What `add` writes, for a caller whose statement changes the state and writes them (RECORD)."""
         self._written()
         return [event_row(event) for event in events]
+
+
+def _recent_id() -> str:
+    """An id below those of the events of the last REACH_S seconds."""
+    milliseconds = int((time() - REACH_S) * 1000)
+    return str(uuid.UUID(int=milliseconds << 80))  # a uuid7 begins with 48 bits of them
 
 
 def event_row(event: Event) -> dict[str, Any]:

@@ -42,9 +42,8 @@ class QueueConsumer(NamekoQueueConsumer):
         self._workers_are_done = True
         super().stop()
 
-    @property
-    def connection(self) -> Any:
-        """Where to connect; Nameko's has no limit for it."""
+    def create_connection(self) -> Any:
+        """Nameko's has no limit for connecting."""
         return connect(self.container.config)
 
     def kill(self) -> None:

@@ -4,7 +4,7 @@ import logging
 import random
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import uuid_utils
 from prometheus_client import Gauge
@@ -27,6 +27,7 @@ SWEEP_AT_MOST = 200
 MEASURE_EVERY_S = 15
 OLDEST_PENDING = Gauge("shop_oldest_pending_seconds", "Age of the oldest pending order.")
 LEASE = timedelta(seconds=30)  # a sweeper that dies gives its orders back after this
+REACH = timedelta(seconds=10)  # longer than a statement takes, from its now() to its commit
 
 
 class Service:
@@ -38,6 +39,7 @@ class Service:
     outbox = Outbox()
     call_id = CallId()
     billing = RpcProxy("billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S")
+    is_behind: ClassVar[bool] = True  # whether an order may have been due for REACH or longer
 
     @rpc
     def place_many(self, items: Outcomes) -> Outcomes:
@@ -76,8 +78,11 @@ class Service:
     @timer(interval=SWEEP_EVERY_S)
     def sweep(self) -> None:
         """Finish what a crash or a part that was away left pending, for as long as it takes."""
+        reach = None if Service.is_behind else REACH
+        Service.is_behind = False  # `measure` may set it while this waits
         with self.db.autocommit() as connection:
-            due = store.claim_due(connection, SWEEP_AT_MOST, LEASE)
+            due = store.claim_due(connection, SWEEP_AT_MOST, LEASE, reach)
+        Service.is_behind |= len(due) == SWEEP_AT_MOST
         if not due:
             return
         log.info("settling what is pending", extra={"orders": len(due)})
@@ -89,9 +94,14 @@ class Service:
 
     @timer(interval=MEASURE_EVERY_S, eager=True)
     def measure(self) -> None:
-        """Show how long the oldest pending order waits; each copy of the service shows it."""
+        """Show how long the oldest pending order waits, and notice orders that the sweeper missed.
+
+        Each copy of the service does it for itself.
+        """
         with self.db.autocommit() as connection:
-            OLDEST_PENDING.set(store.oldest_pending_s(connection))
+            oldest_s, is_behind = store.measure_pending(connection, REACH)
+        OLDEST_PENDING.set(oldest_s)
+        Service.is_behind |= is_behind
 
     def _place(self, items: Outcomes) -> Outcomes:
         """Store the orders before any money moves, settle the new ones, answer each as it stands."""

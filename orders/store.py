@@ -41,10 +41,14 @@ END = text(
 CLAIM_DUE = text(
     "UPDATE orders SET attempts = attempts + 1, next_attempt_at = now() + :lease"
     " WHERE id = ANY(ARRAY(SELECT id FROM orders WHERE status = 'pending'"
+    " AND next_attempt_at > coalesce(now() - CAST(:reach AS interval), '-infinity')"
     " AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :limit"
     f" FOR UPDATE SKIP LOCKED)) RETURNING {ORDER}, now() - created_at AS age"
 )
-OLDEST_PENDING_S = text(f"SELECT {OLDEST_S} FROM orders WHERE status = 'pending'")
+MEASURE_PENDING = text(
+    f"SELECT {OLDEST_S}, coalesce(bool_or(next_attempt_at <= now() - CAST(:reach AS interval)), false)"
+    " FROM orders WHERE status = 'pending'"
+)
 POSTPONE = text(
     "UPDATE orders SET next_attempt_at = now() + make_interval(secs => new.wait_s)"
     " FROM unnest(CAST(:ids AS uuid[]), CAST(:waits_s AS float8[])) AS new (order_id, wait_s)"
@@ -93,14 +97,22 @@ def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Order]:
     return {order.id: order for order in connection.execute(BY_IDS, {"ids": list(ids)})}
 
 
-def claim_due(connection: Connection, limit: int, lease: timedelta) -> list[Order]:
-    """Pending orders that are due, with their `age`; no other sweeper gets them for `lease`."""
-    return [*connection.execute(CLAIM_DUE, {"lease": lease, "limit": limit})]
+def claim_due(
+    connection: Connection, limit: int, lease: timedelta, reach: timedelta | None = None
+) -> list[Order]:
+    """Pending orders that are due, with their `age`; no other sweeper gets them for `lease`.
+
+    With `reach`, only those that have been due for less than that. The others cost more: the index
+    keeps an entry of each order that has ended since the oldest snapshot.
+    """
+    return [*connection.execute(CLAIM_DUE, {"lease": lease, "limit": limit, "reach": reach})]
 
 
-def oldest_pending_s(connection: Connection) -> float:
-    """The age in seconds of the oldest pending order; 0 where there is none."""
-    return float(connection.execute(OLDEST_PENDING_S).scalar_one())
+def measure_pending(connection: Connection, reach: timedelta) -> tuple[float, bool]:
+    """The age in seconds of the oldest pending order (0 where there is none), and whether any has
+    been due for `reach` or longer."""
+    oldest_s, is_behind = connection.execute(MEASURE_PENDING, {"reach": reach}).one()
+    return float(oldest_s), is_behind
 
 
 def postpone(connection: Connection, waits_s: Mapping[str, float]) -> None:

@@ -24,6 +24,8 @@ BOOKS, LEDGER = "billing/tests/unit/test_domain.py", "billing/tests/interface/te
 PLACE, SWEEPER = "orders/tests/interface/test_place.py", "orders/tests/interface/test_sweeper.py"
 LETTERS, USERS = "notifications/tests/interface/test_letters.py", "users/tests/interface/test_users.py"
 AMQP, EVENTS = "chassis/tests/interface/test_amqp.py", "chassis/tests/interface/test_events.py"
+POSITION = "chassis/tests/interface/test_outbox_position.py"
+MIGRATIONS = "chassis/tests/interface/test_migration_limits.py"
 OUTBOX, RPC = "chassis/tests/interface/test_outbox.py", "chassis/tests/interface/test_rpc.py"
 RETRIES = "chassis/tests/unit/test_retries.py"
 UNIT_EVENTS = "chassis/tests/unit/test_events.py"
@@ -31,6 +33,8 @@ RETRY_QUEUES = "chassis/tests/interface/test_retry_queues.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
+CONNECTIONS = "chassis/tests/interface/test_connections.py"
+CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
 
 
 @dataclass(frozen=True)
@@ -251,6 +255,30 @@ MUTANTS = [
         ],
         tests(LEDGER, "test_a_cancelled_withdrawal_never_happens"),
     ),
+    Mutant(
+        "a batch whose refs are taken again and again never ends",
+        [Change("billing/service.py", "MAX_SETTLEMENTS = 5", "MAX_SETTLEMENTS = 100_000")],
+        tests(LEDGER, "test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry"),
+    ),
+    # Migrations.
+    Mutant(
+        "a migration waits for a lock, and all queries behind it",
+        [Change("chassis/migrate.py", "lock_timeout = '1s'", "lock_timeout = 0")],
+        tests(
+            MIGRATIONS,
+            "test_a_migration_that_waits_for_a_lock_lets_queries_pass_and_succeeds_once_it_is_free",
+        ),
+    ),
+    Mutant(
+        "an index build has a time limit",
+        [Change("chassis/migrate.py", "SET statement_timeout = 0", "SELECT")],
+        tests(MIGRATIONS, "test_index_builds_have_no_time_limit_and_several_migrations_take_turns"),
+    ),
+    Mutant(
+        "several migrations at once take no turns",
+        [Change("chassis/migrate.py", "pg_try_advisory_xact_lock(7369001)", "true")],
+        tests(MIGRATIONS, "test_index_builds_have_no_time_limit_and_several_migrations_take_turns"),
+    ),
     # The outbox.
     Mutant(
         "an order ends without its event",
@@ -296,6 +324,47 @@ MUTANTS = [
         "relays do not skip what another has",
         [Change("chassis/outbox.py", '" FOR UPDATE SKIP LOCKED)) RET', '")) RET')],
         tests(OUTBOX, "test_two_relays_side_by_side_publish_every_event_once"),
+    ),
+    Mutant(
+        "each look of the relay begins at the start",
+        [Change("chassis/outbox.py", "FIRST if self._is_behind else self._position", "FIRST")],
+        tests(POSITION, "test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot"),
+    ),
+    Mutant(
+        "nobody notices an event below the position",
+        [Change("chassis/outbox.py", "self._is_behind = below > 0", "self._is_behind = False")],
+        tests(
+            POSITION,
+            "test_an_event_whose_clock_is_an_hour_behind_is_published",
+            "test_every_event_is_published_whatever_the_clocks_of_those_who_write_and_relay",
+        ),
+    ),
+    Mutant(
+        "the position passes events that are not committed yet",
+        [
+            Change(
+                "chassis/outbox.py",
+                "min([_recent_id(), *self._unfinished.values()])",
+                "_recent_id()",
+            )
+        ],
+        tests(POSITION, "test_an_event_that_is_committed_after_newer_ones_goes_at_once"),
+    ),
+    Mutant(
+        "the position passes events that could not be published",
+        [
+            Change(
+                "chassis/outbox.py",
+                "        self._next_position = min(",
+                "        self._position = self._next_position\n        self._next_position = min(",
+            )
+        ],
+        tests(POSITION, "test_events_wait_above_the_position_while_publishing_fails"),
+    ),
+    Mutant(
+        "nobody notices an order that the sweeper missed",
+        [Change("orders/service.py", "Service.is_behind |= is_behind", "Service.is_behind |= False")],
+        tests(SWEEPER, "test_orders_that_were_missed_for_long_are_noticed_and_all_settled"),
     ),
     # Publishing and handling.
     Mutant(
@@ -387,8 +456,8 @@ MUTANTS = [
         [
             Change(
                 "chassis/events.py",
-                "elif self._is_probing and result.has_returned:",
-                "elif self._is_probing:",
+                "if not pause_reason and self._is_probing and result.has_returned:",
+                "if not pause_reason and self._is_probing:",
             ),
             Change("chassis/events.py", "if self._is_probing and not result.has_returned:", "if False:"),
         ],
@@ -495,6 +564,60 @@ MUTANTS = [
         "a request that nobody can answer is taken",
         [Change("chassis/rpc.py", 'if not message.properties.get("reply_to"):', "if False:")],
         tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
+    ),
+    # Every service recovers without a restart.
+    Mutant(
+        "a pooled connection is used unchecked",
+        [
+            Change(
+                "chassis/connections.py",
+                "if monotonic() - record.info[USED_AT] > CHECK_IDLE_S or _has_input(connection):",
+                "if False:",
+            )
+        ],
+        tests(
+            CONNECTIONS,
+            "test_no_request_fails_after_a_restart_of_the_database",
+            "test_idle_connections_that_are_forgotten_cost_no_request_its_answer",
+        ),
+    ),
+    Mutant(
+        "a wait for the database has no limit",
+        [Change("chassis/connections.py", "timeout=None if left_s == inf else left_s", "timeout=None")],
+        tests(CONNECTIONS, "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced"),
+    ),
+    Mutant(
+        "a connection that may only read stays in the pool",
+        [Change("chassis/errors.py", 'return sqlstate(exc)[:2] == "25"', "return False")],
+        tests(CONNECTIONS, "test_a_connection_that_may_only_read_is_replaced_at_the_first_error"),
+    ),
+    Mutant(
+        "a service that cannot write says that it is ready",
+        [Change("chassis/db.py", "if failure := self._write_failure:", "if failure := None:")],
+        tests(
+            CONNECTIONS,
+            "test_a_write_that_is_refused_is_told_for_a_while",
+            "test_after_a_write_without_room_the_disk_is_tried",
+        ),
+    ),
+    Mutant(
+        "a lost connection is made again without consumers",
+        [
+            Change("chassis/queues.py", "as (_, channel, _)", "as (silent, channel, _)"),
+            Change("chassis/queues.py", "_open_connection(channel).drain_events", "silent.drain_events"),
+            Change("chassis/queues.py", "_open_connection(channel).heartbeat_tick", "silent.heartbeat_check"),
+        ],
+        tests(CONTAINER, "test_no_consumer_is_missing_after_a_connection_was_lost_unseen"),
+    ),
+    Mutant(
+        "a timer goes by the time of day",
+        [Change("chassis/timers.py", "def _run(self)", "def _run_by_our_clock(self)")],
+        tests(LOOPS, "test_a_timer_goes_on_though_the_time_of_day_is_set_back"),
+    ),
+    Mutant(
+        "a stuck loop is ready",
+        [Change("chassis/loops.py", "if self.busy_s() > self._limit_s:", "if False:")],
+        tests(LOOPS, "test_a_timer_whose_run_is_stuck_is_not_ready"),
     ),
 ]
 

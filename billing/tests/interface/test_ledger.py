@@ -5,7 +5,8 @@ import uuid
 import psycopg2
 import pytest
 
-from billing import domain
+from billing import domain, store
+from chassis.errors import Unavailable
 from conftest import eventually
 
 WRONG_AMOUNTS = [
@@ -238,6 +239,17 @@ def test_a_ref_taken_meanwhile_conflicts_and_its_neighbours_are_done(
     sql("billing", "COMMIT")
     assert statuses(call.result()) == ["conflict", "done"]
     assert billing.account(user_id=ann)["balance_minor"] == 800
+
+
+def test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry(
+    billing, user_id, balance, monkeypatch
+) -> None:
+    order = withdrawal(user_id)
+    billing.withdraw(**order)
+    monkeypatch.setattr(store, "recorded", lambda connection, refs: {})  # each attempt is too early
+    with pytest.raises(Unavailable, match="other requests take the same refs"):
+        billing.withdraw(**order)
+    assert balance(user_id) == 700
 
 
 def test_of_two_users_who_race_for_one_ref_one_gets_it(billing, open_account, balance) -> None:

@@ -134,7 +134,7 @@ def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(db, su
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar()
     silent = sessions(superuser)
     assert pid in silent
-    with stopped(silent):
+    with stopped(silent), eventlet.Timeout(DEADLINE_S):
         with pytest.raises(OperationalError, match="did not answer") as caught, enter() as connection:
             connection.execute(text("SELECT 1"))
         assert is_away(caught.value)

@@ -5,10 +5,12 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import eventlet
 import pytest
+from amqp.exceptions import ChannelError
 from eventlet.event import Event
 from nameko.standalone.rpc import ClusterRpcProxy
 from sqlalchemy import text
@@ -214,6 +216,21 @@ def test_no_consumer_is_missing_after_a_connection_was_lost_unseen(config) -> No
         queue_consumer._pending_changes.append((Breaking(), Event()))
         lost.wait()
         assert client.worker.work("heard") == "heard done"
+
+
+def test_a_queue_that_is_deleted_is_declared_and_consumed_again(config, broker) -> None:
+    if not gate.ready():
+        gate.send()
+    with running(Container(Worker, config)), ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
+        broker.channel.queue_delete("rpc-worker")
+
+        def is_back() -> bool:
+            with suppress(ChannelError):
+                return consumers(broker) == 1
+            return False
+
+        eventually(is_back)
+        assert client.worker.work("back") == "back done"
 
 
 def test_a_stop_while_the_service_still_waits_ends_the_process(config) -> None:

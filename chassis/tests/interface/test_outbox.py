@@ -51,6 +51,7 @@ class Teller:
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outbox, "POLL_S", 0.1)
+        patch.setattr(outbox, "MEASURE_EVERY_S", 0.1)  # by which rows with old ids are noticed
         yield
 
 

@@ -145,6 +145,24 @@ def test_an_event_that_comes_between_the_move_and_the_deletion_is_not_lost(
     assert broker.count(QUEUE) == 2
 
 
+def test_the_command_ends_with_one_line_while_an_earlier_version_still_publishes_there(
+    old_version, config_file, monkeypatch
+) -> None:
+    move = old_retries.move
+
+    def move_then_publish(*arguments: Any) -> int:
+        moved: int = move(*arguments)
+        old_version({"n": moved})
+        return moved
+
+    old_version({"n": 0})
+    monkeypatch.setattr(old_retries, "move", move_then_publish)
+    with pytest.raises(SystemExit) as ended:
+        old_retries.main(["--config", config_file, "delete"])
+    assert "fills again" in ended.value.code
+    assert "\n" not in ended.value.code
+
+
 def test_a_service_goes_on_when_they_are_deleted(old_version, config, config_file, dispatch) -> None:
     old_version(1)
     with running(Container(Listener, config)):

@@ -5,9 +5,11 @@ from datetime import timedelta
 import pytest
 from prometheus_client import REGISTRY
 
+from chassis.db import Database
 from conftest import eventually
-from orders import domain
+from orders import domain, service
 from orders.service import Service
+from tests.buffers import buffers_of, old_snapshot, recorded
 from tests.serving import Twin, serving
 
 DONE = {"status": "done"}
@@ -131,3 +133,39 @@ def test_a_metric_tells_how_long_the_oldest_pending_order_waits(pending, billing
     eventually(lambda: statuses(sql) == [("paid", None)] * 3)
     with serving(config, Service):
         eventually(lambda: waits_s() == 0)
+
+
+def insert_due(sql, count: int, due: str) -> None:
+    """Pending orders, due so long ago, of a copy that died."""
+    sql(
+        "orders",
+        "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), 'k', 1, 'r', now() - CAST(%s AS interval)"
+        " FROM generate_series(1, %s)",
+        [due, count],
+    )
+
+
+def test_orders_that_were_missed_for_long_are_noticed_and_all_settled(
+    billing, config, sql, monkeypatch
+) -> None:
+    monkeypatch.setattr(Service, "is_behind", False)
+    monkeypatch.setattr(service, "SWEEP_AT_MOST", 2)
+    insert_due(sql, count=5, due="1 hour")
+    with serving(config, Service):  # another copy measures at once
+        eventually(lambda: statuses(sql) == [("paid", None)] * 5)
+
+
+def test_a_sweep_reads_no_orders_that_ended_since_the_oldest_snapshot(run, config, sql) -> None:
+    owner, application = (config[name]["orders:Base"] for name in ("DB_OWNER_URIS", "DB_URIS"))
+    with old_snapshot(owner):
+        sql("orders", "BEGIN")  # no sweeper sees them pending
+        insert_due(sql, count=10_000, due="1 minute")
+        sql("orders", "UPDATE orders SET status = 'paid', ended_at = now()")
+        sql("orders", "COMMIT")
+        [database] = [d for d in run(Service).dependencies if isinstance(d, Database)]
+        with recorded(database._autocommit, "UPDATE orders SET attempts") as looks:
+            eventually(lambda: len(looks) == 2)
+        statement, parameters = looks[1]
+        assert buffers_of(application, statement, {**parameters, "reach": None}) > 100
+        assert buffers_of(application, statement, parameters) <= 20

@@ -1,0 +1,149 @@
+"""Migrations beside other sessions: they wait for no lock for long, and index builds have time."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import yaml
+
+from chassis import migrate
+from chassis.db import migrations_of
+from conftest import eventually
+
+# The tables' part of `python -m chassis.migrate users`, with a folder of other migrations.
+COMMAND = """
+import sys
+from pathlib import Path
+from chassis import command, migrate
+migrate.migrations_of = lambda service: Path(sys.argv[1])
+migrate.migrate_tables(command.settings(sys.argv[2]), "users")
+"""
+HEAD = """
+from alembic import op
+revision, down_revision = "0002", "0001"
+"""
+DDL = f"""{HEAD}
+def upgrade():
+    op.execute("CREATE TABLE limits AS SELECT current_setting('statement_timeout') AS inside")
+    op.execute("ALTER TABLE users ADD COLUMN nickname text")
+"""
+INDEX = f"""{HEAD}
+from chassis.migrate import without_limits
+
+def upgrade():
+    op.execute("CREATE TABLE IF NOT EXISTS limits (inside text, after text)")
+    with without_limits():
+        op.drop_index("users_by_locale", if_exists=True, postgresql_concurrently=True)
+        op.create_index("users_by_locale", "users", ["locale"], postgresql_concurrently=True)
+        op.execute("INSERT INTO limits SELECT current_setting('statement_timeout') FROM pg_sleep(0.3)")
+    op.execute("UPDATE limits SET after = current_setting('statement_timeout')")
+"""
+
+
+@pytest.fixture
+def migrations(tmp_path, sql) -> Iterator[Callable[[str], str]]:
+    """`migrations(text)`: a folder of the migrations of users, with this one more."""
+
+    def write(text: str) -> str:
+        folder = shutil.copytree(migrations_of("users"), tmp_path / "migrations")
+        (folder / "0002_more.py").write_text(text)
+        return str(folder)
+
+    yield write
+    sql("users", "DROP TABLE IF EXISTS limits")
+    sql("users", "DROP INDEX IF EXISTS users_by_locale")
+    sql("users", "ALTER TABLE users DROP COLUMN IF EXISTS nickname")
+    sql("users", "UPDATE alembic_version SET version_num = '0001'")
+
+
+@pytest.fixture
+def config_file(config, tmp_path) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+@pytest.fixture
+def command(config_file) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """`command(folder)`: the migrations of users, in a process of its own."""
+    with ExitStack() as stack:
+
+        def start(folder: str) -> subprocess.Popen[str]:
+            arguments = [sys.executable, "-W", "ignore", "-c", COMMAND, folder, config_file]
+            process = stack.enter_context(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def reader(config) -> Iterator[Any]:
+    """A session that has read users, and whose transaction is open."""
+    uri = config["DB_URIS"]["users:Base"].replace("+psycopg2", "")
+    with closing(psycopg2.connect(uri, application_name="report")) as connection:
+        connection.cursor().execute("SELECT FROM users")
+        yield connection
+
+
+@pytest.fixture
+def impatient_owner(superuser) -> Iterator[None]:
+    """A database whose sessions end a statement after a tenth of a second, unless they say otherwise."""
+    superuser("ALTER DATABASE users SET statement_timeout = '100ms'")
+    yield
+    superuser("ALTER DATABASE users RESET statement_timeout")
+
+
+def has_queued(sql: Callable[..., Any]) -> bool:
+    return bool(sql("users", "SELECT 1 FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted"))
+
+
+def test_a_migration_that_waits_for_a_lock_lets_queries_pass_and_succeeds_once_it_is_free(
+    migrations, command, reader, sql
+) -> None:
+    process = command(migrations(DDL))
+    eventually(lambda: has_queued(sql))
+    sql("users", "SET statement_timeout = '10s'")
+    sql("users", "SELECT FROM users")  # behind the migration, while the reader has its lock
+    assert process.poll() is None
+    assert process.stdout is not None
+    holder = f"pid {reader.info.backend_pid} (report, role users)"
+    assert process.stdout.readline() == f"users: a table is locked by {holder}; attempt 1 of 30\n"
+    reader.rollback()
+    assert process.wait() == 0
+    assert sql("users", "SELECT inside FROM limits") == [("1min",)]
+    assert sql("users", "SELECT version_num FROM alembic_version") == [("0002",)]
+
+
+def test_a_migration_whose_table_stays_locked_ends_with_one_line_and_changes_nothing(
+    migrations, config_file, reader, sql, monkeypatch
+) -> None:
+    folder = Path(migrations(DDL))
+    monkeypatch.setattr(migrate, "migrations_of", lambda service: folder)
+    monkeypatch.setattr(migrate, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(migrate, "check_queue_limits", lambda *arguments: None)  # takes seconds
+    with pytest.raises(SystemExit) as ended:
+        migrate.main(["--config", config_file, "users"])
+    pid = reader.info.backend_pid
+    assert f"a table is locked by pid {pid} (report, role users): run it again later" in ended.value.code
+    assert "\n" not in ended.value.code
+    assert sql("users", "SELECT to_regclass('limits'), version_num FROM alembic_version") == [(None, "0001")]
+
+
+def test_index_builds_have_no_time_limit_and_several_migrations_take_turns(
+    migrations, command, impatient_owner, sql
+) -> None:
+    folder = migrations(INDEX)
+    processes = [command(folder) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0] * 3
+    assert sql("users", "SELECT inside, after FROM limits") == [("0", "1min")]  # one of them did it
+    [(is_valid,)] = sql(
+        "users", "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_by_locale'::regclass"
+    )
+    assert is_valid
