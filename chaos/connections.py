@@ -58,19 +58,19 @@ def forget(run: Run, proxies: Sequence[Proxy]) -> None:
     with _all(proxy.forgetting(idle_s) for proxy in proxies):
         eventlet.sleep(idle_s + 0.5)
         with run.clients.arrivals(per_s=10):
-            eventlet.sleep(run.pick(2, 10))
+            eventlet.sleep(run.pick(2, 5))
 
 
 def hold(run: Run, proxies: Sequence[Proxy]) -> None:
     """all is accepted and kept for a while"""
     with run.clients.arrivals(per_s=10), _all(proxy.holding() for proxy in proxies):
-        eventlet.sleep(run.pick(6, 30))
+        eventlet.sleep(run.pick(6, 25))
 
 
 def delay(run: Run, proxies: Sequence[Proxy]) -> None:
     """each byte takes 50 ms each way"""
     with run.clients.arrivals(per_s=10), _all(proxy.delaying(DELAY_S) for proxy in proxies):
-        eventlet.sleep(run.pick(3, 20))
+        eventlet.sleep(run.pick(3, 5))
 
 
 def cut(run: Run, proxies: Sequence[Proxy]) -> None:
@@ -78,7 +78,7 @@ def cut(run: Run, proxies: Sequence[Proxy]) -> None:
     slow = (proxy.delaying(DELAY_S) for proxy in proxies)
     cutting = (proxy.cutting(CUT, run.chance) for proxy in proxies)
     with run.clients.arrivals(per_s=10), _all(slow), _all(cutting):
-        eventlet.sleep(run.pick(4, 20))
+        eventlet.sleep(run.pick(4, 10))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from dev.servers import DATABASES
 PAUSE_S = 0.2  # of a client, between two requests that write
 POLL_S = 0.2
 # A fault lasts until the services have said so, but so long at least and at most.
-SHORT, LONG = (1.0, 8.0), (20.0, 20.0)
+SHORT, LONG = (1.0, 8.0), (10.0, 10.0)
 SHORT_FULL, LONG_FULL = (3.0, 12.0), (30.0, 30.0)
 # A page that is not full takes some rows more: who failed so often must say so.
 MANY_FAILURES = 5
@@ -32,7 +32,7 @@ def readonly(run: Run) -> None:
     """Writes fail for a while; the services say so, and write again soon, by themselves."""
     run.clients.join(8, 1_000_00)
     with run.without_restart(), standby(run.arena) as server, _writes(run):
-        for _ in range(run.pick(1, 3)):
+        for _ in range(run.pick(1, 2)):
             _meet_standby(run, server)
             _read_only_sessions(run)
         _lose_primary(run, server)
