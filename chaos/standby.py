@@ -24,7 +24,7 @@ from dev.keeper import MARK, wait_for
 from dev.servers import PATH, tail
 
 ENOUGH = "4g"  # a limit: memory is taken for files only
-START_S = 30.0  # generous
+START_S = STOP_S = 30.0  # generous
 DISK_FULL = re.compile(r"(\w+)@\w+ ERROR: .*No space left on device")
 HOLD = 'mount -t tmpfs -o "$2" tmpfs "$1" && echo mounted && read -r _'
 RESIZE = 'mount -o "remount,size=$2" tmpfs "$1"'
@@ -101,9 +101,9 @@ class Standby:
     def take_over(self) -> None:
         """The primary dies and cannot start again; the standby becomes the primary."""
         (self._home / "data").rename(self._home / "fenced")
+        self.has_taken_over = True
         self._arena.kill("postgresql")
         self._arena.halt("postgresql")
-        self.has_taken_over = True
         self._ask("SELECT pg_promote(true, 30)")
 
     @contextmanager
@@ -167,8 +167,13 @@ class Standby:
     def _stop(self) -> None:
         if self._server is not None:
             self._server.send_signal(signal.SIGINT)  # fast: it waits for no client
-            self._server.wait(START_S)
-            self._server = None
+            try:
+                self._server.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                raise Failure(f"the standby does not stop: see {self._log}") from None
+            finally:
+                self._server = None
 
     def _ask(self, query: str) -> list[tuple[Any, ...]]:
         with closing(psycopg2.connect(self._servers.superuser_dsn(STANDBY))) as connection:
