@@ -68,6 +68,7 @@ run: migrate  ## all five services in one process, in the foreground
 	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
 
 test: install chart-tools spec-tools lint size  ## everything: linters, types, size, all tests; on servers of their own
+	@dev/install.sh pgbouncer
 	@$(BIN)/pytest
 	@$(BIN)/python -m tests.mutants --quick
 
@@ -93,6 +94,7 @@ chart-docs: install  ## the chart's table of values anew, and its copy of the sc
 	@$(BIN)/python -m dev.chart.docs
 
 test-system: install  ## the whole suite
+	@dev/install.sh pgbouncer
 	@$(BIN)/pytest tests/system
 
 test-chaos: install  ## the promises under real faults, small

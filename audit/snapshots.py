@@ -16,7 +16,12 @@ BATCH = 5000  # rows of a stream in memory at a time
 # busy the suite is. A letter has its ended order, a recipient his user, an ended order its withdrawal.
 ORDER = ("notifications", "orders", "users", "billing")
 # Large tables take their time; all rows are read, so a plan that finds the first ones soon is no gain.
-OPTIONS = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c cursor_tuple_fraction=1"
+# Set in each transaction: a pooler refuses startup parameters, and would give a session to others.
+NO_LIMITS = """
+    SET LOCAL statement_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0;
+    SET LOCAL cursor_tuple_fraction = 1
+"""
 SNAPSHOT = {"isolation_level": "REPEATABLE READ", "readonly": True}
 CONNECT_TIMEOUT_S = 5
 
@@ -29,7 +34,7 @@ def snapshots(config: dict[str, Any], settled: bool) -> Iterator[Ask]:
     with ExitStack() as stack:
         databases = {name: stack.enter_context(closing(connect(config, name, **SNAPSHOT))) for name in ORDER}
         for database in databases.values():
-            database.cursor().execute("SELECT 1")  # takes the snapshot
+            database.cursor().execute(f"{NO_LIMITS}; SELECT 1")  # takes the snapshot
 
         def ask(question: str) -> Iterator[tuple[Any, ...]]:
             service, _, query = question.partition(":")
@@ -44,10 +49,11 @@ def snapshots(config: dict[str, Any], settled: bool) -> Iterator[Ask]:
 def connect(config: dict[str, Any], service: str, **session: Any) -> Any:
     """Connect to the database of `service` with its role; `session` is what psycopg2's set_session takes.
 
-    Statements have no time limit. Raises ConfigurationError, psycopg2.Error.
+    Not autocommit: psycopg2 would change the session, not the transaction. Raises ConfigurationError,
+    psycopg2.Error.
     """
     url = make_url(database_uri(config, "DB_URIS", service)).set(drivername="postgresql")
-    limits: Any = {**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S, "options": OPTIONS}
-    connection = psycopg2.connect(url.render_as_string(hide_password=False), **limits)
+    own: Any = {**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
+    connection = psycopg2.connect(url.render_as_string(hide_password=False), **own)
     connection.set_session(**session)
     return connection

@@ -11,4 +11,6 @@ events      handlers that retry, then park     dead       shows and redrives wha
 db          connections, and the schema        queues     the consumer connection of a service
 migrate     makes tables and queues            schemas    the marshmallow fields that all services use
 errors      the faults that cross the wire     metrics    what /metrics shows
+lookups     host names, without blocking       connections  limits and checks of database connections
+loops       which loop is stuck                timers     @timer, by a monotonic clock
 """

@@ -15,8 +15,9 @@ from nameko_sqlalchemy import Database as NamekoDatabase
 from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
-from chassis import health
+from chassis import health, lookups
 from chassis.connections import ConnectionLimits, LimitedConnection
+from chassis.database_checks import ensure_time_limits, refuse_unfit_database
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
 from chassis.settings import COUNT, SECONDS, TEXT, read
 
@@ -47,9 +48,7 @@ CHECK_RIGHTS = text(
     " FROM unnest(CAST(:tables AS text[])) AS name WHERE NOT has_table_privilege(name, 'SELECT')"
     " OR NOT has_any_column_privilege(name, 'INSERT'))"
 )
-TIME_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 OLDEST_S = "coalesce(extract(epoch FROM now() - min(created_at)), 0)"  # of the rows of a query; 0: of none
-NEVER_OFF = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 class Database(NamekoDatabase):
@@ -72,7 +71,7 @@ class Database(NamekoDatabase):
             "connect_args": {
                 **CONNECT_ARGUMENTS,
                 "application_name": self.container.service_name,
-                "options": " ".join(f"-c {name}={int(timeout_s * 1000)}" for name in TIME_LIMITS),
+                "client_encoding": "utf8",  # whatever the role, the database or the environment says
             },
         }
 
@@ -80,6 +79,7 @@ class Database(NamekoDatabase):
         super().setup()
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
         for engine in (self.engine, self._autocommit):
+            event.listen(engine, "do_connect", lookups.connect)
             ConnectionLimits(engine, self.engine_options["pool_timeout"])
             event.listen(engine, "handle_error", self._note_failure)
         self._write_failure: BaseException | None = None
@@ -87,6 +87,12 @@ class Database(NamekoDatabase):
         health.add_check(self.container.service_name, "database", self._check_writable)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)
+        ensure_time_limits(
+            self.engine,
+            self.container.service_name,
+            timeout_s=self.engine_options["pool_timeout"],
+        )
+        self._autocommit.dispose()  # its connections may be older than the limits
 
     def stop(self) -> None:
         """Close what nobody uses; who still works (the relay, until it has stopped) may go on."""
@@ -115,7 +121,7 @@ class Database(NamekoDatabase):
         needed = newest_migration(self.container.service_name)
         try:
             with self.autocommit() as connection:
-                _refuse_unsafe_server(connection, self.container.service_name)
+                refuse_unfit_database(connection, self.container.service_name)
                 found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         except ProgrammingError:  # no such table yet
             found = None
@@ -153,12 +159,6 @@ class Database(NamekoDatabase):
         with self.transaction() as connection:
             connection.execute(LESS_MEMORY)
             connection.execute(TRY_DISK)
-
-
-def _refuse_unsafe_server(connection: Connection, service: str) -> None:
-    for name in NEVER_OFF:
-        if connection.execute(text(f"SHOW {name}")).scalar() == "off":
-            raise SystemExit(f"{service}: {name} is off in this database")
 
 
 def recordset(rows: Sequence[Any]) -> str:

@@ -26,7 +26,8 @@ from sqlalchemy.exc import OperationalError
 
 from chassis import command as command_line
 from chassis.amqp import connect
-from chassis.db import database_uri, migrations_of
+from chassis.database_checks import violations
+from chassis.db import GONE_AFTER, database_uri, migrations_of
 from chassis.events import EventHandler
 from chassis.queue_limits import check_queue_limits
 from chassis.settings import read
@@ -34,6 +35,7 @@ from chassis.settings import read
 HERE = Path(__file__).parent
 TAKE_TURN = text("SELECT pg_try_advisory_xact_lock(7369001)")  # any number that is ours
 MAX_ATTEMPTS, RETRY_S = 30, 1.0
+CONNECT_ARGUMENTS = {**GONE_AFTER, "connect_timeout": 5}  # seconds
 # While a statement waits for a lock on a table, all queries of that table queue behind it.
 LIMITS = """
     SET LOCAL lock_timeout = '1s';
@@ -56,8 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = command_line.settings(options.config)
         services = options.services or services_with_tables(config)
+        check_databases(config, services)  # an unknown service ends here
         for service in services:
-            database_uri(config, "DB_OWNER_URIS", service)  # an unknown service ends here
             declare_queues(config, service)
         # Services wait for their tables: on a broker that drops events they must not start.
         check_queue_limits(config, event_queues(config, services))
@@ -71,6 +73,19 @@ def main(arguments: list[str] | None = None) -> None:
 def services_with_tables(config: dict[str, Any]) -> list[str]:
     """The services that DB_URIS names; only they listen to events."""
     return [name.partition(":")[0] for name in read(config, "DB_URIS", fields.Dict())]
+
+
+def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
+    """Ends with code 1 and a line for each thing that one of the databases lacks."""
+    lines: list[str] = []
+    for service in services:
+        uri = database_uri(config, "DB_OWNER_URIS", service)
+        engine = create_engine(uri, connect_args=CONNECT_ARGUMENTS)
+        with engine.connect() as connection:
+            lines += violations(connection, service)
+        engine.dispose()
+    if lines:
+        sys.exit("\n".join(lines))
 
 
 def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:
@@ -140,6 +155,7 @@ def run_migrations() -> None:
     """What chassis/alembic/env.py runs. Raises CommandError where a table stays locked."""
     engine = create_engine(
         context.config.attributes["uri"],
+        connect_args=CONNECT_ARGUMENTS,
         poolclass=NullPool,
         isolation_level="READ COMMITTED",  # one snapshot for all of `turn` would hold up an index build
     )

@@ -19,11 +19,12 @@ from sqlalchemy import Connection, DateTime, Index, String, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.orm import Mapped, mapped_column
 
-from chassis import metrics
+from chassis import health, metrics
 from chassis.amqp import ConfirmedPublisher, Message
 from chassis.db import OLDEST_S, Database, recordset
 from chassis.errors import first_line, is_away
 from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
+from chassis.loops import LoopWatch
 from chassis.schemas import utc
 from chassis.settings import SECONDS, read
 
@@ -107,8 +108,10 @@ class Outbox(DependencyProvider):
         self._after = FIRST  # where the next batch begins
         self._position = self._next_position = _recent_id()
         self._is_behind = False
+        self._watch = LoopWatch(self.container.service_name, "outbox")
 
     def start(self) -> None:
+        health.add_check(self.container.service_name, "outbox", self._watch.check)
         self._thread = self.container.spawn_managed_thread(self._run, identifier="outbox relay")
 
     def stop(self) -> None:
@@ -162,7 +165,8 @@ class Outbox(DependencyProvider):
     def _try(self, step: Callable[[], int]) -> int:
         """How many rows `step` did; 0 where the database or the broker is away."""
         try:
-            return step()
+            with self._watch.step():
+                return step()
         except Exception as exc:
             if not is_away(exc):
                 raise

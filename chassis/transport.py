@@ -4,12 +4,14 @@ py-amqp itself asks the socket three times for each frame, and writes each messa
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from amqp.transport import SSLTransport, TCPTransport, to_host_port
 from eventlet.semaphore import Semaphore
 from kombu.transport import pyamqp
+
+from chassis.lookups import resolve
 
 AT_ONCE = 16 * 1024  # bytes
 MAX_SILENCE_S = 10.0  # where py-amqp itself would wait for an answer, or for a write, without end
@@ -20,6 +22,15 @@ class _InLargePieces:
 
     sock: Any
     _held: bytearray | None = None
+
+    def _connect(self, host: str, port: int, timeout: float) -> None:
+        """Py-amqp would look the name up by eventlet's resolver: see `resolve`."""
+        *others, last = resolve(host)
+        for address in others:
+            with suppress(OSError):
+                super()._connect(address, port, timeout)  # type: ignore[misc]
+                return
+        super()._connect(last, port, timeout)  # type: ignore[misc]
 
     def _setup_transport(self) -> None:
         super()._setup_transport()  # type: ignore[misc]

@@ -105,7 +105,7 @@ undo() {
 }
 
 new_units() {
-  for unit in rabbitmq-server.service epmd.service epmd.socket; do
+  for unit in rabbitmq-server.service epmd.service epmd.socket pgbouncer.service; do
     [ -e "/lib/systemd/system/$unit" ] || echo "$unit"
   done
 }
@@ -114,6 +114,7 @@ new_units() {
 not_at_boot() {
   if [ $# -gt 0 ] && command -v systemctl >/dev/null; then quietly systemctl disable "$@" || true; fi
   if [[ " $* " == *" rabbitmq-server.service "* ]]; then quietly update-rc.d rabbitmq-server disable; fi
+  if [[ " $* " == *" pgbouncer.service "* ]]; then quietly update-rc.d pgbouncer disable; fi
 }
 
 # The virtual environment

@@ -7,13 +7,13 @@ from typing import Any
 
 from psycopg2.extras import NamedTupleCursor
 
-from audit.snapshots import SNAPSHOT, connect
+from audit.snapshots import NO_LIMITS, SNAPSHOT, connect
 from replay.options import Options
 from replay.sources import Effect, Source
 
 CHUNK = 1000
 # Each statement sees what is committed when it starts, so effects later than the source's snapshot.
-LATEST = {"readonly": True, "autocommit": True}
+LATEST = {"isolation_level": "READ COMMITTED", "readonly": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,9 @@ def find_missing(
     with ExitStack() as stack:
 
         def connected(service: str, session: dict[str, Any]) -> Any:
-            return stack.enter_context(closing(connect(config, service, **session)))
+            connection = stack.enter_context(closing(connect(config, service, **session)))
+            connection.cursor().execute(NO_LIMITS)
+            return connection
 
         others = {effect: connected(effect.service, LATEST) for effect in source.effects}
         snapshot = connected(source.service, SNAPSHOT)

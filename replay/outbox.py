@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from audit.checks import LATE
+from audit.snapshots import NO_LIMITS
 from chassis.db import recordset
 from chassis.logs import REQUEST_ID
 from chassis.outbox import COLUMNS, RECORD, event_row
@@ -14,7 +15,7 @@ from replay.sources import Source
 
 Key = tuple[str, str]  # an event's type, and the id of its order or user
 
-ADVISORY_LOCK_ID = 7369_002  # chassis/migrate.py has another one
+ADVISORY_LOCK_ID = 7369_002  # chassis has others
 LOCK = "SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(%s)"
 # An event that was sent a short time ago may still be in a queue, or in the hands of its handler.
 IS_LOST = f"sent_at IS NOT NULL AND {LATE.format('sent_at', 90)}"
@@ -45,6 +46,7 @@ def write(connection: Any, source: Source, found: Sequence[Missing], options: Op
     """
     rows = {_key(row, source): row for row in (_row(source, each) for each in found)}
     with connection, connection.cursor() as cursor:
+        cursor.execute(NO_LIMITS)
         if not options.dry_run:
             cursor.execute(LOCK, [ADVISORY_LOCK_ID])
         ids = [each.row.id for each in found]

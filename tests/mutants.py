@@ -35,6 +35,9 @@ REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
+LOOKUPS = "chassis/tests/interface/test_lookups.py"
+DATABASE = "chassis/tests/interface/test_database_checks.py"
+POOLER = "tests/system/test_pooler.py"
 
 
 @dataclass(frozen=True)
@@ -551,6 +554,22 @@ MUTANTS = [
         [Change("chassis/queue_limits.py", '{"x-expires": EXPIRES_S * 1000}', "{}")],
         tests(LIMITS, "test_scratch_queues_of_a_killed_migration_expire"),
     ),
+    # What a database must have.
+    Mutant(
+        "a database that cannot hold all texts is taken",
+        [Change("chassis/database_checks.py", '("UTF8",)', '("UTF8", "LATIN1", "SQL_ASCII")')],
+        tests(DATABASE, "test_a_service_refuses_a_database_that_is_not_utf8"),
+    ),
+    Mutant(
+        "the role gets no time limits",
+        [Change("chassis/database_checks.py", "            _set_for_role(connection, wanted)\n", "")],
+        tests(DATABASE, "test_the_first_start_makes_the_limits_settings_of_the_role"),
+    ),
+    Mutant(
+        "a pooler keeps the session that set the time limits, and that has none",
+        [Change("chassis/database_checks.py", "pg_terminate_backend(pg_backend_pid())", "1")],
+        tests(POOLER, "test_an_order_is_paid_and_the_books_agree"),
+    ),
     # Calls.
     Mutant(
         "a deadline is not passed on",
@@ -618,6 +637,17 @@ MUTANTS = [
         "a stuck loop is ready",
         [Change("chassis/loops.py", "if self.busy_s() > self._limit_s:", "if False:")],
         tests(LOOPS, "test_a_timer_whose_run_is_stuck_is_not_ready"),
+    ),
+    # Names.
+    Mutant(
+        "libpq looks up the names of databases",
+        [Change("chassis/lookups.py", "            if needs_lookup(target):", "            if False:")],
+        tests(LOOKUPS, "test_a_service_is_alive_without_name_server_and_follows_its_database"),
+    ),
+    Mutant(
+        "only the first address of a database is tried",
+        [Change("chassis/lookups.py", 'resolve(target["host"])]', 'resolve(target["host"])[:1]]')],
+        tests(LOOKUPS, "test_the_next_address_is_tried_where_one_refuses"),
     ),
 ]
 

@@ -26,6 +26,19 @@ KEEPER = {
     },
 }
 
+# What new databases are made from, where nobody says otherwise.
+LATIN1 = (
+    "ALTER DATABASE template1 IS_TEMPLATE false",
+    "DROP DATABASE template1",
+    "CREATE DATABASE template1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C' IS_TEMPLATE true",
+    "REVOKE CONNECT ON DATABASE template1 FROM PUBLIC",
+)
+PROPERTIES = """
+    SELECT pg_encoding_to_char(encoding), datcollate
+    FROM pg_database
+    WHERE datname = current_database()
+"""
+
 
 @pytest.fixture
 def server() -> Iterator[dict[str, str]]:
@@ -38,6 +51,8 @@ def server() -> Iterator[dict[str, str]]:
             for name in DATABASES:
                 for what in (f"DATABASE {name}", f"ROLE {name}", f"ROLE {name}_owner"):
                     ask(superuser, f"DROP {what}")
+            for statement in LATIN1:
+                ask(superuser, statement)
             yield superuser
         finally:
             started.erase()
@@ -71,13 +86,14 @@ def make(values: dict[str, Any], admin: dict[str, str], folder: Path) -> dict[st
 
 
 def check(superuser: dict[str, str], passwords: dict[str, str]) -> None:
-    """Each role gets in with its password, into its own database and no other."""
+    """Each role gets in with its password, into its own database and no other. All texts fit in."""
     place = {key: superuser[key] for key in ("host", "port")}
     for name in DATABASES:
         for role in (name, f"{name}_owner"):
             password = passwords[f"{name.upper()}_DB_{'OWNER_' if role != name else ''}PASSWORD"]
             who = {**place, "user": role, "password": password}
             assert ask({**who, "dbname": name}, "SELECT current_user") == [(role,)]
+            assert ask({**who, "dbname": name}, PROPERTIES) == [("UTF8", "C")]
             for other in {*DATABASES} - {name}:
                 with pytest.raises(psycopg2.OperationalError, match="permission denied"):
                     ask({**who, "dbname": other}, "SELECT 1")

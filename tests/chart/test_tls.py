@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import OperationalError
 
+from chassis import lookups
+from chassis.tests.names import name_server
 from conftest import eventually
 from dev.ports import free_ports
 from dev.servers import Servers
@@ -176,6 +180,19 @@ def test_a_database_whose_certificate_is_for_another_name_is_refused(
 ) -> None:
     elsewhere = encrypted["USERS_DB_URI"].replace("localhost", "elsewhere.example.org")
     refused(run("audit", USERS_DB_URI=f"{elsewhere}&hostaddr=127.0.0.1"), "does not match")
+
+
+@pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")  # eventlet does
+def test_a_database_whose_address_a_service_looks_up_is_refused_for_another_name(
+    encrypted: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    uri = encrypted["USERS_DB_URI"].replace("localhost", "elsewhere.example.org")
+    engine = create_engine(uri, connect_args={"sslrootcert": encrypted["PGSSLROOTCERT"]})
+    event.listen(engine, "do_connect", lookups.connect)
+    with name_server(monkeypatch, tmp_path) as names:
+        names.addresses["elsewhere.example.org"] = ["127.0.0.1"]  # which the certificate names too
+        with pytest.raises(OperationalError, match="does not match host name"):
+            engine.connect()
 
 
 def test_a_broker_whose_certificate_is_for_another_name_is_refused(

@@ -103,6 +103,14 @@ def sessions(superuser) -> list[int]:
     return [pid for (pid,) in superuser(PIDS)]
 
 
+def end_sessions(superuser) -> None:
+    """Returns when the server has closed all of them."""
+    pids = sessions(superuser)
+    for pid in pids:
+        superuser(f"SELECT pg_terminate_backend({pid})")
+    eventually(lambda: not set(pids).intersection(sessions(superuser)))
+
+
 def write(db: Database, note: str) -> None:
     with db.autocommit() as connection:
         connection.execute(text("INSERT INTO notes VALUES (:note)"), {"note": note})
@@ -110,11 +118,8 @@ def write(db: Database, note: str) -> None:
 
 def test_no_request_fails_after_a_restart_of_the_database(db, superuser) -> None:
     fill(both(db))
-    before = set(sessions(superuser))
-    assert len(before) == 2 * POOL_SIZE
-    for pid in before:
-        superuser(f"SELECT pg_terminate_backend({pid})")
-    eventually(lambda: not before.intersection(sessions(superuser)))
+    assert len(sessions(superuser)) == 2 * POOL_SIZE
+    end_sessions(superuser)
     fill(both(db))
 
 
@@ -166,8 +171,7 @@ def test_while_the_server_may_only_be_read_the_service_is_not_ready(db, superuse
     fill(both(db))
     superuser("ALTER ROLE users SET default_transaction_read_only = on")
     try:
-        for pid in sessions(superuser):
-            superuser(f"SELECT pg_terminate_backend({pid})")
+        end_sessions(superuser)
         with pytest.raises(DBAPIError) as caught:
             write(db, "lost")
         assert is_away(caught.value)
@@ -202,8 +206,7 @@ def test_after_a_write_without_room_the_disk_is_tried(db, sql, superuser) -> Non
     sql("users", "CREATE TRIGGER refuse BEFORE INSERT ON notes EXECUTE FUNCTION refuse()")
     superuser("ALTER ROLE users SET temp_file_limit = '64kB'")
     try:
-        for pid in sessions(superuser):
-            superuser(f"SELECT pg_terminate_backend({pid})")
+        end_sessions(superuser)
         with pytest.raises(DBAPIError, match="no room"):
             write(db, "lost")
         assert readiness() == "away"
@@ -211,7 +214,6 @@ def test_after_a_write_without_room_the_disk_is_tried(db, sql, superuser) -> Non
         superuser("ALTER ROLE users RESET temp_file_limit")
         sql("users", "DROP TRIGGER refuse ON notes; DROP FUNCTION refuse()")
     fill(both(db))
-    for pid in sessions(superuser):
-        superuser(f"SELECT pg_terminate_backend({pid})")
+    end_sessions(superuser)
     eventually(lambda: readiness() == "ok")
     write(db, "stored")

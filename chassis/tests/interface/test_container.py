@@ -390,13 +390,3 @@ def test_a_service_waits_for_its_database_and_says_so(config, monkeypatch, caplo
         superuser("ALTER ROLE users LOGIN")
     starting.wait()
     container.stop()
-
-
-def test_a_database_that_may_lose_commits_is_refused(nameko_run, superuser) -> None:
-    superuser("ALTER ROLE users SET synchronous_commit = off")
-    try:
-        line, code = nameko_run("users.service").last_line_and_code()
-    finally:
-        superuser("ALTER ROLE users RESET synchronous_commit")
-    assert line == "users: synchronous_commit is off in this database"
-    assert code == 1

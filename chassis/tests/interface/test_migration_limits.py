@@ -137,11 +137,16 @@ def test_a_migration_whose_table_stays_locked_ends_with_one_line_and_changes_not
 
 
 def test_index_builds_have_no_time_limit_and_several_migrations_take_turns(
-    migrations, command, impatient_owner, sql
+    migrations, command, impatient_owner, superuser, sql
 ) -> None:
     folder = migrations(INDEX)
-    processes = [command(folder) for _ in range(3)]
-    assert [process.wait() for process in processes] == [0] * 3
+    sql("users", "SELECT pg_advisory_lock(7369001)")
+    processes = [command(folder) for _ in range(2)]
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_xact_lock%'"
+    eventually(lambda: superuser(waiting) == [(2,)])
+    assert sql("users", "SELECT to_regclass('limits')") == [(None,)]
+    sql("users", "SELECT pg_advisory_unlock(7369001)")
+    assert [process.wait() for process in processes] == [0, 0]
     assert sql("users", "SELECT inside, after FROM limits") == [("0", "1min")]  # one of them did it
     [(is_valid,)] = sql(
         "users", "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_by_locale'::regclass"

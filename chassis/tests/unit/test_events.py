@@ -145,7 +145,7 @@ def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHand
     handler.method_name = "handle_b"
     handler.queue = Queue(QUEUE)
     handler.inbox, handler.held, handler._streak = LightQueue(), HeldDeliveries(), FailureStreak()
-    handler._watch = LoopWatch("tests", "handler")
+    handler._watch, handler._probe = LoopWatch("tests", "handler"), 1
     handler.prefetch, handler._pauses, handler._stopping = events.PREFETCH, 0, Event()
     handler._stopping.send()  # no pause takes time
     handler.queue_consumer = handler.publisher = broker

@@ -1,0 +1,123 @@
+"""Checks at the start that a database is as the suite needs it, and sets the role's time limits.
+
+docs/reliability.md lists everything that the suite assumes of a database, and what ensures it.
+"""
+
+import logging
+from contextlib import suppress
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from chassis.errors import first_line
+
+log = logging.getLogger(__name__)
+
+ADVISORY_LOCK_ID = 7369_003  # chassis/migrate.py and replay/outbox.py have others
+TIME_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+OLDEST_POSTGRESQL = 15  # before, every role may make tables in the schema public
+
+BY_ROLE = "ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}'"
+BY_SERVER = "set it to {value} in postgresql.conf"
+
+# What may be found, the preferred value first, and the remedy. The last two are not settings.
+REQUIRED = {
+    "server_encoding": (
+        ("UTF8",),
+        "restore a dump into a database made with TEMPLATE template0 ENCODING '{value}'",
+    ),
+    "fsync": (("on",), BY_SERVER),
+    "full_page_writes": (("on",), BY_SERVER),
+    "synchronous_commit": (("on", "local", "remote_write", "remote_apply"), BY_ROLE),
+    "default_transaction_isolation": (("read committed", "read uncommitted"), BY_ROLE),
+    "IntervalStyle": (("postgres",), BY_ROLE),
+    "session_replication_role": (("origin", "local"), BY_ROLE),
+    "current_schema": (
+        ("that of the tables",),
+        "the tables are in another one, with which the search_path of {role} must begin",
+    ),
+    "version": ((f"{OLDEST_POSTGRESQL} or later",), "upgrade PostgreSQL to {value}"),
+}
+LOOK = text("""
+    SELECT name, setting
+    FROM pg_settings
+    WHERE name = ANY(:names)
+    UNION ALL VALUES
+        ('role', quote_ident(session_user)),
+        ('database', quote_ident(current_database())),
+        ('current_schema', CASE
+            WHEN (
+                SELECT bool_and(nspname IS DISTINCT FROM current_schema())
+                FROM pg_class
+                JOIN pg_namespace ON pg_namespace.oid = relnamespace
+                WHERE relname = 'alembic_version' AND relkind = 'r'
+            )
+            THEN coalesce(quote_ident(current_schema()), 'none')
+            ELSE 'that of the tables'
+        END),
+        ('version', CASE
+            WHEN current_setting('server_version_num')::int < :oldest * 10000
+            THEN current_setting('server_version')
+            ELSE :oldest || ' or later'
+        END)
+""")
+LIMITS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
+
+
+def violations(connection: Connection, service: str) -> list[str]:
+    """A line for each thing that the database, its server or the session lacks, with the remedy."""
+    rows = connection.execute(LOOK, {"names": [*REQUIRED], "oldest": OLDEST_POSTGRESQL})
+    found: dict[str, str] = dict(rows.all())
+    return [
+        f"{service}: {name} is {found[name]}: "
+        + remedy.format(name=name, value=allowed[0], role=found["role"], database=found["database"])
+        for name, (allowed, remedy) in REQUIRED.items()
+        if found[name] not in allowed
+    ]
+
+
+def refuse_unfit_database(connection: Connection, service: str) -> None:
+    """Raise SystemExit with all violations, so that the process ends with code 1."""
+    if lines := violations(connection, service):
+        raise SystemExit("\n".join(lines))
+
+
+def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
+    """Make the time limits settings of the role; one warning where they are not in force then.
+
+    No startup parameter and no SET: a pooler refuses the one and forgets the other.
+    Connections of other engines, and sessions of a pooler, that are older keep their limits.
+    """
+    wanted = dict.fromkeys(TIME_LIMITS, str(int(timeout_s * 1000)))
+    try:
+        with engine.connect() as connection:
+            if _limits(connection) == wanted:
+                return
+            _set_for_role(connection, wanted)
+        with engine.connect() as connection:
+            found = _limits(connection)
+    except DBAPIError as exc:
+        found = {"error": first_line(exc)}
+    if found != wanted:
+        log.warning(
+            "time limits of the database are not in force: reconnect the pooler",
+            extra={"service": service, "needed": wanted["statement_timeout"], **found},
+        )
+
+
+def _set_for_role(connection: Connection, settings: dict[str, str]) -> None:
+    """Store settings of the session's role in this database, which it may do itself."""
+    database = connection.execute(text("SELECT quote_ident(current_database())")).scalar()
+    # Two at once would fail.
+    connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": ADVISORY_LOCK_ID})
+    for name, value in settings.items():
+        connection.exec_driver_sql(
+            f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = {value}",
+        )
+    connection.commit()
+    with suppress(DBAPIError):  # or a pooler would give this older session to others
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+def _limits(connection: Connection) -> dict[str, str]:
+    return dict(connection.execute(LIMITS, {"names": [*TIME_LIMITS]}).all())

@@ -1,0 +1,96 @@
+"""Looks up host names without blocking the process, and connects to PostgreSQL's addresses one by one.
+
+libpq looks up names in C: while a name server does not answer, nothing else in the process runs.
+Here eventlet's resolver asks /etc/hosts and the name servers of /etc/resolv.conf, and libpq is given
+`hostaddr`. It is given `host` too, because `sslmode=verify-full` and .pgpass go by it.
+"""
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import eventlet
+import psycopg2
+from eventlet.support import greendns  # not by way of `socket`: EVENTLET_NO_GREENDNS changes nothing here
+
+from chassis.errors import first_line
+
+LOOKUP_TIMEOUT_S = 5
+CONNECT_TIMEOUT_S = 3  # for each address
+WHERE = ("host", "hostaddr", "port")  # libpq's parameters, each a list with commas
+
+
+def connect(dialect: Any, record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+    """Connect to the first address that takes the session; for SQLAlchemy's `do_connect` event.
+
+    Raises psycopg2.OperationalError, whose one line names each host and why it failed.
+    """
+    # libpq heeds connect_timeout in a process without eventlet's patches, where no other limit works.
+    parameters = {"connect_timeout": CONNECT_TIMEOUT_S, **parameters}
+    waiting = targets(parameters)
+    failures = []
+    while waiting:
+        target = waiting.pop(0)
+        try:
+            if needs_lookup(target):
+                waiting[:0] = [{**target, "hostaddr": address} for address in resolve(target["host"])]
+            else:
+                with eventlet.Timeout(CONNECT_TIMEOUT_S, psycopg2.OperationalError("no answer in time")):
+                    return dialect.connect(*arguments, **{**parameters, **target})
+        except (socket.gaierror, psycopg2.OperationalError) as exc:
+            place = filter(None, map(target.get, WHERE))
+            failures.append(f"{' '.join(dict.fromkeys(place))}: {first_line(exc)}")
+    raise psycopg2.OperationalError("; ".join(failures))
+
+
+def targets(parameters: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The servers that `parameters` name, in their order, each with its own host, hostaddr and port."""
+    lists = {name: str(parameters[name]).split(",") for name in WHERE if name in parameters}
+    size = max((len(each) for each in lists.values()), default=1)
+    columns = [each * size if len(each) == 1 else each for each in lists.values()]
+    if any(len(each) != size for each in columns):
+        return [{}]  # libpq says what is wrong
+    return [dict(zip(lists, row, strict=True)) for row in zip(*columns, strict=True)] or [{}]
+
+
+def needs_lookup(target: Mapping[str, str]) -> bool:
+    """Whether there is a host without an address that is not the folder of a Unix socket."""
+    return not target.get("hostaddr") and target.get("host", "")[:1] not in ("", "/", "@")
+
+
+def resolve(host: str) -> list[str]:
+    """The addresses of `host`, those of IPv6 first. Raises gaierror with the reason.
+
+    Nothing is remembered. Eventlet's own resolver keeps "no such name" for as long as the name server
+    says, which may be a day, and never reads /etc/resolv.conf again.
+    """
+    if greendns.is_ip_addr(host):
+        return [host]
+    resolver = greendns.ResolverProxy(greendns.HostsResolver())
+    for use_network in (False, True):
+        lookups = [
+            eventlet.spawn(_look_up, resolver, host, family, use_network)
+            for family in (socket.AF_INET6, socket.AF_INET)
+        ]
+        answers = [lookup.wait() for lookup in lookups]
+        if addresses := [address for found, _ in answers for address in found]:
+            return addresses
+    raise socket.gaierror(f"could not resolve the name: {answers[-1][1]}")
+
+
+def _look_up(resolver: Any, host: str, family: int, use_network: bool) -> tuple[list[str], str]:
+    """The addresses, or none and the reason.
+
+    It runs in a greenthread of its own, and its limit is no Exception: eventlet's resolver goes on with
+    the next name server after any Exception, a caller's time limit included.
+    """
+    try:
+        with eventlet.Timeout(LOOKUP_TIMEOUT_S):
+            answer = greendns.resolve(
+                host.encode("idna").decode(), family, _proxy=resolver, use_network=use_network
+            )
+            return [record.address for record in answer], ""
+    except eventlet.Timeout:
+        return [], f"no name server answered within {LOOKUP_TIMEOUT_S} s"
+    except (OSError, UnicodeError) as exc:
+        return [], getattr(exc, "strerror", None) or str(exc)

@@ -1,0 +1,221 @@
+"""Databases by name: name servers that do not answer, and addresses that change or do not answer."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import eventlet
+import pytest
+import requests
+from sqlalchemy import NullPool, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import DeclarativeBase
+
+from chassis import amqp, health, lookups
+from chassis.container import Container
+from chassis.db import Database
+from chassis.tests.names import NameServer, name_server
+from conftest import DEADLINE_S, eventually
+from dev.servers import Servers
+
+pytestmark = pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")  # eventlet does
+
+HOST = "db.shop.test"
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # PostgreSQL listens here only
+NEVER_LONG_S = 3  # the C library waits longer for a name server
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Keeper:
+    """Has a database."""
+
+    name = "users"
+
+    db = Database(Base)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[NameServer]:
+    with name_server(monkeypatch, tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that tests take less time."""
+    monkeypatch.setattr(lookups, "LOOKUP_TIMEOUT_S", 1)
+    monkeypatch.setattr(lookups, "CONNECT_TIMEOUT_S", 1)
+
+
+@pytest.fixture
+def connect(suite_config: dict[str, Any], limits: None) -> Callable[..., str]:
+    """`connect("name:port", ...)`: connects as a service does; the address that PostgreSQL was reached at."""
+    url = make_url(suite_config["DB_URIS"]["users:Base"])
+
+    def run(*hosts: str, **query: str) -> str:
+        where = url.set(host=None, port=None, query={"host": hosts, **query})
+        engine = create_engine(where, poolclass=NullPool)
+        event.listen(engine, "do_connect", lookups.connect)
+        with engine.connect() as connection:
+            return str(connection.execute(text("SELECT host(inet_server_addr())")).scalar())
+
+    return run
+
+
+@pytest.fixture
+def port(servers: Servers) -> int:
+    return servers.ports["postgresql"]
+
+
+@pytest.fixture
+def mute(port: int) -> Iterator[socket.socket]:
+    """A server that takes connections and never says a word, at PostgreSQL's port elsewhere."""
+    with closing(eventlet.listen((ELSEWHERE, port))) as listening:
+        yield listening
+
+
+@contextmanager
+def keeper(config: dict[str, Any]) -> Iterator[None]:
+    """A service whose database has a name."""
+    uri = make_url(config["DB_URIS"]["users:Base"]).set(host=HOST)
+    uris = {"users:Base": uri.render_as_string(hide_password=False)}
+    container = Container(Keeper, {**config, "DB_URIS": uris})
+    with eventlet.Timeout(DEADLINE_S, AssertionError("it does not start")):
+        container.start()
+    try:
+        yield
+    finally:
+        container.stop()
+
+
+def get(path: str) -> int:
+    host, port = health._server.getsockname()
+    return requests.get(f"http://{host}:{port}{path}", timeout=NEVER_LONG_S).status_code
+
+
+@pytest.mark.usefixtures("limits")
+def test_a_service_is_alive_without_name_server_and_follows_its_database(
+    chassis_config: dict[str, Any], names: NameServer, superuser: Callable[[str], Any]
+) -> None:
+    names.addresses[HOST] = [HERE]
+    with keeper(chassis_config):
+        eventually(lambda: get("/readyz") == 200)
+        names.is_silent = True
+        superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'")
+        eventually(lambda: get("/readyz") == 503)
+        lookup = eventlet.spawn(get, "/readyz")
+        while not lookup.dead:
+            assert get("/healthz") == 200
+        names.addresses[HOST] = [ELSEWHERE]  # where nobody listens: its database moves
+        names.is_silent = False
+        assert get("/readyz") == 503
+        names.addresses[HOST] = [HERE]
+        eventually(lambda: get("/readyz") == 200)
+
+
+@pytest.mark.parametrize("addresses", [[ELSEWHERE, HERE], ["::1", HERE]])
+def test_the_next_address_is_tried_where_one_refuses(
+    addresses: list[str], connect: Callable[..., str], names: NameServer, port: int
+) -> None:
+    names.addresses[HOST] = addresses
+    assert connect(f"{HOST}:{port}") == HERE
+
+
+def test_the_next_address_is_tried_where_one_never_answers(
+    connect: Callable[..., str], names: NameServer, port: int, mute: socket.socket
+) -> None:
+    names.addresses[HOST] = [ELSEWHERE, HERE]
+    assert connect(f"{HOST}:{port}") == HERE
+    with eventlet.Timeout(DEADLINE_S, AssertionError("the first connection is left open")):
+        left, _ = mute.accept()
+        with closing(left):
+            while left.recv(1024):
+                pass
+
+
+def test_the_next_host_is_tried_with_its_own_port(
+    connect: Callable[..., str], names: NameServer, port: int
+) -> None:
+    names.addresses |= {"a.shop.test": [HERE], HOST: [HERE]}
+    assert connect("unknown.shop.test:1", "a.shop.test:1", f"{HOST}:{port}") == HERE
+
+
+def test_an_error_names_each_host_and_why_it_failed(
+    connect: Callable[..., str], names: NameServer, port: int, mute: socket.socket
+) -> None:
+    names.addresses |= {"a.shop.test": [HERE], "b.shop.test": [ELSEWHERE]}
+    with pytest.raises(OperationalError) as raised:
+        connect("unknown.shop.test:1", "a.shop.test:1", f"b.shop.test:{port}")
+    assert str(raised.value.orig).splitlines() == [
+        "unknown.shop.test 1: could not resolve the name: Name or service not known; "
+        f"a.shop.test {HERE} 1: Connection refused; "
+        f"b.shop.test {ELSEWHERE} {port}: no answer in time"
+    ]
+
+
+def test_a_given_address_needs_no_name_server(
+    connect: Callable[..., str], names: NameServer, port: int
+) -> None:
+    names.is_silent = True
+    assert connect(f"{HOST}:{port}", hostaddr=HERE) == HERE
+    assert connect(f"{HERE}:{port}") == HERE
+
+
+def test_the_hosts_file_needs_no_name_server(names: NameServer) -> None:
+    names.is_silent = True
+    assert HERE in lookups.resolve("localhost")
+
+
+def test_a_name_that_comes_back_is_found_at_once(names: NameServer) -> None:
+    with pytest.raises(socket.gaierror):
+        lookups.resolve(HOST)
+    names.addresses[HOST] = [HERE, "::1"]
+    assert lookups.resolve(HOST) == ["::1", HERE]
+
+
+def test_the_limit_of_a_caller_ends_a_lookup(names: NameServer) -> None:
+    names.is_silent = True
+    with pytest.raises(ZeroDivisionError), eventlet.Timeout(0.1, ZeroDivisionError()):
+        lookups.resolve(HOST)
+
+
+def test_without_eventlets_patches_a_connection_has_a_limit_too(port: int, mute: socket.socket) -> None:
+    code = (
+        "from chassis import lookups; from sqlalchemy import create_engine, event;"
+        f"engine = create_engine('postgresql+psycopg2://u:p@{ELSEWHERE}:{port}/d?connect_timeout=1');"
+        "event.listen(engine, 'do_connect', lookups.connect); engine.connect()"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert "timeout expired" in tried.stderr
+
+
+@pytest.fixture
+def connect_to_broker(servers: Servers, chassis_config: dict[str, Any]) -> Callable[[], None]:
+    """Connects to the broker by a name."""
+    uri = f"amqp://shop:shop@{HOST}:{servers.ports['rabbitmq']}/"
+    return lambda: amqp.connect({**chassis_config, "AMQP_URI": uri}).transport.establish_connection().close()
+
+
+def test_a_broker_is_found_as_soon_as_its_name_is_back(
+    names: NameServer, connect_to_broker: Callable[[], None]
+) -> None:
+    with pytest.raises(OSError, match="could not resolve"):
+        connect_to_broker()
+    names.addresses[HOST] = [ELSEWHERE, HERE]  # the first refuses
+    connect_to_broker()
+
+
+def test_the_limit_of_a_caller_ends_a_lookup_of_the_broker(
+    names: NameServer, connect_to_broker: Callable[[], None]
+) -> None:
+    names.is_silent = True
+    with pytest.raises(ZeroDivisionError), eventlet.Timeout(0.1, ZeroDivisionError()):
+        connect_to_broker()

@@ -1,0 +1,75 @@
+"""A name server on loopback, which eventlet's resolver asks instead of the machine's."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+import eventlet
+import pytest
+from eventlet.support import greendns
+
+DAY_S = 86_400
+NO_SUCH_NAME = f"ns.test. admin.test. 1 7200 900 1209600 {DAY_S}"
+
+
+class NameServer:
+    """Answers with `addresses`, valid for a day; says nothing while it `is_silent`."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, list[str]] = {}
+        self.is_silent = False
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = eventlet.spawn(self._serve)
+
+    def close(self) -> None:
+        self._thread.kill()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            query, client = self._socket.recvfrom(65_535)
+            if not self.is_silent:
+                self._socket.sendto(self._answer(dns.message.from_wire(query)).to_wire(), client)
+
+    def _answer(self, query: dns.message.Message) -> dns.message.Message:
+        [asked] = query.question
+        answer = dns.message.make_response(query)
+        found = self.addresses.get(asked.name.to_text(omit_final_dot=True))
+        if found is None:
+            answer.set_rcode(dns.rcode.NXDOMAIN)
+            answer.authority.append(dns.rrset.from_text(asked.name, DAY_S, "IN", "SOA", NO_SUCH_NAME))
+        is_ipv6 = asked.rdtype == dns.rdatatype.AAAA
+        for address in found or ():  # one record each: dnspython would shuffle those of a set
+            if (":" in address) == is_ipv6:
+                answer.answer.append(dns.rrset.from_text(asked.name, DAY_S, "IN", asked.rdtype, address))
+        return answer
+
+
+@contextmanager
+def name_server(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[NameServer]:
+    """The only name server that this process knows; /etc/hosts is as it is."""
+    server = NameServer()
+    configuration = folder / "resolv.conf"
+    configuration.write_text("nameserver 127.0.0.1\n")
+
+    class Resolver(greendns.ResolverProxy):  # type: ignore[misc]
+        def __init__(self, hosts: greendns.HostsResolver) -> None:
+            super().__init__(hosts, str(configuration))
+
+        def clear(self) -> None:
+            super().clear()
+            self._resolver.port = server.port  # /etc/resolv.conf can't say it
+
+    monkeypatch.setattr(greendns, "ResolverProxy", Resolver)
+    monkeypatch.setattr(greendns, "resolver", Resolver(greendns.HostsResolver()))
+    try:
+        yield server
+    finally:
+        server.close()
