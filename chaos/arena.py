@@ -3,13 +3,14 @@
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,10 @@ from typing import Any, TypeVar
 import eventlet
 import kombu
 import psycopg2
+import requests
 
 from chaos.points import Point
+from chaos.proxy import HOST, Proxy
 from dev.failure import Failure
 from dev.ports import free_ports, listening
 from dev.servers import DATABASES
@@ -28,37 +31,53 @@ from dev.suite import CHECKOUT, GATEWAYS, QUIET, SECOND, SECOND_COPIES, Suite
 T = TypeVar("T")
 READY_S = 90.0  # generous: for waiting, never for measuring
 GATEWAY_LOOKS = 12  # connections fall to one of two gateways: so many all miss one in 1 of 4,096
+READYZ_S = 5.0  # generous, too
+PROXIED = ("postgresql", "rabbitmq")
+STANDBY = "standby"
+CONFIG = "config.yaml"
 LOWEST_WATERMARK, WATERMARK = "0.00001", "0.4"
 
 
 class StagedSuite(Suite):
-    """A suite whose services start with what a file says: see `Arena.arm`."""
+    """A suite whose services start with what a file says: see `Arena.arm`.
+
+    From their next start on, services have `variables` besides those of the suite, and read `config`.
+    """
+
+    variables: Mapping[str, str] = {}
+    config = Path(CONFIG)
 
     def command(self, name: str) -> list[str]:
         self.stage(name, self.plain_command(name))
         return ["/bin/sh", str(self._script(name))]
 
     def plain_command(self, name: str) -> list[str]:
-        return super().command(name)
+        return [str(self.config) if word == CONFIG else word for word in super().command(name)]
 
     def stage(self, name: str, command: list[str]) -> None:
         """Let the service's next process be `command`."""
         self._script(name).parent.mkdir(exist_ok=True)
         folder = shlex.quote(str(self.checkout))
-        self._script(name).write_text(f"cd {folder} && exec {shlex.join(command)}\n")
+        variables = [f"{name}={value}" for name, value in self.variables.items()]
+        words = shlex.join(["env", *variables, *command])
+        self._script(name).write_text(f"cd {folder} && exec {words}\n")
 
     def _script(self, name: str) -> Path:
         return self.servers.state / "commands" / name
 
 
 class Arena:
-    """The suite under faults. `spoilt`: a part has failed in it, the next one needs another."""
+    """The suite under faults. `spoilt`: a part has failed in it, the next one needs another.
+
+    `proxies` are those by which services reach "postgresql" and "rabbitmq"; none where they are direct.
+    """
 
     def __init__(self, suite: StagedSuite) -> None:
         self.suite = suite
         self.keeper = suite.keeper
         self.url = suite.url
         self.services = suite.services
+        self.proxies: dict[str, Proxy] = {}
         self.spoilt = False
 
     # What is the case
@@ -69,6 +88,13 @@ class Arena:
     def pid(self, name: str) -> int:
         """The process of a program; 0 while it does not run."""
         return self.keeper.processes().get(name, 0)
+
+    def readiness(self, name: str) -> int:
+        """The status of this copy's /readyz; 0 where it does not answer."""
+        url = f"http://{HOST}:{self.suite.ports[name]}/readyz"
+        with suppress(requests.RequestException):
+            return requests.get(url, timeout=READYZ_S, proxies={"http": ""}).status_code
+        return 0
 
     def is_ready(self, name: str) -> bool:
         """Whether this very copy does its work."""
@@ -144,6 +170,11 @@ class Arena:
         self.await_(lambda: self.pid(name) not in (0, old), f"{name} is started again")
         self.await_ready([name])
 
+    def halt(self, name: str) -> None:
+        """Let a program be down, also one that ends each time it is started."""
+        while self.pid(name):
+            self.keeper.halt(name)
+
     @contextmanager
     def frozen(self, names: Sequence[str]) -> Iterator[None]:
         """These processes stand still inside."""
@@ -185,6 +216,55 @@ class Arena:
     def disarm(self) -> None:
         for name in self.services:
             self.suite.stage(name, self.suite.plain_command(name))
+
+    # What is between the services and their servers
+
+    def connect_by_proxies(self, heartbeat_s: int | None = None) -> None:
+        """Let the services reach both servers through proxies; returns when they are ready.
+
+        `heartbeat_s` is what they have instead of the product's heartbeat for the broker.
+        """
+        if self.proxies:
+            return
+        ports = {name: self.suite.ports[name] for name in PROXIED}
+        self.proxies = {name: Proxy(port) for name, port in ports.items()}
+        variables = self.suite.servers.env()
+        for name, port in ports.items():
+            place = f"{HOST}:{self.proxies[name].port}/"
+            variables = {key: uri.replace(f"{HOST}:{port}/", place) for key, uri in variables.items()}
+        if heartbeat_s:
+            self.suite.config = self._config_with(heartbeat_s)
+        self._restart_services(variables)
+
+    def _config_with(self, heartbeat_s: int) -> Path:
+        """A copy of the suite's config.yaml with another heartbeat."""
+        text = (self.suite.checkout / CONFIG).read_text()
+        changed, found = re.subn(r"^HEARTBEAT: \d+", f"HEARTBEAT: {heartbeat_s}", text, flags=re.M)
+        if found != 1:
+            raise Failure(f"{CONFIG} has no line with HEARTBEAT")
+        path = self.suite.servers.state / CONFIG
+        path.write_text(changed)
+        return path
+
+    def connect_directly(self) -> None:
+        """Undo that."""
+        if self.proxies:
+            self.suite.config = Path(CONFIG)
+            self._restart_services({})
+            self.close_proxies()
+
+    def close_proxies(self) -> None:
+        for proxy in self.proxies.values():
+            proxy.close()
+        self.proxies = {}
+
+    def _restart_services(self, variables: Mapping[str, str]) -> None:
+        self.suite.variables = variables
+        self.disarm()
+        self.keeper.halt(*self.services)
+        for name in self.services:
+            self.keeper.start(name)
+        self.await_ready()
 
     # What is done to the broker
 
@@ -250,6 +330,22 @@ class Arena:
         finally:
             self.ask("postgres", f"ALTER ROLE {role} LOGIN")
 
+    @contextmanager
+    def read_only(self, roles: Sequence[str]) -> Iterator[None]:
+        """New sessions of these roles may only read inside; their old ones are ended before.
+
+        Sessions begun inside stay as they are behind it.
+        """
+        parameter = "default_transaction_read_only"
+        try:
+            for role in roles:
+                self.ask("postgres", f"ALTER ROLE {role} SET {parameter} = on")
+            self._end_sessions(roles)
+            yield
+        finally:
+            for role in roles:
+                self.ask("postgres", f"ALTER ROLE {role} RESET {parameter}")
+
     def _end_sessions(self, roles: Sequence[str]) -> None:
         query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = ANY(%s)"
         self.ask("postgres", query, list(roles))
@@ -257,6 +353,13 @@ class Arena:
     def _end_database(self, number: signal.Signals) -> None:
         old = self.send("postgresql", number)
         self.await_(lambda: self.pid("postgresql") not in (0, old), "postgresql is started again")
+        self._await_database()
+
+    def start_database(self) -> None:
+        self.keeper.start("postgresql")
+        self._await_database()
+
+    def _await_database(self) -> None:
         self.await_(lambda: self.suite.servers.answers("postgresql"), "the database answers")
 
 
@@ -267,13 +370,15 @@ def arena(checkout: Path = CHECKOUT) -> Iterator[Arena]:
     Its services run the code of `checkout`.
     """
     with tempfile.TemporaryDirectory(prefix=".run-chaos-", dir=CHECKOUT) as folder:  # /tmp may be no disk
-        ports = free_ports(SECOND_COPIES)
+        ports = free_ports([*SECOND_COPIES, STANDBY])
         suite = StagedSuite(Path(folder, "run"), ports, tied=True, copies=2, checkout=checkout)
+        played = Arena(suite)
         try:
             suite.up()
-            yield Arena(suite)
+            yield played
         finally:
             suite.servers.erase()
+            played.close_proxies()
 
 
 class Arenas:

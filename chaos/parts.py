@@ -1,5 +1,13 @@
 """All parts, in the order in which they are played."""
 
-from chaos import money, processes, retries, servers
+from chaos import connections, failover, money, processes, retries, servers
 
-PARTS = (*processes.PARTS, *money.PARTS, *servers.PARTS, *retries.PARTS)
+# The last two have the services reach their servers through proxies: they are restarted once.
+PARTS = (
+    *processes.PARTS,
+    *money.PARTS,
+    *servers.PARTS,
+    *retries.PARTS,
+    *connections.PARTS,
+    *failover.PARTS,
+)

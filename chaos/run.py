@@ -14,18 +14,20 @@ from dev.failure import Failure
 
 ORDERS_END_S = 60.0  # after the last fault's end
 LETTERS_COME_S = 90.0
+SHORT_HEARTBEAT_S = 3  # of services behind proxies in the small size: they wait for two of them
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A promise, and what proves it."""
+    """A promise, and what proves it. `proxied`: services reach their servers through proxies in it."""
 
     name: str
     promise: str
     play: Callable[["Run"], None]
     converge_s: float = LETTERS_COME_S
+    proxied: bool = False
 
 
 @dataclass
@@ -85,6 +87,19 @@ class Run:
         failures = f" ({dict(self.clients.failures)})" if self.clients.failures else ""
         self.expect(not others, f"answers that should not be: {', '.join(told)}{failures}")
 
+    def expect_answers_in(self, seconds: float) -> None:
+        """That no client waited longer for an answer until now."""
+        longest = self.clients.longest_s
+        self.expect(longest <= seconds, f"an answer took {longest:.1f} s, more than {seconds:g} s")
+
+    @contextmanager
+    def without_restart(self) -> Iterator[None]:
+        """No service may be started again inside."""
+        starts = {name: self.arena.keeper.starts(name) for name in self.arena.services}
+        yield
+        again = [name for name in starts if self.arena.keeper.starts(name) != starts[name]]
+        self.expect(not again, f"services were restarted: {', '.join(again)}")
+
     def fault(self, text: str) -> None:
         """Count a fault, and tell of it."""
         self.result.faults += 1
@@ -106,6 +121,10 @@ def play(part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say =
     started = time.monotonic()
     try:
         run.say(part.promise)
+        if part.proxied:
+            arena.connect_by_proxies(run.pick(SHORT_HEARTBEAT_S, None))
+        else:
+            arena.connect_directly()
         part.play(run)
         converge(run)
         run.say("comparing the records")

@@ -126,10 +126,10 @@ class Servers:
                     uris[f"{name.upper()}_{variable}"] = uri
         return uris
 
-    def superuser_dsn(self) -> str:
-        """Connects psycopg2 to the cluster's own database as its superuser."""
+    def superuser_dsn(self, name: str = "postgresql") -> str:
+        """Connects psycopg2 to the cluster's own database as its superuser, on the port of that name."""
         password = (self.state / "superuser.password").read_text()
-        port = self.ports["postgresql"]
+        port = self.ports[name]
         return f"host=127.0.0.1 port={port} user=postgres password={password} dbname=postgres"
 
     def rabbitmqctl(self, *arguments: str) -> str:
@@ -238,7 +238,7 @@ class Servers:
             path.touch(mode=0o600)
             path.write_text(secret)
             _give(path, owner)
-        command = [str(self._programs() / "initdb"), "-D", str(unfinished), "--username=postgres"]
+        command = [str(self.postgresql_programs() / "initdb"), "-D", str(unfinished), "--username=postgres"]
         command += ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"]
         command += [f"--pwfile={password}", "--no-sync", "--no-instructions"]
         made = _run(command, "postgres", {"PATH": PATH}, data.parent)
@@ -254,7 +254,7 @@ class Servers:
         if lock.exists() and Path("/proc", lock.read_text().split()[0]).exists():
             lock.unlink()  # none of ours runs now
 
-    def _programs(self) -> Path:
+    def postgresql_programs(self) -> Path:
         """Where the programs are of the version that the cluster has or shall have."""
         version = self.state / "postgresql" / "data" / "PG_VERSION"
         found = sorted((int(p.parts[4]) for p in POSTGRESQL.glob("[0-9]*/bin/postgres")), reverse=True)
@@ -266,12 +266,16 @@ class Servers:
             raise Failure(f"{self.state} holds data of PostgreSQL {wanted}: install postgresql-{wanted}")
         return POSTGRESQL / str(wanted) / "bin"
 
-    def _postgresql(self) -> Program:
-        settings = POSTGRESQL_SETTINGS | {"port": str(self.ports["postgresql"])}
+    def postgresql_command(self, data: Path, name: str = "postgresql") -> list[str]:
+        """What runs PostgreSQL on a data directory, on the port of that name."""
+        settings = POSTGRESQL_SETTINGS | {"port": str(self.ports[name])}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return [str(self.postgresql_programs() / "postgres"), "-D", str(data), *options]
+
+    def _postgresql(self) -> Program:
         return Program(
             "postgresql",
-            [str(self._programs() / "postgres"), "-D", "data", *options],
+            self.postgresql_command(Path("data")),
             self._own_folder("postgresql", "postgres"),
             _user("postgres"),
             {"PATH": PATH, "LC_ALL": "C.UTF-8"},

@@ -60,3 +60,11 @@ def test_events_that_wait_for_a_retry_survive_a_broker_that_is_killed_again_and_
     result = prove("retries")
     assert result.notes["events that wait"] >= 600
     assert result.faults == 4
+
+
+def test_connections_that_are_there_and_do_not_work_hold_up_nothing_for_long(prove) -> None:
+    prove("halfdead")
+
+
+def test_a_database_that_cannot_write_is_noticed_and_used_again_when_it_can(prove) -> None:
+    prove("readonly")

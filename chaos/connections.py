@@ -1,0 +1,100 @@
+"""The part in which connections to the servers are there and do not work."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import product
+
+import eventlet
+
+from chaos.arena import PROXIED, shuffled
+from chaos.proxy import Proxy
+from chaos.run import SHORT_HEARTBEAT_S, Part, Run
+from chaos.servers import expect_recovery
+
+ORDERS_AT_ONCE = 40  # so many open more connections than one request needs
+IDLE_S = (1.0, 3.0)  # a connection that idles for so long is forgotten: less than between heartbeats
+DELAY_S = 0.05
+CUT = 0.03  # of so many of the replies one half comes
+ANSWERED_S = 8.0  # the gateway's own limit is 5 s; the machine may be busy
+# A statement has 5 s and some, a connect some seconds; then an order is placed and paid.
+DATABASE_S = 15.0
+# Two missed heartbeats, of 3 or 10 s each; then the same.
+BROKER_S = (DATABASE_S + 2 * SHORT_HEARTBEAT_S, DATABASE_S + 20)
+CONVERGED_S = 45.0
+STATUSES = {200, 201, 202, 409, 503, 504}
+Servers = Sequence[str]
+Fault = Callable[[Run, Sequence[Proxy]], None]
+
+
+def halfdead(run: Run) -> None:
+    """Proxies before both servers misbehave; behind each fault all works again soon, by itself."""
+    run.clients.join(8, 1_000_00)
+    with run.without_restart():
+        for fault, servers in _faults(run):
+            run.fault(f"{' and '.join(servers)}: {fault.__doc__}")
+            fault(run, [run.arena.proxies[name] for name in servers])
+            broker_s = run.pick(*BROKER_S)
+            expect_recovery(run, broker_s if "rabbitmq" in servers else DATABASE_S)
+            run.clients.finish()
+            run.expect_answers_in(ANSWERED_S)
+    run.expect_only(STATUSES)
+    for name, proxy in run.arena.proxies.items():
+        run.result.notes[name] = {"forgotten": proxy.forgotten, "cut": proxy.cut}
+        run.expect(proxy.forgotten and proxy.cut, f"the faults of {name} met no connection")
+
+
+def _faults(run: Run) -> list[tuple[Fault, Servers]]:
+    """Small: each fault of both servers at once. Large: also of each server alone."""
+    faults: list[Fault] = run.pick([forget, hold, cut], [forget, hold, delay, cut])
+    servers: list[Servers] = run.pick([PROXIED], [PROXIED, *([name] for name in PROXIED)])
+    return shuffled(list(product(faults, servers)), run.chance)
+
+
+def forget(run: Run, proxies: Sequence[Proxy]) -> None:
+    """idle connections are forgotten"""
+    run.clients.wave(ORDERS_AT_ONCE)
+    run.clients.finish()
+    idle_s = run.pick(*IDLE_S)
+    with _all(proxy.forgetting(idle_s) for proxy in proxies):
+        eventlet.sleep(idle_s + 0.5)
+        with run.clients.arrivals(per_s=10):
+            eventlet.sleep(run.pick(2, 5))
+
+
+def hold(run: Run, proxies: Sequence[Proxy]) -> None:
+    """all is accepted and kept for a while"""
+    with run.clients.arrivals(per_s=10), _all(proxy.holding() for proxy in proxies):
+        eventlet.sleep(run.pick(6, 25))
+
+
+def delay(run: Run, proxies: Sequence[Proxy]) -> None:
+    """each byte takes 50 ms each way"""
+    with run.clients.arrivals(per_s=10), _all(proxy.delaying(DELAY_S) for proxy in proxies):
+        eventlet.sleep(run.pick(3, 5))
+
+
+def cut(run: Run, proxies: Sequence[Proxy]) -> None:
+    """connections are closed inside a reply, and each byte takes 50 ms each way"""
+    slow = (proxy.delaying(DELAY_S) for proxy in proxies)
+    cutting = (proxy.cutting(CUT, run.chance) for proxy in proxies)
+    with run.clients.arrivals(per_s=10), _all(slow), _all(cutting):
+        eventlet.sleep(run.pick(4, 10))
+
+
+@contextmanager
+def _all(faults: Iterable[AbstractContextManager[None]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for fault in faults:
+            stack.enter_context(fault)
+        yield
+
+
+PARTS = (
+    Part(
+        "halfdead",
+        "connections that are there and do not work hold up nothing for long",
+        halfdead,
+        converge_s=CONVERGED_S,
+        proxied=True,
+    ),
+)

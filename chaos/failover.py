@@ -1,0 +1,172 @@
+"""The part in which PostgreSQL answers and cannot write: a standby, read-only sessions, a full disk."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+import eventlet
+from eventlet.greenpool import GreenPool
+
+from chaos.clients import Clients, User
+from chaos.run import Part, Run
+from chaos.servers import expect_recovery
+from chaos.standby import Standby, standby
+from dev.servers import DATABASES
+
+PAUSE_S = 0.2  # of a client, between two requests that write
+POLL_S = 0.2
+# A fault lasts until the services have said so, but so long at least and at most.
+SHORT, LONG = (1.0, 8.0), (10.0, 10.0)
+SHORT_FULL, LONG_FULL = (3.0, 12.0), (30.0, 30.0)
+# A page that is not full takes some rows more: who failed so often must say so.
+MANY_FAILURES = 5
+CONVERGED_S = 45.0
+ANSWERED_S = 8.0  # the gateway's own limit is 5 s; the machine may be busy
+STATUSES = {200, 201, 202, 409, 503, 504}
+Write = Callable[[Clients, User], None]
+WRITES = {"POST /users", "POST /orders", "POST /account/deposits", "POST /notifications"}
+
+
+def readonly(run: Run) -> None:
+    """Writes fail for a while; the services say so, and write again soon, by themselves."""
+    run.clients.join(8, 1_000_00)
+    with run.without_restart(), standby(run.arena) as server, _writes(run):
+        for _ in range(run.pick(1, 2)):
+            _meet_standby(run, server)
+            _read_only_sessions(run)
+        _lose_primary(run, server)
+        _fill_disk(run, server)
+        _return_primary(run, server)
+    run.clients.finish()
+    run.expect_answers_in(ANSWERED_S)
+    run.expect_only(STATUSES)
+
+
+def _meet_standby(run: Run, server: Standby) -> None:
+    """What is connected meanwhile stays so behind it."""
+    database = run.arena.proxies["postgresql"]
+    run.fault("the address of the database leads to a standby")
+    try:
+        database.switch(server.port, hang_up=True)
+        _expect_unready(run, DATABASES)
+    finally:
+        database.switch(run.arena.suite.ports["postgresql"], hang_up=False)
+    expect_recovery(run)
+
+
+def _read_only_sessions(run: Run) -> None:
+    for role in run.pick([run.chance.choice(DATABASES)], DATABASES):
+        run.fault(f"all sessions of {role} are read-only")
+        with run.arena.read_only([role]):
+            _expect_unready(run, [role])
+        expect_recovery(run)
+
+
+def _lose_primary(run: Run, server: Standby) -> None:
+    """No commit that was confirmed may be lost: the standby has confirmed it, too."""
+    server.synchronous(True)
+    eventlet.sleep(1)
+    run.fault("the primary dies, and the standby takes over")
+    server.take_over()
+    run.arena.proxies["postgresql"].switch(server.port, hang_up=True)
+    expect_recovery(run)
+
+
+def _fill_disk(run: Run, server: Standby) -> None:
+    """A service whose writes fail says so with a copy at least."""
+    run.fault("the disk of the database is full")
+    before = Counter(run.clients.answers)
+
+    def failing() -> list[str]:
+        failures = server.disk_full_errors()
+        return [service for service in DATABASES if failures[service] >= MANY_FAILURES]
+
+    def silent(seen: set[str]) -> list[str]:
+        services = failing()
+        return [s for s in services if not seen & set(run.arena.copies(s))] if services else ["none"]
+
+    with server.full():
+        seen = _unready(run, lambda seen: not silent(seen), *run.pick(SHORT_FULL, LONG_FULL))
+        services, told = failing(), silent(seen)
+    answers = run.clients.answers - before
+    refused = sum(n for (route, status), n in answers.items() if route in WRITES and status == 503)
+    run.result.notes["writes refused by a full disk"] = dict(server.disk_full_errors())
+    run.expect(refused, f"no write was answered 503 while the disk was full: {dict(answers)}")
+    run.expect(not told, f"ready while their writes failed: {', '.join(told)}, of {services}")
+    expect_recovery(run)
+
+
+def _return_primary(run: Run, server: Standby) -> None:
+    """The arena's own server has the address again, and what the other one wrote."""
+    server.hand_back()
+    run.arena.proxies["postgresql"].switch(run.arena.suite.ports["postgresql"], hang_up=True)
+    expect_recovery(run)
+
+
+def _expect_unready(run: Run, services: Collection[str]) -> None:
+    """A fault lasts until each copy of the services has said that it is not ready; all must."""
+    names = {name for service in services for name in run.arena.copies(service)}
+    seen = _unready(run, lambda seen: names <= seen, *run.pick(SHORT, LONG))
+    silent = sorted(names - seen)
+    run.expect(not silent, f"ready while they could not write: {', '.join(silent)}")
+
+
+def _unready(run: Run, is_enough: Callable[[set[str]], bool], least_s: float, most_s: float) -> set[str]:
+    """The copies whose /readyz answers 503 at some time, from now until there are enough."""
+    names = [name for service in DATABASES for name in run.arena.copies(service)]
+    seen: set[str] = set()
+    started = time.monotonic()
+    while (passed_s := time.monotonic() - started) < most_s:
+        statuses = GreenPool().imap(run.arena.readiness, names)
+        seen |= {name for name, status in zip(names, statuses, strict=True) if status == 503}
+        if passed_s > least_s and is_enough(seen):
+            break
+        eventlet.sleep(POLL_S)
+    return seen
+
+
+@contextmanager
+def _writes(run: Run) -> Iterator[None]:
+    """Clients ask all four services to write inside, each again when it has its answer."""
+    going = [True]
+    for write, clients in ((_sign_up, 2), (_deposit, 3), (_order, 4), (_send_letter, 3)):
+        for _ in range(clients):
+            run.clients.spawn(_again_and_again, write, run.clients, going)
+    try:
+        yield
+    finally:
+        going.clear()
+
+
+def _again_and_again(write: Write, clients: Clients, going: list[bool]) -> None:
+    while going:
+        write(clients, clients.chance.choice(clients.users))
+        eventlet.sleep(PAUSE_S)
+
+
+def _sign_up(clients: Clients, user: User) -> None:
+    clients.sign_up()
+
+
+def _deposit(clients: Clients, user: User) -> None:
+    clients.ask(user, "deposit", 1_00)
+
+
+def _order(clients: Clients, user: User) -> None:
+    clients.order(user)
+
+
+def _send_letter(clients: Clients, user: User) -> None:
+    clients.insist("POST", "/notifications", user, json={"subject": "a", "body": "b"})
+
+
+PARTS = (
+    Part(
+        "readonly",
+        "a database that answers and cannot write is noticed, and used again when it can",
+        readonly,
+        converge_s=CONVERGED_S,
+        proxied=True,
+    ),
+)

@@ -1,0 +1,204 @@
+"""A TCP proxy on loopback that passes everything on until it is told to misbehave.
+
+It does what sidecars, poolers and load balancers do to connections: forget those that idle, accept
+bytes without passing them on, delay them, close a connection inside a reply.
+"""
+
+import math
+import random
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event
+from typing import Any
+
+import eventlet
+from eventlet.greenpool import GreenPool
+from eventlet.queue import LightQueue
+
+HOST = "127.0.0.1"
+CHUNK = 65_536  # bytes
+
+
+class Proxy:
+    """Listens on `port` and connects to `target`, another port of this machine."""
+
+    def __init__(self, target: int) -> None:
+        self.forgotten = 0  # connections
+        self.cut = 0  # replies
+        self.delay_s = 0.0
+        self.forget_after_s = math.inf
+        self.passing = Event()
+        self.passing.set()
+        self._target = target
+        self._cut_probability = 0.0
+        self._chance = random.Random()
+        self._connections: set[_Connection] = set()
+        self._listener = eventlet.listen((HOST, 0), backlog=1024)
+        self.port: int = self._listener.getsockname()[1]
+        self._accepting = eventlet.spawn(self._accept)
+
+    def switch(self, target: int, *, hang_up: bool) -> None:
+        """Connect new connections to another port; `hang_up` closes those that exist."""
+        self._target = target
+        if hang_up:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close all connections on both sides."""
+        for connection in list(self._connections):
+            connection.hang_up()
+
+    def close(self) -> None:
+        """End the proxy with all its connections."""
+        self._accepting.kill()
+        self._listener.close()
+        self.passing.set()
+        self.hang_up()
+
+    # Faults
+
+    @contextmanager
+    def forgetting(self, idle_s: float) -> Iterator[None]:
+        """Connections that idle for `idle_s` are forgotten inside, and stay so behind it.
+
+        The proxy accepts what comes on a forgotten connection and passes nothing on, and the client never
+        learns of its end. The server does, when the client hangs up.
+        """
+        self.forget_after_s = idle_s
+        try:
+            yield
+        finally:
+            for connection in self._connections:
+                connection.is_forgotten()
+            self.forget_after_s = math.inf
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """All connections are accepted and all bytes are kept inside. Behind it, they are passed on."""
+        self.passing.clear()
+        try:
+            yield
+        finally:
+            self.passing.set()
+
+    @contextmanager
+    def delaying(self, delay_s: float) -> Iterator[None]:
+        """All bytes take so much longer inside, each way."""
+        self.delay_s = delay_s
+        try:
+            yield
+        finally:
+            self.delay_s = 0.0
+
+    @contextmanager
+    def cutting(self, probability: float, chance: random.Random) -> Iterator[None]:
+        """Of so many of the server's replies one half is passed on inside; then both sides are closed."""
+        self._cut_probability, self._chance = probability, chance
+        try:
+            yield
+        finally:
+            self._cut_probability = 0.0
+
+    def cuts(self, reply: bytes) -> bool:
+        """Whether this reply shall be cut; counts it."""
+        is_cut = len(reply) > 1 and self._chance.random() < self._cut_probability
+        self.cut += is_cut
+        return is_cut
+
+    # Connections
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            eventlet.spawn(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            server = eventlet.connect((HOST, self._target))
+        except OSError:
+            client.close()
+            return
+        connection = _Connection(self, client, server)
+        self._connections.add(connection)
+        try:
+            connection.run()
+        finally:
+            self._connections.discard(connection)
+
+
+class _Connection:
+    """A client's connection to the proxy, and the proxy's to the server."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+        self.forgotten = False
+        self.server = server
+        self._client = client
+        self._proxy = proxy
+        self._used = time.monotonic()
+        for end in (client, server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def run(self) -> None:
+        """Pass bytes both ways; returns when both sides are closed."""
+        pool = GreenPool()
+        for source, sink in ((self._client, self.server), (self.server, self._client)):
+            chunks = LightQueue()
+            pool.spawn(self._receive, source, chunks)
+            pool.spawn(self._send, chunks, sink)
+        pool.waitall()
+        self._client.close()
+        self.server.close()
+
+    def hang_up(self) -> None:
+        _shut_down(self._client)
+        _shut_down(self.server)
+
+    def is_forgotten(self) -> bool:
+        """Whether it is forgotten, or has been idle for long enough to be from now on."""
+        idle_s = time.monotonic() - self._used
+        if not self.forgotten and idle_s > self._proxy.forget_after_s:
+            self.forgotten = True
+            self._proxy.forgotten += 1
+        return self.forgotten
+
+    def _receive(self, source: socket.socket, chunks: Any) -> None:
+        """Queue each chunk with the time at which it is due; an empty one is the end."""
+        while data := _received(source):
+            if not self.is_forgotten():
+                self._used = time.monotonic()
+                chunks.put((self._used + self._proxy.delay_s, data))
+        chunks.put((time.monotonic() + self._proxy.delay_s, b""))
+
+    def _send(self, chunks: Any, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := self._next(chunks):
+                if self.forgotten:
+                    continue
+                if sink is self._client and self._proxy.cuts(data):
+                    sink.sendall(data[: len(data) // 2])
+                    break
+                sink.sendall(data)
+        if not (self.forgotten and sink is self._client):
+            self.hang_up()
+
+    def _next(self, chunks: Any) -> bytes:
+        """The next chunk, when it may be sent."""
+        due, data = chunks.get()
+        eventlet.sleep(max(0.0, due - time.monotonic()))
+        self._proxy.passing.wait()
+        return bytes(data)
+
+
+def _received(source: socket.socket) -> bytes:
+    """The next bytes; none when the other side has closed, in whatever way."""
+    try:
+        return source.recv(CHUNK)
+    except OSError:
+        return b""
+
+
+def _shut_down(end: socket.socket) -> None:
+    with suppress(OSError):  # closed before
+        end.shutdown(socket.SHUT_RDWR)

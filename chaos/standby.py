@@ -1,0 +1,204 @@
+"""A second PostgreSQL server: a standby of an arena's, which can take over. Its disk is small.
+
+The disk is a tmpfs in a mount namespace that only this server is in. It needs root, or a kernel that
+lets ordinary users make namespaces; it is gone when the last process in it ends. The write-ahead log
+is on the arena's disk, as it often is: a PostgreSQL that cannot write that ends itself.
+"""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+
+from chaos.arena import STANDBY, Arena
+from dev.failure import Failure
+from dev.keeper import MARK, wait_for
+from dev.servers import PATH, tail
+
+ENOUGH = "4g"  # a limit: memory is taken for files only
+START_S = STOP_S = 30.0  # generous
+DISK_FULL = re.compile(r"(\w+)@\w+ ERROR: .*No space left on device")
+HOLD = 'mount -t tmpfs -o "$2" tmpfs "$1" && echo mounted && read -r _'
+RESIZE = 'mount -o "remount,size=$2" tmpfs "$1"'
+# What is used may grow meanwhile: a smaller size is refused.
+FILL = """\
+for _ in 1 2 3 4 5 6 7 8 9; do
+    used=$(df --block-size=1 --output=used "$1" | tail -n 1)
+    mount -o "remount,size=$used" tmpfs "$1" && exit
+done
+exit 1
+"""
+NO_MOUNT = (
+    "the standby needs a file system of its own: run this as root with the right to mount"
+    " (CAP_SYS_ADMIN; docker run --privileged), or as a user for whom `unshare -Urm true` works"
+)
+
+
+class Standby:
+    """The server, its disk, and the process that holds the disk."""
+
+    def __init__(self, arena: Arena) -> None:
+        servers = arena.suite.servers
+        self._arena = arena
+        self._servers = servers
+        self._home = servers.state / "postgresql"
+        self._disk = self._home / "disk"
+        self._data = self._disk / "data"
+        self._log = arena.keeper.log(STANDBY)
+        # The supervisor's mark: whatever happens, what carries it is ended with the arena.
+        self._env = {"PATH": PATH, "LC_ALL": "C.UTF-8", MARK: str(servers.state)}
+        self._holder: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self.has_taken_over = False
+
+    @property
+    def port(self) -> int:
+        return self._arena.suite.ports[STANDBY]
+
+    def start(self) -> None:
+        """Make the disk, copy the data, and return when the server answers reads."""
+        self._mount()
+        copy = [str(self._servers.postgresql_programs() / "pg_basebackup"), "--pgdata", str(self._data)]
+        copy += ["--waldir", str(self._home / "standby-wal"), "--write-recovery-conf", "--no-sync"]
+        copy += ["--checkpoint=fast", "--dbname", self._servers.superuser_dsn()]
+        self._run(self._as_postgres(copy))
+        with self._log.open("ab") as log:
+            self._server = subprocess.Popen(
+                self._as_postgres(self._servers.postgresql_command(self._data, STANDBY)),
+                env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        if not wait_for(self._answers, START_S):
+            raise Failure(f"the standby does not answer: see {self._log}\n{tail(self._log)}")
+
+    def close(self) -> None:
+        """End the server and its disk. The primary waits for it no longer."""
+        try:
+            if not self.has_taken_over:
+                self.synchronous(False)
+        finally:
+            self._stop()
+            if self._holder is not None:
+                self._holder.communicate()  # closes what it reads from
+            shutil.rmtree(self._home / "standby-wal", ignore_errors=True)
+
+    def synchronous(self, wanted: bool) -> None:
+        """Whether the primary confirms a commit only when the standby has it, too."""
+        change = "SET synchronous_standby_names = '*'" if wanted else "RESET synchronous_standby_names"
+        self._arena.ask("postgres", f"ALTER SYSTEM {change}")
+        self._arena.ask("postgres", "SELECT pg_reload_conf()")
+        if wanted:
+            state = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+            self._arena.await_(lambda: self._arena.ask("postgres", state), "the standby is synchronous")
+
+    def take_over(self) -> None:
+        """The primary dies and cannot start again; the standby becomes the primary."""
+        (self._home / "data").rename(self._home / "fenced")
+        self.has_taken_over = True
+        self._arena.kill("postgresql")
+        self._arena.halt("postgresql")
+        self._ask("SELECT pg_promote(true, 30)")
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Its disk has no byte left inside."""
+        self._run(self._enter(["sh", "-c", FILL, "sh", str(self._disk)]))
+        try:
+            yield
+        finally:
+            self._run(self._enter(["sh", "-c", RESIZE, "sh", str(self._disk), ENOUGH]))
+
+    def hand_back(self) -> None:
+        """Stop, and let the arena's own server go on with this server's data."""
+        self._stop()
+        copy = ["cp", "--archive", "--dereference", str(self._data), str(self._home / "data")]
+        self._run(self._as_postgres(copy))
+        shutil.rmtree(self._home / "fenced")
+        self._arena.start_database()
+
+    def disk_full_errors(self) -> Counter[str]:
+        """How many statements of each role have failed for lack of space."""
+        return Counter(DISK_FULL.findall(self._log.read_text(errors="replace")))
+
+    def _mount(self) -> None:
+        options = f"size={ENOUGH},mode=700"
+        if _is_root():
+            postgres = pwd.getpwnam("postgres")
+            options += f",uid={postgres.pw_uid},gid={postgres.pw_gid}"
+        self._disk.mkdir(exist_ok=True)
+        own = ["--mount"] if _is_root() else ["--mount", "--user", "--map-root-user"]
+        command = ["unshare", *own, "--", "sh", "-c", HOLD, "sh", str(self._disk), options]
+        self._holder = subprocess.Popen(
+            command, env=self._env, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        if self._holder.stdout is None or not self._holder.stdout.readline():
+            _, error = self._holder.communicate()
+            raise Failure(f"{NO_MOUNT}: {error.decode().strip()}")
+
+    def _enter(self, command: list[str]) -> list[str]:
+        """The command, run where the disk is, by root or as if by root."""
+        if self._holder is None:
+            raise Failure("the standby has no disk")
+        users = [] if _is_root() else ["--user", "--preserve-credentials"]
+        return ["nsenter", *users, "--mount", f"--target={self._holder.pid}", "--", *command]
+
+    def _as_postgres(self, command: list[str]) -> list[str]:
+        """The same, by whom servers run as; it ends with us."""
+        if _is_root():
+            user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        else:
+            ids = [f"--map-user={os.geteuid()}", f"--map-group={os.getegid()}"]
+            user = ["unshare", "--user", *ids, "--", "setpriv"]
+        return self._enter([*user, "--pdeathsig=INT", "--", *command])
+
+    def _run(self, command: list[str]) -> None:
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True)
+        if done.returncode:
+            raise Failure(f"{' '.join(command)}: {done.stderr.strip()}")
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)  # fast: it waits for no client
+            try:
+                self._server.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                raise Failure(f"the standby does not stop: see {self._log}") from None
+            finally:
+                self._server = None
+
+    def _ask(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(self._servers.superuser_dsn(STANDBY))) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute(query)
+            return list(cursor.fetchall())
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._ask("SELECT 1"))
+        except psycopg2.OperationalError:
+            return False
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+@contextmanager
+def standby(arena: Arena) -> Iterator[Standby]:
+    """A standby that follows the arena's server; nothing is left of it."""
+    server = Standby(arena)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
