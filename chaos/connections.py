@@ -44,27 +44,39 @@ def halfdead(run: Run) -> None:
 
 
 def _faults(run: Run) -> list[tuple[Fault, Servers]]:
-    """Small: each fault of both servers at once. Large: also of each server alone."""
-    faults: list[Fault] = run.pick([forget, hold, cut], [forget, hold, delay, cut])
+    """Small: all faults in two, of both servers at once. Large: each alone, also of each server."""
+    faults: list[Fault] = run.pick([forget_and_hold, cut], [forget, hold, delay, cut])
     servers: list[Servers] = run.pick([PROXIED], [PROXIED, *([name] for name in PROXIED)])
     return shuffled(list(product(faults, servers)), run.chance)
 
 
 def forget(run: Run, proxies: Sequence[Proxy]) -> None:
     """idle connections are forgotten"""
-    run.clients.wave(ORDERS_AT_ONCE)
-    run.clients.finish()
-    idle_s = run.pick(*IDLE_S)
-    with _all(proxy.forgetting(idle_s) for proxy in proxies):
-        eventlet.sleep(idle_s + 0.5)
-        with run.clients.arrivals(per_s=10):
-            eventlet.sleep(run.pick(2, 5))
+    with _forgetting(run, proxies), run.clients.arrivals(per_s=10):
+        eventlet.sleep(5)
 
 
 def hold(run: Run, proxies: Sequence[Proxy]) -> None:
     """all is accepted and kept for a while"""
     with run.clients.arrivals(per_s=10), _all(proxy.holding() for proxy in proxies):
         eventlet.sleep(run.pick(6, 25))
+
+
+def forget_and_hold(run: Run, proxies: Sequence[Proxy]) -> None:
+    """idle connections are forgotten, then all is accepted and kept for a while"""
+    with _forgetting(run, proxies):
+        hold(run, proxies)
+
+
+@contextmanager
+def _forgetting(run: Run, proxies: Sequence[Proxy]) -> Iterator[None]:
+    """Connections that idle are forgotten inside; at its begin, all have been idle."""
+    idle_s = run.pick(*IDLE_S)
+    run.clients.wave(ORDERS_AT_ONCE)
+    run.clients.finish()
+    with _all(proxy.forgetting(idle_s) for proxy in proxies):
+        eventlet.sleep(idle_s + 0.5)
+        yield
 
 
 def delay(run: Run, proxies: Sequence[Proxy]) -> None:

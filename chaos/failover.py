@@ -14,7 +14,9 @@ from chaos.servers import expect_recovery
 from chaos.standby import Standby, standby
 from dev.servers import DATABASES
 
-PAUSE_S = 0.2  # of a client, between two requests that write
+CLIENTS = 3  # of each kind
+PAUSE_S = (0.1, 0.3)  # of a client, between two requests that write
+SIGN_UP_PAUSE_S = (0.5, 1.5)  # each new user costs a password's hash, and a comparison at the end
 POLL_S = 0.2
 # A fault lasts until the services have said so, but so long at least and at most.
 SHORT, LONG = (1.0, 8.0), (10.0, 10.0)
@@ -130,19 +132,20 @@ def _unready(run: Run, is_enough: Callable[[set[str]], bool], least_s: float, mo
 def _writes(run: Run) -> Iterator[None]:
     """Clients ask all four services to write inside, each again when it has its answer."""
     going = [True]
-    for write, clients in ((_sign_up, 2), (_deposit, 3), (_order, 4), (_send_letter, 3)):
-        for _ in range(clients):
-            run.clients.spawn(_again_and_again, write, run.clients, going)
+    for write in (_deposit, _order, _send_letter) * CLIENTS:
+        run.clients.spawn(_again_and_again, write, run.clients, going, PAUSE_S)
+    for _ in range(CLIENTS):
+        run.clients.spawn(_again_and_again, _sign_up, run.clients, going, SIGN_UP_PAUSE_S)
     try:
         yield
     finally:
         going.clear()
 
 
-def _again_and_again(write: Write, clients: Clients, going: list[bool]) -> None:
+def _again_and_again(write: Write, clients: Clients, going: list[bool], pause_s: tuple[float, float]) -> None:
     while going:
         write(clients, clients.chance.choice(clients.users))
-        eventlet.sleep(PAUSE_S)
+        eventlet.sleep(clients.chance.uniform(*pause_s))
 
 
 def _sign_up(clients: Clients, user: User) -> None:
