@@ -9,17 +9,15 @@ import eventlet
 from chaos.arena import PROXIED, shuffled
 from chaos.proxy import Proxy
 from chaos.run import SHORT_HEARTBEAT_S, Part, Run
-from chaos.servers import expect_recovery
+from chaos.servers import RESUMED_S, expect_recovery
 
 ORDERS_AT_ONCE = 40  # so many open more connections than one request needs
 IDLE_S = (1.0, 3.0)  # a connection that idles for so long is forgotten: less than between heartbeats
 DELAY_S = 0.05
 CUT = 0.03  # of so many of the replies one half comes
 ANSWERED_S = 8.0  # the gateway's own limit is 5 s; the machine may be busy
-# A statement has 5 s and some, a connect some seconds; then an order is placed and paid.
-DATABASE_S = 15.0
-# Two missed heartbeats, of 3 or 10 s each; then the same.
-BROKER_S = (DATABASE_S + 2 * SHORT_HEARTBEAT_S, DATABASE_S + 20)
+# Two missed heartbeats, of 3 or 10 s each, come before the rest.
+BROKER_S = (RESUMED_S + 2 * SHORT_HEARTBEAT_S, RESUMED_S + 20)
 CONVERGED_S = 45.0
 STATUSES = {200, 201, 202, 409, 503, 504}
 Servers = Sequence[str]
@@ -34,7 +32,7 @@ def halfdead(run: Run) -> None:
             run.fault(f"{' and '.join(servers)}: {fault.__doc__}")
             fault(run, [run.arena.proxies[name] for name in servers])
             broker_s = run.pick(*BROKER_S)
-            expect_recovery(run, broker_s if "rabbitmq" in servers else DATABASE_S)
+            expect_recovery(run, broker_s if "rabbitmq" in servers else RESUMED_S)
             run.clients.finish()
             run.expect_answers_in(ANSWERED_S)
     run.expect_only(STATUSES)

@@ -10,7 +10,7 @@ from eventlet.greenpool import GreenPool
 
 from chaos.clients import Clients, User
 from chaos.run import Part, Run
-from chaos.servers import expect_recovery
+from chaos.servers import RESUMED_S, expect_recovery
 from chaos.standby import Standby, standby
 from dev.servers import DATABASES
 
@@ -54,7 +54,7 @@ def _meet_standby(run: Run, server: Standby) -> None:
         _expect_unready(run, DATABASES)
     finally:
         database.switch(run.arena.suite.ports["postgresql"], hang_up=False)
-    expect_recovery(run)
+    expect_recovery(run, RESUMED_S)
 
 
 def _read_only_sessions(run: Run) -> None:
@@ -62,7 +62,7 @@ def _read_only_sessions(run: Run) -> None:
         run.fault(f"all sessions of {role} are read-only")
         with run.arena.read_only([role]):
             _expect_unready(run, [role])
-        expect_recovery(run)
+        expect_recovery(run, RESUMED_S)
 
 
 def _lose_primary(run: Run, server: Standby) -> None:
@@ -72,7 +72,7 @@ def _lose_primary(run: Run, server: Standby) -> None:
     run.fault("the primary dies, and the standby takes over")
     server.take_over()
     run.arena.proxies["postgresql"].switch(server.port, hang_up=True)
-    expect_recovery(run)
+    expect_recovery(run, RESUMED_S)
 
 
 def _fill_disk(run: Run, server: Standby) -> None:
@@ -96,14 +96,14 @@ def _fill_disk(run: Run, server: Standby) -> None:
     run.result.notes["writes refused by a full disk"] = dict(server.disk_full_errors())
     run.expect(refused, f"no write was answered 503 while the disk was full: {dict(answers)}")
     run.expect(not told, f"ready while their writes failed: {', '.join(told)}, of {services}")
-    expect_recovery(run)
+    expect_recovery(run, RESUMED_S)
 
 
 def _return_primary(run: Run, server: Standby) -> None:
     """The arena's own server has the address again, and what the other one wrote."""
     server.hand_back()
     run.arena.proxies["postgresql"].switch(run.arena.suite.ports["postgresql"], hang_up=True)
-    expect_recovery(run)
+    expect_recovery(run, RESUMED_S)
 
 
 def _expect_unready(run: Run, services: Collection[str]) -> None:

@@ -16,6 +16,8 @@ ANSWERED_S = 10.0
 ALARM_STATUSES = {200, 201, 202, 409, 503}
 CONVERGED_S = 60.0  # after an alarm, and after billing's return
 RECOVERED_S = 15.0
+# Longer faults: a statement that began in one ends after 7 s, then its handler pauses for 15 s.
+RESUMED_S = 25.0
 PATIENCE_S = 60.0  # then the part ends
 NOT_RECOVERED = Failure(f"no new order is paid, or a service is not ready, after {PATIENCE_S:g} s")
 UNAFFECTED = ("/users/me", "/orders", "/notifications")

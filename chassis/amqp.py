@@ -39,8 +39,10 @@ log = logging.getLogger(__name__)
 RECONNECT_S = 0.5
 CONNECT_TIMEOUT_S = 3
 CLOSE_TIMEOUT_S = 1
+STALLED_S = 20  # a heartbeat waits no longer for the write before it
 LONGEST_HEADERS = 120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+BLOCKED = "the broker takes no messages"
 CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
 
 
@@ -149,7 +151,7 @@ class Link:
             raise UnsendableError(str(exc)) from exc
 
     def _on_blocked(self, reason: str) -> None:
-        log.warning("the broker takes no messages", extra={"reason": reason})
+        log.warning(BLOCKED, extra={"reason": reason})
         self.is_blocked = True
 
     def _on_unblocked(self) -> None:
@@ -161,7 +163,9 @@ class Link:
             while True:
                 with suppress(TimeoutError):
                     self._connection.blocking_read(timeout=1)
-                self._connection.heartbeat_tick()
+                # A heartbeat waits for a write that hangs: then nobody would look for missed ones.
+                with eventlet.Timeout(STALLED_S, ConnectionError("the broker reads nothing")):
+                    self._connection.heartbeat_tick()
         except Exception as exc:  # whatever it was: a link that nobody reads is dead
             log.warning("broker connection lost", extra={"error": str(exc)})
             self.closed = True
@@ -179,16 +183,42 @@ class Link:
         self._connection.collect()
 
 
+@dataclass(slots=True, eq=False)
+class Queued:
+    """A message of the Sender; None once the socket has it, or nobody wants it sent any more."""
+
+    message: Message | None
+    deadline: float = 0.0
+    when_unsent: Callable[[str], object] | None = None
+
+    def take(self) -> Message | None:
+        """The message, which is given away once: to be written, or never to be sent."""
+        message, self.message = self.message, None
+        return message
+
+    def publish(self, link: Link) -> None:
+        """Write it to the socket, unless it was withdrawn or is late."""
+        if monotonic() < self.deadline and (message := self.take()):
+            try:
+                link.publish(message, persistent=False)
+            except CONNECTION_ERRORS:  # its end was not written, so the broker takes it for no message
+                self.message = message
+                raise
+
+
 class Sender(SharedExtension):
     """Sends transient, unconfirmed messages from one greenthread; callers only queue them.
 
-    So a caller whose time runs out never cuts a frame in two. While the broker is away or takes nothing
-    the messages wait, until their `expiration` has passed.
+    So a caller whose time runs out never cuts a frame in two. While the broker is unavailable or takes
+    nothing, messages with `when_unsent` are withdrawn, and their senders told. Others wait, until their
+    `expiration` has passed. A connection that is lost is replaced at once, so that the next message finds
+    a new one, or its sender is told without a wait.
     """
 
     def __init__(self) -> None:
         self._queue = LightQueue()
         self._link: Link | None = None
+        self._error = ""  # of the last attempt to reach the broker
         self._is_stopping = False
         self.when_returned: list[Callable[[str], object]] = []  # called with a correlation id: nobody took it
 
@@ -200,10 +230,20 @@ class Sender(SharedExtension):
         """Whether the broker takes no messages now; known once one was sent during its alarm."""
         return self._link is not None and not self._link.closed and self._link.is_blocked
 
-    def send(self, message: Message) -> None:
-        """Queue `message`; `properties["expiration"]` (milliseconds, a string) bounds the wait."""
+    @property
+    def refusal(self) -> str:
+        """Why a message would not be sent now; empty where it would be."""
+        return BLOCKED if self.is_blocked else self._error
+
+    def send(self, message: Message, when_unsent: Callable[[str], object] | None = None) -> Queued:
+        """Queue `message`; `properties["expiration"]` (milliseconds, a string) bounds the wait.
+
+        `when_unsent(reason)` is called where the broker is unavailable and the message was withdrawn.
+        """
         ttl_s = int(message.properties.get("expiration", 60_000)) / 1000
-        self._queue.put((message, monotonic() + ttl_s))
+        queued = Queued(message, monotonic() + ttl_s, when_unsent)
+        self._queue.put(queued)
+        return queued
 
     def stop(self) -> None:
         self._is_stopping = True
@@ -216,39 +256,46 @@ class Sender(SharedExtension):
 
     def _run(self) -> None:
         while queued := self._queue.get():
-            if not self._send(*queued) and self._is_stopping:
+            if not self._send(queued):
                 break  # a service that stops does not wait for its broker
         self.kill()
 
-    def _send(self, message: Message, deadline: float) -> bool:
-        """Send it until its deadline; False where the broker was away."""
-        while monotonic() < deadline:
+    def _send(self, queued: Queued) -> bool:
+        """Return when the broker takes messages, and has this one; False where the service stops before."""
+        while True:
             try:
-                if not self.is_blocked:
-                    self._connected().publish(message, persistent=False)
+                link = self._connected()
+                if not link.is_blocked:
+                    queued.publish(link)
                     return True
-                eventlet.sleep(RECONNECT_S)
             except UnsendableError as exc:  # nobody's fault but its sender's: the others go on
                 log.error("a message can't be sent", extra={"error": str(exc)})
                 return True
             except CONNECTION_ERRORS as exc:
-                self._reconnect_later(exc)
+                if not self._error:
+                    log.warning("can't send, trying again", extra={"error": str(exc)})
+                self._error = f"the broker is unavailable: {exc}"
+                self.kill()
+            self._withdraw_calls(queued)
             if self._is_stopping:
-                break
-        return False
+                return False
+            eventlet.sleep(RECONNECT_S)
 
     def _connected(self) -> Link:
         if self._link is None or self._link.closed:
-            self._link = Link(self.container.config, self._prepare)
+            with eventlet.Timeout(CONNECT_TIMEOUT_S, ConnectionError("no answer in time")):
+                self._link = Link(self.container.config, self._prepare)
+            self._link.when_closed = partial(self._queue.put, Queued(None))  # connects again
+            self._error = ""
         return self._link
+
+    def _withdraw_calls(self, first: Queued) -> None:
+        for queued in (first, *self._queue.queue):
+            if queued and queued.when_unsent and queued.take():
+                queued.when_unsent(self.refusal)
 
     def _prepare(self, channel: Any) -> None:
         channel.events["basic_return"].add(self._returned)
-
-    def _reconnect_later(self, exc: Exception) -> None:
-        log.warning("can't send, trying again", extra={"error": str(exc)})
-        self.kill()
-        eventlet.sleep(RECONNECT_S)
 
     def _returned(self, exc: Exception, exchange: str, routing_key: str, message: Any) -> None:
         log.warning("nobody takes this message", extra={"routing_key": routing_key})
@@ -288,7 +335,7 @@ class ConfirmedPublisher(SharedExtension):
     def _turn(self) -> Iterator[Link]:
         with self._lock:
             if self._link and not self._link.closed and self._link.is_blocked:
-                raise Unavailable("the broker takes no messages")
+                raise Unavailable(BLOCKED)
             try:
                 with eventlet.Timeout(self._timeout_s, Unavailable("the broker confirms nothing")):
                     yield self._connected()

@@ -89,8 +89,7 @@ class ConnectionLimits:
 def allow_statements_of(connection: Connection, seconds: int) -> None:
     """Let each statement take so long, until the end of the connection's transaction."""
     connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
-    driver_connection: Any = connection.connection.driver_connection
-    driver_connection.limit_s = seconds + MARGIN_S
+    connection.connection.driver_connection.limit_s = seconds + MARGIN_S  # type: ignore[union-attr]
 
 
 def _has_input(connection: Any) -> bool:

@@ -32,22 +32,18 @@ GONE_AFTER = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,  # milliseconds
 }
-CONNECT_ARGUMENTS = {
-    **GONE_AFTER,
-    "target_session_attrs": "read-write",  # a standby is refused before the first write meets it
-    "connection_factory": LimitedConnection,
-}
 NO_RIGHT = "42501"  # PostgreSQL's code
 WRITE_REFUSED_S = 30.0  # so long a missing grant is told, unless a write meets it again
-# Without a privilege or a trace in the catalogue: rows that exceed work_mem go into a temporary file.
-ENOUGH_ROWS = 20_000
-TRY_DISK = text(f"SELECT count(*) FROM generate_series(1, {ENOUGH_ROWS})")
-LESS_MEMORY = text("SET LOCAL work_mem = '64kB'")
-CHECK_RIGHTS = text(
-    "SELECT current_setting('transaction_read_only') = 'on', array(SELECT name"
-    " FROM unnest(CAST(:tables AS text[])) AS name WHERE NOT has_table_privilege(name, 'SELECT')"
-    " OR NOT has_any_column_privilege(name, 'INSERT'))"
-)
+# Rows that exceed work_mem go into a temporary file: that takes no privilege, and leaves no trace.
+TRY_DISK = text("SET LOCAL work_mem = '64kB'; SELECT count(*) FROM generate_series(1, 20000)")
+CANNOT_WRITE = text("""
+    SELECT 'the database is read-only'
+    WHERE current_setting('transaction_read_only') = 'on'
+    UNION ALL
+    SELECT 'no right to write into ' || name
+    FROM unnest(CAST(:tables AS text[])) AS name
+    WHERE NOT has_table_privilege(name, 'SELECT') OR NOT has_any_column_privilege(name, 'INSERT')
+""")
 OLDEST_S = "coalesce(extract(epoch FROM now() - min(created_at)), 0)"  # of the rows of a query; 0: of none
 
 
@@ -69,7 +65,8 @@ class Database(NamekoDatabase):
             "pool_timeout": timeout_s,
             "hide_parameters": True,  # an error's text would show them, in the log too
             "connect_args": {
-                **CONNECT_ARGUMENTS,
+                **GONE_AFTER,
+                "connection_factory": LimitedConnection,
                 "application_name": self.container.service_name,
                 "client_encoding": "utf8",  # whatever the role, the database or the environment says
             },
@@ -142,23 +139,16 @@ class Database(NamekoDatabase):
     def _check_writable(self) -> None:
         """For /readyz: raises Unavailable where the service cannot write into its tables."""
         if failure := self._write_failure:
-            self._try_disk()
+            with self.transaction() as connection:  # raises where the disk is full
+                connection.execute(TRY_DISK)
             if sqlstate(failure) == NO_RIGHT and monotonic() - self._failed_at < WRITE_REFUSED_S:
                 raise Unavailable(first_line(failure))
             self._write_failure = None
         tables = [*self.declarative_base.metadata.tables]
         with self.autocommit() as connection:
-            is_read_only, refused = connection.execute(CHECK_RIGHTS, {"tables": tables}).one()
-        if is_read_only:
-            raise Unavailable("the database is read-only")
-        if refused:
-            raise Unavailable(f"no right to write: {', '.join(refused)}")
-
-    def _try_disk(self) -> None:
-        """Raises OperationalError where the disk is full."""
-        with self.transaction() as connection:
-            connection.execute(LESS_MEMORY)
-            connection.execute(TRY_DISK)
+            reasons = connection.execute(CANNOT_WRITE, {"tables": tables}).scalars().all()
+        if reasons:
+            raise Unavailable("; ".join(reasons))
 
 
 def recordset(rows: Sequence[Any]) -> str:

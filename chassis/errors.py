@@ -39,8 +39,11 @@ def is_away(exc: BaseException) -> bool:
     if isinstance(exc, OSError) and exc.filename is not None:
         return False
     if isinstance(exc, DBAPIError):
-        is_lost = isinstance(exc, OperationalError | InterfaceError) or exc.connection_invalidated
-        return is_lost or is_session_unusable(exc)
+        return (
+            exc.connection_invalidated
+            or isinstance(exc, OperationalError | InterfaceError)
+            or is_session_unusable(exc)
+        )
     return isinstance(exc, AWAY)
 
 

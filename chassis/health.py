@@ -1,12 +1,14 @@
-"""/healthz, /readyz and /metrics, outside the worker pool, one server a process.
+"""/healthz, /readyz, /startedz and /metrics, outside the worker pool, one server a process.
 
-/healthz says that the loop turns, and never asks broker or database. /readyz asks both.
+/healthz says that the loop turns, and never asks broker or database. /readyz asks both. /startedz is
+200 from the end of the start, which reached both, to the begin of the stop.
 """
 
 import json
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -21,8 +23,9 @@ from chassis.errors import Unavailable, first_line
 log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 2.0
+ACCEPT_AGAIN_S = 0.1
 KEPT_S = 1.0  # so long a result counts, whoever asks
-PATHS = ("/healthz", "/readyz", "/metrics")
+PATHS = ("/healthz", "/readyz", "/startedz", "/metrics")
 
 
 class Check:
@@ -75,13 +78,15 @@ def respond(path: str) -> Response:
         return _json(200, {"status": "ok"})
     if path == "/readyz":
         return _readiness()
+    if path == "/startedz":
+        return _readiness(" started")
     if path == "/metrics":
         return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
     return _json(404, {"status": "not found"})
 
 
-def _readiness() -> Response:
-    runs = {name: eventlet.spawn(check.result) for name, check in _checks.items()}
+def _readiness(only: str = "") -> Response:
+    runs = {name: eventlet.spawn(_checks[name].result) for name in _checks if name.endswith(only)}
     results = {name: run.wait() for name, run in runs.items()}
     ready = bool(results) and all(result == "ok" for result in results.values())
     return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
@@ -103,6 +108,18 @@ def listen(address: str, setting: str, *, shared: bool = False) -> socket.socket
         raise SystemExit(f"can't listen on {address}: {exc.strerror}; {setting} names the port") from None
 
 
+def accept(take: Callable[[], Any], when_failed: Callable[[], object] = lambda: None) -> Any:
+    """The next connection and its address. Where there is no descriptor for it, or the client is gone again,
+    `when_failed` is called, and the next one is waited for; eventlet's server would end."""
+    while True:
+        try:
+            return take()
+        except OSError as exc:
+            log.warning("can't accept a connection", extra={"error": str(exc)})
+            when_failed()
+            eventlet.sleep(ACCEPT_AGAIN_S)
+
+
 def serve(address: str) -> None:
     """Start the process's health server, if it does not run yet."""
     global _server
@@ -110,7 +127,9 @@ def serve(address: str) -> None:
         _server = listen(address, "HEALTH_PORT")
         host, port = _server.getsockname()[:2]
         log.info("health", extra={"url": f"http://{host}:{port}/readyz"})
-        eventlet.spawn(eventlet.wsgi.server, _server, _app, log_output=False)
+        _server.accept = partial(accept, _server.accept)  # type: ignore[method-assign]
+        # A connection that idles is closed, so that those who look don't take all descriptors.
+        eventlet.spawn(eventlet.wsgi.server, _server, _app, log_output=False, socket_timeout=60)
 
 
 @Request.application

@@ -21,7 +21,9 @@ WHERE = ("host", "hostaddr", "port")  # libpq's parameters, each a list with com
 
 
 def connect(dialect: Any, record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
-    """Connect to the first address that takes the session; for SQLAlchemy's `do_connect` event.
+    """Connect to the first address that takes the session and may be written to.
+
+    For SQLAlchemy's `do_connect` event.
 
     Raises psycopg2.OperationalError, whose one line names each host and why it failed.
     """
@@ -36,11 +38,28 @@ def connect(dialect: Any, record: object, arguments: Sequence[Any], parameters: 
                 waiting[:0] = [{**target, "hostaddr": address} for address in resolve(target["host"])]
             else:
                 with eventlet.Timeout(CONNECT_TIMEOUT_S, psycopg2.OperationalError("no answer in time")):
-                    return dialect.connect(*arguments, **{**parameters, **target})
+                    connection = dialect.connect(*arguments, **{**parameters, **target})
+                    refuse_read_only(connection)
+                    return connection
         except (socket.gaierror, psycopg2.OperationalError) as exc:
             place = filter(None, map(target.get, WHERE))
             failures.append(f"{' '.join(dict.fromkeys(place))}: {first_line(exc)}")
     raise psycopg2.OperationalError("; ".join(failures))
+
+
+def refuse_read_only(connection: Any) -> None:
+    """Raises OperationalError for a standby, so that the next server is tried.
+
+    Not by `target_session_attrs`: PgBouncer tells all clients what its first server session was.
+    """
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW transaction_read_only")
+        [setting] = cursor.fetchone()
+    connection.autocommit = False
+    if setting == "on":
+        connection.close()
+        raise psycopg2.OperationalError("the database is read-only")
 
 
 def targets(parameters: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ service looks healthy: its heartbeats go on, and no error is logged.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 
 from eventlet.hubs import get_hub
@@ -23,7 +24,8 @@ class LoopWatch:
     """Watches one loop of a service; `limit_s` is how long one step may take."""
 
     def __init__(self, service: str, loop: str, limit_s: float = MAX_BUSY_S) -> None:
-        self._fields = {"service": service, "loop": loop}
+        fields = {"service": service, "loop": loop, "seconds": limit_s}
+        self._report = partial(log.error, "loop is stuck", extra=fields)
         self._limit_s = limit_s
         self._started: float | None = None  # monotonic
         metrics.LOOP_BUSY.labels(service, loop).set_function(self.busy_s)
@@ -47,6 +49,3 @@ class LoopWatch:
         """For /readyz: raises Unavailable while a step takes longer than it may."""
         if self.busy_s() > self._limit_s:
             raise Unavailable(f"busy for {self.busy_s():.0f} s")
-
-    def _report(self) -> None:
-        log.error("loop is stuck", extra={**self._fields, "seconds": self._limit_s})

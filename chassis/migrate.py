@@ -21,7 +21,7 @@ from alembic.util import CommandError
 from marshmallow import fields
 from nameko.containers import ServiceContainer
 from psycopg2.errors import LockNotAvailable
-from sqlalchemy import Connection, NullPool, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from chassis import command as command_line
@@ -35,7 +35,7 @@ from chassis.settings import read
 HERE = Path(__file__).parent
 TAKE_TURN = text("SELECT pg_try_advisory_xact_lock(7369001)")  # any number that is ours
 MAX_ATTEMPTS, RETRY_S = 30, 1.0
-CONNECT_ARGUMENTS = {**GONE_AFTER, "connect_timeout": 5}  # seconds
+CONNECT_TIMEOUT_S = 5
 # While a statement waits for a lock on a table, all queries of that table queue behind it.
 LIMITS = """
     SET LOCAL lock_timeout = '1s';
@@ -75,15 +75,18 @@ def services_with_tables(config: dict[str, Any]) -> list[str]:
     return [name.partition(":")[0] for name in read(config, "DB_URIS", fields.Dict())]
 
 
+def _engine(uri: str) -> Engine:
+    """One snapshot for a whole transaction would hold up an index build: read committed has none."""
+    options: Any = {"poolclass": NullPool, "isolation_level": "READ COMMITTED"}
+    return create_engine(uri, connect_args={**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S}, **options)
+
+
 def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
     """Ends with code 1 and a line for each thing that one of the databases lacks."""
     lines: list[str] = []
     for service in services:
-        uri = database_uri(config, "DB_OWNER_URIS", service)
-        engine = create_engine(uri, connect_args=CONNECT_ARGUMENTS)
-        with engine.connect() as connection:
+        with _engine(database_uri(config, "DB_OWNER_URIS", service)).connect() as connection:
             lines += violations(connection, service)
-        engine.dispose()
     if lines:
         sys.exit("\n".join(lines))
 
@@ -153,12 +156,7 @@ def without_limits() -> Iterator[None]:
 
 def run_migrations() -> None:
     """What chassis/alembic/env.py runs. Raises CommandError where a table stays locked."""
-    engine = create_engine(
-        context.config.attributes["uri"],
-        connect_args=CONNECT_ARGUMENTS,
-        poolclass=NullPool,
-        isolation_level="READ COMMITTED",  # one snapshot for all of `turn` would hold up an index build
-    )
+    engine = _engine(context.config.attributes["uri"])
     with engine.connect() as turn, turn.begin():
         turn.execute(text(LIMITS))
         while not turn.execute(TAKE_TURN).scalar():  # a query that waits would hold it up as well

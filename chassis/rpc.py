@@ -23,7 +23,7 @@ from nameko.rpc import RpcConsumer as NamekoRpcConsumer
 from nameko.rpc import get_rpc_exchange
 
 from chassis import metrics
-from chassis.amqp import Message, Sender, encode
+from chassis.amqp import BLOCKED, Message, Sender, encode
 from chassis.coalescer import Call, Coalescer
 from chassis.deadlines import TIMEOUT, time_for_a_call
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, to_fault
@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 
 CALL_ID = "correlation_id"  # the key in nameko's context data
 REPLY_EXPIRES_MS = "60000"  # longer than any caller waits
+
+
+class NotReceived(Unavailable):
+    """The callee never got the call, so it did nothing. Inside the caller only: see RpcConsumer._error."""
 
 
 class RpcConsumer(NamekoRpcConsumer):
@@ -78,7 +82,9 @@ class RpcConsumer(NamekoRpcConsumer):
     def _error(self, exc: Exception) -> dict[str, Any]:
         if isinstance(exc, BadRequest):  # the caller's mistake: Nameko's own words for it
             return serialize(exc)
-        return serialize(to_fault(exc, self.container.service_name))
+        fault = to_fault(exc, self.container.service_name)
+        # What a call of ours did not do says nothing about what this service did before.
+        return serialize(Unavailable(*fault.args) if isinstance(fault, NotReceived) else fault)
 
 
 class Rpc(NamekoRpc):
@@ -116,14 +122,15 @@ class ReplyListener(NamekoReplyListener):
 
     def setup(self) -> None:
         super().setup()
-        self.sender.when_returned.append(self._fail)
+        self.sender.when_returned.append(self.fail)
 
     def forget(self, correlation_id: str) -> None:
         self._reply_events.pop(correlation_id, None)
 
-    def _fail(self, correlation_id: str) -> None:
+    def fail(self, correlation_id: str, reason: str = "no such service has ever run") -> None:
+        """End the wait for an answer: the callee never got the call."""
         if event := self._reply_events.pop(correlation_id, None):
-            event.send_exception(Unavailable("no such service has ever run"))
+            event.send_exception(NotReceived(reason))
 
 
 class RpcProxy(DependencyProvider):
@@ -137,7 +144,11 @@ class RpcProxy(DependencyProvider):
     Half of the caller's workers may wait for one service; more calls are Unavailable at once, so that
     one that is dead or slow leaves the other half to what goes without it.
 
-    Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors).
+    Calls are Unavailable at once while the broker is: what was not yet written to the socket is withdrawn
+    first. What was written may be done, so it stays DeadlineExceeded.
+
+    Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors); of Unavailable, NotReceived where
+    it is certain that the callee did nothing.
     """
 
     replies = ReplyListener()
@@ -164,20 +175,19 @@ class RpcProxy(DependencyProvider):
     def turn(self) -> Iterator[None]:
         """Counts one waiting worker. A call that timed out while the broker takes no messages is Unavailable,
         like those that are refused at once: its answer could not have been sent either."""
+        if reason := self.sender.refusal:
+            raise NotReceived(reason)
         if self._waiting >= self._may_wait:
-            raise Unavailable(f"{self._waiting} calls wait for {self.service}")
+            raise NotReceived(f"{self._waiting} calls wait for {self.service}")
         self._waiting += 1
         try:
             yield
         except DeadlineExceeded as late:
-            self._raise_if_blocked(late)
+            if self.sender.is_blocked:
+                raise Unavailable(BLOCKED) from late
             raise
         finally:
             self._waiting -= 1
-
-    def _raise_if_blocked(self, cause: Exception | None = None) -> None:
-        if self.sender.is_blocked:
-            raise Unavailable("the broker takes no messages") from cause
 
     def submit(self, verb: str, item: dict[str, Any]) -> Call:
         """Queue one item of a batched verb."""
@@ -201,7 +211,6 @@ class RpcProxy(DependencyProvider):
 
     def _call(self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float) -> Any:
         """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
-        self._raise_if_blocked()
         body = encode({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
         answer = self.replies.get_reply_event(correlation_id)
@@ -214,11 +223,15 @@ class RpcProxy(DependencyProvider):
             "expiration": str(int(wait_s * 1000)),  # milliseconds
         }
         exchange = get_rpc_exchange(self.container.config).name
+        queued = self.sender.send(
+            Message(exchange, f"{self.service}.{method}", body, headers, properties),
+            when_unsent=partial(self.replies.fail, correlation_id),
+        )
         try:
-            self.sender.send(Message(exchange, f"{self.service}.{method}", body, headers, properties))
             with eventlet.Timeout(wait_s, late):
                 return self._unpack(answer.wait(), method)
         finally:
+            queued.take()  # nobody waits for it any more
             self.replies.forget(correlation_id)
             metrics.RPC_CALLS.labels(self.service, method).observe(monotonic() - started)
 

@@ -17,24 +17,23 @@ class Timer(NamekoTimer):
     """Runs its method every `interval` seconds, one run at a time."""
 
     def start(self) -> None:
-        limit_s = max(self.interval, MAX_BUSY_S)
-        self._watch = LoopWatch(self.container.service_name, self.method_name, limit_s)
-        health.add_check(self.container.service_name, self.method_name, self._watch.check)
+        names = self.container.service_name, self.method_name
+        self._watch = LoopWatch(*names, limit_s=max(self.interval, MAX_BUSY_S))
+        health.add_check(*names, self._watch.check)
         super().start()
 
     def _run(self) -> None:
         next_at = monotonic() + (0 if self.eager else self.interval)
-        while not self._is_stopped_before(next_at):
+        while True:
+            with eventlet.Timeout(max(next_at - monotonic(), 0), exception=False):
+                self.should_stop.wait()
+            if self.should_stop.ready():
+                return
             next_at = monotonic() + self.interval
             with self._watch.step():
                 self.handle_timer_tick()
                 self.worker_complete.wait()
             self.worker_complete.reset()
-
-    def _is_stopped_before(self, moment: float) -> bool:
-        with eventlet.Timeout(max(moment - monotonic(), 0), exception=False):
-            self.should_stop.wait()
-        return bool(self.should_stop.ready())
 
 
 timer = Timer.decorator

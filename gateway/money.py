@@ -40,5 +40,6 @@ def _decimal(value: object) -> Decimal | None:
 
 
 def format_minor(minor: int) -> str:
-    """9990 -> "99.90"."""
-    return f"{minor // 100}.{minor % 100:02d}"
+    """9990 -> "99.90", -50 -> "-0.50"."""
+    units, cents = divmod(abs(minor), 100)
+    return f"{'-' if minor < 0 else ''}{units}.{cents:02d}"

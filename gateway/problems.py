@@ -7,6 +7,7 @@ from typing import Any
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chassis.errors import DeadlineExceeded, Unavailable
+from chassis.rpc import NotReceived
 from gateway.responses import Response
 
 log = logging.getLogger(__name__)
@@ -15,6 +16,7 @@ TYPE = "tag:arch.homework,2026:{}"  # stable, and nothing to be fetched (RFC 415
 RETRY = {"Retry-After": "2"}  # seconds
 UNKNOWN = "Whether it was done is unknown. Repeat it, with the same Idempotency-Key if it had one."
 AWAY = f"A part that this needs is away or overloaded. {UNKNOWN}"
+NOTHING_DONE = "A part that this needs is unavailable or overloaded. Nothing was done: send it again later."
 
 
 class Problem(Exception):
@@ -68,8 +70,8 @@ def from_exception(exc: Exception) -> Problem:
         return exc
     if isinstance(exc, DeadlineExceeded):
         return Problem(504, "deadline-exceeded", "It took too long", detail=UNKNOWN, headers=RETRY)
-    if isinstance(exc, Unavailable):
-        return unavailable()
+    if isinstance(exc, Unavailable):  # a request is one call, so that one says it of all
+        return unavailable(NOTHING_DONE if isinstance(exc, NotReceived) else AWAY)
     if isinstance(exc, MethodNotAllowed):
         headers = {"Allow": ", ".join(sorted(exc.valid_methods or []))}
         return Problem(405, "method-not-allowed", "Method Not Allowed", headers=headers)

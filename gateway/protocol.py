@@ -3,10 +3,11 @@
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from eventlet import Timeout
+from eventlet import Timeout, sleep
 from eventlet.hubs import trampoline
 
 from gateway import problems, reading
@@ -14,17 +15,20 @@ from gateway.responses import Response
 
 log = logging.getLogger(__name__)
 
-IDLE_TIMEOUT_S = 15.0  # for the next request on a connection, and for each write
+WRITE_TIMEOUT_S = 15.0
 ANSWER_TIMEOUT_S = 60.0  # for all writes of an answer
 REQUEST_TIMEOUT_S = 10.0  # for all headers of a request, and for its body
 LINGER_S = 2.0
 
 
 class Connection:
-    """One client, served until he or we end it."""
+    """One client, served until it or we end it. It may idle for `idle_s` before each request."""
 
-    def __init__(self, sock: Any, respond: Callable[[reading.HttpRequest, "Connection"], Response]) -> None:
+    def __init__(
+        self, sock: Any, idle_s: float, respond: Callable[[reading.HttpRequest, "Connection"], Response]
+    ) -> None:
         self.sock = sock
+        self._idle_s = idle_s
         self.is_idle = True  # nothing of the next request has come
         self.is_last = False  # close after this answer
         self._respond = respond
@@ -33,15 +37,24 @@ class Connection:
     def serve(self) -> None:
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock.settimeout(IDLE_TIMEOUT_S)
-            while not self.is_last and (request := self._read_request()):
+            self.sock.settimeout(WRITE_TIMEOUT_S)
+            while request := self._read_request():
                 self._answer(request)
-            if self.is_last:
-                self._linger()
+                if self.is_last:
+                    self._linger()
+                    break
+                if self._received:  # many requests in one piece: others have their turn between
+                    sleep(0)
         except OSError as exc:  # the client is gone, or late
             log.debug("connection lost", extra={"error": str(exc)})
         finally:
             self.sock.close()
+
+    def finish(self) -> None:
+        """Close it, for one that idles. A request that has arrived meanwhile is answered."""
+        self.is_last = True
+        with suppress(OSError):  # the client was quicker
+            self.sock.shutdown(socket.SHUT_RD)
 
     def _read_request(self) -> reading.HttpRequest | None:
         request = reading.HttpRequest()
@@ -60,7 +73,7 @@ class Connection:
     def _read_head(self) -> list[str]:
         """The lines before the next request's body; none where no more come."""
         self.is_idle = not self._received.strip(b"\r\n")  # an empty line is no request yet
-        self._wait_for(IDLE_TIMEOUT_S if self.is_idle else REQUEST_TIMEOUT_S)
+        self._wait_for(self._idle_s if self.is_idle else REQUEST_TIMEOUT_S)
         while not self._received or not (split := reading.split_head(self._received)):
             if not self._receive():
                 return []

@@ -1,6 +1,7 @@
 """Reads requests strictly, before a worker is taken: each function raises a Problem for what is wrong."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +21,7 @@ MAX_BODY = 64 * 1024
 MOST_LINES = 101  # a request's first one, and its headers
 LONGEST_LENGTH = 20  # digits of a Content-Length; Python refuses integers of 4,300
 LONGEST_KEY = 255
+MAX_FIELDS = 20  # of a body or a query; no route has as many
 SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Nobody has a method in lower case, nor a path like `//orders`; routing would take both for others.
@@ -158,15 +160,19 @@ def read_body(request: HttpRequest, schema: Schema | None, read: Read) -> dict[s
 
 def read_query(query: str, schema: Schema) -> dict[str, Any]:
     """The parameters of the URL, each at most once, as `schema` loads them."""
+    if query.count("&") >= MAX_FIELDS:
+        raise problems.malformed("Too many parameters.")
     pairs = parse_qsl(query, keep_blank_values=True)
-    names = [name for name, _ in pairs]
-    if repeated := {name for name in names if names.count(name) > 1}:
+    counts = Counter(name for name, _ in pairs)
+    if repeated := [name for name in counts if counts[name] > 1]:
         raise problems.invalid({name: ["Given more than once."] for name in repeated})
     return load(schema, dict(pairs))
 
 
 def load(schema: Schema, data: Mapping[str, Any]) -> dict[str, Any]:
     """`data` as `schema` loads it."""
+    if len(data) > MAX_FIELDS:  # each would cost an error
+        raise problems.malformed("Too many fields.")
     try:
         loaded: dict[str, Any] = schema.load(data)
     except ValidationError as exc:

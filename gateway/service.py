@@ -116,8 +116,8 @@ def _valid(outcome: Outcome) -> Outcome:
             raise problems.invalid({"cursor" if name == "after" else name: errors[name] for name in errors})
         case "conflict":
             raise problems.key_reused()
-        case "unavailable":
-            raise problems.unavailable()
+        case "unavailable":  # the callee could not decide, and changed nothing
+            raise problems.unavailable(problems.NOTHING_DONE)
         case "unknown-user":
             raise problems.unauthorized("This user is no more.")
     return outcome

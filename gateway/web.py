@@ -2,8 +2,10 @@
 
 import json
 import logging
+from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache, partial
+from resource import RLIMIT_NOFILE, getrlimit
 from time import monotonic
 from typing import Any
 
@@ -17,7 +19,7 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from chassis import health
 from chassis.logs import REQUEST_ID, bind_request_id
-from chassis.settings import ADDRESS, COUNT, read
+from chassis.settings import ADDRESS, COUNT, SECONDS, read
 from gateway import documents, problems, reading
 from gateway.protocol import Connection
 from gateway.reading import HttpRequest, Request
@@ -26,8 +28,9 @@ from gateway.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-ACCEPT_AGAIN_S = 0.1
 LAST_REQUEST_S = 1.0  # at a stop a connection that idles is kept so long: a request may be on its way
+KEPT_FILES = 24  # descriptors for the broker, health and the process itself
+MAX_CROWDED = 8  # of connections too many at a time get CROWDED_S
 CROWDED_S = 1.0  # for one connection too many to say something and to read its answer
 DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
 TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
@@ -43,14 +46,19 @@ class WebServer(NamekoWebServer):
     def check(self) -> None:
         self._address = read(self.container.config, "WEB_SERVER_ADDRESS", ADDRESS)
         self._shared = read(self.container.config, "WEB_SERVER_SHARED", fields.Boolean())
-        self._most = read(self.container.config, "WEB_SERVER_CONNECTIONS", COUNT)
+        self._most = min(
+            read(self.container.config, "WEB_SERVER_CONNECTIONS", COUNT),
+            getrlimit(RLIMIT_NOFILE)[0] - KEPT_FILES,
+        )
+        self._idle_s = read(self.container.config, "WEB_SERVER_IDLE_S", SECONDS)
         self._stop_delay_s = read(self.container.config, "STOP_DELAY_S", DELAY)
 
     def open(self) -> None:
         """Answer from now on: about health, and with 503 until the container is up."""
         self._match: Any = None
         self._is_draining = False
-        self._connections: set[Connection] = set()
+        self._connections: OrderedDict[Connection, None] = OrderedDict()  # by their last request
+        self._crowded = 0
         self._sock = health.listen(self._address, PORT_SETTING, shared=self._shared)
         self._sock.settimeout(None)
         self._gt = self.container.spawn_managed_thread(self.run)
@@ -61,12 +69,8 @@ class WebServer(NamekoWebServer):
 
     def run(self) -> None:
         while True:
-            try:
-                sock, _ = self._sock.accept()
-                self.container.spawn_managed_thread(partial(self._serve, sock))
-            except OSError as exc:  # no descriptors left, or the client is gone again
-                log.warning("can't accept a connection", extra={"error": str(exc)})
-                eventlet.sleep(ACCEPT_AGAIN_S)
+            sock, _ = health.accept(self._sock.accept, self._finish_idle)
+            self.container.spawn_managed_thread(partial(self._serve, sock))
 
     def drain(self) -> None:
         """Take no new connection, answer what was asked, and close each connection after its answer."""
@@ -83,36 +87,46 @@ class WebServer(NamekoWebServer):
         patience = monotonic() + LAST_REQUEST_S
         while self._connections:
             eventlet.sleep(0.05)
-            for connection in self._connections:
-                if connection.is_idle and monotonic() > patience:
-                    greenio.shutdown_safe(connection.sock)
+            while monotonic() > patience and self._finish_idle():
+                pass
 
     def _serve(self, sock: Any) -> None:
-        if len(self._connections) >= self._most:
+        if len(self._connections) >= self._most and not self._finish_idle():
             self._refuse(sock)
             return
-        connection = Connection(sock, self._respond)
-        self._connections.add(connection)
+        connection = Connection(sock, self._idle_s, self._respond)
+        self._connections[connection] = None
         try:
             connection.serve()
         except Exception:  # one connection's failure must not end the gateway
             log.exception("a connection failed")
         finally:
-            self._connections.remove(connection)
+            del self._connections[connection]
+
+    def _finish_idle(self) -> bool:
+        """Close the connection that has idled longest; False where none idles."""
+        idle = next((c for c in self._connections if c.is_idle and not c.is_last), None)
+        if idle:
+            idle.finish()
+        return idle is not None
 
     def _refuse(self, sock: Any) -> None:
         """Answer one connection too many, before what it asks is looked at."""
         log.warning("too many connections", extra={"connections": len(self._connections)})
+        self._crowded += 1
         with suppress(OSError), eventlet.Timeout(CROWDED_S, exception=False):
-            sock.recv(64 * 1024)  # closing with something unread would take the answer back
+            if self._crowded <= MAX_CROWDED:
+                sock.recv(64 * 1024)  # closing with something unread would take the answer back
             sock.sendall(problems.unavailable("Too many connections; try again.").response().wire())
+        self._crowded -= 1
         greenio.shutdown_safe(sock)
         sock.close()
 
     def _respond(self, request: HttpRequest, connection: Connection) -> Response:
         started = monotonic()
         request_id = bind_request_id({REQUEST_ID: request.headers.get("x-request-id")})
-        connection.is_last = self._is_draining
+        connection.is_last |= self._is_draining
+        self._connections.move_to_end(connection)
         answer = self._answer(request, request_id, connection)
         answer.headers["X-Request-Id"] = request_id
         fields = {"method": request.method, "path": request.path, "status": answer.status}
@@ -137,7 +151,7 @@ class WebServer(NamekoWebServer):
     def _check(self, request: HttpRequest, connection: Connection) -> tuple["Route", Request]:
         """The route and the checked request; raises a Problem, or werkzeug's 404 and 405."""
         if not self._match:
-            raise problems.unavailable()
+            raise problems.unavailable(problems.NOTHING_DONE)
         route, path = self._match(request.path, request.method)
         return route, Request(
             user_id="" if route.public else reading.authenticate(request, self._tokens),

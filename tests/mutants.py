@@ -33,6 +33,7 @@ RETRY_QUEUES = "chassis/tests/interface/test_retry_queues.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
+HEALTH = "chassis/tests/unit/test_health.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
@@ -583,6 +584,36 @@ MUTANTS = [
         "a request that nobody can answer is taken",
         [Change("chassis/rpc.py", 'if not message.properties.get("reply_to"):', "if False:")],
         tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
+    ),
+    Mutant(
+        "a withdrawn call is sent all the same",
+        [Change("chassis/amqp.py", "queued.when_unsent and queued.take():", "queued.when_unsent:")],
+        tests(AMQP, "test_a_withdrawn_message_is_never_sent_and_its_sender_knows"),
+    ),
+    Mutant(
+        "a service passes on that a call of its own was not received",
+        [
+            Change(
+                "chassis/rpc.py",
+                "serialize(Unavailable(*fault.args) if isinstance(fault, NotReceived) else fault)",
+                "serialize(fault)",
+            )
+        ],
+        tests(RPC, "test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service"),
+    ),
+    # The gateway.
+    Mutant(
+        "a gateway leaves its Service for lack of a broker",
+        [Change("chassis/health.py", '_readiness(" started")', "_readiness()")],
+        tests(HEALTH, "test_startedz_asks_whether_services_have_started_and_nothing_else"),
+    ),
+    Mutant(
+        "busy connections make room for new ones",
+        [Change("gateway/web.py", "if c.is_idle and not c.is_last", "if not c.is_last")],
+        tests(
+            "gateway/tests/interface/test_connections.py",
+            "test_one_connection_too_many_is_answered_and_closed_where_all_others_are_busy",
+        ),
     ),
     # Every service recovers without a restart.
     Mutant(

@@ -5,14 +5,16 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import eventlet
 import kombu
 import psycopg2
 import pytest
+from eventlet.greenio import shutdown_safe
 
 from chassis.amqp import connect
 from chassis.container import Container
@@ -69,6 +71,69 @@ class Broker:
     def take(self, queue: str) -> list[Any]:
         """All messages that are ready, taken out."""
         return list(iter(lambda: self.channel.basic_get(queue, no_ack=True), None))
+
+
+class Proxy:
+    """Stands before the broker: refuses connections, cuts them, or keeps all bytes to itself."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._uri = urlsplit(config["AMQP_URI"])
+        self._sockets: list[Any] = []
+        self._passes = True
+        self.port = 0
+        self.open()
+        own = self._uri._replace(netloc=f"{self._uri.username}:{self._uri.password}@127.0.0.1:{self.port}")
+        self.config = {**config, "AMQP_URI": own.geturl()}
+
+    def open(self) -> None:
+        """Take connections."""
+        self._listener = eventlet.listen(("127.0.0.1", self.port), reuse_port=False)
+        self.port = self._listener.getsockname()[1]
+        eventlet.spawn(self._accept, self._listener)
+
+    def close(self) -> None:
+        """Refuse connections, and end those that are open."""
+        shutdown_safe(self._listener)
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections."""
+        for sock in self._sockets:
+            shutdown_safe(sock)
+        self._sockets.clear()
+
+    def hold(self) -> None:
+        """Pass nothing on, in any direction, from now on."""
+        self._passes = False
+
+    def release(self) -> None:
+        self._passes = True
+
+    def _accept(self, listener: Any) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                broker = eventlet.connect((self._uri.hostname, self._uri.port))
+                self._sockets += (client, broker)
+                eventlet.spawn(self._pass, client, broker)
+                eventlet.spawn(self._pass, broker, client)
+
+    def _pass(self, source: Any, target: Any) -> None:
+        with suppress(OSError):
+            while piece := source.recv(4096):
+                while not self._passes:
+                    eventlet.sleep(0.02)
+                target.sendall(piece)
+        shutdown_safe(target)
+
+
+@pytest.fixture
+def proxy(chassis_config: dict[str, Any]) -> Iterator[Proxy]:
+    """A proxy of this test's own; its `config` is for who shall use it."""
+    proxy = Proxy(chassis_config)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chassis import health
 from dev.chart.tools import ROOT
 from tests.chart.environment import COMMANDS, SERVICES, of_container
 from tests.chart.helm import (
@@ -165,11 +166,14 @@ def test_a_probe_keeps_its_handler_when_only_its_times_are_overridden() -> None:
 
 
 def test_life_is_asked_of_the_process_alone_and_readiness_of_all_it_needs() -> None:
-    for each in deployments(objects("default")).values():
+    """But for the gateway: without its broker its Service would have no pod left to answer 503."""
+    for name, each in deployments(objects("default")).items():
         container = main_container(each)
         assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
         assert container["startupProbe"]["httpGet"]["path"] == "/healthz"
-        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+        ready = "/startedz" if name == "gateway" else "/readyz"
+        assert container["readinessProbe"]["httpGet"]["path"] == ready
+        assert ready in health.PATHS
 
 
 @EVERY_SET
@@ -199,6 +203,16 @@ def test_the_gateway_serves_on_until_nobody_sends_to_it_any_more(name: str) -> N
     found = objects(name)
     environment = of_container(main_container(deployments(found)["gateway"]), found)
     assert 0 < float(environment["STOP_DELAY_S"]) < float(environment.get("STOP_TIMEOUT_S", 20))
+
+
+NGINX_KEEPS_S = 60  # upstream-keepalive-timeout of ingress-nginx, keepalive_timeout of nginx in an upstream
+
+
+@EVERY_SET
+def test_an_ingress_closes_its_idle_connections_before_the_gateway_does(name: str) -> None:
+    found = objects(name)
+    environment = of_container(main_container(deployments(found)["gateway"]), found)
+    assert float(environment["GATEWAY_IDLE_S"]) > NGINX_KEEPS_S
 
 
 @EVERY_SET

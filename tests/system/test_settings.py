@@ -24,7 +24,7 @@ WRONG: dict[str, list[Any]] = {
     **dict.fromkeys(("RPC_TIMEOUT_S", "WITHDRAW_TIMEOUT_S", "CONFIRM_TIMEOUT_S"), SECONDS),
     **dict.fromkeys(("DB_STATEMENT_TIMEOUT_S", "OUTBOX_RETENTION_S", "TOKEN_LIFETIME_S"), SECONDS),
     **dict.fromkeys(("DB_POOL_SIZE", "WEB_SERVER_CONNECTIONS"), COUNTS),
-    "STOP_TIMEOUT_S": SECONDS,
+    **dict.fromkeys(("STOP_TIMEOUT_S", "WEB_SERVER_IDLE_S"), SECONDS),
     "STOP_DELAY_S": [value for value in SECONDS if value != 0 or value is False],
     **{f"{name}_ADDRESS": ADDRESSES for name in ("WEB_SERVER", "HEALTH")},
     "CURRENCY": TEXTS,

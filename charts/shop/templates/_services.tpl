@@ -6,6 +6,7 @@ image     the name of its image
 database  whether it has one, of its own name
 currency  whether it tells what money is in
 http      whether it serves HTTP, on port 8000; health is on 8001 in all of them
+ready     the path of its readiness probe, where it is not /readyz
 queue     that of its RPC requests: KEDA scales by its length. Event queues are no trigger: they grow while a handler
           pauses, and more copies would pause as well
 */}}
@@ -31,6 +32,7 @@ notifications:
 gateway:
   image: gateway-service-07
   http: true
+  ready: /startedz
 {{- end }}
 
 {{/*
@@ -98,6 +100,8 @@ replay:
   value: 0.0.0.0
 - name: GATEWAY_PORT
   value: "8000"
+- name: GATEWAY_IDLE_S
+  value: {{ .settings.idleTimeoutSeconds | quote }}
 {{- end }}
 {{- if .service.currency }}
 - name: CURRENCY

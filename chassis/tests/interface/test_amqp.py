@@ -177,6 +177,81 @@ def test_the_sender_keeps_what_waits_for_the_broker_and_drops_what_is_late(
         again.channel.queue_delete("sender-test")
 
 
+@pytest.fixture
+def proxied(proxy) -> Iterator[Sender]:
+    """A sender behind the proxy, with a connection."""
+    sender = extension(Sender, proxy.config)
+    sender.start()
+    sender.send(message("nowhere"))
+    eventually(lambda: sender._link)
+    yield sender
+    sender.stop()
+
+
+def test_a_withdrawn_message_is_never_sent_and_its_sender_knows(proxied, proxy, broker) -> None:
+    queue, told = broker.bind("", ""), []
+    proxy.close()
+    eventually(lambda: proxied._link.closed)
+    proxied.send(message(queue, 1), told.append)
+    proxied.send(message(queue, 2))  # a reply, say: it waits
+    eventually(lambda: told)
+    assert "unavailable" in told[0]
+    proxy.open()
+    eventually(lambda: broker.count(queue))
+    proxied.send(message(queue, 3), told.append)
+    eventually(lambda: broker.count(queue) == 2)
+    assert taken(broker, queue) == [2, 3]
+    assert len(told) == 1
+
+
+def test_a_sender_knows_that_the_broker_left_and_came_back_without_a_message(proxied, proxy) -> None:
+    proxy.close()
+    eventually(lambda: "unavailable" in proxied.refusal)
+    proxy.open()
+    eventually(lambda: not proxied.refusal)
+    assert not proxied._link.closed
+
+
+def test_a_lost_connection_is_replaced_before_the_next_message(proxied, proxy) -> None:
+    lost = proxied._link
+    proxy.cut()
+    eventually(lambda: proxied._link is not lost)
+    assert not proxied._link.closed
+
+
+def test_a_broker_that_never_answers_is_unavailable(proxied, proxy, broker, monkeypatch) -> None:
+    monkeypatch.setattr(amqp, "CONNECT_TIMEOUT_S", 0.2)
+    queue, told = broker.bind("", ""), []
+    proxy.hold()
+    proxy.cut()
+    eventually(lambda: proxied._link.closed)
+    proxied.send(message(queue, 1), told.append)
+    eventually(lambda: told)
+    assert "no answer in time" in proxied.refusal
+    proxy.release()
+    eventually(lambda: not proxied.refusal)
+    proxied.send(message(queue, 2))
+    eventually(lambda: broker.count(queue))
+    assert taken(broker, queue) == [2]
+
+
+def test_a_connection_whose_writes_hang_is_given_up(proxy, monkeypatch) -> None:
+    """Its heartbeats would wait behind the write for ever, and nobody would miss the broker's."""
+    monkeypatch.setattr(amqp, "STALLED_S", 0.2)
+    sender, told = extension(Sender, {**proxy.config, "HEARTBEAT": 1}), []
+    sender.start()
+    sender.send(message("nowhere"))
+    link = eventually(lambda: sender._link)
+    proxy.hold()
+    large = Message("", "nowhere", encode("x" * 20_000_000))  # more than the sockets between hold
+    sender.send(large)
+    sender.send(message("nowhere"), told.append)
+    eventually(lambda: link.closed)
+    eventually(lambda: told)
+    proxy.close()
+    sender.stop()
+
+
 def test_a_sender_stops_though_the_broker_is_away(chassis_config) -> None:
     sender = extension(Sender, {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"})
     sender.start()

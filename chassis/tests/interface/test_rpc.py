@@ -22,7 +22,7 @@ from chassis.container import Container
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.logs import bind_request_id, current_request_id
 from chassis.queues import QueueConsumer
-from chassis.rpc import RpcProxy, rpc
+from chassis.rpc import NotReceived, RpcProxy, rpc
 from chassis.tests.conftest import UNREADABLE_HEADERS, WORKERS, dependency, running
 from conftest import DEADLINE_S, eventually
 
@@ -102,6 +102,10 @@ class Asker:
     def request_ids(self) -> list[str]:
         item = self.echo.double(number=1)
         return [current_request_id(), self.echo.request_id(), item["request_id"]]
+
+    @rpc
+    def ask_nobody(self) -> None:
+        self.nobody.anything()
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +200,7 @@ def test_half_of_the_workers_may_wait_for_one_service_and_the_next_call_fails_at
         with pytest.raises(Unavailable, match="4 calls wait for echo"):
             call()
     faults = echo.double.many([{"number": 1}, {"number": 2}])
-    assert [type(fault) for fault in faults] == [Unavailable, Unavailable]
+    assert [type(fault) for fault in faults] == [NotReceived, NotReceived]
     with pytest.raises(Unavailable, match="no such service"):  # another service's turn
         dependency(asker, "nobody").anything()
     gates["half"].send()
@@ -219,8 +223,56 @@ def test_a_blocked_broker_fails_a_call_at_once(asker, echo, servers) -> None:
     assert pending(asker) == 0
 
 
+@pytest.fixture
+def distant(proxy, asker) -> Iterator[Container]:
+    """A second copy of the service that asks, behind the proxy; the other service is not."""
+    container = Container(Asker, proxy.config)
+    with running(container):
+        assert dependency(container, "echo").echo(value=1) == 1
+        yield container
+
+
+def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(distant, proxy) -> None:
+    echo = dependency(distant, "echo")
+    proxy.close()
+    eventually(lambda: echo._proxy.sender._link.closed)
+    for _ in range(20):
+        with eventlet.Timeout(1), pytest.raises(NotReceived, match="unavailable"):
+            echo.hold(gate="never")
+        with eventlet.Timeout(1), pytest.raises(NotReceived, match="unavailable"):
+            echo.double(number=1)
+    assert [type(fault) for fault in echo.double.many([{"number": 1}] * 2)] == [NotReceived] * 2
+    assert pending(distant) == 0
+    proxy.open()
+    assert eventually(lambda: answer_of(echo)) == 1
+    assert "never" not in gates
+
+
+def answer_of(echo: Any) -> Any:
+    """What it says to 1; None where it can't be asked."""
+    with suppress(DeadlineExceeded, Unavailable):
+        return echo.echo(value=1)
+
+
+def test_a_call_that_the_socket_has_stays_unknown(distant, proxy) -> None:
+    proxy.hold()
+    with pytest.raises(DeadlineExceeded):
+        dependency(distant, "hasty").hold(gate="held back")
+    assert "held back" not in gates
+    proxy.release()
+    eventually(lambda: "held back" in gates)  # so it was right not to deny it
+    gates["held back"].send()
+    assert pending(distant) == 0
+
+
+def test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service(stock) -> None:
+    with pytest.raises(Unavailable) as caught:
+        stock.asker.ask_nobody()
+    assert type(caught.value) is Unavailable
+
+
 def test_a_service_that_has_never_run_is_unavailable_at_once(asker) -> None:
-    with pytest.raises(Unavailable, match="no such service"):
+    with pytest.raises(NotReceived, match="no such service"):
         dependency(asker, "nobody").anything()
     assert pending(asker) == 0
 

@@ -1,6 +1,7 @@
 """What /healthz, /readyz and /metrics answer."""
 
 import json
+import resource
 import socket
 
 import eventlet
@@ -117,6 +118,36 @@ def test_a_service_may_stop_while_readyz_asks() -> None:
     health.remove_checks("users")
     stopped.send()
     assert answer.wait()[0] == 200
+
+
+def test_startedz_asks_whether_services_have_started_and_nothing_else() -> None:
+    assert health.respond("/startedz").status_code == 503
+    health.add_check("a", "started", lambda: None)
+    health.add_check("a", "broker", away)
+    assert health.respond("/startedz").status_code == 200
+    health.add_check("b", "started", away)
+    assert health.respond("/startedz").status_code == 503
+    health.remove_checks("b")
+    health.remove_checks("a")  # as at the stop
+    assert health.respond("/startedz").status_code == 503
+
+
+def test_the_health_server_outlives_a_lack_of_descriptors(monkeypatch, caplog) -> None:
+    """eventlet's own ends then, and closes its socket."""
+    monkeypatch.setattr(health, "_server", None)
+    health.serve("127.0.0.1:0")
+    address = health._server.getsockname()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as asking:
+        asking.settimeout(20)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (asking.fileno() + 1, limits[1]))
+        try:
+            asking.connect(address)
+            eventually(lambda: "can't accept a connection" in caplog.messages)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        asking.sendall(b"GET /healthz HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+        assert asking.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_other_paths_are_404() -> None:

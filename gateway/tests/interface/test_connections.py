@@ -28,6 +28,12 @@ SIGN_UP = (
 
 
 @pytest.fixture
+def server(gateway) -> WebServer:
+    [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
+    return server
+
+
+@pytest.fixture
 def connection(address) -> Iterator[HTTPConnection]:
     """A connection to the gateway, which knows by itself when it is closed."""
     connection = HTTPConnection(*address, timeout=DEADLINE_S)
@@ -276,9 +282,9 @@ def test_a_connection_is_kept_or_closed_as_the_answer_says(address, request_, ke
     "drip", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"POST /users HTTP/1.1\r\nHost: shop\r\n%s\r\n"]
 )
 def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
-    address, monkeypatch, drip
+    address, server, monkeypatch, drip
 ) -> None:
-    monkeypatch.setattr(protocol, "IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(server, "_idle_s", 1.0)
     monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 1.0)
     monkeypatch.setattr(protocol, "LINGER_S", 0.2)
     started, answer = monotonic(), []
@@ -302,8 +308,8 @@ def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
 
 
 @pytest.mark.parametrize("first", [b"", HEALTHZ + b"\r\n"], ids=["the first", "after another"])
-def test_an_empty_line_alone_is_no_request_that_must_be_answered(address, monkeypatch, first) -> None:
-    monkeypatch.setattr(protocol, "IDLE_TIMEOUT_S", 1.0)
+def test_an_empty_line_alone_is_no_request_that_must_be_answered(address, server, monkeypatch, first) -> None:
+    monkeypatch.setattr(server, "_idle_s", 1.0)
     monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(first + b"\r\n")
@@ -312,9 +318,8 @@ def test_an_empty_line_alone_is_no_request_that_must_be_answered(address, monkey
 
 
 def test_an_answer_that_is_read_slowly_is_written_no_longer_than_said(
-    gateway, book, address, token, monkeypatch
+    server, book, address, token, monkeypatch
 ) -> None:
-    [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
     eventually(lambda: not server._connections)
     monkeypatch.setattr(protocol, "ANSWER_TIMEOUT_S", 1.0)
     book.answers["users.get"] = {**USER, "username": "x" * 20_000_000}
@@ -385,22 +390,74 @@ def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(book, gat
     assert client.get("/users/me").status_code == 200
 
 
-def test_one_connection_too_many_is_answered_and_closed(gateway, address, raw, monkeypatch) -> None:
-    [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
+@pytest.fixture
+def few(server, monkeypatch) -> int:
+    """How many connections may be open now: few."""
     eventually(lambda: not server._connections)
     monkeypatch.setattr(server, "_most", 3)
-    silent = [socket.create_connection(address) for _ in range(3)]
-    eventually(lambda: len(server._connections) == 3)
+    return 3
+
+
+def test_one_connection_too_many_is_answered_and_closed_where_all_others_are_busy(
+    server, few, address, raw
+) -> None:
+    busy = [socket.create_connection(address) for _ in range(few)]
+    for connection in busy:
+        connection.sendall(b"GET ")
+    eventually(lambda: sum(not c.is_idle for c in server._connections) == few)
     answer = raw(HEALTHZ + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 2\r\n" in answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 503
-    silent.pop().close()
-    eventually(lambda: len(server._connections) == 2)
+    busy.pop().close()
+    eventually(lambda: len(server._connections) == few - 1)
     served = raw(HEALTHZ + b"Connection: close\r\n\r\n")
     assert served.startswith(b"HTTP/1.1 200 ")
-    for connection in silent:
+    for connection in busy:
         connection.close()
+
+
+def test_the_connection_that_idles_longest_makes_room_for_a_new_one(server, few, address, raw) -> None:
+    kept = [socket.create_connection(address, DEADLINE_S) for _ in range(few)]
+    for connection in [*kept, kept[0]]:
+        connection.sendall(HEALTHZ + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    for closed in (kept[1], kept[2]):
+        assert raw(HEALTHZ + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert closed.recv(1) == b""
+        opened = socket.create_connection(address, DEADLINE_S)
+        kept.append(opened)
+        eventually(lambda: len(server._connections) == few)
+    kept[0].sendall(HEALTHZ + b"\r\n")
+    assert kept[0].recv(65536).startswith(b"HTTP/1.1 200 ")
+    for connection in kept:
+        connection.close()
+
+
+def test_a_request_that_meets_the_end_of_its_idle_connection_is_answered(server, address) -> None:
+    eventually(lambda: not server._connections)
+    with socket.create_connection(address, DEADLINE_S) as connection:
+        eventually(lambda: server._connections)
+        connection.sendall(HEALTHZ + b"\r\n")
+        assert server._finish_idle()
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_many_requests_in_one_piece_leave_others_their_turn(raw) -> None:
+    turns = []
+
+    def take_turns() -> None:
+        while True:
+            turns.append(True)
+            eventlet.sleep(0)
+
+    other = eventlet.spawn(take_turns)
+    answer = raw((HEALTHZ + b"\r\n") * 200 + HEALTHZ + b"Connection: close\r\n\r\n")
+    other.kill()
+    assert answer.count(b"HTTP/1.1 200 ") == 201
+    assert len(turns) > 200
 
 
 def test_health_says_what_is_reached(client) -> None:
@@ -411,8 +468,7 @@ def test_health_says_what_is_reached(client) -> None:
     assert "shop_rpc_call_seconds" in client.get("/metrics").text
 
 
-def test_a_gateway_without_descriptors_refuses_connections_and_lives(gateway, client, monkeypatch) -> None:
-    [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
+def test_a_gateway_without_descriptors_refuses_connections_and_lives(server, client, monkeypatch) -> None:
     accept, tried = server._sock.accept, []
 
     def no_descriptor() -> Any:

@@ -57,10 +57,11 @@ def status(connection: HTTPConnection, path: str) -> int:
 
 def test_a_stopping_gateway_is_not_ready_first_and_still_serves_who_comes(leaving, server, connect) -> None:
     kept = connect()
-    assert status(kept, "/healthz") == 200
+    assert status(kept, "/startedz") == 200
     stopping = eventlet.spawn(leaving.stop)
     eventually(lambda: server._is_draining)
     assert status(kept, "/readyz") == 503
+    assert status(connect(), "/startedz") == 503
     assert kept.sock is None  # it was told to close: its next request goes to another copy
     assert status(connect(), "/users/me") == 401
     stopping.wait()

@@ -1,5 +1,6 @@
 """Money at the edge: exactly the right minor units, or refused."""
 
+import re
 from decimal import Decimal
 from fractions import Fraction
 
@@ -110,8 +111,11 @@ def test_a_tenth_three_times_is_thirty_cents() -> None:
     assert 3 * (load(tenth) or 0) == 30
 
 
-@given(st.integers(0, 10**15))
+@given(st.integers(-(10**15), 10**15))
+@example(-50)
+@example(-1)
+@example(-100)
 def test_money_is_written_with_two_digits(minor: int) -> None:
-    units, _, cents = format_minor(minor).partition(".")
-    assert len(cents) == 2
-    assert int(units) * 100 + int(cents) == minor
+    text = format_minor(minor)
+    assert re.fullmatch(r"-?(0|[1-9][0-9]*)\.[0-9]{2}", text)
+    assert Fraction(text) * 100 == minor

@@ -8,6 +8,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import RequestRedirect
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
+from chassis.rpc import NotReceived
 from gateway import problems
 from gateway.problems import Problem, from_exception
 
@@ -25,6 +26,7 @@ def answer(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     [
         (DeadlineExceeded(SECRETS), 504, "deadline-exceeded"),
         (Unavailable(SECRETS), 503, "unavailable"),
+        (NotReceived(SECRETS), 503, "unavailable"),
         (InternalError(SECRETS), 500, "internal-error"),
         (RuntimeError(SECRETS), 500, "internal-error"),
         (NotFound(SECRETS), 404, "not-found"),
@@ -44,9 +46,16 @@ def test_an_exception_becomes_a_problem_without_its_text(exc: Exception, status:
     assert SECRETS not in json.dumps(body)
 
 
-@pytest.mark.parametrize("exc", [DeadlineExceeded(), Unavailable()])
+@pytest.mark.parametrize("exc", [DeadlineExceeded(), Unavailable(), NotReceived()])
 def test_what_may_work_later_says_when_to_try_again(exc: Exception) -> None:
     assert int(answer(exc)[2]["Retry-After"]) > 0
+
+
+def test_what_was_certainly_not_done_is_not_called_unknown() -> None:
+    """Else a client would have to look whether it was."""
+    assert "Nothing was done" in answer(NotReceived(SECRETS))[1]["detail"]
+    for unknown in (Unavailable(SECRETS), DeadlineExceeded(SECRETS)):
+        assert "unknown" in answer(unknown)[1]["detail"]
 
 
 def test_a_wrong_method_is_told_the_right_ones() -> None:

@@ -286,6 +286,13 @@ def test_a_field_that_is_not_the_clients_is_refused_by_name(name: str) -> None:
     assert (problem.status, list(problem.body["errors"])) == (422, [name])
 
 
+@pytest.mark.parametrize("count", [20, 21, 10_000])
+def test_too_many_fields_are_refused_before_each_is_looked_at(count: int) -> None:
+    problem = refusal(reading.load, schemas.Login(), {f"field-{n}": 1 for n in range(count)})
+    assert problem.status == (422 if count <= 20 else 400)
+    assert len(problem.body.get("errors", ())) <= 22
+
+
 NEEDED = [
     (schemas.SignUp(), ["email", "password", "username"]),
     (schemas.Login(), ["password", "username"]),
@@ -338,6 +345,13 @@ def test_a_page_has_twenty_items_unless_asked_otherwise() -> None:
 def test_a_wrong_parameter_is_refused_by_name(query: str, field: str) -> None:
     problem = refusal(page_of, query)
     assert (problem.status, list(problem.body["errors"])) == (422, [field])
+
+
+@pytest.mark.parametrize("count", [20, 21, 4000])
+@pytest.mark.parametrize("name", ["a", "a{}"])
+def test_too_many_parameters_are_refused_before_each_is_looked_at(count: int, name: str) -> None:
+    problem = refusal(page_of, "&".join(name.format(n) for n in range(count)))
+    assert problem.status == (422 if count <= 20 else 400)
 
 
 @given(st.text(alphabet=string.hexdigits + "-", min_size=1))

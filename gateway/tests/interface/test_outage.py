@@ -1,0 +1,150 @@
+"""A real gateway without its broker for longer than Kubernetes looks on, and one short of descriptors."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import eventlet
+import pytest
+import requests
+
+from conftest import DEADLINE_S, eventually
+from dev.ports import Ports, free_ports
+from dev.servers import Servers
+from gateway.tests.interface.conftest import Book, Client, twin
+from tests.serving import serving
+from tests.system.processes import START_S, Process
+
+OUTAGE_S = 40  # two failed probes take 20 s at most; heartbeats are missed after 20 s
+AT_ONCE_S = 3  # what waits for a deadline takes 5 s
+FILES = 128
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n"
+USER = {
+    "id": "0199d6a8-5b7e-7c3a-8000-000000000001",
+    "username": "ann",
+    "email": "ann@example.org",
+    "locale": "en",
+}
+SIGN_UP = {"username": "ann", "email": "ann@example.org", "password": "long enough"}
+REQUESTS = [
+    ("GET", "/users/me", None),
+    ("GET", "/account", None),
+    ("POST", "/account/deposits", {"amount": "1.00"}),
+    ("POST", "/orders", {"price": "1.00"}),
+    ("POST", "/notifications", {"subject": "a", "body": "b"}),
+]
+
+
+@pytest.fixture
+def ports() -> Ports:
+    return free_ports()
+
+
+def get(ports: Ports, path: str, server: str = "gateway") -> int:
+    """The status of the answer; 0 where nobody listens."""
+    try:
+        return requests.get(f"http://127.0.0.1:{ports[server]}{path}", timeout=DEADLINE_S).status_code
+    except requests.ConnectionError:
+        return 0
+
+
+def gateway_of(ports: Ports, broker: dict[str, str], log: Path, *prefix: str) -> Process:
+    """A gateway on these ports, not yet started; `users` is the port of its health server."""
+    own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
+    process = Process(("gateway",), {**os.environ, **broker, **own}, log)
+    process._command[:0] = prefix
+    return process
+
+
+@pytest.fixture
+def broker(ports: Ports, tmp_path: Path) -> Iterator[Servers]:
+    """A broker of this test's own, not yet started."""
+    servers = Servers(tmp_path / "run", ports, database=False)
+    yield servers
+    servers.erase()
+
+
+def test_a_gateway_without_its_broker_stays_in_service_and_refuses_at_once(
+    ports, broker, suite_config, tmp_path
+) -> None:
+    gateway = gateway_of(ports, broker.env(), tmp_path / "gateway.log")
+    gateway.start()
+    try:
+        eventually(lambda: get(ports, "/healthz") == 200, START_S)
+        assert get(ports, "/startedz") == 503  # a roll-out with a wrong password stops here
+        broker.start()
+        book = Book()
+        book.answers = {"users.create": {"status": "created", "user": USER}, "users.get": USER}
+        with serving({**suite_config, "AMQP_URI": broker.env()["AMQP_URI"]}, twin("users", book)):
+            eventually(lambda: get(ports, "/startedz") == 200)
+            client = signed_up(ports)
+            broker.keeper.halt("rabbitmq")
+            eventually(lambda: get(ports, "/readyz") == 503)
+            without_a_broker(ports, client, monotonic() + OUTAGE_S)
+            book.calls.clear()
+            broker.keeper.start("rabbitmq")
+            eventually(lambda: client.get("/users/me").status_code == 200, START_S)
+            eventually(lambda: get(ports, "/readyz") == 200)
+        assert {name for name, _, _ in book.calls} == {"users.get"}  # and no sign-up from before
+    finally:
+        assert gateway.stop() == 0
+
+
+def signed_up(ports: Ports) -> Client:
+    """A user's client, whose requests are answered."""
+    client = Client(f"http://127.0.0.1:{ports['gateway']}", "")
+    answer = client.post("/users", json=SIGN_UP)
+    assert answer.status_code == 201
+    client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+    assert client.get("/users/me").status_code == 200
+    return client
+
+
+def without_a_broker(ports: Ports, client: Client, until: float) -> None:
+    """That everything which needs no broker is answered until then, and the rest refused at once."""
+    for _ in range(4):
+        for method, path, body in [*REQUESTS, ("POST", "/users", SIGN_UP)]:
+            assert_refused(client.request(method, path, json=body, timeout=AT_ONCE_S))
+    while monotonic() < until:
+        for path in ("/startedz", "/healthz", "/docs", "/openapi.json"):
+            assert get(ports, path) == 200
+        assert get(ports, "/startedz", "users") == get(ports, "/healthz", "users") == 200
+        assert get(ports, "/readyz") == 503
+        assert_refused(client.get("/users/me", timeout=AT_ONCE_S))
+        eventlet.sleep(1)
+
+
+def assert_refused(answer: Any) -> None:
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "Nothing was done" in answer.json()["detail"]
+
+
+def test_idle_connections_take_no_descriptors_from_new_clients_and_health(
+    ports, environment, suite_config, tmp_path
+) -> None:
+    broker = {"AMQP_URI": environment["AMQP_URI"]}
+    gateway = gateway_of(ports, broker, tmp_path / "gateway.log", "prlimit", f"--nofile={FILES}")
+    gateway.start()
+    address = ("127.0.0.1", ports["gateway"])
+    try:
+        eventually(lambda: get(ports, "/startedz") == 200, START_S)
+        idle = []
+        for _ in range(300):
+            idle.append(socket.create_connection(address, DEADLINE_S))
+            idle[-1].sendall(HEALTHZ)
+            assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert idle[0].recv(1) == b""  # the one that idled longest
+        idle[-1].sendall(HEALTHZ)
+        assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
+        for server in ("gateway", "users"):
+            assert [get(ports, path, server) for path in ("/healthz", "/readyz")] == [200, 200]
+        assert "can't accept a connection" not in gateway.log.read_text()
+        for connection in idle:
+            connection.close()
+    finally:
+        assert gateway.stop() == 0
