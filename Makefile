@@ -62,7 +62,7 @@ redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... f
 	@$(SUITE) exec $(BIN)/python -m chassis.dead redrive $(QUEUE)
 
 retire-retries:  ## delete the retry queues of earlier versions, when no copy of one runs
-	@$(SUITE) exec $(BIN)/python -m chassis.old_retries delete
+	@$(SUITE) exec $(BIN)/python -m chassis.dead retire-retries
 
 run: migrate  ## all five services in one process, in the foreground
 	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import eventlet
@@ -33,7 +32,6 @@ GONE_AFTER = {
     "tcp_user_timeout": 15_000,  # milliseconds
 }
 NO_RIGHT = "42501"  # PostgreSQL's code
-WRITE_REFUSED_S = 30.0  # so long a missing grant is told, unless a write meets it again
 # Rows that exceed work_mem go into a temporary file: that takes no privilege, and leaves no trace.
 TRY_DISK = text("SET LOCAL work_mem = '64kB'; SELECT count(*) FROM generate_series(1, 20000)")
 CANNOT_WRITE = text("""
@@ -79,8 +77,8 @@ class Database(NamekoDatabase):
             event.listen(engine, "do_connect", lookups.connect)
             ConnectionLimits(engine, self.engine_options["pool_timeout"])
             event.listen(engine, "handle_error", self._note_failure)
-        self._write_failure: BaseException | None = None
-        self._failed_at = 0.0  # monotonic
+            event.listen(engine, "after_cursor_execute", self._note_success)
+        self._failed_write: tuple[str, BaseException] | None = None  # the statement, and its error
         health.add_check(self.container.service_name, "database", self._check_writable)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)
@@ -133,17 +131,24 @@ class Database(NamekoDatabase):
 
     def _note_failure(self, context: Any) -> None:
         if prevents_writing(context.original_exception):
-            self._write_failure = context.original_exception
-            self._failed_at = monotonic()
+            self._failed_write = context.statement, context.original_exception
+
+    def _note_success(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if self._failed_write and self._failed_write[0] == statement:
+            self._failed_write = None
 
     def _check_writable(self) -> None:
-        """For /readyz: raises Unavailable where the service cannot write into its tables."""
-        if failure := self._write_failure:
+        """For /readyz: raises Unavailable where the service cannot write into its tables.
+
+        After a write that the server has refused, its disk is tried. A grant can't be tried: a write
+        that succeeds shows that it is there.
+        """
+        if self._failed_write:
             with self.transaction() as connection:  # raises where the disk is full
                 connection.execute(TRY_DISK)
-            if sqlstate(failure) == NO_RIGHT and monotonic() - self._failed_at < WRITE_REFUSED_S:
-                raise Unavailable(first_line(failure))
-            self._write_failure = None
+        if self._failed_write and sqlstate(self._failed_write[1]) == NO_RIGHT:
+            raise Unavailable(first_line(self._failed_write[1]))
+        self._failed_write = None
         tables = [*self.declarative_base.metadata.tables]
         with self.autocommit() as connection:
             reasons = connection.execute(CANNOT_WRITE, {"tables": tables}).scalars().all()

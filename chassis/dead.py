@@ -1,13 +1,16 @@
 """Events that could not be right, parked in `<queue>.dead`: `python -m chassis.dead VERB [queue ...]`.
 
 `list` shows them and takes nothing; `redrive` moves them back into their queues, to be tried anew.
+`retire-retries` deletes the retry queues of earlier versions, which it empties first. Run it when no
+copy of such a version runs: they declare these queues and publish into them.
 """
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
-import amqp
+from amqp.exceptions import NotFound, PreconditionFailed
 from nameko.exceptions import ConfigurationError
 
 from chassis import command
@@ -15,8 +18,10 @@ from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.logs import REQUEST_ID
 from chassis.migrate import all_event_handlers
 from chassis.moves import copy_of, count, move, open_channel
+from chassis.retry_queues import retry_queues
 from chassis.settings import SECONDS, read
 
+MAX_ATTEMPTS = 5
 MOST_SHOWN = 100  # events of a queue: all of them are held until the last is read
 MOST_SHOWN_BYTES = 200  # of a body
 
@@ -25,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command. Ends with one line and code 1 where something is missing or wrong."""
     parser = argparse.ArgumentParser(prog="python -m chassis.dead", description=__doc__)
     parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
-    parser.add_argument("verb", choices=("list", "redrive"))
+    parser.add_argument("verb", choices=VERBS)
     parser.add_argument("queues", nargs="*", metavar="queue", help="default: all event queues")
     options = parser.parse_args(arguments)
     try:
@@ -33,12 +38,12 @@ def main(arguments: list[str] | None = None) -> None:
         timeout_s = read(config, "CONFIRM_TIMEOUT_S", SECONDS)
         for handler in _handlers(config, options.queues):
             with open_channel(config) as channel:
-                show(channel, handler) if options.verb == "list" else redrive(channel, handler, timeout_s)
+                VERBS[options.verb](channel, handler, timeout_s)
     except command.Errors as exc:
         sys.exit(f"{options.config}: {command.last_line(exc)}")
 
 
-def show(channel: Any, handler: EventHandler) -> None:
+def show(channel: Any, handler: EventHandler, timeout_s: float) -> None:
     """Print what is parked. Unacked, all of it returns to its place when the channel closes."""
     parked = count(channel, handler.dead_name())
     print(f"{handler.queue.name}: {parked} parked")
@@ -54,8 +59,32 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
 
     A crash may double a message, which changes nothing.
     """
-    moved = move(channel, handler.dead_name(), handler.queue.name, timeout_s, _fresh)
+    moved = move(channel, handler.dead_name(), handler.queue.name, timeout_s, FRESH)
     print(f"{handler.queue.name}: {moved} redriven")
+
+
+def retire_retries(channel: Any, handler: EventHandler, timeout_s: float) -> None:
+    """Delete the retry queues beside the event queue."""
+    queue = handler.queue.name
+    deleted = sum(delete(channel, name, queue, timeout_s) for name in retry_queues(queue))
+    print(f"{queue}: {deleted} retry queues deleted")
+
+
+def delete(channel: Any, name: str, queue: str, timeout_s: float) -> bool:
+    """Empty a retry queue into `queue`, and delete it; whether there was one.
+
+    Raises ConfigurationError where it fills again each time.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            move(channel, name, queue, timeout_s)
+            channel.queue_delete(name, if_empty=True)
+            return True
+        except PreconditionFailed:  # an older copy has just published there
+            continue
+        except NotFound:
+            return False
+    raise ConfigurationError(f"{name} fills again: stop all copies of the earlier version first")
 
 
 def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
@@ -67,10 +96,6 @@ def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
     return [known[name] for name in wanted]
 
 
-def _fresh(message: Any) -> amqp.Message:
-    return copy_of(message, without=(ATTEMPTS, FAILURES, ERROR))
-
-
 def _description(message: Any, event_type: str) -> str:
     """repr(): anybody may have written it, and a terminal would obey its control characters."""
     headers = message.headers or {}
@@ -79,6 +104,9 @@ def _description(message: Any, event_type: str) -> str:
     text = (message.body or b"")[:MOST_SHOWN_BYTES].decode("utf-8", "replace")
     return f"  {event}, {tries}: {headers.get(ERROR)!r}\n    {text!r}"
 
+
+FRESH = partial(copy_of, without=(ATTEMPTS, FAILURES, ERROR))
+VERBS = {"list": show, "redrive": redrive, "retire-retries": retire_retries}
 
 if __name__ == "__main__":
     main()

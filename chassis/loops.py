@@ -12,7 +12,7 @@ from time import monotonic
 
 from eventlet.hubs import get_hub
 
-from chassis import metrics
+from chassis import health, metrics
 from chassis.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ MAX_BUSY_S = 75.0  # more than a batch of failing events takes, with its last st
 
 
 class LoopWatch:
-    """Watches one loop of a service; `limit_s` is how long one step may take."""
+    """Watches one loop of a service, from now on; `limit_s` is how long one step may take."""
 
     def __init__(self, service: str, loop: str, limit_s: float = MAX_BUSY_S) -> None:
         fields = {"service": service, "loop": loop, "seconds": limit_s}
@@ -29,6 +29,7 @@ class LoopWatch:
         self._limit_s = limit_s
         self._started: float | None = None  # monotonic
         metrics.LOOP_BUSY.labels(service, loop).set_function(self.busy_s)
+        health.add_check(service, loop, self.check)
 
     def busy_s(self) -> float:
         """Seconds since the current step began; 0 between two steps."""

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, DateTime, Index, String, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.orm import Mapped, mapped_column
 
-from chassis import health, metrics
+from chassis import metrics
 from chassis.amqp import ConfirmedPublisher, Message
 from chassis.db import OLDEST_S, Database, recordset
 from chassis.errors import first_line, is_away
@@ -111,7 +111,6 @@ class Outbox(DependencyProvider):
         self._watch = LoopWatch(self.container.service_name, "outbox")
 
     def start(self) -> None:
-        health.add_check(self.container.service_name, "outbox", self._watch.check)
         self._thread = self.container.spawn_managed_thread(self._run, identifier="outbox relay")
 
     def stop(self) -> None:

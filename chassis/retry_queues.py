@@ -3,7 +3,7 @@
 There a failed event waits in `<queue>.retry.<n>`, from where it expires back into its queue. The
 broker does not confirm this hop, and may lose the event when it is killed. So each service moves
 these events by confirmed publishes. The queues stay, because older copies publish into them at any
-time. `python -m chassis.old_retries delete` deletes them when there are no such copies.
+time. `python -m chassis.dead retire-retries` deletes them when there are no such copies.
 """
 
 import logging

@@ -9,7 +9,6 @@ from time import monotonic
 import eventlet
 from nameko.timer import Timer as NamekoTimer
 
-from chassis import health
 from chassis.loops import MAX_BUSY_S, LoopWatch
 
 
@@ -17,9 +16,8 @@ class Timer(NamekoTimer):
     """Runs its method every `interval` seconds, one run at a time."""
 
     def start(self) -> None:
-        names = self.container.service_name, self.method_name
-        self._watch = LoopWatch(*names, limit_s=max(self.interval, MAX_BUSY_S))
-        health.add_check(*names, self._watch.check)
+        limit_s = max(self.interval, MAX_BUSY_S)
+        self._watch = LoopWatch(self.container.service_name, self.method_name, limit_s)
         super().start()
 
     def _run(self) -> None:

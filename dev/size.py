@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT = 4000  # statements
+LIMIT = 4000  # statements of the six packages together
+PACKAGES = 6
+MORE = 250  # for each package beyond them, as much as an average service has
 EXCLUDED = {"tests", "migrations", "static"}  # folders
 SUFFIXES = {".py", ".txt"}  # the templates of letters are text
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -66,8 +68,9 @@ def main(folders: Sequence[str]) -> int:
         print(f"{size.statements:10,}  {size.lines:5,}  {folder}")
     statements = sum(size.statements for size in sizes.values())
     lines = sum(size.lines for size in sizes.values())
-    print(f"{statements:10,}  {lines:5,}  together; at most {LIMIT:,} statements are allowed")
-    return 1 if statements > LIMIT else 0
+    limit = LIMIT + MORE * max(len(folders) - PACKAGES, 0)
+    print(f"{statements:10,}  {lines:5,}  together; at most {limit:,} statements are allowed")
+    return 1 if statements > limit else 0
 
 
 if __name__ == "__main__":

@@ -511,7 +511,7 @@ MUTANTS = [
     ),
     Mutant(
         "a retry queue is deleted with an event in it",
-        [Change("chassis/old_retries.py", "queue_delete(name, if_empty=True)", "queue_delete(name)")],
+        [Change("chassis/dead.py", "queue_delete(name, if_empty=True)", "queue_delete(name)")],
         tests(
             RETRY_QUEUES,
             "test_an_event_that_comes_between_the_move_and_the_deletion_is_not_lost",
@@ -643,10 +643,10 @@ MUTANTS = [
     ),
     Mutant(
         "a service that cannot write says that it is ready",
-        [Change("chassis/db.py", "if failure := self._write_failure:", "if failure := None:")],
+        [Change("chassis/db.py", "if prevents_writing(context.original_exception):", "if False:")],
         tests(
             CONNECTIONS,
-            "test_a_write_that_is_refused_is_told_for_a_while",
+            "test_a_write_that_is_refused_is_told_until_one_succeeds",
             "test_after_a_write_without_room_the_disk_is_tried",
         ),
     ),

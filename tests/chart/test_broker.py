@@ -172,7 +172,7 @@ def test_services_may_drain_old_retry_queues_and_migrations_delete_them(
     lines = [line for line in suite.processes[service].lines() if line["event"] == "retry queues drained"]
     assert sum(line["events"] for line in lines if line["queue"] == queue) == len(retry_queues(queue))
     assert ready(own, f"{queue}.dead") == dead_letters
-    deleted = run("dead", "chassis.old_retries", "delete")
+    deleted = run("dead", "chassis.dead", "retire-retries")
     assert (deleted.code, f"{queue}: 3 retry queues deleted" in deleted.says) == (0, True), deleted.says
     for name in retry_queues(queue):
         with pytest.raises(amqp.NotFound):

@@ -114,7 +114,7 @@ def _upgrade_at_once(run: Run) -> None:
 
 
 def _delete_old_retry_queues(run: Run) -> None:
-    done = run.arena.run_module("chassis.old_retries", "delete")
+    done = run.arena.run_module("chassis.dead", "retire-retries")
     run.expect(done.returncode == 0, f"the old retry queues are not deleted: {done.stderr[-500:]}")
     left = _old_retry_queues(run.arena)
     run.expect(not left, f"not deleted: {', '.join(left)}")

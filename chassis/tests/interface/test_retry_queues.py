@@ -12,7 +12,7 @@ import pytest
 import yaml
 from amqp.exceptions import NotFound
 
-from chassis import old_retries
+from chassis import dead
 from chassis.container import Container
 from chassis.events import event_handler
 from chassis.migrate import declare_queues
@@ -116,13 +116,13 @@ def test_this_version_declares_none(old_version, config, config_file, broker) ->
 def test_the_command_moves_what_waits_and_deletes_them(old_version, config_file, broker, capsys) -> None:
     for level in range(3):
         old_version(level, level)
-    old_retries.main(["--config", config_file, "delete"])
+    dead.main(["--config", config_file, "retire-retries"])
     assert capsys.readouterr().out == f"{QUEUE}: 3 retry queues deleted\n"
     assert broker.count(QUEUE) == 3
     for name in retry_queues(QUEUE):
         with pytest.raises(NotFound):
             broker.channel.queue_declare(name, passive=True)
-    old_retries.main(["--config", config_file, "delete"])
+    dead.main(["--config", config_file, "retire-retries"])
     assert capsys.readouterr().out == f"{QUEUE}: 0 retry queues deleted\n"
 
 
@@ -130,7 +130,7 @@ def test_an_event_that_comes_between_the_move_and_the_deletion_is_not_lost(
     old_version, config_file, broker, monkeypatch
 ) -> None:
     late = ["published meanwhile"]
-    move = old_retries.move
+    move = dead.move
 
     def move_then_publish(*arguments: Any) -> int:
         moved = move(*arguments)
@@ -140,15 +140,15 @@ def test_an_event_that_comes_between_the_move_and_the_deletion_is_not_lost(
         return moved
 
     old_version("waits", 0)
-    monkeypatch.setattr(old_retries, "move", move_then_publish)
-    old_retries.main(["--config", config_file, "delete"])
+    monkeypatch.setattr(dead, "move", move_then_publish)
+    dead.main(["--config", config_file, "retire-retries"])
     assert broker.count(QUEUE) == 2
 
 
 def test_the_command_ends_with_one_line_while_an_earlier_version_still_publishes_there(
     old_version, config_file, monkeypatch
 ) -> None:
-    move = old_retries.move
+    move = dead.move
 
     def move_then_publish(*arguments: Any) -> int:
         moved: int = move(*arguments)
@@ -156,9 +156,9 @@ def test_the_command_ends_with_one_line_while_an_earlier_version_still_publishes
         return moved
 
     old_version({"n": 0})
-    monkeypatch.setattr(old_retries, "move", move_then_publish)
+    monkeypatch.setattr(dead, "move", move_then_publish)
     with pytest.raises(SystemExit) as ended:
-        old_retries.main(["--config", config_file, "delete"])
+        dead.main(["--config", config_file, "retire-retries"])
     assert "fills again" in ended.value.code
     assert "\n" not in ended.value.code
 
@@ -167,7 +167,7 @@ def test_a_service_goes_on_when_they_are_deleted(old_version, config, config_fil
     old_version(1)
     with running(Container(Listener, config)):
         eventually(lambda: handled == [1])
-        old_retries.main(["--config", config_file, "delete"])
+        dead.main(["--config", config_file, "retire-retries"])
         dispatch("teller", "moved", 2)
         eventually(lambda: handled == [1, 2])
 

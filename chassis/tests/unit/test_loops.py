@@ -8,10 +8,17 @@ import eventlet
 import pytest
 from prometheus_client import REGISTRY
 
+from chassis import health
 from chassis.errors import Unavailable
 from chassis.loops import LoopWatch
 from chassis.timers import Timer
 from conftest import DEADLINE_S, eventually
+
+
+@pytest.fixture(autouse=True)
+def _own_checks(monkeypatch) -> None:
+    """A loop that is stuck in these tests makes no other test's service unready."""
+    monkeypatch.setattr(health, "_checks", {})
 
 
 def shown() -> float:

@@ -76,3 +76,13 @@ def test_the_exit_code_is_1_above_the_limit(package: Path, more: int, code: int)
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no such folder"):
         size.main([str(tmp_path / "user")])
+
+
+def test_a_seventh_package_raises_the_limit(tmp_path: Path) -> None:
+    folders = [tmp_path / f"package{number}" for number in range(size.PACKAGES + 1)]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "domain.py").write_text("pass\n" * (size.LIMIT + size.MORE))
+    names = [str(folder) for folder in folders]
+    assert size.main(names) == 0
+    assert size.main(names[:-1]) == 1
