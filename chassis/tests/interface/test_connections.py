@@ -22,7 +22,11 @@ from conftest import DEADLINE_S, eventually
 
 POOL_SIZE = 3
 TIMEOUT_S = 0.5
-PIDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'users' AND pid <> pg_backend_pid()"
+PIDS = """
+    SELECT pid
+    FROM pg_stat_activity
+    WHERE application_name = 'users' AND pid <> pg_backend_pid()
+"""
 
 
 class Base(DeclarativeBase):
@@ -80,7 +84,7 @@ def both(db: Database) -> list[Callable[[], Any]]:
 
 
 def fill(ways: Any) -> None:
-    """All connections of the pools are made, and returned."""
+    """Open all connections of the pools, and return them."""
     with ExitStack() as stack:
         for way in ways:
             for _ in range(POOL_SIZE):
@@ -89,7 +93,7 @@ def fill(ways: Any) -> None:
 
 @contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """The server's processes: their kernel acknowledges all bytes, and nobody answers."""
+    """Stop server processes: the kernel acknowledges all bytes, and nothing answers."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -199,10 +203,8 @@ def test_a_write_that_is_refused_is_told_for_a_while(db, monkeypatch) -> None:
 
 def test_after_a_write_without_room_the_disk_is_tried(db, sql, superuser) -> None:
     """The server's temporary files stand for its disk: their limit has the same class of errors."""
-    raise_full = "RAISE 'no room' USING ERRCODE = 'disk_full'"
-    sql(
-        "users", f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {raise_full}; END $$"
-    )
+    refuse = "BEGIN RAISE 'no room' USING ERRCODE = 'disk_full'; END"
+    sql("users", f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${refuse}$$")
     sql("users", "CREATE TRIGGER refuse BEFORE INSERT ON notes EXECUTE FUNCTION refuse()")
     superuser("ALTER ROLE users SET temp_file_limit = '64kB'")
     try:
