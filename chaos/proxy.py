@@ -94,7 +94,7 @@ class Proxy:
 
     @contextmanager
     def cutting(self, probability: float, chance: random.Random) -> Iterator[None]:
-        """Cut this share of the server's replies inside: pass one half on, then close both sides."""
+        """Cut this share of the server's replies inside: pass half of each on, then close."""
         self._cut_probability, self._chance = probability, chance
         try:
             yield

@@ -14,6 +14,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -66,15 +67,20 @@ class Standby:
     def start(self) -> None:
         """Make the disk, copy the data, and return when the server answers reads."""
         self._mount()
-        copy = [str(self._servers.postgresql_programs() / "pg_basebackup"), "--pgdata", str(self._data)]
-        copy += ["--waldir", str(self._home / "standby-wal"), "--write-recovery-conf", "--no-sync"]
+        copy = [str(self._servers.postgresql_programs() / "pg_basebackup"), "--no-sync"]
+        copy += ["--pgdata", str(self._data), "--waldir", str(self._home / "standby-wal")]
+        copy += ["--write-recovery-conf"]
         copy += ["--checkpoint=fast", "--dbname", self._servers.superuser_dsn()]
         self._run(self._as_postgres(copy))
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
                 self._as_postgres(self._servers.postgresql_command(self._data, STANDBY)),
-                env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         if not wait_for(self._answers, START_S):
             raise Failure(f"the standby does not answer: see {self._log}\n{tail(self._log)}")
 
@@ -91,12 +97,14 @@ class Standby:
 
     def synchronous(self, wanted: bool) -> None:
         """Whether the primary confirms a commit only when the standby has it, too."""
-        change = "SET synchronous_standby_names = '*'" if wanted else "RESET synchronous_standby_names"
+        name = "synchronous_standby_names"
+        change = f"SET {name} = '*'" if wanted else f"RESET {name}"
         self._arena.ask("postgres", f"ALTER SYSTEM {change}")
         self._arena.ask("postgres", "SELECT pg_reload_conf()")
         if wanted:
             state = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
-            self._arena.await_(lambda: self._arena.ask("postgres", state), "the standby is synchronous")
+            ask = partial(self._arena.ask, "postgres", state)
+            self._arena.await_(ask, "the standby is synchronous")
 
     def take_over(self) -> None:
         """The primary dies and cannot start again; the standby becomes the primary."""

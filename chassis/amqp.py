@@ -261,7 +261,7 @@ class Sender(SharedExtension):
         self.kill()
 
     def _send(self, queued: Queued) -> bool:
-        """True when the broker takes messages, and this one is done; False at a stop before that."""
+        """True when the broker takes messages and this one is done; False at a stop before."""
         while True:
             try:
                 link = self._connected()
@@ -285,7 +285,7 @@ class Sender(SharedExtension):
         if self._link is None or self._link.closed:
             with eventlet.Timeout(CONNECT_TIMEOUT_S, ConnectionError("no answer in time")):
                 self._link = Link(self.container.config, self._prepare)
-            self._link.when_closed = partial(self._queue.put, Queued(None))  # has _run connect again
+            self._link.when_closed = partial(self._queue.put, Queued(None))  # _run connects
             self._error = ""
         return self._link
 

@@ -66,7 +66,7 @@ class ConnectionLimits:
         event.listen(engine, "handle_error", _retire_unusable)
 
     def _prepare(self, connection: Any, record: Any) -> None:
-        """Have ids read as text, as everywhere in the suite; SQLAlchemy's default is UUID objects."""
+        """Read ids as text, as everywhere in the suite; SQLAlchemy's default is UUID objects."""
         extensions.register_type(_UUID_AS_TEXT, connection)
         self._note_use(connection, record)
 

@@ -58,8 +58,8 @@ def connect(
 def refuse_read_only(connection: Any) -> None:
     """Raise OperationalError for a standby, so that the next server is tried.
 
-    `target_session_attrs` is no way to do it: PgBouncer reports the state of its first server session
-    to all clients.
+    `target_session_attrs` is no way to do it: PgBouncer reports to all clients the state of its
+    first server session.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -109,8 +109,8 @@ def resolve(host: str) -> list[str]:
 def _look_up(resolver: Any, host: str, family: int, use_network: bool) -> tuple[list[str], str]:
     """The addresses, or none and the reason.
 
-    Its limit is no Exception, and it runs in a greenthread of its own: after any Exception, also that
-    of a caller's time limit, eventlet's resolver would go on with the next name server.
+    Its limit is no Exception, and it runs in a greenthread of its own: after any Exception, also
+    that of a caller's time limit, eventlet's resolver would go on with the next name server.
     """
     try:
         with eventlet.Timeout(LOOKUP_TIMEOUT_S):

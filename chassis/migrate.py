@@ -154,7 +154,8 @@ def without_limits() -> Iterator[None]:
     """In a migration: for index builds and changes of data, which may take hours.
 
         with without_limits():
-            op.drop_index("name", if_exists=True, postgresql_concurrently=True)  # left by a killed run
+            # A killed run leaves an invalid index.
+            op.drop_index("name", if_exists=True, postgresql_concurrently=True)
             op.create_index("name", "table", ["column"], postgresql_concurrently=True)
 
     Each statement in it commits by itself, and all statements before it are committed first. Such a

@@ -1,7 +1,7 @@
 """`@timer(interval=1)`: Nameko's, by a monotonic clock, and watched.
 
-Nameko's own goes by the time of day. When that is set back by an hour, the timer pauses for an hour.
-When it is set forward, or a tick is slow, the timer makes up for each missed tick.
+Nameko's own goes by the time of day. When that is set back by an hour, the timer pauses for an
+hour. When it is set forward, or a tick is slow, the timer makes up for each missed tick.
 """
 
 from time import monotonic

@@ -86,7 +86,7 @@ def make(values: dict[str, Any], admin: dict[str, str], folder: Path) -> dict[st
 
 
 def check(superuser: dict[str, str], passwords: dict[str, str]) -> None:
-    """Each role gets in with its password, into its own database and no other. It holds all texts."""
+    """Each role gets in with its password, into its own database alone. It holds all texts."""
     place = {key: superuser[key] for key in ("host", "port")}
     for name in DATABASES:
         for role in (name, f"{name}_owner"):

@@ -127,7 +127,11 @@ def test_no_request_fails_after_a_restart_of_the_database(db, superuser) -> None
     fill(both(db))
 
 
-def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(db, superuser, monkeypatch) -> None:
+def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(
+    db,
+    superuser,
+    monkeypatch,
+) -> None:
     fill(both(db))
     monkeypatch.setattr(connections, "CHECK_IDLE_S", 0)
     monkeypatch.setattr(connections, "CHECK_LIMIT_S", 0.3)
@@ -136,7 +140,11 @@ def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(db, supe
 
 
 @pytest.mark.parametrize("way", ["transaction", "autocommit"])
-def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(db, superuser, way) -> None:
+def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(
+    db,
+    superuser,
+    way,
+) -> None:
     enter = getattr(db, way)
     fill([enter])
     with enter() as connection:
@@ -144,7 +152,8 @@ def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(db, su
     silent = sessions(superuser)
     assert pid in silent
     with stopped(silent), eventlet.Timeout(DEADLINE_S):
-        with pytest.raises(OperationalError, match="did not answer") as caught, enter() as connection:
+        did_not_answer = pytest.raises(OperationalError, match="did not answer")
+        with did_not_answer as caught, enter() as connection:
             connection.execute(text("SELECT 1"))
         assert is_away(caught.value)
         fill([enter])
