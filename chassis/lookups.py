@@ -39,8 +39,7 @@ def connect(
         target = waiting.pop(0)
         try:
             if needs_lookup(target):
-                addresses = resolve(target["host"])
-                waiting[:0] = [{**target, "hostaddr": address} for address in addresses]
+                waiting[:0] = [{**target, "hostaddr": ip} for ip in resolve(target["host"])]
             else:
                 with eventlet.Timeout(
                     CONNECT_TIMEOUT_S,

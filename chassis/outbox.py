@@ -210,8 +210,10 @@ class Outbox(DependencyProvider):
     def _measure(self) -> int:
         """Show the unsent events, and notice those below the position; each copy counts all."""
         with self._database.autocommit() as connection:
-            measured = connection.execute(MEASURE, {"position": self._position})
-            unsent, oldest_s, below = measured.one()
+            unsent, oldest_s, below = connection.execute(
+                MEASURE,
+                {"position": self._position},
+            ).one()
         self._is_behind = below > 0
         metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
         metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s)
