@@ -18,7 +18,7 @@ CLIENTS = 3  # of each kind
 PAUSE_S = (0.1, 0.3)  # of a client, between two requests that write
 SIGN_UP_PAUSE_S = (0.5, 1.5)  # each new user costs a password's hash, and a comparison at the end
 POLL_S = 0.2
-# A fault lasts until the services report it: so long at least, and at most.
+# The least and the most time of a fault; it ends when the services have reported it.
 SHORT, LONG = (1.0, 8.0), (10.0, 10.0)
 SHORT_FULL, LONG_FULL = (3.0, 12.0), (30.0, 30.0)
 # A page that is not full takes some more rows. After so many failures a service must say so.
@@ -31,7 +31,7 @@ WRITES = {"POST /users", "POST /orders", "POST /account/deposits", "POST /notifi
 
 
 def readonly(run: Run) -> None:
-    """Writes fail for a while; the services say so, and write again soon, by themselves."""
+    """Writes fail for a while. The services report it, and write again soon without a restart."""
     run.clients.join(8, 1_000_00)
     with run.without_restart(), standby(run.arena) as server, _writes(run):
         for _ in range(run.pick(1, 2)):

@@ -44,8 +44,8 @@ alone.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `type`, and `errors` by field where fields are
 wrong. A method that a path does not have is answered 405 with `Allow`; what can be read with GET, with HEAD
-too. 503 and 504 leave open whether it was done, unless the `detail` says that nothing was done: repeat the
-request under the same `Idempotency-Key`.
+too. 503 and 504 leave open whether it was done, unless the `detail` says that nothing was done:
+repeat the request under the same `Idempotency-Key`.
 """
 
 
