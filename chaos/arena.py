@@ -31,6 +31,7 @@ from dev.suite import CHECKOUT, GATEWAYS, QUIET, SECOND, SECOND_COPIES, Suite
 T = TypeVar("T")
 READY_S = 90.0  # generous: for waiting, never for measuring
 GATEWAY_LOOKS = 12  # connections fall to one of two gateways: so many all miss one in 1 of 4,096
+RESTARTED_S = 1.5
 READYZ_S = 5.0  # generous, too
 PROXIED = ("postgresql", "rabbitmq")
 STANDBY = "standby"
@@ -171,9 +172,15 @@ class Arena:
         self.await_ready([name])
 
     def halt(self, name: str) -> None:
-        """Stop a program, also one that ends after each start."""
-        while self.pid(name):
+        """Stop a program, also one that ends after each start.
+
+        The supervisor does not stop one that has just ended; it starts it again within 1 s.
+        """
+        starts = -1
+        while self.pid(name) or self.keeper.starts(name) != starts:
+            starts = self.keeper.starts(name)
             self.keeper.halt(name)
+            eventlet.sleep(RESTARTED_S)
 
     @contextmanager
     def frozen(self, names: Sequence[str]) -> Iterator[None]:

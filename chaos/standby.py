@@ -107,11 +107,10 @@ class Standby:
             self._arena.await_(ask, "the standby is synchronous")
 
     def take_over(self) -> None:
-        """The primary dies and cannot start again; the standby becomes the primary."""
+        """The primary dies and cannot start again without data; the standby becomes the primary."""
         (self._home / "data").rename(self._home / "fenced")
         self.has_taken_over = True
         self._arena.kill("postgresql")
-        self._arena.halt("postgresql")
         self._ask("SELECT pg_promote(true, 30)")
 
     @contextmanager
@@ -126,6 +125,7 @@ class Standby:
     def hand_back(self) -> None:
         """Stop, and let the arena's own server go on with this server's data."""
         self._stop()
+        self._arena.halt("postgresql")
         copy = ["cp", "--archive", "--dereference", str(self._data), str(self._home / "data")]
         self._run(self._as_postgres(copy))
         shutil.rmtree(self._home / "fenced")

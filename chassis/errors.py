@@ -66,8 +66,7 @@ def prevents_writing(exc: BaseException) -> bool:
 
     It is read-only, a grant is missing, its disk is full (class 53) or broken (class 58).
     """
-    code = sqlstate(exc)
-    return code in ("25006", "42501") or code[:2] in ("53", "58")
+    return sqlstate(exc) in ("25006", "42501") or sqlstate(exc)[:2] in ("53", "58")
 
 
 def to_fault(exc: Exception, service: str) -> Exception:

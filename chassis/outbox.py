@@ -237,9 +237,8 @@ class Writer:
 
 
 def _recent_id() -> str:
-    """An id below all ids of the last REACH_S seconds."""
-    milliseconds = int((time() - REACH_S) * 1000)
-    return str(uuid.UUID(int=milliseconds << 80))  # a uuid7 begins with 48 bits of them
+    """An id below all ids of the last REACH_S seconds; a uuid7 begins with its milliseconds."""
+    return str(uuid.UUID(int=int((time() - REACH_S) * 1000) << 80))
 
 
 def event_row(event: Event) -> dict[str, Any]:

@@ -76,12 +76,16 @@ class QueueConsumer(NamekoQueueConsumer):
     def consume(self, *args: Any, **options: Any) -> Iterator[None]:
         """Receive messages. kombu's own method would reconnect without the consumers."""
         with self.consumer_context(**options) as (_, channel, _):
-            while not self.should_stop:
-                self.on_iteration()
-                with suppress(TimeoutError):
-                    _open_connection(channel).drain_events(timeout=LOOK_S)
-                _open_connection(channel).heartbeat_tick()
-                yield
+            try:
+                while not self.should_stop:
+                    self.on_iteration()
+                    with suppress(TimeoutError):
+                        _open_connection(channel).drain_events(timeout=LOOK_S)
+                    _open_connection(channel).heartbeat_tick()
+                    yield
+            except CONNECTION_ERRORS:  # otherwise each cancel and close would wait for an answer
+                _cut_off(channel)
+                raise
 
     @contextmanager
     def establish_connection(self) -> Iterator[Any]:

@@ -138,8 +138,7 @@ def _forget_oldest(ids: dict[str, Any]) -> None:
 
 def is_contention(exc: BaseException) -> bool:
     """Whether others hold what these events need: a lock, a timeout, a deadlock (class 40)."""
-    code = sqlstate(exc)
-    return code in TOO_SLOW or code[:2] == "40"
+    return sqlstate(exc) in TOO_SLOW or sqlstate(exc)[:2] == "40"
 
 
 def is_own_dependency(exc: Exception) -> bool:

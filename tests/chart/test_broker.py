@@ -8,6 +8,8 @@ from typing import Any
 import amqp
 import kombu
 import pytest
+from nameko.rpc import get_rpc_exchange
+from nameko.standalone.events import get_event_exchange
 
 from chassis.migrate import event_queues
 from chassis.queue_limits import check_queue_limits
@@ -78,6 +80,27 @@ def suite(
     folder = tmp_path_factory.mktemp("chart")
     with OwnUsers(uris, environment, servers.ports, folder).running() as suite:
         yield suite
+
+
+def test_topic_permissions_are_for_exchanges_of_the_definitions_as_nameko_declares_them(
+    secret, suite_config
+) -> None:
+    """RabbitMQ 4.3.2 and later refuses the definitions otherwise, and does not start."""
+    definitions = json.loads(secret["definitions.json"])
+    names = {permission["exchange"] for permission in definitions["topic_permissions"]}
+    declared = {
+        exchange.name: (exchange.type, exchange.durable, exchange.auto_delete)
+        for exchange in (
+            get_rpc_exchange(suite_config),
+            *(get_event_exchange(service, suite_config) for service in ("users", "orders")),
+        )
+    }
+    listed = {
+        exchange["name"]: (exchange["type"], exchange["durable"], exchange["auto_delete"])
+        for exchange in definitions["exchanges"]
+    }
+    assert listed == declared
+    assert names == listed.keys()
 
 
 @pytest.fixture

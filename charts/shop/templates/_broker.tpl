@@ -59,12 +59,14 @@ migrations: # declares all event queues, redrives dead letters (python -m chassi
 {{/*
 definitions.json. Takes passwords, by user, vhost and queueType. RabbitMQ hashes the passwords as it reads them. The queues are
 declared as stock Nameko declares them, so their type is a matter of the virtual host, and the rest of policies: quorum queues of
-RabbitMQ 4 drop a message after 20 deliveries (-1 for no limit is no policy's to give).
+RabbitMQ 4 drop a message after 20 deliveries (-1 for no limit is no policy's to give). RabbitMQ 4.3.2 and later refuses topic
+permissions for exchanges that do not exist, so these are there, as Nameko declares them.
 */}}
 {{- define "shop.broker.definitions" -}}
 {{- $users := list }}
 {{- $permissions := list }}
 {{- $topics := list }}
+{{- $exchanges := dict }}
 {{- $vhost := .vhost }}
 {{- $passwords := .passwords }}
 {{- range $user, $may := include "shop.broker" . | fromYaml }}
@@ -75,6 +77,7 @@ RabbitMQ 4 drop a message after 20 deliveries (-1 for no limit is no policy's to
 {{- end }}
 {{- $permissions = append $permissions $permission }}
 {{- range $exchange, $keys := $may.topics }}
+{{- $_ := set $exchanges $exchange (dict "name" $exchange "vhost" $vhost "type" "topic" "durable" true "auto_delete" false "internal" false "arguments" dict) }}
 {{- $topics = append $topics (dict "user" $user "vhost" $vhost "exchange" $exchange "write" (printf "^(%s)$" $keys.write) "read" (printf "^(%s)$" $keys.read)) }}
 {{- end }}
 {{- end }}
@@ -85,5 +88,5 @@ RabbitMQ 4 drop a message after 20 deliveries (-1 for no limit is no policy's to
 {{- $policies = append $policies $policy }}
 {{- end }}
 {{- $metadata := dict "description" "" "tags" list "default_queue_type" .queueType }}
-{{- dict "vhosts" (list (dict "name" $vhost "metadata" $metadata)) "users" $users "permissions" $permissions "topic_permissions" $topics "policies" $policies | toPrettyJson }}
+{{- dict "vhosts" (list (dict "name" $vhost "metadata" $metadata)) "users" $users "permissions" $permissions "exchanges" (values $exchanges) "topic_permissions" $topics "policies" $policies | toPrettyJson }}
 {{- end }}

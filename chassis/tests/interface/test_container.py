@@ -194,6 +194,14 @@ def test_a_service_stops_in_time_though_its_broker_does_not_answer(
     assert code == 0
 
 
+def test_a_consumer_leaves_a_broker_that_does_not_answer_without_waiting_for_it(
+    config, frozen_broker, caplog
+) -> None:
+    with running(Container(Worker, {**config, "HEARTBEAT": 1, "STOP_TIMEOUT_S": 1})):
+        frozen_broker()
+        eventually(lambda: "Error connecting to broker" in caplog.text)
+
+
 def test_no_consumer_is_missing_after_a_connection_was_lost_unseen(config) -> None:
     """An ack that fails between two reads of the connection has this effect."""
     if not gate.ready():
