@@ -16,7 +16,7 @@ BATCH = 5000  # rows of a stream in memory at a time
 # busy the suite is. A letter has its ended order, a recipient his user, an ended order its withdrawal.
 ORDER = ("notifications", "orders", "users", "billing")
 # Large tables take their time; all rows are read, so a plan that finds the first ones soon is no gain.
-# Set in each transaction: a pooler refuses startup parameters, and would give a session to others.
+# Set in each transaction: a pooler refuses startup parameters, and shares sessions.
 NO_LIMITS = """
     SET LOCAL statement_timeout = 0;
     SET LOCAL idle_in_transaction_session_timeout = 0;
@@ -49,8 +49,8 @@ def snapshots(config: dict[str, Any], settled: bool) -> Iterator[Ask]:
 def connect(config: dict[str, Any], service: str, **session: Any) -> Any:
     """Connect to the database of `service` with its role; `session` is what psycopg2's set_session takes.
 
-    Not autocommit: psycopg2 would change the session, not the transaction. Raises ConfigurationError,
-    psycopg2.Error.
+    `session` must not have autocommit: psycopg2 would then change the session, not the transaction.
+    Raises ConfigurationError, psycopg2.Error.
     """
     url = make_url(database_uri(config, "DB_URIS", service)).set(drivername="postgresql")
     own: Any = {**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8"}

@@ -151,9 +151,10 @@ class Service:
     def _settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
         """The outcome of each request; None where it can't be decided now. Raises Unavailable."""
         for _ in range(MAX_SETTLEMENTS):
-            with suppress(RefTaken):  # by a transaction that has committed: the next attempt finds it
+            with suppress(RefTaken):  # a committed transaction took it: the next attempt finds it
                 return self._try_to_settle(requests)
-        raise Unavailable("billing is busy: other requests take the same refs")  # nothing is committed
+        # Nothing is committed.
+        raise Unavailable("billing is busy: other requests take the same refs")
 
     def _try_to_settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
         user_ids = {request.user_id for request in requests}

@@ -4,7 +4,7 @@ arena      a suite with two copies of each service, and what can be done to it
 clients    users who repeat what fails, and remember every answer
 run        one part: clients and faults, then healing, convergence and the comparison of all records
 processes, servers, money, retries, connections, failover   what the parts do; parts names all
-proxy      what stands between services and servers, and misbehaves
+proxy      stands between services and servers, and misbehaves
 standby    a second PostgreSQL, on a small disk
 taps       messages of the bus, copied and delivered again
 points     where a process may die, and who heals it

@@ -42,7 +42,7 @@ LOWEST_WATERMARK, WATERMARK = "0.00001", "0.4"
 class StagedSuite(Suite):
     """A suite whose services start with what a file says: see `Arena.arm`.
 
-    From their next start on, services have `variables` besides those of the suite, and read `config`.
+    From their next start on, services read `config`, and have `variables` besides the suite's.
     """
 
     variables: Mapping[str, str] = {}
@@ -70,7 +70,7 @@ class StagedSuite(Suite):
 class Arena:
     """The suite under faults. `spoilt`: a part has failed in it, the next one needs another.
 
-    `proxies` are those by which services reach "postgresql" and "rabbitmq"; none where they are direct.
+    Services reach "postgresql" and "rabbitmq" through `proxies`; directly where there are none.
     """
 
     def __init__(self, suite: StagedSuite) -> None:
@@ -172,9 +172,9 @@ class Arena:
         self.await_ready([name])
 
     def halt(self, name: str) -> None:
-        """Let a program be down, also one that ends each time it is started.
+        """Stop a program, also one that ends after each start.
 
-        The supervisor stops none that has just ended, and starts it again at most 1 s later.
+        The supervisor does not stop one that has just ended; it starts it again within 1 s.
         """
         starts = -1
         while self.pid(name) or self.keeper.starts(name) != starts:
@@ -229,7 +229,7 @@ class Arena:
     def connect_by_proxies(self, heartbeat_s: int | None = None) -> None:
         """Let the services reach both servers through proxies; returns when they are ready.
 
-        `heartbeat_s` is what they have instead of the product's heartbeat for the broker.
+        `heartbeat_s` replaces the product's heartbeat for the broker.
         """
         if self.proxies:
             return
@@ -238,7 +238,8 @@ class Arena:
         variables = self.suite.servers.env()
         for name, port in ports.items():
             place = f"{HOST}:{self.proxies[name].port}/"
-            variables = {key: uri.replace(f"{HOST}:{port}/", place) for key, uri in variables.items()}
+            direct = f"{HOST}:{port}/"
+            variables = {key: uri.replace(direct, place) for key, uri in variables.items()}
         if heartbeat_s:
             self.suite.config = self._config_with(heartbeat_s)
         self._restart_services(variables)
@@ -254,7 +255,7 @@ class Arena:
         return path
 
     def connect_directly(self) -> None:
-        """Undo that."""
+        """Let the services reach both servers directly again."""
         if self.proxies:
             self.suite.config = Path(CONFIG)
             self._restart_services({})
@@ -341,7 +342,7 @@ class Arena:
     def read_only(self, roles: Sequence[str]) -> Iterator[None]:
         """New sessions of these roles may only read inside; their old ones are ended before.
 
-        Sessions begun inside stay as they are behind it.
+        Sessions that begin inside stay read-only afterwards.
         """
         parameter = "default_transaction_read_only"
         try:

@@ -1,4 +1,4 @@
-"""The part in which connections to the servers are there and do not work."""
+"""The part in which connections to the servers are open and do not work."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,12 +11,12 @@ from chaos.proxy import Proxy
 from chaos.run import SHORT_HEARTBEAT_S, Part, Run
 from chaos.servers import RESUMED_S, expect_recovery
 
-ORDERS_AT_ONCE = 40  # so many open more connections than one request needs
-IDLE_S = (1.0, 3.0)  # a connection that idles for so long is forgotten: less than between heartbeats
+ORDERS_AT_ONCE = 40  # enough to open more connections than one request needs
+IDLE_S = (1.0, 3.0)  # after which a connection is forgotten: shorter than the heartbeat
 DELAY_S = 0.05
-CUT = 0.03  # of so many of the replies one half comes
+CUT = 0.03  # the share of replies that are cut
 ANSWERED_S = 8.0  # the gateway's own limit is 5 s; the machine may be busy
-# Two missed heartbeats, of 3 or 10 s each, come before the rest.
+# A lost connection is noticed after two missed heartbeats, of 3 or 10 s each.
 BROKER_S = (RESUMED_S + 2 * SHORT_HEARTBEAT_S, RESUMED_S + 20)
 CONVERGED_S = 45.0
 STATUSES = {200, 201, 202, 409, 503, 504}
@@ -25,7 +25,7 @@ Fault = Callable[[Run, Sequence[Proxy]], None]
 
 
 def halfdead(run: Run) -> None:
-    """Proxies before both servers misbehave; behind each fault all works again soon, by itself."""
+    """Proxies before both servers misbehave; after each fault all works again soon, by itself."""
     run.clients.join(8, 1_000_00)
     with run.without_restart():
         for fault, servers in _faults(run):
@@ -42,7 +42,7 @@ def halfdead(run: Run) -> None:
 
 
 def _faults(run: Run) -> list[tuple[Fault, Servers]]:
-    """Small: all faults in two, of both servers at once. Large: each alone, also of each server."""
+    """Small: two faults, on both servers. Large: each fault, on both servers and on each alone."""
     faults: list[Fault] = run.pick([forget_and_hold, cut], [forget, hold, delay, cut])
     servers: list[Servers] = run.pick([PROXIED], [PROXIED, *([name] for name in PROXIED)])
     return shuffled(list(product(faults, servers)), run.chance)
@@ -55,20 +55,20 @@ def forget(run: Run, proxies: Sequence[Proxy]) -> None:
 
 
 def hold(run: Run, proxies: Sequence[Proxy]) -> None:
-    """all is accepted and kept for a while"""
+    """all bytes are accepted and held for a while"""
     with run.clients.arrivals(per_s=10), _all(proxy.holding() for proxy in proxies):
         eventlet.sleep(run.pick(6, 25))
 
 
 def forget_and_hold(run: Run, proxies: Sequence[Proxy]) -> None:
-    """idle connections are forgotten, then all is accepted and kept for a while"""
+    """idle connections are forgotten, then all bytes are accepted and held for a while"""
     with _forgetting(run, proxies):
         hold(run, proxies)
 
 
 @contextmanager
 def _forgetting(run: Run, proxies: Sequence[Proxy]) -> Iterator[None]:
-    """Connections that idle are forgotten inside; at its begin, all have been idle."""
+    """Forget idle connections inside; those of the wave before are idle when it begins."""
     idle_s = run.pick(*IDLE_S)
     run.clients.wave(ORDERS_AT_ONCE)
     run.clients.finish()

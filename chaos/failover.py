@@ -1,4 +1,4 @@
-"""The part in which PostgreSQL answers and cannot write: a standby, read-only sessions, a full disk."""
+"""The part in which PostgreSQL answers and cannot write: standby, read-only role, full disk."""
 
 import time
 from collections import Counter
@@ -18,10 +18,10 @@ CLIENTS = 3  # of each kind
 PAUSE_S = (0.1, 0.3)  # of a client, between two requests that write
 SIGN_UP_PAUSE_S = (0.5, 1.5)  # each new user costs a password's hash, and a comparison at the end
 POLL_S = 0.2
-# A fault lasts until the services have said so, but so long at least and at most.
+# The least and the most time of a fault; it ends when the services have reported it.
 SHORT, LONG = (1.0, 8.0), (10.0, 10.0)
 SHORT_FULL, LONG_FULL = (3.0, 12.0), (30.0, 30.0)
-# A page that is not full takes some rows more: who failed so often must say so.
+# A page that is not full takes some more rows. After so many failures a service must say so.
 MANY_FAILURES = 5
 CONVERGED_S = 45.0
 ANSWERED_S = 8.0  # the gateway's own limit is 5 s; the machine may be busy
@@ -31,7 +31,7 @@ WRITES = {"POST /users", "POST /orders", "POST /account/deposits", "POST /notifi
 
 
 def readonly(run: Run) -> None:
-    """Writes fail for a while; the services say so, and write again soon, by themselves."""
+    """Writes fail for a while. The services report it, and write again soon without a restart."""
     run.clients.join(8, 1_000_00)
     with run.without_restart(), standby(run.arena) as server, _writes(run):
         for _ in range(run.pick(1, 2)):
@@ -46,7 +46,7 @@ def readonly(run: Run) -> None:
 
 
 def _meet_standby(run: Run, server: Standby) -> None:
-    """What is connected meanwhile stays so behind it."""
+    """Connections that are made to it stay there afterwards."""
     database = run.arena.proxies["postgresql"]
     run.fault("the address of the database leads to a standby")
     try:
@@ -76,7 +76,7 @@ def _lose_primary(run: Run, server: Standby) -> None:
 
 
 def _fill_disk(run: Run, server: Standby) -> None:
-    """A service whose writes fail says so with a copy at least."""
+    """At least one copy of each service whose writes fail says so."""
     run.fault("the disk of the database is full")
     before = Counter(run.clients.answers)
 
@@ -85,36 +85,43 @@ def _fill_disk(run: Run, server: Standby) -> None:
         return [service for service in DATABASES if failures[service] >= MANY_FAILURES]
 
     def silent(seen: set[str]) -> list[str]:
-        services = failing()
-        return [s for s in services if not seen & set(run.arena.copies(s))] if services else ["none"]
+        if not (services := failing()):
+            return ["none"]
+        return [service for service in services if not seen & set(run.arena.copies(service))]
 
     with server.full():
         seen = _unready(run, lambda seen: not silent(seen), *run.pick(SHORT_FULL, LONG_FULL))
-        services, told = failing(), silent(seen)
+        services, unreported = failing(), silent(seen)
     answers = run.clients.answers - before
     refused = sum(n for (route, status), n in answers.items() if route in WRITES and status == 503)
     run.result.notes["writes refused by a full disk"] = dict(server.disk_full_errors())
     run.expect(refused, f"no write was answered 503 while the disk was full: {dict(answers)}")
-    run.expect(not told, f"ready while their writes failed: {', '.join(told)}, of {services}")
+    names = ", ".join(unreported)
+    run.expect(not unreported, f"ready while their writes failed: {names}, of {services}")
     expect_recovery(run, RESUMED_S)
 
 
 def _return_primary(run: Run, server: Standby) -> None:
-    """The arena's own server has the address again, and what the other one wrote."""
+    """The arena's own server gets the address back, and the data of the other one."""
     server.hand_back()
     run.arena.proxies["postgresql"].switch(run.arena.suite.ports["postgresql"], hang_up=True)
     expect_recovery(run, RESUMED_S)
 
 
 def _expect_unready(run: Run, services: Collection[str]) -> None:
-    """A fault lasts until each copy of the services has said that it is not ready; all must."""
+    """Wait until each copy of the services has said that it is not ready; all must."""
     names = {name for service in services for name in run.arena.copies(service)}
     seen = _unready(run, lambda seen: names <= seen, *run.pick(SHORT, LONG))
     silent = sorted(names - seen)
     run.expect(not silent, f"ready while they could not write: {', '.join(silent)}")
 
 
-def _unready(run: Run, is_enough: Callable[[set[str]], bool], least_s: float, most_s: float) -> set[str]:
+def _unready(
+    run: Run,
+    is_enough: Callable[[set[str]], bool],
+    least_s: float,
+    most_s: float,
+) -> set[str]:
     """The copies whose /readyz answers 503 at some time, from now until there are enough."""
     names = [name for service in DATABASES for name in run.arena.copies(service)]
     seen: set[str] = set()
@@ -130,7 +137,7 @@ def _unready(run: Run, is_enough: Callable[[set[str]], bool], least_s: float, mo
 
 @contextmanager
 def _writes(run: Run) -> Iterator[None]:
-    """Clients ask all four services to write inside, each again when it has its answer."""
+    """Clients have all four services write inside, one request at a time each."""
     going = [True]
     for write in (_deposit, _order, _send_letter) * CLIENTS:
         run.clients.spawn(_again_and_again, write, run.clients, going, PAUSE_S)
@@ -142,7 +149,12 @@ def _writes(run: Run) -> Iterator[None]:
         going.clear()
 
 
-def _again_and_again(write: Write, clients: Clients, going: list[bool], pause_s: tuple[float, float]) -> None:
+def _again_and_again(
+    write: Write,
+    clients: Clients,
+    going: list[bool],
+    pause_s: tuple[float, float],
+) -> None:
     while going:
         write(clients, clients.chance.choice(clients.users))
         eventlet.sleep(clients.chance.uniform(*pause_s))

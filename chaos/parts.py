@@ -2,7 +2,7 @@
 
 from chaos import connections, failover, money, processes, retries, servers
 
-# The last two have the services reach their servers through proxies: they are restarted once.
+# The last two need proxies between services and servers: the services are restarted once.
 PARTS = (
     *processes.PARTS,
     *money.PARTS,

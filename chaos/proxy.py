@@ -1,7 +1,7 @@
-"""A TCP proxy on loopback that passes everything on until it is told to misbehave.
+"""A TCP proxy on loopback that passes everything on until a fault is set.
 
-It does what sidecars, poolers and load balancers do to connections: forget those that idle, accept
-bytes without passing them on, delay them, close a connection inside a reply.
+Its faults are those of sidecars, poolers and load balancers: forget idle connections, accept bytes
+without passing them on, delay them, close a connection inside a reply.
 """
 
 import math
@@ -61,10 +61,10 @@ class Proxy:
 
     @contextmanager
     def forgetting(self, idle_s: float) -> Iterator[None]:
-        """Connections that idle for `idle_s` are forgotten inside, and stay so behind it.
+        """Forget connections that idle for `idle_s` inside; they stay forgotten.
 
-        The proxy accepts what comes on a forgotten connection and passes nothing on, and the client never
-        learns of its end. The server does, when the client hangs up.
+        The proxy accepts all bytes on a forgotten connection and passes none on. The client never
+        learns of its end. The server learns of it when the client hangs up.
         """
         self.forget_after_s = idle_s
         try:
@@ -76,7 +76,7 @@ class Proxy:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """All connections are accepted and all bytes are kept inside. Behind it, they are passed on."""
+        """Accept all connections and hold all bytes inside; pass them on at the end."""
         self.passing.clear()
         try:
             yield
@@ -85,7 +85,7 @@ class Proxy:
 
     @contextmanager
     def delaying(self, delay_s: float) -> Iterator[None]:
-        """All bytes take so much longer inside, each way."""
+        """Delay all bytes by `delay_s` inside, each way."""
         self.delay_s = delay_s
         try:
             yield
@@ -94,7 +94,7 @@ class Proxy:
 
     @contextmanager
     def cutting(self, probability: float, chance: random.Random) -> Iterator[None]:
-        """Of so many of the server's replies one half is passed on inside; then both sides are closed."""
+        """Cut this share of the server's replies inside: pass half of each on, then close."""
         self._cut_probability, self._chance = probability, chance
         try:
             yield
@@ -102,7 +102,7 @@ class Proxy:
             self._cut_probability = 0.0
 
     def cuts(self, reply: bytes) -> bool:
-        """Whether this reply shall be cut; counts it."""
+        """Whether to cut this reply; counts those that are."""
         is_cut = len(reply) > 1 and self._chance.random() < self._cut_probability
         self.cut += is_cut
         return is_cut
@@ -156,7 +156,7 @@ class _Connection:
         _shut_down(self.server)
 
     def is_forgotten(self) -> bool:
-        """Whether it is forgotten, or has been idle for long enough to be from now on."""
+        """Whether it is forgotten; one that has idled for too long is, from now on."""
         idle_s = time.monotonic() - self._used
         if not self.forgotten and idle_s > self._proxy.forget_after_s:
             self.forgotten = True

@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Part:
-    """A promise, and what proves it. `proxied`: services reach their servers through proxies in it."""
+    """A promise, and what proves it. `proxied`: services reach their servers through proxies."""
 
     name: str
     promise: str
@@ -88,7 +88,7 @@ class Run:
         self.expect(not others, f"answers that should not be: {', '.join(told)}{failures}")
 
     def expect_answers_in(self, seconds: float) -> None:
-        """That no client waited longer for an answer until now."""
+        """Expect that no client has waited longer for an answer."""
         longest = self.clients.longest_s
         self.expect(longest <= seconds, f"an answer took {longest:.1f} s, more than {seconds:g} s")
 

@@ -1,8 +1,8 @@
 """A second PostgreSQL server: a standby of an arena's, which can take over. Its disk is small.
 
-The disk is a tmpfs in a mount namespace that only this server is in. It needs root, or a kernel that
-lets ordinary users make namespaces; it is gone when the last process in it ends. The write-ahead log
-is on the arena's disk, as it often is: a PostgreSQL that cannot write that ends itself.
+The disk is a tmpfs in a mount namespace of this server alone. It needs root, or a kernel that lets
+ordinary users make namespaces. It disappears when the last process in the namespace ends. The
+write-ahead log is on the arena's disk: PostgreSQL ends itself when it cannot write that log.
 """
 
 import os
@@ -14,6 +14,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -28,7 +29,7 @@ START_S = STOP_S = 30.0  # generous
 DISK_FULL = re.compile(r"(\w+)@\w+ ERROR: .*No space left on device")
 HOLD = 'mount -t tmpfs -o "$2" tmpfs "$1" && echo mounted && read -r _'
 RESIZE = 'mount -o "remount,size=$2" tmpfs "$1"'
-# What is used may grow meanwhile: a smaller size is refused.
+# The used space may grow meanwhile, and a smaller size is refused.
 FILL = """\
 for _ in 1 2 3 4 5 6 7 8 9; do
     used=$(df --block-size=1 --output=used "$1" | tail -n 1)
@@ -53,7 +54,7 @@ class Standby:
         self._disk = self._home / "disk"
         self._data = self._disk / "data"
         self._log = arena.keeper.log(STANDBY)
-        # The supervisor's mark: whatever happens, what carries it is ended with the arena.
+        # The supervisor's mark: all processes that have it are ended with the arena.
         self._env = {"PATH": PATH, "LC_ALL": "C.UTF-8", MARK: str(servers.state)}
         self._holder: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -66,15 +67,20 @@ class Standby:
     def start(self) -> None:
         """Make the disk, copy the data, and return when the server answers reads."""
         self._mount()
-        copy = [str(self._servers.postgresql_programs() / "pg_basebackup"), "--pgdata", str(self._data)]
-        copy += ["--waldir", str(self._home / "standby-wal"), "--write-recovery-conf", "--no-sync"]
+        copy = [str(self._servers.postgresql_programs() / "pg_basebackup"), "--no-sync"]
+        copy += ["--pgdata", str(self._data), "--waldir", str(self._home / "standby-wal")]
+        copy += ["--write-recovery-conf"]
         copy += ["--checkpoint=fast", "--dbname", self._servers.superuser_dsn()]
         self._run(self._as_postgres(copy))
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
                 self._as_postgres(self._servers.postgresql_command(self._data, STANDBY)),
-                env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         if not wait_for(self._answers, START_S):
             raise Failure(f"the standby does not answer: see {self._log}\n{tail(self._log)}")
 
@@ -86,20 +92,22 @@ class Standby:
         finally:
             self._stop()
             if self._holder is not None:
-                self._holder.communicate()  # closes what it reads from
+                self._holder.communicate()  # closes its input, which ends it
             shutil.rmtree(self._home / "standby-wal", ignore_errors=True)
 
     def synchronous(self, wanted: bool) -> None:
         """Whether the primary confirms a commit only when the standby has it, too."""
-        change = "SET synchronous_standby_names = '*'" if wanted else "RESET synchronous_standby_names"
+        name = "synchronous_standby_names"
+        change = f"SET {name} = '*'" if wanted else f"RESET {name}"
         self._arena.ask("postgres", f"ALTER SYSTEM {change}")
         self._arena.ask("postgres", "SELECT pg_reload_conf()")
         if wanted:
             state = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
-            self._arena.await_(lambda: self._arena.ask("postgres", state), "the standby is synchronous")
+            ask = partial(self._arena.ask, "postgres", state)
+            self._arena.await_(ask, "the standby is synchronous")
 
     def take_over(self) -> None:
-        """The primary dies and cannot start again, for it has no data; the standby becomes the primary."""
+        """The primary dies and cannot start again without data; the standby becomes the primary."""
         (self._home / "data").rename(self._home / "fenced")
         self.has_taken_over = True
         self._arena.kill("postgresql")
@@ -107,7 +115,7 @@ class Standby:
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """Its disk has no byte left inside."""
+        """Leave no byte of its disk free inside."""
         self._run(self._enter(["sh", "-c", FILL, "sh", str(self._disk)]))
         try:
             yield
@@ -151,7 +159,7 @@ class Standby:
         return ["nsenter", *users, "--mount", f"--target={self._holder.pid}", "--", *command]
 
     def _as_postgres(self, command: list[str]) -> list[str]:
-        """The same, by whom servers run as; it ends with us."""
+        """The command, run there as the servers' user; it ends with this process."""
         if _is_root():
             user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         else:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 RECONNECT_S = 0.5
 CONNECT_TIMEOUT_S = 3
 CLOSE_TIMEOUT_S = 1
-STALLED_S = 20  # a heartbeat waits no longer for the write before it
+STALLED_S = 20  # a heartbeat's longest wait for the write before it
 LONGEST_HEADERS = 120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
 BLOCKED = "the broker takes no messages"
@@ -163,7 +163,7 @@ class Link:
             while True:
                 with suppress(TimeoutError):
                     self._connection.blocking_read(timeout=1)
-                # A heartbeat waits for a write that hangs: then nobody would look for missed ones.
+                # A heartbeat waits behind a write that hangs. Nobody checks for missed ones then.
                 with eventlet.Timeout(STALLED_S, ConnectionError("the broker reads nothing")):
                     self._connection.heartbeat_tick()
         except Exception as exc:  # whatever it was: a link that nobody reads is dead
@@ -185,23 +185,23 @@ class Link:
 
 @dataclass(slots=True, eq=False)
 class Queued:
-    """A message of the Sender; None once the socket has it, or nobody wants it sent any more."""
+    """A message in the Sender's queue; `message` is None once it is written or withdrawn."""
 
     message: Message | None
     deadline: float = 0.0
     when_unsent: Callable[[str], object] | None = None
 
     def take(self) -> Message | None:
-        """The message, which is given away once: to be written, or never to be sent."""
+        """Return the message to whoever writes or withdraws it first; None to all others."""
         message, self.message = self.message, None
         return message
 
     def publish(self, link: Link) -> None:
-        """Write it to the socket, unless it was withdrawn or is late."""
+        """Write it to the socket, unless it was withdrawn or its deadline has passed."""
         if monotonic() < self.deadline and (message := self.take()):
             try:
                 link.publish(message, persistent=False)
-            except CONNECTION_ERRORS:  # its end was not written, so the broker takes it for no message
+            except CONNECTION_ERRORS:  # the broker discards an incomplete message
                 self.message = message
                 raise
 
@@ -209,10 +209,10 @@ class Queued:
 class Sender(SharedExtension):
     """Sends transient, unconfirmed messages from one greenthread; callers only queue them.
 
-    So a caller whose time runs out never cuts a frame in two. While the broker is unavailable or takes
-    nothing, messages with `when_unsent` are withdrawn, and their senders told. Others wait, until their
-    `expiration` has passed. A connection that is lost is replaced at once, so that the next message finds
-    a new one, or its sender is told without a wait.
+    So a caller whose time runs out never cuts a frame in two. While the broker is unavailable or
+    takes no messages, those with `when_unsent` are withdrawn, and it is called. Others wait until
+    their `expiration` has passed. A lost connection is replaced at once: the next message finds a
+    new one, or is withdrawn without a wait.
     """
 
     def __init__(self) -> None:
@@ -232,13 +232,13 @@ class Sender(SharedExtension):
 
     @property
     def refusal(self) -> str:
-        """Why a message would not be sent now; empty where it would be."""
+        """The reason why no message can be sent now; empty where one can."""
         return BLOCKED if self.is_blocked else self._error
 
     def send(self, message: Message, when_unsent: Callable[[str], object] | None = None) -> Queued:
         """Queue `message`; `properties["expiration"]` (milliseconds, a string) bounds the wait.
 
-        `when_unsent(reason)` is called where the broker is unavailable and the message was withdrawn.
+        `when_unsent(reason)` is called after the message was withdrawn for lack of a broker.
         """
         ttl_s = int(message.properties.get("expiration", 60_000)) / 1000
         queued = Queued(message, monotonic() + ttl_s, when_unsent)
@@ -261,7 +261,7 @@ class Sender(SharedExtension):
         self.kill()
 
     def _send(self, queued: Queued) -> bool:
-        """Return when the broker takes messages, and has this one; False where the service stops before."""
+        """True when the broker takes messages and this one is done; False at a stop before."""
         while True:
             try:
                 link = self._connected()
@@ -285,7 +285,7 @@ class Sender(SharedExtension):
         if self._link is None or self._link.closed:
             with eventlet.Timeout(CONNECT_TIMEOUT_S, ConnectionError("no answer in time")):
                 self._link = Link(self.container.config, self._prepare)
-            self._link.when_closed = partial(self._queue.put, Queued(None))  # connects again
+            self._link.when_closed = partial(self._queue.put, Queued(None))  # _run connects
             self._error = ""
         return self._link
 

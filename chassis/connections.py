@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL: each wait has a limit, and one that cannot work is not used again.
+"""Connections to PostgreSQL: each wait has a limit, and an unusable connection is replaced.
 
-The limits of the server and of the kernel (statement_timeout, tcp_user_timeout) end nothing behind a
-proxy that acknowledges every byte and never answers. So psycopg2's wait callback has its own limit.
-A wait that exceeds it closes the connection, and SQLAlchemy replaces it.
+The limits of the server (statement_timeout) and of the kernel (tcp_user_timeout) have no effect
+behind a proxy that acknowledges every byte and never answers. So psycopg2's wait callback has its
+own limit. A wait that exceeds it closes the connection, and SQLAlchemy replaces it.
 """
 
 from math import inf
@@ -23,7 +23,7 @@ CONNECT_LIMIT_S = 3.0
 MARGIN_S = 2.0  # after the server's own limit, which leaves the connection usable
 CHECK_IDLE_S = 5.0
 CHECK_LIMIT_S = 2.0
-POLL = patcher.original("select").poll  # eventlet removes it: it could block, but not with 0 s
+POLL = patcher.original("select").poll  # eventlet removes it, as it may block; with 0 s it does not
 USED_AT = "used_at"
 _UUID_AS_TEXT = extensions.new_type((2950,), "UUID", lambda value, cursor: value)
 
@@ -37,7 +37,7 @@ class LimitedConnection(extensions.connection):
 def wait(connection: Any, timeout: float = -1) -> None:
     """psycopg2's wait callback: raises OperationalError after the connection's `limit_s`.
 
-    psycopg2 closes the connection then. One without `limit_s` may wait without end.
+    psycopg2 closes the connection then. A connection without `limit_s` has no limit.
     """
     limit_s = getattr(connection, "limit_s", inf)
     deadline = monotonic() + limit_s
@@ -54,7 +54,7 @@ def wait(connection: Any, timeout: float = -1) -> None:
 
 
 class ConnectionLimits:
-    """Applies these rules to the connections of an engine. A statement may take `statement_timeout_s`."""
+    """Limits the waits of an engine's connections; a statement may take `statement_timeout_s`."""
 
     def __init__(self, engine: Engine, statement_timeout_s: float) -> None:
         extensions.set_wait_callback(wait)
@@ -66,7 +66,7 @@ class ConnectionLimits:
         event.listen(engine, "handle_error", _retire_unusable)
 
     def _prepare(self, connection: Any, record: Any) -> None:
-        """Ids are text everywhere in the suite; SQLAlchemy would have psycopg2 make UUID objects."""
+        """Read ids as text, as everywhere in the suite; SQLAlchemy's default is UUID objects."""
         extensions.register_type(_UUID_AS_TEXT, connection)
         self._note_use(connection, record)
 
@@ -76,18 +76,18 @@ class ConnectionLimits:
             record.info[USED_AT] = monotonic()
 
     def _check_idle(self, connection: Any, record: Any, proxy: Any) -> None:
-        """Check a connection that has idled, or to which the server has written: perhaps it is closed."""
+        """Check a connection that has idled or has input: the server may have closed it."""
         try:
             if monotonic() - record.info[USED_AT] > CHECK_IDLE_S or _has_input(connection):
                 connection.limit_s = CHECK_LIMIT_S
                 self._engine.dialect.do_ping(connection)
                 connection.limit_s = self._limit_s
-        except psycopg2.Error as exc:  # those that idled beside it are hardly any better
+        except psycopg2.Error as exc:  # the other idle connections are probably lost, too
             raise InvalidatePoolError(first_line(exc)) from exc
 
 
 def allow_statements_of(connection: Connection, seconds: int) -> None:
-    """Let each statement take so long, until the end of the connection's transaction."""
+    """Let each statement take `seconds`, until the connection's transaction ends."""
     connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
     connection.connection.driver_connection.limit_s = seconds + MARGIN_S  # type: ignore[union-attr]
 
@@ -99,5 +99,5 @@ def _has_input(connection: Any) -> bool:
 
 
 def _retire_unusable(context: Any) -> None:
-    """Have SQLAlchemy replace the pool's connections: what this one met, the others will meet."""
+    """Have SQLAlchemy replace all connections of the pool: the others have the same fault."""
     context.is_disconnect |= is_session_unusable(context.original_exception)

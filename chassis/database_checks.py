@@ -1,4 +1,4 @@
-"""Checks at the start that a database is as the suite needs it, and sets the role's time limits.
+"""Refuses a database that lacks what the suite needs, and sets the role's time limits.
 
 docs/reliability.md lists everything that the suite assumes of a database, and what ensures it.
 """
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 ADVISORY_LOCK_ID = 7369_003  # chassis/migrate.py and replay/outbox.py have others
 TIME_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-OLDEST_POSTGRESQL = 15  # before, every role may make tables in the schema public
+OLDEST_POSTGRESQL = 15  # older ones let every role make tables in the schema public
 
 BY_ROLE = "ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}'"
 BY_SERVER = "set it to {value} in postgresql.conf"
 
-# What may be found, the preferred value first, and the remedy. The last two are not settings.
+# The allowed values, the preferred one first, and the remedy. The last two are not settings.
 REQUIRED = {
     "server_encoding": (
         ("UTF8",),
@@ -83,10 +83,10 @@ def refuse_unfit_database(connection: Connection, service: str) -> None:
 
 
 def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
-    """Make the time limits settings of the role; one warning where they are not in force then.
+    """Store the time limits as settings of the role; log one warning where they are not in force.
 
-    No startup parameter and no SET: a pooler refuses the one and forgets the other.
-    Connections of other engines, and sessions of a pooler, that are older keep their limits.
+    A pooler refuses startup parameters, and does not keep what SET changes.
+    Older connections of other engines, and older sessions of a pooler, keep their limits.
     """
     wanted = dict.fromkeys(TIME_LIMITS, str(int(timeout_s * 1000)))
     try:
@@ -106,16 +106,16 @@ def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
 
 
 def _set_for_role(connection: Connection, settings: dict[str, str]) -> None:
-    """Store settings of the session's role in this database, which it may do itself."""
+    """Store settings of the session's role in this database; a role may change its own."""
     database = connection.execute(text("SELECT quote_ident(current_database())")).scalar()
-    # Two at once would fail.
+    # Concurrent ALTER ROLE statements fail.
     connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": ADVISORY_LOCK_ID})
     for name, value in settings.items():
         connection.exec_driver_sql(
             f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = {value}",
         )
     connection.commit()
-    with suppress(DBAPIError):  # or a pooler would give this older session to others
+    with suppress(DBAPIError):  # a pooler would give this older session to others
         connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
 

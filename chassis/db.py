@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
 DRIVER = "postgresql+psycopg2"
-# libpq: when the kernel reports a server that has gone without a word.
+# libpq: how soon the kernel notices a server that has disappeared.
 GONE_AFTER = {
     "keepalives_idle": 5,
     "keepalives_interval": 5,
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,  # milliseconds
 }
-NO_RIGHT = "42501"  # PostgreSQL's code
-# Rows that exceed work_mem go into a temporary file: that takes no privilege, and leaves no trace.
+NO_RIGHT = "42501"  # SQLSTATE: insufficient privilege
+# Rows that exceed work_mem go into a temporary file, which needs no privilege and leaves no trace.
 TRY_DISK = text("SET LOCAL work_mem = '64kB'; SELECT count(*) FROM generate_series(1, 20000)")
 CANNOT_WRITE = text("""
     SELECT 'the database is read-only'
@@ -50,8 +50,8 @@ class Database(NamekoDatabase):
 
     Each has a pool of its own: to switch a connection to and fro costs as much as a statement. Leave it
     before an RPC or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a wait for a lock as well;
-    one that idles in a transaction is ended by the server. Where the server does not end it, the
-    service does (chassis/connections.py).
+    the server ends a connection that idles in a transaction. Where the server does not answer, the
+    service closes the connection (chassis/connections.py).
     """
 
     def check(self) -> None:
@@ -66,7 +66,7 @@ class Database(NamekoDatabase):
                 **GONE_AFTER,
                 "connection_factory": LimitedConnection,
                 "application_name": self.container.service_name,
-                "client_encoding": "utf8",  # whatever the role, the database or the environment says
+                "client_encoding": "utf8",  # whatever role, database and environment say
             },
         }
 

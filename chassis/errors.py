@@ -54,9 +54,9 @@ def sqlstate(exc: BaseException) -> str:
 
 
 def is_session_unusable(exc: BaseException) -> bool:
-    """Whether the session answers but cannot do the work: it may only read, say, as on a standby.
+    """Whether the session answers but cannot do the work, as a read-only one on a standby.
 
-    PostgreSQL's class 25. No value of a statement causes one of its errors.
+    PostgreSQL's class 25. No value in a statement causes an error of this class.
     """
     return sqlstate(exc)[:2] == "25"
 
@@ -64,7 +64,7 @@ def is_session_unusable(exc: BaseException) -> bool:
 def prevents_writing(exc: BaseException) -> bool:
     """Whether the server refuses a write for a reason of its own.
 
-    It may only be read, a grant is missing, its disk is full (class 53) or broken (class 58).
+    It is read-only, a grant is missing, its disk is full (class 53) or broken (class 58).
     """
     return sqlstate(exc) in ("25006", "42501") or sqlstate(exc)[:2] in ("53", "58")
 

@@ -198,13 +198,14 @@ class EventHandler(NamekoEventHandler):
         return 0 < self.prefetch < PREFETCH
 
     def _handle(self, batch: Sequence[Delivery]) -> None:
-        """Handle a batch, settle each of its messages, and pause where that is due."""
+        """Handle a batch, settle each of its messages, and pause where needed."""
         with self._watch.step():
             pause_reason = self._handle_and_settle(batch)
         if pause_reason:
             self._pause(pause_reason)
 
     def _handle_and_settle(self, batch: Sequence[Delivery]) -> str:
+        """Return the reason for a pause; empty where the handler goes on."""
         result = self._work(batch)
         metrics.EVENTS.labels(self.queue.name, "done").inc(len(result.done))
         metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - len(result.done))
@@ -430,7 +431,7 @@ class EventHandler(NamekoEventHandler):
         self.queue_consumer.apply_prefetch(self)
 
     def _check_running(self) -> None:
-        """For /readyz: raises Unavailable while the handler pauses, or is stuck."""
+        """For /readyz: raises Unavailable while the handler pauses or is stuck."""
         self._watch.check()
         if self.prefetch != PREFETCH:
             raise Unavailable(self._pause_reason)

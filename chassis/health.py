@@ -1,7 +1,7 @@
 """/healthz, /readyz, /startedz and /metrics, outside the worker pool, one server a process.
 
-/healthz says that the loop turns, and never asks broker or database. /readyz asks both. /startedz is
-200 from the end of the start, which reached both, to the begin of the stop.
+/healthz says that the loop turns, and never asks broker or database. /readyz asks both. /startedz
+is 200 from the end of the start until the stop begins.
 """
 
 import json
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 2.0
 ACCEPT_AGAIN_S = 0.1
-KEPT_S = 1.0  # so long a result counts, whoever asks
+KEPT_S = 1.0  # how long a result counts
 PATHS = ("/healthz", "/readyz", "/startedz", "/metrics")
 
 
 class Check:
-    """Calls `check`, which raises where a dependency is unavailable. One call at a time is in flight."""
+    """Calls `check`, which raises where a dependency is unavailable; one call at a time."""
 
     def __init__(self, name: str, check: Callable[[], object]) -> None:
         self._name = name
@@ -38,7 +38,7 @@ class Check:
         self._valid_until = 0.0  # monotonic
 
     def result(self) -> str:
-        """What the check said KEPT_S ago at most: `ok` or `away`."""
+        """The result of a call that ended at most KEPT_S ago: `ok` or `away`."""
         if self._valid_until < monotonic():
             self._valid_until = inf
             self._run = eventlet.spawn(self._call)
@@ -109,8 +109,11 @@ def listen(address: str, setting: str, *, shared: bool = False) -> socket.socket
 
 
 def accept(take: Callable[[], Any], when_failed: Callable[[], object] = lambda: None) -> Any:
-    """The next connection and its address. Where there is no descriptor for it, or the client is gone again,
-    `when_failed` is called, and the next one is waited for; eventlet's server would end."""
+    """Return the next connection and its address.
+
+    Where there is no descriptor for it, or the client has gone, call `when_failed` and wait for the
+    next one. eventlet's own server would end.
+    """
     while True:
         try:
             return take()
@@ -128,7 +131,7 @@ def serve(address: str) -> None:
         host, port = _server.getsockname()[:2]
         log.info("health", extra={"url": f"http://{host}:{port}/readyz"})
         _server.accept = partial(accept, _server.accept)  # type: ignore[method-assign]
-        # A connection that idles is closed, so that those who look don't take all descriptors.
+        # Idle connections are closed, so that monitoring does not use up the descriptors.
         eventlet.spawn(eventlet.wsgi.server, _server, _app, log_output=False, socket_timeout=60)
 
 

@@ -1,8 +1,8 @@
-"""Looks up host names without blocking the process, and connects to PostgreSQL's addresses one by one.
+"""Looks up host names without blocking, and connects to PostgreSQL's addresses one by one.
 
 libpq looks up names in C: while a name server does not answer, nothing else in the process runs.
-Here eventlet's resolver asks /etc/hosts and the name servers of /etc/resolv.conf, and libpq is given
-`hostaddr`. It is given `host` too, because `sslmode=verify-full` and .pgpass go by it.
+Here eventlet's resolver asks /etc/hosts and the name servers of /etc/resolv.conf, and libpq gets
+`hostaddr`. It gets `host` too, because `sslmode=verify-full` and .pgpass go by it.
 """
 
 import socket
@@ -11,7 +11,7 @@ from typing import Any
 
 import eventlet
 import psycopg2
-from eventlet.support import greendns  # not by way of `socket`: EVENTLET_NO_GREENDNS changes nothing here
+from eventlet.support import greendns  # not `socket`, which EVENTLET_NO_GREENDNS changes
 
 from chassis.errors import first_line
 
@@ -20,14 +20,18 @@ CONNECT_TIMEOUT_S = 3  # for each address
 WHERE = ("host", "hostaddr", "port")  # libpq's parameters, each a list with commas
 
 
-def connect(dialect: Any, record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+def connect(
+    dialect: Any,
+    record: object,
+    arguments: Sequence[Any],
+    parameters: Mapping[str, Any],
+) -> Any:
     """Connect to the first address that takes the session and may be written to.
 
-    For SQLAlchemy's `do_connect` event.
-
-    Raises psycopg2.OperationalError, whose one line names each host and why it failed.
+    For SQLAlchemy's `do_connect` event. Raises psycopg2.OperationalError with one line: each host
+    and its failure.
     """
-    # libpq heeds connect_timeout in a process without eventlet's patches, where no other limit works.
+    # For a process without eventlet's patches. In others libpq ignores it, and Timeout works.
     parameters = {"connect_timeout": CONNECT_TIMEOUT_S, **parameters}
     waiting = targets(parameters)
     failures = []
@@ -35,9 +39,12 @@ def connect(dialect: Any, record: object, arguments: Sequence[Any], parameters: 
         target = waiting.pop(0)
         try:
             if needs_lookup(target):
-                waiting[:0] = [{**target, "hostaddr": address} for address in resolve(target["host"])]
+                waiting[:0] = [{**target, "hostaddr": ip} for ip in resolve(target["host"])]
             else:
-                with eventlet.Timeout(CONNECT_TIMEOUT_S, psycopg2.OperationalError("no answer in time")):
+                with eventlet.Timeout(
+                    CONNECT_TIMEOUT_S,
+                    psycopg2.OperationalError("no answer in time"),
+                ):
                     connection = dialect.connect(*arguments, **{**parameters, **target})
                     refuse_read_only(connection)
                     return connection
@@ -48,9 +55,10 @@ def connect(dialect: Any, record: object, arguments: Sequence[Any], parameters: 
 
 
 def refuse_read_only(connection: Any) -> None:
-    """Raises OperationalError for a standby, so that the next server is tried.
+    """Raise OperationalError for a standby, so that the next server is tried.
 
-    Not by `target_session_attrs`: PgBouncer tells all clients what its first server session was.
+    `target_session_attrs` is no way to do it: PgBouncer reports to all clients the state of its
+    first server session.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -63,12 +71,12 @@ def refuse_read_only(connection: Any) -> None:
 
 
 def targets(parameters: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The servers that `parameters` name, in their order, each with its own host, hostaddr and port."""
+    """The servers that `parameters` name, in order, each with its own host, hostaddr and port."""
     lists = {name: str(parameters[name]).split(",") for name in WHERE if name in parameters}
     size = max((len(each) for each in lists.values()), default=1)
     columns = [each * size if len(each) == 1 else each for each in lists.values()]
     if any(len(each) != size for each in columns):
-        return [{}]  # libpq says what is wrong
+        return [{}]  # libpq reports the mistake
     return [dict(zip(lists, row, strict=True)) for row in zip(*columns, strict=True)] or [{}]
 
 
@@ -80,8 +88,8 @@ def needs_lookup(target: Mapping[str, str]) -> bool:
 def resolve(host: str) -> list[str]:
     """The addresses of `host`, those of IPv6 first. Raises gaierror with the reason.
 
-    Nothing is remembered. Eventlet's own resolver keeps "no such name" for as long as the name server
-    says, which may be a day, and never reads /etc/resolv.conf again.
+    Nothing is cached. Eventlet's own resolver keeps "no such name" for as long as the name server
+    says, which may be a day. It never reads /etc/resolv.conf again.
     """
     if greendns.is_ip_addr(host):
         return [host]
@@ -100,8 +108,8 @@ def resolve(host: str) -> list[str]:
 def _look_up(resolver: Any, host: str, family: int, use_network: bool) -> tuple[list[str], str]:
     """The addresses, or none and the reason.
 
-    It runs in a greenthread of its own, and its limit is no Exception: eventlet's resolver goes on with
-    the next name server after any Exception, a caller's time limit included.
+    Its limit is no Exception, and it runs in a greenthread of its own: after any Exception, also
+    that of a caller's time limit, eventlet's resolver would go on with the next name server.
     """
     try:
         with eventlet.Timeout(LOOKUP_TIMEOUT_S):

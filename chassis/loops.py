@@ -1,7 +1,7 @@
 """A loop whose step takes too long is visible: in the log, in a metric, in /readyz.
 
-The waits of a step have limits, so this should never happen. Where one has none after all, the
-service looks healthy: its heartbeats go on, and no error is logged.
+Every wait of a step has a limit, so this should never happen. Without this check, a service that
+waits without a limit looks healthy: its heartbeats go on, and no error is logged.
 """
 
 import logging
@@ -17,7 +17,7 @@ from chassis.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-MAX_BUSY_S = 75.0  # more than a batch of failing events takes, with its last statement
+MAX_BUSY_S = 75.0  # longer than a batch of failing events and its last statement take
 
 
 class LoopWatch:
@@ -37,7 +37,7 @@ class LoopWatch:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Encloses one step. Waiting for work is no step."""
+        """The context of one step. A wait for work is not part of it."""
         self._started = monotonic()
         alarm = get_hub().schedule_call_global(self._limit_s, self._report)
         try:

@@ -43,7 +43,9 @@ LIMITS = """
     SET LOCAL idle_in_transaction_session_timeout = 0
 """
 LOCK_HOLDERS = text("""
-    SELECT DISTINCT virtualtransaction, format('pid %s (%s, role %s)', pid, application_name, usename)
+    SELECT DISTINCT
+        virtualtransaction,
+        format('pid %s (%s, role %s)', pid, application_name, usename)
     FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE granted AND database = datid AND datname = current_database() AND relation >= 16384
 """)  # objects from 16384 on are not PostgreSQL's own
@@ -76,13 +78,17 @@ def services_with_tables(config: dict[str, Any]) -> list[str]:
 
 
 def _engine(uri: str) -> Engine:
-    """One snapshot for a whole transaction would hold up an index build: read committed has none."""
-    options: Any = {"poolclass": NullPool, "isolation_level": "READ COMMITTED"}
-    return create_engine(uri, connect_args={**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S}, **options)
+    """An engine for migrations. A snapshot that lasts a transaction would hold up index builds."""
+    return create_engine(
+        uri,
+        poolclass=NullPool,
+        isolation_level="READ COMMITTED",
+        connect_args={**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S},
+    )
 
 
 def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
-    """Ends with code 1 and a line for each thing that one of the databases lacks."""
+    """Exit with code 1 and a line for each violation, if there is one."""
     lines: list[str] = []
     for service in services:
         with _engine(database_uri(config, "DB_OWNER_URIS", service)).connect() as connection:
@@ -95,7 +101,13 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
     """Bring the service's tables to `revision`, as their owner; several at once take turns."""
     owner = database_uri(config, "DB_OWNER_URIS", service)
     application_role = make_url(database_uri(config, "DB_URIS", service)).username
-    alembic = Config(attributes={"application_role": application_role, "uri": owner, "service": service})
+    alembic = Config(
+        attributes={
+            "application_role": application_role,
+            "uri": owner,
+            "service": service,
+        }
+    )
     alembic.set_main_option("script_location", str(HERE / "alembic"))
     alembic.set_main_option("version_locations", str(migrations_of(service)))
     alembic.set_main_option("path_separator", "newline")
@@ -142,11 +154,12 @@ def without_limits() -> Iterator[None]:
     """In a migration: for index builds and changes of data, which may take hours.
 
         with without_limits():
-            op.drop_index("name", if_exists=True, postgresql_concurrently=True)  # a killed run's
+            # A killed run leaves an invalid index.
+            op.drop_index("name", if_exists=True, postgresql_concurrently=True)
             op.create_index("name", "table", ["column"], postgresql_concurrently=True)
 
-    Each statement in it commits by itself, and what precedes it is committed. Such a migration does
-    nothing else, and all of it can be repeated.
+    Each statement in it commits by itself, and all statements before it are committed first. Such a
+    migration must do nothing else, and must be repeatable as a whole.
     """
     with op.get_context().autocommit_block():
         op.execute("SET lock_timeout = 0; SET statement_timeout = 0")
@@ -159,7 +172,7 @@ def run_migrations() -> None:
     engine = _engine(context.config.attributes["uri"])
     with engine.connect() as turn, turn.begin():
         turn.execute(text(LIMITS))
-        while not turn.execute(TAKE_TURN).scalar():  # a query that waits would hold it up as well
+        while not turn.execute(TAKE_TURN).scalar():  # a query that waits would hold up index builds
             sleep(RETRY_S)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             holders = {*turn.execute(LOCK_HOLDERS)}
@@ -170,7 +183,7 @@ def run_migrations() -> None:
             except OperationalError as exc:
                 if not isinstance(exc.orig, LockNotAvailable):
                     raise
-            holders &= {*turn.execute(LOCK_HOLDERS)}  # those that have held one all the time
+            holders &= {*turn.execute(LOCK_HOLDERS)}  # sessions that held a lock all the time
             names = ", ".join(sorted(name for _, name in holders)) or "short transactions"
             locked = f"{context.config.attributes['service']}: a table is locked by {names}"
             print(f"{locked}; attempt {attempt} of {MAX_ATTEMPTS}", flush=True)
@@ -179,7 +192,7 @@ def run_migrations() -> None:
 
 
 def _migrate(connection: Connection) -> None:
-    """All migrations are one transaction, but for those `without_limits`."""
+    """Run all migrations in one transaction, except the parts `without_limits`."""
     context.configure(connection=connection)
     with context.begin_transaction():
         context.execute(LIMITS)

@@ -34,7 +34,7 @@ Event = tuple[str, dict[str, Any]]  # its type and its fact
 BATCH = 200
 POLL_S = 1.0  # the safety net: a relay is woken after each commit
 PAUSE_S = 0.1  # between the starts of batches that are not full: each costs, and nobody waits for an event
-REACH_S = 1.0  # a pass also looks at this much before the previous one: clocks of copies differ a little
+REACH_S = 1.0  # a pass begins so long before the previous one: clocks differ
 FIRST = str(uuid.UUID(int=0))
 MEASURE_EVERY_S = 5.0
 CLEAN_EVERY_S = 15.0
@@ -85,11 +85,12 @@ class Outbox(DependencyProvider):
     keeps them locked while they are published, so several copies of a service share the work and a
     dead one gives its rows back at once. An event may be published twice; it is never lost.
 
-    A pass is a row of batches, of which the last one is not full. It begins at a position, because
-    the index entries of published events stay until the oldest snapshot is closed, and each scan
-    reads all of them. The position is below every event that this copy has not committed yet.
-    Other events can be below it: those of a copy that died or whose clock is behind, of a replay,
-    and those that found no queue. `_measure` notices them, and the next pass begins at FIRST.
+    A pass is a series of batches that ends with one that is not full. It begins at a position:
+    index entries of published events stay until the oldest snapshot is closed, and a scan from the
+    start reads all of them. The position is below every event that this copy has not committed yet.
+    Other unsent events can be below it: those of a copy that died or whose clock is behind, those
+    of a replay, and those without a queue. `_measure` notices them, and the next pass begins at
+    FIRST.
     """
 
     publisher = ConfirmedPublisher()
@@ -103,7 +104,7 @@ class Outbox(DependencyProvider):
     def setup(self) -> None:
         [self._database] = [d for d in self.container.dependencies if isinstance(d, Database)]
         self._wakeup = Wakeup()
-        self._unfinished: dict[Any, str] = {}  # workers that write events, with an id below all of these
+        self._unfinished: dict[Any, str] = {}  # by worker: an id below its events
         self._stopping = False
         self._after = FIRST  # where the next batch begins
         self._position = self._next_position = _recent_id()
@@ -206,9 +207,12 @@ class Outbox(DependencyProvider):
         return deleted // CLEAN_AT_MOST
 
     def _measure(self) -> int:
-        """Show what waits, and notice unsent events below the position; each copy sees all of them."""
+        """Show the unsent events, and notice those below the position; each copy counts all."""
         with self._database.autocommit() as connection:
-            unsent, oldest_s, below = connection.execute(MEASURE, {"position": self._position}).one()
+            unsent, oldest_s, below = connection.execute(
+                MEASURE,
+                {"position": self._position},
+            ).one()
         self._is_behind = below > 0
         metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
         metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s)
@@ -232,8 +236,8 @@ class Writer:
 
 
 def _recent_id() -> str:
-    """An id below those of the events of the last REACH_S seconds."""
-    return str(uuid.UUID(int=int((time() - REACH_S) * 1000) << 80))  # a uuid7 begins with milliseconds
+    """An id below all ids of the last REACH_S seconds; a uuid7 begins with its milliseconds."""
+    return str(uuid.UUID(int=int((time() - REACH_S) * 1000) << 80))
 
 
 def event_row(event: Event) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class QueueConsumer(NamekoQueueConsumer):
 
     It stays until the last worker is done: Nameko's closes the connection as soon as nothing more is
     consumed, so a service that stops could not ack what it still works on, and it would be done twice.
-    Each wait for the broker has a limit, and a lost connection is made again with all consumers.
+    Each wait for the broker has a limit, and a lost connection is replaced with all its consumers.
     A provider may bring a consumer (`provider.consumer(channel, accept)`) with its own channel, and
     change its `prefetch` while it consumes. With 0 it pauses.
     It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
@@ -43,11 +43,11 @@ class QueueConsumer(NamekoQueueConsumer):
         super().stop()
 
     def create_connection(self) -> Any:
-        """Nameko's has no limit for connecting."""
+        """Connect within a limit; Nameko's own has none."""
         return connect(self.container.config)
 
     def kill(self) -> None:
-        """A broker that does not answer must not keep a service that is out of time."""
+        """Cut the connection first: a broker that does not answer must not delay the end."""
         if self._channel:
             _cut_off(self._channel)
         super().kill()
@@ -74,7 +74,7 @@ class QueueConsumer(NamekoQueueConsumer):
         return consumer
 
     def consume(self, *args: Any, **options: Any) -> Iterator[None]:
-        """Receive messages. kombu's own would make a lost connection again, but no consumers on it."""
+        """Receive messages. kombu's own method would reconnect without the consumers."""
         with self.consumer_context(**options) as (_, channel, _):
             try:
                 while not self.should_stop:
@@ -83,7 +83,7 @@ class QueueConsumer(NamekoQueueConsumer):
                         _open_connection(channel).drain_events(timeout=LOOK_S)
                     _open_connection(channel).heartbeat_tick()
                     yield
-            except CONNECTION_ERRORS:  # else each cancel and close on the way out waits for an answer
+            except CONNECTION_ERRORS:  # otherwise each cancel and close would wait for an answer
                 _cut_off(channel)
                 raise
 
@@ -196,7 +196,7 @@ def _open_connection(channel: Any) -> Any:
 
 
 def _cut_off(channel: Any) -> None:
-    """Whoever waits for the connection of the channel fails at once."""
+    """Shut down the channel's socket, so that all waits for it fail at once."""
     if connection := channel.connection:
         shutdown_safe(connection.transport.sock)
 

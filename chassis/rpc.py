@@ -39,7 +39,7 @@ REPLY_EXPIRES_MS = "60000"  # longer than any caller waits
 
 
 class NotReceived(Unavailable):
-    """The callee never got the call, so it did nothing. Inside the caller only: see RpcConsumer._error."""
+    """The callee never got the call, so it did nothing. Not sent on: see RpcConsumer._error."""
 
 
 class RpcConsumer(NamekoRpcConsumer):
@@ -83,7 +83,7 @@ class RpcConsumer(NamekoRpcConsumer):
         if isinstance(exc, BadRequest):  # the caller's mistake: Nameko's own words for it
             return serialize(exc)
         fault = to_fault(exc, self.container.service_name)
-        # What a call of ours did not do says nothing about what this service did before.
+        # This service may have done something before its own call failed.
         return serialize(Unavailable(*fault.args) if isinstance(fault, NotReceived) else fault)
 
 
@@ -144,11 +144,11 @@ class RpcProxy(DependencyProvider):
     Half of the caller's workers may wait for one service; more calls are Unavailable at once, so that
     one that is dead or slow leaves the other half to what goes without it.
 
-    Calls are Unavailable at once while the broker is: what was not yet written to the socket is withdrawn
-    first. What was written may be done, so it stays DeadlineExceeded.
+    While the broker is unavailable, calls fail at once: a request that is not yet written to the
+    socket is withdrawn first. A written one may be executed, so its call ends by its deadline.
 
-    Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors); of Unavailable, NotReceived where
-    it is certain that the callee did nothing.
+    Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors). NotReceived is the
+    Unavailable after which it is certain that the callee did nothing.
     """
 
     replies = ReplyListener()

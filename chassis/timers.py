@@ -1,7 +1,7 @@
-"""`@timer(interval=1)`: Nameko's, by a clock that nobody sets, and watched.
+"""`@timer(interval=1)`: Nameko's, by a monotonic clock, and watched.
 
-Nameko's own goes by the time of day: after a step back by an hour it does nothing for an hour.
-After a step forward, or a slow tick, it makes up for each tick that it missed.
+Nameko's own goes by the time of day. When that is set back by an hour, the timer pauses for an
+hour. When it is set forward, or a tick is slow, the timer makes up for each missed tick.
 """
 
 from time import monotonic

@@ -14,7 +14,7 @@ from kombu.transport import pyamqp
 from chassis.lookups import resolve
 
 AT_ONCE = 16 * 1024  # bytes
-MAX_SILENCE_S = 10.0  # where py-amqp itself would wait for an answer, or for a write, without end
+MAX_SILENCE_S = 10.0  # of an answer or a write; py-amqp's own waits have no limit
 
 
 class _InLargePieces:
@@ -24,7 +24,7 @@ class _InLargePieces:
     _held: bytearray | None = None
 
     def _connect(self, host: str, port: int, timeout: float) -> None:
-        """Py-amqp would look the name up by eventlet's resolver: see `resolve`."""
+        """Look the name up by `resolve`; py-amqp would use eventlet's resolver and its cache."""
         *others, last = resolve(host)
         for address in others:
             with suppress(OSError):

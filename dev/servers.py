@@ -127,7 +127,7 @@ class Servers:
         return uris
 
     def superuser_dsn(self, name: str = "postgresql") -> str:
-        """Connects psycopg2 to the cluster's own database as its superuser, on the port of that name."""
+        """Connects psycopg2 to the cluster's own database as its superuser; `name` is a port's."""
         password = (self.state / "superuser.password").read_text()
         port = self.ports[name]
         return f"host=127.0.0.1 port={port} user=postgres password={password} dbname=postgres"
@@ -238,8 +238,9 @@ class Servers:
             path.touch(mode=0o600)
             path.write_text(secret)
             _give(path, owner)
-        command = [str(self.postgresql_programs() / "initdb"), "-D", str(unfinished), "--username=postgres"]
-        command += ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"]
+        command = [str(self.postgresql_programs() / "initdb"), "-D", str(unfinished)]
+        command += ["--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"]
+        command += ["--auth=scram-sha-256"]
         command += [f"--pwfile={password}", "--no-sync", "--no-instructions"]
         made = _run(command, "postgres", {"PATH": PATH}, data.parent)
         if made.returncode:

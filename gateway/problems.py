@@ -16,7 +16,7 @@ TYPE = "tag:arch.homework,2026:{}"  # stable, and nothing to be fetched (RFC 415
 RETRY = {"Retry-After": "2"}  # seconds
 UNKNOWN = "Whether it was done is unknown. Repeat it, with the same Idempotency-Key if it had one."
 AWAY = f"A part that this needs is away or overloaded. {UNKNOWN}"
-NOTHING_DONE = "A part that this needs is unavailable or overloaded. Nothing was done: send it again later."
+NOTHING_DONE = "A dependency is unavailable or overloaded. Nothing was done: send it again later."
 
 
 class Problem(Exception):
@@ -70,7 +70,7 @@ def from_exception(exc: Exception) -> Problem:
         return exc
     if isinstance(exc, DeadlineExceeded):
         return Problem(504, "deadline-exceeded", "It took too long", detail=UNKNOWN, headers=RETRY)
-    if isinstance(exc, Unavailable):  # a request is one call, so that one says it of all
+    if isinstance(exc, Unavailable):  # a request makes one call, so that decides it
         return unavailable(NOTHING_DONE if isinstance(exc, NotReceived) else AWAY)
     if isinstance(exc, MethodNotAllowed):
         headers = {"Allow": ", ".join(sorted(exc.valid_methods or []))}

@@ -22,10 +22,13 @@ LINGER_S = 2.0
 
 
 class Connection:
-    """One client, served until it or we end it. It may idle for `idle_s` before each request."""
+    """One client's connection, which may idle for `idle_s` before each request."""
 
     def __init__(
-        self, sock: Any, idle_s: float, respond: Callable[[reading.HttpRequest, "Connection"], Response]
+        self,
+        sock: Any,
+        idle_s: float,
+        respond: Callable[[reading.HttpRequest, "Connection"], Response],
     ) -> None:
         self.sock = sock
         self._idle_s = idle_s
@@ -43,7 +46,7 @@ class Connection:
                 if self.is_last:
                     self._linger()
                     break
-                if self._received:  # many requests in one piece: others have their turn between
+                if self._received:  # pipelined requests: let other connections run between
                     sleep(0)
         except OSError as exc:  # the client is gone, or late
             log.debug("connection lost", extra={"error": str(exc)})
@@ -51,9 +54,9 @@ class Connection:
             self.sock.close()
 
     def finish(self) -> None:
-        """Close it, for one that idles. A request that has arrived meanwhile is answered."""
+        """Close the connection, which idles. A request that has just arrived is answered."""
         self.is_last = True
-        with suppress(OSError):  # the client was quicker
+        with suppress(OSError):  # the client has closed it already
             self.sock.shutdown(socket.SHUT_RD)
 
     def _read_request(self) -> reading.HttpRequest | None:

@@ -171,7 +171,7 @@ def read_query(query: str, schema: Schema) -> dict[str, Any]:
 
 def load(schema: Schema, data: Mapping[str, Any]) -> dict[str, Any]:
     """`data` as `schema` loads it."""
-    if len(data) > MAX_FIELDS:  # each would cost an error
+    if len(data) > MAX_FIELDS:  # each unknown one would cost an error
         raise problems.malformed("Too many fields.")
     try:
         loaded: dict[str, Any] = schema.load(data)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 LAST_REQUEST_S = 1.0  # at a stop a connection that idles is kept so long: a request may be on its way
 KEPT_FILES = 24  # descriptors for the broker, health and the process itself
-MAX_CROWDED = 8  # of connections too many at a time get CROWDED_S
+MAX_CROWDED = 8  # so many refused connections at a time get CROWDED_S
 CROWDED_S = 1.0  # for one connection too many to say something and to read its answer
 DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
 TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
@@ -57,7 +57,7 @@ class WebServer(NamekoWebServer):
         """Answer from now on: about health, and with 503 until the container is up."""
         self._match: Any = None
         self._is_draining = False
-        self._connections: OrderedDict[Connection, None] = OrderedDict()  # by their last request
+        self._connections: OrderedDict[Connection, None] = OrderedDict()  # oldest request first
         self._crowded = 0
         self._sock = health.listen(self._address, PORT_SETTING, shared=self._shared)
         self._sock.settimeout(None)

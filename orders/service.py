@@ -94,10 +94,7 @@ class Service:
 
     @timer(interval=MEASURE_EVERY_S, eager=True)
     def measure(self) -> None:
-        """Show how long the oldest pending order waits, and notice orders that the sweeper missed.
-
-        Each copy of the service does it for itself.
-        """
+        """Show the age of the oldest pending order, and notice orders that the sweeper missed."""
         with self.db.autocommit() as connection:
             oldest_s, is_behind = store.measure_pending(connection, REACH)
         OLDEST_PENDING.set(oldest_s)

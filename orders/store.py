@@ -46,7 +46,8 @@ CLAIM_DUE = text(
     f" FOR UPDATE SKIP LOCKED)) RETURNING {ORDER}, now() - created_at AS age"
 )
 MEASURE_PENDING = text(
-    f"SELECT {OLDEST_S}, coalesce(bool_or(next_attempt_at <= now() - CAST(:reach AS interval)), false)"
+    f"SELECT {OLDEST_S},"
+    " coalesce(bool_or(next_attempt_at <= now() - CAST(:reach AS interval)), false)"
     " FROM orders WHERE status = 'pending'"
 )
 POSTPONE = text(
@@ -102,8 +103,8 @@ def claim_due(
 ) -> list[Order]:
     """Pending orders that are due, with their `age`; no other sweeper gets them for `lease`.
 
-    With `reach`, only those that have been due for less than that. The others cost more: the index
-    keeps an entry of each order that has ended since the oldest snapshot.
+    With `reach`, only orders that have been due for less than that. A search for all of them costs
+    more: it reads the index entry of each order that has ended since the oldest snapshot.
     """
     return [*connection.execute(CLAIM_DUE, {"lease": lease, "limit": limit, "reach": reach})]
 

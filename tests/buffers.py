@@ -1,4 +1,4 @@
-"""How much of a database a statement reads, as PostgreSQL counts it: the same on any machine."""
+"""Counts what a statement reads, by PostgreSQL's own count: the same on any machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ def buffers_of(uri: str, statement: str, parameters: Any) -> int:
 
 @contextmanager
 def old_snapshot(uri: str) -> Iterator[None]:
-    """A transaction as pg_dump's: index entries of rows that change meanwhile can't be removed."""
+    """A transaction like pg_dump's: it keeps the index entries of rows that change meanwhile."""
     connection = psycopg2.connect(uri.replace("+psycopg2", ""))
     connection.set_session(isolation_level="REPEATABLE READ")
     connection.cursor().execute("SELECT 1")

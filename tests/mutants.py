@@ -677,7 +677,7 @@ MUTANTS = [
     ),
     Mutant(
         "only the first address of a database is tried",
-        [Change("chassis/lookups.py", 'resolve(target["host"])]', 'resolve(target["host"])[:1]]')],
+        [Change("chassis/lookups.py", 'resolve(target["host"])', 'resolve(target["host"])[:1]')],
         tests(LOOKUPS, "test_the_next_address_is_tried_where_one_refuses"),
     ),
 ]

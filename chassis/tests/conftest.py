@@ -74,7 +74,7 @@ class Broker:
 
 
 class Proxy:
-    """Stands before the broker: refuses connections, cuts them, or keeps all bytes to itself."""
+    """Stands before the broker: refuses connections, cuts them, or holds all bytes."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._uri = urlsplit(config["AMQP_URI"])
@@ -82,7 +82,8 @@ class Proxy:
         self._passes = True
         self.port = 0
         self.open()
-        own = self._uri._replace(netloc=f"{self._uri.username}:{self._uri.password}@127.0.0.1:{self.port}")
+        user = f"{self._uri.username}:{self._uri.password}"
+        own = self._uri._replace(netloc=f"{user}@127.0.0.1:{self.port}")
         self.config = {**config, "AMQP_URI": own.geturl()}
 
     def open(self) -> None:
@@ -130,7 +131,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(chassis_config: dict[str, Any]) -> Iterator[Proxy]:
-    """A proxy of this test's own; its `config` is for who shall use it."""
+    """A proxy of this test's own; services that use it get its `config`."""
     proxy = Proxy(chassis_config)
     yield proxy
     proxy.close()

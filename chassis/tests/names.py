@@ -44,17 +44,19 @@ class NameServer:
         found = self.addresses.get(asked.name.to_text(omit_final_dot=True))
         if found is None:
             answer.set_rcode(dns.rcode.NXDOMAIN)
-            answer.authority.append(dns.rrset.from_text(asked.name, DAY_S, "IN", "SOA", NO_SUCH_NAME))
+            authority = dns.rrset.from_text(asked.name, DAY_S, "IN", "SOA", NO_SUCH_NAME)
+            answer.authority.append(authority)
         is_ipv6 = asked.rdtype == dns.rdatatype.AAAA
         for address in found or ():  # one record each: dnspython would shuffle those of a set
             if (":" in address) == is_ipv6:
-                answer.answer.append(dns.rrset.from_text(asked.name, DAY_S, "IN", asked.rdtype, address))
+                record = dns.rrset.from_text(asked.name, DAY_S, "IN", asked.rdtype, address)
+                answer.answer.append(record)
         return answer
 
 
 @contextmanager
 def name_server(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[NameServer]:
-    """The only name server that this process knows; /etc/hosts is as it is."""
+    """The only name server of this process; /etc/hosts is read as usual."""
     server = NameServer()
     configuration = folder / "resolv.conf"
     configuration.write_text("nameserver 127.0.0.1\n")

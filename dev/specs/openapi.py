@@ -44,8 +44,8 @@ alone.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `type`, and `errors` by field where fields are
 wrong. A method that a path does not have is answered 405 with `Allow`; what can be read with GET, with HEAD
-too. 503 and 504 leave open whether it was done, unless the `detail` says that nothing was: repeat the request
-under the same `Idempotency-Key`.
+too. 503 and 504 leave open whether it was done, unless the `detail` says that nothing was done:
+repeat the request under the same `Idempotency-Key`.
 """
 
 
@@ -418,7 +418,7 @@ def open_paths() -> dict[str, Piece]:
     shown = {media_type: text() for media_type, _ in files.values()}
     file = {"in": "path", "name": "file", "required": True, "schema": one_of(*sorted(files))}
     readyz = open_path("readyz", "Whether broker and services are reached", {"application/json": ready})
-    summary = "Whether it has started and does not stop: for the readiness probe of a gateway"
+    summary = "Whether it has started and is not stopping: for a gateway's readiness probe"
     startedz = open_path("startedz", summary, {"application/json": ready})
     for path in (readyz, startedz):
         unready = path["responses"]["503"] = response("Not ready.", {"application/json": ready})

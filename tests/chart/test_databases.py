@@ -26,7 +26,7 @@ KEEPER = {
     },
 }
 
-# What new databases are made from, where nobody says otherwise.
+# The template of new databases is LATIN1, so that a default is noticed.
 LATIN1 = (
     "ALTER DATABASE template1 IS_TEMPLATE false",
     "DROP DATABASE template1",
@@ -86,7 +86,7 @@ def make(values: dict[str, Any], admin: dict[str, str], folder: Path) -> dict[st
 
 
 def check(superuser: dict[str, str], passwords: dict[str, str]) -> None:
-    """Each role gets in with its password, into its own database and no other. All texts fit in."""
+    """Each role gets in with its password, into its own database alone. It holds all texts."""
     place = {key: superuser[key] for key in ("host", "port")}
     for name in DATABASES:
         for role in (name, f"{name}_owner"):

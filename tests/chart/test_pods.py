@@ -166,7 +166,7 @@ def test_a_probe_keeps_its_handler_when_only_its_times_are_overridden() -> None:
 
 
 def test_life_is_asked_of_the_process_alone_and_readiness_of_all_it_needs() -> None:
-    """But for the gateway: without its broker its Service would have no pod left to answer 503."""
+    """The gateway is the exception: its Service must have a pod that answers 503."""
     for name, each in deployments(objects("default")).items():
         container = main_container(each)
         assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
@@ -205,7 +205,8 @@ def test_the_gateway_serves_on_until_nobody_sends_to_it_any_more(name: str) -> N
     assert 0 < float(environment["STOP_DELAY_S"]) < float(environment.get("STOP_TIMEOUT_S", 20))
 
 
-NGINX_KEEPS_S = 60  # upstream-keepalive-timeout of ingress-nginx, keepalive_timeout of nginx in an upstream
+# upstream-keepalive-timeout of ingress-nginx, keepalive_timeout of nginx in an upstream
+NGINX_KEEPS_S = 60
 
 
 @EVERY_SET

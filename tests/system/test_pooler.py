@@ -111,7 +111,7 @@ def test_an_order_is_paid_and_the_books_agree(
     caplog,
     tmp_path,
 ) -> None:
-    """And the migration, the audit and the replay work."""
+    """The migration, the audit and the replay work, too."""
     check_databases(config, SERVICES_WITH_TABLES)
     for name in SERVICES_WITH_TABLES:
         migrate_tables(config, name)
@@ -137,7 +137,7 @@ def test_an_order_is_paid_and_the_books_agree(
     assert NOT_IN_FORCE not in caplog.messages
 
 
-def test_sessions_without_limits_are_told_in_one_line(config, pooler, run, caplog) -> None:
+def test_sessions_without_limits_are_reported_in_one_line(config, pooler, run, caplog) -> None:
     clients = [pooler.connect("billing", "billing") for _ in range(2)]
     for statement in ("BEGIN", "ROLLBACK"):  # both at once, so that the pooler needs two sessions
         for client in clients:

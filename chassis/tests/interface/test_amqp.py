@@ -204,7 +204,7 @@ def test_a_withdrawn_message_is_never_sent_and_its_sender_knows(proxied, proxy, 
     assert len(told) == 1
 
 
-def test_a_sender_knows_that_the_broker_left_and_came_back_without_a_message(proxied, proxy) -> None:
+def test_an_idle_sender_notices_an_outage_of_the_broker_and_its_end(proxied, proxy) -> None:
     proxy.close()
     eventually(lambda: "unavailable" in proxied.refusal)
     proxy.open()
@@ -235,8 +235,8 @@ def test_a_broker_that_never_answers_is_unavailable(proxied, proxy, broker, monk
     assert taken(broker, queue) == [2]
 
 
-def test_a_connection_whose_writes_hang_is_given_up(proxy, monkeypatch) -> None:
-    """Its heartbeats would wait behind the write for ever, and nobody would miss the broker's."""
+def test_a_connection_whose_writes_hang_is_closed(proxy, monkeypatch) -> None:
+    """Its heartbeats would wait behind the write for ever, and no missed one would be noticed."""
     monkeypatch.setattr(amqp, "STALLED_S", 0.2)
     sender, told = extension(Sender, {**proxy.config, "HEARTBEAT": 1}), []
     sender.start()

@@ -22,7 +22,11 @@ from conftest import DEADLINE_S, eventually
 
 POOL_SIZE = 3
 TIMEOUT_S = 0.5
-PIDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'users' AND pid <> pg_backend_pid()"
+PIDS = """
+    SELECT pid
+    FROM pg_stat_activity
+    WHERE application_name = 'users' AND pid <> pg_backend_pid()
+"""
 
 
 class Base(DeclarativeBase):
@@ -80,7 +84,7 @@ def both(db: Database) -> list[Callable[[], Any]]:
 
 
 def fill(ways: Any) -> None:
-    """All connections of the pools are made, and returned."""
+    """Open all connections of the pools, and return them."""
     with ExitStack() as stack:
         for way in ways:
             for _ in range(POOL_SIZE):
@@ -89,7 +93,7 @@ def fill(ways: Any) -> None:
 
 @contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """The server's processes: their kernel acknowledges all bytes, and nobody answers."""
+    """Stop server processes: the kernel acknowledges all bytes, and nothing answers."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -123,7 +127,11 @@ def test_no_request_fails_after_a_restart_of_the_database(db, superuser) -> None
     fill(both(db))
 
 
-def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(db, superuser, monkeypatch) -> None:
+def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(
+    db,
+    superuser,
+    monkeypatch,
+) -> None:
     fill(both(db))
     monkeypatch.setattr(connections, "CHECK_IDLE_S", 0)
     monkeypatch.setattr(connections, "CHECK_LIMIT_S", 0.3)
@@ -132,7 +140,11 @@ def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(db, supe
 
 
 @pytest.mark.parametrize("way", ["transaction", "autocommit"])
-def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(db, superuser, way) -> None:
+def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(
+    db,
+    superuser,
+    way,
+) -> None:
     enter = getattr(db, way)
     fill([enter])
     with enter() as connection:
@@ -140,7 +152,8 @@ def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(db, su
     silent = sessions(superuser)
     assert pid in silent
     with stopped(silent), eventlet.Timeout(DEADLINE_S):
-        with pytest.raises(OperationalError, match="did not answer") as caught, enter() as connection:
+        did_not_answer = pytest.raises(OperationalError, match="did not answer")
+        with did_not_answer as caught, enter() as connection:
             connection.execute(text("SELECT 1"))
         assert is_away(caught.value)
         fill([enter])
@@ -203,10 +216,8 @@ def test_a_write_that_is_refused_is_told_until_one_succeeds(db, sql) -> None:
 
 def test_after_a_write_without_room_the_disk_is_tried(db, sql, superuser) -> None:
     """The server's temporary files stand for its disk: their limit has the same class of errors."""
-    raise_full = "RAISE 'no room' USING ERRCODE = 'disk_full'"
-    sql(
-        "users", f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {raise_full}; END $$"
-    )
+    refuse = "BEGIN RAISE 'no room' USING ERRCODE = 'disk_full'; END"
+    sql("users", f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${refuse}$$")
     sql("users", "CREATE TRIGGER refuse BEFORE INSERT ON notes EXECUTE FUNCTION refuse()")
     superuser("ALTER ROLE users SET temp_file_limit = '64kB'")
     try:

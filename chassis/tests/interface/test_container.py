@@ -176,7 +176,7 @@ def test_a_service_stops_and_comes_back_though_the_broker_is_away(
 
 @pytest.fixture
 def frozen_broker(servers) -> Iterator[Callable[[], None]]:
-    """`frozen_broker()`: from now on it acknowledges all bytes, and answers nothing."""
+    """`frozen_broker()` stops the broker: it acknowledges all bytes, and answers nothing."""
     pid = int(servers.rabbitmqctl("eval", "os:getpid().").strip().strip('"'))
     yield lambda: os.kill(pid, signal.SIGSTOP)
     os.kill(pid, signal.SIGCONT)
@@ -203,7 +203,7 @@ def test_a_consumer_leaves_a_broker_that_does_not_answer_without_waiting_for_it(
 
 
 def test_no_consumer_is_missing_after_a_connection_was_lost_unseen(config) -> None:
-    """As by an ack that fails, between two reads of the connection."""
+    """An ack that fails between two reads of the connection has this effect."""
     if not gate.ready():
         gate.send()
     container = Container(Worker, config)
@@ -223,7 +223,7 @@ def test_no_consumer_is_missing_after_a_connection_was_lost_unseen(config) -> No
     with running(container), ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
         queue_consumer._pending_changes.append((Breaking(), Event()))
         lost.wait()
-        assert client.worker.work("heard") == "heard done"
+        assert client.worker.work("received") == "received done"
 
 
 def test_a_queue_that_is_deleted_is_declared_and_consumed_again(config, broker) -> None:

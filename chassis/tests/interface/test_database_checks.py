@@ -1,4 +1,4 @@
-"""A service starts, and a migration runs, on no database that lacks what they take for granted."""
+"""Services and migrations refuse a database that lacks what they assume."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -77,7 +77,7 @@ def changed(superuser: Run, statement: str, back: str) -> Iterator[None]:
 
 
 def refusal(config: dict[str, Any]) -> str:
-    """What a service says that does not start."""
+    """The error text of a service that does not start."""
     with pytest.raises(SystemExit) as ended, eventlet.Timeout(DEADLINE_S):
         Container(Keeper, config).start()
     return str(ended.value)
@@ -103,7 +103,7 @@ def test_a_service_refuses_a_database_that_is_not_utf8(config, database, encodin
     ],
 )
 @pytest.mark.parametrize("where", ["ROLE", "DATABASE"])
-def test_a_service_refuses_a_session_that_is_not_as_needed(
+def test_a_service_refuses_a_setting_that_it_cannot_work_with(
     config, superuser, where, name, value, remedy
 ) -> None:
     change = f"ALTER {where} users SET {name} = '{value}'"
@@ -112,7 +112,7 @@ def test_a_service_refuses_a_session_that_is_not_as_needed(
     statement = f"ALTER ROLE users IN DATABASE users SET {name} = '{remedy}'"
     assert line == f"users: {name} is {value}: {statement}"
     with changed(superuser, change, f"ALTER {where} users RESET {name}"):
-        superuser(statement)  # the remedy is one
+        superuser(statement)  # the remedy works
         with running(Container(Keeper, config)):
             superuser(f"ALTER ROLE users IN DATABASE users RESET {name}")
 
@@ -140,7 +140,7 @@ def test_a_service_refuses_a_server_that_is_too_old(config, monkeypatch, superus
     assert refusal(config) == f"users: version is {version}: upgrade PostgreSQL to 15 or later"
 
 
-def test_the_process_tells_all_that_is_missing_and_ends_with_code_1(nameko_run, superuser) -> None:
+def test_the_process_names_all_violations_and_ends_with_code_1(nameko_run, superuser) -> None:
     superuser("ALTER ROLE users SET synchronous_commit = off")
     superuser("ALTER ROLE users SET IntervalStyle = iso_8601")
     try:
@@ -222,14 +222,14 @@ def test_another_limit_is_in_force_from_the_start_that_brings_it(config, unlimit
             assert _limits_of(connection) == [f"{limit_s}s"] * 3
 
 
-def test_copies_that_start_at_once_do_not_get_in_each_others_way(config, unlimited, caplog) -> None:
+def test_copies_that_start_at_once_do_not_disturb_each_other(config, unlimited, caplog) -> None:
     with running(*(Container(Keeper, config) for _ in range(4))):
         assert unlimited(ROLE_SETTINGS) == [(f"{name}=5000",) for name in TIME_LIMITS]
     assert NOT_IN_FORCE not in caplog.messages
 
 
-def test_a_session_that_has_other_limits_is_told_in_one_line(config, unlimited, caplog) -> None:
-    """As a pooler's that is older than the settings."""
+def test_a_session_with_other_limits_is_reported_in_one_line(config, unlimited, caplog) -> None:
+    """Such is a session of a pooler that is older than the settings."""
     engine = create_engine(
         config["DB_URIS"]["users:Base"],
         connect_args={"options": "-c lock_timeout=0"},

@@ -1,4 +1,4 @@
-"""Databases by name: name servers that do not answer, and addresses that change or do not answer."""
+"""Databases by name: name servers that do not answer, addresses that change or are silent."""
 
 import socket
 import subprocess
@@ -22,7 +22,8 @@ from chassis.tests.names import NameServer, name_server
 from conftest import DEADLINE_S, eventually
 from dev.servers import Servers
 
-pytestmark = pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")  # eventlet does
+# eventlet calls what dnspython has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")
 
 HOST = "db.shop.test"
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # PostgreSQL listens here only
@@ -49,14 +50,14 @@ def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[NameServe
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that tests take less time."""
+    """Short limits, so that tests take less time."""
     monkeypatch.setattr(lookups, "LOOKUP_TIMEOUT_S", 1)
     monkeypatch.setattr(lookups, "CONNECT_TIMEOUT_S", 1)
 
 
 @pytest.fixture
 def connect(suite_config: dict[str, Any], limits: None) -> Callable[..., str]:
-    """`connect("name:port", ...)`: connects as a service does; the address that PostgreSQL was reached at."""
+    """`connect("name:port", ...)` connects as a service does; returns PostgreSQL's address."""
     url = make_url(suite_config["DB_URIS"]["users:Base"])
 
     def run(*hosts: str, **query: str) -> str:
@@ -76,7 +77,7 @@ def port(servers: Servers) -> int:
 
 @pytest.fixture
 def mute(port: int) -> Iterator[socket.socket]:
-    """A server that takes connections and never says a word, at PostgreSQL's port elsewhere."""
+    """A server that accepts connections and never answers, at PostgreSQL's port elsewhere."""
     with closing(eventlet.listen((ELSEWHERE, port))) as listening:
         yield listening
 
@@ -108,7 +109,8 @@ def test_a_service_is_alive_without_name_server_and_follows_its_database(
     with keeper(chassis_config):
         eventually(lambda: get("/readyz") == 200)
         names.is_silent = True
-        superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'")
+        sessions = "pg_stat_activity WHERE application_name = 'users'"
+        superuser(f"SELECT pg_terminate_backend(pid) FROM {sessions}")
         eventually(lambda: get("/readyz") == 503)
         lookup = eventlet.spawn(get, "/readyz")
         while not lookup.dead:
@@ -186,10 +188,14 @@ def test_the_limit_of_a_caller_ends_a_lookup(names: NameServer) -> None:
         lookups.resolve(HOST)
 
 
-def test_without_eventlets_patches_a_connection_has_a_limit_too(port: int, mute: socket.socket) -> None:
+def test_without_eventlets_patches_a_connection_has_a_limit_too(
+    port: int,
+    mute: socket.socket,
+) -> None:
     code = (
         "from chassis import lookups; from sqlalchemy import create_engine, event;"
-        f"engine = create_engine('postgresql+psycopg2://u:p@{ELSEWHERE}:{port}/d?connect_timeout=1');"
+        f"uri = 'postgresql+psycopg2://u:p@{ELSEWHERE}:{port}/d?connect_timeout=1';"
+        "engine = create_engine(uri);"
         "event.listen(engine, 'do_connect', lookups.connect); engine.connect()"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
@@ -201,7 +207,8 @@ def test_without_eventlets_patches_a_connection_has_a_limit_too(port: int, mute:
 def connect_to_broker(servers: Servers, chassis_config: dict[str, Any]) -> Callable[[], None]:
     """Connects to the broker by a name."""
     uri = f"amqp://shop:shop@{HOST}:{servers.ports['rabbitmq']}/"
-    return lambda: amqp.connect({**chassis_config, "AMQP_URI": uri}).transport.establish_connection().close()
+    config = {**chassis_config, "AMQP_URI": uri}
+    return lambda: amqp.connect(config).transport.establish_connection().close()
 
 
 def test_a_broker_is_found_as_soon_as_its_name_is_back(

@@ -1,4 +1,4 @@
-"""Migrations beside other sessions: they wait for no lock for long, and index builds have time."""
+"""Migrations beside other sessions: short waits for locks, and no limit for index builds."""
 
 import shutil
 import subprocess
@@ -41,7 +41,8 @@ def upgrade():
     with without_limits():
         op.drop_index("users_by_locale", if_exists=True, postgresql_concurrently=True)
         op.create_index("users_by_locale", "users", ["locale"], postgresql_concurrently=True)
-        op.execute("INSERT INTO limits SELECT current_setting('statement_timeout') FROM pg_sleep(0.3)")
+        op.execute("INSERT INTO limits SELECT current_setting('statement_timeout')"
+                   " FROM pg_sleep(0.3)")
     op.execute("UPDATE limits SET after = current_setting('statement_timeout')")
 """
 
@@ -76,7 +77,8 @@ def command(config_file) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
         def start(folder: str) -> subprocess.Popen[str]:
             arguments = [sys.executable, "-W", "ignore", "-c", COMMAND, folder, config_file]
-            process = stack.enter_context(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
+            process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(process)
             stack.callback(process.kill)
             return process
 
@@ -94,14 +96,15 @@ def reader(config) -> Iterator[Any]:
 
 @pytest.fixture
 def impatient_owner(superuser) -> Iterator[None]:
-    """A database whose sessions end a statement after a tenth of a second, unless they say otherwise."""
+    """The database ends statements after 0.1 s, unless a session has another limit."""
     superuser("ALTER DATABASE users SET statement_timeout = '100ms'")
     yield
     superuser("ALTER DATABASE users RESET statement_timeout")
 
 
 def has_queued(sql: Callable[..., Any]) -> bool:
-    return bool(sql("users", "SELECT 1 FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted"))
+    waiting = "SELECT 1 FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted"
+    return bool(sql("users", waiting))
 
 
 def test_a_migration_that_waits_for_a_lock_lets_queries_pass_and_succeeds_once_it_is_free(
@@ -130,10 +133,11 @@ def test_a_migration_whose_table_stays_locked_ends_with_one_line_and_changes_not
     monkeypatch.setattr(migrate, "check_queue_limits", lambda *arguments: None)  # takes seconds
     with pytest.raises(SystemExit) as ended:
         migrate.main(["--config", config_file, "users"])
-    pid = reader.info.backend_pid
-    assert f"a table is locked by pid {pid} (report, role users): run it again later" in ended.value.code
+    holder = f"pid {reader.info.backend_pid} (report, role users)"
+    assert f"a table is locked by {holder}: run it again later" in ended.value.code
     assert "\n" not in ended.value.code
-    assert sql("users", "SELECT to_regclass('limits'), version_num FROM alembic_version") == [(None, "0001")]
+    found = sql("users", "SELECT to_regclass('limits'), version_num FROM alembic_version")
+    assert found == [(None, "0001")]
 
 
 def test_index_builds_have_no_time_limit_and_several_migrations_take_turns(
@@ -142,7 +146,8 @@ def test_index_builds_have_no_time_limit_and_several_migrations_take_turns(
     folder = migrations(INDEX)
     sql("users", "SELECT pg_advisory_lock(7369001)")
     processes = [command(folder) for _ in range(2)]
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_xact_lock%'"
+    try_lock = "SELECT pg_try_advisory_xact_lock%"
+    waiting = f"SELECT count(*) FROM pg_stat_activity WHERE query LIKE '{try_lock}'"
     eventually(lambda: superuser(waiting) == [(2,)])
     assert sql("users", "SELECT to_regclass('limits')") == [(None,)]
     sql("users", "SELECT pg_advisory_unlock(7369001)")

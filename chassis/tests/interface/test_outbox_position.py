@@ -33,8 +33,8 @@ class Base(DeclarativeBase):
     pass
 
 
-class Teller:
-    """A service that emits; an event of the type "slow" is committed when `released` is sent."""
+class Emitter:
+    """A service that emits events; one of the type "slow" is committed when `released` is sent."""
 
     name = "users"
     released = Event()
@@ -43,7 +43,7 @@ class Teller:
     outbox = Outbox()
 
     @rpc
-    def tell(self, event_type: str) -> None:
+    def emit(self, event_type: str) -> None:
         with self.db.transaction() as connection:
             self.outbox.add(connection, [(event_type, {})])
             if event_type == "slow":
@@ -60,7 +60,7 @@ def _quick(monkeypatch, sql) -> None:
 @pytest.fixture
 def relay(chassis_config) -> Iterator[Outbox]:
     """The outbox of a service that runs."""
-    container = Container(Teller, chassis_config)
+    container = Container(Emitter, chassis_config)
     with running(container):
         [provider] = [d for d in container.dependencies if isinstance(d, Outbox)]
         yield provider
@@ -74,7 +74,7 @@ def measures_once(monkeypatch) -> None:
 
 
 def event_id(age_s: float) -> str:
-    """A uuid7 that a clock which is behind by `age_s` makes."""
+    """A uuid7 of a clock that is `age_s` behind."""
     return str(uuid.UUID(int=(int((time() - age_s) * 1000) << 80) | random.getrandbits(74)))
 
 
@@ -96,11 +96,13 @@ def test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot(
 ) -> None:
     owner, service = (chassis_config[name]["users:Base"] for name in ("DB_OWNER_URIS", "DB_URIS"))
     broker.bind(EXCHANGE, "told")
-    with old_snapshot(owner), recorded(relay._database.engine, "UPDATE outbox SET sent_at = now()") as looks:
-        with psycopg2.connect(owner.replace("+psycopg2", "")) as connection:  # no relay sees them unsent
+    engine = relay._database.engine
+    with old_snapshot(owner), recorded(engine, "UPDATE outbox SET sent_at = now()") as looks:
+        # One transaction, so that no relay sees them unsent.
+        with psycopg2.connect(owner.replace("+psycopg2", "")) as connection:
             write(connection.cursor(), [event_id(age_s=60) for _ in range(10_000)])
             connection.cursor().execute("UPDATE outbox SET sent_at = now()")
-        rpc.users.tell("told")
+        rpc.users.emit("told")
         eventually(lambda: all_sent(sql))
         start = len(looks)
         eventually(lambda: len(looks) > start)
@@ -112,7 +114,7 @@ def test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot(
 def test_an_event_whose_clock_is_an_hour_behind_is_published(relay, rpc, broker, sql) -> None:
     """Its own copy of the service died after the commit."""
     queue = broker.bind(EXCHANGE, "told")
-    rpc.users.tell("told")
+    rpc.users.emit("told")
     eventually(lambda: all_sent(sql))
     with psycopg2.connect(relay._database.db_uri.replace("+psycopg2", "")) as connection:
         write(connection.cursor(), [event_id(age_s=HOUR_S)])
@@ -123,14 +125,14 @@ def test_an_event_that_is_committed_after_newer_ones_goes_at_once(
     measures_once, relay, rpc, broker, monkeypatch
 ) -> None:
     """The position stays below what the service's own workers have yet to commit."""
-    monkeypatch.setattr(Teller, "released", Event())
+    monkeypatch.setattr(Emitter, "released", Event())
     slow, told = broker.bind(EXCHANGE, "slow"), broker.bind(EXCHANGE, "told")
-    call = rpc.users.tell.call_async("slow")
+    call = rpc.users.emit.call_async("slow")
     eventually(lambda: relay._unfinished)
     for count in (1, 2, 3):
-        rpc.users.tell("told")
+        rpc.users.emit("told")
         eventually(lambda count=count: broker.count(told) == count)
-    Teller.released.send()
+    Emitter.released.send()
     call.result()
     eventually(lambda: broker.count(slow) == 1)
 
@@ -147,7 +149,7 @@ def test_events_wait_above_the_position_while_publishing_fails(
 
     with monkeypatch.context() as patch:
         patch.setattr(relay.publisher, "publish", fail)
-        rpc.users.tell("told")
+        rpc.users.emit("told")
         eventually(lambda: len(failures) >= 2)
     eventually(lambda: broker.count(queue) == 1)
     eventually(lambda: all_sent(sql))
@@ -156,7 +158,7 @@ def test_events_wait_above_the_position_while_publishing_fails(
 def test_every_event_is_published_whatever_the_clocks_of_those_who_write_and_relay(
     chassis_config, broker, sql
 ) -> None:
-    """Transactions of any length, some of which fail, beside relays of which some die."""
+    """Some transactions are long and some fail. Some relays die."""
     queue = broker.bind(EXCHANGE, "told")
     uri = chassis_config["DB_URIS"]["users:Base"].replace("+psycopg2", "")
     chance = random.Random(14)
@@ -180,15 +182,16 @@ def test_every_event_is_published_whatever_the_clocks_of_those_who_write_and_rel
         for _ in range(TRANSACTIONS):
             connection = psycopg2.connect(uri)
             connection.cursor().execute(
-                "UPDATE outbox SET sent_at = now() WHERE event_id = ANY(ARRAY(SELECT event_id FROM outbox"
-                " WHERE sent_at IS NULL LIMIT 5 FOR UPDATE SKIP LOCKED))"
+                "UPDATE outbox SET sent_at = now() WHERE event_id = ANY(ARRAY("
+                "SELECT event_id FROM outbox WHERE sent_at IS NULL LIMIT 5 FOR UPDATE SKIP LOCKED"
+                "))"
             )
             eventlet.sleep(chance.choice([0, 0.1]))
             connection.close()
 
     with ExitStack() as stack:
         for _ in range(RELAYS):
-            stack.enter_context(running(Container(Teller, chassis_config)))
+            stack.enter_context(running(Container(Emitter, chassis_config)))
         threads = [eventlet.spawn(work) for _ in range(WRITERS)] + [eventlet.spawn(take_and_die)]
         for thread in threads:
             thread.wait()

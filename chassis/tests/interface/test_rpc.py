@@ -225,14 +225,17 @@ def test_a_blocked_broker_fails_a_call_at_once(asker, echo, servers) -> None:
 
 @pytest.fixture
 def distant(proxy, asker) -> Iterator[Container]:
-    """A second copy of the service that asks, behind the proxy; the other service is not."""
+    """A second copy of the calling service, which reaches the broker through the proxy."""
     container = Container(Asker, proxy.config)
     with running(container):
         assert dependency(container, "echo").echo(value=1) == 1
         yield container
 
 
-def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(distant, proxy) -> None:
+def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
+    distant,
+    proxy,
+) -> None:
     echo = dependency(distant, "echo")
     proxy.close()
     eventually(lambda: echo._proxy.sender._link.closed)
@@ -249,7 +252,7 @@ def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(d
 
 
 def answer_of(echo: Any) -> Any:
-    """What it says to 1; None where it can't be asked."""
+    """Its reply to 1; None while it is unavailable."""
     with suppress(DeadlineExceeded, Unavailable):
         return echo.echo(value=1)
 
@@ -260,7 +263,7 @@ def test_a_call_that_the_socket_has_stays_unknown(distant, proxy) -> None:
         dependency(distant, "hasty").hold(gate="held back")
     assert "held back" not in gates
     proxy.release()
-    eventually(lambda: "held back" in gates)  # so it was right not to deny it
+    eventually(lambda: "held back" in gates)  # the call was executed after all
     gates["held back"].send()
     assert pending(distant) == 0
 

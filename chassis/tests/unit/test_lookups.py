@@ -11,7 +11,8 @@ from chassis.lookups import needs_lookup, resolve, targets
 
 def parameters(rest: str) -> dict[str, Any]:
     """What SQLAlchemy gives psycopg2 for this URI."""
-    _, given = PGDialect_psycopg2().create_connect_args(make_url(f"postgresql+psycopg2://u:p@{rest}"))
+    url = make_url(f"postgresql+psycopg2://u:p@{rest}")
+    _, given = PGDialect_psycopg2().create_connect_args(url)
     return dict(given)
 
 
@@ -29,7 +30,10 @@ def parameters(rest: str) -> dict[str, Any]:
         ("/d", [{}]),
     ],
 )
-def test_each_host_of_a_uri_is_tried_with_its_own_port(rest: str, expected: list[dict[str, str]]) -> None:
+def test_each_host_of_a_uri_is_tried_with_its_own_port(
+    rest: str,
+    expected: list[dict[str, str]],
+) -> None:
     assert targets(parameters(rest)) == expected
 
 
@@ -41,7 +45,7 @@ def test_one_port_holds_for_all_addresses() -> None:
     ]
 
 
-def test_what_does_not_match_is_left_to_libpq() -> None:
+def test_lists_of_different_lengths_are_left_to_libpq() -> None:
     assert targets({"host": "a,b,c", "hostaddr": "::1,::2"}) == [{}]
 
 

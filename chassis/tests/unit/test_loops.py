@@ -1,4 +1,4 @@
-"""A loop that is stuck is visible, and timers that nobody's clock stops."""
+"""Stuck loops are visible, and timers do not depend on the time of day."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def test_a_step_that_fails_is_over() -> None:
 
 
 class Ticking(Timer):
-    """A timer without a container: each tick is counted, and ends at once unless `blocks` is set."""
+    """A timer without a container. It counts ticks; each ends at once unless `blocks` is set."""
 
     def __init__(self, interval: float, **options: Any) -> None:
         super().__init__(interval, **options)

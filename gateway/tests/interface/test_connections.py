@@ -308,7 +308,12 @@ def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
 
 
 @pytest.mark.parametrize("first", [b"", HEALTHZ + b"\r\n"], ids=["the first", "after another"])
-def test_an_empty_line_alone_is_no_request_that_must_be_answered(address, server, monkeypatch, first) -> None:
+def test_an_empty_line_alone_is_no_request_that_must_be_answered(
+    address,
+    server,
+    monkeypatch,
+    first,
+) -> None:
     monkeypatch.setattr(server, "_idle_s", 1.0)
     monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
     with socket.create_connection(address, DEADLINE_S) as connection:
@@ -392,7 +397,7 @@ def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(book, gat
 
 @pytest.fixture
 def few(server, monkeypatch) -> int:
-    """How many connections may be open now: few."""
+    """The number of connections that may be open now, a low one."""
     eventually(lambda: not server._connections)
     monkeypatch.setattr(server, "_most", 3)
     return 3
@@ -417,7 +422,12 @@ def test_one_connection_too_many_is_answered_and_closed_where_all_others_are_bus
         connection.close()
 
 
-def test_the_connection_that_idles_longest_makes_room_for_a_new_one(server, few, address, raw) -> None:
+def test_the_connection_that_idles_longest_makes_room_for_a_new_one(
+    server,
+    few,
+    address,
+    raw,
+) -> None:
     kept = [socket.create_connection(address, DEADLINE_S) for _ in range(few)]
     for connection in [*kept, kept[0]]:
         connection.sendall(HEALTHZ + b"\r\n")
@@ -468,7 +478,11 @@ def test_health_says_what_is_reached(client) -> None:
     assert "shop_rpc_call_seconds" in client.get("/metrics").text
 
 
-def test_a_gateway_without_descriptors_refuses_connections_and_lives(server, client, monkeypatch) -> None:
+def test_a_gateway_without_descriptors_refuses_connections_and_lives(
+    server,
+    client,
+    monkeypatch,
+) -> None:
     accept, tried = server._sock.accept, []
 
     def no_descriptor() -> Any:

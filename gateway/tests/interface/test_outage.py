@@ -1,4 +1,4 @@
-"""A real gateway without its broker for longer than Kubernetes looks on, and one short of descriptors."""
+"""A real gateway without its broker for 40 s, and one short of file descriptors."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ from tests.serving import serving
 from tests.system.processes import START_S, Process
 
 OUTAGE_S = 40  # two failed probes take 20 s at most; heartbeats are missed after 20 s
-AT_ONCE_S = 3  # what waits for a deadline takes 5 s
+AT_ONCE_S = 3  # a request that waits for its deadline takes 5 s
 FILES = 128
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n"
 USER = {
@@ -46,7 +46,8 @@ def ports() -> Ports:
 def get(ports: Ports, path: str, server: str = "gateway") -> int:
     """The status of the answer; 0 where nobody listens."""
     try:
-        return requests.get(f"http://127.0.0.1:{ports[server]}{path}", timeout=DEADLINE_S).status_code
+        url = f"http://127.0.0.1:{ports[server]}{path}"
+        return requests.get(url, timeout=DEADLINE_S).status_code
     except requests.ConnectionError:
         return 0
 
@@ -104,7 +105,7 @@ def signed_up(ports: Ports) -> Client:
 
 
 def without_a_broker(ports: Ports, client: Client, until: float) -> None:
-    """That everything which needs no broker is answered until then, and the rest refused at once."""
+    """Expect answers where no broker is needed, and refusals at once elsewhere, until then."""
     for _ in range(4):
         for method, path, body in [*REQUESTS, ("POST", "/users", SIGN_UP)]:
             assert_refused(client.request(method, path, json=body, timeout=AT_ONCE_S))

@@ -52,7 +52,7 @@ def test_what_may_work_later_says_when_to_try_again(exc: Exception) -> None:
 
 
 def test_what_was_certainly_not_done_is_not_called_unknown() -> None:
-    """Else a client would have to look whether it was."""
+    """Otherwise the client would have to find out."""
     assert "Nothing was done" in answer(NotReceived(SECRETS))[1]["detail"]
     for unknown in (Unavailable(SECRETS), DeadlineExceeded(SECRETS)):
         assert "unknown" in answer(unknown)[1]["detail"]

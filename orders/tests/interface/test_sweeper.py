@@ -136,7 +136,7 @@ def test_a_metric_tells_how_long_the_oldest_pending_order_waits(pending, billing
 
 
 def insert_due(sql, count: int, due: str) -> None:
-    """Pending orders, due so long ago, of a copy that died."""
+    """Insert pending orders that have been due for so long: their copy died."""
     sql(
         "orders",
         "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"
