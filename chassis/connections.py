@@ -68,7 +68,7 @@ class ConnectionLimits:
     def _prepare(self, connection: Any, record: Any) -> None:
         """Read ids as text, as everywhere in the suite; SQLAlchemy's default is UUID objects."""
         extensions.register_type(_UUID_AS_TEXT, connection)
-        self._note_use(connection, record)
+        connection.limit_s = self._limit_s
 
     def _note_use(self, connection: Any, record: Any) -> None:
         if connection:  # None: it was invalidated
@@ -76,9 +76,13 @@ class ConnectionLimits:
             record.info[USED_AT] = monotonic()
 
     def _check_idle(self, connection: Any, record: Any, proxy: Any) -> None:
-        """Check a connection that has idled or has input: the server may have closed it."""
+        """Check a connection that has idled or has input: the server may have closed it.
+
+        A new one is not checked: SQLAlchemy gives up after two checks that fail.
+        """
+        used_at = record.info.get(USED_AT)
         try:
-            if monotonic() - record.info[USED_AT] > CHECK_IDLE_S or _has_input(connection):
+            if used_at and (monotonic() - used_at > CHECK_IDLE_S or _has_input(connection)):
                 connection.limit_s = CHECK_LIMIT_S
                 self._engine.dialect.do_ping(connection)
                 connection.limit_s = self._limit_s

@@ -40,7 +40,8 @@ CONNECT_TIMEOUT_S = 5
 LIMITS = """
     SET LOCAL lock_timeout = '1s';
     SET LOCAL statement_timeout = '60s';
-    SET LOCAL idle_in_transaction_session_timeout = 0
+    SET LOCAL idle_in_transaction_session_timeout = 0;
+    SET LOCAL tcp_keepalives_idle = 30
 """
 LOCK_HOLDERS = text("""
     SELECT DISTINCT
@@ -170,10 +171,13 @@ def without_limits() -> Iterator[None]:
 def run_migrations() -> None:
     """What chassis/alembic/env.py runs. Raises CommandError where a table stays locked."""
     engine = _engine(context.config.attributes["uri"])
+    service = context.config.attributes["service"]
     with engine.connect() as turn, turn.begin():
         turn.execute(text(LIMITS))
-        while not turn.execute(TAKE_TURN).scalar():  # a query that waits would hold up index builds
-            sleep(RETRY_S)
+        if not turn.execute(TAKE_TURN).scalar():
+            print(f"{service}: another migration runs; waiting for its end", flush=True)
+            while not turn.execute(TAKE_TURN).scalar():  # a query that waits would hold up index builds
+                sleep(RETRY_S)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             holders = {*turn.execute(LOCK_HOLDERS)}
             try:
@@ -185,7 +189,7 @@ def run_migrations() -> None:
                     raise
             holders &= {*turn.execute(LOCK_HOLDERS)}  # sessions that held a lock all the time
             names = ", ".join(sorted(name for _, name in holders)) or "short transactions"
-            locked = f"{context.config.attributes['service']}: a table is locked by {names}"
+            locked = f"{service}: a table is locked by {names}"
             print(f"{locked}; attempt {attempt} of {MAX_ATTEMPTS}", flush=True)
             sleep(RETRY_S)
     raise CommandError(f"{locked}: run it again later")

@@ -9,6 +9,7 @@ from eventlet.event import Event
 from eventlet.greenio import shutdown_safe
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
+from chassis import health
 from chassis.amqp import CONNECTION_ERRORS, connect
 
 LOOK_S = 0.2
@@ -41,6 +42,14 @@ class QueueConsumer(NamekoQueueConsumer):
         """Called when the workers are done."""
         self._workers_are_done = True
         super().stop()
+
+    def setup(self) -> None:
+        super().setup()
+        health.add_check(self.container.service_name, "consumer", self._check_connected)
+
+    def _check_connected(self) -> None:
+        """For /readyz: raises where requests, replies and events are not received."""
+        _open_connection(self._channel)
 
     def create_connection(self) -> Any:
         """Connect within a limit; Nameko's own has none."""
@@ -190,7 +199,7 @@ class QueueConsumer(NamekoQueueConsumer):
 
 
 def _open_connection(channel: Any) -> Any:
-    if not (channel.connection and channel.connection.connected):
+    if not (channel and channel.connection and channel.connection.connected):
         raise ConnectionResetError("the broker connection is lost")
     return channel.connection
 

@@ -35,6 +35,7 @@ class Connection:
         self.is_idle = True  # nothing of the next request has come
         self.is_last = False  # close after this answer
         self._respond = respond
+        self._wait_for(idle_s)
         self._received = b""  # and not yet read
 
     def serve(self) -> None:
@@ -52,6 +53,10 @@ class Connection:
             log.debug("connection lost", extra={"error": str(exc)})
         finally:
             self.sock.close()
+
+    def idles_for(self, seconds: float) -> bool:
+        """Whether nothing of the next request has come for so long."""
+        return self.is_idle and not self.is_last and monotonic() >= self._deadline - self._idle_s + seconds
 
     def finish(self) -> None:
         """Close the connection, which idles. A request that has just arrived is answered."""
@@ -106,6 +111,8 @@ class Connection:
         except OSError:  # the client is gone: nobody reads the answer
             self._received = b""
         body, self._received = self._received[: request.unread], self._received[request.unread :]
+        if len(body) < request.unread and self.is_last:  # we ended the reading: see `finish`
+            raise problems.unavailable(problems.NOTHING_DONE)
         if len(body) < request.unread:
             raise problems.malformed("The body is shorter than its Content-Length.")
         request.unread = 0

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LAST_REQUEST_S = 1.0  # at a stop a connection that idles is kept so long: a request may be on its way
 KEPT_FILES = 24  # descriptors for the broker, health and the process itself
+MIN_IDLE_S = 0.2  # a client that asks again and again keeps its connection
 MAX_CROWDED = 8  # so many refused connections at a time get CROWDED_S
 CROWDED_S = 1.0  # for one connection too many to say something and to read its answer
 DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
@@ -91,7 +92,7 @@ class WebServer(NamekoWebServer):
                 pass
 
     def _serve(self, sock: Any) -> None:
-        if len(self._connections) >= self._most and not self._finish_idle():
+        if len(self._connections) >= self._most and not self._finish_idle(MIN_IDLE_S):
             self._refuse(sock)
             return
         connection = Connection(sock, self._idle_s, self._respond)
@@ -103,9 +104,9 @@ class WebServer(NamekoWebServer):
         finally:
             del self._connections[connection]
 
-    def _finish_idle(self) -> bool:
-        """Close the connection that has idled longest; False where none idles."""
-        idle = next((c for c in self._connections if c.is_idle and not c.is_last), None)
+    def _finish_idle(self, at_least_s: float = 0) -> bool:
+        """Close the connection that has idled longest; False where none has idled for so long."""
+        idle = next((c for c in self._connections if c.idles_for(at_least_s)), None)
         if idle:
             idle.finish()
         return idle is not None

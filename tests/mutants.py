@@ -621,7 +621,7 @@ MUTANTS = [
         [
             Change(
                 "chassis/connections.py",
-                "if monotonic() - record.info[USED_AT] > CHECK_IDLE_S or _has_input(connection):",
+                "if used_at and (monotonic() - used_at > CHECK_IDLE_S or _has_input(connection)):",
                 "if False:",
             )
         ],

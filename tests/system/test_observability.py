@@ -18,7 +18,7 @@ def test_each_service_tells_its_health(suite, name) -> None:
     healthz = suite.health(name, "/healthz")
     assert (healthz.status_code, healthz.json()) == (200, {"status": "ok"})
     ready = suite.health(name, "/readyz").json()
-    checks = ["started", "broker", *(handler.method_name for handler in handlers(name))]
+    checks = ["started", "broker", "consumer", *(handler.method_name for handler in handlers(name))]
     checks += LOOPS.get(name, [])
     checks += ["database"] if name != "gateway" else []
     assert ready == {"status": "ready", "checks": {f"{name} {check}": "ok" for check in checks}}

@@ -127,6 +127,24 @@ def test_no_request_fails_after_a_restart_of_the_database(db, superuser) -> None
     fill(both(db))
 
 
+def test_a_second_loss_in_one_checkout_is_an_error_of_the_database(db, superuser, monkeypatch) -> None:
+    """As in a restart of PostgreSQL: the connection that replaces the first one is lost, too."""
+    fill([db.autocommit])
+    has_input = connections._has_input
+    losses = []
+
+    def lose(connection: Any) -> bool:
+        if len(losses) < 2:
+            losses.append(connection.info.backend_pid)
+            superuser(f"SELECT pg_terminate_backend({losses[-1]})")
+            eventually(lambda: losses[-1] not in sessions(superuser))
+        return has_input(connection)
+
+    monkeypatch.setattr(connections, "_has_input", lose)
+    fill([db.autocommit])
+    assert losses
+
+
 def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(
     db,
     superuser,

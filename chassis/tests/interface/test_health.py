@@ -52,7 +52,12 @@ def readiness() -> tuple[int, dict[str, str]]:
 
 def test_a_service_that_is_up_is_ready(keeper) -> None:
     eventually(lambda: readiness()[0] == 200)
-    assert set(readiness()[1]) == {"users started", "users broker", "users database"}
+    assert set(readiness()[1]) == {
+        "users started",
+        "users broker",
+        "users consumer",
+        "users database",
+    }
 
 
 def test_without_its_database_a_service_is_alive_and_not_ready(keeper, superuser) -> None:

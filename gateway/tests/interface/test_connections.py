@@ -15,7 +15,7 @@ import pytest
 from eventlet.event import Event
 
 from conftest import eventually
-from gateway import protocol
+from gateway import protocol, web
 from gateway.web import WebServer
 
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
@@ -422,12 +422,24 @@ def test_one_connection_too_many_is_answered_and_closed_where_all_others_are_bus
         connection.close()
 
 
-def test_the_connection_that_idles_longest_makes_room_for_a_new_one(
-    server,
-    few,
-    address,
-    raw,
+def test_a_connection_that_is_used_again_and_again_is_not_closed_for_a_new_one(
+    server, few, address, raw
 ) -> None:
+    kept = [socket.create_connection(address, DEADLINE_S) for _ in range(few)]
+    for connection in kept:
+        connection.sendall(HEALTHZ + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert raw(HEALTHZ + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 503 ")
+    for connection in kept:
+        connection.sendall(HEALTHZ + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        connection.close()
+
+
+def test_the_connection_that_idles_longest_makes_room_for_a_new_one(
+    server, few, address, raw, monkeypatch
+) -> None:
+    monkeypatch.setattr(web, "MIN_IDLE_S", 0)
     kept = [socket.create_connection(address, DEADLINE_S) for _ in range(few)]
     for connection in [*kept, kept[0]]:
         connection.sendall(HEALTHZ + b"\r\n")
@@ -453,6 +465,22 @@ def test_a_request_that_meets_the_end_of_its_idle_connection_is_answered(server,
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_body_that_meets_the_end_of_its_idle_connection_is_no_mistake_of_the_client(
+    server, address
+) -> None:
+    eventually(lambda: not server._connections)
+    with socket.create_connection(address, DEADLINE_S) as connection:
+        eventually(lambda: server._connections)
+        connection.sendall(
+            b"POST /tokens HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n"
+        )
+        assert server._finish_idle()
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Nothing was done" in answer
 
 
 def test_many_requests_in_one_piece_leave_others_their_turn(raw) -> None:
