@@ -87,6 +87,10 @@ permissions for exchanges that do not exist, so these are there, as Nameko decla
 {{- $policy := dict "vhost" $vhost "name" "deliveries" "pattern" ".*" "priority" 0 "apply-to" "queues" "definition" $many }}
 {{- $policies = append $policies $policy }}
 {{- end }}
+{{- $declared := list }}
+{{- range $name := keys $exchanges | sortAlpha }}{{/* in the same order at each upgrade */}}
+{{- $declared = append $declared (get $exchanges $name) }}
+{{- end }}
 {{- $metadata := dict "description" "" "tags" list "default_queue_type" .queueType }}
-{{- dict "vhosts" (list (dict "name" $vhost "metadata" $metadata)) "users" $users "permissions" $permissions "exchanges" (values $exchanges) "topic_permissions" $topics "policies" $policies | toPrettyJson }}
+{{- dict "vhosts" (list (dict "name" $vhost "metadata" $metadata)) "users" $users "permissions" $permissions "exchanges" $declared "topic_permissions" $topics "policies" $policies | toPrettyJson }}
 {{- end }}
