@@ -113,8 +113,10 @@ new_units() {
 # The next boot must not start them either.
 not_at_boot() {
   if [ $# -gt 0 ] && command -v systemctl >/dev/null; then quietly systemctl disable "$@" || true; fi
-  if [[ " $* " == *" rabbitmq-server.service "* ]]; then quietly update-rc.d rabbitmq-server disable; fi
-  if [[ " $* " == *" pgbouncer.service "* ]]; then quietly update-rc.d pgbouncer disable; fi
+  local name
+  for name in rabbitmq-server pgbouncer; do # those that this call has installed
+    if [[ " $* " == *" $name.service "* && -e /etc/init.d/$name ]]; then quietly update-rc.d "$name" disable; fi
+  done
 }
 
 # The virtual environment
