@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from os import dup
+from socket import SHUT_RDWR, socket
 from typing import Any
 
 from eventlet.event import Event
-from eventlet.greenio import shutdown_safe
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
 from chassis import health
@@ -205,9 +206,13 @@ def _open_connection(channel: Any) -> Any:
 
 
 def _cut_off(channel: Any) -> None:
-    """Shut down the channel's socket, so that all waits for it fail at once."""
+    """Shut down the channel's socket, so that all waits for it fail at once.
+
+    A duplicate reaches TCP alone: an SSLSocket's own shutdown ends TLS too, and its reader raises ValueError.
+    """
     if connection := channel.connection:
-        shutdown_safe(connection.transport.sock)
+        with suppress(OSError), socket(fileno=dup(connection.transport.sock.fileno())) as tcp:
+            tcp.shutdown(SHUT_RDWR)
 
 
 def _ack_each(messages: Sequence[Any]) -> None:

@@ -14,7 +14,9 @@ from kombu.transport import pyamqp
 from chassis.lookups import resolve
 
 AT_ONCE = 16 * 1024  # bytes
-MAX_SILENCE_S = 10.0  # of an answer or a write; py-amqp's own waits have no limit
+# The longest wait for an answer; py-amqp's own has no limit. A stalled write fails sooner, within 2 s:
+# py-amqp sets TCP_USER_TIMEOUT to 1 s, and a read sets the timeout of the socket, which a write shares.
+MAX_SILENCE_S = 10.0
 
 
 class _InLargePieces:
@@ -64,7 +66,8 @@ class _Plain(_InLargePieces, TCPTransport):
 
 
 class _Encrypted(_InLargePieces, SSLTransport):
-    pass
+    def _shutdown_transport(self) -> None:
+        """Does not wait for the peer to end TLS: AMQP's Close ends a connection, or it is lost."""
 
 
 class _Connection(pyamqp.Connection):

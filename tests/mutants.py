@@ -39,6 +39,7 @@ CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/u
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
 POOLER = "tests/system/test_pooler.py"
+TLS = "chassis/tests/interface/test_tls.py"
 
 
 @dataclass(frozen=True)
@@ -658,6 +659,16 @@ MUTANTS = [
             Change("chassis/queues.py", "_open_connection(channel).heartbeat_tick", "silent.heartbeat_check"),
         ],
         tests(CONTAINER, "test_no_consumer_is_missing_after_a_connection_was_lost_unseen"),
+    ),
+    Mutant(
+        "a connection is cut off at TLS and not beneath it",
+        [Change("chassis/queues.py", "tcp.shutdown(", "connection.transport.sock.shutdown(")],
+        tests(TLS, "test_a_connection_that_is_cut_off_while_it_is_read_is_replaced"),
+    ),
+    Mutant(
+        "the end of a connection waits for the end of TLS",
+        [Change("chassis/transport.py", "_shutdown_transport", "_end_transport")],
+        tests(TLS, "test_the_end_of_a_connection_waits_for_no_answer_of_tls"),
     ),
     Mutant(
         "a timer goes by the time of day",

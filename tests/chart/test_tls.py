@@ -1,7 +1,5 @@
 """A CA of one's own, as the chart has it trusted, and real servers whose certificates it has signed."""
 
-import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from chassis import lookups
 from chassis.tests.names import name_server
+from chassis.tests.tls import encrypted_broker, give_certificates, make_certificates
 from conftest import eventually
 from dev.ports import free_ports
 from dev.servers import Servers
@@ -26,31 +25,10 @@ from tests.system.shopper import Shopper
 
 CA_FILE = "/etc/shop/ca/ca.crt"
 TRUST = ("PGSSLROOTCERT", "SSL_CERT_FILE")
-HERE, ELSEWHERE = "DNS:localhost,IP:127.0.0.1", "DNS:elsewhere.example.org"
-LISTEN = """\
-rabbit_networking:ensure_ssl(),
-rabbit_networking:start_ssl_listener({{"127.0.0.1", {port}}},
-  [{{cacertfile, "{home}/ca.crt"}}, {{certfile, "{home}/{who}.crt"}}, {{keyfile, "{home}/{who}.key"}}], 1).
-"""
-CLOSE = 'rabbit_networking:stop_tcp_listener({{"127.0.0.1", {port}}}).'
 ENCRYPTED = """\
 SELECT usename, bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
 WHERE usename <> 'postgres' GROUP BY usename
 """
-
-
-def make_certificates(folder: Path) -> None:
-    """A CA, and what it has signed for `here` and for `elsewhere`."""
-    openssl = ("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=shop")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-    signed = ("-CA", folder / "ca.crt", "-CAkey", folder / "ca.key", "-addext")
-    for file, more in (
-        ("ca", ()),
-        ("here", (*signed, f"subjectAltName={HERE}")),
-        ("elsewhere", (*signed, f"subjectAltName={ELSEWHERE}")),
-    ):
-        out = ("-keyout", folder / f"{file}.key", "-out", folder / f"{file}.crt")
-        subprocess.run([*openssl, *key, *out, *more], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +43,13 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def brokers(servers: Servers, ca: Path) -> Iterator[dict[str, int]]:
     """PostgreSQL is encrypted now, and so is RabbitMQ, at two more ports: by whose certificate each has."""
     for name in ("rabbitmq", "postgresql"):
-        home = servers.state / name
-        for file in (*ca.glob("*.crt"), *ca.glob("*e.key")):
-            copy = home / file.name
-            copy.write_bytes(file.read_bytes())
-            copy.chmod(0o600)
-            os.chown(copy, home.stat().st_uid, home.stat().st_gid)
+        give_certificates(servers, ca, name)
     free = free_ports()
     ports = {"here": free["rabbitmq"], "elsewhere": free["erlang"]}
-    for who, port in ports.items():
-        listen = LISTEN.format(home=servers.state / "rabbitmq", who=who, port=port)
-        assert servers.rabbitmqctl("eval", listen).strip() == "ok"
-    set_tls(servers, "on")
-    yield ports
-    set_tls(servers, "off")
-    for port in ports.values():
-        servers.rabbitmqctl("eval", CLOSE.format(port=port))
+    with encrypted_broker(servers, ports):
+        set_tls(servers, "on")
+        yield ports
+        set_tls(servers, "off")
 
 
 def set_tls(servers: Servers, how: str) -> None:

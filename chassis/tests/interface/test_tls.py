@@ -1,0 +1,81 @@
+"""The broker connection over TLS keeps the limits and the life that a plain one has."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import eventlet
+import pytest
+from nameko.standalone.rpc import ClusterRpcProxy
+
+from chassis import amqp, queues, transport
+from chassis.amqp import Link
+from chassis.container import Container
+from chassis.queues import QueueConsumer
+from chassis.rpc import rpc
+from chassis.tests.conftest import Proxy, running
+from chassis.tests.tls import encrypted_broker, give_certificates, make_certificates
+from conftest import DEADLINE_S
+from dev.ports import free_ports
+from dev.servers import Servers
+
+
+@pytest.fixture(scope="module")
+def tls_config(
+    servers: Servers, chassis_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
+    """Leads to the broker over TLS, by a CA that is trusted here."""
+    folder = tmp_path_factory.mktemp("ca")
+    make_certificates(folder)
+    give_certificates(servers, folder, "rabbitmq")
+    port = free_ports()["rabbitmq"]
+    with encrypted_broker(servers, {"here": port}), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(folder / "ca.crt"))
+        yield {**chassis_config, "AMQP_URI": f"amqps://shop:shop@localhost:{port}/"}
+
+
+@pytest.fixture
+def rpc_proxy(chassis_config) -> Iterator[Any]:
+    """Calls over a plain connection."""
+    with ClusterRpcProxy(chassis_config, timeout=DEADLINE_S) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def tls_proxy(tls_config) -> Iterator[Proxy]:
+    """A proxy before the encrypted broker: it passes on what it can't read."""
+    proxy = Proxy(tls_config)
+    yield proxy
+    proxy.close()
+
+
+class Echo:
+    name = "echo"
+
+    @rpc
+    def same(self, value: int) -> int:
+        return value
+
+
+def test_a_lost_connection_is_replaced(tls_proxy, rpc_proxy) -> None:
+    with running(Container(Echo, tls_proxy.config)):
+        assert rpc_proxy.echo.same(1) == 1
+        tls_proxy.cut()
+        assert rpc_proxy.echo.same(2) == 2
+
+
+def test_a_connection_that_is_cut_off_while_it_is_read_is_replaced(tls_config, rpc_proxy) -> None:
+    container = Container(Echo, tls_config)
+    [consumer] = [each for each in container.extensions if isinstance(each, QueueConsumer)]
+    with running(container):
+        assert rpc_proxy.echo.same(1) == 1
+        queues._cut_off(consumer._channel)
+        assert rpc_proxy.echo.same(2) == 2
+
+
+def test_the_end_of_a_connection_waits_for_no_answer_of_tls(tls_proxy, monkeypatch) -> None:
+    monkeypatch.setattr(amqp, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(transport, "MAX_SILENCE_S", 10 * DEADLINE_S)
+    link = Link(tls_proxy.config, lambda channel: None)
+    tls_proxy.hold()
+    with eventlet.Timeout(DEADLINE_S):
+        link.close()
