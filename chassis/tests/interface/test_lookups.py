@@ -4,8 +4,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, closing, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import eventlet
@@ -26,7 +26,8 @@ from dev.servers import Servers
 pytestmark = pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")
 
 HOST = "db.shop.test"
-HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # PostgreSQL listens here only
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # the servers listen here only
+MORE = ["127.0.0.3", "127.0.0.4"]
 NEVER_LONG_S = 3  # the C library waits longer for a name server
 
 
@@ -43,8 +44,8 @@ class Keeper:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[NameServer]:
-    with name_server(monkeypatch, tmp_path) as server:
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+    with name_server(monkeypatch) as server:
         yield server
 
 
@@ -56,7 +57,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def connect(suite_config: dict[str, Any], limits: None) -> Callable[..., str]:
+def connect(suite_config: dict[str, Any]) -> Callable[..., str]:
     """`connect("name:port", ...)` connects as a service does; returns PostgreSQL's address."""
     url = make_url(suite_config["DB_URIS"]["users:Base"])
 
@@ -130,11 +131,12 @@ def test_the_next_address_is_tried_where_one_refuses(
     assert connect(f"{HOST}:{port}") == HERE
 
 
-def test_the_next_address_is_tried_where_one_never_answers(
+def test_a_database_is_ready_though_the_first_addresses_never_answer(
     connect: Callable[..., str], names: NameServer, port: int, mute: socket.socket
 ) -> None:
-    names.addresses[HOST] = [ELSEWHERE, HERE]
-    assert connect(f"{HOST}:{port}") == HERE
+    names.addresses[HOST] = [ELSEWHERE, MORE[0], HERE]
+    with closing(eventlet.listen((MORE[0], port))):
+        assert health.Check("database", lambda: connect(f"{HOST}:{port}")).result() == "ok"
     with eventlet.Timeout(DEADLINE_S, AssertionError("the first connection is left open")):
         left, _ = mute.accept()
         with closing(left):
@@ -149,6 +151,7 @@ def test_the_next_host_is_tried_with_its_own_port(
     assert connect("unknown.shop.test:1", "a.shop.test:1", f"{HOST}:{port}") == HERE
 
 
+@pytest.mark.usefixtures("limits")
 def test_an_error_names_each_host_and_why_it_failed(
     connect: Callable[..., str], names: NameServer, port: int, mute: socket.socket
 ) -> None:
@@ -156,7 +159,8 @@ def test_an_error_names_each_host_and_why_it_failed(
     with pytest.raises(OperationalError) as raised:
         connect("unknown.shop.test:1", "a.shop.test:1", f"b.shop.test:{port}")
     assert str(raised.value.orig).splitlines() == [
-        "unknown.shop.test 1: could not resolve the name: Name or service not known; "
+        "unknown.shop.test 1: could not resolve the name: "
+        "The DNS query name does not exist: unknown.shop.test.; "
         f"a.shop.test {HERE} 1: Connection refused; "
         f"b.shop.test {ELSEWHERE} {port}: no answer in time"
     ]
@@ -182,6 +186,19 @@ def test_a_name_that_comes_back_is_found_at_once(names: NameServer) -> None:
     assert lookups.resolve(HOST) == ["::1", HERE]
 
 
+def test_a_short_name_is_found_though_only_the_search_list_is_answered(names: NameServer) -> None:
+    names.configuration = "nameserver 127.0.0.1\nsearch shop.test\noptions ndots:5\n"
+    names.addresses[HOST] = [HERE]
+    names.ignored = {"db"}  # the name server behind this one is dead
+    assert lookups.resolve("db") == [HERE]
+
+
+def test_a_host_that_has_no_address_is_no_name_server_failure(names: NameServer) -> None:
+    names.addresses[HOST] = []
+    with pytest.raises(socket.gaierror, match="does not contain an answer"):
+        lookups.resolve(HOST)
+
+
 def test_the_limit_of_a_caller_ends_a_lookup(names: NameServer) -> None:
     names.is_silent = True
     with pytest.raises(ZeroDivisionError), eventlet.Timeout(0.1, ZeroDivisionError()):
@@ -204,11 +221,30 @@ def test_without_eventlets_patches_a_connection_has_a_limit_too(
 
 
 @pytest.fixture
-def connect_to_broker(servers: Servers, chassis_config: dict[str, Any]) -> Callable[[], None]:
+def broker_config(servers: Servers, chassis_config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a service that knows the broker by a name."""
+    return {**chassis_config, "AMQP_URI": f"amqp://shop:shop@{HOST}:{servers.ports['rabbitmq']}/"}
+
+
+@pytest.fixture
+def connect_to_broker(broker_config: dict[str, Any]) -> Callable[[], None]:
     """Connects to the broker by a name."""
-    uri = f"amqp://shop:shop@{HOST}:{servers.ports['rabbitmq']}/"
-    config = {**chassis_config, "AMQP_URI": uri}
-    return lambda: amqp.connect(config).transport.establish_connection().close()
+    return lambda: amqp.connect(broker_config).transport.establish_connection().close()
+
+
+@pytest.fixture
+def dropped(servers: Servers) -> Iterator[list[str]]:
+    """Addresses at which the broker's port takes no connection and refuses none."""
+    addresses = [ELSEWHERE, MORE[0]]
+    with ExitStack() as stack:
+        for address in addresses:
+            place = (address, servers.ports["rabbitmq"])
+            stack.enter_context(closing(eventlet.listen(place, backlog=0)))
+            for _ in range(3):  # they fill the queue of the listening socket
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(place)
+        yield addresses
 
 
 def test_a_broker_is_found_as_soon_as_its_name_is_back(
@@ -226,3 +262,52 @@ def test_the_limit_of_a_caller_ends_a_lookup_of_the_broker(
     names.is_silent = True
     with pytest.raises(ZeroDivisionError), eventlet.Timeout(0.1, ZeroDivisionError()):
         connect_to_broker()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"ignored": {"AAAA"}},
+        {"delay_s": 0.8},
+        {"configuration": f"nameserver {ELSEWHERE}\nnameserver {HERE}\n"},
+    ],
+    ids=["no answer for IPv6", "slow answers", "the first name server is dead"],
+)
+def test_a_broker_is_ready_whatever_its_name_server_does(
+    trouble: dict[str, Any],
+    names: NameServer,
+    connect_to_broker: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookups, "LOOKUP_TIMEOUT_S", DEADLINE_S)
+    names.addresses[HOST] = [HERE]
+    for attribute, value in trouble.items():
+        setattr(names, attribute, value)
+    assert health.Check("broker", connect_to_broker).result() == "ok"
+
+
+def test_a_broker_is_ready_though_the_first_addresses_never_answer(
+    names: NameServer, connect_to_broker: Callable[[], None], dropped: list[str]
+) -> None:
+    names.addresses[HOST] = [*dropped, HERE]
+    assert health.Check("broker", connect_to_broker).result() == "ok"
+
+
+def test_the_time_of_a_sender_ends_though_there_are_more_addresses(
+    names: NameServer,
+    broker_config: dict[str, Any],
+    dropped: list[str],
+    servers: Servers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(amqp, "CONNECT_TIMEOUT_S", 0.6)  # 0.3 for each address
+    names.delay_s = 0.4
+    names.addresses[HOST] = [dropped[0], MORE[1]]
+    sender = amqp.Sender()
+    sender.container = SimpleNamespace(config=broker_config)
+    with closing(eventlet.listen((MORE[1], servers.ports["rabbitmq"]))) as listening:
+        with pytest.raises(amqp.CONNECTION_ERRORS, match="no answer in time"):
+            sender._connected()
+        listening.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listening.accept()
