@@ -700,6 +700,16 @@ MUTANTS = [
         [Change("chassis/amqp.py", 'kombu.exceptions.OperationalError("no', 'ConnectionError("no')],
         tests(LOOKUPS, "test_the_time_of_a_sender_ends_though_there_are_more_addresses"),
     ),
+    Mutant(
+        "a standby is taken for the primary",
+        [Change("chassis/lookups.py", 'if setting == "on":', "if False:")],
+        tests(LOOKUPS, "test_migrations_skip_a_standby"),
+    ),
+    Mutant(
+        "migrations connect to the first server",
+        [Change("chassis/migrate.py", 'event.listen(engine, "do_connect", lookups.connect)', "")],
+        tests(LOOKUPS, "test_migrations_skip_a_standby"),
+    ),
 ]
 
 

@@ -1,16 +1,19 @@
 """Databases by name: name servers that do not answer, addresses that change or are silent."""
 
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import eventlet
 import pytest
 import requests
+import yaml
 from sqlalchemy import NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase
@@ -20,6 +23,7 @@ from chassis.container import Container
 from chassis.db import Database
 from chassis.tests.names import NameServer, name_server
 from conftest import DEADLINE_S, eventually
+from dev.ports import free_ports
 from dev.servers import Servers
 
 # eventlet calls what dnspython has deprecated.
@@ -29,6 +33,17 @@ HOST = "db.shop.test"
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # the servers listen here only
 MORE = ["127.0.0.3", "127.0.0.4"]
 NEVER_LONG_S = 3  # the C library waits longer for a name server
+SERVER = f"host={HERE} port={{port}} user=users_owner password=users_owner"
+READ_ONLY = f"""
+[databases]
+users = {SERVER} connect_query='SET default_transaction_read_only = on'
+[pgbouncer]
+listen_addr = {HERE}
+listen_port = {{pooled}}
+unix_socket_dir =
+auth_type = any
+server_reset_query =
+"""
 
 
 class Base(DeclarativeBase):
@@ -218,6 +233,41 @@ def test_without_eventlets_patches_a_connection_has_a_limit_too(
     command = [sys.executable, "-W", "ignore", "-c", code]
     tried = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert "timeout expired" in tried.stderr
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as trying:
+        return trying.connect_ex((HERE, port)) == 0
+
+
+@pytest.fixture
+def standby(port: int, tmp_path: Path) -> Iterator[int]:
+    """The port of a server that may only be read: a PgBouncer with such sessions."""
+    pooled = free_ports()["gateway"]
+    file = tmp_path / "pgbouncer.ini"
+    file.write_text(READ_ONLY.format(port=port, pooled=pooled))
+    command = ["pgbouncer", str(file), *(["--user=postgres"] if os.geteuid() == 0 else [])]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: listens(pooled))
+        yield pooled
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_migrations_skip_a_standby(
+    suite_config: dict[str, Any], port: int, standby: int, tmp_path: Path
+) -> None:
+    owner = make_url(suite_config["DB_OWNER_URIS"]["users:Base"])
+    hosts = (f"{HERE}:{standby}", f"localhost:{port}")
+    uri = owner.set(host=None, port=None, query={"host": hosts})
+    uris = {"users:Base": uri.render_as_string(hide_password=False)}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({**suite_config, "DB_OWNER_URIS": uris}))
+    command = [sys.executable, "-W", "ignore", "-m", "chassis.migrate", "--config", str(file), "users"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert run.stdout == "users: tables and queues are ready\n", run.stderr
 
 
 @pytest.fixture
