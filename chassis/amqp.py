@@ -283,7 +283,11 @@ class Sender(SharedExtension):
 
     def _connected(self) -> Link:
         if self._link is None or self._link.closed:
-            with eventlet.Timeout(CONNECT_TIMEOUT_S, ConnectionError("no answer in time")):
+            with eventlet.Timeout(
+                CONNECT_TIMEOUT_S,
+                # An OSError would end the attempt at one of the broker's addresses only.
+                kombu.exceptions.OperationalError("no answer in time"),
+            ):
                 self._link = Link(self.container.config, self._prepare)
             self._link.when_closed = partial(self._queue.put, Queued(None))  # _run connects
             self._error = ""

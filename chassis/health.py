@@ -22,7 +22,7 @@ from chassis.errors import Unavailable, first_line
 
 log = logging.getLogger(__name__)
 
-CHECK_TIMEOUT_S = 2.0
+CHECK_TIMEOUT_S = 4.0  # a slow lookup and a dead address; a kubelet waits for 5 s
 ACCEPT_AGAIN_S = 0.1
 KEPT_S = 1.0  # how long a result counts
 PATHS = ("/healthz", "/readyz", "/startedz", "/metrics")

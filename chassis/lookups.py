@@ -1,12 +1,12 @@
 """Looks up host names without blocking, and connects to PostgreSQL's addresses one by one.
 
 libpq looks up names in C: while a name server does not answer, nothing else in the process runs.
-Here eventlet's resolver asks /etc/hosts and the name servers of /etc/resolv.conf, and libpq gets
+Here eventlet's modules ask /etc/hosts and the name servers of /etc/resolv.conf, and libpq gets
 `hostaddr`. It gets `host` too, because `sslmode=verify-full` and .pgpass go by it.
 """
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import eventlet
@@ -15,8 +15,9 @@ from eventlet.support import greendns  # not `socket`, which EVENTLET_NO_GREENDN
 
 from chassis.errors import first_line
 
-LOOKUP_TIMEOUT_S = 5
-CONNECT_TIMEOUT_S = 3  # for each address
+LOOKUP_TIMEOUT_S = 2  # all name servers together
+NEXT_SERVER_AFTER_S, IPV6_TIMEOUT_S = 1.0, 0.5
+CONNECT_TIMEOUT_S, NEXT_ADDRESS_AFTER_S = 3, 1  # the last address, each before it
 WHERE = ("host", "hostaddr", "port")  # libpq's parameters, each a list with commas
 
 
@@ -42,7 +43,7 @@ def connect(
                 waiting[:0] = [{**target, "hostaddr": ip} for ip in resolve(target["host"])]
             else:
                 with eventlet.Timeout(
-                    CONNECT_TIMEOUT_S,
+                    NEXT_ADDRESS_AFTER_S if waiting else CONNECT_TIMEOUT_S,
                     psycopg2.OperationalError("no answer in time"),
                 ):
                     connection = dialect.connect(*arguments, **{**parameters, **target})
@@ -88,36 +89,43 @@ def needs_lookup(target: Mapping[str, str]) -> bool:
 def resolve(host: str) -> list[str]:
     """The addresses of `host`, those of IPv6 first. Raises gaierror with the reason.
 
-    Nothing is cached. Eventlet's own resolver keeps "no such name" for as long as the name server
-    says, which may be a day. It never reads /etc/resolv.conf again.
+    Where there is an IPv4 address, the wait for those of IPv6 is short: some name servers never
+    answer that question.
     """
     if greendns.is_ip_addr(host):
         return [host]
-    resolver = greendns.ResolverProxy(greendns.HostsResolver())
-    for use_network in (False, True):
-        lookups = [
-            eventlet.spawn(_look_up, resolver, host, family, use_network)
-            for family in (socket.AF_INET6, socket.AF_INET)
-        ]
-        answers = [lookup.wait() for lookup in lookups]
-        if addresses := [address for found, _ in answers for address in found]:
+    for query in (greendns.HostsResolver().query, _ask_name_servers):
+        ipv4, ipv6 = (eventlet.spawn(_look_up, query, host, kind) for kind in ("A", "AAAA"))
+        addresses, failure = ipv4.wait()
+        with eventlet.Timeout(IPV6_TIMEOUT_S if addresses else None, exception=False):
+            addresses = ipv6.wait()[0] + addresses
+        if addresses:
             return addresses
-    raise socket.gaierror(f"could not resolve the name: {answers[-1][1]}")
+    raise socket.gaierror(f"could not resolve the name: {failure}")
 
 
-def _look_up(resolver: Any, host: str, family: int, use_network: bool) -> tuple[list[str], str]:
+def _look_up(query: Callable[..., Any], host: str, kind: str) -> tuple[list[str], str]:
     """The addresses, or none and the reason.
 
     Its limit is no Exception, and it runs in a greenthread of its own: after any Exception, also
-    that of a caller's time limit, eventlet's resolver would go on with the next name server.
+    that of a caller's time limit, dnspython would go on with the next name server.
     """
     try:
         with eventlet.Timeout(LOOKUP_TIMEOUT_S):
-            answer = greendns.resolve(
-                host.encode("idna").decode(), family, _proxy=resolver, use_network=use_network
-            )
+            answer = query(host.encode("idna").decode(), greendns.dns.rdatatype.from_text(kind))
             return [record.address for record in answer], ""
     except eventlet.Timeout:
         return [], f"no name server answered within {LOOKUP_TIMEOUT_S} s"
-    except (OSError, UnicodeError) as exc:
-        return [], getattr(exc, "strerror", None) or str(exc)
+    except (OSError, UnicodeError, greendns.dns.exception.DNSException) as exc:
+        return [], first_line(exc)
+
+
+def _ask_name_servers(name: str, record_type: int) -> Any:
+    """Ask those of /etc/resolv.conf. Nothing is cached, and that file is read each time.
+
+    Eventlet's own resolver reads it once. It keeps "no such name" for as long as the name server
+    says, which may be a day. After an answer for a name without a dot it asks once more.
+    """
+    resolver = greendns.dns.resolver.Resolver()
+    resolver.timeout = NEXT_SERVER_AFTER_S
+    return resolver.resolve(name, record_type, search=True)

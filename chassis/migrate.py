@@ -21,10 +21,11 @@ from alembic.util import CommandError
 from marshmallow import fields
 from nameko.containers import ServiceContainer
 from psycopg2.errors import LockNotAvailable
-from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from chassis import command as command_line
+from chassis import lookups
 from chassis.amqp import connect
 from chassis.database_checks import violations
 from chassis.db import GONE_AFTER, database_uri, migrations_of
@@ -35,7 +36,6 @@ from chassis.settings import read
 HERE = Path(__file__).parent
 TAKE_TURN = text("SELECT pg_try_advisory_xact_lock(7369001)")  # any number that is ours
 MAX_ATTEMPTS, RETRY_S = 30, 1.0
-CONNECT_TIMEOUT_S = 5
 # While a statement waits for a lock on a table, all queries of that table queue behind it.
 LIMITS = """
     SET LOCAL lock_timeout = '1s';
@@ -80,12 +80,14 @@ def services_with_tables(config: dict[str, Any]) -> list[str]:
 
 def _engine(uri: str) -> Engine:
     """An engine for migrations. A snapshot that lasts a transaction would hold up index builds."""
-    return create_engine(
+    engine = create_engine(
         uri,
         poolclass=NullPool,
         isolation_level="READ COMMITTED",
-        connect_args={**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S},
+        connect_args=GONE_AFTER,
     )
+    event.listen(engine, "do_connect", lookups.connect)
+    return engine
 
 
 def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:

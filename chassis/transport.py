@@ -26,11 +26,14 @@ class _InLargePieces:
     _held: bytearray | None = None
 
     def _connect(self, host: str, port: int, timeout: float) -> None:
-        """Look the name up by `resolve`; py-amqp would use eventlet's resolver and its cache."""
+        """Look the name up by `resolve`; py-amqp would use eventlet's resolver and its cache.
+
+        The addresses share the time, so that those which do not answer leave some to the last.
+        """
         *others, last = resolve(host)
         for address in others:
             with suppress(OSError):
-                super()._connect(address, port, timeout)  # type: ignore[misc]
+                super()._connect(address, port, timeout / (1 + len(others)))  # type: ignore[misc]
                 return
         super()._connect(last, port, timeout)  # type: ignore[misc]
 

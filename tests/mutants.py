@@ -691,6 +691,36 @@ MUTANTS = [
         [Change("chassis/lookups.py", 'resolve(target["host"])', 'resolve(target["host"])[:1]')],
         tests(LOOKUPS, "test_the_next_address_is_tried_where_one_refuses"),
     ),
+    Mutant(
+        "an address is not used before the name server has answered for both families",
+        [Change("chassis/lookups.py", "IPV6_TIMEOUT_S if addresses else None", "None")],
+        tests(LOOKUPS, "test_a_broker_is_ready_whatever_its_name_server_does"),
+    ),
+    Mutant(
+        "each address of a database has as much time as the last",
+        [Change("chassis/lookups.py", "NEXT_ADDRESS_AFTER_S if waiting else", "")],
+        tests(LOOKUPS, "test_a_database_is_ready_though_the_first_addresses_never_answer"),
+    ),
+    Mutant(
+        "each address of the broker has all the time",
+        [Change("chassis/transport.py", "timeout / (1 + len(others))", "timeout")],
+        tests(LOOKUPS, "test_a_broker_is_ready_though_the_first_addresses_never_answer"),
+    ),
+    Mutant(
+        "the end of a sender's time is taken for an address that refuses",
+        [Change("chassis/amqp.py", 'kombu.exceptions.OperationalError("no', 'ConnectionError("no')],
+        tests(LOOKUPS, "test_the_time_of_a_sender_ends_though_there_are_more_addresses"),
+    ),
+    Mutant(
+        "a standby is taken for the primary",
+        [Change("chassis/lookups.py", 'if setting == "on":', "if False:")],
+        tests(LOOKUPS, "test_migrations_skip_a_standby"),
+    ),
+    Mutant(
+        "migrations connect to the first server",
+        [Change("chassis/migrate.py", 'event.listen(engine, "do_connect", lookups.connect)', "")],
+        tests(LOOKUPS, "test_migrations_skip_a_standby"),
+    ),
 ]
 
 

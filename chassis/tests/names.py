@@ -1,9 +1,9 @@
 """A name server on loopback, which eventlet's resolver asks instead of the machine's."""
 
+import io
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import dns.message
 import dns.rcode
@@ -18,11 +18,17 @@ NO_SUCH_NAME = f"ns.test. admin.test. 1 7200 900 1209600 {DAY_S}"
 
 
 class NameServer:
-    """Answers with `addresses`, valid for a day; says nothing while it `is_silent`."""
+    """Answers with `addresses`, valid for a day, after `delay_s`; says nothing while it `is_silent`.
+
+    It never answers questions for the names and types of records in `ignored`.
+    """
 
     def __init__(self) -> None:
+        self.configuration = "nameserver 127.0.0.1\n"  # instead of /etc/resolv.conf
         self.addresses: dict[str, list[str]] = {}
         self.is_silent = False
+        self.ignored: set[str] = set()
+        self.delay_s = 0.0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
@@ -34,9 +40,13 @@ class NameServer:
 
     def _serve(self) -> None:
         while True:
-            query, client = self._socket.recvfrom(65_535)
-            if not self.is_silent:
-                self._socket.sendto(self._answer(dns.message.from_wire(query)).to_wire(), client)
+            data, client = self._socket.recvfrom(65_535)
+            query = dns.message.from_wire(data)
+            [asked] = query.question
+            about = {asked.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(asked.rdtype)}
+            if not self.is_silent and not about & self.ignored:
+                answer = self._answer(query).to_wire()
+                eventlet.spawn_after(self.delay_s, self._socket.sendto, answer, client)
 
     def _answer(self, query: dns.message.Message) -> dns.message.Message:
         [asked] = query.question
@@ -55,22 +65,17 @@ class NameServer:
 
 
 @contextmanager
-def name_server(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[NameServer]:
+def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     """The only name server of this process; /etc/hosts is read as usual."""
     server = NameServer()
-    configuration = folder / "resolv.conf"
-    configuration.write_text("nameserver 127.0.0.1\n")
 
-    class Resolver(greendns.ResolverProxy):  # type: ignore[misc]
-        def __init__(self, hosts: greendns.HostsResolver) -> None:
-            super().__init__(hosts, str(configuration))
+    class Resolver(greendns.dns.resolver.Resolver):  # type: ignore[misc]
+        def __init__(self, filename: str = "") -> None:
+            super().__init__(io.StringIO(server.configuration))
+            self.port = server.port  # /etc/resolv.conf can't say it
 
-        def clear(self) -> None:
-            super().clear()
-            self._resolver.port = server.port  # /etc/resolv.conf can't say it
-
-    monkeypatch.setattr(greendns, "ResolverProxy", Resolver)
-    monkeypatch.setattr(greendns, "resolver", Resolver(greendns.HostsResolver()))
+    monkeypatch.setattr(greendns.dns.resolver, "Resolver", Resolver)
+    monkeypatch.setattr(greendns, "resolver", greendns.ResolverProxy(greendns.HostsResolver()))
     try:
         yield server
     finally:

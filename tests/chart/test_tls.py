@@ -153,12 +153,12 @@ def test_a_database_whose_certificate_is_for_another_name_is_refused(
 
 @pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")  # eventlet does
 def test_a_database_whose_address_a_service_looks_up_is_refused_for_another_name(
-    encrypted: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    encrypted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = encrypted["USERS_DB_URI"].replace("localhost", "elsewhere.example.org")
     engine = create_engine(uri, connect_args={"sslrootcert": encrypted["PGSSLROOTCERT"]})
     event.listen(engine, "do_connect", lookups.connect)
-    with name_server(monkeypatch, tmp_path) as names:
+    with name_server(monkeypatch) as names:
         names.addresses["elsewhere.example.org"] = ["127.0.0.1"]  # which the certificate names too
         with pytest.raises(OperationalError, match="does not match host name"):
             engine.connect()

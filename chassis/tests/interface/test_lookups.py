@@ -1,16 +1,19 @@
 """Databases by name: name servers that do not answer, addresses that change or are silent."""
 
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import eventlet
 import pytest
 import requests
+import yaml
 from sqlalchemy import NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase
@@ -20,14 +23,27 @@ from chassis.container import Container
 from chassis.db import Database
 from chassis.tests.names import NameServer, name_server
 from conftest import DEADLINE_S, eventually
+from dev.ports import free_ports
 from dev.servers import Servers
 
 # eventlet calls what dnspython has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")
 
 HOST = "db.shop.test"
-HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # PostgreSQL listens here only
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # the servers listen here only
+MORE = ["127.0.0.3", "127.0.0.4"]
 NEVER_LONG_S = 3  # the C library waits longer for a name server
+SERVER = f"host={HERE} port={{port}} user=users_owner password=users_owner"
+READ_ONLY = f"""
+[databases]
+users = {SERVER} connect_query='SET default_transaction_read_only = on'
+[pgbouncer]
+listen_addr = {HERE}
+listen_port = {{pooled}}
+unix_socket_dir =
+auth_type = any
+server_reset_query =
+"""
 
 
 class Base(DeclarativeBase):
@@ -43,8 +59,8 @@ class Keeper:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[NameServer]:
-    with name_server(monkeypatch, tmp_path) as server:
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+    with name_server(monkeypatch) as server:
         yield server
 
 
@@ -56,7 +72,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def connect(suite_config: dict[str, Any], limits: None) -> Callable[..., str]:
+def connect(suite_config: dict[str, Any]) -> Callable[..., str]:
     """`connect("name:port", ...)` connects as a service does; returns PostgreSQL's address."""
     url = make_url(suite_config["DB_URIS"]["users:Base"])
 
@@ -130,11 +146,12 @@ def test_the_next_address_is_tried_where_one_refuses(
     assert connect(f"{HOST}:{port}") == HERE
 
 
-def test_the_next_address_is_tried_where_one_never_answers(
+def test_a_database_is_ready_though_the_first_addresses_never_answer(
     connect: Callable[..., str], names: NameServer, port: int, mute: socket.socket
 ) -> None:
-    names.addresses[HOST] = [ELSEWHERE, HERE]
-    assert connect(f"{HOST}:{port}") == HERE
+    names.addresses[HOST] = [ELSEWHERE, MORE[0], HERE]
+    with closing(eventlet.listen((MORE[0], port))):
+        assert health.Check("database", lambda: connect(f"{HOST}:{port}")).result() == "ok"
     with eventlet.Timeout(DEADLINE_S, AssertionError("the first connection is left open")):
         left, _ = mute.accept()
         with closing(left):
@@ -149,6 +166,7 @@ def test_the_next_host_is_tried_with_its_own_port(
     assert connect("unknown.shop.test:1", "a.shop.test:1", f"{HOST}:{port}") == HERE
 
 
+@pytest.mark.usefixtures("limits")
 def test_an_error_names_each_host_and_why_it_failed(
     connect: Callable[..., str], names: NameServer, port: int, mute: socket.socket
 ) -> None:
@@ -156,7 +174,8 @@ def test_an_error_names_each_host_and_why_it_failed(
     with pytest.raises(OperationalError) as raised:
         connect("unknown.shop.test:1", "a.shop.test:1", f"b.shop.test:{port}")
     assert str(raised.value.orig).splitlines() == [
-        "unknown.shop.test 1: could not resolve the name: Name or service not known; "
+        "unknown.shop.test 1: could not resolve the name: "
+        "The DNS query name does not exist: unknown.shop.test.; "
         f"a.shop.test {HERE} 1: Connection refused; "
         f"b.shop.test {ELSEWHERE} {port}: no answer in time"
     ]
@@ -182,6 +201,19 @@ def test_a_name_that_comes_back_is_found_at_once(names: NameServer) -> None:
     assert lookups.resolve(HOST) == ["::1", HERE]
 
 
+def test_a_short_name_is_found_though_only_the_search_list_is_answered(names: NameServer) -> None:
+    names.configuration = "nameserver 127.0.0.1\nsearch shop.test\noptions ndots:5\n"
+    names.addresses[HOST] = [HERE]
+    names.ignored = {"db"}  # the name server behind this one is dead
+    assert lookups.resolve("db") == [HERE]
+
+
+def test_a_host_that_has_no_address_is_no_name_server_failure(names: NameServer) -> None:
+    names.addresses[HOST] = []
+    with pytest.raises(socket.gaierror, match="does not contain an answer"):
+        lookups.resolve(HOST)
+
+
 def test_the_limit_of_a_caller_ends_a_lookup(names: NameServer) -> None:
     names.is_silent = True
     with pytest.raises(ZeroDivisionError), eventlet.Timeout(0.1, ZeroDivisionError()):
@@ -203,12 +235,66 @@ def test_without_eventlets_patches_a_connection_has_a_limit_too(
     assert "timeout expired" in tried.stderr
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as trying:
+        return trying.connect_ex((HERE, port)) == 0
+
+
 @pytest.fixture
-def connect_to_broker(servers: Servers, chassis_config: dict[str, Any]) -> Callable[[], None]:
+def standby(port: int, tmp_path: Path) -> Iterator[int]:
+    """The port of a server that may only be read: a PgBouncer with such sessions."""
+    pooled = free_ports()["gateway"]
+    file = tmp_path / "pgbouncer.ini"
+    file.write_text(READ_ONLY.format(port=port, pooled=pooled))
+    command = ["pgbouncer", str(file), *(["--user=postgres"] if os.geteuid() == 0 else [])]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: listens(pooled))
+        yield pooled
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_migrations_skip_a_standby(
+    suite_config: dict[str, Any], port: int, standby: int, tmp_path: Path
+) -> None:
+    owner = make_url(suite_config["DB_OWNER_URIS"]["users:Base"])
+    hosts = (f"{HERE}:{standby}", f"localhost:{port}")
+    uri = owner.set(host=None, port=None, query={"host": hosts})
+    uris = {"users:Base": uri.render_as_string(hide_password=False)}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({**suite_config, "DB_OWNER_URIS": uris}))
+    command = [sys.executable, "-W", "ignore", "-m", "chassis.migrate", "--config", str(file), "users"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert run.stdout == "users: tables and queues are ready\n", run.stderr
+
+
+@pytest.fixture
+def broker_config(servers: Servers, chassis_config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a service that knows the broker by a name."""
+    return {**chassis_config, "AMQP_URI": f"amqp://shop:shop@{HOST}:{servers.ports['rabbitmq']}/"}
+
+
+@pytest.fixture
+def connect_to_broker(broker_config: dict[str, Any]) -> Callable[[], None]:
     """Connects to the broker by a name."""
-    uri = f"amqp://shop:shop@{HOST}:{servers.ports['rabbitmq']}/"
-    config = {**chassis_config, "AMQP_URI": uri}
-    return lambda: amqp.connect(config).transport.establish_connection().close()
+    return lambda: amqp.connect(broker_config).transport.establish_connection().close()
+
+
+@pytest.fixture
+def dropped(servers: Servers) -> Iterator[list[str]]:
+    """Addresses at which the broker's port takes no connection and refuses none."""
+    addresses = [ELSEWHERE, MORE[0]]
+    with ExitStack() as stack:
+        for address in addresses:
+            place = (address, servers.ports["rabbitmq"])
+            stack.enter_context(closing(eventlet.listen(place, backlog=0)))
+            for _ in range(3):  # they fill the queue of the listening socket
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(place)
+        yield addresses
 
 
 def test_a_broker_is_found_as_soon_as_its_name_is_back(
@@ -226,3 +312,52 @@ def test_the_limit_of_a_caller_ends_a_lookup_of_the_broker(
     names.is_silent = True
     with pytest.raises(ZeroDivisionError), eventlet.Timeout(0.1, ZeroDivisionError()):
         connect_to_broker()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"ignored": {"AAAA"}},
+        {"delay_s": 0.8},
+        {"configuration": f"nameserver {ELSEWHERE}\nnameserver {HERE}\n"},
+    ],
+    ids=["no answer for IPv6", "slow answers", "the first name server is dead"],
+)
+def test_a_broker_is_ready_whatever_its_name_server_does(
+    trouble: dict[str, Any],
+    names: NameServer,
+    connect_to_broker: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookups, "LOOKUP_TIMEOUT_S", DEADLINE_S)
+    names.addresses[HOST] = [HERE]
+    for attribute, value in trouble.items():
+        setattr(names, attribute, value)
+    assert health.Check("broker", connect_to_broker).result() == "ok"
+
+
+def test_a_broker_is_ready_though_the_first_addresses_never_answer(
+    names: NameServer, connect_to_broker: Callable[[], None], dropped: list[str]
+) -> None:
+    names.addresses[HOST] = [*dropped, HERE]
+    assert health.Check("broker", connect_to_broker).result() == "ok"
+
+
+def test_the_time_of_a_sender_ends_though_there_are_more_addresses(
+    names: NameServer,
+    broker_config: dict[str, Any],
+    dropped: list[str],
+    servers: Servers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(amqp, "CONNECT_TIMEOUT_S", 0.6)  # 0.3 for each address
+    names.delay_s = 0.4
+    names.addresses[HOST] = [dropped[0], MORE[1]]
+    sender = amqp.Sender()
+    sender.container = SimpleNamespace(config=broker_config)
+    with closing(eventlet.listen((MORE[1], servers.ports["rabbitmq"]))) as listening:
+        with pytest.raises(amqp.CONNECTION_ERRORS, match="no answer in time"):
+            sender._connected()
+        listening.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listening.accept()
