@@ -19,19 +19,17 @@ from sqlalchemy.exc import InvalidatePoolError
 
 from chassis.errors import first_line, is_session_unusable
 
-CONNECT_LIMIT_S = 3.0
 MARGIN_S = 2.0  # after the server's own limit, which leaves the connection usable
 CHECK_IDLE_S = 5.0
 CHECK_LIMIT_S = 2.0
 POLL = patcher.original("select").poll  # eventlet removes it, as it may block; with 0 s it does not
-USED_AT = "used_at"
 _UUID_AS_TEXT = extensions.new_type((2950,), "UUID", lambda value, cursor: value)
 
 
 class LimitedConnection(extensions.connection):
     """A psycopg2 connection with a limit for each wait: for connecting, then for each answer."""
 
-    limit_s = CONNECT_LIMIT_S
+    limit_s = 3.0  # for connecting
 
 
 def wait(connection: Any, timeout: float = -1) -> None:
@@ -73,14 +71,14 @@ class ConnectionLimits:
     def _note_use(self, connection: Any, record: Any) -> None:
         if connection:  # None: it was invalidated
             connection.limit_s = self._limit_s
-            record.info[USED_AT] = monotonic()
+            record.info["used_at"] = monotonic()
 
     def _check_idle(self, connection: Any, record: Any, proxy: Any) -> None:
         """Check a connection that has idled or has input: the server may have closed it.
 
         A new one is not checked: SQLAlchemy gives up after two checks that fail.
         """
-        used_at = record.info.get(USED_AT)
+        used_at = record.info.get("used_at")
         try:
             if used_at and (monotonic() - used_at > CHECK_IDLE_S or _has_input(connection)):
                 connection.limit_s = CHECK_LIMIT_S

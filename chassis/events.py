@@ -109,11 +109,11 @@ class EventHandler(NamekoEventHandler):
         self._pauses = 0  # in a row
         self._pause_reason = ""
         self._stopping = Event()
-        self._watch = LoopWatch(self.container.service_name, self.method_name)
         self.old_retries.register(self.queue.name)
 
     def start(self) -> None:
         metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
+        self._watch = LoopWatch(self.container.service_name, self.method_name)
         health.add_check(self.container.service_name, self.method_name, self._check_running)
         self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
 

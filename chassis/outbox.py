@@ -109,9 +109,9 @@ class Outbox(DependencyProvider):
         self._after = FIRST  # where the next batch begins
         self._position = self._next_position = _recent_id()
         self._is_behind = False
-        self._watch = LoopWatch(self.container.service_name, "outbox")
 
     def start(self) -> None:
+        self._watch = LoopWatch(self.container.service_name, "outbox")
         self._thread = self.container.spawn_managed_thread(self._run, identifier="outbox relay")
 
     def stop(self) -> None:

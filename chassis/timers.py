@@ -16,8 +16,9 @@ class Timer(NamekoTimer):
     """Runs its method every `interval` seconds, one run at a time."""
 
     def start(self) -> None:
-        limit_s = max(self.interval, MAX_BUSY_S)
-        self._watch = LoopWatch(self.container.service_name, self.method_name, limit_s)
+        self._watch = LoopWatch(
+            self.container.service_name, self.method_name, limit_s=max(self.interval, MAX_BUSY_S)
+        )
         super().start()
 
     def _run(self) -> None:

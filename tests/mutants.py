@@ -610,7 +610,13 @@ MUTANTS = [
     ),
     Mutant(
         "busy connections make room for new ones",
-        [Change("gateway/web.py", "if c.is_idle and not c.is_last", "if not c.is_last")],
+        [
+            Change(
+                "gateway/protocol.py",
+                "return self.is_idle and not self.is_last and",
+                "return not self.is_last and",
+            )
+        ],
         tests(
             "gateway/tests/interface/test_connections.py",
             "test_one_connection_too_many_is_answered_and_closed_where_all_others_are_busy",

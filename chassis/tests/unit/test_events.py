@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kombu import Queue
 from sqlalchemy.exc import OperationalError
 
-from chassis import events
+from chassis import events, health
 from chassis.errors import Unavailable
 from chassis.events import EventHandler, _delivery
 from chassis.loops import LoopWatch
@@ -145,11 +145,13 @@ def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHand
     handler.method_name = "handle_b"
     handler.queue = Queue(QUEUE)
     handler.inbox, handler.held, handler._streak = LightQueue(), HeldDeliveries(), FailureStreak()
-    handler._watch, handler._probe = LoopWatch("tests", "handler"), 1
+    handler._probe = 1
     handler.prefetch, handler._pauses, handler._stopping = events.PREFETCH, 0, Event()
     handler._stopping.send()  # no pause takes time
     handler.queue_consumer = handler.publisher = broker
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(health, "_checks", {})
+        handler._watch = LoopWatch("tests", "handler")
         patch.setattr(handler, "_call", broker.call)
         patch.setattr(events, "monotonic", lambda: next(clock))
         patch.setattr(events, "OVERFLOW_PAUSE_S", 0)
