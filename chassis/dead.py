@@ -66,11 +66,11 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
 def retire_retries(channel: Any, handler: EventHandler, timeout_s: float) -> None:
     """Delete the retry queues beside the event queue."""
     queue = handler.queue.name
-    deleted = sum(delete(channel, name, queue, timeout_s) for name in retry_queues(queue))
+    deleted = sum(_delete_retry_queue(channel, name, queue, timeout_s) for name in retry_queues(queue))
     print(f"{queue}: {deleted} retry queues deleted")
 
 
-def delete(channel: Any, name: str, queue: str, timeout_s: float) -> bool:
+def _delete_retry_queue(channel: Any, name: str, queue: str, timeout_s: float) -> bool:
     """Empty a retry queue into `queue`, and delete it; whether there was one.
 
     Raises ConfigurationError where it fills again each time.

@@ -178,7 +178,8 @@ def run_migrations() -> None:
         turn.execute(text(LIMITS))
         if not turn.execute(TAKE_TURN).scalar():
             print(f"{service}: another migration runs; waiting for its end", flush=True)
-            while not turn.execute(TAKE_TURN).scalar():  # a query that waits would hold up index builds
+            # A query that waits for the lock itself would hold up index builds.
+            while not turn.execute(TAKE_TURN).scalar():
                 sleep(RETRY_S)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             holders = {*turn.execute(LOCK_HOLDERS)}

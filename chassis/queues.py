@@ -208,7 +208,8 @@ def _open_connection(channel: Any) -> Any:
 def _cut_off(channel: Any) -> None:
     """Shut down the channel's socket, so that all waits for it fail at once.
 
-    A duplicate reaches TCP alone: an SSLSocket's own shutdown ends TLS too, and its reader raises ValueError.
+    A duplicate reaches TCP alone: an SSLSocket's own shutdown ends TLS too, and its reader raises
+    ValueError.
     """
     if connection := channel.connection:
         with suppress(OSError), socket(fileno=dup(connection.transport.sock.fileno())) as tcp:

@@ -14,10 +14,12 @@ import eventlet
 import kombu
 import psycopg2
 import pytest
+from sqlalchemy.orm import DeclarativeBase
 from eventlet.greenio import shutdown_safe
 
 from chassis.amqp import connect
 from chassis.container import Container
+from chassis.db import Database
 from conftest import eventually
 from dev.servers import Servers
 
@@ -44,6 +46,18 @@ UNREADABLE_HEADERS = {
     "tables in tables": _headers(_nested(3000)),
     "a name that is no text": _headers(b"\x01\xffV"),
 }
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Keeper:
+    """Has a database."""
+
+    name = "users"
+
+    db = Database(Base)
 
 
 class Broker:

@@ -10,14 +10,12 @@ import psycopg2
 import pytest
 import yaml
 from sqlalchemy import create_engine, text
-from sqlalchemy.orm import DeclarativeBase
 
 from chassis import database_checks
 from chassis.container import Container
 from chassis.database_checks import TIME_LIMITS, ensure_time_limits
-from chassis.db import Database
 from chassis.migrate import main
-from chassis.tests.conftest import dependency, running
+from chassis.tests.conftest import Keeper, dependency, running
 from conftest import DEADLINE_S
 
 Run = Callable[[str], list[Any]]
@@ -28,18 +26,6 @@ ROLE_SETTINGS = """
     WHERE setrole = 'users'::regrole
     AND setdatabase = (SELECT oid FROM pg_database WHERE datname = 'users')
 """
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Keeper:
-    """Has a database."""
-
-    name = "users"
-
-    db = Database(Base)
 
 
 @pytest.fixture

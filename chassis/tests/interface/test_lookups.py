@@ -16,11 +16,10 @@ import requests
 import yaml
 from sqlalchemy import NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import DeclarativeBase
 
 from chassis import amqp, health, lookups
 from chassis.container import Container
-from chassis.db import Database
+from chassis.tests.conftest import Keeper
 from chassis.tests.names import NameServer, name_server
 from conftest import DEADLINE_S, eventually
 from dev.ports import free_ports
@@ -44,18 +43,6 @@ unix_socket_dir =
 auth_type = any
 server_reset_query =
 """
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Keeper:
-    """Has a database."""
-
-    name = "users"
-
-    db = Database(Base)
 
 
 @pytest.fixture
