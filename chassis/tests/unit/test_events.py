@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from eventlet.event import Event
 from eventlet.queue import LightQueue
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kombu import Queue
 from sqlalchemy.exc import OperationalError
@@ -165,6 +165,14 @@ def database_gone() -> OperationalError:
 FAULTS = st.sampled_from([None, None, None, None, database_gone(), Unavailable("users is unavailable")])
 
 
+@example(outcomes=[], refusals=[True], numbers=[4], limits=[1], losses=set())
+@example(  # of [4, 1, 2, 3] the second is done, the first failed, and then the database is gone
+    outcomes=[None, None, None, None, database_gone()],
+    refusals=[],
+    numbers=[4, 1, 2, 3],
+    limits=[4],
+    losses=set(),
+)
 @settings(max_examples=300, deadline=None)
 @given(
     outcomes=st.lists(FAULTS, max_size=60),
