@@ -98,7 +98,7 @@ def permissions(each: Service) -> dict[str, Any]:
     moves = [moves_exchange(each.name).name] if each.handlers else []
     own = [f"{each.name}.events"] if each.emits else []
     sources = [f"{source}.events" for source in each.sources]
-    requests = [f"{callee}.{verb}" for callee, verbs in each.calls.items() for verb in verbs]
+    requests = sorted(f"{callee}.{verb}" for callee, verbs in each.calls.items() for verb in verbs)
     topics = {
         "nameko-rpc": topic(
             write=[*map(literal, requests), *([UUID] if each.methods else [])],
