@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import product, takewhile
+from itertools import product
 from typing import Any
 
 import amqp
@@ -27,7 +27,7 @@ MESSAGES = 1000
 LARGE = bytes(2**20)
 RETURNS = 25  # of each kind; a quorum queue of RabbitMQ 4 drops a message after 20 by default
 EXPIRES_S = 60  # the broker deletes the scratch queues of a killed check after this time
-TIMEOUT_S = 10  # for all confirms of a trial, or for one delivery from each queue
+TIMEOUT_S = 10  # for the commit of a trial, or for one delivery from each queue
 HELP = "docs/operations.md#queue-limits"
 
 Queues = Sequence[str]
@@ -123,26 +123,24 @@ def _count_waiting(connection: Any, queues: Queues) -> set[str]:
 
 
 def _fill(connection: Any, queues: Queues) -> set[str]:
-    """Publish MESSAGES to each queue and count them. They are empty: no limit of bytes is met."""
-    refused = _publish(connection, queues, [b""] * MESSAGES)
-    return refused | _purge(connection, queues, MESSAGES)
+    """Publish MESSAGES to each queue and count them. They are empty: no limit of bytes is met.
+
+    One more follows, because a quorum queue refuses only what comes after its limit is met.
+    """
+    _publish(connection, queues, [b""] * MESSAGES)
+    _publish(connection, queues, [b""])
+    return _purge(connection, queues, MESSAGES + 1)
 
 
 def _send_large(connection: Any, queues: Queues) -> set[str]:
-    """Publish LARGE to each queue and fetch it back.
-
-    A second message follows, because a quorum queue refuses only what comes after its limit is met.
-    """
-    try:
-        refused = _publish(connection, queues, [LARGE]) | _publish(connection, queues, [b""])
-    except amqp.PreconditionFailed as exc:
-        loss = f"refuses a message of {len(LARGE)} bytes"
-        raise _refusal(f"{loss}: set max_message_size to 16777216 or more") from exc
+    """Publish LARGE to each queue and fetch it back. One more message follows, as in _fill."""
+    _publish(connection, queues, [LARGE])
+    _publish(connection, queues, [b""])
     channel = connection.channel()
     channel.auto_decode = False
     fetched = {queue: channel.basic_get(queue, no_ack=True) for queue in queues}
     damaged = {queue for queue, message in fetched.items() if not message or message.body != LARGE}
-    return refused | damaged | _purge(connection, queues, 1)
+    return damaged | _purge(connection, queues, 1)
 
 
 def _return_often(connection: Any, queues: Queues) -> list[str]:
@@ -170,7 +168,10 @@ def _return_twice(connection: Any, queues: Queues) -> list[str]:
 
     for queue in queues:
         channel.basic_consume(queue, consumer_tag=queue, callback=receive, nowait=True)
-    _read_until(connection, lambda: all(deliveries[queue] == 2 for queue in queues))
+    deadline = time.monotonic() + TIMEOUT_S
+    while any(deliveries[queue] < 2 for queue in queues) and time.monotonic() < deadline:
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=1)
     channel.close()
     return [queue for queue in queues if deliveries[queue] < 2]
 
@@ -182,40 +183,22 @@ def _purge(connection: Any, queues: Queues, expected: int) -> set[str]:
     return {queue for queue in queues if channel.queue_purge(queue) < expected}
 
 
-def _publish(connection: Any, queues: Queues, bodies: Sequence[bytes]) -> set[str]:
-    """Publish the bodies to each queue. Returns the queues that refused one.
+def _publish(connection: Any, queues: Queues, bodies: Sequence[bytes]) -> None:
+    """Publish the bodies to each queue, in a transaction: one answer for all of them.
 
-    Raises TimeoutError where the broker does not confirm all within TIMEOUT_S.
+    A queue that refuses a message, or a message that is too large, fails the commit. The other
+    messages are in their queues all the same: the caller counts them.
     """
-    unconfirmed = dict(enumerate((queue for queue, _ in product(queues, bodies)), start=1))
-    refused: set[str] = set()
-
-    def settle(tag: int, multiple: bool) -> list[str]:
-        tags = list(takewhile(lambda each: each <= tag, unconfirmed)) if multiple else [tag]
-        return [unconfirmed.pop(each) for each in tags]
-
     channel = connection.channel()
-    channel.confirm_select()
-    channel.events["basic_ack"].add(settle)
-    channel.events["basic_nack"].add(lambda tag, multiple: refused.update(settle(tag, multiple)))
+    channel.tx_select()
     with connection.transport.in_one_write():
         for queue, body in product(queues, bodies):
             message = amqp.Message(body, delivery_mode=2)
             arguments = (0, "", queue, False, False)
             # Not channel.basic_publish(): that one reads the connection before each message.
             channel.send_method(spec.Basic.Publish, "Bssbb", arguments, message)
-    if not _read_until(connection, lambda: not unconfirmed):
-        raise TimeoutError
-    return refused
-
-
-def _read_until(connection: Any, is_done: Callable[[], bool]) -> bool:
-    """Read what the broker sends until the condition holds; False after TIMEOUT_S."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_done() and (left := deadline - time.monotonic()) > 0:
-        with suppress(TimeoutError):
-            connection.drain_events(timeout=left)
-    return is_done()
+    with suppress(amqp.PreconditionFailed):
+        channel.tx_commit()
 
 
 # The order matters: no trial meets a limit that a later one names.
@@ -238,7 +221,7 @@ TRIALS = (
     Trial(
         _send_large,
         f"keeps no message of {len(LARGE)} bytes in {{}}",
-        'remove "max-length-bytes" from its policy',
+        'remove "max-length-bytes" from its policy, or set max_message_size to 16777216 or more',
     ),
     Trial(
         _return_often,
