@@ -130,19 +130,19 @@ def difference(account: Account, ledger: Account, wrong: int) -> str | None:
 def _settle(account: Account | None, request: Request) -> Operation:
     reason = UNKNOWN_USER if account is None else _refusal(account, request)
     before = account or Account(request.user_id, last_seq=-1)  # -1: its operation gets number 0
-    operation = Operation(
-        request.id,
-        request.ref,
-        request.user_id,
-        before.last_seq + 1,
-        request.kind,
-        request.amount_minor,
-        "refused" if reason else "done",
-        reason,
-        before.balance_minor,
-        request.at,
+    signed_amount = request.amount_minor if request.kind == DEPOSIT else -request.amount_minor
+    return Operation(
+        id=request.id,
+        ref=request.ref,
+        user_id=request.user_id,
+        seq=before.last_seq + 1,
+        kind=request.kind,
+        amount_minor=request.amount_minor,
+        status="refused" if reason else "done",
+        reason=reason,
+        balance_after_minor=before.balance_minor + (0 if reason else signed_amount),
+        created_at=request.at,
     )
-    return replace(operation, balance_after_minor=before.balance_minor + effect(operation))
 
 
 def _refusal(account: Account, request: Request) -> str | None:
@@ -153,13 +153,6 @@ def _refusal(account: Account, request: Request) -> str | None:
     if request.kind == DEPOSIT and account.balance_minor + request.amount_minor > MAX_BALANCE_MINOR:
         return BALANCE_LIMIT
     return None
-
-
-def effect(operation: Operation) -> int:
-    """What an operation adds to its account's balance."""
-    if operation.status == "refused":
-        return 0
-    return operation.amount_minor if operation.kind == DEPOSIT else -operation.amount_minor
 
 
 def _after(account: Account, operation: Operation) -> Account:

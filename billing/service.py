@@ -206,9 +206,15 @@ class Service:
 
 
 def _request(item: dict[str, Any], kind: domain.Kind, cancels: bool) -> Request:
-    id_ = str(uuid_utils.uuid7())
-    user_id, amount = item["user_id"], item["amount_minor"]
-    return Request(id_, ref_of(item), user_id, kind, amount, datetime.now(UTC), cancels)
+    return Request(
+        id=str(uuid_utils.uuid7()),
+        ref=ref_of(item),
+        user_id=item["user_id"],
+        kind=kind,
+        amount_minor=item["amount_minor"],
+        at=datetime.now(UTC),
+        cancels=cancels,
+    )
 
 
 def _record(
