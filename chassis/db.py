@@ -143,17 +143,16 @@ class Database(NamekoDatabase):
         After a write that the server has refused, its disk is tried. A grant can't be tried: a write
         that succeeds shows that it is there.
         """
-        if self._failed_write:
-            with self.transaction() as connection:  # raises where the disk is full
-                connection.execute(TRY_DISK)
-        if self._failed_write and sqlstate(self._failed_write[1]) == NO_RIGHT:
-            raise Unavailable(first_line(self._failed_write[1]))
-        self._failed_write = None
         tables = [*self.declarative_base.metadata.tables]
         with self.autocommit() as connection:
-            reasons = connection.execute(CANNOT_WRITE, {"tables": tables}).scalars().all()
+            if self._failed_write:
+                connection.execute(TRY_DISK)  # raises where it is full
+            reasons = [*connection.execute(CANNOT_WRITE, {"tables": tables}).scalars()]
+        if self._failed_write and sqlstate(self._failed_write[1]) == NO_RIGHT:
+            reasons.append(first_line(self._failed_write[1]))
         if reasons:
             raise Unavailable("; ".join(reasons))
+        self._failed_write = None
 
 
 def recordset(rows: Sequence[Any]) -> str:

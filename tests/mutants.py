@@ -254,8 +254,8 @@ MUTANTS = [
         [
             Change(
                 "billing/service.py",
-                "return Request(id_, ref_of(item), ",
-                'return Request(id_, ref_of(item) + ":cancelled" * cancels, ',
+                "        ref=ref_of(item),\n",
+                '        ref=ref_of(item) + ":cancelled" * cancels,\n',
             )
         ],
         tests(LEDGER, "test_a_cancelled_withdrawal_never_happens"),
@@ -605,8 +605,13 @@ MUTANTS = [
     # The gateway.
     Mutant(
         "a gateway leaves its Service for lack of a broker",
-        [Change("chassis/health.py", '_readiness(" started")', "_readiness()")],
+        [Change("chassis/health.py", 'partial(_readiness, " started")', "_readiness")],
         tests(HEALTH, "test_startedz_asks_whether_services_have_started_and_nothing_else"),
+    ),
+    Mutant(
+        "idle connections keep probes out",
+        [Change("chassis/health.py", "if len(_accepted) > MAX_CONNECTIONS:", "if False:")],
+        tests(HEALTH, "test_idle_connections_do_not_keep_a_probe_from_its_answer"),
     ),
     Mutant(
         "busy connections make room for new ones",
@@ -640,7 +645,11 @@ MUTANTS = [
     ),
     Mutant(
         "a wait for the database has no limit",
-        [Change("chassis/connections.py", "timeout=None if left_s == inf else left_s", "timeout=None")],
+        [
+            Change(
+                "chassis/connections.py", "eventlet.Timeout(limit_s or None, late)", "eventlet.Timeout(None)"
+            )
+        ],
         tests(CONNECTIONS, "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced"),
     ),
     Mutant(
