@@ -6,7 +6,7 @@ from sqlalchemy import DateTime, Text, func
 from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from chassis.outbox import OutboxMixin, unsent_index
+from chassis.outbox import outbox_table
 
 
 class Base(DeclarativeBase):
@@ -28,8 +28,4 @@ class User(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-class Outbox(OutboxMixin, Base):
-    """Events that wait for the relay."""
-
-
-unsent_index(Outbox)
+outbox_table(Base.metadata)
