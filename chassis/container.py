@@ -113,13 +113,10 @@ class Container(ServiceContainer):
 
     def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:
         """Every log line of the worker carries its request id; a line tells what it did."""
+        worker_ctx.started = monotonic()
         worker_ctx.data["request_id"] = bind_request_id(worker_ctx.data)
         bind_deadline(worker_ctx.data)
         super()._run_worker(worker_ctx, handle_result)
-
-    def _worker_setup(self, worker_ctx: Any) -> None:
-        worker_ctx.started = monotonic()
-        super()._worker_setup(worker_ctx)
 
     def _worker_result(self, worker_ctx: Any, result: Any, exc_info: Any) -> None:
         seconds = monotonic() - worker_ctx.started
