@@ -22,7 +22,6 @@ from billing.schemas import (
     OrderWithdrawal,
     StatementQuery,
     Withdrawal,
-    ref_of,
 )
 from chassis.db import Database
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
@@ -208,7 +207,7 @@ class Service:
 def _request(item: dict[str, Any], kind: domain.Kind, cancels: bool) -> Request:
     return Request(
         id=str(uuid_utils.uuid7()),
-        ref=ref_of(item),
+        ref=domain.ref_of(item),
         user_id=item["user_id"],
         kind=kind,
         amount_minor=item["amount_minor"],

@@ -216,8 +216,8 @@ MUTANTS = [
         [
             Change(
                 "billing/domain.py",
-                "                state[request.user_id] = _after(state[request.user_id], operation)\n",
-                "                _after(state[request.user_id], operation)\n",
+                "                state[request.user_id] = Account(\n",
+                "                Account(\n",
             )
         ],
         tests(BOOKS, "test_balances_change_by_exactly_the_done_operations"),
@@ -237,16 +237,16 @@ MUTANTS = [
         "a client's key can be an order's",
         [
             Change(
-                "billing/schemas.py",
-                'domain.order_ref(item["order_id"])',
-                'domain.key_ref(item["user_id"], item["order_id"])',
+                "billing/domain.py",
+                """return f"order:{item['order_id']}\"""",
+                """return f"key:{item['user_id']}:{item['order_id']}\"""",
             )
         ],
         tests(LEDGER, "test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order"),
     ),
     Mutant(
         "a key is not its user's own",
-        [Change("billing/domain.py", 'return f"key:{user_id}:{key}"', 'return f"key:{key}"')],
+        [Change("billing/domain.py", "f\"key:{item['user_id']}:", 'f"key:')],
         tests(LEDGER, "test_a_key_is_its_users_own"),
     ),
     Mutant(
@@ -254,8 +254,8 @@ MUTANTS = [
         [
             Change(
                 "billing/service.py",
-                "        ref=ref_of(item),\n",
-                '        ref=ref_of(item) + ":cancelled" * cancels,\n',
+                "        ref=domain.ref_of(item),\n",
+                '        ref=domain.ref_of(item) + ":cancelled" * cancels,\n',
             )
         ],
         tests(LEDGER, "test_a_cancelled_withdrawal_never_happens"),
