@@ -48,19 +48,12 @@ def wait(connection: Any, timeout: float = -1) -> None:
             )
 
 
-class ConnectionLimits:
-    """Limits the waits of an engine's connections; a statement may take `statement_timeout_s`."""
+def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
+    """Limit the waits of an engine's connections; a statement may take `statement_timeout_s`."""
+    extensions.set_wait_callback(wait)
+    limit_s = statement_timeout_s + MARGIN_S
 
-    def __init__(self, engine: Engine, statement_timeout_s: float) -> None:
-        extensions.set_wait_callback(wait)
-        self._engine = engine
-        self._limit_s = statement_timeout_s + MARGIN_S
-        event.listen(engine, "connect", _read_ids_as_text)
-        event.listen(engine, "checkin", _note_use)
-        event.listen(engine, "checkout", self._make_ready)
-        event.listen(engine, "handle_error", _retire_unusable)
-
-    def _make_ready(self, connection: Any, record: Any, proxy: Any) -> None:
+    def make_ready(connection: Any, record: Any, proxy: Any) -> None:
         """Check a connection that has idled or has input: the server may have closed it.
 
         Then set its limit. A new one is not checked: SQLAlchemy gives up after two checks that fail.
@@ -69,10 +62,15 @@ class ConnectionLimits:
         try:
             if used_at and (monotonic() - used_at > CHECK_IDLE_S or _has_input(connection)):
                 connection.limit_s = CHECK_LIMIT_S
-                self._engine.dialect.do_ping(connection)
+                engine.dialect.do_ping(connection)
         except psycopg2.Error as exc:  # the other idle connections are probably lost, too
             raise InvalidatePoolError(first_line(exc)) from exc
-        connection.limit_s = self._limit_s  # the last user may have had another one
+        connection.limit_s = limit_s  # the last user may have had another one
+
+    event.listen(engine, "connect", _read_ids_as_text)
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", make_ready)
+    event.listen(engine, "handle_error", _retire_unusable)
 
 
 def _read_ids_as_text(connection: Any, record: Any) -> None:

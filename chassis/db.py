@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
 from chassis import health, lookups
-from chassis.connections import ConnectionLimits, LimitedConnection
+from chassis.connections import LimitedConnection, limit_waits
 from chassis.database_checks import ensure_time_limits, refuse_unfit_database
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
 from chassis.settings import COUNT, SECONDS, TEXT, read
@@ -75,7 +75,7 @@ class Database(NamekoDatabase):
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
         for engine in (self.engine, self._autocommit):
             event.listen(engine, "do_connect", lookups.connect)
-            ConnectionLimits(engine, self.engine_options["pool_timeout"])
+            limit_waits(engine, self.engine_options["pool_timeout"])
             event.listen(engine, "handle_error", self._note_failure)
             event.listen(engine, "after_cursor_execute", self._note_success)
         self._failed_write: tuple[str, BaseException] | None = None  # the statement, and its error
