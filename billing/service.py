@@ -55,7 +55,7 @@ class Service:
     name = "billing"
 
     db = Database(models.Base)
-    users = RpcProxy("users")
+    users = RpcProxy("users", ["get_many"])
     currency = Setting("CURRENCY", TEXT)
 
     @rpc

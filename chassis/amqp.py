@@ -21,14 +21,13 @@ import amqp
 import eventlet
 import kombu
 from amqp import serialization, spec
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, NotFound
 from eventlet.event import Event
 from eventlet.queue import LightQueue
 from eventlet.semaphore import Semaphore
 from kombu.serialization import register
 from nameko.exceptions import ConfigurationError
 from nameko.extensions import SharedExtension
-from nameko.standalone.events import get_event_exchange
 
 from chassis import transport  # noqa: F401 - kombu's transport from now on
 from chassis.errors import Unavailable
@@ -105,6 +104,25 @@ def connect(config: dict[str, Any]) -> kombu.Connection:
         connect_timeout=CONNECT_TIMEOUT_S,
         transport_options={"max_retries": 1},
     )
+
+
+def declare(queue: kombu.Queue, channel: Any) -> None:
+    """Declare a queue, bind it, and make its exchange if that is missing."""
+    declare_exchange(queue.exchange, channel)
+    queue.queue_declare(channel=channel)
+    queue.queue_bind(channel=channel)
+
+
+def declare_exchange(exchange: kombu.Exchange, channel: Any) -> None:
+    """Make an exchange if it is missing. The channel must be new: a failed look ends its consumers.
+
+    Where each service has its own user on the broker, none may declare or delete an exchange that
+    others use. Migrations or the broker's definitions have made it there.
+    """
+    try:
+        exchange.declare(channel=channel, passive=True)
+    except NotFound:
+        exchange.declare(channel=channel)
 
 
 class Link:
@@ -358,7 +376,6 @@ class ConfirmedPublisher(SharedExtension):
 
     def _prepare(self, channel: Any) -> None:
         channel.confirm_select()
-        get_event_exchange(self.container.service_name, self.container.config)(channel).declare()
 
     def stop(self) -> None:
         if self._link:

@@ -24,10 +24,10 @@ from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
 from chassis import health, metrics
-from chassis.amqp import ConfirmedPublisher, Message, can_carry
+from chassis.amqp import ConfirmedPublisher, Message, can_carry, declare
 from chassis.errors import Unavailable, first_line
 from chassis.loops import LoopWatch
-from chassis.moves import KEPT
+from chassis.moves import KEPT, moves_exchange
 from chassis.queues import QueueConsumer
 from chassis.retries import (
     CALL_FAULTS,
@@ -109,7 +109,8 @@ class EventHandler(NamekoEventHandler):
         self._pauses = 0  # in a row
         self._pause_reason = ""
         self._stopping = Event()
-        self.old_retries.register(self.queue.name)
+        self.moves = moves_exchange(self.container.service_name)
+        self.old_retries.register(self)
 
     def start(self) -> None:
         metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
@@ -125,13 +126,14 @@ class EventHandler(NamekoEventHandler):
         self._thread.wait()
 
     def declare(self, channel: Any) -> None:
-        """Declare the queue and its dead-letter queue."""
+        """Declare the queue and its dead-letter queue, on a new channel."""
         for queue in self.queues():
-            queue(channel).declare()
+            declare(queue, channel)
+        self.queue.bind_to(self.moves, self.queue.name, channel=channel)
 
     def queues(self) -> list[Queue]:
         """The main queue and its dead-letter queue."""
-        return [self.queue, Queue(self.dead_name())]
+        return [self.queue, Queue(self.dead_name(), self.moves, self.dead_name())]
 
     def dead_name(self) -> str:
         """The dead-letter queue; `python -m chassis.dead` lists and redrives it."""
@@ -143,12 +145,13 @@ class EventHandler(NamekoEventHandler):
         It has a channel of its own: one ack of many would end requests that are in progress.
         """
         self.held.clear()  # the messages of the last channel are the broker's again
-        self.declare(channel)
         own = channel.connection.channel()
+        self.declare(own)
         own.auto_decode = False  # a body is its bytes, whatever its encoding claims
         consumer = kombu.Consumer(
             own,
             queues=[self.queue],
+            auto_declare=False,
             on_message=self._receive,
             on_decode_error=lambda message, exc: self._receive(message),
             accept=accept,
@@ -393,7 +396,7 @@ class EventHandler(NamekoEventHandler):
         kept = headers if can_carry(headers) else {}
         counts = {ATTEMPTS: delivery.attempts, FAILURES: delivery.failures, ERROR: delivery.error}
         body = bytes(delivery.message.body or b"")
-        return Message("", target, body, {**kept, **counts}, properties)
+        return Message(self.moves.name, target, body, {**kept, **counts}, properties)
 
     def _ack(self, batch: Sequence[Delivery], settled: Sequence[Delivery]) -> None:
         """Ack those of the batch that are settled, and no other message.

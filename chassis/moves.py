@@ -5,10 +5,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import amqp
+from kombu import Exchange
 
 from chassis.amqp import can_carry, connect
 
 KEPT = ("content_type", "content_encoding", "message_id")
+
+
+def moves_exchange(service: str) -> Exchange:
+    """The exchange by which a service moves events: to its own queues only, by their names.
+
+    The default exchange reaches every queue, and the broker's permissions cannot narrow that down.
+    """
+    return Exchange(f"evt-moves--{service}.direct", type="direct")
 
 
 @contextmanager
@@ -33,10 +42,11 @@ def move(
     channel: Any,
     source: str,
     target: str,
+    exchange: str,
     timeout_s: float,
     copy: Callable[[Any], amqp.Message] = lambda message: copy_of(message),
 ) -> int:
-    """Move the messages that are in `source` now; how many.
+    """Move the messages that are in `source` now to `target`, by the exchange of its service; how many.
 
     Each is acked when the broker has its copy: a crash in between doubles it. Raises one of
     chassis.amqp.CONNECTION_ERRORS, also where `target` is missing.
@@ -44,7 +54,7 @@ def move(
     moved = 0
     for _ in range(count(channel, source)):
         if message := channel.basic_get(source):
-            arguments = (copy(message), "", target)
+            arguments = (copy(message), exchange, target)
             limits = {"timeout": timeout_s, "confirm_timeout": timeout_s}
             channel.basic_publish_confirm(*arguments, mandatory=True, **limits)
             channel.basic_ack(message.delivery_tag)

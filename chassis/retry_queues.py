@@ -38,15 +38,15 @@ class RetryQueueDrain(SharedExtension):
     """
 
     def __init__(self) -> None:
-        self._queues: list[str] = []
+        self._handlers: list[Any] = []
         self._stopping = Event()
 
     def check(self) -> None:
         self._timeout_s = read(self.container.config, "CONFIRM_TIMEOUT_S", SECONDS)
 
-    def register(self, queue: str) -> None:
-        """Let it look beside this queue, too."""
-        self._queues.append(queue)
+    def register(self, handler: Any) -> None:
+        """Let it look beside the queue of this event handler, too."""
+        self._handlers.append(handler)
 
     def start(self) -> None:
         self._thread = self.container.spawn_managed_thread(self._run, identifier="retry queues")
@@ -67,14 +67,18 @@ class RetryQueueDrain(SharedExtension):
 
     def _drain_all(self, channel: Any) -> None:
         """Returns where no queue is left, and at a stop."""
-        left = list(self._queues)
-        while not self._stopping.ready() and (left := [q for q in left if self._drain(channel, q)]):
+        left = list(self._handlers)
+        for handler in left:
+            handler.declare(channel)  # with the exchange, of which earlier versions know nothing
+        while not self._stopping.ready() and (left := [h for h in left if self._drain(channel, h)]):
             self._wait(EVERY_S)
 
-    def _drain(self, channel: Any, queue: str) -> bool:
-        """Move what waits beside `queue`; whether it has retry queues."""
+    def _drain(self, channel: Any, handler: Any) -> bool:
+        """Move what waits beside the handler's queue; whether it has retry queues."""
+        queue = handler.queue.name
+        target = (queue, handler.moves.name, self._timeout_s)
         try:
-            moved = sum(move(channel, name, queue, self._timeout_s) for name in retry_queues(queue))
+            moved = sum(move(channel, name, *target) for name in retry_queues(queue))
         except NotFound:  # the channel lives on: py-amqp opens it again
             return False
         if moved:

@@ -5,6 +5,7 @@
 can't be right is refused and logged, and the service lives.
 """
 
+import hashlib
 import logging
 import sys
 import uuid
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 CALL_ID = "correlation_id"  # the key in nameko's context data
 REPLY_EXPIRES_MS = "60000"  # longer than any caller waits
+DEATHS = "x-death"  # the broker's own header of a message that it has moved
 
 
 class NotReceived(Unavailable):
@@ -48,26 +50,44 @@ class RpcConsumer(NamekoRpcConsumer):
     queue_consumer = QueueConsumer()
     sender = Sender()
 
+    def setup(self) -> None:
+        super().setup()
+        self._exchange = get_rpc_exchange(self.container.config).name
+
     def handle_message(self, body: Any, message: Any) -> None:
-        if not message.properties.get("reply_to"):
-            # Nameko would fail to answer it, die, and leave it for the next process to die of.
-            log.error("a request without reply_to is refused", extra=message.delivery_info)
+        method = message.delivery_info["routing_key"]
+        if fault := self._fault(message):
+            log.error("a request is refused", extra={"method": method, "error": fault})
             self.queue_consumer.ack_message(message)
             return
-        method = message.delivery_info["routing_key"]
         try:
             self.get_provider_for_method(method).handle_message(body, message)
         except Exception as exc:
             log.warning("a request is refused", extra={"method": method, "error": first_line(exc)})
             self.handle_result(message, None, sys.exc_info())
 
+    def _fault(self, message: Any) -> str:
+        """What is wrong with how a request came, or "". It gets no reply.
+
+        The broker checks who may publish a routing key to the exchange of requests, and checks it
+        only there. A request that reached the queue in another way was checked by nobody: dead-
+        lettered from a queue, or passed on by another exchange. A reply to any other key than a UUID
+        could be forbidden to this service, and would cost it the connection.
+        """
+        if message.delivery_info["exchange"] != self._exchange:
+            return "published to another exchange"
+        if DEATHS in message.headers:
+            return "dead-lettered"
+        if not is_id(message.properties.get("reply_to")):
+            return "reply_to is not a UUID"
+        return ""
+
     def handle_result(self, message: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
         call_id = message.properties.get("correlation_id")
         properties = {"correlation_id": call_id, "expiration": REPLY_EXPIRES_MS}
-        exchange = get_rpc_exchange(self.container.config).name
         body = self._answer(result, exc_info and exc_info[1])
         reply_to = str(message.properties["reply_to"])
-        self.sender.send(Message(exchange, reply_to, body, properties=properties))
+        self.sender.send(Message(self._exchange, reply_to, body, properties=properties))
         eventlet.sleep(0)  # it goes out now: the caller waits for it, nobody for the ack and the log line
         self.queue_consumer.ack_message(message)
         return result, exc_info
@@ -114,14 +134,25 @@ class CallId(DependencyProvider):
         return call_id if is_id(call_id) else str(uuid.uuid4())
 
 
+def reply_prefix(service: str) -> str:
+    """How the reply keys of a service begin, so that the broker's permissions can tell them apart.
+
+    They stay UUIDs, as Nameko's: 8 of their 32 digits are a digest of the service's name.
+    """
+    return hashlib.sha256(service.encode()).hexdigest()[:8]
+
+
 class ReplyListener(NamekoReplyListener):
     """Receives the answers, and knows who waits for them."""
 
+    routing_key: str
     queue_consumer = QueueConsumer()
     sender = Sender()
 
     def setup(self) -> None:
         super().setup()
+        self.routing_key = f"{reply_prefix(self.container.service_name)}{self.routing_key[8:]}"
+        self.queue.routing_key = self.routing_key
         self.sender.when_returned.append(self.fail)
 
     def forget(self, correlation_id: str) -> None:
@@ -134,9 +165,10 @@ class ReplyListener(NamekoReplyListener):
 
 
 class RpcProxy(DependencyProvider):
-    """Calls to one service: `billing = RpcProxy("billing", batched=["withdraw"])`.
+    """Calls to one service: `billing = RpcProxy("billing", ["statement"], batched=["withdraw"])`.
 
-    `self.billing.account(user_id=...)` is one call. A verb in `batched` goes out through a
+    Only the methods that are named can be called. The permissions on the broker are made from them
+    (dev/bus.py). `self.billing.statement(user_id=...)` is one call. A verb in `batched` goes out through a
     coalescer as `verb_many(items=[{...}, ...])`, which answers a list of outcomes in that order;
     each item carries its own `request_id`. `timeout` names the setting that bounds every call; the
     deadline of the work at hand may bound it further.
@@ -154,8 +186,16 @@ class RpcProxy(DependencyProvider):
     replies = ReplyListener()
     sender = Sender()
 
-    def __init__(self, service: str, *, batched: Sequence[str] = (), timeout: str = "RPC_TIMEOUT_S") -> None:
+    def __init__(
+        self,
+        service: str,
+        methods: Sequence[str] = (),
+        *,
+        batched: Sequence[str] = (),
+        timeout: str = "RPC_TIMEOUT_S",
+    ) -> None:
         self.service = service
+        self.methods = methods
         self.batched = batched
         self.timeout = timeout
 
@@ -163,6 +203,7 @@ class RpcProxy(DependencyProvider):
         self.timeout_s = read(self.container.config, self.timeout, SECONDS)
 
     def setup(self) -> None:
+        self._exchange = get_rpc_exchange(self.container.config).name
         self._waiting = 0
         self._may_wait = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer lane")
@@ -222,9 +263,8 @@ class RpcProxy(DependencyProvider):
             "reply_to": self.replies.routing_key,
             "expiration": str(int(wait_s * 1000)),  # milliseconds
         }
-        exchange = get_rpc_exchange(self.container.config).name
         queued = self.sender.send(
-            Message(exchange, f"{self.service}.{method}", body, headers, properties),
+            Message(self._exchange, f"{self.service}.{method}", body, headers, properties),
             when_unsent=partial(self.replies.fail, correlation_id),
         )
         try:
@@ -256,6 +296,8 @@ class ServiceProxy:
         self._proxy = proxy
 
     def __getattr__(self, verb: str) -> "MethodProxy":
+        if verb not in (*self._proxy.methods, *self._proxy.batched):
+            raise AttributeError(f"{verb} is not among the methods of this RpcProxy")
         return MethodProxy(self._proxy, verb)
 
 
