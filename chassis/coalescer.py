@@ -16,7 +16,7 @@ from eventlet.hubs import get_hub
 
 from chassis.errors import DeadlineExceeded, InternalError
 
-Send = Callable[[Sequence[Any], float, float], Sequence[Any]]
+Send = Callable[[Sequence[Any], float, float], list[Any]]
 LAST_PART = 0.2  # of an item's time: then it is too late to send it
 PATIENCE_S = 0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
 MOST_SLOW = 16  # as many as a hanging copy takes (WORKERS by default): what comes later goes to others
@@ -122,7 +122,7 @@ class Coalescer:
         try:
             times = [call.deadline - monotonic() for call in batch]
             outcomes = self._send([call.item for call in batch], min(times), max(times))
-            if len(outcomes) != len(batch):
+            if not isinstance(outcomes, list) or len(outcomes) != len(batch):
                 raise InternalError("a batch was not answered item by item")
         except Exception as fault:  # whatever it is, it is the callers' to handle
             for call in batch:

@@ -45,8 +45,7 @@ class Check:
         if self._valid_until < monotonic():
             self._valid_until = inf
             self._run = eventlet.spawn(self._call)
-        result: str = self._run.wait()
-        return result
+        return str(self._run.wait())
 
     def _call(self) -> str:
         try:

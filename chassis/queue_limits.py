@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -106,11 +107,6 @@ def _exists(channel: Any, queue: str) -> bool:
     return True
 
 
-def _count_waiting(channel: Any, queues: Queues) -> set[str]:
-    """Remove the message that _let_wait left. Returns the queues that have none."""
-    return _purge(channel, queues, 1)
-
-
 def _fill(channel: Any, queues: Queues) -> set[str]:
     """Publish MESSAGES to each queue and count them. They are empty: no limit of bytes is met.
 
@@ -195,7 +191,7 @@ TRIALS = (
         'remove "expires" from its policy',
     ),
     Trial(
-        _count_waiting,
+        partial(_purge, expected=1),  # of the message that _let_wait left
         f"drops messages after less than {WAIT_S} s from {{}}",
         'remove "message-ttl" from its policy',
     ),

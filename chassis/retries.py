@@ -10,8 +10,6 @@ from itertools import count
 from math import inf
 from typing import Any
 
-from kombu.utils.functional import LRUCache
-
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, is_away, sqlstate
 
 RETRY_DELAYS_S = (1, 5, 15)  # the last one repeats
@@ -45,8 +43,7 @@ class Delivery:
 
     @property
     def tag(self) -> int:
-        tag: int = self.message.delivery_info["delivery_tag"]
-        return tag
+        return int(self.message.delivery_info["delivery_tag"])
 
     @property
     def is_alive(self) -> bool:
@@ -114,8 +111,8 @@ class FailureStreak:
     """
 
     def __init__(self) -> None:
-        self._unproven = LRUCache(MAX_REMEMBERED)  # the kinds of failure, by event
-        self._malformed = LRUCache(MAX_REMEMBERED)
+        self._unproven: dict[str, tuple[type, str]] = {}
+        self._malformed: dict[str, None] = {}
 
     def fail(self, event_id: str, exc: Exception) -> bool:
         """Record a failure; whether it is now one of MAX_ALIKE or more that are alike."""
@@ -123,12 +120,19 @@ class FailureStreak:
             return False
         kind = (type(exc), sqlstate(exc))
         self._unproven[event_id] = kind
+        _forget_oldest(self._unproven)
         return sum(other == kind for other in self._unproven.values()) >= MAX_ALIKE
 
     def succeed(self, failed_beside: Sequence[str] = ()) -> None:
         """Some event was handled: those that failed before, or in the same batch, are malformed."""
-        self._malformed.update(dict.fromkeys([*self._unproven, *failed_beside]))
+        self._malformed |= dict.fromkeys([*self._unproven, *failed_beside])
         self._unproven.clear()
+        _forget_oldest(self._malformed)
+
+
+def _forget_oldest(ids: dict[str, Any]) -> None:
+    while len(ids) > MAX_REMEMBERED:
+        del ids[next(iter(ids))]
 
 
 def is_contention(exc: BaseException) -> bool:
