@@ -3,16 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, select, text
+from sqlalchemy import Connection, RowMapping, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from chassis.db import recordset
-from notifications import models
 from notifications.domain import Recipient
+from notifications.models import LETTERS, RECIPIENTS
 
-LETTERS, RECIPIENTS = cast(Table, models.Letter.__table__), cast(Table, models.Recipient.__table__)
 INSERT_LETTERS = text(
     "INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)"
     " SELECT * FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid, user_id uuid,"

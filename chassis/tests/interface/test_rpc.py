@@ -244,7 +244,7 @@ def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
 ) -> None:
     echo = dependency(distant, "echo")
     proxy.close()
-    eventually(lambda: echo._proxy.sender._link.closed)
+    eventually(lambda: echo.echo._proxy.sender._link.closed)
     for _ in range(20):
         with eventlet.Timeout(1), pytest.raises(NotReceived, match="unavailable"):
             echo.hold(gate="never")
@@ -468,7 +468,7 @@ def test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_execute
 def test_the_reply_keys_of_a_service_begin_alike_and_are_uuids_still(asker, chassis_config) -> None:
     another = Container(Asker, chassis_config)
     with running(another):
-        keys = {dependency(each, "echo")._proxy.replies.routing_key for each in (asker, another)}
+        keys = {dependency(each, "echo").echo._proxy.replies.routing_key for each in (asker, another)}
     assert len(keys) == 2
     assert all(is_id(key) for key in keys)
     assert {key[:8] for key in keys} == {reply_prefix("asker")} != {reply_prefix("echo")}
