@@ -1,9 +1,10 @@
 """Runs all tests in two tracks, side by side: `python -m dev.all_tests`, which `make test` calls.
 
-The first track prints as it goes. It has most of the tests that need servers, and mostly waits for them.
+The first track prints as it goes: the tests of the services and of the whole suite, which mostly wait.
 The second track begins with what needs a processor alone, at the lowest priority, so that the first
-track keeps its pace. Then it plays the promises under real faults. Its output follows that of the first
-track, whole. The marks that choose the tests are set in conftest.py: each test is in one track.
+track keeps its pace. Then it follows the documents and plays the promises under real faults, on servers
+of its own. Its output follows that of the first track, whole. conftest.py sets the marks: each test is in
+one track.
 """
 
 import os
@@ -40,11 +41,11 @@ class Step:
         return shlex.join(self.command)
 
 
-FIRST_TRACK = (Step((*PYTEST, "-m", "not processor_only and not chaos")),)
+FIRST_TRACK = (Step((*PYTEST, "-m", "not processor_only and not own_servers")),)
 SECOND_TRACK = (
     Step((*PYTEST, "-m", "processor_only"), LOWEST_PRIORITY),
     Step((sys.executable, "-m", "tests.mutants", "--quick"), LOWEST_PRIORITY),
-    Step((*PYTEST, "-m", "chaos")),
+    Step((*PYTEST, "-m", "own_servers")),
 )
 
 
