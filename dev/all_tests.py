@@ -60,10 +60,9 @@ class Track:
 
     @property
     def failures(self) -> list[str]:
-        """A line for each step that failed or did not run."""
-        codes = [*self.codes, *[None] * (len(self.steps) - len(self.codes))]
-        ended = zip(self.steps, codes, strict=True)
-        return [f"FAILED, exit code {code}: {step}" for step, code in ended if code != 0]
+        """A line for each step that failed, once all have ended."""
+        ended = zip(self.steps, self.codes, strict=True)
+        return [f"FAILED, exit code {code}: {step}" for step, code in ended if code]
 
     def has_ended(self) -> bool:
         """Whether all steps have ended; starts the next one when the last one has."""
@@ -78,20 +77,23 @@ class Track:
         self._process = self._start(self.steps[len(self.codes)])
         return False
 
-    def stop(self) -> None:
-        """Interrupts the step that runs, as Ctrl-C does; kills it when it does not end in time."""
-        if self._process is None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGINT)
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+    def interrupt(self) -> None:
+        """Tells the step that runs to end, as Ctrl-C does; no further one starts."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGINT)
+
+    def await_end(self) -> None:
+        """Returns when the step that was interrupted has ended; kills it when it takes too long."""
+        if self._process is not None:
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
 
     def _start(self, step: Step) -> subprocess.Popen[bytes]:
-        """A step is a session of its own: Ctrl-C reaches it once, by `stop`, with its children."""
+        """A step is a session of its own: Ctrl-C reaches it once, by `interrupt`, with its children."""
 
         def prepare() -> None:
             end_with_parent()
@@ -116,10 +118,12 @@ def run(first: Sequence[Step], second: Sequence[Step]) -> int:
         try:
             _wait(tracks, output)
         except KeyboardInterrupt:
+            for track in tracks:
+                track.interrupt()
+            for track in tracks:
+                track.await_end()
             return INTERRUPTED
         finally:
-            for track in tracks:
-                track.stop()
             _show(output)
     failures = [line for track in tracks for line in track.failures]
     print("\n".join(failures or ["All tests passed."]), flush=True)
