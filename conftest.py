@@ -127,8 +127,8 @@ def clean(suite_config: dict[str, Any], sql: Callable[..., Any]) -> None:
             requests(connection.default_channel).declare()
             requests(connection.default_channel).purge()
             for handler in event_handlers(suite_config, service):
-                for queue in handler.queues():
-                    queue(connection.default_channel).purge()
+                for queue in (handler.queue.name, handler.dead_name()):
+                    connection.default_channel.queue_purge(queue)
 
 
 @pytest.fixture

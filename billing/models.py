@@ -10,7 +10,7 @@ class Base(DeclarativeBase):
 
 
 # One row for each user. `balance_minor` is a cache of the ledger: the sum of its done operations.
-Table(
+ACCOUNTS = Table(
     "accounts",
     Base.metadata,
     Column("user_id", UUID(as_uuid=False), primary_key=True),
@@ -23,7 +23,7 @@ Table(
 # The ledger, append-only; the record of idempotency keys and the inbox at once, by `ref`.
 # `seq` counts an account's operations from 1 in the order they took effect; 0 stands for the
 # refusals of users nobody knows, who have no account.
-Table(
+OPERATIONS = Table(
     "operations",
     Base.metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),

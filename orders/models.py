@@ -13,7 +13,7 @@ class Base(DeclarativeBase):
 
 # A user's `key` (the client's idempotency key) makes an order happen at most once.
 # `attempts` and `next_attempt_at` are the sweeper's: when to settle next what is still pending.
-Table(
+ORDERS = Table(
     "orders",
     Base.metadata,
     Column("id", UUID(as_uuid=False), primary_key=True),
