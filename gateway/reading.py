@@ -134,8 +134,8 @@ def _body_length(headers: Mapping[str, str]) -> int:
 def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
     """The address of a client whose connection comes from `peer`.
 
-    Each of so many `proxies` in front appends to the header X-Forwarded-For the address that it is asked
-    from. What stands before these entries is the client's own word. Without a valid entry it is the peer's.
+    Each of so many `proxies` in front appends to X-Forwarded-For the address that asks it. What stands
+    before these entries is the client's own word. Without a valid entry it is the peer's address.
     """
     addresses = [*headers.get("x-forwarded-for", "").split(","), peer][-1 - proxies :]
     return normalize(addresses[0].strip() if len(addresses) > proxies else peer) or normalize(peer)
