@@ -36,6 +36,7 @@ LIMITS = "chassis/tests/interface/test_queue_limits.py"
 HEALTH = "chassis/tests/unit/test_health.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
+WEB = "gateway/tests/unit/test_web.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
 POOLER = "tests/system/test_pooler.py"
@@ -631,17 +632,63 @@ MUTANTS = [
     ),
     Mutant(
         "busy connections make room for new ones",
-        [
-            Change(
-                "gateway/protocol.py",
-                "return self.is_idle and not self.is_last and",
-                "return not self.is_last and",
-            )
-        ],
+        [Change("gateway/protocol.py", "return self.phase == IDLE and", "return")],
         tests(
             "gateway/tests/interface/test_connections.py",
             "test_one_connection_too_many_is_answered_and_closed_where_all_others_are_busy",
         ),
+    ),
+    Mutant(
+        "a client with all connections keeps others out",
+        [Change("gateway/web.py", "(c.client in greedy and c.phase < IN_PROGRESS)\n            or ", "")],
+        tests(WEB, "test_the_client_that_has_most_makes_room_for_one_that_has_fewer"),
+    ),
+    Mutant(
+        "a request in progress is given up for a new connection",
+        [Change("gateway/web.py", "c.phase < IN_PROGRESS", "c.phase <= IN_PROGRESS")],
+        tests(WEB, "test_no_request_in_progress_is_given_up"),
+    ),
+    Mutant(
+        "the connections of a client that has few make room for one that has many",
+        [
+            Change(
+                "gateway/web.py",
+                "(held[c.client] >= held[client] and c.idles_for(MIN_IDLE_S))",
+                "c.idles_for(MIN_IDLE_S)",
+            )
+        ],
+        tests(WEB, "test_a_client_that_has_most_takes_the_place_of_its_own_connections_alone"),
+    ),
+    Mutant(
+        "one client may use all workers",
+        [Change("gateway/web.py", "MAX_SHARE = 0.25", "MAX_SHARE = 1")],
+        tests(
+            "gateway/tests/interface/test_connections.py",
+            "test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next",
+        ),
+    ),
+    Mutant(
+        "a client chooses its own address",
+        [Change("gateway/reading.py", "peer][-1 - proxies :]", "peer]")],
+        tests(
+            "gateway/tests/unit/test_reading.py",
+            "test_a_client_is_the_address_that_the_last_trusted_proxy_saw",
+        ),
+    ),
+    Mutant(
+        "a large answer is copied for each client",
+        [Change("gateway/responses.py", "else [head, memoryview(body)]", "else [head + body]")],
+        tests("gateway/tests/unit/test_responses.py", "test_a_large_body_is_never_copied"),
+    ),
+    Mutant(
+        "caches may keep answers",
+        [Change("gateway/responses.py", '"Cache-Control": "no-store", ', "")],
+        tests("gateway/tests/unit/test_responses.py", "test_nobody_keeps_an_answer_or_guesses_its_type"),
+    ),
+    Mutant(
+        "the development key serves everybody",
+        [Change("gateway/tokens.py", 'raise ConfigurationError("TOKEN_SECRET', 'log.error("TOKEN_SECRET')],
+        tests("gateway/tests/unit/test_tokens.py", "test_the_development_key_serves_nobody_else"),
     ),
     # Every service recovers without a restart.
     Mutant(

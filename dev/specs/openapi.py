@@ -417,9 +417,15 @@ def open_paths() -> dict[str, Piece]:
     files = {path.removeprefix("/docs/"): told for path, told in documents.FILES.items() if "/docs/" in path}
     shown = {media_type: text() for media_type, _ in files.values()}
     file = {"in": "path", "name": "file", "required": True, "schema": one_of(*sorted(files))}
-    readyz = open_path("readyz", "Whether broker and services are reached", {"application/json": ready})
+    where = {
+        "description": "On the health port; here only where GATEWAY_HEALTH_PUBLIC is true, otherwise 404."
+    }
+    summary = "Whether broker and services are reached"
+    readyz = open_path("readyz", summary, {"application/json": ready}, "NotFound") | where
     summary = "Whether it has started and is not stopping: for a gateway's readiness probe"
-    startedz = open_path("startedz", summary, {"application/json": ready})
+    startedz = open_path("startedz", summary, {"application/json": ready}, "NotFound") | where
+    summary = "Metrics, as Prometheus reads them"
+    metrics = open_path("metrics", summary, {"text/plain": text()}, "NotFound") | where
     for path in (readyz, startedz):
         unready = path["responses"]["503"] = response("Not ready.", {"application/json": ready})
         unready["content"] |= refusal("Unavailable")["content"]
@@ -428,7 +434,7 @@ def open_paths() -> dict[str, Piece]:
         "/healthz": open_path("healthz", "Whether the process is alive", {"application/json": ok}),
         "/readyz": readyz,
         "/startedz": startedz,
-        "/metrics": open_path("metrics", "Metrics, as Prometheus reads them", {"text/plain": text()}),
+        "/metrics": metrics,
         "/openapi.json": open_path("openapi", "This document", {"application/json": whole}),
         "/docs": open_path("docs", "This document, to read and to try out", {"text/html": text()}),
         "/docs/{file}": {
