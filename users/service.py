@@ -31,12 +31,13 @@ class Service:
 
         {"status": "created", "user": {...}}, the same again for the same `id`; else
         {"status": "taken" or "invalid", "errors": {field: [...]}}."""
+        username_key = domain.fold(wanted["username"])
         user = {
             "id": str(uuid_utils.uuid7()),
             **wanted,
-            "username_key": domain.fold(wanted["username"]),
+            "username_key": username_key,
             "email_key": domain.fold(wanted["email"]),
-            "password_hash": passwords.hash_password(password),
+            "password_hash": passwords.hash_password(password, username_key),
         }
         with self.db.transaction() as connection:
             if not store.insert_new(connection, user):
@@ -63,9 +64,11 @@ class Service:
         """The user whose username and password these are, or None. Never tells which was wrong."""
         if Credentials().validate({"username": username, "password": password}):
             return None
+        username_key = domain.fold(username)
         with self.db.autocommit() as connection:
-            user = store.by_username(connection, domain.fold(username))
-        right = passwords.verify_password(user["password_hash"] if user else None, password)
+            user = store.by_username(connection, username_key)
+        password_hash = user["password_hash"] if user else None
+        right = passwords.verify_password(password_hash, password, username_key)
         return USER.dump(user) if right else None
 
 
