@@ -15,6 +15,12 @@ Outcome = dict[str, Any]  # what became of one item: a status, and what goes wit
 Outcomes = list[Outcome]  # named, for a service may have a method `list`
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
+# The part before the @ may have 64 characters (RFC 5321). One that begins with a hyphen is an option
+# of a mail command, and a mail library decodes what follows "=?" (RFC 2047).
+ADDRESS = validate.Regexp(
+    r"\A(?!-|.*=\?)[!-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+\Z",
+    error="Not a valid email address.",
+)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -28,6 +34,11 @@ def Text(minimum: int, maximum: int, *rules: Any, **options: Any) -> fields.Stri
     """A storable text of `minimum` to `maximum` characters."""
     length = validate.Length(min=minimum, max=maximum)
     return fields.String(validate=[length, storable, *rules], **options)
+
+
+def EmailAddress(**options: Any) -> fields.Email:
+    """An address that can stand in the header of an email."""
+    return fields.Email(validate=[validate.Length(max=254), ADDRESS], **options)
 
 
 def Id(**options: Any) -> fields.String:
