@@ -15,6 +15,7 @@ Outcome = dict[str, Any]  # what became of one item: a status, and what goes wit
 Outcomes = list[Outcome]  # named, for a service may have a method `list`
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
+MAX_ITEMS = 1000  # of one request: its answer grows with them
 # The part before the @ may have 64 characters (RFC 5321). One that begins with a hyphen is an option
 # of a mail command, and a mail library decodes what follows "=?" (RFC 2047).
 ADDRESS = validate.Regexp(
@@ -60,9 +61,7 @@ class Utc(fields.DateTime):
     """A moment with its zone, sent as `utc` writes it."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        if value is None:
-            return None
-        return utc(value)
+        return None if value is None else utc(value)
 
 
 def utc(moment: datetime) -> str:
@@ -79,9 +78,8 @@ class PageRequest(Schema):
 
 def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
     """A page of at most `limit` of `items` (one more was read), and what `after` the next one has."""
-    more = len(items) > limit
-    items = items[:limit]
-    return {"items": items, "next": str(items[-1][key]) if more else None}
+    last = str(items[limit - 1][key]) if len(items) > limit else None
+    return {"items": items[:limit], "next": last}
 
 
 def invalid(exc: ValidationError) -> Outcome:
@@ -106,13 +104,18 @@ def checked(schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return decorate
 
 
+def check_list(items: object, name: str) -> None:
+    """Raises MalformedRequest for anything but a list of at most MAX_ITEMS."""
+    if not isinstance(items, list) or len(items) > MAX_ITEMS:
+        raise MalformedRequest(f"{name} must be a list of at most {MAX_ITEMS}")
+
+
 def answer_each(
     schema: Schema, items: list[Any], work: Callable[[list[Any]], Iterable[Outcome]]
 ) -> list[Outcome]:
     """An outcome for each item, in order: each is checked by itself, those that are wrong are
     answered `invalid`, and `work` answers the others together. The log tells all their request ids."""
-    if not isinstance(items, list):
-        raise MalformedRequest("items must be a list")
+    check_list(items, "items")
     outcomes: dict[int, Outcome] = {}
     right: dict[int, Any] = {}
     for position, item in enumerate(items):

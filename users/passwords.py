@@ -1,16 +1,19 @@
 """Password hashing: Argon2id, 19 MiB, two passes, one lane (OWASP Password Storage Cheat Sheet).
 
-Hashing waits for a slot, in which the client (chassis.logs.current_client) and the username count.
+Whoever hashes or verifies one holds a slot: a few at a time do, and the others wait.
 """
 
 import ctypes
 import logging
+from contextlib import AbstractContextManager
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError, VerifyMismatchError
 from eventlet import tpool
+from sqlalchemy import RowMapping
 
 from chassis.logs import current_client
+from users.domain import fold
 from users.fair_queue import FairQueue
 
 log = logging.getLogger(__name__)
@@ -28,20 +31,26 @@ _queue = FairQueue(AT_ONCE, MAX_WAITING)
 _NOBODYS = _hasher.hash("nobody has this password")
 
 
-def hash_password(password: str, username: str) -> str:
-    """The hash, with its salt and parameters. Raises Unavailable where too many wait."""
-    with _queue.slot(current_client(), username):  # in a thread: the event loop goes on
-        return str(tpool.execute(_hasher.hash, password))
+def slot(username: str) -> AbstractContextManager[None]:
+    """Wait for a slot and hold it. Raises Unavailable where too many wait.
+
+    Clients and usernames share the turns. Take it before anything else: a refusal is cheap then.
+    """
+    return _queue.slot(current_client(), fold(username))
 
 
-def verify_password(password_hash: str | None, password: str, username: str) -> bool:
-    """Whether `password` is the one; as slow for a user who does not exist (None). Raises as above."""
-    with _queue.slot(current_client(), username):
-        try:
-            tpool.execute(_hasher.verify, password_hash or _NOBODYS, password)
-        except VerifyMismatchError:
-            return False
-        except (VerificationError, ValueError):  # the hash is damaged, or of another kind
-            log.error("stored password hash is unreadable", extra={"username": username})
-            return False
-    return password_hash is not None
+def hash_password(password: str) -> str:
+    """The hash, with its salt and parameters."""
+    return str(tpool.execute(_hasher.hash, password))  # in a thread: the event loop goes on
+
+
+def verify_password(user: RowMapping | None, password: str) -> bool:
+    """Whether `password` is that of `user`; as slow for a user who does not exist (None)."""
+    try:
+        tpool.execute(_hasher.verify, user["password_hash"] if user else _NOBODYS, password)
+    except VerifyMismatchError:
+        return False
+    except (VerificationError, ValueError):  # the hash is damaged, or of another kind
+        log.error("password hash is unreadable", extra={"user_id": user and user["id"]})
+        return False
+    return user is not None

@@ -210,9 +210,7 @@ EVENT = {"event_id": ID, "version": {"type": "integer", "const": 1}, "occurred_a
 # Headers and properties
 
 REQUEST_ID = {"nameko.request_id": text(description="Stands in every line of the logs about it.")}
-CLIENT = {
-    "nameko.client": text(description="The address of the client; empty where it is not known.")
-}
+CLIENT = {"nameko.client": text(description="The address of the client; empty where it is not known.")}
 TIMEOUT = {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that the caller waits."}
 EXPIRES = text(pattern="^[0-9]+$", description="Milliseconds; when its caller has stopped waiting.")
 CALL = {"correlation_id": text(description="The caller's choice; the answer has it too.")}
