@@ -16,10 +16,10 @@ Outcomes = list[Outcome]  # named, for a service may have a method `list`
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
 MAX_ITEMS = 1000  # of one request: its answer grows with them
-# The part before the @ may have 64 characters (RFC 5321). One that begins with a hyphen is an option
-# of a mail command, and a mail library decodes what follows "=?" (RFC 2047).
+# Before the @ stand at most 64 characters (RFC 5321), unquoted. A mail command takes an address
+# that begins with a hyphen for an option, and a mail library decodes what follows "=?" (RFC 2047).
 ADDRESS = validate.Regexp(
-    r"\A(?!-|.*=\?)[!-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+\Z",
+    r"\A(?!-|.*=\?)[!#-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+\Z",
     error="Not a valid email address.",
 )
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
