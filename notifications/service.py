@@ -67,7 +67,7 @@ class Service:
         with self.db.autocommit() as connection:
             rows = store.letters(connection, to, limit + 1, after)
         fitting = sum(row["bytes"] <= store.MAX_PAGE_BYTES for row in rows)
-        return page(LETTER.dump(rows, many=True), min(limit, max(fitting, 1)), "id")
+        return page(LETTER.dump(rows, many=True), min(limit, fitting), "id")
 
     @event_handler("users", "user_created")
     def handle_user_created(self, events: Events) -> None:

@@ -46,14 +46,15 @@ def insert_letters(connection: Connection, letters: Sequence[dict[str, Any]]) ->
 def letters(connection: Connection, of: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
     """The last `limit` letters before `after` that have these values (a user's id, say), newest first.
 
-    Each has `bytes`, the size of the texts up to and with its own. The first letter with which that
-    is more than MAX_PAGE_BYTES is the last one read.
+    Each has `bytes`, the size of all texts read up to and with its own. The first letter with which
+    that is more than MAX_PAGE_BYTES is the last one read. A letter counts as a page at most.
     """
     query = select(LETTERS).where(*[LETTERS.c[name] == value for name, value in of.items()])
     if after:
         query = query.where(LETTERS.c.id < after)
     newest = query.order_by(LETTERS.c.id.desc()).limit(limit).subquery()
-    size = func.octet_length(newest.c.subject) + func.octet_length(newest.c.body)
+    length = func.octet_length(newest.c.subject) + func.octet_length(newest.c.body)
+    size = func.least(length, MAX_PAGE_BYTES)
     total = func.sum(size).over(order_by=newest.c.id.desc())
     sized = select(newest, size.label("size"), total.label("bytes")).subquery()
     fitting = select(sized).where(sized.c.bytes - sized.c.size <= MAX_PAGE_BYTES)

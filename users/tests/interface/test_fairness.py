@@ -33,7 +33,7 @@ class Gateway:
 
 
 @pytest.fixture
-def call(users, run, config, caplog) -> Callable[..., Any]:
+def call(users, run, config, caplog) -> Iterator[Callable[..., Any]]:
     """`call(address, method, ...)`: users, as the gateway calls it for the client of that address."""
     caplog.set_level("CRITICAL")  # as in config.yaml: nameko logs a stack for each refusal
     workers = {**config["WORKERS"], "caller": 4 * GUESSES}
@@ -43,7 +43,8 @@ def call(users, run, config, caplog) -> Callable[..., Any]:
         bind_client({"client": address})
         return getattr(proxy, method)(**arguments)
 
-    return make
+    yield make
+    bind_client({})
 
 
 @pytest.fixture
