@@ -577,7 +577,7 @@ MUTANTS = [
     # Calls.
     Mutant(
         "a deadline is not passed on",
-        [Change("chassis/rpc.py", ', f"nameko.{TIMEOUT}": tell_s}', "}")],
+        [Change("chassis/rpc.py", 'f"nameko.{TIMEOUT}": tell_s,', "")],
         tests(
             "chassis/tests/interface/test_deadlines.py",
             "test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_does",

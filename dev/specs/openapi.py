@@ -153,7 +153,7 @@ MORE: dict[tuple[str, str | None], Piece] = {
     ("SignUp", "username"): {"pattern": pattern(USERNAME.regex.pattern)},
     ("SignUp", "email"): {"format": "email", "pattern": pattern(ADDRESS.regex.pattern)},
     ("NewMessage", "subject"): {"pattern": pattern(SUBJECT.regex.pattern)},
-    ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "Items of a page at most."},
+    ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most."},
     ("Page", "after"): text(pattern=CURSOR, description="`next_cursor` of the page before."),
 }
 BODIES: dict[str, Piece] = {
