@@ -69,8 +69,7 @@ run: migrate  ## all five services in one process, in the foreground
 
 test: install chart-tools spec-tools lint size  ## everything: linters, types, size, all tests; on servers of their own
 	@dev/install.sh pgbouncer
-	@$(BIN)/pytest
-	@$(BIN)/python -m tests.mutants --quick
+	@$(BIN)/python -m dev.all_tests
 
 mutants: install  ## takes the promises away, one by one: some test must go red (WORD=... for some)
 	@$(BIN)/python -m tests.mutants $(WORD)
@@ -123,9 +122,10 @@ format: install  ## put the code into shape
 size:  ## statements of product code, at most 4,000, and its lines
 	@$(or $(wildcard $(BIN)/python),python3) dev/size.py $(PACKAGES)
 
-specs: install  ## docs/openapi.yaml anew, with the copy that the gateway serves, and docs/asyncapi.yaml
+specs: install  ## docs/openapi.yaml anew, with the copy of the gateway, docs/asyncapi.yaml, and the permissions on the broker
 	@$(BIN)/python -W ignore -m dev.specs.openapi
 	@$(BIN)/python -W ignore -m dev.specs.asyncapi
+	@$(BIN)/python -W ignore -m dev.bus
 
 docs: install  ## pictures of docs/diagrams anew, where their source has changed
 	@dev/diagrams/tools.sh

@@ -21,14 +21,13 @@ import amqp
 import eventlet
 import kombu
 from amqp import serialization, spec
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, NotFound
 from eventlet.event import Event
 from eventlet.queue import LightQueue
 from eventlet.semaphore import Semaphore
 from kombu.serialization import register
 from nameko.exceptions import ConfigurationError
 from nameko.extensions import SharedExtension
-from nameko.standalone.events import get_event_exchange
 
 from chassis import transport  # noqa: F401 - kombu's transport from now on
 from chassis.errors import Unavailable
@@ -39,7 +38,6 @@ log = logging.getLogger(__name__)
 RECONNECT_S = 0.5
 CONNECT_TIMEOUT_S = 3
 CLOSE_TIMEOUT_S = 1
-STALLED_S = 20  # a heartbeat's longest wait for the write before it
 LONGEST_HEADERS = 120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
 BLOCKED = "the broker takes no messages"
@@ -107,6 +105,25 @@ def connect(config: dict[str, Any]) -> kombu.Connection:
     )
 
 
+def declare(queue: kombu.Queue, channel: Any) -> None:
+    """Declare a queue, bind it, and make its exchange if that is missing."""
+    declare_exchange(queue.exchange, channel)
+    queue.queue_declare(channel=channel)
+    queue.queue_bind(channel=channel)
+
+
+def declare_exchange(exchange: kombu.Exchange, channel: Any) -> None:
+    """Make an exchange if it is missing. The channel must be new: a failed look ends its consumers.
+
+    Where each service has its own user on the broker, none may declare or delete an exchange that
+    others use. Migrations or the broker's definitions have made it there.
+    """
+    try:
+        exchange.declare(channel=channel, passive=True)
+    except NotFound:
+        exchange.declare(channel=channel)
+
+
 class Link:
     """One connection with one channel, and a greenthread that reads it, so that a closed
     connection, a heartbeat or a returned message is seen at once and not at the next publish.
@@ -163,9 +180,8 @@ class Link:
             while True:
                 with suppress(TimeoutError):
                     self._connection.blocking_read(timeout=1)
-                # A heartbeat waits behind a write that hangs. Nobody checks for missed ones then.
-                with eventlet.Timeout(STALLED_S, ConnectionError("the broker reads nothing")):
-                    self._connection.heartbeat_tick()
+                # It may wait behind a write that hangs, which ends after MAX_SILENCE_S at most.
+                self._connection.heartbeat_tick()
         except Exception as exc:  # whatever it was: a link that nobody reads is dead
             log.warning("broker connection lost", extra={"error": str(exc)})
             self.closed = True
@@ -358,7 +374,6 @@ class ConfirmedPublisher(SharedExtension):
 
     def _prepare(self, channel: Any) -> None:
         channel.confirm_select()
-        get_event_exchange(self.container.service_name, self.container.config)(channel).declare()
 
     def stop(self) -> None:
         if self._link:

@@ -59,25 +59,28 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
 
     A crash may double a message, which changes nothing.
     """
-    moved = move(channel, handler.dead_name(), handler.queue.name, timeout_s, FRESH)
+    target = (handler.queue.name, handler.moves.name)
+    moved = move(channel, handler.dead_name(), *target, timeout_s, FRESH)
     print(f"{handler.queue.name}: {moved} redriven")
 
 
 def retire_retries(channel: Any, handler: EventHandler, timeout_s: float) -> None:
     """Delete the retry queues beside the event queue."""
     queue = handler.queue.name
-    deleted = sum(_delete_retry_queue(channel, name, queue, timeout_s) for name in retry_queues(queue))
+    deleted = 0
+    for name in retry_queues(queue):
+        deleted += _delete_retry_queue(channel, name, handler, timeout_s)
     print(f"{queue}: {deleted} retry queues deleted")
 
 
-def _delete_retry_queue(channel: Any, name: str, queue: str, timeout_s: float) -> bool:
-    """Empty a retry queue into `queue`, and delete it; whether there was one.
+def _delete_retry_queue(channel: Any, name: str, handler: EventHandler, timeout_s: float) -> bool:
+    """Empty a retry queue into the handler's queue, and delete it; whether there was one.
 
     Raises ConfigurationError where it fills again each time.
     """
     for _ in range(MAX_ATTEMPTS):
         try:
-            move(channel, name, queue, timeout_s)
+            move(channel, name, handler.queue.name, handler.moves.name, timeout_s)
             channel.queue_delete(name, if_empty=True)
             return True
         except PreconditionFailed:  # an older copy has just published there

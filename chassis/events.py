@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple
@@ -24,10 +25,10 @@ from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
 from chassis import health, metrics
-from chassis.amqp import ConfirmedPublisher, Message, can_carry
+from chassis.amqp import ConfirmedPublisher, Message, declare
 from chassis.errors import Unavailable, first_line
 from chassis.loops import LoopWatch
-from chassis.moves import KEPT
+from chassis.moves import KEPT, headers_of, moves_exchange
 from chassis.queues import QueueConsumer
 from chassis.retries import (
     CALL_FAULTS,
@@ -41,7 +42,7 @@ from chassis.retries import (
     is_contention,
     is_own_dependency,
 )
-from chassis.retry_queues import RetryQueueDrain
+from chassis.retry_queues import drain
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,6 @@ class EventHandler(NamekoEventHandler):
 
     queue_consumer = QueueConsumer()
     publisher = ConfirmedPublisher()
-    old_retries = RetryQueueDrain()
 
     def setup(self) -> None:
         super().setup()
@@ -109,13 +109,15 @@ class EventHandler(NamekoEventHandler):
         self._pauses = 0  # in a row
         self._pause_reason = ""
         self._stopping = Event()
-        self.old_retries.register(self.queue.name)
+        self.moves = moves_exchange(self.container.service_name)
 
     def start(self) -> None:
         metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
         self._watch = LoopWatch(self.container.service_name, self.method_name)
         health.add_check(self.container.service_name, self.method_name, self._check_running)
         self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
+        old_retries = partial(drain, self, self._stopping)
+        self.container.spawn_managed_thread(old_retries, identifier="retry queues")
 
     def stop(self) -> None:
         """Finish the batch in hand; all other messages return to the queue unacked."""
@@ -125,13 +127,10 @@ class EventHandler(NamekoEventHandler):
         self._thread.wait()
 
     def declare(self, channel: Any) -> None:
-        """Declare the queue and its dead-letter queue."""
-        for queue in self.queues():
-            queue(channel).declare()
-
-    def queues(self) -> list[Queue]:
-        """The main queue and its dead-letter queue."""
-        return [self.queue, Queue(self.dead_name())]
+        """Declare the queue and its dead-letter queue, on a new channel."""
+        for queue in (self.queue, Queue(self.dead_name(), self.moves, self.dead_name())):
+            declare(queue, channel)
+        self.queue.bind_to(self.moves, self.queue.name, channel=channel)
 
     def dead_name(self) -> str:
         """The dead-letter queue; `python -m chassis.dead` lists and redrives it."""
@@ -143,12 +142,13 @@ class EventHandler(NamekoEventHandler):
         It has a channel of its own: one ack of many would end requests that are in progress.
         """
         self.held.clear()  # the messages of the last channel are the broker's again
-        self.declare(channel)
         own = channel.connection.channel()
+        self.declare(own)
         own.auto_decode = False  # a body is its bytes, whatever its encoding claims
         consumer = kombu.Consumer(
             own,
             queues=[self.queue],
+            auto_declare=False,
             on_message=self._receive,
             on_decode_error=lambda message, exc: self._receive(message),
             accept=accept,
@@ -389,11 +389,9 @@ class EventHandler(NamekoEventHandler):
         given = delivery.message.properties
         properties = {name: given[name] for name in KEPT if name in given}
         properties["message_id"] = delivery.id
-        headers = delivery.message.headers
-        kept = headers if can_carry(headers) else {}
         counts = {ATTEMPTS: delivery.attempts, FAILURES: delivery.failures, ERROR: delivery.error}
         body = bytes(delivery.message.body or b"")
-        return Message("", target, body, {**kept, **counts}, properties)
+        return Message(self.moves.name, target, body, {**headers_of(delivery.message), **counts}, properties)
 
     def _ack(self, batch: Sequence[Delivery], settled: Sequence[Delivery]) -> None:
         """Ack those of the batch that are settled, and no other message.

@@ -20,13 +20,15 @@ from alembic.config import Config
 from alembic.util import CommandError
 from marshmallow import fields
 from nameko.containers import ServiceContainer
+from nameko.rpc import get_rpc_exchange
+from nameko.standalone.events import get_event_exchange
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from chassis import command as command_line
 from chassis import lookups
-from chassis.amqp import connect
+from chassis.amqp import connect, declare_exchange
 from chassis.database_checks import violations
 from chassis.db import GONE_AFTER, database_uri, migrations_of
 from chassis.events import EventHandler
@@ -118,8 +120,11 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
 
 
 def declare_queues(config: dict[str, Any], service: str) -> None:
-    """Declare the queue of each event the service listens to, with what stands beside it."""
+    """Declare the exchanges of the service, and the queue of each event that it listens to."""
+    exchanges = (get_rpc_exchange(config), get_event_exchange(service, config))
     with connect(config) as connection:
+        for exchange in exchanges:
+            declare_exchange(exchange, connection.default_channel)
         for handler in event_handlers(config, service):
             handler.declare(connection.default_channel)
 

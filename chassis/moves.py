@@ -5,10 +5,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import amqp
+from kombu import Exchange
 
 from chassis.amqp import can_carry, connect
 
 KEPT = ("content_type", "content_encoding", "message_id")
+
+
+def moves_exchange(service: str) -> Exchange:
+    """The exchange by which a service moves events: to its own queues only, by their names.
+
+    The default exchange reaches every queue, and the broker's permissions cannot narrow that down.
+    """
+    return Exchange(f"evt-moves--{service}.direct", type="direct")
 
 
 @contextmanager
@@ -33,10 +42,11 @@ def move(
     channel: Any,
     source: str,
     target: str,
+    exchange: str,
     timeout_s: float,
     copy: Callable[[Any], amqp.Message] = lambda message: copy_of(message),
 ) -> int:
-    """Move the messages that are in `source` now; how many.
+    """Move the messages that are in `source` now to `target`, by the exchange of its service; how many.
 
     Each is acked when the broker has its copy: a crash in between doubles it. Raises one of
     chassis.amqp.CONNECTION_ERRORS, also where `target` is missing.
@@ -44,12 +54,23 @@ def move(
     moved = 0
     for _ in range(count(channel, source)):
         if message := channel.basic_get(source):
-            arguments = (copy(message), "", target)
+            arguments = (copy(message), exchange, target)
             limits = {"timeout": timeout_s, "confirm_timeout": timeout_s}
             channel.basic_publish_confirm(*arguments, mandatory=True, **limits)
             channel.basic_ack(message.delivery_tag)
             moved += 1
     return moved
+
+
+def headers_of(message: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The message's headers for a copy of it, but for these and those by which the broker routes.
+
+    Whoever published the message would choose the queues of the copy by CC and BCC, with the rights
+    of the service that makes it.
+    """
+    given = message.headers or {}
+    kept = {name: given[name] for name in given.keys() - {"CC", "BCC", *without}}
+    return kept if can_carry(kept) else {}
 
 
 def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
@@ -58,8 +79,6 @@ def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
     It has no other properties: the broker would refuse another user's `user_id`, and drop the copy
     when its `expiration` is over.
     """
-    given = message.headers or {}
-    kept = {name: value for name, value in given.items() if name not in without}
-    headers = kept if can_carry(kept) else {}
+    headers = headers_of(message, without)
     properties = {name: message.properties[name] for name in KEPT if name in message.properties}
     return amqp.Message(message.body or b"", application_headers=headers, delivery_mode=2, **properties)

@@ -11,7 +11,7 @@ from eventlet.event import Event
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
 from chassis import health
-from chassis.amqp import CONNECTION_ERRORS, connect
+from chassis.amqp import CONNECTION_ERRORS, connect, declare
 
 LOOK_S = 0.2
 RECONNECT_S = 1
@@ -74,8 +74,10 @@ class QueueConsumer(NamekoQueueConsumer):
         if own := getattr(provider, "consumer", None):
             return own(channel, self.accept) if provider.prefetch else None
         handle = partial(self.handle_message, provider)
+        declare(provider.queue, channel)
         consumer = consumer_cls(
             queues=[provider.queue],
+            auto_declare=False,
             callbacks=[handle],
             on_decode_error=lambda message, exc: handle(None, message),
             accept=self.accept,

@@ -5,6 +5,7 @@
 can't be right is refused and logged, and the service lives.
 """
 
+import hashlib
 import logging
 import sys
 import uuid
@@ -12,15 +13,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import eventlet
 from nameko.exceptions import BadRequest, MalformedRequest, deserialize, serialize
 from nameko.extensions import DependencyProvider
+from nameko.rpc import RPC_REPLY_QUEUE_TEMPLATE, get_rpc_exchange
 from nameko.rpc import ReplyListener as NamekoReplyListener
 from nameko.rpc import Rpc as NamekoRpc
 from nameko.rpc import RpcConsumer as NamekoRpcConsumer
-from nameko.rpc import get_rpc_exchange
 
 from chassis import metrics
 from chassis.amqp import BLOCKED, Message, Sender, encode
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 CALL_ID = "correlation_id"  # the key in nameko's context data
 REPLY_EXPIRES_MS = "60000"  # longer than any caller waits
+DEATHS = "x-death"  # the broker's own header of a message that it has moved
 
 
 class NotReceived(Unavailable):
@@ -48,26 +51,44 @@ class RpcConsumer(NamekoRpcConsumer):
     queue_consumer = QueueConsumer()
     sender = Sender()
 
+    def setup(self) -> None:
+        super().setup()
+        self._exchange = get_rpc_exchange(self.container.config).name
+
     def handle_message(self, body: Any, message: Any) -> None:
-        if not message.properties.get("reply_to"):
-            # Nameko would fail to answer it, die, and leave it for the next process to die of.
-            log.error("a request without reply_to is refused", extra=message.delivery_info)
+        method = message.delivery_info["routing_key"]
+        if fault := self._fault(message):
+            log.error("a request is refused", extra={"method": method, "error": fault})
             self.queue_consumer.ack_message(message)
             return
-        method = message.delivery_info["routing_key"]
         try:
             self.get_provider_for_method(method).handle_message(body, message)
         except Exception as exc:
             log.warning("a request is refused", extra={"method": method, "error": first_line(exc)})
             self.handle_result(message, None, sys.exc_info())
 
+    def _fault(self, message: Any) -> str:
+        """What is wrong with how a request came, or "". It gets no reply.
+
+        The broker checks who may publish a routing key to the exchange of requests, and checks it
+        only there. A request that reached the queue in another way was checked by nobody: dead-
+        lettered from a queue, or passed on by another exchange. A reply to any other key than a UUID
+        could be forbidden to this service, and would cost it the connection.
+        """
+        if message.delivery_info["exchange"] != self._exchange:
+            return "published to another exchange"
+        if DEATHS in message.headers:
+            return "dead-lettered"
+        if not is_id(message.properties.get("reply_to")):
+            return "reply_to is not a UUID"
+        return ""
+
     def handle_result(self, message: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
         call_id = message.properties.get("correlation_id")
         properties = {"correlation_id": call_id, "expiration": REPLY_EXPIRES_MS}
-        exchange = get_rpc_exchange(self.container.config).name
         body = self._answer(result, exc_info and exc_info[1])
         reply_to = str(message.properties["reply_to"])
-        self.sender.send(Message(exchange, reply_to, body, properties=properties))
+        self.sender.send(Message(self._exchange, reply_to, body, properties=properties))
         eventlet.sleep(0)  # it goes out now: the caller waits for it, nobody for the ack and the log line
         self.queue_consumer.ack_message(message)
         return result, exc_info
@@ -114,14 +135,27 @@ class CallId(DependencyProvider):
         return call_id if is_id(call_id) else str(uuid.uuid4())
 
 
+def reply_prefix(service: str) -> str:
+    """How the reply keys of a service begin, so that the broker's permissions can tell them apart.
+
+    They stay UUIDs, as Nameko's: 8 of their 32 digits are a digest of the service's name.
+    """
+    return hashlib.sha256(service.encode()).hexdigest()[:8]
+
+
 class ReplyListener(NamekoReplyListener):
     """Receives the answers, and knows who waits for them."""
 
+    routing_key: str
     queue_consumer = QueueConsumer()
     sender = Sender()
 
     def setup(self) -> None:
         super().setup()
+        service = self.container.service_name
+        self.routing_key = f"{reply_prefix(service)}{self.routing_key[8:]}"
+        self.queue.routing_key = self.routing_key
+        self.queue.name = RPC_REPLY_QUEUE_TEMPLATE.format(service, self.routing_key)
         self.sender.when_returned.append(self.fail)
 
     def forget(self, correlation_id: str) -> None:
@@ -134,9 +168,10 @@ class ReplyListener(NamekoReplyListener):
 
 
 class RpcProxy(DependencyProvider):
-    """Calls to one service: `billing = RpcProxy("billing", batched=["withdraw"])`.
+    """Calls to one service: `billing = RpcProxy("billing", ["statement"], batched=["withdraw"])`.
 
-    `self.billing.account(user_id=...)` is one call. A verb in `batched` goes out through a
+    Only the methods that are named can be called. The permissions on the broker are made from them
+    (dev/bus.py). `self.billing.statement(user_id=...)` is one call. A verb in `batched` goes out through a
     coalescer as `verb_many(items=[{...}, ...])`, which answers a list of outcomes in that order;
     each item carries its own `request_id`. `timeout` names the setting that bounds every call; the
     deadline of the work at hand may bound it further.
@@ -154,8 +189,16 @@ class RpcProxy(DependencyProvider):
     replies = ReplyListener()
     sender = Sender()
 
-    def __init__(self, service: str, *, batched: Sequence[str] = (), timeout: str = "RPC_TIMEOUT_S") -> None:
+    def __init__(
+        self,
+        service: str,
+        methods: Sequence[str] = (),
+        *,
+        batched: Sequence[str] = (),
+        timeout: str = "RPC_TIMEOUT_S",
+    ) -> None:
         self.service = service
+        self.methods = methods
         self.batched = batched
         self.timeout = timeout
 
@@ -163,13 +206,16 @@ class RpcProxy(DependencyProvider):
         self.timeout_s = read(self.container.config, self.timeout, SECONDS)
 
     def setup(self) -> None:
+        self._exchange = get_rpc_exchange(self.container.config).name
         self._waiting = 0
         self._may_wait = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer lane")
         self._coalescers = {verb: Coalescer(partial(self._call_many, verb), spawn) for verb in self.batched}
+        methods = {name: MethodProxy(self, name) for name in (*self.methods, *self.batched)}
+        self._methods = SimpleNamespace(**methods)  # what a service method sees of the other service
 
-    def get_dependency(self, worker_ctx: Any) -> "ServiceProxy":
-        return ServiceProxy(self)
+    def get_dependency(self, worker_ctx: Any) -> SimpleNamespace:
+        return self._methods
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -204,10 +250,7 @@ class RpcProxy(DependencyProvider):
         method = f"{verb}_many"
         metrics.BATCH_ITEMS.labels(self.service, method).observe(len(items))
         bind_request_id(items[0])  # a lone call's own id; a batch goes by that of its first
-        outcomes = self._call(method, {"items": list(items)}, tell_s, wait_s)
-        if not isinstance(outcomes, list):  # the coalescer counts them
-            raise InternalError(f"{method} did not answer with a list")
-        return outcomes
+        return self._call(method, {"items": list(items)}, tell_s, wait_s)
 
     def _call(self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float) -> Any:
         """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
@@ -226,9 +269,8 @@ class RpcProxy(DependencyProvider):
             "reply_to": self.replies.routing_key,
             "expiration": str(int(wait_s * 1000)),  # milliseconds
         }
-        exchange = get_rpc_exchange(self.container.config).name
         queued = self.sender.send(
-            Message(exchange, f"{self.service}.{method}", body, headers, properties),
+            Message(self._exchange, f"{self.service}.{method}", body, headers, properties),
             when_unsent=partial(self.replies.fail, correlation_id),
         )
         try:
@@ -251,16 +293,6 @@ class RpcProxy(DependencyProvider):
             raise fault
         log.error("a call failed", extra={"call": f"{self.service}.{method}", "error": first_line(fault)})
         raise InternalError(f"{self.service} failed")
-
-
-class ServiceProxy:
-    """What a service method sees of another service."""
-
-    def __init__(self, proxy: RpcProxy) -> None:
-        self._proxy = proxy
-
-    def __getattr__(self, verb: str) -> "MethodProxy":
-        return MethodProxy(self._proxy, verb)
 
 
 class MethodProxy:

@@ -19,10 +19,10 @@ class Service:
 
     name = "gateway"
 
-    users = RpcProxy("users")
-    billing = RpcProxy("billing", batched=["deposit", "withdraw", "account"])
-    orders = RpcProxy("orders", batched=["place"])
-    notifications = RpcProxy("notifications")
+    users = RpcProxy("users", ["create", "authenticate", "get"])
+    billing = RpcProxy("billing", ["statement"], batched=["deposit", "withdraw", "account"])
+    orders = RpcProxy("orders", ["get", "list"], batched=["place"])
+    notifications = RpcProxy("notifications", ["send", "list"])
     tokens = Tokens()
 
     @http("POST", "/users", body=schemas.SignUp(), public=True)

@@ -37,7 +37,7 @@ class Service:
     name = "notifications"
 
     db = Database(models.Base)
-    users = RpcProxy("users")
+    users = RpcProxy("users", ["get_many"])
     currency = Setting("CURRENCY", TEXT)
     delivery: Delivery = StoreOnly()
 

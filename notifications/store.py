@@ -3,17 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, func, select, text
+from sqlalchemy import Connection, RowMapping, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from chassis.db import recordset
-from notifications import models
 from notifications.domain import Recipient
+from notifications.models import LETTERS, RECIPIENTS
 
 MAX_PAGE_BYTES = 128 * 1024  # of text: in JSON and in memory it takes several times as much
-LETTERS, RECIPIENTS = cast(Table, models.Letter.__table__), cast(Table, models.Recipient.__table__)
 INSERT_LETTERS = text(
     "INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)"
     " SELECT * FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid, user_id uuid,"

@@ -79,6 +79,7 @@ def tests(file: str, *names: str) -> list[str]:
     return [f"{file}::{name}" for name in names]
 
 
+DETOUR = "test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed"
 GUARD = Change("orders/store.py", "new.order_id AND orders.status = 'pending'", "new.order_id")
 TRIGGER = Change(
     "orders/migrations/0001_orders_and_outbox.py", " WHEN (OLD.status <> 'pending')", " WHEN (false)"
@@ -218,8 +219,8 @@ MUTANTS = [
         [
             Change(
                 "billing/domain.py",
-                "                state[request.user_id] = _after(state[request.user_id], operation)\n",
-                "                _after(state[request.user_id], operation)\n",
+                "                state[request.user_id] = Account(\n",
+                "                Account(\n",
             )
         ],
         tests(BOOKS, "test_balances_change_by_exactly_the_done_operations"),
@@ -239,16 +240,16 @@ MUTANTS = [
         "a client's key can be an order's",
         [
             Change(
-                "billing/schemas.py",
-                'domain.order_ref(item["order_id"])',
-                'domain.key_ref(item["user_id"], item["order_id"])',
+                "billing/domain.py",
+                """return f"order:{item['order_id']}\"""",
+                """return f"key:{item['user_id']}:{item['order_id']}\"""",
             )
         ],
         tests(LEDGER, "test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order"),
     ),
     Mutant(
         "a key is not its user's own",
-        [Change("billing/domain.py", 'return f"key:{user_id}:{key}"', 'return f"key:{key}"')],
+        [Change("billing/domain.py", "f\"key:{item['user_id']}:", 'f"key:')],
         tests(LEDGER, "test_a_key_is_its_users_own"),
     ),
     Mutant(
@@ -256,8 +257,8 @@ MUTANTS = [
         [
             Change(
                 "billing/service.py",
-                "return Request(id_, ref_of(item), ",
-                'return Request(id_, ref_of(item) + ":cancelled" * cancels, ',
+                "        ref=domain.ref_of(item),\n",
+                '        ref=domain.ref_of(item) + ":cancelled" * cancels,\n',
             )
         ],
         tests(LEDGER, "test_a_cancelled_withdrawal_never_happens"),
@@ -585,8 +586,23 @@ MUTANTS = [
     ),
     Mutant(
         "a request that nobody can answer is taken",
-        [Change("chassis/rpc.py", 'if not message.properties.get("reply_to"):', "if False:")],
+        [Change("chassis/rpc.py", 'if not is_id(message.properties.get("reply_to")):', "if False:")],
         tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
+    ),
+    Mutant(
+        "the publisher of an event chooses the queues of its copies",
+        [Change("chassis/moves.py", '- {"CC", "BCC", *without}', "- {*without}")],
+        tests(DEAD, "test_a_redriven_event_is_as_it_was_before_its_first_try"),
+    ),
+    Mutant(
+        "a dead-lettered request is executed",
+        [Change("chassis/rpc.py", "if DEATHS in message.headers:", "if False:")],
+        tests(RPC, DETOUR),
+    ),
+    Mutant(
+        "a request from another exchange is executed",
+        [Change("chassis/rpc.py", 'message.delivery_info["exchange"] != self._exchange:', "False:")],
+        tests(RPC, DETOUR),
     ),
     Mutant(
         "a withdrawn call is sent all the same",
@@ -607,8 +623,13 @@ MUTANTS = [
     # The gateway.
     Mutant(
         "a gateway leaves its Service for lack of a broker",
-        [Change("chassis/health.py", '_readiness(" started")', "_readiness()")],
+        [Change("chassis/health.py", 'partial(_readiness, " started")', "_readiness")],
         tests(HEALTH, "test_startedz_asks_whether_services_have_started_and_nothing_else"),
+    ),
+    Mutant(
+        "idle connections keep probes out",
+        [Change("chassis/health.py", "if len(_accepted) > MAX_CONNECTIONS:", "if False:")],
+        tests(HEALTH, "test_idle_connections_do_not_keep_a_probe_from_its_answer"),
     ),
     Mutant(
         "busy connections make room for new ones",
@@ -724,7 +745,11 @@ MUTANTS = [
     ),
     Mutant(
         "a wait for the database has no limit",
-        [Change("chassis/connections.py", "timeout=None if left_s == inf else left_s", "timeout=None")],
+        [
+            Change(
+                "chassis/connections.py", "eventlet.Timeout(limit_s or None, late)", "eventlet.Timeout(None)"
+            )
+        ],
         tests(CONNECTIONS, "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced"),
     ),
     Mutant(

@@ -28,7 +28,7 @@ class Middle:
 
     name = "worker"
 
-    slow = RpcProxy("echo")
+    slow = RpcProxy("echo", ["hold"])
 
     @rpc
     def ask(self) -> None:
@@ -44,7 +44,7 @@ class Hurried:
 
     name = "asker"
 
-    middle = RpcProxy("worker", timeout="SHORT_S")
+    middle = RpcProxy("worker", ["ask"], timeout="SHORT_S")
 
 
 def test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_does(config) -> None:

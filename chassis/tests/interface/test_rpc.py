@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from socket import SHUT_RDWR
@@ -22,7 +23,8 @@ from chassis.container import Container
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.logs import bind_request_id, current_client, current_request_id
 from chassis.queues import QueueConsumer
-from chassis.rpc import NotReceived, RpcProxy, rpc
+from chassis.rpc import NotReceived, RpcProxy, reply_prefix, rpc
+from chassis.schemas import is_id
 from chassis.tests.conftest import UNREADABLE_HEADERS, WORKERS, dependency, running
 from conftest import DEADLINE_S, eventually
 
@@ -100,12 +102,16 @@ class Asker:
 
     name = "asker"
 
-    echo = RpcProxy("echo", batched=["double", "forget"])
+    echo = RpcProxy(
+        "echo",
+        ["away", "client", "cut", "deep", "echo", "fail", "hold", "nothing", "odd", "request_id"],
+        batched=["double", "forget"],
+    )
     echo_of_many = RpcProxy("echo", batched=["client"])
-    hasty = RpcProxy("echo", timeout="SHORT_S")
-    nobody = RpcProxy("nobody")
-    worker = RpcProxy("worker")
-    mumbler = RpcProxy("mumbler")
+    hasty = RpcProxy("echo", ["hold"], timeout="SHORT_S")
+    nobody = RpcProxy("nobody", ["anything"])
+    worker = RpcProxy("worker", ["echo", "fail", "nothing"])
+    mumbler = RpcProxy("mumbler", ["speak"])
 
     @rpc
     def request_ids(self) -> list[str]:
@@ -251,7 +257,7 @@ def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
 ) -> None:
     echo = dependency(distant, "echo")
     proxy.close()
-    eventually(lambda: echo._proxy.sender._link.closed)
+    eventually(lambda: echo.echo._proxy.sender._link.closed)
     for _ in range(20):
         with eventlet.Timeout(1), pytest.raises(NotReceived, match="unavailable"):
             echo.hold(gate="never")
@@ -373,7 +379,8 @@ def ask(broker: Any, body: Any, **properties: Any) -> None:
 
 
 GOOD = {"args": [1], "kwargs": {}}
-REPLY = {"reply_to": "nowhere", "correlation_id": "1"}
+NOWHERE = str(uuid.uuid4())
+REPLY = {"reply_to": NOWHERE, "correlation_id": "1"}
 POISON: dict[str, Callable[[Any], None]] = {
     "no reply_to": lambda b: ask(b, GOOD),
     "nothing at all": lambda b: b.publish("nameko-rpc", "echo.echo", b""),
@@ -404,9 +411,11 @@ POISON: dict[str, Callable[[Any], None]] = {
     "reply_to far too long": lambda b: ask(b, GOOD, reply_to="x" * 255),
     "reply_to no text": lambda b: ask(b, GOOD, reply_to=b"\xff"),
     "reply_to long and no text": lambda b: ask(b, GOOD, reply_to=b"\xff" * 200),
-    "a correlation id that is no text": lambda b: ask(b, GOOD, reply_to="x", correlation_id=b"\xff" * 200),
+    "a correlation id that is no text": lambda b: ask(
+        b, GOOD, reply_to=NOWHERE, correlation_id=b"\xff" * 200
+    ),
     "a header that is no text": lambda b: ask(b, GOOD, headers={"a": b"\xff"}, **REPLY),
-    "no correlation id": lambda b: ask(b, GOOD, reply_to="nowhere"),
+    "no correlation id": lambda b: ask(b, GOOD, reply_to=NOWHERE),
 }
 
 
@@ -415,6 +424,75 @@ def test_a_poison_message_is_taken_off_the_queue_and_the_service_lives(broker, e
     poison(broker)
     assert echo.echo(value=1) == 1
     eventually(lambda: broker.count("rpc-echo") == 0)
+
+
+def refusals(caplog: Any) -> list[str]:
+    """The reasons of all refused requests."""
+    return [record.error for record in caplog.records if record.message == "a request is refused"]
+
+
+def by_dead_letter(broker: Any) -> None:
+    """A queue of one's own, whose messages expire at once."""
+    arguments = {"x-dead-letter-exchange": "nameko-rpc", "x-dead-letter-routing-key": "echo.echo"}
+    queue = broker.bind("", "", **arguments, **{"x-message-ttl": 0})
+    publish_request(broker, "", queue)
+
+
+def by_alternate_exchange(broker: Any) -> None:
+    """An exchange of one's own, which passes on what nobody is bound to."""
+    broker.channel.exchange_declare(
+        "detour", "topic", auto_delete=True, arguments={"alternate-exchange": "nameko-rpc"}
+    )
+    publish_request(broker, "detour", "echo.echo")
+    broker.channel.exchange_delete("detour")
+
+
+def by_bound_exchange(broker: Any) -> None:
+    """An exchange of one's own, to which the exchange of requests is bound."""
+    broker.channel.exchange_declare("detour", "topic", auto_delete=True)
+    broker.channel.exchange_bind("nameko-rpc", "detour", "#")
+    publish_request(broker, "detour", "echo.echo")
+    broker.channel.exchange_delete("detour")
+
+
+def by_queue_name(broker: Any) -> None:
+    """The default exchange knows all queues."""
+    publish_request(broker, "", "rpc-echo")
+
+
+def publish_request(broker: Any, exchange: str, key: str) -> None:
+    body, json_type = json.dumps(GOOD).encode(), "application/json"
+    properties = {"content_type": json_type, "content_encoding": "utf-8"}
+    broker.publish(exchange, key, body, **properties, properties=REPLY)
+
+
+DETOURS = {
+    by_dead_letter: "dead-lettered",
+    by_alternate_exchange: "published to another exchange",
+    by_bound_exchange: "published to another exchange",
+    by_queue_name: "published to another exchange",
+}
+
+
+@pytest.mark.parametrize(("detour", "reason"), DETOURS.items(), ids=[each.__name__ for each in DETOURS])
+def test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed(
+    broker, echo, caplog, detour, reason
+) -> None:
+    labels = {"service": "echo", "method": "echo", "outcome": "done"}
+    before = REGISTRY.get_sample_value("shop_worker_seconds_count", labels) or 0
+    detour(broker)
+    eventually(lambda: refusals(caplog) == [reason])
+    eventually(lambda: broker.count("rpc-echo") == 0)
+    assert (REGISTRY.get_sample_value("shop_worker_seconds_count", labels) or 0) == before
+
+
+def test_the_reply_keys_of_a_service_begin_alike_and_are_uuids_still(asker, chassis_config) -> None:
+    another = Container(Asker, chassis_config)
+    with running(another):
+        keys = {dependency(each, "echo").echo._proxy.replies.routing_key for each in (asker, another)}
+    assert len(keys) == 2
+    assert all(is_id(key) for key in keys)
+    assert {key[:8] for key in keys} == {reply_prefix("asker")} != {reply_prefix("echo")}
 
 
 @pytest.mark.parametrize("headers", UNREADABLE_HEADERS.values(), ids=UNREADABLE_HEADERS)
@@ -430,17 +508,18 @@ def test_a_request_whose_headers_cannot_be_read_is_taken_off_as_well(
 
 def test_a_poison_message_is_logged(broker, echo, caplog) -> None:
     ask(broker, GOOD)
-    eventually(lambda: "a request without reply_to is refused" in caplog.messages)
+    eventually(lambda: "reply_to is not a UUID" in refusals(caplog))
     ask(broker, [], **REPLY)
-    eventually(lambda: "a request is refused" in caplog.messages)
+    eventually(lambda: len(refusals(caplog)) == 2)
 
 
 def test_a_request_that_cannot_be_read_is_answered_and_what_it_holds_is_not_logged(
     broker, echo, caplog
 ) -> None:
-    queue = broker.bind("nameko-rpc", "the-reader")
+    reader = str(uuid.uuid4())
+    queue = broker.bind("nameko-rpc", reader)
     secret = b'{"args": [], "kwargs": {"password": "correct horse"}'  # the last brace is missing
-    ask(broker, secret, reply_to="the-reader", correlation_id="8")
+    ask(broker, secret, reply_to=reader, correlation_id="8")
     eventually(lambda: broker.count(queue))
     [answer] = broker.take(queue)
     assert answer.properties["correlation_id"] == "8"
@@ -451,8 +530,9 @@ def test_a_request_that_cannot_be_read_is_answered_and_what_it_holds_is_not_logg
 
 
 def test_a_malformed_request_is_answered_as_the_callers_mistake(broker, echo) -> None:
-    queue = broker.bind("nameko-rpc", "the-asker")
-    ask(broker, {"args": "a", "kwargs": {}}, reply_to="the-asker", correlation_id="7")
+    asker = str(uuid.uuid4())
+    queue = broker.bind("nameko-rpc", asker)
+    ask(broker, {"args": "a", "kwargs": {}}, reply_to=asker, correlation_id="7")
     eventually(lambda: broker.count(queue))
     [answer] = broker.take(queue)
     assert answer.properties["correlation_id"] == "7"

@@ -29,7 +29,7 @@ class Gateway:
 
     name = "caller"
 
-    users = RpcProxy("users")
+    users = RpcProxy("users", ["authenticate", "create"])
 
 
 @pytest.fixture

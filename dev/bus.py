@@ -1,0 +1,181 @@
+"""Who may do what on the broker, made from the code of the services: `python -m dev.bus`.
+
+It writes charts/shop/files/bus.yaml, from which the chart and `make up` make the users of the broker.
+For each user: the names that it may configure, write and read, and the routing keys for topic
+exchanges. Each pattern must match a whole name.
+
+The names are Nameko's. Requests go over the exchange nameko-rpc to the queue rpc-<service>. Replies
+go back over it to rpc.reply-<service>-<UUID>, with a UUID as their key that begins with a digest of
+the caller's name (chassis/rpc.py). Events go over <service>.events to evt-<source>-<event>--<listener>.
+<method>, and failed ones over evt-moves--<listener>.direct into the same queue or its `.dead` queue.
+
+Who consumes a queue declares it and binds it: configure and write on the queue, read on the exchange.
+RabbitMQ asks for write on the default exchange and no more, which reaches all queues: only migrations
+may. Configure on an exchange is also the right to delete it: only migrations and the operator may.
+"""
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from nameko.containers import ServiceContainer
+from nameko.rpc import Rpc, get_rpc_exchange
+from nameko.standalone.events import get_event_exchange
+
+from chassis.events import EventHandler
+from chassis.moves import moves_exchange
+from chassis.outbox import Outbox
+from chassis.retry_queues import retry_queues
+from chassis.rpc import ReplyListener, RpcProxy, reply_prefix
+from dev.suite import CHECKOUT, SERVICES
+
+FILE = CHECKOUT / "charts" / "shop" / "files" / "bus.yaml"
+HEADER = "# Made by `make specs` from the services' code (dev/bus.py), for the chart and for `make up`.\n"
+CONFIG: dict[str, Any] = {"AMQP_URI": "memory://", "WORKERS": dict.fromkeys(SERVICES, 1)}
+UUID = "[0-9a-f-]{36}"
+UUID_REST = "[0-9a-f-]{28}"  # behind the 8 digits of a service
+DEFAULT_EXCHANGE = "amq.default"
+SHELL_REPLIES = "rpc.reply-standalone_rpc_proxy-"  # of stock `nameko shell`
+
+
+@dataclass(frozen=True)
+class Service:
+    """What one service does on the bus, by its code."""
+
+    name: str
+    methods: list[str]  # that others may call
+    calls: dict[str, list[str]]  # methods of others, by service
+    handlers: list[EventHandler]
+    emits: bool  # events
+    has_replies: bool
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that it consumes, publishes to or drains."""
+        requests = [f"rpc-{self.name}"] if self.methods else []
+        return requests + [name for h in self.handlers for name in (h.queue.name, h.dead_name())]
+
+    @property
+    def old_queues(self) -> list[str]:
+        """The queues of earlier versions, which it empties."""
+        return [name for handler in self.handlers for name in retry_queues(handler.queue.name)]
+
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        """The events that it listens to, by the service that emits them."""
+        found: dict[str, list[str]] = {}
+        for handler in self.handlers:
+            found.setdefault(handler.source_service, []).append(handler.event_type)
+        return found
+
+
+def service(name: str) -> Service:
+    """What the service of this name does on the bus."""
+    module = importlib.import_module(f"{name}.service")
+    container = ServiceContainer(module.Service, CONFIG)
+    calls: dict[str, list[str]] = {}
+    for proxy in (each for each in container.dependencies if isinstance(each, RpcProxy)):
+        batched = [wanted for verb in proxy.batched for wanted in (verb, f"{verb}_many")]
+        calls.setdefault(proxy.service, []).extend([*proxy.methods, *batched])
+    handlers = [each for each in container.entrypoints if isinstance(each, EventHandler)]
+    for handler in handlers:
+        handler.setup()
+    return Service(
+        name=name,
+        methods=sorted(each.method_name for each in container.entrypoints if isinstance(each, Rpc)),
+        calls=calls,
+        handlers=sorted(handlers, key=lambda handler: handler.queue.name),
+        emits=any(isinstance(each, Outbox) for each in container.dependencies),
+        has_replies=any(isinstance(each, ReplyListener) for each in container.extensions),
+    )
+
+
+def permissions(each: Service) -> dict[str, Any]:
+    """The permissions of a service's own user."""
+    replies = [f"rpc.reply-{each.name}-*"] if each.has_replies else []
+    moves = [moves_exchange(each.name).name] if each.handlers else []
+    own = [f"{each.name}.events"] if each.emits else []
+    sources = [f"{source}.events" for source in each.sources]
+    requests = sorted(f"{callee}.{verb}" for callee, verbs in each.calls.items() for verb in verbs)
+    topics = {
+        "nameko-rpc": topic(
+            write=[*map(literal, requests), *([UUID] if each.methods else [])],
+            read=[
+                *([literal(f"{each.name}.*")] if each.methods else []),
+                *([f"{reply_prefix(each.name)}{UUID_REST}"] if each.has_replies else []),
+            ],
+        )
+    }
+    topics |= {exchange: topic(write=["[a-z_]+"], read=[]) for exchange in own}
+    topics |= {f"{name}.events": topic(write=[], read=types) for name, types in each.sources.items()}
+    return {
+        "configure": names([*each.queues, *replies]),
+        "write": names(["nameko-rpc", *each.queues, *replies, *own, *moves]),
+        "read": names(["nameko-rpc", *each.queues, *each.old_queues, *replies, *sources, *moves]),
+        "topics": topics,
+    }
+
+
+def migrations() -> dict[str, Any]:
+    """Of the user that makes exchanges and queues, and moves dead letters back.
+
+    It also makes scratch queues, and deletes the queues of earlier versions: all event queues.
+    """
+    return {
+        "configure": names(["nameko-rpc", "*.events", "evt-*--*"]),
+        "write": names([DEFAULT_EXCHANGE, "evt-*--*"]),
+        "read": names(["*.events", "evt-*--*"]),
+        "topics": {},
+    }
+
+
+def operator(services: Iterable[Service]) -> dict[str, Any]:
+    """Of people with `nameko shell`: it may call every method. Nameko declares the exchange itself."""
+    requests = [literal(f"{each.name}.{verb}") for each in services for verb in each.methods]
+    own = names(["nameko-rpc", f"{SHELL_REPLIES}*"])
+    topics = {"nameko-rpc": topic(write=requests, read=[UUID])}
+    return {"configure": own, "write": own, "read": own, "topics": topics}
+
+
+def exchanges(services: Iterable[Service]) -> dict[str, str]:
+    """The type of each exchange, all of them durable."""
+    found = [get_rpc_exchange(CONFIG)]
+    found += [get_event_exchange(each.name, CONFIG) for each in services if each.emits]
+    found += [moves_exchange(each.name) for each in services if each.handlers]
+    return {exchange.name: exchange.type for exchange in found}
+
+
+def literal(name: str) -> str:
+    """A pattern for one name. Not re.escape(): a hyphen needs no backslash."""
+    return name.replace(".", r"\.").replace("*", r"\*")
+
+
+def names(found: Iterable[str]) -> str:
+    """A pattern for names; a `*` in one stands for anything."""
+    return "|".join(literal(name).replace(r"\*", ".+") for name in found)
+
+
+def topic(write: Iterable[str], read: Iterable[str]) -> dict[str, str]:
+    return {"write": "|".join(write), "read": "|".join(read)}
+
+
+def bus() -> dict[str, Any]:
+    """What stands in bus.yaml."""
+    services = [service(name) for name in SERVICES]
+    users = {each.name: permissions(each) for each in services}
+    users |= {"migrations": migrations(), "operator": operator(services)}
+    return {"exchanges": exchanges(services), "users": users}
+
+
+def text() -> str:
+    return HEADER + yaml.safe_dump(bus(), sort_keys=False, width=110)
+
+
+def main() -> None:
+    FILE.write_text(text())
+
+
+if __name__ == "__main__":
+    main()

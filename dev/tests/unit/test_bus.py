@@ -1,0 +1,97 @@
+"""The permissions on the broker are those of the code, and no wider than what is named here."""
+
+import re
+
+import pytest
+
+from dev import bus
+
+CALLS = {
+    "gateway": {
+        "users.create",
+        "users.authenticate",
+        "users.get",
+        "billing.account",
+        "billing.account_many",
+        "billing.deposit",
+        "billing.deposit_many",
+        "billing.statement",
+        "billing.withdraw",
+        "billing.withdraw_many",
+        "orders.get",
+        "orders.list",
+        "orders.place",
+        "orders.place_many",
+        "notifications.list",
+        "notifications.send",
+    },
+    "orders": {
+        "billing.cancel",
+        "billing.cancel_many",
+        "billing.withdraw",
+        "billing.withdraw_many",
+    },
+    "billing": {"users.get_many"},
+    "notifications": {"users.get_many"},
+    "users": set(),
+    "migrations": set(),
+}
+SHARED = ("nameko-rpc", "users.events", "orders.events", "amq.default")
+
+
+def may(user: str, right: str, name: str) -> bool:
+    return re.fullmatch(bus.bus()["users"][user][right], name) is not None
+
+
+def keys(user: str, exchange: str, right: str) -> str:
+    topics = bus.bus()["users"][user]["topics"]
+    pattern: str = topics.get(exchange, {}).get(right, "")
+    return pattern
+
+
+def test_the_file_is_up_to_date() -> None:
+    assert bus.FILE.read_text() == bus.text(), "make specs"
+
+
+@pytest.mark.parametrize("user", CALLS)
+def test_a_user_calls_the_methods_that_are_named_here_and_no_other(user) -> None:
+    methods = {f"{each}.{verb}" for each in bus.SERVICES for verb in bus.service(each).methods}
+    pattern = keys(user, "nameko-rpc", "write")
+    assert {method for method in methods if re.fullmatch(pattern, method)} == CALLS[user]
+
+
+def test_an_operator_calls_every_method() -> None:
+    methods = {f"{each}.{verb}" for each in bus.SERVICES for verb in bus.service(each).methods}
+    assert len(methods) > len(CALLS["gateway"])
+    assert all(re.fullmatch(keys("operator", "nameko-rpc", "write"), method) for method in methods)
+
+
+@pytest.mark.parametrize("service", bus.SERVICES)
+def test_no_service_may_declare_or_delete_an_exchange(service) -> None:
+    assert not any(may(service, "configure", name) for name in (*bus.bus()["exchanges"], *SHARED))
+
+
+@pytest.mark.parametrize("service", bus.SERVICES)
+def test_a_service_has_rights_on_no_queue_of_others(service) -> None:
+    queues = {each: bus.service(each).queues for each in bus.SERVICES}
+    foreign = [name for other, found in queues.items() for name in found if other != service]
+    assert len(foreign) >= 5
+    for right in ("configure", "write", "read"):
+        assert not any(may(service, right, name) for name in foreign)
+
+
+@pytest.mark.parametrize("service", bus.SERVICES)
+def test_a_service_publishes_no_events_of_others_and_to_no_queue_by_its_name(service) -> None:
+    exchanges = [name for name in SHARED[1:] if name != f"{service}.events"]
+    assert not any(may(service, "write", name) for name in exchanges)
+
+
+@pytest.mark.parametrize("service", ["billing", "orders", "notifications", "gateway"])
+def test_a_service_hears_its_own_replies_only(service) -> None:
+    prefixes = {each: bus.reply_prefix(each) for each in bus.SERVICES}
+    heard = [
+        each
+        for each, prefix in prefixes.items()
+        if re.fullmatch(keys(service, "nameko-rpc", "read"), f"{prefix}-0000-4000-8000-000000000000")
+    ]
+    assert heard == [service]
