@@ -16,7 +16,7 @@ from chassis import health, metrics
 from chassis.amqp import Sender, check_broker_settings, connect
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_away
-from chassis.logs import bind_request_id
+from chassis.logs import bind_client, bind_request_id
 from chassis.settings import ADDRESS, COUNT, SECONDS, read
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class Container(ServiceContainer):
         """Every log line of the worker carries its request id; a line tells what it did."""
         worker_ctx.started = monotonic()
         worker_ctx.data["request_id"] = bind_request_id(worker_ctx.data)
+        bind_client(worker_ctx.data)
         bind_deadline(worker_ctx.data)
         super()._run_worker(worker_ctx, handle_result)
 

@@ -29,7 +29,7 @@ from chassis.amqp import BLOCKED, Message, Sender, encode
 from chassis.coalescer import Call, Coalescer
 from chassis.deadlines import TIMEOUT, time_for_a_call
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, to_fault
-from chassis.logs import REQUEST_ID, bind_request_id, current_request_id
+from chassis.logs import CLIENT, REQUEST_ID, bind_request_id, current_client, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.schemas import is_id
 from chassis.settings import SECONDS, read
@@ -259,7 +259,11 @@ class RpcProxy(DependencyProvider):
         answer = self.replies.get_reply_event(correlation_id)
         started = monotonic()
         late = DeadlineExceeded(f"{self.service}.{method} did not answer in {wait_s:.1f} s")
-        headers = {f"nameko.{REQUEST_ID}": current_request_id(), f"nameko.{TIMEOUT}": tell_s}
+        headers = {
+            f"nameko.{REQUEST_ID}": current_request_id(),
+            f"nameko.{TIMEOUT}": tell_s,
+            f"nameko.{CLIENT}": current_client(),  # "" for a batch, which is of many clients
+        }
         properties = {
             "correlation_id": correlation_id,
             "reply_to": self.replies.routing_key,

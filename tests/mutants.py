@@ -41,6 +41,8 @@ LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
 POOLER = "tests/system/test_pooler.py"
 TLS = "chassis/tests/interface/test_tls.py"
+FAIR_QUEUE, LOGS = "users/tests/unit/test_fair_queue.py", "chassis/tests/unit/test_logs.py"
+MESSAGES = "notifications/tests/interface/test_messages.py"
 
 
 @dataclass(frozen=True)
@@ -577,7 +579,7 @@ MUTANTS = [
     # Calls.
     Mutant(
         "a deadline is not passed on",
-        [Change("chassis/rpc.py", ', f"nameko.{TIMEOUT}": tell_s}', "}")],
+        [Change("chassis/rpc.py", 'f"nameko.{TIMEOUT}": tell_s,', "")],
         tests(
             "chassis/tests/interface/test_deadlines.py",
             "test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_does",
@@ -689,6 +691,88 @@ MUTANTS = [
         "the development key serves everybody",
         [Change("gateway/tokens.py", 'raise ConfigurationError("TOKEN_SECRET', 'log.error("TOKEN_SECRET')],
         tests("gateway/tests/unit/test_tokens.py", "test_the_development_key_serves_nobody_else"),
+    ),
+    # One client starves nobody, and a text steers nothing.
+    Mutant(
+        "passwords are hashed in the order in which they came",
+        [
+            Change(
+                "users/fair_queue.py",
+                "min(self._waiting, key=lambda turn: self._last_turns[self._waiting[turn][kind]])",
+                "next(iter(self._waiting))",
+            )
+        ],
+        tests(FAIR_QUEUE, "test_a_crowd_delays_a_caller_of_another_address_and_name_by_few_turns"),
+    ),
+    Mutant(
+        "usernames have no turns of their own",
+        [Change("users/fair_queue.py", "kind = self._turns % 2", "kind = 0")],
+        tests(FAIR_QUEUE, "test_behind_a_proxy_the_names_share_the_turns"),
+    ),
+    Mutant(
+        "a full queue refuses whoever comes",
+        [
+            Change(
+                "users/fair_queue.py",
+                "max(places, key=lambda turn: sum(sizes[g] for g in self._waiting[turn]))",
+                "next(places)",
+            )
+        ],
+        tests(FAIR_QUEUE, "test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller"),
+    ),
+    Mutant(
+        "the slot of a killed caller is lost",
+        [Change("users/fair_queue.py", "            self._working.discard(turn)\n", "")],
+        tests(FAIR_QUEUE, "test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back"),
+    ),
+    Mutant(
+        "the client's address does not travel",
+        [Change("chassis/rpc.py", 'f"nameko.{CLIENT}": current_client()', 'f"nameko.{CLIENT}": ""')],
+        tests(RPC, "test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch"),
+    ),
+    Mutant(
+        "a page of letters has no bound in bytes",
+        [
+            Change(
+                "notifications/store.py",
+                "MAX_PAGE_BYTES = 128 * 1024",
+                "MAX_PAGE_BYTES = 128 * 1024 * 1024",
+            )
+        ],
+        tests(MESSAGES, "test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once"),
+    ),
+    Mutant(
+        "a letter quotes an unknown reason of an event",
+        [
+            Change(
+                "notifications/domain.py",
+                'words.get(reason, words["other"])',
+                "words.get(reason, reason)",
+            )
+        ],
+        tests(
+            "notifications/tests/unit/test_domain.py",
+            "test_a_reason_without_words_of_ours_is_not_quoted",
+        ),
+    ),
+    Mutant(
+        "a subject may hold a header",
+        [Change("notifications/schemas.py", r"(?!.*=\?[^?]*\?[bBqQ]\?)", "")],
+        tests(
+            "notifications/tests/unit/test_schemas.py",
+            "test_a_subject_that_is_taken_can_stand_in_an_email",
+        ),
+    ),
+    Mutant(
+        "a line of the log steers a terminal",
+        [
+            Change(
+                "chassis/logs.py",
+                "json.JSONEncoder(default=repr)",
+                "json.JSONEncoder(default=repr, ensure_ascii=False)",
+            )
+        ],
+        tests(LOGS, "test_no_line_holds_a_control_character_or_a_direction_mark"),
     ),
     # Every service recovers without a restart.
     Mutant(

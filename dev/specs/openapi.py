@@ -22,14 +22,14 @@ from marshmallow import Schema, fields, missing
 
 from billing import domain
 from chassis.errors import DeadlineExceeded
-from chassis.schemas import UUID_PATTERN, storable
+from chassis.schemas import ADDRESS, UUID_PATTERN, storable
 from dev.failure import Failure
 from gateway import documents, money, problems, reading, schemas
 from gateway.problems import Problem
 from gateway.service import Service
 from gateway.web import Route
-from notifications.schemas import ONE_LINE
-from users.schemas import NO_CONTROLS, USERNAME
+from notifications.schemas import SUBJECT
+from users.schemas import USERNAME
 
 ROOT = Path(__file__).parents[2]
 YAML = ROOT / "docs" / "openapi.yaml"
@@ -151,11 +151,9 @@ PAGES = {"Statement": "Operation", "Orders": "Order", "Letters": "Letter"}
 CURSOR = "^[A-Za-z0-9_-]+={0,2}$"
 MORE: dict[tuple[str, str | None], Piece] = {
     ("SignUp", "username"): {"pattern": pattern(USERNAME.regex.pattern)},
-    ("SignUp", "email"): {"format": "email", "pattern": pattern(NO_CONTROLS.regex.pattern)},
-    ("NewMessage", "subject"): {
-        "pattern": pattern(ONE_LINE.regex.pattern).replace(r"[^\r\n]", r"[^\r\n\x00]")
-    },
-    ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "Items of a page."},
+    ("SignUp", "email"): {"format": "email", "pattern": pattern(ADDRESS.regex.pattern)},
+    ("NewMessage", "subject"): {"pattern": pattern(SUBJECT.regex.pattern)},
+    ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most."},
     ("Page", "after"): text(pattern=CURSOR, description="`next_cursor` of the page before."),
 }
 BODIES: dict[str, Piece] = {
