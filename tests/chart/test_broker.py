@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import uuid
 from collections import Counter
@@ -239,22 +240,18 @@ def test_no_account_does_more_than_its_own_tasks(
     queues = [each["name"] for each in listed("queues", "name")]
     queues += [retry_queues(queue)[0] for queue in queues if queue.startswith("evt-")]
     keys = [each["routing_key"] for each in listed("bindings", "source_name", "routing_key")]
-    reply_keys = sorted({key for key in keys if is_id(key)})
-    assert len(reply_keys) == len(with_replies())
+    reply_keys = {key[:8]: key for key in keys if is_id(key)}  # one of each service
+    assert len(reply_keys) == sum(bus.service(name).has_replies for name in SERVICES)
     counts, through = {}, []
     for user in USERS:
         thief = account(user)
-        tried = list(attempts(thief, queues, reply_keys))
+        tried = list(attempts(thief, queues, reply_keys.values()))
         counts[user] = len(tried)
         through += [(user, attempt.name) for attempt in tried if not thief.is_refused(attempt)]
     with capsys.disabled():
         print(f"\nattempts: {counts}, together {sum(counts.values())}; through: {len(through)}")
     assert through == []
     assert sum(counts.values()) >= ATTEMPTS
-
-
-def with_replies() -> list[str]:
-    return [name for name in SERVICES if bus.service(name).has_replies]
 
 
 TABLES = (
@@ -444,8 +441,8 @@ def test_no_user_can_take_all_connections_of_the_broker(
         assert all(user["limits"] == limits for user in definitions["users"])
     for user in USERS:
         told = servers.rabbitmqctl("list_user_limits", "--user", user, "--formatter", "json")
-        [found] = [each for each in json.loads(told) if each["user"] == user]
-        assert json.loads(found["limits"]) == {"max-connections": 500, "max-channels": 2000}
+        found = re.findall(r"max-(\w+)\W+(\d+)", told)
+        assert dict(found) == {"connections": "500", "channels": "2000"}
 
 
 def test_with_permit_previous_a_user_may_do_what_it_may_by_both_versions() -> None:
