@@ -9,6 +9,7 @@ shift 3
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/tmp"
+mount -t tmpfs tmpfs "$root/var/tmp"
 mkdir -p "$root$state"
 mount --bind "$state" "$root$state"
 exec chroot --userspec="$user" "$root" "$@"
