@@ -72,10 +72,15 @@ class Account:
         return self.has(right, exchange) and is_permitted
 
     @property
-    def own_name(self) -> str:
-        """A name for a queue or an exchange that it may declare, if there is one."""
+    def own_queue(self) -> str:
+        """A name for a new queue. `users` may declare the queue of its requests only, which is there."""
         stems = {"migrations": "evt-attack--", "operator": bus.SHELL_REPLIES, "users": "rpc-users-"}
         return f"{stems.get(self.user, f'rpc.reply-{self.user}-')}{uuid.uuid4()}"
+
+    @property
+    def own_exchange(self) -> str:
+        """A name for a new exchange: permissions are for queues and exchanges alike."""
+        return "rpc-users" if self.user == "users" else self.own_queue
 
 
 def publish(
@@ -107,7 +112,7 @@ def attempts(account: Account, queues: Iterable[str], reply_keys: Iterable[str])
 
 def _on_exchanges(account: Account) -> Iterator[Attempt]:
     """Delete, change, rebind or read an exchange that others use."""
-    own = account.own_name
+    own = account.own_exchange
     shared = bus.bus()["exchanges"]
     for name in shared:
         if not account.has("configure", name):
@@ -142,7 +147,7 @@ def _on_queues(account: Account, queues: Iterable[str]) -> Iterator[Attempt]:
 
 def _dead_letters(account: Account) -> Iterator[Attempt]:
     """A queue of its own that dead-letters into an exchange that it may not write to."""
-    own = account.own_name
+    own = account.own_queue
     for name in ("", *bus.bus()["exchanges"], *BUILT_IN):
         if not (account.has("configure", own) and account.has("write", name or bus.DEFAULT_EXCHANGE)):
             arguments = {"x-dead-letter-exchange": name, "x-message-ttl": 0}
@@ -192,7 +197,7 @@ def _replies(account: Account, reply_keys: Iterable[str]) -> Iterator[Attempt]:
 
 def _hear(account: Account, key: str) -> Iterator[Attempt]:
     """Bind a queue of its own, a new one or the one that is there."""
-    yield Attempt(f"hear {key}", partial(_bind_new, account.own_name, key))
+    yield Attempt(f"hear {key}", partial(_bind_new, account.own_queue, key))
     if account.has("write", f"rpc-{account.user}"):
         yield Attempt(f"hear {key} by its queue", partial(_bind, f"rpc-{account.user}", RPC, key))
 
@@ -240,31 +245,35 @@ def _bind_new(queue: str, key: str, channel: Any) -> None:
 
 def detours(account: Account, method: str, body: bytes) -> Iterator[Attempt]:
     """Requests that reach a service past the check of their routing key, if anything lets them."""
-    own, json_type = account.own_name, "application/json"
-    request = {"content_type": json_type, "reply_to": str(uuid.uuid4()), "correlation_id": str(uuid.uuid4())}
+    own, exchange = account.own_queue, account.own_exchange
+    request = {"reply_to": str(uuid.uuid4()), "correlation_id": str(uuid.uuid4())}
     send = partial(publish, body=body, **request)
     queue = f"rpc-{method.partition('.')[0]}"
     moves = bus.moves_exchange(account.user).name
     permitted = _permitted_key(account)
 
-    def dead_letter(exchange: str, key: str, channel: Any) -> None:
-        target = {"x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": key}
-        times = {"x-message-ttl": 0, "x-expires": 60_000}
-        name = f"{own}-to-{exchange}"
-        channel.queue_declare(name, auto_delete=False, arguments={**target, **times})
+    def dead_letter(target: str, key: str, channel: Any) -> None:
+        name = f"{own}-to-{target}"
+        arguments = {
+            "x-dead-letter-exchange": target,
+            "x-dead-letter-routing-key": key,
+            "x-message-ttl": 0,
+            "x-expires": 60_000,
+        }
+        channel.queue_declare(name, auto_delete=False, arguments=arguments)
         send(channel, *_way_into(account, channel, name))
 
     def alternate(channel: Any) -> None:
         arguments = {"alternate-exchange": RPC}
-        channel.exchange_declare(own, "topic", auto_delete=False, arguments=arguments)
-        send(channel, own, method)
-        channel.exchange_delete(own)
+        channel.exchange_declare(exchange, "topic", auto_delete=False, arguments=arguments)
+        send(channel, exchange, method)
+        channel.exchange_delete(exchange)
 
     def bound(channel: Any) -> None:
-        channel.exchange_declare(own, "topic", auto_delete=False)
-        channel.exchange_bind(RPC, own, "#")
-        send(channel, own, method)
-        channel.exchange_delete(own)
+        channel.exchange_declare(exchange, "topic", auto_delete=False)
+        channel.exchange_bind(RPC, exchange, "#")
+        send(channel, exchange, method)
+        channel.exchange_delete(exchange)
 
     def bound_moves(channel: Any) -> None:
         channel.exchange_bind(RPC, moves, method)
