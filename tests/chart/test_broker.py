@@ -416,6 +416,23 @@ def test_the_audit_names_what_a_stolen_account_forges_among_its_own_tasks(
         sql("billing", "DELETE FROM operations WHERE ref = %s", [f"order:{withdrawn}"])
 
 
+@pytest.mark.parametrize("header", ["CC", "BCC"])
+def test_a_copy_of_a_failed_event_goes_nowhere_by_its_headers(
+    suite: Suite, channel: Callable[[str], Any], listed: Callable[..., list[dict[str, Any]]], header: str
+) -> None:
+    """Into its queue again, it would fail again, and make two of itself each time."""
+    looks = channel("migrations")
+    dead = f"{USER_CREATED}.dead"
+    before = ready(looks, dead)
+    copies = {header: [USER_CREATED, dead]}
+    publish(channel("users"), "users.events", "user_created", b"no JSON", headers=copies)
+    eventually(lambda: ready(looks, dead) > before)
+    eventually(lambda: not waiting(listed))
+    assert ready(looks, dead) == before + 1
+    looks.queue_purge(dead)
+    looks.queue_purge(dead.replace("--billing", "--notifications"))
+
+
 def test_a_service_scales_by_its_rpc_queue_alone_which_it_may_look_at(
     channel: Callable[[str], Any], suite: Suite
 ) -> None:
