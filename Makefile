@@ -13,7 +13,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install up down restart status logs demo newman migrate audit replay shell dead redrive retire-retries run test \
-	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos test-upgrade images test-images \
+	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos test-upgrade test-broker images test-images \
 	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
 
 help:  ## these verbs
@@ -101,6 +101,10 @@ test-chaos: install  ## the promises under real faults, small
 
 test-upgrade: install  ## copies of the previous version beside new ones, under load, there and back
 	@$(BIN)/pytest tests/upgrade
+
+test-broker: install chart-tools  ## who may do what on the broker, on Debian 13's RabbitMQ 4.0; as root
+	@dev/chart/rabbitmq.sh
+	@RABBITMQ_ROOT=.tools/debian-13 $(BIN)/pytest tests/chart/test_broker.py
 
 images:  ## the images of all services, by docker or buildah (REGISTRY, NAMESPACE, TAG, BASE)
 	@dev/images/build.sh

@@ -205,9 +205,13 @@ BROKER = st.one_of(
                 {"host": HOSTS},
                 optional={"port": st.integers(1, 65535), "tls": st.booleans(), "vhost": PARTS},
             ).flatmap(
-                lambda given: st.sampled_from([{"existingSecret": "theirs"}, {"makeDefinitions": True}]).map(
-                    lambda passwords: given | passwords
-                )
+                lambda given: st.sampled_from(
+                    [
+                        {"existingSecret": "theirs"},
+                        {"makeDefinitions": True},
+                        {"makeDefinitions": True, "permitPrevious": True},
+                    ]
+                ).map(lambda passwords: given | passwords)
             ),
         }
     ),

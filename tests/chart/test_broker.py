@@ -2,32 +2,43 @@
 
 import base64
 import json
+import subprocess
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import amqp
 import kombu
 import pytest
+import uuid_utils
+import yaml
 from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
+from nameko.standalone.rpc import ClusterRpcProxy
 
-from chassis.migrate import event_queues
+from chassis.migrate import event_handlers, event_queues
 from chassis.queue_limits import check_queue_limits
 from chassis.retry_queues import retry_queues
-from conftest import eventually
+from chassis.schemas import is_id
+from conftest import DEADLINE_S, eventually
+from dev import bus
 from dev.servers import Servers
-from tests.chart.commands import Run
+from dev.suite import QUIET
+from tests.chart.attacks import Account, attempts, detours, publish
+from tests.chart.commands import LIMIT_S, Run
 from tests.chart.environment import SERVICES, WITH_TABLES, data
-from tests.chart.helm import component, objects, of, render
-from tests.system.processes import Process, Suite
-from tests.system.shopper import Shopper
+from tests.chart.helm import CHART, component, objects, of, render
+from tests.system.processes import NAMEKO, Process, Suite
+from tests.system.shopper import Shopper, new_user
 
 VHOST = "chart"
 VALUES = {
     "rabbitmq": {"enabled": False},
     "externalRabbitmq": {"host": "localhost", "vhost": VHOST, "makeDefinitions": True},
 }
-USERS = (*SERVICES, "migrations")
+USERS = (*SERVICES, "migrations", "operator")
 REFUSED = "ACCESS_REFUSED"
 USER_CREATED = "evt-users-user_created--billing.handle_user_created"
 
@@ -82,17 +93,19 @@ def suite(
         yield suite
 
 
-def test_topic_permissions_are_for_exchanges_of_the_definitions_as_nameko_declares_them(
-    secret, suite_config
+def test_the_definitions_have_all_exchanges_as_services_declare_them(
+    secret: dict[str, str], suite_config: dict[str, Any]
 ) -> None:
-    """RabbitMQ 4.3.2 and later refuses the definitions otherwise, and does not start."""
+    """RabbitMQ 4.3.2 and later does not start with topic permissions for an exchange that is missing."""
     definitions = json.loads(secret["definitions.json"])
     names = {permission["exchange"] for permission in definitions["topic_permissions"]}
+    handlers = [each for name in WITH_TABLES for each in event_handlers(suite_config, name)]
     declared = {
         exchange.name: (exchange.type, exchange.durable, exchange.auto_delete)
         for exchange in (
             get_rpc_exchange(suite_config),
             *(get_event_exchange(service, suite_config) for service in ("users", "orders")),
+            *(handler.moves for handler in handlers),
         )
     }
     listed = {
@@ -100,7 +113,7 @@ def test_topic_permissions_are_for_exchanges_of_the_definitions_as_nameko_declar
         for exchange in definitions["exchanges"]
     }
     assert listed == declared
-    assert names == listed.keys()
+    assert names < listed.keys()
 
 
 @pytest.fixture
@@ -161,7 +174,7 @@ def test_services_may_drain_old_retry_queues_and_migrations_delete_them(
     suite: Suite, channel: Callable[[str], Any], run: Run, service: str
 ) -> None:
     queue = f"evt-users-user_created--{service}.handle_user_created"
-    own = channel(service)
+    own = channel("migrations")
     dead_letters = ready(own, f"{queue}.dead")
     for name in retry_queues(queue):
         own.queue_declare(name, durable=True, auto_delete=False)
@@ -189,68 +202,235 @@ def ready(channel: Any, queue: str) -> int:
     return int(channel.queue_declare(queue, passive=True).message_count)
 
 
-CALLS = {
-    ("gateway", "users"),
-    ("gateway", "billing"),
-    ("gateway", "orders"),
-    ("gateway", "notifications"),
-    ("orders", "billing"),
-    ("billing", "users"),
-    ("notifications", "users"),
-}
+@pytest.fixture
+def account(uris: dict[str, str], suite: Suite) -> Iterator[Callable[[str], Account]]:
+    """`account("users")`: the stolen account of that user."""
+    opened: list[Account] = []
+
+    def steal(user: str) -> Account:
+        opened.append(Account(user, uris[user]))
+        return opened[-1]
+
+    yield steal
+    for each in opened:
+        each.close()
 
 
-@pytest.mark.parametrize("caller", USERS)
-def test_nobody_calls_whom_it_has_no_business_with(channel: Callable[[str], Any], caller: str) -> None:
-    for callee in SERVICES:
-        if (caller, callee) not in CALLS:
-            with pytest.raises(amqp.AccessRefused, match=REFUSED):
-                publish(channel(caller), "nameko-rpc", f"{callee}.audit")
+@pytest.fixture
+def listed(servers: Servers) -> Callable[..., list[dict[str, Any]]]:
+    """`listed("queues", "name", "messages")`: what rabbitmqctl lists of the virtual host."""
+
+    def ask(what: str, *columns: str) -> list[dict[str, Any]]:
+        where = [] if what == "connections" else ["--vhost", VHOST]
+        told = servers.rabbitmqctl(f"list_{what}", *where, "--formatter", "json", *columns)
+        return json.loads(told)
+
+    return ask
 
 
-def publish(channel: Any, exchange: str, key: str, body: bytes = b"{}") -> None:
-    """With a confirm: the broker says no only to whom it answers."""
-    channel.confirm_select()
-    channel.basic_publish(amqp.Message(body, content_type="application/json"), exchange, key)
-    channel.wait([amqp.spec.Basic.Ack, amqp.spec.Basic.Nack, amqp.spec.Channel.Close])
+ATTEMPTS = 2_000  # at least, of all users together
 
 
-@pytest.mark.parametrize("user", USERS)
-def test_only_consumers_of_events_and_migrations_publish_to_queues_by_their_names(
-    channel: Callable[[str], Any], user: str
+def test_no_account_does_more_than_its_own_tasks(
+    account: Callable[[str], Account],
+    listed: Callable[..., list[dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """To any queue then: RabbitMQ checks whether a user may write to the default exchange, and no more."""
-    if user in ("billing", "notifications", "migrations"):
-        publish(channel(user), "", "no-such-queue")
-    else:
-        with pytest.raises(amqp.AccessRefused, match=REFUSED):
-            publish(channel(user), "", "no-such-queue")
+    queues = [each["name"] for each in listed("queues", "name")]
+    queues += [retry_queues(queue)[0] for queue in queues if queue.startswith("evt-")]
+    keys = [each["routing_key"] for each in listed("bindings", "source_name", "routing_key")]
+    reply_keys = {key[:8]: key for key in keys if is_id(key)}  # one of each service
+    assert len(reply_keys) == sum(bus.service(name).has_replies for name in SERVICES)
+    counts, through = {}, []
+    for user in USERS:
+        thief = account(user)
+        tried = list(attempts(thief, queues, reply_keys.values()))
+        counts[user] = len(tried)
+        through += [(user, attempt.name) for attempt in tried if not thief.is_refused(attempt)]
+    with capsys.disabled():
+        print(f"\nattempts: {counts}, together {sum(counts.values())}; through: {len(through)}")
+    assert through == []
+    assert sum(counts.values()) >= ATTEMPTS
 
 
-@pytest.mark.parametrize("user", USERS)
-def test_nobody_tells_what_is_anothers_to_tell(channel: Callable[[str], Any], user: str) -> None:
-    for source, event in (("users", "user_created"), ("orders", "order_paid")):
-        if user != source:
-            with pytest.raises(amqp.AccessRefused, match=REFUSED):
-                publish(channel(user), f"{source}.events", event)
+TABLES = (
+    "users.users",
+    "billing.accounts",
+    "billing.operations",
+    "orders.orders",
+    "notifications.letters",
+    "notifications.recipients",
+)
+OUTSIDERS = ("users", "billing", "orders", "notifications", "migrations")
 
 
-@pytest.mark.parametrize("user", SERVICES)
-def test_nobody_takes_what_others_are_asked_or_hear(channel: Callable[[str], Any], user: str) -> None:
-    queues = {service: [f"rpc-{service}"] for service in SERVICES if service != "gateway"}
-    queues["billing"].append(USER_CREATED)
-    for owner, names in queues.items():
-        for name in names:
-            if owner != user:
-                with pytest.raises(amqp.AccessRefused, match=REFUSED):
-                    channel(user).basic_get(name)
+def requests_of(shopper: Shopper) -> dict[str, dict[str, Any]]:
+    """Requests that would have an effect each."""
+    order = {"user_id": shopper.id, "price_minor": 1}
+    return {
+        "billing.deposit": {"user_id": shopper.id, "amount_minor": 700, "ref": str(uuid.uuid4())},
+        "users.create": new_user(),
+        "notifications.send": {"user_id": shopper.id, "subject": "Win", "body": "Pay here"},
+        "orders.place": {**order, "key": str(uuid.uuid4())},
+    }
 
 
-@pytest.mark.parametrize("user", SERVICES)
-def test_nobody_has_what_others_are_asked_sent_to_itself(channel: Callable[[str], Any], user: str) -> None:
-    for service in set(SERVICES) - {user}:
-        with pytest.raises(amqp.AccessRefused, match=REFUSED):
-            channel(user).queue_bind(f"rpc-{user}", "nameko-rpc", f"{service}.*")
+def held(sql: Callable[..., Any]) -> dict[str, Any]:
+    """How many rows all tables have, and how much money there is."""
+    found: dict[str, Any] = {}
+    for service, _, table in (name.partition(".") for name in TABLES):
+        found[table] = sql(service, f"SELECT count(*) FROM {table}")
+    return {**found, "money": sql("billing", "SELECT sum(balance_minor) FROM accounts")}
+
+
+def test_a_stolen_account_moves_no_money_and_writes_no_letter_by_any_detour(
+    suite: Suite,
+    account: Callable[[str], Account],
+    channel: Callable[[str], Any],
+    listed: Callable[..., list[dict[str, Any]]],
+    sql: Callable[..., Any],
+    uris: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shopper = Shopper(suite.url)
+    shopper.deposit("10.00")
+    requests = requests_of(shopper)
+    query = "SELECT 1 FROM recipients WHERE user_id = %s"
+    eventually(lambda: sql("notifications", query, [shopper.id]))
+    eventually(lambda: not waiting(listed))
+    before, refused, taken = held(sql), 0, []
+    for user in OUTSIDERS:
+        thief = account(user)
+        for method, kwargs in requests.items():
+            body = json.dumps({"args": [], "kwargs": kwargs}).encode()
+            for detour in detours(thief, method, body):
+                if thief.is_refused(detour):
+                    refused += 1
+                else:
+                    taken.append(detour.name)
+    eventually(lambda: not waiting(listed))
+    assert held(sql) == before
+    assert shopper.balance == "10.00"
+    told = {line.get("error") for each in suite.processes.values() for line in each.lines()}
+    assert {"dead-lettered", "published to another exchange"} <= told
+    with capsys.disabled():
+        print(f"\ndetours: {refused} refused by the broker, by the services: {dict(Counter(taken))}")
+    with ClusterRpcProxy({"AMQP_URI": uris["operator"]}, timeout=DEADLINE_S) as rpc:
+        for method, kwargs in requests.items():
+            service, _, verb = method.partition(".")
+            getattr(getattr(rpc, service), verb)(**kwargs)
+    after = held(sql)
+    assert all(after[each] != before[each] for each in ("money", "users", "orders", "letters"))
+
+
+def waiting(listed: Callable[..., list[dict[str, Any]]]) -> list[str]:
+    """The queues with messages, but for dead letters; what is being worked on counts."""
+    found = listed("queues", "name", "messages")
+    return [each["name"] for each in found if each["messages"] and not each["name"].endswith(".dead")]
+
+
+NO_UUIDS = (
+    "amq.rabbitmq.reply-to",
+    "billing.deposit",
+    "user_created",
+    "",
+    "x" * 255,
+    str(uuid.uuid4()).upper(),
+)
+
+
+def test_a_reply_to_somewhere_else_costs_the_callee_no_connection(
+    suite: Suite, channel: Callable[[str], Any], listed: Callable[..., list[dict[str, Any]]]
+) -> None:
+    shopper = Shopper(suite.url)
+
+    def connections() -> set[str]:
+        return {each["pid"] for each in listed("connections", "pid", "user") if each["user"] == "users"}
+
+    before = connections()
+    body = json.dumps({"args": [], "kwargs": {"user_ids": [shopper.id]}}).encode()
+    caller = channel("notifications")
+    caller.basic_consume(
+        "amq.rabbitmq.reply-to", no_ack=True, callback=lambda message: pytest.fail("a reply")
+    )
+    for reply_to in NO_UUIDS:
+        publish(caller, "nameko-rpc", "users.get_many", body, reply_to=reply_to, correlation_id="1")
+    eventually(lambda: not waiting(listed))
+    assert shopper.get("/users/me").status_code == 200
+    assert before
+    assert connections() == before
+
+
+def test_an_operator_calls_by_nameko_shell_and_no_service_does(
+    suite: Suite, environment: dict[str, str], uris: dict[str, str]
+) -> None:
+    shopper = Shopper(suite.url)
+    done = subprocess.run(
+        [NAMEKO, "shell", "--config", "config.yaml"],
+        env={**environment, **QUIET, "AMQP_URI": uris["operator"]},
+        input=f"print('=>', n.rpc.users.get(user_id='{shopper.id}')['username'])\n",
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert f"=> {shopper.user['username']}" in done.stdout, done.stderr
+    for user in SERVICES:
+        with pytest.raises(amqp.AccessRefused), ClusterRpcProxy({"AMQP_URI": uris[user]}, timeout=1) as rpc:
+            rpc.users.get(user_id=shopper.id)
+
+
+def test_the_audit_names_what_a_stolen_account_forges_among_its_own_tasks(
+    suite: Suite, channel: Callable[[str], Any], sql: Callable[..., Any], run: Run
+) -> None:
+    shopper = Shopper(suite.url)
+    nobody, paid, moved, withdrawn = (str(uuid_utils.uuid7()) for _ in range(4))
+
+    def order_paid(order_id: str) -> bytes:
+        at = datetime.now(UTC).isoformat()
+        event = {"order_id": order_id, "user_id": shopper.id, "price_minor": 700, "occurred_at": at}
+        return json.dumps(event).encode()
+
+    user = json.dumps({"user_id": nobody, "username": "nobody", "email": "a@b.org", "locale": "en"})
+    item = {"user_id": shopper.id, "amount_minor": 700, "order_id": withdrawn, "request_id": "1"}
+    request = {"args": [], "kwargs": {"items": [item]}}
+    queue = "evt-orders-order_paid--notifications.handle_order_paid"
+    publish(channel("users"), "users.events", "user_created", user.encode())
+    publish(channel("orders"), "orders.events", "order_paid", order_paid(paid))
+    publish(channel("notifications"), "evt-moves--notifications.direct", queue, order_paid(moved))
+    properties = {"reply_to": str(uuid.uuid4()), "correlation_id": "1"}
+    call = json.dumps(request).encode()
+    publish(channel("orders"), "nameko-rpc", "billing.withdraw_many", call, **properties)
+    forged = {"recipients": nobody, "letters": moved, "ledger": withdrawn}
+    try:
+        eventually(lambda: sql("notifications", "SELECT 1 FROM recipients WHERE user_id = %s", [nobody]))
+        query = "SELECT 1 FROM letters WHERE order_id IN (%s, %s)"
+        eventually(lambda: len(sql("notifications", query, [paid, moved])) == 2)
+        eventually(lambda: sql("billing", "SELECT 1 FROM operations WHERE ref = %s", [f"order:{withdrawn}"]))
+        said = run("audit", "audit", "--settled").says
+        for check, key in (*forged.items(), ("letters", paid)):
+            assert f"{check}: {key}: due is []" in said, said
+    finally:
+        sql("notifications", "DELETE FROM letters WHERE order_id IN (%s, %s)", [paid, moved])
+        sql("notifications", "DELETE FROM recipients WHERE user_id = %s", [nobody])
+        sql("billing", "DELETE FROM accounts WHERE user_id = %s", [nobody])
+        sql("billing", "DELETE FROM operations WHERE ref = %s", [f"order:{withdrawn}"])
+
+
+@pytest.mark.parametrize("header", ["CC", "BCC"])
+def test_a_copy_of_a_failed_event_goes_nowhere_by_its_headers(
+    suite: Suite, channel: Callable[[str], Any], listed: Callable[..., list[dict[str, Any]]], header: str
+) -> None:
+    """Into its queue again, it would fail again, and make two of itself each time."""
+    looks = channel("migrations")
+    dead = f"{USER_CREATED}.dead"
+    before = ready(looks, dead)
+    copies = {header: [USER_CREATED, dead]}
+    publish(channel("users"), "users.events", "user_created", b"no JSON", headers=copies)
+    eventually(lambda: ready(looks, dead) > before)
+    eventually(lambda: not waiting(listed))
+    assert ready(looks, dead) == before + 1
+    looks.queue_purge(dead)
+    looks.queue_purge(dead.replace("--billing", "--notifications"))
 
 
 def test_a_service_scales_by_its_rpc_queue_alone_which_it_may_look_at(
@@ -265,6 +445,38 @@ def test_a_service_scales_by_its_rpc_queue_alone_which_it_may_look_at(
         assert trigger["metadata"]["queueName"] == f"rpc-{service}"
         found = channel(service).queue_declare(f"rpc-{service}", passive=True)
         assert found.consumer_count > 0
+
+
+def test_no_user_can_take_all_connections_of_the_broker(
+    servers: Servers, secret: dict[str, str], uris: dict[str, str]
+) -> None:
+    many = {"services": {"billing": {"keda": {"enabled": True, "maxReplicas": 60}}}, **VALUES}
+    for values, connections in ((VALUES, 500), (many, 1200)):
+        definitions = json.loads((data(render(values), "Secret", "shop-rabbitmq") or {})["definitions.json"])
+        limits = {"max-connections": connections, "max-channels": 4 * connections}
+        assert all(user["limits"] == limits for user in definitions["users"])
+    told = json.loads(servers.rabbitmqctl("list_user_limits", "--global", "--formatter", "json"))
+    found = {each["user"]: json.loads(each["limits"]) for each in told if each["user"] in USERS}
+    assert found == {user: {"max-connections": 500, "max-channels": 2000} for user in USERS}
+
+
+def test_with_permit_previous_a_user_may_do_what_it_may_by_both_versions() -> None:
+    previous = yaml.safe_load((CHART / "files" / "bus-previous.yaml").read_text())["users"]
+    now = bus.bus()["users"]
+    external = {**VALUES["externalRabbitmq"], "permitPrevious": True}
+    found = data(render({**VALUES, "externalRabbitmq": external}), "Secret", "shop-rabbitmq") or {}
+    definitions = json.loads(found["definitions.json"])
+    for permission in definitions["permissions"]:
+        user = permission["user"]
+        for right in ("configure", "write", "read"):
+            parts = [table[user][right] for table in (now, previous) if user in table]
+            assert permission[right] == f"^({'|'.join(parts)})$"
+    for permission in definitions["topic_permissions"]:
+        user, exchange = permission["user"], permission["exchange"]
+        tables = [table[user]["topics"][exchange] for table in (now, previous) if user in table]
+        for right in ("write", "read"):
+            parts = [table[right] for table in tables if table[right]]
+            assert permission[right] == f"^({'|'.join(parts)})$"
 
 
 def test_the_definitions_have_the_passwords_that_the_services_get(secret: dict[str, str]) -> None:

@@ -12,10 +12,11 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from conftest import eventually
 from dev.ports import free_ports
 from dev.servers import DATABASES, Servers
 from tests.chart.environment import data, raw
-from tests.chart.helm import of, render
+from tests.chart.helm import DEFAULTS, containers, objects, of, pods, render
 
 # Where a cloud gives away no superuser.
 KEEPER = {
@@ -104,6 +105,45 @@ def check(superuser: dict[str, str], passwords: dict[str, str]) -> None:
 def test_a_superuser_makes_them_and_may_do_it_again(server: dict[str, str], tmp_path: Path) -> None:
     for _ in range(2):
         check(server, make({}, server, tmp_path))
+    assert limits(server) == {"users": 106, "users_owner": 20}
+    assert DEFAULTS["postgresql"]["maxConnections"] > 2 * 106, "no role can take them all"
+    make(SCALED, server, tmp_path)
+    assert limits(server) == {"users": 150, "users_owner": 20}
+
+
+# Twice seven copies while they are replaced, each with two pools of five connections, and ten more.
+SCALED: dict[str, Any] = {
+    "extraEnv": [{"name": "DB_POOL_SIZE", "value": "5"}],
+    "services": {"users": {"autoscaling": {"enabled": True, "maxReplicas": 7}}},
+}
+
+
+def limits(superuser: dict[str, str]) -> dict[str, int]:
+    """How many connections the roles of users may have."""
+    query = "SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname IN ('users', 'users_owner')"
+    return dict(ask(superuser, query))
+
+
+HASH = "$argon2id$v=19$m=65536$of-a-password"
+LOGGING = ("log_min_error_statement=error", "log_error_verbosity=default")  # the server's defaults
+
+
+def test_a_statement_that_fails_leaves_nothing_of_its_values_in_the_log(servers: Servers) -> None:
+    """By the settings of the chart's own PostgreSQL, given to the tests' server for a session."""
+    pod = pods(objects("default"))["StatefulSet/shop-postgresql"]
+    own = [word for word in containers(pod)[0]["args"] if word.startswith("log_")]
+    options = " ".join(f"-c {setting}" for setting in (*LOGGING, *own))
+    log = servers.keeper.log("postgresql")
+    for statement in (
+        "SET statement_timeout = 20; SELECT pg_sleep(9), %s",
+        "CREATE TEMP TABLE a (b text UNIQUE); INSERT INTO a SELECT %s FROM generate_series(1, 2)",
+    ):
+        session = closing(psycopg2.connect(servers.superuser_dsn(), options=options))
+        with session as connection, connection.cursor() as cursor, pytest.raises(psycopg2.Error):
+            cursor.execute(statement, [HASH])
+    eventually(lambda: "duplicate key value" in log.read_text())
+    assert "canceling statement due to statement timeout" in log.read_text()
+    assert HASH not in log.read_text()
 
 
 def test_a_role_that_may_make_roles_and_databases_does(server: dict[str, str], tmp_path: Path) -> None:

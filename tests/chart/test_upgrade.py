@@ -125,16 +125,17 @@ def test_secrets_are_kept_when_they_are_named_as_ones_own_later(api: Api, versio
 
 
 @BOTH
-def test_a_password_that_is_missing_is_made_and_the_others_are_kept(api: Api, version: str) -> None:
+@pytest.mark.parametrize("key", ["users-password", "operator-password"])  # earlier versions had no operator
+def test_a_password_that_is_missing_is_made_and_the_others_are_kept(api: Api, version: str, key: str) -> None:
     install(api, version)
     path = next(path for path in api.objects if path.endswith("/secrets/shop-rabbitmq"))
     before = dict(api.objects[path]["data"])
-    del api.objects[path]["data"]["users-password"]
+    del api.objects[path]["data"][key]
     upgrade(api, version)
     ((_, _, patch),) = [each for each in changed(api, "secrets") if each[1] == path]
-    kept = before.keys() - {"users-password", "definitions.json"}
-    assert all(patch["data"].get(key, before[key]) == before[key] for key in kept)
-    assert len(base64.b64decode(patch["data"]["users-password"])) >= 32
+    kept = before.keys() - {key, "definitions.json"}
+    assert all(patch["data"].get(each, before[each]) == before[each] for each in kept)
+    assert len(base64.b64decode(patch["data"][key])) >= 32
 
 
 @BOTH

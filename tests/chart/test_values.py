@@ -149,6 +149,24 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
             "externalRabbitmq": {"host": "a", "existingSecret": "b", "makeDefinitions": True},
         },
     ),
+    "rights of the previous version in definitions of the user's own": (
+        "rabbitmq.permitPrevious",
+        {"rabbitmq": {"existingSecret": "a", "permitPrevious": True}},
+    ),
+    "rights of the previous version on a broker that is not used": (
+        "externalRabbitmq.permitPrevious",
+        {
+            "rabbitmq": {"enabled": False, "permitPrevious": True},
+            "externalRabbitmq": {"host": "a", "makeDefinitions": True},
+        },
+    ),
+    "rights of the previous version in no definitions": (
+        "makeDefinitions=false",
+        {
+            "rabbitmq": {"enabled": False},
+            "externalRabbitmq": {"host": "a", "existingSecret": "b", "permitPrevious": True},
+        },
+    ),
     "a CA for nothing": ("in vain", {"trustedCA": {"existingSecret": "a"}}),
     "a CA for a server that is not encrypted": (
         "in vain",

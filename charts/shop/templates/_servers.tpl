@@ -47,6 +47,20 @@
   value: {{ include "shop.postgresql.uri" (dict "root" .root "role" .name "database" .name "password" $variable) | quote }}
 {{- end }}
 
+{{/*
+How many connections the role of a service may have: twice DB_POOL_SIZE for each copy. While all copies are replaced there are
+twice as many, and some more are for audit and replay. Takes root and name.
+*/}}
+{{- define "shop.postgresql.connections" -}}
+{{- $size := 12 }}
+{{- range concat .root.Values.extraEnv (include "shop.settings" . | fromJson).extraEnv }}
+{{- if eq .name "DB_POOL_SIZE" }}
+{{- $size = .value | default $size | int }}
+{{- end }}
+{{- end }}
+{{- add (mul 2 (include "shop.copies" .) 2 $size) 10 }}
+{{- end }}
+
 {{/* What libpq trusts, where the URI says sslmode=verify-full. */}}
 {{- define "shop.postgresql.caEnv" -}}
 {{- if and (include "shop.ca" .) (not .Values.postgresql.enabled) }}

@@ -1,6 +1,6 @@
 {{/*
 What the chart knows of each service; all else is the same for all, and stands in the templates. A sixth service is an
-entry here, one in values.yaml, one in values.schema.json, and one in _broker.tpl.
+entry here, one in values.yaml, and one in values.schema.json. `make specs` makes its user of the broker.
 
 image     the name of its image
 database  whether it has one, of its own name
@@ -67,6 +67,16 @@ replay:
 {{- end }}
 {{- end }}
 {{- mustMergeOverwrite $defaults $own | toJson }}
+{{- end }}
+
+{{/* How many copies of a service there may be, but for the one more of an update. Takes root and name. */}}
+{{- define "shop.copies" -}}
+{{- $settings := include "shop.settings" . | fromJson }}
+{{- $most := $settings.replicas }}
+{{- range list "autoscaling" "keda" }}
+{{- $most = (index $settings .).enabled | ternary (index $settings .).maxReplicas $most }}
+{{- end }}
+{{- int $most }}
 {{- end }}
 
 {{/* The names of the services that have a database: {names: [...]}. */}}
