@@ -18,6 +18,7 @@ NOTHING = ""
 LATE = "(%(settled)s OR {} < now() - interval '{} s')"
 EFFECT = "CASE WHEN status = 'refused' THEN 0 WHEN kind = 'deposit' THEN amount_minor ELSE -amount_minor END"
 CREATED_LATE = LATE.format("created_at", 60)
+OPENED_LATE = LATE.format("opened_at", 60)
 ENDED_LATE = LATE.format("ended_at", 90)
 HAS_LETTER = "(status = 'paid' OR reason <> 'unknown-user')"  # nobody can write to an unknown user
 UNSENT = f"SELECT event_id, type || ' sent', {CREATED_LATE} FROM outbox WHERE sent_at IS NULL ORDER BY 1"
@@ -43,9 +44,9 @@ CHECKS = (  # name, what is due, what is found
         "billing: SELECT 'all', coalesce(sum(balance_minor), 0)::text, true FROM accounts",
     ),
     (
-        "users",  # an account without a user was opened by hand
+        "users",
         f"users: SELECT id, 'account', {CREATED_LATE} FROM users ORDER BY 1",
-        "billing: SELECT user_id, 'account', false FROM accounts ORDER BY 1",
+        f"billing: SELECT user_id, 'account', {OPENED_LATE} FROM accounts ORDER BY 1",
     ),
     (
         "recipients",

@@ -110,6 +110,10 @@ PLANTED = {
         {"billing": f"DELETE FROM accounts WHERE user_id = '{user(2)}'"},
         {"accounts": 1, "money": 1, "users": 1},
     ),
+    "an account of nobody": (
+        {"billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 0, {OLD})"},
+        {"users": 1},
+    ),
     "a user without an account": ({"users": sign_up(OLD), "notifications": KEPT}, {"users": 1}),
     "a user who is not kept as a recipient": ({"users": sign_up(OLD), "billing": OPENED}, {"recipients": 1}),
     "a recipient who is no user": ({"notifications": KEPT}, {"recipients": 1}),
@@ -244,6 +248,7 @@ UNDER_WAY = {
         {"users": sign_up(YOUNG) + event("user_created", NOBODY, "NULL", YOUNG)},
         {"users": 1, "recipients": 1, "outbox": 1},
     ),
+    "an account newer than the snapshot of its user": ({"billing": OPENED}, {"users": 1}),
     "an order that is pending": (
         {"orders": new_order(NOBODY, "'pending', NULL", YOUNG)},
         {"pending": 1},
@@ -255,7 +260,7 @@ UNDER_WAY = {
             + operation("shell:a", NOBODY, 1, "'deposit', 7, 'done', NULL, 7")
             + operation(f"order:{NOBODY}", NOBODY, 2, "'withdrawal', 7, 'done', NULL, 0"),
         },
-        {"pending": 1},
+        {"pending": 1, "users": 1},
     ),
     "a withdrawal newer than the snapshot of its order": (
         {"billing": operation(f"order:{NOBODY}", NOBODY, 0, REFUSED).replace("61 s", "50 s")},
@@ -268,12 +273,11 @@ UNDER_WAY = {
             "billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 1);"
             + operation(f"order:{NOBODY}", NOBODY, 1, "'withdrawal', 7, 'refused', 'cancelled', 0"),
         },
-        {"letters": 1, "outbox": 1},
+        {"letters": 1, "outbox": 1, "users": 1},
     ),
 }
 RIGHT = {
     "a story that is all told": {},
-    "an account opened by hand": {"billing": OPENED},
     "an order of a user nobody knows, who gets no letter": {
         "orders": new_order(NOBODY, UNKNOWN, OLD, NOBODY),
         "billing": operation(f"order:{NOBODY}", NOBODY, 0, REFUSED),
