@@ -149,7 +149,8 @@ class Bus:
     def _caller(self, full: str, request: Message, answer: Message) -> list[str]:
         """Who of the suite called, told by the name of the queue that the answer went into, may do so."""
         queue = self._at(self.document["channels"]["replies"]["bindings"])["amqp"]["queue"]["name"]
-        pattern = re.escape(queue).replace("<caller>", "(.+)").replace("<id>", request.properties["reply_to"])
+        uuid_rest = request.properties["reply_to"][8:]  # what is before it tells the caller
+        pattern = re.escape(queue).replace("<caller>", "(.+)").replace("<id>", f".{{8}}{uuid_rest}")
         for name in answer.queues:
             match = re.fullmatch(pattern, name)
             if match is None:
