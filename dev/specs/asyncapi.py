@@ -32,6 +32,7 @@ from chassis.migrate import event_handlers
 from chassis.retries import MAX_ATTEMPTS, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
 from chassis.schemas import storable
+from dev import bus
 from dev.failure import Failure
 from dev.specs import openapi
 from dev.specs.openapi import (
@@ -62,8 +63,12 @@ DELAYS = ", ".join(map(str, RETRY_DELAYS_S))
 
 DESCRIPTION = f"""\
 All that crosses the broker between the services: RPC and events, in Nameko's own format and names, so that
-`nameko shell` and any other Nameko service take part. They may call every method, by keyword; whom the
-services of this suite call is told by the operations that send.
+`nameko shell` and any other Nameko service take part. Arguments go by keyword. Where each service has
+its own user on the broker, it may send what its operations send here, and no more. The operator's user
+may call every method (permissions.md).
+
+A request must be published to {RPC_EXCHANGE} itself, with a UUID in `reply_to`. It is refused, logged and
+not answered where another exchange passed it on or the broker dead-lettered it.
 
 Under `headers` stand AMQP's headers (`nameko.*`, `x-*`) and, by their AMQP names, the properties that a
 message has besides content type, encoding and delivery mode: `correlation_id`, `reply_to`, `expiration`
@@ -76,8 +81,9 @@ integers in minor units (cents).
 The consumer of an event that failed holds it, and tries it again after {DELAYS} seconds, without a
 message. It publishes the event to the end of the same queue when it holds {MAX_HELD} others, when it has held
 this one for {MAX_HELD_S} seconds, and while different events fail alike. After {MAX_ATTEMPTS} failures on its
-own content an event goes to `<queue>.dead`. Earlier versions had retry queues, `<queue>.retry.<n>`:
-events that are still there are moved to `<queue>` unchanged.
+own content an event goes to `<queue>.dead`. Both ways lead over an exchange of the consuming service,
+`evt-moves--<service>.direct`, with the name of the queue as routing key. Earlier versions had retry
+queues, `<queue>.retry.<n>`: events that are still there are moved to `<queue>` unchanged.
 """
 
 # What is answered and told
@@ -215,7 +221,7 @@ EXPIRES = text(pattern="^[0-9]+$", description="Milliseconds; when its caller ha
 CALL = {"correlation_id": text(description="The caller's choice; the answer has it too.")}
 ASKED = {
     **CALL,
-    "reply_to": text(description="The routing key of the caller's reply queue."),
+    "reply_to": {**openapi.ID, "description": "The routing key of the caller's reply queue."},
 }
 REQUEUED = {  # nothing is counted against an event while different ones fail alike
     ATTEMPTS: {**COUNT, "description": "All attempts."},
@@ -259,19 +265,8 @@ HEADERS: dict[str, Piece] = {
     "DeadLetterHeaders": closed({"message_id": ID, **REQUEST_ID, **DEAD}, **DEATH),
     "RedrivenHeaders": closed({"message_id": ID, **REQUEST_ID}, **DEATH),
 }
-EXCHANGES = (RPC_EXCHANGE, *dict.fromkeys(f"{name.partition('.')[0]}.events" for name in EVENTS))
 CORRELATED = {"correlationId": ref("correlationIds", "call")}
 BINDINGS: Piece = {
-    "channelBindings": {
-        name: {
-            "amqp": {
-                "is": "routingKey",
-                "exchange": {"name": name, "type": "topic", "durable": True, "autoDelete": False},
-                "bindingVersion": "0.3.0",
-            }
-        }
-        for name in EXCHANGES
-    },
     "operationBindings": {
         "transient": {"amqp": {"deliveryMode": 1, "mandatory": True, "bindingVersion": "0.3.0"}},
         "persistent": {"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": "0.3.0"}},
@@ -298,6 +293,7 @@ def document() -> Piece:
             "messages": {"fault": fault()},
             "replies": {},
             "correlationIds": {"call": {"location": "$message.header#/correlation_id"}},
+            "channelBindings": exchanges(),
             **BINDINGS,
         },
     }
@@ -309,6 +305,21 @@ def document() -> Piece:
         add_handlers(whole, service)
     check_names(whole)
     return whole
+
+
+def exchanges() -> Piece:
+    """The exchanges, by their names."""
+    kinds = bus.exchanges([bus.service(name) for name in SERVICES])
+    return {
+        name: {
+            "amqp": {
+                "is": "routingKey",
+                "exchange": {"name": name, "type": kind, "durable": True, "autoDelete": False},
+                "bindingVersion": "0.3.0",
+            }
+        }
+        for name, kind in kinds.items()
+    }
 
 
 # RPC
@@ -362,7 +373,8 @@ def add_calls(whole: Piece, service: str) -> None:
 def replies() -> Piece:
     """The queue of a caller. Its address is not known before: null."""
     description = (
-        f"One for each process that calls, bound to {RPC_EXCHANGE} with the id that `reply_to` names."
+        f"One for each process that calls, bound to {RPC_EXCHANGE} with the UUID that `reply_to` names. "
+        "In the suite's own its first 8 digits are a digest of the caller's name."
     )
     queue = queued("rpc.reply-<caller>-<id>")
     return {**queue, "address": None, "description": description, "messages": messages("fault")}
@@ -458,13 +470,15 @@ def add_handlers(whole: Piece, service: str) -> None:
         full = f"{handler.source_service}.{handler.event_type}"
         if full not in EVENTS:
             raise Failure(f"dev/specs/asyncapi.py: EVENTS has nothing for {full}")
-        queue = handler.queue.name
+        queue, dead = handler.queue.name, handler.dead_name()
+        moves, moves_dead = f"moves.{queue}", f"moves.{dead}"
         name = f"{service}.{handler.method_name}"
-        dead = handler.dead_name()
         requeued, dead_letter, redriven = (f"{full}.{form}" for form in ("requeued", "dead", "redriven"))
         whole["channels"] |= {
             queue: queued(queue, full, requeued, redriven),
             dead: queued(dead, dead_letter),
+            moves: routed(handler.moves.name, queue, requeued, redriven),
+            moves_dead: routed(handler.moves.name, dead, dead_letter),
         }
         summary = first_sentence(getattr(service_class(service), handler.method_name))
         whole["operations"] |= {
@@ -474,13 +488,13 @@ def add_handlers(whole: Piece, service: str) -> None:
             },
             f"{name}.again": operation("receive", queue, requeued, "Once requeued.", "acked"),
             f"{name}.requeue": operation(
-                "send", queue, requeued, "It failed and can't be held.", "persistent"
+                "send", moves, requeued, "It failed and can't be held.", "persistent"
             ),
             f"{name}.dead_letter": operation(
-                "send", dead, dead_letter, f"It failed {MAX_ATTEMPTS} times.", "persistent"
+                "send", moves_dead, dead_letter, f"It failed {MAX_ATTEMPTS} times.", "persistent"
             ),
             f"{name}.redrive": operation(
-                "send", queue, redriven, "`make redrive` moves it back.", "persistent"
+                "send", moves, redriven, "`make redrive` moves it back.", "persistent"
             ),
         }
 

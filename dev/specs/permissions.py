@@ -1,8 +1,8 @@
 """Writes docs/permissions.md: who may do what, over HTTP and on the bus.
 
 Routes are read off the gateway, and what each service answers, calls, emits and receives off its
-class. Tests try each cell: tests/system/test_permissions.py over HTTP, tests/specs/test_permissions.py
-on a broker.
+class. Tests try each cell, over HTTP (tests/system/test_permissions.py) and on a broker
+(tests/specs/test_permissions.py).
 
 usage: python -m dev.specs.permissions
 """
@@ -48,8 +48,8 @@ Which of them are on the health port alone is told in [openapi.yaml](openapi.yam
 ## Methods
 
 The columns are the users of the broker that the chart and `make up` make: one for each service, one
-for migrations, and the operator's for `nameko shell`. No method checks who its caller is: whoever may
-call one may name any user.
+for migrations, and the operator's for `nameko shell`. No method checks who its caller is: whoever
+may call one may name any user.
 
 {methods}
 

@@ -187,8 +187,9 @@ class Bus:
         return found
 
     def _hearers(self, message: Message, operation: Piece) -> set[str]:
-        """The queues that an event must reach."""
-        if not message.exchange:
+        """The queues that an event must reach. A direct exchange has queues' names as its keys."""
+        exchange = self._at(self._at(operation["channel"])["bindings"])["amqp"]["exchange"]
+        if exchange["type"] == "direct":
             return {message.key}
         wanted = {reference["$ref"].rpartition("/")[2] for reference in operation["messages"]}
         return {

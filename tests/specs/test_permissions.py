@@ -35,7 +35,7 @@ class Broker:
         file.write_text(json.dumps(self._definitions()))
         servers.rabbitmqctl("import_definitions", str(file))
         servers.rabbitmqctl("set_permissions", "--vhost", VHOST, "shop", ".*", ".*", ".*")
-        self._opened["shop"] = kombu.Connection(f"amqp://shop:shop@127.0.0.1:{self._port}/{VHOST}")
+        self._opened["shop"] = kombu.Connection(f"{servers.env()['AMQP_URI']}{VHOST}")
         self._channel = self._opened["shop"].channel()
         for service in bus.SERVICES:
             self._bind(f"rpc-{service}", "nameko-rpc", f"{service}.*")

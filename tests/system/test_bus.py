@@ -15,6 +15,7 @@ from nameko.exceptions import IncorrectSignature
 
 from chassis.amqp import connect
 from chassis.events import ATTEMPTS, ERROR, FAILURES
+from chassis.moves import moves_exchange
 from chassis.retries import MAX_ALIKE, MAX_ATTEMPTS
 from conftest import eventually
 from tests.system.shopper import PASSWORD
@@ -209,7 +210,9 @@ def mark_as_failed(config: dict[str, Any], queue: str) -> bool:
         if event:
             counts = {ATTEMPTS: MAX_ATTEMPTS - 1, FAILURES: MAX_ATTEMPTS - 1, ERROR: "refused"}
             properties = {**event.properties, "application_headers": {**event.headers, **counts}}
-            channel.basic_publish(amqp.Message(event.body, **properties), "", queue)
+            listener = queue.partition("--")[2].partition(".")[0]
+            again = amqp.Message(event.body, **properties)
+            channel.basic_publish(again, moves_exchange(listener).name, queue)
         return bool(event)
 
 
