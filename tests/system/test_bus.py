@@ -195,10 +195,11 @@ def failed_checks(suite) -> set[str]:
 
 def requeued(traffic) -> set[str]:
     """The queues to whose end a handler has moved an event."""
+    exchanges = {moves_exchange(service).name for service in WRITTEN_BY_HANDLERS}
     return {
         message.key
         for message in traffic.messages()
-        if message.exchange == "" and message.headers.get(FAILURES, MAX_ATTEMPTS) < MAX_ATTEMPTS
+        if message.exchange in exchanges and message.headers.get(FAILURES, MAX_ATTEMPTS) < MAX_ATTEMPTS
     }
 
 
