@@ -77,6 +77,7 @@ def tests(file: str, *names: str) -> list[str]:
     return [f"{file}::{name}" for name in names]
 
 
+DETOUR = "test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed"
 GUARD = Change("orders/store.py", "new.order_id AND orders.status = 'pending'", "new.order_id")
 TRIGGER = Change(
     "orders/migrations/0001_orders_and_outbox.py", " WHEN (OLD.status <> 'pending')", " WHEN (false)"
@@ -583,8 +584,18 @@ MUTANTS = [
     ),
     Mutant(
         "a request that nobody can answer is taken",
-        [Change("chassis/rpc.py", 'if not message.properties.get("reply_to"):', "if False:")],
+        [Change("chassis/rpc.py", 'if not is_id(message.properties.get("reply_to")):', "if False:")],
         tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
+    ),
+    Mutant(
+        "a dead-lettered request is executed",
+        [Change("chassis/rpc.py", "if DEATHS in message.headers:", "if False:")],
+        tests(RPC, DETOUR),
+    ),
+    Mutant(
+        "a request from another exchange is executed",
+        [Change("chassis/rpc.py", 'message.delivery_info["exchange"] != self._exchange:', "False:")],
+        tests(RPC, DETOUR),
     ),
     Mutant(
         "a withdrawn call is sent all the same",

@@ -29,10 +29,10 @@ from chassis import errors
 from chassis.amqp import JSON
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.migrate import event_handlers
+from chassis.moves import moves_exchange
 from chassis.retries import MAX_ATTEMPTS, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
 from chassis.schemas import storable
-from dev import bus
 from dev.failure import Failure
 from dev.specs import openapi
 from dev.specs.openapi import (
@@ -81,9 +81,9 @@ integers in minor units (cents).
 The consumer of an event that failed holds it, and tries it again after {DELAYS} seconds, without a
 message. It publishes the event to the end of the same queue when it holds {MAX_HELD} others, when it has held
 this one for {MAX_HELD_S} seconds, and while different events fail alike. After {MAX_ATTEMPTS} failures on its
-own content an event goes to `<queue>.dead`. Both ways lead over an exchange of the consuming service,
-`evt-moves--<service>.direct`, with the name of the queue as routing key. Earlier versions had retry
-queues, `<queue>.retry.<n>`: events that are still there are moved to `<queue>` unchanged.
+own content an event goes to `<queue>.dead`. Such copies go over an exchange of the consumer's own, with the
+queue's name as routing key. Earlier versions had retry queues, `<queue>.retry.<n>`:
+events that are still there are moved to `<queue>` unchanged.
 """
 
 # What is answered and told
@@ -278,6 +278,23 @@ BINDINGS: Piece = {
 }
 
 
+def channel_bindings() -> Piece:
+    """One for each exchange."""
+    kinds = {RPC_EXCHANGE: "topic"}
+    kinds |= {f"{name.partition('.')[0]}.events": "topic" for name in EVENTS}
+    kinds |= {moves_exchange(name).name: "direct" for name in SERVICES if handlers(name)}
+    return {
+        name: {
+            "amqp": {
+                "is": "routingKey",
+                "exchange": {"name": name, "type": kind, "durable": True, "autoDelete": False},
+                "bindingVersion": "0.3.0",
+            }
+        }
+        for name, kind in kinds.items()
+    }
+
+
 def document() -> Piece:
     """The whole."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -293,7 +310,7 @@ def document() -> Piece:
             "messages": {"fault": fault()},
             "replies": {},
             "correlationIds": {"call": {"location": "$message.header#/correlation_id"}},
-            "channelBindings": exchanges(),
+            "channelBindings": channel_bindings(),
             **BINDINGS,
         },
     }
@@ -305,21 +322,6 @@ def document() -> Piece:
         add_handlers(whole, service)
     check_names(whole)
     return whole
-
-
-def exchanges() -> Piece:
-    """The exchanges, by their names."""
-    kinds = bus.exchanges([bus.service(name) for name in SERVICES])
-    return {
-        name: {
-            "amqp": {
-                "is": "routingKey",
-                "exchange": {"name": name, "type": kind, "durable": True, "autoDelete": False},
-                "bindingVersion": "0.3.0",
-            }
-        }
-        for name, kind in kinds.items()
-    }
 
 
 # RPC
@@ -470,15 +472,17 @@ def add_handlers(whole: Piece, service: str) -> None:
         full = f"{handler.source_service}.{handler.event_type}"
         if full not in EVENTS:
             raise Failure(f"dev/specs/asyncapi.py: EVENTS has nothing for {full}")
-        queue, dead = handler.queue.name, handler.dead_name()
-        moves, moves_dead = f"moves.{queue}", f"moves.{dead}"
+        queue = handler.queue.name
         name = f"{service}.{handler.method_name}"
+        dead = handler.dead_name()
         requeued, dead_letter, redriven = (f"{full}.{form}" for form in ("requeued", "dead", "redriven"))
+        moves = moves_exchange(service).name
+        moved, moved_to_dead = f"{queue}.moves", f"{dead}.moves"
         whole["channels"] |= {
             queue: queued(queue, full, requeued, redriven),
             dead: queued(dead, dead_letter),
-            moves: routed(handler.moves.name, queue, requeued, redriven),
-            moves_dead: routed(handler.moves.name, dead, dead_letter),
+            moved: routed(moves, queue, requeued, redriven),
+            moved_to_dead: routed(moves, dead, dead_letter),
         }
         summary = first_sentence(getattr(service_class(service), handler.method_name))
         whole["operations"] |= {
@@ -488,13 +492,13 @@ def add_handlers(whole: Piece, service: str) -> None:
             },
             f"{name}.again": operation("receive", queue, requeued, "Once requeued.", "acked"),
             f"{name}.requeue": operation(
-                "send", moves, requeued, "It failed and can't be held.", "persistent"
+                "send", moved, requeued, "It failed and can't be held.", "persistent"
             ),
             f"{name}.dead_letter": operation(
-                "send", moves_dead, dead_letter, f"It failed {MAX_ATTEMPTS} times.", "persistent"
+                "send", moved_to_dead, dead_letter, f"It failed {MAX_ATTEMPTS} times.", "persistent"
             ),
             f"{name}.redrive": operation(
-                "send", moves, redriven, "`make redrive` moves it back.", "persistent"
+                "send", moved, redriven, "`make redrive` moves it back.", "persistent"
             ),
         }
 

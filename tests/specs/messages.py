@@ -149,8 +149,7 @@ class Bus:
     def _caller(self, full: str, request: Message, answer: Message) -> list[str]:
         """Who of the suite called, told by the name of the queue that the answer went into, may do so."""
         queue = self._at(self.document["channels"]["replies"]["bindings"])["amqp"]["queue"]["name"]
-        uuid_rest = request.properties["reply_to"][8:]  # what is before it tells the caller
-        pattern = re.escape(queue).replace("<caller>", "(.+)").replace("<id>", f".{{8}}{uuid_rest}")
+        pattern = re.escape(queue).replace("<caller>", "(.+)").replace("<id>", request.properties["reply_to"])
         for name in answer.queues:
             match = re.fullmatch(pattern, name)
             if match is None:
@@ -187,9 +186,8 @@ class Bus:
         return found
 
     def _hearers(self, message: Message, operation: Piece) -> set[str]:
-        """The queues that an event must reach. A direct exchange has queues' names as its keys."""
-        exchange = self._at(self._at(operation["channel"])["bindings"])["amqp"]["exchange"]
-        if exchange["type"] == "direct":
+        """The queues that an event must reach."""
+        if (message.exchange or "").endswith(".direct"):
             return {message.key}
         wanted = {reference["$ref"].rpartition("/")[2] for reference in operation["messages"]}
         return {

@@ -202,8 +202,8 @@ def test_arguments_are_checked_by_the_schema_that_is_documented(name: str) -> No
 
 FULL = "billing.withdraw_many"
 QUEUE = "evt-orders-order_paid--notifications.handle_order_paid"
-ID = "01993b8e-5a70-7c31-9f4e-0b6f4f6a2c11"
 MOVES = "evt-moves--notifications.direct"
+ID = "01993b8e-5a70-7c31-9f4e-0b6f4f6a2c11"
 PROPERTIES = {"content_type": "application/json", "content_encoding": "utf-8"}
 REQUEUED = {"nameko.request_id": "1", "x-attempts": 1, "x-failures": 0, "x-error": "Unavailable()"}
 DEAD = {**REQUEUED, "x-attempts": 5, "x-failures": 5}
@@ -351,12 +351,12 @@ WRONG: dict[str, list[Message]] = {
     "a requeued event with a header more": [event(MOVES, QUEUE, (QUEUE,), {**REQUEUED, "x-user": "1"})],
     "an exhausted event that is requeued": [event(MOVES, QUEUE, (QUEUE,), DEAD)],
     "an event requeued into nothing": [event(MOVES, QUEUE, (), REQUEUED)],
-    "an event in a retry queue": [event(MOVES, f"{QUEUE}.retry.0", (f"{QUEUE}.retry.0",), REQUEUED)],
+    "an event in a retry queue": [event("", f"{QUEUE}.retry.0", (f"{QUEUE}.retry.0",), REQUEUED)],
     "a dead letter without its headers": [event(MOVES, f"{QUEUE}.dead", (f"{QUEUE}.dead",))],
     "a dead letter with attempts left": [event(MOVES, f"{QUEUE}.dead", (f"{QUEUE}.dead",), REQUEUED)],
     "an event dead-lettered into nothing": [event(MOVES, f"{QUEUE}.dead", (), DEAD)],
-    "an unknown queue": [event(MOVES, "events", ("events",))],
-    "an event requeued by the default exchange": [event("", QUEUE, (QUEUE,), REQUEUED)],
+    "one that is requeued by the default exchange": [event("", QUEUE, (QUEUE,), REQUEUED)],
+    "an unknown queue": [event("", "events", ("events",))],
     "an event requeued by another service": [event("evt-moves--billing.direct", QUEUE, (QUEUE,), REQUEUED)],
     "a request whose reply_to is no UUID": [request(reply_to="x")],
 }

@@ -195,11 +195,11 @@ def failed_checks(suite) -> set[str]:
 
 def requeued(traffic) -> set[str]:
     """The queues to whose end a handler has moved an event."""
-    exchanges = {moves_exchange(service).name for service in WRITTEN_BY_HANDLERS}
     return {
         message.key
         for message in traffic.messages()
-        if message.exchange in exchanges and message.headers.get(FAILURES, MAX_ATTEMPTS) < MAX_ATTEMPTS
+        if (message.exchange or "").startswith("evt-moves--")
+        and message.headers.get(FAILURES, MAX_ATTEMPTS) < MAX_ATTEMPTS
     }
 
 
@@ -211,9 +211,8 @@ def mark_as_failed(config: dict[str, Any], queue: str) -> bool:
         if event:
             counts = {ATTEMPTS: MAX_ATTEMPTS - 1, FAILURES: MAX_ATTEMPTS - 1, ERROR: "refused"}
             properties = {**event.properties, "application_headers": {**event.headers, **counts}}
-            listener = queue.partition("--")[2].partition(".")[0]
-            again = amqp.Message(event.body, **properties)
-            channel.basic_publish(again, moves_exchange(listener).name, queue)
+            exchange = moves_exchange(queue.partition("--")[2].partition(".")[0]).name
+            channel.basic_publish(amqp.Message(event.body, **properties), exchange, queue)
         return bool(event)
 
 

@@ -21,6 +21,7 @@ from chassis import events, health
 from chassis.errors import Unavailable
 from chassis.events import EventHandler, _delivery
 from chassis.loops import LoopWatch
+from chassis.moves import moves_exchange
 from chassis.retries import FailureStreak, HeldDeliveries
 
 QUEUE = "evt-a-b--c.handle_b"
@@ -143,7 +144,7 @@ class FakeBroker:
 def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHandler]:
     handler = EventHandler("a", "b")
     handler.method_name = "handle_b"
-    handler.queue = Queue(QUEUE)
+    handler.queue, handler.moves = Queue(QUEUE), moves_exchange("c")
     handler.inbox, handler.held, handler._streak = LightQueue(), HeldDeliveries(), FailureStreak()
     handler._probe = 1
     handler.prefetch, handler._pauses, handler._stopping = events.PREFETCH, 0, Event()
