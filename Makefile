@@ -69,8 +69,7 @@ run: migrate  ## all five services in one process, in the foreground
 
 test: install chart-tools spec-tools lint size  ## everything: linters, types, size, all tests; on servers of their own
 	@dev/install.sh pgbouncer
-	@$(BIN)/pytest
-	@$(BIN)/python -m tests.mutants --quick
+	@$(BIN)/python -m dev.all_tests
 
 mutants: install  ## takes the promises away, one by one: some test must go red (WORD=... for some)
 	@$(BIN)/python -m tests.mutants $(WORD)

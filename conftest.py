@@ -30,6 +30,20 @@ from dev.servers import Servers
 
 SERVICES_WITH_TABLES = ("users", "billing", "orders", "notifications")
 DEADLINE_S = 20.0  # generous: for waiting, never for measuring
+PROCESSOR_ONLY = ("tests/chart/", "tests/specs/", "tests/docs/test_text.py", "tests/test_mutants.py")
+STARTS_SERVERS = {"servers", "server"}  # fixtures of the tests there that have servers all the same
+OWN_SERVERS = ("tests/docs/", "tests/chaos/")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests that `make test` runs beside the others: see dev/all_tests.py."""
+    for item in items:
+        path = item.path.relative_to(config.rootpath).as_posix()
+        if path.startswith(PROCESSOR_ONLY) and not STARTS_SERVERS & set(item.fixturenames):
+            item.add_marker("processor_only")
+        elif path.startswith(OWN_SERVERS):
+            item.add_marker("own_servers")
 
 
 def eventually(check: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
@@ -113,8 +127,8 @@ def clean(suite_config: dict[str, Any], sql: Callable[..., Any]) -> None:
             requests(connection.default_channel).declare()
             requests(connection.default_channel).purge()
             for handler in event_handlers(suite_config, service):
-                for queue in handler.queues():
-                    queue(connection.default_channel).purge()
+                for queue in (handler.queue.name, handler.dead_name()):
+                    connection.default_channel.queue_purge(queue)
 
 
 @pytest.fixture

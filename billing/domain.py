@@ -1,9 +1,9 @@
 """The rules of billing, as pure functions: what happens to a batch of requests. Amounts are in cents."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 MAX_AMOUNT_MINOR = 10_000_000_00
 MAX_BALANCE_MINOR = 10_000_000_000_00
@@ -71,19 +71,16 @@ class Decisions:
     accounts: list[Account]
 
 
-def order_ref(order_id: str) -> str:
-    """The ref of the withdrawal for an order."""
-    return f"order:{order_id}"
+def ref_of(item: Mapping[str, Any]) -> str:
+    """The ref of a movement: for an order, by a user's own idempotency key, or by someone's hand.
 
-
-def key_ref(user_id: str, key: str) -> str:
-    """The ref of what a user asked for under an idempotency key of his own."""
-    return f"key:{user_id}:{key}"
-
-
-def shell_ref(text: str) -> str:
-    """The ref of what someone did by hand."""
-    return f"shell:{text}"
+    The prefixes keep them apart: no client's key is ever an order's, or another user's.
+    """
+    if "order_id" in item:
+        return f"order:{item['order_id']}"
+    if "key" in item:
+        return f"key:{item['user_id']}:{item['key']}"
+    return f"shell:{item['ref']}"
 
 
 def order_id_of(ref: str) -> str | None:
@@ -113,7 +110,11 @@ def decide(
             known[request.ref] = operation
             operations.append(operation)
             if request.user_id in state:
-                state[request.user_id] = _after(state[request.user_id], operation)
+                state[request.user_id] = Account(
+                    user_id=request.user_id,
+                    balance_minor=operation.balance_after_minor,
+                    last_seq=operation.seq,
+                )
         outcomes.append(operation if _is_for(operation, request) else Conflict())
     changed = [account for user_id, account in state.items() if account != accounts[user_id]]
     return Decisions(outcomes, operations, changed)
@@ -130,19 +131,19 @@ def difference(account: Account, ledger: Account, wrong: int) -> str | None:
 def _settle(account: Account | None, request: Request) -> Operation:
     reason = UNKNOWN_USER if account is None else _refusal(account, request)
     before = account or Account(request.user_id, last_seq=-1)  # -1: its operation gets number 0
-    operation = Operation(
-        request.id,
-        request.ref,
-        request.user_id,
-        before.last_seq + 1,
-        request.kind,
-        request.amount_minor,
-        "refused" if reason else "done",
-        reason,
-        before.balance_minor,
-        request.at,
+    signed_amount = request.amount_minor if request.kind == DEPOSIT else -request.amount_minor
+    return Operation(
+        id=request.id,
+        ref=request.ref,
+        user_id=request.user_id,
+        seq=before.last_seq + 1,
+        kind=request.kind,
+        amount_minor=request.amount_minor,
+        status="refused" if reason else "done",
+        reason=reason,
+        balance_after_minor=before.balance_minor + (0 if reason else signed_amount),
+        created_at=request.at,
     )
-    return replace(operation, balance_after_minor=before.balance_minor + effect(operation))
 
 
 def _refusal(account: Account, request: Request) -> str | None:
@@ -153,17 +154,6 @@ def _refusal(account: Account, request: Request) -> str | None:
     if request.kind == DEPOSIT and account.balance_minor + request.amount_minor > MAX_BALANCE_MINOR:
         return BALANCE_LIMIT
     return None
-
-
-def effect(operation: Operation) -> int:
-    """What an operation adds to its account's balance."""
-    if operation.status == "refused":
-        return 0
-    return operation.amount_minor if operation.kind == DEPOSIT else -operation.amount_minor
-
-
-def _after(account: Account, operation: Operation) -> Account:
-    return replace(account, balance_minor=operation.balance_after_minor, last_seq=operation.seq)
 
 
 def _is_for(operation: Operation, request: Request) -> bool:

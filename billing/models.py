@@ -1,59 +1,44 @@
 """The tables of billing. Money is in minor units (cents), as bigint."""
 
-from datetime import datetime
-
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Index, Text, func
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import UUID
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase
 
 
 class Base(DeclarativeBase):
     """All tables of this service; nameko-sqlalchemy finds the database by this name."""
 
 
-class Account(Base):
-    """One for each user. `balance_minor` is a cache of the ledger: the sum of its done operations."""
+# One row for each user. `balance_minor` is a cache of the ledger: the sum of its done operations.
+ACCOUNTS = Table(
+    "accounts",
+    Base.metadata,
+    Column("user_id", UUID(as_uuid=False), primary_key=True),
+    Column("balance_minor", BigInteger, nullable=False, server_default="0"),
+    Column("last_seq", BigInteger, nullable=False, server_default="0"),
+    Column("opened_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("balance_minor >= 0", name="balance_never_negative"),
+)
 
-    __tablename__ = "accounts"
-    __table_args__ = (CheckConstraint("balance_minor >= 0", name="balance_never_negative"),)
-
-    user_id: Mapped[str] = mapped_column(UUID(as_uuid=False), primary_key=True)
-    balance_minor: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    opened_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-
-class Operation(Base):
-    """The ledger, append-only; the record of idempotency keys and the inbox at once, by `ref`.
-
-    `seq` counts an account's operations from 1 in the order they took effect; 0 stands for the
-    refusals of users nobody knows, who have no account.
-    """
-
-    __tablename__ = "operations"
-    __table_args__ = (
-        CheckConstraint("kind IN ('deposit', 'withdrawal')", name="kind_known"),
-        CheckConstraint("status IN ('done', 'refused')", name="status_known"),
-        CheckConstraint("(reason IS NULL) = (status = 'done')", name="refusals_have_reasons"),
-        CheckConstraint("amount_minor > 0", name="amount_positive"),
-    )
-
-    id: Mapped[str] = mapped_column(UUID(as_uuid=False), primary_key=True)
-    ref: Mapped[str] = mapped_column(Text, unique=True)
-    user_id: Mapped[str] = mapped_column(UUID(as_uuid=False))
-    seq: Mapped[int] = mapped_column(BigInteger)
-    kind: Mapped[str] = mapped_column(Text)
-    amount_minor: Mapped[int] = mapped_column(BigInteger)
-    status: Mapped[str] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
-    balance_after_minor: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-
-Index(
-    "operations_by_account",
-    Operation.user_id,
-    Operation.seq,
-    unique=True,
-    postgresql_where=Operation.seq > 0,
+# The ledger, append-only; the record of idempotency keys and the inbox at once, by `ref`.
+# `seq` counts an account's operations from 1 in the order they took effect; 0 stands for the
+# refusals of users nobody knows, who have no account.
+OPERATIONS = Table(
+    "operations",
+    Base.metadata,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("ref", Text, nullable=False, unique=True),
+    Column("user_id", UUID(as_uuid=False), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("balance_after_minor", BigInteger, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("kind IN ('deposit', 'withdrawal')", name="kind_known"),
+    CheckConstraint("status IN ('done', 'refused')", name="status_known"),
+    CheckConstraint("(reason IS NULL) = (status = 'done')", name="refusals_have_reasons"),
+    CheckConstraint("amount_minor > 0", name="amount_positive"),
+    Index("operations_by_account", "user_id", "seq", unique=True, postgresql_where=text("seq > 0")),
 )

@@ -71,12 +71,3 @@ class OperationOut(Schema):
     order_id = fields.Function(lambda operation: domain.order_id_of(operation.ref))
     balance_after_minor = fields.Integer()
     created_at = Utc()
-
-
-def ref_of(item: dict[str, Any]) -> str:
-    """The ref of a loaded movement. Its prefix says whose it is: no client's key is ever an order's."""
-    if "order_id" in item:
-        return domain.order_ref(item["order_id"])
-    if "key" in item:
-        return domain.key_ref(item["user_id"], item["key"])
-    return domain.shell_ref(item["ref"])

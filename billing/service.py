@@ -22,7 +22,6 @@ from billing.schemas import (
     OrderWithdrawal,
     StatementQuery,
     Withdrawal,
-    ref_of,
 )
 from chassis.db import Database
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
@@ -206,9 +205,15 @@ class Service:
 
 
 def _request(item: dict[str, Any], kind: domain.Kind, cancels: bool) -> Request:
-    id_ = str(uuid_utils.uuid7())
-    user_id, amount = item["user_id"], item["amount_minor"]
-    return Request(id_, ref_of(item), user_id, kind, amount, datetime.now(UTC), cancels)
+    return Request(
+        id=str(uuid_utils.uuid7()),
+        ref=domain.ref_of(item),
+        user_id=item["user_id"],
+        kind=kind,
+        amount_minor=item["amount_minor"],
+        at=datetime.now(UTC),
+        cancels=cancels,
+    )
 
 
 def _record(

@@ -6,6 +6,7 @@ what arrived during the one before it (group commit, as databases do it with the
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -15,7 +16,7 @@ from eventlet.hubs import get_hub
 
 from chassis.errors import DeadlineExceeded, InternalError
 
-Send = Callable[[Sequence[Any], float, float], Sequence[Any]]
+Send = Callable[[Sequence[Any], float, float], list[Any]]
 LAST_PART = 0.2  # of an item's time: then it is too late to send it
 PATIENCE_S = 0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
 MOST_SLOW = 16  # as many as a hanging copy takes (WORKERS by default): what comes later goes to others
@@ -70,8 +71,8 @@ class Coalescer:
         self._max_items = max_items
         self._lanes = lanes
         self._patience_s = patience_s
-        self._busy_lanes = 0
-        self._slow = 0
+        self._busy: set[object] = set()  # the lanes in use
+        self._slow: set[object] = set()  # those that were given away
         self._waiting: deque[Call] = deque()
 
     def submit(self, item: Any, timeout_s: float) -> Call:
@@ -82,34 +83,31 @@ class Coalescer:
         return call
 
     def _open_lane(self) -> None:
-        if self._waiting and self._busy_lanes < self._lanes:
-            self._busy_lanes += 1
-            self._spawn(self._run_lane)
+        if self._waiting and len(self._busy) < self._lanes:
+            lane = object()
+            self._busy.add(lane)
+            self._spawn(partial(self._run_lane, lane))
 
-    def _run_lane(self) -> None:
-        lane = _Lane()
+    def _run_lane(self, lane: object) -> None:
         try:
-            while lane.is_ours and (batch := self._next_batch()):
+            while lane in self._busy and (batch := self._next_batch()):
                 self._send_patiently(batch, lane)
         finally:
-            if lane.is_ours:
-                self._busy_lanes -= 1
-            else:
-                self._slow -= 1
+            self._busy.discard(lane)
+            self._slow.discard(lane)
 
-    def _send_patiently(self, batch: list[Call], lane: "_Lane") -> None:
+    def _send_patiently(self, batch: list[Call], lane: object) -> None:
         timer = get_hub().schedule_call_global(self._patience_s, self._give_lane_away, lane)
         try:
             self._send_batch(batch)
         finally:
             timer.cancel()
 
-    def _give_lane_away(self, lane: "_Lane") -> None:
+    def _give_lane_away(self, lane: object) -> None:
         """Let the next batch go while a slow one is still on its way."""
-        if self._slow < MOST_SLOW:
-            lane.is_ours = False
-            self._slow += 1
-            self._busy_lanes -= 1
+        if len(self._slow) < MOST_SLOW:
+            self._busy.remove(lane)
+            self._slow.add(lane)
             self._open_lane()
 
     def _next_batch(self) -> list[Call]:
@@ -124,7 +122,7 @@ class Coalescer:
         try:
             times = [call.deadline - monotonic() for call in batch]
             outcomes = self._send([call.item for call in batch], min(times), max(times))
-            if len(outcomes) != len(batch):
+            if not isinstance(outcomes, list) or len(outcomes) != len(batch):
                 raise InternalError("a batch was not answered item by item")
         except Exception as fault:  # whatever it is, it is the callers' to handle
             for call in batch:
@@ -132,10 +130,3 @@ class Coalescer:
             return
         for call, outcome in zip(batch, outcomes, strict=True):
             call.outcome.send(outcome)
-
-
-class _Lane:
-    """What a greenthread holds while it sends batch after batch; a slow batch costs it the lane."""
-
-    def __init__(self) -> None:
-        self.is_ours = True

@@ -5,11 +5,11 @@ behind a proxy that acknowledges every byte and never answers. So psycopg2's wai
 own limit. A wait that exceeds it closes the connection, and SQLAlchemy replaces it.
 """
 
-from math import inf
 from select import POLLIN
 from time import monotonic
 from typing import Any
 
+import eventlet
 import psycopg2
 from eventlet import patcher
 from eventlet.hubs import trampoline
@@ -37,55 +37,49 @@ def wait(connection: Any, timeout: float = -1) -> None:
 
     psycopg2 closes the connection then. A connection without `limit_s` has no limit.
     """
-    limit_s = getattr(connection, "limit_s", inf)
-    deadline = monotonic() + limit_s
+    limit_s = getattr(connection, "limit_s", 0.0)
     late = psycopg2.OperationalError(f"the database did not answer in {limit_s:g} s")
-    while (state := connection.poll()) != extensions.POLL_OK:
-        left_s = max(deadline - monotonic(), 0)
-        trampoline(
-            connection.fileno(),
-            read=state == extensions.POLL_READ,
-            write=state == extensions.POLL_WRITE,
-            timeout=None if left_s == inf else left_s,
-            timeout_exc=late,
-        )
+    with eventlet.Timeout(limit_s or None, late):
+        while (state := connection.poll()) != extensions.POLL_OK:
+            trampoline(
+                connection.fileno(),
+                read=state == extensions.POLL_READ,
+                write=state == extensions.POLL_WRITE,
+            )
 
 
-class ConnectionLimits:
-    """Limits the waits of an engine's connections; a statement may take `statement_timeout_s`."""
+def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
+    """Limit the waits of an engine's connections; a statement may take `statement_timeout_s`."""
+    extensions.set_wait_callback(wait)
+    limit_s = statement_timeout_s + MARGIN_S
 
-    def __init__(self, engine: Engine, statement_timeout_s: float) -> None:
-        extensions.set_wait_callback(wait)
-        self._engine = engine
-        self._limit_s = statement_timeout_s + MARGIN_S
-        event.listen(engine, "connect", self._prepare)
-        event.listen(engine, "checkin", self._note_use)
-        event.listen(engine, "checkout", self._check_idle)
-        event.listen(engine, "handle_error", _retire_unusable)
-
-    def _prepare(self, connection: Any, record: Any) -> None:
-        """Read ids as text, as everywhere in the suite; SQLAlchemy's default is UUID objects."""
-        extensions.register_type(_UUID_AS_TEXT, connection)
-        connection.limit_s = self._limit_s
-
-    def _note_use(self, connection: Any, record: Any) -> None:
-        if connection:  # None: it was invalidated
-            connection.limit_s = self._limit_s
-            record.info["used_at"] = monotonic()
-
-    def _check_idle(self, connection: Any, record: Any, proxy: Any) -> None:
+    def make_ready(connection: Any, record: Any, proxy: Any) -> None:
         """Check a connection that has idled or has input: the server may have closed it.
 
-        A new one is not checked: SQLAlchemy gives up after two checks that fail.
+        Then set its limit. A new one is not checked: SQLAlchemy gives up after two checks that fail.
         """
         used_at = record.info.get("used_at")
         try:
             if used_at and (monotonic() - used_at > CHECK_IDLE_S or _has_input(connection)):
                 connection.limit_s = CHECK_LIMIT_S
-                self._engine.dialect.do_ping(connection)
-                connection.limit_s = self._limit_s
+                engine.dialect.do_ping(connection)
         except psycopg2.Error as exc:  # the other idle connections are probably lost, too
             raise InvalidatePoolError(first_line(exc)) from exc
+        connection.limit_s = limit_s  # the last user may have had another one
+
+    event.listen(engine, "connect", _read_ids_as_text)
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", make_ready)
+    event.listen(engine, "handle_error", _retire_unusable)
+
+
+def _read_ids_as_text(connection: Any, record: Any) -> None:
+    """As everywhere in the suite; SQLAlchemy's default is UUID objects."""
+    extensions.register_type(_UUID_AS_TEXT, connection)
+
+
+def _note_use(connection: Any, record: Any) -> None:
+    record.info["used_at"] = monotonic()
 
 
 def allow_statements_of(connection: Connection, seconds: int) -> None:

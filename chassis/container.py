@@ -16,7 +16,7 @@ from chassis import health, metrics
 from chassis.amqp import Sender, check_broker_settings, connect
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_away
-from chassis.logs import bind_request_id
+from chassis.logs import bind_client, bind_request_id
 from chassis.settings import ADDRESS, COUNT, SECONDS, read
 
 log = logging.getLogger(__name__)
@@ -45,18 +45,20 @@ class Container(ServiceContainer):
             super().__init__(service_cls, {**config, "max_workers": workers})
             read(self.config, "HEALTH_ADDRESS", ADDRESS)
             self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
-            for extension in self.extensions:
-                if check := getattr(extension, "check", None):
-                    check()
+            self._call_extensions("check")
         except ConfigurationError as exc:
             sys.exit(f"config.yaml: {exc}")  # nameko would print it and exit with 0
         self._is_up = False
         self._is_stopping = False
 
-    def start(self) -> None:
+    def _call_extensions(self, name: str) -> None:
+        """Call the method of each extension that has one of this name."""
         for extension in self.extensions:
-            if open_ := getattr(extension, "open", None):
-                open_()
+            if method := getattr(extension, name, None):
+                method()
+
+    def start(self) -> None:
+        self._call_extensions("open")
         health.serve(self.config["HEALTH_ADDRESS"])
         health.add_check(self.service_name, "started", self._started)
         health.add_check(self.service_name, "broker", self._ping_broker)
@@ -75,11 +77,11 @@ class Container(ServiceContainer):
         self._is_stopping = True
         _stopping.add(self)
         who = {"service": self.service_name}
-        finished = False
-        with eventlet.Timeout(self._stop_timeout_s, exception=False):
-            self._finish()
-            finished = True
-        if not finished:
+        try:
+            with eventlet.Timeout(self._stop_timeout_s):
+                self._call_extensions("drain")
+                super().stop()
+        except eventlet.Timeout:
             log.error("what it did not finish in time is given up", extra=who)
             self.kill()
         _stopping.discard(self)
@@ -91,12 +93,6 @@ class Container(ServiceContainer):
         while _stopping:
             eventlet.sleep(0.1)
         raise SystemExit(0)
-
-    def _finish(self) -> None:
-        for extension in self.extensions:
-            if drain := getattr(extension, "drain", None):
-                drain()
-        super().stop()
 
     def _started(self) -> None:
         if not self._is_up:
@@ -117,13 +113,11 @@ class Container(ServiceContainer):
 
     def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:
         """Every log line of the worker carries its request id; a line tells what it did."""
+        worker_ctx.started = monotonic()
         worker_ctx.data["request_id"] = bind_request_id(worker_ctx.data)
+        bind_client(worker_ctx.data)
         bind_deadline(worker_ctx.data)
         super()._run_worker(worker_ctx, handle_result)
-
-    def _worker_setup(self, worker_ctx: Any) -> None:
-        worker_ctx.started = monotonic()
-        super()._worker_setup(worker_ctx)
 
     def _worker_result(self, worker_ctx: Any, result: Any, exc_info: Any) -> None:
         seconds = monotonic() - worker_ctx.started

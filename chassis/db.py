@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
 from chassis import health, lookups
-from chassis.connections import ConnectionLimits, LimitedConnection
+from chassis.connections import LimitedConnection, limit_waits
 from chassis.database_checks import ensure_time_limits, refuse_unfit_database
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
 from chassis.settings import COUNT, SECONDS, TEXT, read
@@ -75,7 +75,7 @@ class Database(NamekoDatabase):
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
         for engine in (self.engine, self._autocommit):
             event.listen(engine, "do_connect", lookups.connect)
-            ConnectionLimits(engine, self.engine_options["pool_timeout"])
+            limit_waits(engine, self.engine_options["pool_timeout"])
             event.listen(engine, "handle_error", self._note_failure)
             event.listen(engine, "after_cursor_execute", self._note_success)
         self._failed_write: tuple[str, BaseException] | None = None  # the statement, and its error
@@ -143,17 +143,16 @@ class Database(NamekoDatabase):
         After a write that the server has refused, its disk is tried. A grant can't be tried: a write
         that succeeds shows that it is there.
         """
-        if self._failed_write:
-            with self.transaction() as connection:  # raises where the disk is full
-                connection.execute(TRY_DISK)
-        if self._failed_write and sqlstate(self._failed_write[1]) == NO_RIGHT:
-            raise Unavailable(first_line(self._failed_write[1]))
-        self._failed_write = None
         tables = [*self.declarative_base.metadata.tables]
         with self.autocommit() as connection:
-            reasons = connection.execute(CANNOT_WRITE, {"tables": tables}).scalars().all()
+            if self._failed_write:
+                connection.execute(TRY_DISK)  # raises where it is full
+            reasons = [*connection.execute(CANNOT_WRITE, {"tables": tables}).scalars()]
+        if self._failed_write and sqlstate(self._failed_write[1]) == NO_RIGHT:
+            reasons.append(first_line(self._failed_write[1]))
         if reasons:
             raise Unavailable("; ".join(reasons))
+        self._failed_write = None
 
 
 def recordset(rows: Sequence[Any]) -> str:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ from chassis.retries import (
     is_contention,
     is_own_dependency,
 )
-from chassis.retry_queues import RetryQueueDrain
+from chassis.retry_queues import drain
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,6 @@ class EventHandler(NamekoEventHandler):
 
     queue_consumer = QueueConsumer()
     publisher = ConfirmedPublisher()
-    old_retries = RetryQueueDrain()
 
     def setup(self) -> None:
         super().setup()
@@ -110,13 +110,14 @@ class EventHandler(NamekoEventHandler):
         self._pause_reason = ""
         self._stopping = Event()
         self.moves = moves_exchange(self.container.service_name)
-        self.old_retries.register(self)
 
     def start(self) -> None:
         metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
         self._watch = LoopWatch(self.container.service_name, self.method_name)
         health.add_check(self.container.service_name, self.method_name, self._check_running)
         self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
+        old_retries = partial(drain, self, self._stopping)
+        self.container.spawn_managed_thread(old_retries, identifier="retry queues")
 
     def stop(self) -> None:
         """Finish the batch in hand; all other messages return to the queue unacked."""
@@ -127,13 +128,9 @@ class EventHandler(NamekoEventHandler):
 
     def declare(self, channel: Any) -> None:
         """Declare the queue and its dead-letter queue, on a new channel."""
-        for queue in self.queues():
+        for queue in (self.queue, Queue(self.dead_name(), self.moves, self.dead_name())):
             declare(queue, channel)
         self.queue.bind_to(self.moves, self.queue.name, channel=channel)
-
-    def queues(self) -> list[Queue]:
-        """The main queue and its dead-letter queue."""
-        return [self.queue, Queue(self.dead_name(), self.moves, self.dead_name())]
 
     def dead_name(self) -> str:
         """The dead-letter queue; `python -m chassis.dead` lists and redrives it."""

@@ -7,6 +7,7 @@ is 200 from the end of the start until the stop begins.
 import json
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -15,6 +16,7 @@ from typing import Any
 
 import eventlet
 import eventlet.wsgi
+from eventlet import greenio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from werkzeug.wrappers import Request, Response
 
@@ -25,7 +27,8 @@ log = logging.getLogger(__name__)
 CHECK_TIMEOUT_S = 4.0  # a slow lookup and a dead address; a kubelet waits for 5 s
 ACCEPT_AGAIN_S = 0.1
 KEPT_S = 1.0  # how long a result counts
-PATHS = ("/healthz", "/readyz", "/startedz", "/metrics")
+MAX_CONNECTIONS = 200
+SOCKET_TIMEOUT_S = 10
 
 
 class Check:
@@ -42,8 +45,7 @@ class Check:
         if self._valid_until < monotonic():
             self._valid_until = inf
             self._run = eventlet.spawn(self._call)
-        result: str = self._run.wait()
-        return result
+        return str(self._run.wait())
 
     def _call(self) -> str:
         try:
@@ -59,6 +61,7 @@ class Check:
 
 _checks: dict[str, Check] = {}  # by "service name"
 _server: socket.socket | None = None
+_accepted: deque[Any] = deque()  # the last MAX_CONNECTIONS sockets, closed ones too
 
 
 def add_check(service: str, name: str, check: Callable[[], object]) -> None:
@@ -74,15 +77,8 @@ def remove_checks(service: str) -> None:
 
 def respond(path: str) -> Response:
     """The answer to one of PATHS; 404 for anything else."""
-    if path == "/healthz":
-        return _json(200, {"status": "ok"})
-    if path == "/readyz":
-        return _readiness()
-    if path == "/startedz":
-        return _readiness(" started")
-    if path == "/metrics":
-        return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
-    return _json(404, {"status": "not found"})
+    answer = PATHS.get(path)
+    return answer() if answer else _json(404, {"status": "not found"})
 
 
 def _readiness(only: str = "") -> Response:
@@ -94,6 +90,18 @@ def _readiness(only: str = "") -> Response:
 
 def _json(status: int, data: dict[str, Any]) -> Response:
     return Response(json.dumps(data), status, content_type="application/json")
+
+
+def _metrics() -> Response:
+    return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+
+
+PATHS: dict[str, Callable[[], Response]] = {
+    "/healthz": partial(_json, 200, {"status": "ok"}),
+    "/readyz": _readiness,
+    "/startedz": partial(_readiness, " started"),
+    "/metrics": _metrics,
+}
 
 
 def listen(address: str, setting: str, *, shared: bool = False) -> socket.socket:
@@ -130,9 +138,28 @@ def serve(address: str) -> None:
         _server = listen(address, "HEALTH_PORT")
         host, port = _server.getsockname()[:2]
         log.info("health", extra={"url": f"http://{host}:{port}/readyz"})
-        _server.accept = partial(accept, _server.accept)  # type: ignore[method-assign]
-        # Idle connections are closed, so that monitoring does not use up the descriptors.
-        eventlet.spawn(eventlet.wsgi.server, _server, _app, log_output=False, socket_timeout=60)
+        _server.accept = partial(_accept_newest, _server.accept)  # type: ignore[method-assign]
+        eventlet.spawn(
+            eventlet.wsgi.server,
+            _server,
+            _app,
+            log_output=False,
+            keepalive=False,
+            socket_timeout=SOCKET_TIMEOUT_S,
+        )
+
+
+def _accept_newest(take: Callable[[], Any]) -> Any:
+    """Accept a connection, and end the one that was accepted MAX_CONNECTIONS before it.
+
+    Each has one request, so that one is idle or slow. eventlet's server would hold 1,024 of them
+    and accept no other.
+    """
+    connection, address = accept(take)
+    _accepted.append(connection)
+    if len(_accepted) > MAX_CONNECTIONS:
+        greenio.shutdown_safe(_accepted.popleft())
+    return connection, address
 
 
 @Request.application

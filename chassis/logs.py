@@ -15,14 +15,15 @@ from typing import Any
 
 import uuid_utils
 
-REQUEST_ID = "request_id"  # the key in nameko's context data, and so in message headers
+REQUEST_ID, CLIENT = "request_id", "client"  # keys in nameko's context data, and so in headers
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime"}
 # No line tells these, so nobody shall look them up (the logging HOWTO's section on optimization).
 logging._srcfile = None
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-_JSON = json.JSONEncoder(ensure_ascii=False, default=repr)
+_JSON = json.JSONEncoder(default=repr)  # in ASCII: no line steers a terminal or turns its text around
 _bound: ContextVar[dict[str, Any]] = ContextVar("bound")  # what each line of this greenthread tells
+_client: ContextVar[str] = ContextVar("client", default="")
 
 
 def bind(**fields: Any) -> None:
@@ -40,6 +41,16 @@ def bind_request_id(data: Mapping[str, Any]) -> str:
 def current_request_id() -> str:
     """The request id of the work this greenthread does; a new one where it has none."""
     return _bound.get({}).get(REQUEST_ID) or clean_request_id(None)
+
+
+def bind_client(data: Mapping[str, Any]) -> None:
+    """Take the client's address from `data`. No line tells it: only the gateway's log needs it."""
+    _client.set(str(data.get(CLIENT) or ""))
+
+
+def current_client() -> str:
+    """The address of the client that this greenthread works for; "" where it is not known."""
+    return _client.get()
 
 
 def clean_request_id(given: object) -> str:
@@ -85,6 +96,11 @@ class _Console(_JsonLines):
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
         time, level, event = fields.pop("timestamp")[11:23], fields.pop("level"), fields.pop("event")
-        stack = "\n" + fields.pop("exception") if "exception" in fields else ""
-        told = " ".join(f"{k}={v if str(v).isprintable() else repr(v)}" for k, v in fields.items())
-        return f"{time} {level:7} {event}  {told}{stack}"
+        stack = fields.pop("exception", "").splitlines()
+        told = " ".join(f"{name}={_printable(value)}" for name, value in fields.items())
+        return "\n".join([f"{time} {level:7} {_printable(event)}  {told}", *map(_printable, stack)])
+
+
+def _printable(value: object) -> str:
+    """Escapes control characters and direction marks, which would steer the terminal."""
+    return str(value) if str(value).isprintable() else repr(value)

@@ -15,9 +15,8 @@ import uuid_utils
 from eventlet.event import Event as Wakeup
 from nameko.exceptions import ConfigurationError
 from nameko.extensions import DependencyProvider
-from sqlalchemy import Connection, DateTime, Index, String, Text, func, text
+from sqlalchemy import Column, Connection, DateTime, Index, MetaData, String, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
-from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis import metrics
 from chassis.amqp import ConfirmedPublisher, Message
@@ -60,22 +59,22 @@ MEASURE = text(
 )
 
 
-class OutboxMixin:
-    """The table `outbox`; each service that emits events has one: `class Outbox(OutboxMixin, Base)`."""
+def outbox_table(metadata: MetaData) -> Table:
+    """The table `outbox`; each service that emits events has one: `outbox_table(Base.metadata)`.
 
-    __tablename__ = "outbox"
-
-    event_id: Mapped[str] = mapped_column(UUID(as_uuid=False), primary_key=True)
-    type: Mapped[str] = mapped_column(String(64))
-    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    request_id: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    sent_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-
-
-def unsent_index(table: type[OutboxMixin]) -> Index:
-    """The index that the relay reads: only what is unsent, in order of writing."""
-    return Index("outbox_unsent", table.event_id, postgresql_where=table.sent_at.is_(None))
+    The relay reads its index, which has only what is unsent, in order of writing.
+    """
+    return Table(
+        "outbox",
+        metadata,
+        Column("event_id", UUID(as_uuid=False), primary_key=True),
+        Column("type", String(64), nullable=False),
+        Column("payload", JSONB, nullable=False),
+        Column("request_id", Text, nullable=False),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+        Column("sent_at", DateTime(timezone=True)),
+        Index("outbox_unsent", "event_id", postgresql_where=text("sent_at IS NULL")),
+    )
 
 
 class Outbox(DependencyProvider):

@@ -8,10 +8,11 @@ starts and ends alike, so that the same policies match. docs/operations.md says 
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product, takewhile
+from functools import partial
+from itertools import product
 from typing import Any
 
 import amqp
@@ -19,15 +20,17 @@ from amqp import spec
 from amqp.exceptions import ChannelError
 from nameko.exceptions import ConfigurationError
 
-from chassis.amqp import CONNECTION_ERRORS, connect
+from chassis.amqp import CONNECTION_ERRORS
 from chassis.errors import first_line
+from chassis.moves import open_channel
+from chassis.transport import MAX_SILENCE_S
 
 WAIT_S = 3
 MESSAGES = 1000
 LARGE = bytes(2**20)
 RETURNS = 25  # of each kind; a quorum queue of RabbitMQ 4 drops a message after 20 by default
 EXPIRES_S = 60  # the broker deletes the scratch queues of a killed check after this time
-TIMEOUT_S = 10  # for all confirms of a trial, or for one delivery from each queue
+TIMEOUT_S = MAX_SILENCE_S  # for the commit of a trial, or for one delivery from each queue
 HELP = "docs/operations.md#queue-limits"
 
 Queues = Sequence[str]
@@ -53,17 +56,17 @@ def check_queue_limits(config: dict[str, Any], queues: Queues) -> None:
     mark = secrets.token_hex(4)
     scratch = {_scratch_name(queue, mark): queue for queue in queues}
     try:
-        with _connected(config) as connection:
-            _check(connection, scratch)
+        # Without heartbeats: nothing would send them while the check waits.
+        with open_channel({**config, "HEARTBEAT": 0}) as channel:
+            _check(channel, scratch)
     except ChannelError as exc:
         raise _refusal(f"refuses the check of its queues: {first_line(exc)}") from exc
     except TimeoutError as exc:
-        text = f"no answer within {TIMEOUT_S} s; has it a memory or disk alarm?"
+        text = f"no answer within {TIMEOUT_S:g} s; has it a memory or disk alarm?"
         raise TimeoutError(text) from exc
     finally:
         # On another connection: during a memory alarm the broker ignores one that has published.
-        with suppress(*CONNECTION_ERRORS), _connected(config) as connection:
-            channel = connection.channel()
+        with suppress(*CONNECTION_ERRORS), open_channel(config) as channel:
             for name in scratch:
                 channel.queue_delete(name)
 
@@ -73,26 +76,13 @@ def _scratch_name(queue: str, mark: str) -> str:
     return f"{stem}.check-{mark}{queue.removeprefix(stem)}"
 
 
-@contextmanager
-def _connected(config: dict[str, Any]) -> Iterator[Any]:
-    """A connection without heartbeats: nothing would send them while the check waits."""
-    connection = connect({**config, "HEARTBEAT": 0}).transport.establish_connection()
-    connection.transport.sock.settimeout(TIMEOUT_S)  # of each read and write that names no other
-    try:
-        yield connection
-        connection.close()
-    finally:
-        connection.collect()
-
-
-def _check(connection: Any, scratch: dict[str, str]) -> None:
+def _check(channel: Any, scratch: dict[str, str]) -> None:
     """Run all trials; `scratch` has the queues by the names of their scratch queues."""
-    channel = connection.channel()
     for name in scratch:  # as stock Nameko declares the queues of events
         expires = {"x-expires": EXPIRES_S * 1000}
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=expires)
     for trial in TRIALS:
-        lost = trial.run(connection, list(scratch))
+        lost = trial.run(channel, list(scratch))
         if queues := [queue for name, queue in scratch.items() if name in lost]:
             others = f" and {len(queues) - 1} more" if len(queues) > 1 else ""
             raise _refusal(f"{trial.loss.format(queues[0] + others)}: {trial.remedy}")
@@ -102,120 +92,95 @@ def _refusal(text: str) -> ConfigurationError:
     return ConfigurationError(f"the broker {text} ({HELP})")
 
 
-def _let_wait(connection: Any, queues: Queues) -> list[str]:
+def _let_wait(channel: Any, queues: Queues) -> list[str]:
     """Leave a message in each queue for WAIT_S. Returns the queues that are deleted by then."""
-    _publish(connection, queues, [b""])
+    _publish(channel, queues, [b""])
     time.sleep(WAIT_S)
-    return [queue for queue in queues if not _exists(connection, queue)]
+    return [queue for queue in queues if not _exists(channel, queue)]
 
 
-def _exists(connection: Any, queue: str) -> bool:
+def _exists(channel: Any, queue: str) -> bool:
     try:
-        connection.channel().queue_declare(queue, passive=True)
-    except amqp.NotFound:
+        channel.queue_declare(queue, passive=True)
+    except amqp.NotFound:  # the channel lives on: py-amqp opens it again
         return False
     return True
 
 
-def _count_waiting(connection: Any, queues: Queues) -> set[str]:
-    """Remove the message that _let_wait left. Returns the queues that have none."""
-    return _purge(connection, queues, 1)
+def _fill(channel: Any, queues: Queues) -> set[str]:
+    """Publish MESSAGES to each queue and count them. They are empty: no limit of bytes is met.
 
-
-def _fill(connection: Any, queues: Queues) -> set[str]:
-    """Publish MESSAGES to each queue and count them. They are empty: no limit of bytes is met."""
-    refused = _publish(connection, queues, [b""] * MESSAGES)
-    return refused | _purge(connection, queues, MESSAGES)
-
-
-def _send_large(connection: Any, queues: Queues) -> set[str]:
-    """Publish LARGE to each queue and fetch it back.
-
-    A second message follows, because a quorum queue refuses only what comes after its limit is met.
+    One more follows, because a quorum queue refuses only what comes after its limit is met.
     """
-    try:
-        refused = _publish(connection, queues, [LARGE]) | _publish(connection, queues, [b""])
-    except amqp.PreconditionFailed as exc:
-        loss = f"refuses a message of {len(LARGE)} bytes"
-        raise _refusal(f"{loss}: set max_message_size to 16777216 or more") from exc
-    channel = connection.channel()
-    channel.auto_decode = False
+    _publish(channel, queues, [b""] * MESSAGES)
+    _publish(channel, queues, [b""])
+    return _purge(channel, queues, MESSAGES + 1)
+
+
+def _send_large(channel: Any, queues: Queues) -> set[str]:
+    """Publish LARGE to each queue and fetch it back. One more message follows, as in _fill."""
+    _publish(channel, queues, [LARGE])
+    _publish(channel, queues, [b""])
     fetched = {queue: channel.basic_get(queue, no_ack=True) for queue in queues}
     damaged = {queue for queue, message in fetched.items() if not message or message.body != LARGE}
-    return refused | damaged | _purge(connection, queues, 1)
+    return damaged | _purge(channel, queues, 1)
 
 
-def _return_often(connection: Any, queues: Queues) -> list[str]:
+def _return_often(channel: Any, queues: Queues) -> list[str]:
     """Return a message RETURNS times by rejection, and as often by the death of its consumer."""
-    _publish(connection, queues, [b""])
+    _publish(channel, queues, [b""])
     for _ in range(RETURNS):
-        if lost := _return_twice(connection, queues):
+        if lost := _return_twice(channel, queues):
             return lost
     return []
 
 
-def _return_twice(connection: Any, queues: Queues) -> list[str]:
+def _return_twice(channel: Any, queues: Queues) -> list[str]:
     """Reject each queue's message once, then close the channel that holds it.
 
     Returns the queues that did not deliver it twice.
     """
     deliveries: Counter[str] = Counter()
-    channel = connection.channel()
+    own = channel.connection.channel()
 
     def receive(message: Any) -> None:
         queue = message.delivery_info["consumer_tag"]
         deliveries[queue] += 1
         if deliveries[queue] == 1:
-            channel.basic_reject(message.delivery_tag, requeue=True)
+            own.basic_reject(message.delivery_tag, requeue=True)
 
     for queue in queues:
-        channel.basic_consume(queue, consumer_tag=queue, callback=receive, nowait=True)
-    _read_until(connection, lambda: all(deliveries[queue] == 2 for queue in queues))
-    channel.close()
+        own.basic_consume(queue, consumer_tag=queue, callback=receive, nowait=True)
+    deadline = time.monotonic() + TIMEOUT_S
+    while any(deliveries[queue] < 2 for queue in queues) and time.monotonic() < deadline:
+        with suppress(TimeoutError):
+            channel.connection.drain_events(timeout=1)
+    own.close()
     return [queue for queue in queues if deliveries[queue] < 2]
 
 
-def _purge(connection: Any, queues: Queues, expected: int) -> set[str]:
+def _purge(channel: Any, queues: Queues, expected: int) -> set[str]:
     """Empty the queues. Returns those that had fewer messages than expected."""
-    channel = connection.channel()
     # The number that a purge returns is exact; that of a quorum queue's declaration may be late.
     return {queue for queue in queues if channel.queue_purge(queue) < expected}
 
 
-def _publish(connection: Any, queues: Queues, bodies: Sequence[bytes]) -> set[str]:
-    """Publish the bodies to each queue. Returns the queues that refused one.
+def _publish(channel: Any, queues: Queues, bodies: Sequence[bytes]) -> None:
+    """Publish the bodies to each queue, in a transaction: one answer for all of them.
 
-    Raises TimeoutError where the broker does not confirm all within TIMEOUT_S.
+    A queue that refuses a message, or a message that is too large, fails the commit. The other
+    messages are in their queues all the same: the caller counts them.
     """
-    unconfirmed = dict(enumerate((queue for queue, _ in product(queues, bodies)), start=1))
-    refused: set[str] = set()
-
-    def settle(tag: int, multiple: bool) -> list[str]:
-        tags = list(takewhile(lambda each: each <= tag, unconfirmed)) if multiple else [tag]
-        return [unconfirmed.pop(each) for each in tags]
-
-    channel = connection.channel()
-    channel.confirm_select()
-    channel.events["basic_ack"].add(settle)
-    channel.events["basic_nack"].add(lambda tag, multiple: refused.update(settle(tag, multiple)))
-    with connection.transport.in_one_write():
+    own = channel.connection.channel()
+    own.tx_select()
+    with channel.connection.transport.in_one_write():
         for queue, body in product(queues, bodies):
             message = amqp.Message(body, delivery_mode=2)
             arguments = (0, "", queue, False, False)
-            # Not channel.basic_publish(): that one reads the connection before each message.
-            channel.send_method(spec.Basic.Publish, "Bssbb", arguments, message)
-    if not _read_until(connection, lambda: not unconfirmed):
-        raise TimeoutError
-    return refused
-
-
-def _read_until(connection: Any, is_done: Callable[[], bool]) -> bool:
-    """Read what the broker sends until the condition holds; False after TIMEOUT_S."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_done() and (left := deadline - time.monotonic()) > 0:
-        with suppress(TimeoutError):
-            connection.drain_events(timeout=left)
-    return is_done()
+            # Not own.basic_publish(): that one reads the connection before each message.
+            own.send_method(spec.Basic.Publish, "Bssbb", arguments, message)
+    with suppress(amqp.PreconditionFailed):
+        own.tx_commit()
 
 
 # The order matters: no trial meets a limit that a later one names.
@@ -226,7 +191,7 @@ TRIALS = (
         'remove "expires" from its policy',
     ),
     Trial(
-        _count_waiting,
+        partial(_purge, expected=1),  # of the message that _let_wait left
         f"drops messages after less than {WAIT_S} s from {{}}",
         'remove "message-ttl" from its policy',
     ),
@@ -238,7 +203,7 @@ TRIALS = (
     Trial(
         _send_large,
         f"keeps no message of {len(LARGE)} bytes in {{}}",
-        'remove "max-length-bytes" from its policy',
+        'remove "max-length-bytes" from its policy, or set max_message_size to 16777216 or more',
     ),
     Trial(
         _return_often,

@@ -43,8 +43,7 @@ class Delivery:
 
     @property
     def tag(self) -> int:
-        tag: int = self.message.delivery_info["delivery_tag"]
-        return tag
+        return int(self.message.delivery_info["delivery_tag"])
 
     @property
     def is_alive(self) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 import eventlet
 from amqp.exceptions import MessageNacked, NotFound
 from eventlet.event import Event
-from nameko.extensions import SharedExtension
 
 from chassis.amqp import CONNECTION_ERRORS
 from chassis.errors import first_line
@@ -31,60 +30,28 @@ def retry_queues(queue: str) -> list[str]:
     return [f"{queue}.retry.{level}" for level in range(LEVELS)]
 
 
-class RetryQueueDrain(SharedExtension):
-    """Moves what waits in the retry queues of a service back into its main queues, each EVERY_S.
+def drain(handler: Any, stopping: Event) -> None:
+    """Move what waits in the retry queues beside the handler's queue back into it, each EVERY_S.
 
-    It ends where there are none, as in every new installation.
+    Returns at a stop, and where there are none, as in every new installation.
     """
-
-    def __init__(self) -> None:
-        self._handlers: list[Any] = []
-        self._stopping = Event()
-
-    def check(self) -> None:
-        self._timeout_s = read(self.container.config, "CONFIRM_TIMEOUT_S", SECONDS)
-
-    def register(self, handler: Any) -> None:
-        """Let it look beside the queue of this event handler, too."""
-        self._handlers.append(handler)
-
-    def start(self) -> None:
-        self._thread = self.container.spawn_managed_thread(self._run, identifier="retry queues")
-
-    def stop(self) -> None:
-        self._stopping.send()
-        self._thread.wait()
-
-    def _run(self) -> None:
-        while not self._stopping.ready():
-            try:
-                with open_channel(self.container.config) as channel:
-                    self._drain_all(channel)
-                return
-            except (MessageNacked, *CONNECTION_ERRORS) as exc:
-                log.warning("can't drain retry queues", extra={"error": first_line(exc)})
-                self._wait(RECONNECT_S)
-
-    def _drain_all(self, channel: Any) -> None:
-        """Returns where no queue is left, and at a stop."""
-        left = list(self._handlers)
-        for handler in left:
-            handler.declare(channel)  # with the exchange, of which earlier versions know nothing
-        while not self._stopping.ready() and (left := [h for h in left if self._drain(channel, h)]):
-            self._wait(EVERY_S)
-
-    def _drain(self, channel: Any, handler: Any) -> bool:
-        """Move what waits beside the handler's queue; whether it has retry queues."""
-        queue = handler.queue.name
-        target = (queue, handler.moves.name, self._timeout_s)
+    config, queue = handler.container.config, handler.queue.name
+    target = (queue, handler.moves.name, read(config, "CONFIRM_TIMEOUT_S", SECONDS))
+    while not stopping.ready():
         try:
-            moved = sum(move(channel, name, *target) for name in retry_queues(queue))
-        except NotFound:  # the channel lives on: py-amqp opens it again
-            return False
-        if moved:
-            log.info("retry queues drained", extra={"queue": queue, "events": moved})
-        return True
+            with open_channel(config) as channel:
+                handler.declare(channel)  # with the exchange, of which earlier versions know nothing
+                while not stopping.ready():
+                    if moved := sum(move(channel, name, *target) for name in retry_queues(queue)):
+                        log.info("retry queues drained", extra={"queue": queue, "events": moved})
+                    _wait(stopping, EVERY_S)
+        except NotFound:
+            return
+        except (MessageNacked, *CONNECTION_ERRORS) as exc:
+            log.warning("can't drain retry queues", extra={"error": first_line(exc)})
+            _wait(stopping, RECONNECT_S)
 
-    def _wait(self, seconds: float) -> None:
-        with eventlet.Timeout(seconds, exception=False):
-            self._stopping.wait()
+
+def _wait(stopping: Event, seconds: float) -> None:
+    with eventlet.Timeout(seconds, exception=False):
+        stopping.wait()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import eventlet
@@ -28,7 +29,7 @@ from chassis.amqp import BLOCKED, Message, Sender, encode
 from chassis.coalescer import Call, Coalescer
 from chassis.deadlines import TIMEOUT, time_for_a_call
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, to_fault
-from chassis.logs import REQUEST_ID, bind_request_id, current_request_id
+from chassis.logs import CLIENT, REQUEST_ID, bind_request_id, current_client, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.schemas import is_id
 from chassis.settings import SECONDS, read
@@ -210,9 +211,11 @@ class RpcProxy(DependencyProvider):
         self._may_wait = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer lane")
         self._coalescers = {verb: Coalescer(partial(self._call_many, verb), spawn) for verb in self.batched}
+        methods = {name: MethodProxy(self, name) for name in (*self.methods, *self.batched)}
+        self._methods = SimpleNamespace(**methods)  # what a service method sees of the other service
 
-    def get_dependency(self, worker_ctx: Any) -> "ServiceProxy":
-        return ServiceProxy(self)
+    def get_dependency(self, worker_ctx: Any) -> SimpleNamespace:
+        return self._methods
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -247,10 +250,7 @@ class RpcProxy(DependencyProvider):
         method = f"{verb}_many"
         metrics.BATCH_ITEMS.labels(self.service, method).observe(len(items))
         bind_request_id(items[0])  # a lone call's own id; a batch goes by that of its first
-        outcomes = self._call(method, {"items": list(items)}, tell_s, wait_s)
-        if not isinstance(outcomes, list):  # the coalescer counts them
-            raise InternalError(f"{method} did not answer with a list")
-        return outcomes
+        return self._call(method, {"items": list(items)}, tell_s, wait_s)
 
     def _call(self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float) -> Any:
         """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
@@ -259,7 +259,11 @@ class RpcProxy(DependencyProvider):
         answer = self.replies.get_reply_event(correlation_id)
         started = monotonic()
         late = DeadlineExceeded(f"{self.service}.{method} did not answer in {wait_s:.1f} s")
-        headers = {f"nameko.{REQUEST_ID}": current_request_id(), f"nameko.{TIMEOUT}": tell_s}
+        headers = {
+            f"nameko.{REQUEST_ID}": current_request_id(),
+            f"nameko.{TIMEOUT}": tell_s,
+            f"nameko.{CLIENT}": current_client(),  # "" for a batch, which is of many clients
+        }
         properties = {
             "correlation_id": correlation_id,
             "reply_to": self.replies.routing_key,
@@ -289,18 +293,6 @@ class RpcProxy(DependencyProvider):
             raise fault
         log.error("a call failed", extra={"call": f"{self.service}.{method}", "error": first_line(fault)})
         raise InternalError(f"{self.service} failed")
-
-
-class ServiceProxy:
-    """What a service method sees of another service."""
-
-    def __init__(self, proxy: RpcProxy) -> None:
-        self._proxy = proxy
-
-    def __getattr__(self, verb: str) -> "MethodProxy":
-        if verb not in (*self._proxy.methods, *self._proxy.batched):
-            raise AttributeError(f"{verb} is not among the methods of this RpcProxy")
-        return MethodProxy(self._proxy, verb)
 
 
 class MethodProxy:

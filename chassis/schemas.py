@@ -15,6 +15,13 @@ Outcome = dict[str, Any]  # what became of one item: a status, and what goes wit
 Outcomes = list[Outcome]  # named, for a service may have a method `list`
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
+MAX_ITEMS = 1000  # of one request: its answer grows with them
+# Before the @ stand at most 64 characters (RFC 5321), unquoted. A mail command takes an address
+# that begins with a hyphen for an option, and a mail library decodes what follows "=?" (RFC 2047).
+ADDRESS = validate.Regexp(
+    r"\A(?!-|.*=\?)[!#-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+\Z",
+    error="Not a valid email address.",
+)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -28,6 +35,11 @@ def Text(minimum: int, maximum: int, *rules: Any, **options: Any) -> fields.Stri
     """A storable text of `minimum` to `maximum` characters."""
     length = validate.Length(min=minimum, max=maximum)
     return fields.String(validate=[length, storable, *rules], **options)
+
+
+def EmailAddress(**options: Any) -> fields.Email:
+    """An address that can stand in the header of an email."""
+    return fields.Email(validate=[validate.Length(max=254), ADDRESS], **options)
 
 
 def Id(**options: Any) -> fields.String:
@@ -49,9 +61,7 @@ class Utc(fields.DateTime):
     """A moment with its zone, sent as `utc` writes it."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        if value is None:
-            return None
-        return utc(value)
+        return None if value is None else utc(value)
 
 
 def utc(moment: datetime) -> str:
@@ -68,9 +78,8 @@ class PageRequest(Schema):
 
 def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
     """A page of at most `limit` of `items` (one more was read), and what `after` the next one has."""
-    more = len(items) > limit
-    items = items[:limit]
-    return {"items": items, "next": str(items[-1][key]) if more else None}
+    last = str(items[limit - 1][key]) if len(items) > limit else None
+    return {"items": items[:limit], "next": last}
 
 
 def invalid(exc: ValidationError) -> Outcome:
@@ -95,13 +104,18 @@ def checked(schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return decorate
 
 
+def check_list(items: object, name: str) -> None:
+    """Raises MalformedRequest for anything but a list of at most MAX_ITEMS."""
+    if not isinstance(items, list) or len(items) > MAX_ITEMS:
+        raise MalformedRequest(f"{name} must be a list of at most {MAX_ITEMS}")
+
+
 def answer_each(
     schema: Schema, items: list[Any], work: Callable[[list[Any]], Iterable[Outcome]]
 ) -> list[Outcome]:
     """An outcome for each item, in order: each is checked by itself, those that are wrong are
     answered `invalid`, and `work` answers the others together. The log tells all their request ids."""
-    if not isinstance(items, list):
-        raise MalformedRequest("items must be a list")
+    check_list(items, "items")
     outcomes: dict[int, Outcome] = {}
     right: dict[int, Any] = {}
     for position, item in enumerate(items):

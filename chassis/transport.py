@@ -65,10 +65,12 @@ class _InLargePieces:
 
 
 class _Plain(_InLargePieces, TCPTransport):
-    pass
+    """For `amqp`."""
 
 
 class _Encrypted(_InLargePieces, SSLTransport):
+    """For `amqps`."""
+
     def _shutdown_transport(self) -> None:
         """Does not wait for the peer to end TLS: AMQP's Close ends a connection, or it is lost."""
 

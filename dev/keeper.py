@@ -138,7 +138,7 @@ class Keeper:
             stderr=subprocess.DEVNULL,
             cwd=self.state,
             start_new_session=True,  # Ctrl-C in the terminal is not for it
-            preexec_fn=_end_with_parent if tied else None,
+            preexec_fn=end_with_parent if tied else None,
         )
         if not wait_for(self._answers, 20):
             raise Failure(f"supervisord does not start: see {self.log('supervisord')}")
@@ -270,5 +270,6 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """In a child, before its program: let SIGTERM reach it as soon as the thread that made it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

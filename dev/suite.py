@@ -158,7 +158,9 @@ class Suite:
         return [nameko, "run", "--config", "config.yaml", f"{service_of(name)}.service"]
 
     def _service(self, name: str) -> Program:
-        ports = {} if service_of(name) == "gateway" else {"HEALTH_PORT": str(self.ports[name])}
+        ports = {"HEALTH_PORT": str(self.ports[name])}
+        if service_of(name) == "gateway":  # on its own port: `is_ready` asks there
+            ports = {"GATEWAY_HEALTH_PUBLIC": "true"}
         if len(self.services) > len(SERVICES):
             ports["GATEWAY_PORT_SHARED"] = "true"
         return Program(name, self.command(name), self.checkout, env={**ports, **QUIET}, group="services")

@@ -19,20 +19,25 @@ WRITE_TIMEOUT_S = 15.0
 ANSWER_TIMEOUT_S = 60.0  # for all writes of an answer
 REQUEST_TIMEOUT_S = 10.0  # for all headers of a request, and for its body
 LINGER_S = 2.0
+MAX_UNSENT = 128 * 1024  # bytes of an answer that the kernel copies before its client takes them
+# What a connection does. In this order it is closed, if it must be, to make room for another one.
+IDLE, ARRIVING, ANSWERING, IN_PROGRESS, CLOSING = range(5)
 
 
 class Connection:
-    """One client's connection, which may idle for `idle_s` before each request."""
+    """A connection from the address `client`, which may idle for `idle_s` before each request."""
 
     def __init__(
         self,
         sock: Any,
+        client: str,
         idle_s: float,
         respond: Callable[[reading.HttpRequest, "Connection"], Response],
     ) -> None:
         self.sock = sock
+        self.client = client
         self._idle_s = idle_s
-        self.is_idle = True  # nothing of the next request has come
+        self.phase = IDLE  # until something of the next request comes
         self.is_last = False  # close after this answer
         self._respond = respond
         self._wait_for(idle_s)
@@ -41,6 +46,7 @@ class Connection:
     def serve(self) -> None:
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
             self.sock.settimeout(WRITE_TIMEOUT_S)
             while request := self._read_request():
                 self._answer(request)
@@ -54,15 +60,17 @@ class Connection:
         finally:
             self.sock.close()
 
-    def idles_for(self, seconds: float) -> bool:
+    def idles_for(self, seconds: float = 0) -> bool:
         """Whether nothing of the next request has come for so long."""
-        return self.is_idle and not self.is_last and monotonic() >= self._deadline - self._idle_s + seconds
+        return self.phase == IDLE and monotonic() >= self._deadline - self._idle_s + seconds
 
     def finish(self) -> None:
-        """Close the connection, which idles. A request that has just arrived is answered."""
-        self.is_last = True
+        """Close the connection. A request that has just arrived is answered; an answer that its client
+        does not read is cut."""
         with suppress(OSError):  # the client has closed it already
-            self.sock.shutdown(socket.SHUT_RD)
+            self.sock.shutdown(socket.SHUT_RDWR if self.phase == ANSWERING else socket.SHUT_RD)
+        self.is_last = True
+        self.phase = CLOSING
 
     def _read_request(self) -> reading.HttpRequest | None:
         request = reading.HttpRequest()
@@ -73,30 +81,32 @@ class Connection:
         except problems.Problem as problem:
             request.refusal = problem
         except TimeoutError:
-            if self.is_idle:
+            if self.phase != ARRIVING:
                 raise
             request.refusal = problems.Problem(408, "request-timeout", "The request did not arrive in time")
         return request
 
     def _read_head(self) -> list[str]:
         """The lines before the next request's body; none where no more come."""
-        self.is_idle = not self._received.strip(b"\r\n")  # an empty line is no request yet
-        self._wait_for(self._idle_s if self.is_idle else REQUEST_TIMEOUT_S)
+        self.phase = ARRIVING if self._received.strip(b"\r\n") else IDLE  # an empty line is no request yet
+        self._wait_for(self._idle_s if self.phase == IDLE else REQUEST_TIMEOUT_S)
         while not self._received or not (split := reading.split_head(self._received)):
             if not self._receive():
                 return []
-            if self.is_idle and self._received.strip(b"\r\n"):
-                self.is_idle = False
+            if self.phase != ARRIVING and self._received.strip(b"\r\n"):
+                self.phase = ARRIVING
                 self._wait_for(REQUEST_TIMEOUT_S)
         lines, self._received = split
         return lines
 
     def _answer(self, request: reading.HttpRequest) -> None:
         answer = self._respond(request, self)
+        self.phase = ANSWERING
         # What is left of a body would be read as the next request.
         self.is_last |= request.unread > 0 or not request.keeps
         with Timeout(ANSWER_TIMEOUT_S, TimeoutError):
-            self.sock.sendall(answer.wire(closes=self.is_last, has_body=request.method != "HEAD"))
+            for piece in answer.pieces(closes=self.is_last, has_body=request.method != "HEAD"):
+                self.sock.sendall(piece)
 
     def read_body(self, request: reading.HttpRequest) -> bytes:
         """The whole body; raises a Problem where it does not come."""

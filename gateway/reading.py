@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -128,6 +129,28 @@ def _body_length(headers: Mapping[str, str]) -> int:
     if len(length) > LONGEST_LENGTH or int(length) > MAX_BODY:
         raise problems.Problem(413, "too-large", "The body is too large", detail=f"At most {MAX_BODY} bytes.")
     return int(length)
+
+
+def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
+    """The address of a client whose connection comes from `peer`.
+
+    Each of so many `proxies` in front appends to X-Forwarded-For the address that asks it. What stands
+    before these entries is the client's own word. Without a valid entry it is the peer's address.
+    """
+    addresses = [*headers.get("x-forwarded-for", "").split(","), peer][-1 - proxies :]
+    return normalize(addresses[0].strip() if len(addresses) > proxies else peer) or normalize(peer)
+
+
+@lru_cache(1000)
+def normalize(text: str) -> str:
+    """An address in its one spelling; empty where it is none. Of IPv6 the /64, which is one customer's."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return ""
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64)
+    return str(address)
 
 
 def authenticate(request: HttpRequest, tokens: Tokens) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from functools import lru_cache, partial
 from resource import RLIMIT_NOFILE, getrlimit
@@ -21,7 +21,7 @@ from chassis import health
 from chassis.logs import REQUEST_ID, bind_request_id
 from chassis.settings import ADDRESS, COUNT, SECONDS, read
 from gateway import documents, problems, reading
-from gateway.protocol import Connection
+from gateway.protocol import IN_PROGRESS, Connection
 from gateway.reading import HttpRequest, Request
 from gateway.responses import Response
 from gateway.tokens import Tokens
@@ -30,9 +30,8 @@ log = logging.getLogger(__name__)
 
 LAST_REQUEST_S = 1.0  # at a stop a connection that idles is kept so long: a request may be on its way
 KEPT_FILES = 24  # descriptors for the broker, health and the process itself
+MAX_SHARE = 0.25  # of the workers, for the requests of one client
 MIN_IDLE_S = 0.2  # a client that asks again and again keeps its connection
-MAX_CROWDED = 8  # so many refused connections at a time get CROWDED_S
-CROWDED_S = 1.0  # for one connection too many to say something and to read its answer
 DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
 TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 NONE = Schema()
@@ -53,13 +52,20 @@ class WebServer(NamekoWebServer):
         )
         self._idle_s = read(self.container.config, "WEB_SERVER_IDLE_S", SECONDS)
         self._stop_delay_s = read(self.container.config, "STOP_DELAY_S", DELAY)
+        self._proxies = read(
+            self.container.config,
+            "TRUSTED_PROXIES",
+            fields.Integer(strict=True, validate=validate.Range(0, 10)),
+        )
+        all_of_health = read(self.container.config, "WEB_SERVER_HEALTH", fields.Boolean())
+        self._open = {*documents.FILES, *(health.PATHS if all_of_health else ["/healthz"])}
 
     def open(self) -> None:
         """Answer from now on: about health, and with 503 until the container is up."""
         self._match: Any = None
         self._is_draining = False
         self._connections: OrderedDict[Connection, None] = OrderedDict()  # oldest request first
-        self._crowded = 0
+        self._in_progress: list[str] = []  # the client of each request
         self._sock = health.listen(self._address, PORT_SETTING, shared=self._shared)
         self._sock.settimeout(None)
         self._gt = self.container.spawn_managed_thread(self.run)
@@ -70,8 +76,8 @@ class WebServer(NamekoWebServer):
 
     def run(self) -> None:
         while True:
-            sock, _ = health.accept(self._sock.accept, self._finish_idle)
-            self.container.spawn_managed_thread(partial(self._serve, sock))
+            sock, peer = health.accept(self._sock.accept, self._make_room)
+            self.container.spawn_managed_thread(partial(self._serve, sock, peer[0]))
 
     def drain(self) -> None:
         """Take no new connection, answer what was asked, and close each connection after its answer."""
@@ -81,21 +87,23 @@ class WebServer(NamekoWebServer):
         self._sock.setblocking(False)
         with suppress(OSError):  # nobody waits in its queue any more, or there are no descriptors left
             while True:  # closing it now would cut them off
-                sock, _ = self._sock.accept()
-                self.container.spawn_managed_thread(partial(self._serve, greenio.GreenSocket(sock)))
+                sock, peer = self._sock.accept()
+                self.container.spawn_managed_thread(partial(self._serve, greenio.GreenSocket(sock), peer[0]))
         self._sock.close()
         eventlet.sleep(0)  # those taken last enter the set when their threads first run
         patience = monotonic() + LAST_REQUEST_S
         while self._connections:
             eventlet.sleep(0.05)
-            while monotonic() > patience and self._finish_idle():
-                pass
+            for connection in filter(Connection.idles_for, self._connections):
+                if monotonic() > patience:
+                    connection.finish()
 
-    def _serve(self, sock: Any) -> None:
-        if len(self._connections) >= self._most and not self._finish_idle(MIN_IDLE_S):
-            self._refuse(sock)
+    def _serve(self, sock: Any, peer: str) -> None:
+        client = reading.client_address(peer, {}, 0)
+        if len(self._connections) >= self._most and not self._make_room(client):
+            self._refuse(sock, client)
             return
-        connection = Connection(sock, self._idle_s, self._respond)
+        connection = Connection(sock, client, self._idle_s, self._respond)
         self._connections[connection] = None
         try:
             connection.serve()
@@ -104,23 +112,33 @@ class WebServer(NamekoWebServer):
         finally:
             del self._connections[connection]
 
-    def _finish_idle(self, at_least_s: float = 0) -> bool:
-        """Close the connection that has idled longest; False where none has idled for so long."""
-        idle = next((c for c in self._connections if c.idles_for(at_least_s)), None)
-        if idle:
-            idle.finish()
-        return idle is not None
+    def _make_room(self, client: str = "") -> bool:
+        """Close a connection for a new one of `client`; False where that would be unfair to all others.
 
-    def _refuse(self, sock: Any) -> None:
+        It is one of the client that has the most, if that is more than the new one's will have: one that
+        idles, else one whose request arrives or whose answer is not read. Never one whose request is
+        in progress. Otherwise it is one that idles, of a client that has no less than the new one's.
+        """
+        held = Counter(c.client for c in self._connections)
+        most = max(held.values(), default=0)
+        greedy = {name for name in held if held[name] == most > held[client] + 1}
+        found = [
+            c
+            for c in self._connections
+            if (c.client in greedy and c.phase < IN_PROGRESS)
+            or (held[c.client] >= held[client] and c.idles_for(MIN_IDLE_S))
+        ]
+        if found:  # of those alike, the first has waited longest
+            min(found, key=lambda c: (-held[c.client], c.phase)).finish()
+        return bool(found)
+
+    def _refuse(self, sock: Any, client: str) -> None:
         """Answer one connection too many, before what it asks is looked at."""
-        log.warning("too many connections", extra={"connections": len(self._connections)})
-        self._crowded += 1
-        with suppress(OSError), eventlet.Timeout(CROWDED_S, exception=False):
-            if self._crowded <= MAX_CROWDED:
-                sock.recv(64 * 1024)  # closing with something unread would take the answer back
-            sock.sendall(problems.unavailable("Too many connections; try again.").response().wire())
-        self._crowded -= 1
-        greenio.shutdown_safe(sock)
+        log.warning("too many connections", extra={"client": client, "connections": len(self._connections)})
+        with suppress(OSError):
+            sock.sendall(b"".join(problems.unavailable("Too many connections.").response().pieces()))
+            sock.setblocking(False)
+            sock.recv(64 * 1024)  # closing with its request unread would take the answer back
         sock.close()
 
     def _respond(self, request: HttpRequest, connection: Connection) -> Response:
@@ -138,16 +156,23 @@ class WebServer(NamekoWebServer):
         try:
             if request.refusal:
                 raise request.refusal
-            if request.path in health.PATHS or request.path in documents.FILES:
-                return _open(request)
+            if request.path in self._open:
+                return _answer_open(request)
             route, checked = self._check(request, connection)
         except Exception as exc:
             connection.is_last = True  # its body may still be on the way
             return problems.from_exception(exc).response()
+        client = reading.client_address(connection.client, request.headers, self._proxies)
+        connection.phase = IN_PROGRESS
+        self._in_progress.append(client)
         try:
-            return route.run(checked, request_id)
+            if self._in_progress.count(client) > max(self.container.max_workers * MAX_SHARE, 1):
+                raise problems.unavailable("Too many of your requests are in progress. Nothing was done.")
+            return route.run(checked, request_id, client)
         except Exception as exc:
             return problems.from_exception(exc).response()
+        finally:
+            self._in_progress.remove(client)
 
     def _check(self, request: HttpRequest, connection: Connection) -> tuple["Route", Request]:
         """The route and the checked request; raises a Problem, or werkzeug's 404 and 405."""
@@ -163,13 +188,12 @@ class WebServer(NamekoWebServer):
         )
 
 
-def _open(request: HttpRequest) -> Response:
+def _answer_open(request: HttpRequest) -> Response:
     """Health and the documents: no service is asked."""
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed(["GET", "HEAD"])
     if request.path in documents.FILES:
-        media_type, content = documents.FILES[request.path]
-        return Response(200, content, {"Content-Type": media_type, **documents.HEADERS})
+        return documents.respond(request.path, request.headers.get("accept-encoding", ""))
     told = health.respond(request.path)
     return Response(told.status_code, told.get_data(), {"Content-Type": str(told.content_type)})
 
@@ -190,11 +214,11 @@ class Route(HttpRequestHandler):
         self.public = public
         super().__init__(*rule, expected_exceptions=problems.Problem, **more)
 
-    def run(self, request: Request, request_id: str) -> Response:
+    def run(self, request: Request, request_id: str, client: str) -> Response:
         """Run the handler in a worker and wait for its answer."""
         answer = Event()
         tell = partial(self.handle_result, answer)
-        self.container.spawn_worker(self, (request,), {}, {REQUEST_ID: request_id}, tell)
+        self.container.spawn_worker(self, (request,), {}, {REQUEST_ID: request_id, "client": client}, tell)
         status, data, *rest = answer.wait()
         headers = {"Content-Type": "application/json", **(rest[0] if rest else {})}
         return Response(status, TO_JSON(data).encode(), headers)

@@ -65,6 +65,6 @@ def _template(locale: str, name: str) -> tuple[Template, Template]:
 
 
 def _reason(locale: str, reason: str) -> str:
-    """A reason in words; one we have no words for stands as it is."""
+    """A reason in words of ours. An event's own text never stands in a letter."""
     words = dict(line.split(": ", 1) for line in _template(locale, "reasons")[1].template.splitlines())
-    return words.get(reason, reason)
+    return words.get(reason, words["other"])

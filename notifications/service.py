@@ -61,10 +61,13 @@ class Service:
     @rpc
     @checked(LetterQuery())
     def list(self, limit: int, after: str | None, **to: str) -> Outcome:
-        """What a `LetterQuery` asks for: {"items": [letter, ...] newest first, "next": the next `after`}."""
+        """What a `LetterQuery` asks for: {"items": [letter, ...] newest first, "next": the next `after`}.
+
+        A page has fewer than `limit` letters where these have more than MAX_PAGE_BYTES of text."""
         with self.db.autocommit() as connection:
             rows = store.letters(connection, to, limit + 1, after)
-        return page(LETTER.dump(rows, many=True), limit, "id")
+        fitting = sum(row["bytes"] <= store.MAX_PAGE_BYTES for row in rows)
+        return page(LETTER.dump(rows, many=True), min(limit, fitting), "id")
 
     @event_handler("users", "user_created")
     def handle_user_created(self, events: Events) -> None:
@@ -145,6 +148,10 @@ def _recipient(user_id: str, facts: dict[str, Any]) -> Recipient:
 
 
 def _ending(event: dict[str, Any]) -> Ending:
-    at = datetime.fromisoformat(event["occurred_at"])
-    reason = event.get("reason")
-    return Ending(event["order_id"], event["user_id"], event["price_minor"], reason, at)
+    return Ending(
+        order_id=event["order_id"],
+        user_id=event["user_id"],
+        price_minor=event["price_minor"],
+        reason=event.get("reason"),
+        at=datetime.fromisoformat(event["occurred_at"]),
+    )

@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, select, text
+from sqlalchemy import Connection, RowMapping, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from chassis.db import recordset
-from notifications import models
 from notifications.domain import Recipient
+from notifications.models import LETTERS, RECIPIENTS
 
-LETTERS, RECIPIENTS = cast(Table, models.Letter.__table__), cast(Table, models.Recipient.__table__)
+MAX_PAGE_BYTES = 128 * 1024  # of text: in JSON and in memory it takes several times as much
 INSERT_LETTERS = text(
     "INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)"
     " SELECT * FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid, user_id uuid,"
@@ -43,8 +43,18 @@ def insert_letters(connection: Connection, letters: Sequence[dict[str, Any]]) ->
 
 
 def letters(connection: Connection, of: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
-    """The last `limit` letters before `after` that have these values (a user's id, say), newest first."""
+    """The last `limit` letters before `after` that have these values (a user's id, say), newest first.
+
+    Each has `bytes`, the size of all texts read up to and with its own. The first letter with which
+    that is more than MAX_PAGE_BYTES is the last one read. A letter counts as a page at most.
+    """
     query = select(LETTERS).where(*[LETTERS.c[name] == value for name, value in of.items()])
     if after:
         query = query.where(LETTERS.c.id < after)
-    return list(connection.execute(query.order_by(LETTERS.c.id.desc()).limit(limit)).mappings())
+    newest = query.order_by(LETTERS.c.id.desc()).limit(limit).subquery()
+    length = func.octet_length(newest.c.subject) + func.octet_length(newest.c.body)
+    size = func.least(length, MAX_PAGE_BYTES)
+    total = func.sum(size).over(order_by=newest.c.id.desc())
+    sized = select(newest, size.label("size"), total.label("bytes")).subquery()
+    fitting = select(sized).where(sized.c.bytes - sized.c.size <= MAX_PAGE_BYTES)
+    return list(connection.execute(fitting.order_by(sized.c.id.desc())).mappings())

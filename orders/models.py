@@ -1,50 +1,38 @@
 """The tables of orders. Prices are in minor units (cents), as bigint."""
 
-from datetime import datetime
-
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Index, Integer, Text, func
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, Integer, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import UUID
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase
 
-from chassis.outbox import OutboxMixin, unsent_index
+from chassis.outbox import outbox_table
 
 
 class Base(DeclarativeBase):
     """All tables of this service; nameko-sqlalchemy finds the database by this name."""
 
 
-class Order(Base):
-    """An order; a user's `key` (the client's idempotency key) makes it happen at most once.
-
-    `attempts` and `next_attempt_at` are the sweeper's: when to settle next what is still pending.
-    """
-
-    __tablename__ = "orders"
-    __table_args__ = (
-        CheckConstraint("status IN ('pending', 'paid', 'rejected')", name="status_known"),
-        CheckConstraint("(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"),
-        CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_when_settled"),
-        CheckConstraint("price_minor > 0", name="price_positive"),
-    )
-
-    id: Mapped[str] = mapped_column(UUID(as_uuid=False), primary_key=True)
-    user_id: Mapped[str] = mapped_column(UUID(as_uuid=False))
-    key: Mapped[str] = mapped_column(Text)
-    price_minor: Mapped[int] = mapped_column(BigInteger)
-    status: Mapped[str] = mapped_column(Text, server_default="pending")
-    reason: Mapped[str | None] = mapped_column(Text)
-    request_id: Mapped[str] = mapped_column(Text)
-    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
-    next_attempt_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-
-
-class Outbox(OutboxMixin, Base):
-    """Events that wait for the relay."""
-
-
-unsent_index(Outbox)
-Index("orders_by_key", Order.user_id, Order.key, unique=True)
-Index("orders_by_user", Order.user_id, Order.id)
-Index("orders_pending", Order.next_attempt_at, postgresql_where=Order.status == "pending")
+# A user's `key` (the client's idempotency key) makes an order happen at most once.
+# `attempts` and `next_attempt_at` are the sweeper's: when to settle next what is still pending.
+ORDERS = Table(
+    "orders",
+    Base.metadata,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("user_id", UUID(as_uuid=False), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("price_minor", BigInteger, nullable=False),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("reason", Text),
+    Column("request_id", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_attempt_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("ended_at", DateTime(timezone=True)),
+    CheckConstraint("status IN ('pending', 'paid', 'rejected')", name="status_known"),
+    CheckConstraint("(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"),
+    CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_when_settled"),
+    CheckConstraint("price_minor > 0", name="price_positive"),
+    Index("orders_by_key", "user_id", "key", unique=True),
+    Index("orders_by_user", "user_id", "id"),
+    Index("orders_pending", "next_attempt_at", postgresql_where=text("status = 'pending'")),
+)
+outbox_table(Base.metadata)

@@ -117,7 +117,17 @@ class Service:
         Returns those that have ended. The order's id keys the withdrawal: it can always be repeated.
         """
         verb = self.billing.cancel if cancel else self.billing.withdraw
-        answers = verb.many([{**_facts(order), "amount_minor": order.price_minor} for order in orders])
+        answers = verb.many(
+            [
+                {
+                    "order_id": order.id,
+                    "user_id": order.user_id,
+                    "amount_minor": order.price_minor,
+                    "request_id": order.request_id,
+                }
+                for order in orders
+            ]
+        )
         endings: list[tuple[store.Order, domain.Ending]] = []
         for order, answer in zip(orders, answers, strict=True):
             if ending := domain.ending(order.id, answer):
@@ -137,10 +147,6 @@ class Service:
                 return ended
             # The sweeper, or the first attempt, was quicker with some of them.
             return [*store.by_ids(connection, [order.id for order, _ in endings]).values()]
-
-
-def _facts(order: store.Order) -> Outcome:
-    return {"order_id": order.id, "user_id": order.user_id, "request_id": order.request_id}
 
 
 def _out(order: store.Order, item: Outcome) -> Outcome:

@@ -36,10 +36,13 @@ LIMITS = "chassis/tests/interface/test_queue_limits.py"
 HEALTH = "chassis/tests/unit/test_health.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
+WEB = "gateway/tests/unit/test_web.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
 POOLER = "tests/system/test_pooler.py"
 TLS = "chassis/tests/interface/test_tls.py"
+FAIR_QUEUE, LOGS = "users/tests/unit/test_fair_queue.py", "chassis/tests/unit/test_logs.py"
+MESSAGES = "notifications/tests/interface/test_messages.py"
 
 
 @dataclass(frozen=True)
@@ -217,8 +220,8 @@ MUTANTS = [
         [
             Change(
                 "billing/domain.py",
-                "                state[request.user_id] = _after(state[request.user_id], operation)\n",
-                "                _after(state[request.user_id], operation)\n",
+                "                state[request.user_id] = Account(\n",
+                "                Account(\n",
             )
         ],
         tests(BOOKS, "test_balances_change_by_exactly_the_done_operations"),
@@ -238,16 +241,16 @@ MUTANTS = [
         "a client's key can be an order's",
         [
             Change(
-                "billing/schemas.py",
-                'domain.order_ref(item["order_id"])',
-                'domain.key_ref(item["user_id"], item["order_id"])',
+                "billing/domain.py",
+                """return f"order:{item['order_id']}\"""",
+                """return f"key:{item['user_id']}:{item['order_id']}\"""",
             )
         ],
         tests(LEDGER, "test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order"),
     ),
     Mutant(
         "a key is not its user's own",
-        [Change("billing/domain.py", 'return f"key:{user_id}:{key}"', 'return f"key:{key}"')],
+        [Change("billing/domain.py", "f\"key:{item['user_id']}:", 'f"key:')],
         tests(LEDGER, "test_a_key_is_its_users_own"),
     ),
     Mutant(
@@ -255,8 +258,8 @@ MUTANTS = [
         [
             Change(
                 "billing/service.py",
-                "return Request(id_, ref_of(item), ",
-                'return Request(id_, ref_of(item) + ":cancelled" * cancels, ',
+                "        ref=domain.ref_of(item),\n",
+                '        ref=domain.ref_of(item) + ":cancelled" * cancels,\n',
             )
         ],
         tests(LEDGER, "test_a_cancelled_withdrawal_never_happens"),
@@ -576,7 +579,7 @@ MUTANTS = [
     # Calls.
     Mutant(
         "a deadline is not passed on",
-        [Change("chassis/rpc.py", ', f"nameko.{TIMEOUT}": tell_s}', "}")],
+        [Change("chassis/rpc.py", 'f"nameko.{TIMEOUT}": tell_s,', "")],
         tests(
             "chassis/tests/interface/test_deadlines.py",
             "test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_does",
@@ -635,22 +638,155 @@ MUTANTS = [
     # The gateway.
     Mutant(
         "a gateway leaves its Service for lack of a broker",
-        [Change("chassis/health.py", '_readiness(" started")', "_readiness()")],
+        [Change("chassis/health.py", 'partial(_readiness, " started")', "_readiness")],
         tests(HEALTH, "test_startedz_asks_whether_services_have_started_and_nothing_else"),
     ),
     Mutant(
+        "idle connections keep probes out",
+        [Change("chassis/health.py", "if len(_accepted) > MAX_CONNECTIONS:", "if False:")],
+        tests(HEALTH, "test_idle_connections_do_not_keep_a_probe_from_its_answer"),
+    ),
+    Mutant(
         "busy connections make room for new ones",
-        [
-            Change(
-                "gateway/protocol.py",
-                "return self.is_idle and not self.is_last and",
-                "return not self.is_last and",
-            )
-        ],
+        [Change("gateway/protocol.py", "return self.phase == IDLE and", "return")],
         tests(
             "gateway/tests/interface/test_connections.py",
             "test_one_connection_too_many_is_answered_and_closed_where_all_others_are_busy",
         ),
+    ),
+    Mutant(
+        "a client with all connections keeps others out",
+        [Change("gateway/web.py", "(c.client in greedy and c.phase < IN_PROGRESS)\n            or ", "")],
+        tests(WEB, "test_the_client_that_has_most_makes_room_for_one_that_has_fewer"),
+    ),
+    Mutant(
+        "a request in progress is given up for a new connection",
+        [Change("gateway/web.py", "c.phase < IN_PROGRESS", "c.phase <= IN_PROGRESS")],
+        tests(WEB, "test_no_request_in_progress_is_given_up"),
+    ),
+    Mutant(
+        "the connections of a client that has few make room for one that has many",
+        [
+            Change(
+                "gateway/web.py",
+                "(held[c.client] >= held[client] and c.idles_for(MIN_IDLE_S))",
+                "c.idles_for(MIN_IDLE_S)",
+            )
+        ],
+        tests(WEB, "test_a_client_that_has_most_takes_the_place_of_its_own_connections_alone"),
+    ),
+    Mutant(
+        "one client may use all workers",
+        [Change("gateway/web.py", "MAX_SHARE = 0.25", "MAX_SHARE = 1")],
+        tests(
+            "gateway/tests/interface/test_connections.py",
+            "test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next",
+        ),
+    ),
+    Mutant(
+        "a client chooses its own address",
+        [Change("gateway/reading.py", "peer][-1 - proxies :]", "peer]")],
+        tests(
+            "gateway/tests/unit/test_reading.py",
+            "test_a_client_is_the_address_that_the_last_trusted_proxy_saw",
+        ),
+    ),
+    Mutant(
+        "a large answer is copied for each client",
+        [Change("gateway/responses.py", "else [head, memoryview(body)]", "else [head + body]")],
+        tests("gateway/tests/unit/test_responses.py", "test_a_large_body_is_never_copied"),
+    ),
+    Mutant(
+        "caches may keep answers",
+        [Change("gateway/responses.py", '"Cache-Control": "no-store", ', "")],
+        tests("gateway/tests/unit/test_responses.py", "test_nobody_keeps_an_answer_or_guesses_its_type"),
+    ),
+    Mutant(
+        "the development key serves everybody",
+        [Change("gateway/tokens.py", 'raise ConfigurationError("TOKEN_SECRET', 'log.error("TOKEN_SECRET')],
+        tests("gateway/tests/unit/test_tokens.py", "test_the_development_key_serves_nobody_else"),
+    ),
+    # One client starves nobody, and a text steers nothing.
+    Mutant(
+        "passwords are hashed in the order in which they came",
+        [
+            Change(
+                "users/fair_queue.py",
+                "min(self._waiting, key=lambda turn: self._last_turns[self._waiting[turn][kind]])",
+                "next(iter(self._waiting))",
+            )
+        ],
+        tests(FAIR_QUEUE, "test_a_crowd_delays_a_caller_of_another_address_and_name_by_few_turns"),
+    ),
+    Mutant(
+        "usernames have no turns of their own",
+        [Change("users/fair_queue.py", "kind = self._turns % 2", "kind = 0")],
+        tests(FAIR_QUEUE, "test_behind_a_proxy_the_names_share_the_turns"),
+    ),
+    Mutant(
+        "a full queue refuses whoever comes",
+        [
+            Change(
+                "users/fair_queue.py",
+                "max(places, key=lambda turn: sum(sizes[g] for g in self._waiting[turn]))",
+                "next(places)",
+            )
+        ],
+        tests(FAIR_QUEUE, "test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller"),
+    ),
+    Mutant(
+        "the slot of a killed caller is lost",
+        [Change("users/fair_queue.py", "            self._working.discard(turn)\n", "")],
+        tests(FAIR_QUEUE, "test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back"),
+    ),
+    Mutant(
+        "the client's address does not travel",
+        [Change("chassis/rpc.py", 'f"nameko.{CLIENT}": current_client()', 'f"nameko.{CLIENT}": ""')],
+        tests(RPC, "test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch"),
+    ),
+    Mutant(
+        "a page of letters has no bound in bytes",
+        [
+            Change(
+                "notifications/store.py",
+                "MAX_PAGE_BYTES = 128 * 1024",
+                "MAX_PAGE_BYTES = 128 * 1024 * 1024",
+            )
+        ],
+        tests(MESSAGES, "test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once"),
+    ),
+    Mutant(
+        "a letter quotes an unknown reason of an event",
+        [
+            Change(
+                "notifications/domain.py",
+                'words.get(reason, words["other"])',
+                "words.get(reason, reason)",
+            )
+        ],
+        tests(
+            "notifications/tests/unit/test_domain.py",
+            "test_a_reason_without_words_of_ours_is_not_quoted",
+        ),
+    ),
+    Mutant(
+        "a subject may hold a header",
+        [Change("notifications/schemas.py", r"(?!.*=\?[^?]*\?[bBqQ]\?)", "")],
+        tests(
+            "notifications/tests/unit/test_schemas.py",
+            "test_a_subject_that_is_taken_can_stand_in_an_email",
+        ),
+    ),
+    Mutant(
+        "a line of the log steers a terminal",
+        [
+            Change(
+                "chassis/logs.py",
+                "json.JSONEncoder(default=repr)",
+                "json.JSONEncoder(default=repr, ensure_ascii=False)",
+            )
+        ],
+        tests(LOGS, "test_no_line_holds_a_control_character_or_a_direction_mark"),
     ),
     # Every service recovers without a restart.
     Mutant(
@@ -670,7 +806,11 @@ MUTANTS = [
     ),
     Mutant(
         "a wait for the database has no limit",
-        [Change("chassis/connections.py", "timeout=None if left_s == inf else left_s", "timeout=None")],
+        [
+            Change(
+                "chassis/connections.py", "eventlet.Timeout(limit_s or None, late)", "eventlet.Timeout(None)"
+            )
+        ],
         tests(CONNECTIONS, "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced"),
     ),
     Mutant(

@@ -1,49 +1,56 @@
-"""Password hashing: Argon2id, 19 MiB, two passes, one lane (OWASP Password Storage Cheat Sheet)."""
+"""Password hashing: Argon2id, 19 MiB, two passes, one lane (OWASP Password Storage Cheat Sheet).
+
+Whoever hashes or verifies one holds a slot: a few at a time do, and the others wait.
+"""
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from contextlib import AbstractContextManager
 
 from argon2 import PasswordHasher
-from argon2.exceptions import VerifyMismatchError
+from argon2.exceptions import VerificationError, VerifyMismatchError
 from eventlet import tpool
-from eventlet.semaphore import Semaphore
+from sqlalchemy import RowMapping
 
-from chassis.errors import Unavailable
+from chassis.logs import current_client
+from users.domain import fold
+from users.fair_queue import FairQueue
+
+log = logging.getLogger(__name__)
 
 M_MMAP_THRESHOLD = -3  # from <malloc.h>
 AT_ONCE = 2  # each takes 19 MiB and a core for 0.05 s
-MOST_WAITING = 100  # whoever comes later would wait longer than his caller does
+MAX_WAITING = 100  # whoever comes later would wait longer than his caller does
 
 tpool.set_num_threads(AT_ONCE)
 if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc; else each thread keeps its 19 MiB
     mallopt(M_MMAP_THRESHOLD, 1024 * 1024)  # larger blocks go back to the system when they are freed
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-_turns = Semaphore(AT_ONCE)
+_queue = FairQueue(AT_ONCE, MAX_WAITING)
 _NOBODYS = _hasher.hash("nobody has this password")
 
 
-@contextmanager
-def _turn() -> Iterator[None]:
-    """A turn at hashing. Raises Unavailable where too many wait: other calls need workers, too."""
-    if _turns.balance <= -MOST_WAITING:
-        raise Unavailable("too many passwords wait to be hashed")
-    with _turns:
-        yield
+def slot(username: str) -> AbstractContextManager[None]:
+    """Wait for a slot and hold it. Raises Unavailable where too many wait.
+
+    Clients and usernames share the turns. Take it before anything else: a refusal is cheap then.
+    """
+    return _queue.slot(current_client(), fold(username))
 
 
 def hash_password(password: str) -> str:
-    """The hash, with its salt and parameters. Raises Unavailable where too many wait."""
-    with _turn():  # in a thread: the event loop goes on
-        return str(tpool.execute(_hasher.hash, password))
+    """The hash, with its salt and parameters."""
+    return str(tpool.execute(_hasher.hash, password))  # in a thread: the event loop goes on
 
 
-def verify_password(password_hash: str | None, password: str) -> bool:
-    """Whether `password` is the one; as slow for a user who does not exist (None). Raises as above."""
-    with _turn():
-        try:
-            tpool.execute(_hasher.verify, password_hash or _NOBODYS, password)
-        except VerifyMismatchError:
-            return False
-    return password_hash is not None
+def verify_password(user: RowMapping | None, password: str) -> bool:
+    """Whether `password` is that of `user`; as slow for a user who does not exist (None)."""
+    try:
+        tpool.execute(_hasher.verify, user["password_hash"] if user else _NOBODYS, password)
+    except VerifyMismatchError:
+        return False
+    except (VerificationError, ValueError):  # the hash is damaged, or of another kind
+        log.error("password hash is unreadable", extra={"user_id": user and user["id"]})
+        return False
+    return user is not None

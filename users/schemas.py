@@ -2,12 +2,11 @@
 
 from marshmallow import Schema, fields, validate
 
-from chassis.schemas import Id, Text
+from chassis.schemas import EmailAddress, Id, Text
 
 USERNAME = validate.Regexp(
     r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", error="Only letters, digits, dots, hyphens and underscores."
 )
-NO_CONTROLS = validate.Regexp(r"\A[\x21-\x7e]+\Z", error="Not a valid email address.")
 
 
 class NewUser(Schema):
@@ -15,7 +14,7 @@ class NewUser(Schema):
 
     id = Id()
     username = Text(1, 64, USERNAME, required=True)
-    email = fields.Email(required=True, validate=[validate.Length(max=254), NO_CONTROLS])
+    email = EmailAddress(required=True)
     password = Text(8, 128, required=True)
     locale = fields.String(load_default="en", validate=validate.OneOf(("en", "ru")))
 

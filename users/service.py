@@ -3,12 +3,11 @@
 from typing import Any
 
 import uuid_utils
-from nameko.exceptions import MalformedRequest
 
 from chassis.db import Database
 from chassis.outbox import Outbox
 from chassis.rpc import rpc
-from chassis.schemas import Outcome, checked, is_id
+from chassis.schemas import Outcome, check_list, checked, is_id
 from users import domain, models, passwords, store
 from users.events import user_created
 from users.schemas import Credentials, NewUser, PublicUser
@@ -31,12 +30,14 @@ class Service:
 
         {"status": "created", "user": {...}}, the same again for the same `id`; else
         {"status": "taken" or "invalid", "errors": {field: [...]}}."""
+        with passwords.slot(wanted["username"]):
+            password_hash = passwords.hash_password(password)
         user = {
             "id": str(uuid_utils.uuid7()),
             **wanted,
             "username_key": domain.fold(wanted["username"]),
             "email_key": domain.fold(wanted["email"]),
-            "password_hash": passwords.hash_password(password),
+            "password_hash": password_hash,
         }
         with self.db.transaction() as connection:
             if not store.insert_new(connection, user):
@@ -47,8 +48,7 @@ class Service:
     @rpc
     def get_many(self, user_ids: list[str]) -> list[Outcome | None]:
         """The users with these ids, in their order; None for an id that nobody has."""
-        if not isinstance(user_ids, list):
-            raise MalformedRequest("user_ids must be a list")
+        check_list(user_ids, "user_ids")
         with self.db.autocommit() as connection:
             found = store.by_ids(connection, [id_ for id_ in user_ids if is_id(id_)])
         return [USER.dump(found[id_]) if is_id(id_) and id_ in found else None for id_ in user_ids]
@@ -63,9 +63,10 @@ class Service:
         """The user whose username and password these are, or None. Never tells which was wrong."""
         if Credentials().validate({"username": username, "password": password}):
             return None
-        with self.db.autocommit() as connection:
-            user = store.by_username(connection, domain.fold(username))
-        right = passwords.verify_password(user["password_hash"] if user else None, password)
+        with passwords.slot(username):
+            with self.db.autocommit() as connection:
+                user = store.by_username(connection, domain.fold(username))
+            right = passwords.verify_password(user, password)
         return USER.dump(user) if right else None
 
 

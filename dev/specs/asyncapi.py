@@ -216,6 +216,7 @@ EVENT = {"event_id": ID, "version": {"type": "integer", "const": 1}, "occurred_a
 # Headers and properties
 
 REQUEST_ID = {"nameko.request_id": text(description="Stands in every line of the logs about it.")}
+CLIENT = {"nameko.client": text(description="The address of the client; empty where it is not known.")}
 TIMEOUT = {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that the caller waits."}
 EXPIRES = text(pattern="^[0-9]+$", description="Milliseconds; when its caller has stopped waiting.")
 CALL = {"correlation_id": text(description="The caller's choice; the answer has it too.")}
@@ -249,6 +250,7 @@ HEADERS: dict[str, Piece] = {
     "RequestHeaders": closed(
         ASKED,
         **REQUEST_ID,
+        **CLIENT,
         **{"nameko.timeout_s": TIMEOUT, "expiration": EXPIRES},
         **{
             "nameko.call_id_stack": {
@@ -596,7 +598,7 @@ def of_field(_: Any, field: fields.Field[Any], ret: Piece, **__: Any) -> Piece:
     """Patterns as JSON Schema writes them, without the NUL that can't be stored."""
     whole = pattern(ret["pattern"]) if "pattern" in ret else ""
     if storable in field.validators:
-        whole = (whole or r"^[^]*$").replace(r"[^\r\n]", r"[^\r\n\x00]").replace("[^]", r"[^\x00]")
+        whole = whole or r"^[^\x00]*$"
     return {"pattern": whole} if whole else {}
 
 

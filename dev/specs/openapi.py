@@ -22,14 +22,14 @@ from marshmallow import Schema, fields, missing
 
 from billing import domain
 from chassis.errors import DeadlineExceeded
-from chassis.schemas import UUID_PATTERN, storable
+from chassis.schemas import ADDRESS, UUID_PATTERN, storable
 from dev.failure import Failure
 from gateway import documents, money, problems, reading, schemas
 from gateway.problems import Problem
 from gateway.service import Service
 from gateway.web import Route
-from notifications.schemas import ONE_LINE
-from users.schemas import NO_CONTROLS, USERNAME
+from notifications.schemas import SUBJECT
+from users.schemas import USERNAME
 
 ROOT = Path(__file__).parents[2]
 YAML = ROOT / "docs" / "openapi.yaml"
@@ -151,11 +151,9 @@ PAGES = {"Statement": "Operation", "Orders": "Order", "Letters": "Letter"}
 CURSOR = "^[A-Za-z0-9_-]+={0,2}$"
 MORE: dict[tuple[str, str | None], Piece] = {
     ("SignUp", "username"): {"pattern": pattern(USERNAME.regex.pattern)},
-    ("SignUp", "email"): {"format": "email", "pattern": pattern(NO_CONTROLS.regex.pattern)},
-    ("NewMessage", "subject"): {
-        "pattern": pattern(ONE_LINE.regex.pattern).replace(r"[^\r\n]", r"[^\r\n\x00]")
-    },
-    ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "Items of a page."},
+    ("SignUp", "email"): {"format": "email", "pattern": pattern(ADDRESS.regex.pattern)},
+    ("NewMessage", "subject"): {"pattern": pattern(SUBJECT.regex.pattern)},
+    ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most."},
     ("Page", "after"): text(pattern=CURSOR, description="`next_cursor` of the page before."),
 }
 BODIES: dict[str, Piece] = {
@@ -417,9 +415,15 @@ def open_paths() -> dict[str, Piece]:
     files = {path.removeprefix("/docs/"): told for path, told in documents.FILES.items() if "/docs/" in path}
     shown = {media_type: text() for media_type, _ in files.values()}
     file = {"in": "path", "name": "file", "required": True, "schema": one_of(*sorted(files))}
-    readyz = open_path("readyz", "Whether broker and services are reached", {"application/json": ready})
+    where = {
+        "description": "On the health port; here only where GATEWAY_HEALTH_PUBLIC is true, otherwise 404."
+    }
+    summary = "Whether broker and services are reached"
+    readyz = open_path("readyz", summary, {"application/json": ready}, "NotFound") | where
     summary = "Whether it has started and is not stopping: for a gateway's readiness probe"
-    startedz = open_path("startedz", summary, {"application/json": ready})
+    startedz = open_path("startedz", summary, {"application/json": ready}, "NotFound") | where
+    summary = "Metrics, as Prometheus reads them"
+    metrics = open_path("metrics", summary, {"text/plain": text()}, "NotFound") | where
     for path in (readyz, startedz):
         unready = path["responses"]["503"] = response("Not ready.", {"application/json": ready})
         unready["content"] |= refusal("Unavailable")["content"]
@@ -428,7 +432,7 @@ def open_paths() -> dict[str, Piece]:
         "/healthz": open_path("healthz", "Whether the process is alive", {"application/json": ok}),
         "/readyz": readyz,
         "/startedz": startedz,
-        "/metrics": open_path("metrics", "Metrics, as Prometheus reads them", {"text/plain": text()}),
+        "/metrics": metrics,
         "/openapi.json": open_path("openapi", "This document", {"application/json": whole}),
         "/docs": open_path("docs", "This document, to read and to try out", {"text/html": text()}),
         "/docs/{file}": {

@@ -64,6 +64,13 @@ def test_config_yaml_reads_every_variable_that_is_set_and_reads_it_for_this_serv
 
 
 @EVERY_SET
+def test_the_gateway_trusts_the_proxy_that_the_chart_puts_before_it(name: str) -> None:
+    found = objects(name)
+    wanted = user_values(name).get("trustedProxies", 1 if of(found, "Ingress", "HTTPRoute") else 0)
+    assert raw(suite(found)["gateway"])["TRUSTED_PROXIES"] == str(wanted)
+
+
+@EVERY_SET
 def test_what_a_variable_is_made_of_stands_before_it(name: str) -> None:
     found = objects(name)
     for pod in pods(found).values():

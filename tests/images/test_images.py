@@ -189,7 +189,7 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
     for name in SERVICES:
         ports = {"GATEWAY_PORT" if name == "gateway" else "HEALTH_PORT": str(servers.ports[name])}
         if name == "gateway":
-            ports["HEALTH_PORT"] = "0"
+            ports |= {"HEALTH_PORT": "0", "GATEWAY_HEALTH_PUBLIC": "true"}
         running[name] = start(reference(name), **needs(name, databases), **ports)
     for name, container in running.items():
         eventually(lambda name=name, container=container: is_ready(servers, name, container), START_S)

@@ -18,7 +18,8 @@ from gateway import documents
 
 Piece = dict[str, Any]
 
-GENERAL = {"connection", "content-length", "content-type", "date"}  # on every answer, and not documented
+# On every answer, and not documented.
+GENERAL = {"cache-control", "connection", "content-length", "content-type", "date", "x-content-type-options"}
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Piece) -> Iterator[ValidationError]:
@@ -75,10 +76,13 @@ class Conformance:
                 "content": {"application/problem+json": {"schema": problem}},
             }
         self._check_values(answer["headers"], headers)
+        is_file = path in documents.FILES and status == 200
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == ("max-age=600" if is_file else "no-store")
         known = [
             *answer["headers"],
             *(["Allow"] if status == 405 else []),
-            *(documents.HEADERS if path in documents.FILES and status == 200 else []),
+            *([*documents.HEADERS, "Content-Encoding"] if is_file else []),
         ]
         more = {name.lower() for name in headers} - {name.lower() for name in known} - GENERAL
         assert not more, f"{method} {path}: {more} are not documented for {status}"

@@ -21,7 +21,12 @@ from tests.specs.conformance import Conformance, documented
 
 ID = "01993b8e-5a70-7c31-9f4e-0b6f4f6a2c11"
 DOCUMENT = yaml.safe_load(openapi.YAML.read_text())
-JSON = {"Content-Type": "application/json", "X-Request-Id": "x"}
+JSON = {
+    "Cache-Control": "no-store",
+    "Content-Type": "application/json",
+    "X-Content-Type-Options": "nosniff",
+    "X-Request-Id": "x",
+}
 PROBLEM = {**JSON, "Content-Type": "application/problem+json"}
 
 
@@ -146,7 +151,9 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "a field less": ({name: value for name, value in order().items() if name != "ended_at"},),
     "another status": (order(), 201),
     "another media type": (order(), 200, PROBLEM),
-    "a header less": (order(), 200, {"Content-Type": "application/json"}),
+    "a header less": (order(), 200, {name: JSON[name] for name in JSON if name != "X-Request-Id"}),
+    "an answer that caches may keep": (order(), 200, {**JSON, "Cache-Control": "max-age=600"}),
+    "an answer whose type browsers may guess": (order(), 200, {**JSON, "X-Content-Type-Options": ""}),
     "a problem of another type": (problems.malformed("Why.").body, 404, PROBLEM),
     "a problem with a status of its own": ({**problems.not_found().body, "status": 400}, 404, PROBLEM),
     "a problem without its header": (problems.unauthorized("Why.").body, 401, PROBLEM),

@@ -123,6 +123,7 @@ class Suite:
             return None
 
     def _process(self, name: str) -> Process:
-        health = {} if name == "gateway" else {"HEALTH_PORT": str(self.ports[name])}
+        is_gateway = name == "gateway"
+        health = {"GATEWAY_HEALTH_PUBLIC": "true"} if is_gateway else {"HEALTH_PORT": str(self.ports[name])}
         environment = {**self.environment, **health}
         return Process((name,), environment, self.folder / f"{name}.log")

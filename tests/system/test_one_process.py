@@ -13,7 +13,8 @@ MOST_MB, MOST_MB_OF_ALL = 120, 160
 def one_process(suite):
     """One process with all five services, in the place of the five."""
     suite.stop()
-    environment = {**suite.environment, "HEALTH_PORT": str(suite.ports["users"])}
+    own = {"HEALTH_PORT": str(suite.ports["users"]), "GATEWAY_HEALTH_PUBLIC": "true"}
+    environment = {**suite.environment, **own}
     process = Process(SERVICES, environment, suite.folder / "all.log")
     try:
         process.start()

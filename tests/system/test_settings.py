@@ -15,7 +15,9 @@ URIS = ["", 5, "nonsense", "sqlite://", "postgresql://u:p@h/d", "mysql://h/d", [
 SECONDS = [0, -1, "", "x", "NaN", float("nan"), float("inf"), [], {}]
 COUNTS = [0, -1, "", "x", float("nan"), [], {}]
 TEXTS = ["", [], {}, 5]
+SWITCHES = ["", "maybe", 5, [], {}]
 ADDRESSES = [*TEXTS, "h", "h:x", "h:-1", "h:99999", "a b:1"]
+SECRET = "a secret of more than 32 characters, for tests"
 WRONG: dict[str, list[Any]] = {
     "AMQP_URI": ["", 5, "nonsense", "amqp://h:x/", "http://h", "127.0.0.1:5672", [], {}],
     "HEARTBEAT": SECONDS,
@@ -28,7 +30,8 @@ WRONG: dict[str, list[Any]] = {
     "STOP_DELAY_S": [value for value in SECONDS if value != 0 or value is False],
     **{f"{name}_ADDRESS": ADDRESSES for name in ("WEB_SERVER", "HEALTH")},
     "CURRENCY": TEXTS,
-    "WEB_SERVER_SHARED": ["", "maybe", 5, [], {}],
+    **dict.fromkeys(("WEB_SERVER_SHARED", "WEB_SERVER_HEALTH"), SWITCHES),
+    "TRUSTED_PROXIES": [-1, 11, 0.5, "", "x", [], {}],
     "TOKEN_SECRET": ["", "short", "x" * 31, 5, [], {}],
 }
 MIGRATIONS_ONLY = {"DB_OWNER_URIS"}
@@ -94,6 +97,13 @@ def test_a_wrong_setting_is_named(config, name, value) -> None:
     assert_names(start(changed(config, name, value)), name)
 
 
+def test_the_development_key_serves_this_machine_alone(config) -> None:
+    refused = start(changed(config, "WEB_SERVER_ADDRESS", "0.0.0.0:0"))
+    assert_names(refused, "TOKEN_SECRET")
+    config["TOKEN_SECRET"] = SECRET
+    assert start(changed(config, "WEB_SERVER_ADDRESS", "0.0.0.0:0")) == ""
+
+
 # As a process
 
 IN_THE_ENVIRONMENT = {
@@ -117,7 +127,7 @@ def ended(environment, tmp_path_factory):
         processes = []
         for variable, value in pair:
             log = folder / f"{len(found) + len(processes)}.log"
-            wrong = {**environment, "GATEWAY_PORT": "0", variable: value}
+            wrong = {**environment, "GATEWAY_PORT": "0", "TOKEN_SECRET": SECRET, variable: value}
             processes.append(Process(("gateway", "users"), wrong, log))
             processes[-1].start()
         for case, process in zip(pair, processes, strict=True):

@@ -72,6 +72,7 @@ def waiting(request, environment, servers, late, tmp_path) -> Iterator[tuple[Pro
         moved[name] = value
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    moved["GATEWAY_HEALTH_PUBLIC"] = "true"
     moved["GATEWAY_PORT" if request.param == "gateway" else "HEALTH_PORT"] = str(port)
     process = Process((request.param,), moved, tmp_path / "log")
     process.start()

@@ -166,9 +166,11 @@ def test_another_amount_kind_or_user_under_one_ref_is_a_conflict(other) -> None:
 
 @given(st.text(min_size=1), st.uuids(), st.uuids())
 def test_refs_of_orders_keys_and_hands_never_meet(text, user_id, order_id) -> None:
-    order = domain.order_ref(str(order_id))
-    for wanted in (text, str(order_id), order, domain.key_ref(str(user_id), text)):
-        refs = {order, domain.key_ref(str(user_id), wanted), domain.shell_ref(wanted)}
+    user = str(user_id)
+    order = domain.ref_of({"user_id": user, "order_id": str(order_id)})
+    for wanted in (text, str(order_id), order, domain.ref_of({"user_id": user, "key": text})):
+        key, shell = ({"user_id": user, name: wanted} for name in ("key", "ref"))
+        refs = {order, domain.ref_of(key), domain.ref_of(shell)}
         assert len(refs) == 3
         assert [domain.order_id_of(ref) for ref in refs - {order}] == [None, None]
     assert domain.order_id_of(order) == str(order_id)

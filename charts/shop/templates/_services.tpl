@@ -80,6 +80,15 @@ replay:
 {{- dict "names" $names | toJson }}
 {{- end }}
 
+{{/* How many proxies stand before the gateway. */}}
+{{- define "shop.trustedProxies" -}}
+{{- if ne (toString .Values.trustedProxies) "" }}
+{{- .Values.trustedProxies }}
+{{- else }}
+{{- or .Values.ingress.enabled .Values.httpRoute.enabled | ternary 1 0 }}
+{{- end }}
+{{- end }}
+
 {{/* The environment of a service: its broker, its own database, its settings. Takes root, name, service, settings. */}}
 {{- define "shop.env" -}}
 {{- $root := .root -}}
@@ -102,6 +111,8 @@ replay:
   value: "8000"
 - name: GATEWAY_IDLE_S
   value: {{ .settings.idleTimeoutSeconds | quote }}
+- name: TRUSTED_PROXIES
+  value: {{ include "shop.trustedProxies" $root | quote }}
 {{- end }}
 {{- if .service.currency }}
 - name: CURRENCY

@@ -21,7 +21,7 @@ from prometheus_client import REGISTRY
 from chassis import health
 from chassis.container import Container
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
-from chassis.logs import bind_request_id, current_request_id
+from chassis.logs import bind_request_id, current_client, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.rpc import NotReceived, RpcProxy, reply_prefix, rpc
 from chassis.schemas import is_id
@@ -81,6 +81,14 @@ class Echo:
         return current_request_id()
 
     @rpc
+    def client(self) -> str:
+        return current_client()
+
+    @rpc
+    def client_many(self, items: list[dict[str, Any]]) -> list[str]:
+        return [current_client() for _ in items]
+
+    @rpc
     def double_many(self, items: list[dict[str, Any]]) -> list[Any]:
         return [{"twice": 2 * item["number"], "with": len(items), **item} for item in items]
 
@@ -96,9 +104,10 @@ class Asker:
 
     echo = RpcProxy(
         "echo",
-        ["away", "cut", "deep", "echo", "fail", "hold", "nothing", "odd", "request_id"],
+        ["away", "client", "cut", "deep", "echo", "fail", "hold", "nothing", "odd", "request_id"],
         batched=["double", "forget"],
     )
+    echo_of_many = RpcProxy("echo", batched=["client"])
     hasty = RpcProxy("echo", ["hold"], timeout="SHORT_S")
     nobody = RpcProxy("nobody", ["anything"])
     worker = RpcProxy("worker", ["echo", "fail", "nothing"])
@@ -108,6 +117,10 @@ class Asker:
     def request_ids(self) -> list[str]:
         item = self.echo.double(number=1)
         return [current_request_id(), self.echo.request_id(), item["request_id"]]
+
+    @rpc
+    def clients(self) -> list[str]:
+        return [current_client(), self.echo.client(), self.echo_of_many.client()]
 
     @rpc
     def ask_nobody(self) -> None:
@@ -244,7 +257,7 @@ def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
 ) -> None:
     echo = dependency(distant, "echo")
     proxy.close()
-    eventually(lambda: echo._proxy.sender._link.closed)
+    eventually(lambda: echo.echo._proxy.sender._link.closed)
     for _ in range(20):
         with eventlet.Timeout(1), pytest.raises(NotReceived, match="unavailable"):
             echo.hold(gate="never")
@@ -289,6 +302,13 @@ def test_a_service_that_has_never_run_is_unavailable_at_once(asker) -> None:
 def test_the_request_id_goes_with_the_call_and_with_each_item(asker, chassis_config) -> None:
     with ClusterRpcProxy(chassis_config, {"request_id": "from-outside"}, DEADLINE_S) as client:
         assert client.asker.request_ids() == ["from-outside"] * 3
+
+
+def test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch(asker, chassis_config) -> None:
+    with ClusterRpcProxy(chassis_config, {"client": "192.0.2.1"}, DEADLINE_S) as client:
+        assert client.asker.clients() == ["192.0.2.1", "192.0.2.1", ""]
+    with ClusterRpcProxy(chassis_config, timeout=DEADLINE_S) as client:
+        assert client.asker.clients() == ["", "", ""]
 
 
 def test_calls_of_a_batched_verb_share_their_round_trip(echo) -> None:
@@ -385,6 +405,7 @@ POISON: dict[str, Callable[[Any], None]] = {
     "kwargs null": lambda b: ask(b, {"args": [1], "kwargs": None}, **REPLY),
     "a call stack that is a number": lambda b: ask(b, GOOD, headers={"nameko.call_id_stack": 5}, **REPLY),
     "a call stack of numbers": lambda b: ask(b, GOOD, headers={"nameko.call_id_stack": [1]}, **REPLY),
+    "a client that is a table": lambda b: ask(b, GOOD, headers={"nameko.client": {"a": 1}}, **REPLY),
     "a request id that is a table": lambda b: ask(b, GOOD, headers={"nameko.request_id": {"a": 1}}, **REPLY),
     "reply_to a service": lambda b: ask(b, GOOD, reply_to="echo.echo", correlation_id="1"),
     "reply_to far too long": lambda b: ask(b, GOOD, reply_to="x" * 255),
@@ -468,7 +489,7 @@ def test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_execute
 def test_the_reply_keys_of_a_service_begin_alike_and_are_uuids_still(asker, chassis_config) -> None:
     another = Container(Asker, chassis_config)
     with running(another):
-        keys = {dependency(each, "echo")._proxy.replies.routing_key for each in (asker, another)}
+        keys = {dependency(each, "echo").echo._proxy.replies.routing_key for each in (asker, another)}
     assert len(keys) == 2
     assert all(is_id(key) for key in keys)
     assert {key[:8] for key in keys} == {reply_prefix("asker")} != {reply_prefix("echo")}

@@ -272,4 +272,4 @@ def test_only_so_many_batches_hang_at_a_time(outside) -> None:
         eventually(lambda: len(outside.batches) > number)  # noqa: B023
         outside.answer(number)
     assert results(calls) == [f"{number} done" for number in range(MOST_SLOW + 3)]
-    eventually(lambda: (coalescer._busy_lanes, coalescer._slow) == (0, 0))
+    eventually(lambda: (coalescer._busy, coalescer._slow) == (set(), set()))

@@ -3,6 +3,7 @@
 import json
 import resource
 import socket
+from contextlib import ExitStack
 
 import eventlet
 import pytest
@@ -148,6 +149,22 @@ def test_the_health_server_outlives_a_lack_of_descriptors(monkeypatch, caplog) -
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         asking.sendall(b"GET /healthz HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
         assert asking.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_idle_connections_do_not_keep_a_probe_from_its_answer(monkeypatch) -> None:
+    """eventlet's own server holds 1,024 connections, and accepts no other."""
+    monkeypatch.setattr(health, "_server", None)
+    health.serve("127.0.0.1:0")
+    address = health._server.getsockname()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    with ExitStack() as idle:
+        idle.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1040):
+            idle.enter_context(socket.create_connection(address))
+        with socket.create_connection(address, timeout=5) as probe:
+            probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n")
+            assert probe.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_other_paths_are_404() -> None:

@@ -8,7 +8,14 @@ from typing import Any
 import eventlet
 import pytest
 
-from chassis.logs import bind_request_id, clean_request_id, current_request_id, formatter
+from chassis.logs import (
+    bind_client,
+    bind_request_id,
+    clean_request_id,
+    current_client,
+    current_request_id,
+    formatter,
+)
 
 
 def line(style: str, message: str = "paid", exc_info: Any = None, **fields: Any) -> str:
@@ -53,6 +60,26 @@ def test_what_a_client_sent_can_neither_forge_a_line_nor_steer_the_terminal() ->
     assert "\x1b" not in text
 
 
+STEERING = [*"\x00\x1b\x7f\x85\x9b\u061c\u200e\u200f\u202a\u202e\u2028\u2029\u2066\u2069\ud800"]
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+@pytest.mark.parametrize("mark", STEERING, ids=ascii)
+def test_no_line_holds_a_control_character_or_a_direction_mark(style, mark) -> None:
+    try:
+        raise ValueError(f"why{mark}")
+    except ValueError as exc:
+        told = (type(exc), exc, exc.__traceback__)
+    text = line(style, f"paid{mark}", told, path=f"/{mark}2J", more=[mark])
+    assert all(part.isprintable() for part in text.split("\n"))
+    assert "paid" in text
+    assert "ValueError" in text
+
+
+def test_a_terminal_shows_letters_of_all_languages_as_they_are() -> None:
+    assert "path=/д — 馬" in line("console", path="/д — 馬")
+
+
 def test_auto_is_json_where_there_is_no_terminal() -> None:
     assert json.loads(line("auto"))["event"] == "paid"
 
@@ -90,3 +117,31 @@ def test_an_odd_request_id_is_replaced(given) -> None:
     made = clean_request_id(given)
     assert made != given
     assert clean_request_id(made) == made
+
+
+def test_each_greenthread_works_for_its_own_client() -> None:
+    def work(client: str) -> str:
+        bind_client({"client": client})
+        eventlet.sleep(0)  # the other one binds its own
+        return current_client()
+
+    threads = [eventlet.spawn(work, client) for client in ("192.0.2.1", "2001:db8::1")]
+    assert [thread.wait() for thread in threads] == ["192.0.2.1", "2001:db8::1"]
+
+
+@pytest.mark.parametrize("data", [{}, {"client": None}, {"client": ""}])
+def test_a_client_that_is_not_known_has_no_address(data) -> None:
+    def work() -> str:
+        bind_client(data)
+        return current_client()
+
+    assert eventlet.spawn(current_client).wait() == ""
+    assert eventlet.spawn(work).wait() == ""
+
+
+def test_no_line_tells_the_clients_address() -> None:
+    def work() -> str:
+        bind_client({"client": "192.0.2.1"})
+        return line("json")
+
+    assert "192.0.2.1" not in eventlet.spawn(work).wait()

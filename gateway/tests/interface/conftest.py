@@ -83,6 +83,10 @@ class Client(requests.Session):
         documented().check_exchange(response)
         return response
 
+    def get_as(self, client: int, path: str) -> requests.Response:
+        """A GET as the proxy sends it on for one of many clients."""
+        return self.get(path, headers={"X-Forwarded-For": f"192.0.2.{client}"})
+
 
 @pytest.fixture(scope="module")
 def the_book() -> Book:
@@ -91,11 +95,13 @@ def the_book() -> Book:
 
 @pytest.fixture(scope="module")
 def gateway(suite_config: dict[str, Any], the_book: Book) -> Iterator[Container]:
-    """A gateway of few workers."""
+    """A gateway of few workers, a proxy in front, and all of health on its port."""
     config = {
         **suite_config,
         "HEALTH_ADDRESS": "127.0.0.1:0",
         "WEB_SERVER_ADDRESS": "127.0.0.1:0",
+        "WEB_SERVER_HEALTH": True,
+        "TRUSTED_PROXIES": 1,
         "RPC_TIMEOUT_S": 3,
         "WORKERS": {**suite_config["WORKERS"], "gateway": WORKERS},
     }

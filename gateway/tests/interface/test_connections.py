@@ -360,11 +360,13 @@ def test_what_is_nearly_a_request_is_not_taken_for_it(book, raw, token, request_
 
 @pytest.fixture
 def busy(book, gateway, client) -> Iterator[list[Any]]:
-    """Requests that keep all workers busy, half with each of two services, until the test is over."""
+    """Requests of as many clients that keep all workers busy, half with each of two services, until the
+    test is over."""
     over, half = Event(), gateway.max_workers // 2
     book.answers["users.get"] = lambda arguments: over.wait() and USER
     book.answers["notifications.list"] = lambda arguments: over.wait() and {"items": [], "next": None}
-    requests = [eventlet.spawn(client.get, path) for path in ["/users/me", "/notifications"] * half]
+    paths = ["/users/me", "/notifications"] * half
+    requests = [eventlet.spawn(client.get_as, number, path) for number, path in enumerate(paths)]
     eventually(lambda: len(book.calls) == gateway.max_workers)
     yield requests
     over.send(True)
@@ -385,7 +387,7 @@ def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(book, gat
     over, half = Event(), gateway.max_workers // 2
     book.answers["users.get"] = lambda arguments: over.wait()
     book.answers["orders.get"] = None
-    waiting = [eventlet.spawn(client.get, "/users/me") for _ in range(half)]
+    waiting = [eventlet.spawn(client.get_as, number, "/users/me") for number in range(half)]
     eventually(lambda: len(book.calls) == half)
     refused = client.get("/users/me")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
@@ -393,6 +395,35 @@ def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(book, gat
     over.send(USER)
     assert [request.wait().status_code for request in waiting] == [200] * half
     assert client.get("/users/me").status_code == 200
+
+
+def test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next(book, gateway, client) -> None:
+    over, share = Event(), int(gateway.max_workers * web.MAX_SHARE)
+    book.answers["users.get"] = lambda arguments: over.wait() and USER
+    waiting = [eventlet.spawn(client.get_as, 1, "/users/me") for _ in range(share)]
+    eventually(lambda: len(book.calls) == share)
+    refused = client.get_as(1, "/users/me")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+    assert "Nothing was done" in refused.json()["detail"]
+    waiting.append(eventlet.spawn(client.get_as, 2, "/users/me"))
+    eventually(lambda: len(book.calls) == share + 1)
+    over.send(True)
+    assert [request.wait().status_code for request in waiting] == [200] * (share + 1)
+    assert client.get_as(1, "/users/me").status_code == 200
+
+
+def test_the_work_for_a_request_knows_its_client(book, gateway, client, monkeypatch) -> None:
+    spawn_worker, contexts = gateway.spawn_worker, []
+
+    def spawn(entrypoint: Any, args: Any, kwargs: Any, context_data: Any, handle_result: Any) -> Any:
+        contexts.append(context_data)
+        return spawn_worker(entrypoint, args, kwargs, context_data, handle_result)
+
+    monkeypatch.setattr(gateway, "spawn_worker", spawn)
+    book.answers["users.get"] = USER
+    told = {"X-Forwarded-For": "198.51.100.1, 192.0.2.9", "X-Request-Id": "one"}
+    assert client.get("/users/me", headers=told).status_code == 200
+    assert contexts == [{"request_id": "one", "client": "192.0.2.9"}]
 
 
 @pytest.fixture
@@ -409,7 +440,7 @@ def test_one_connection_too_many_is_answered_and_closed_where_all_others_are_bus
     busy = [socket.create_connection(address) for _ in range(few)]
     for connection in busy:
         connection.sendall(b"GET ")
-    eventually(lambda: sum(not c.is_idle for c in server._connections) == few)
+    eventually(lambda: in_phase(server, protocol.ARRIVING) == few)
     answer = raw(HEALTHZ + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 2\r\n" in answer
@@ -419,6 +450,59 @@ def test_one_connection_too_many_is_answered_and_closed_where_all_others_are_bus
     served = raw(HEALTHZ + b"Connection: close\r\n\r\n")
     assert served.startswith(b"HTTP/1.1 200 ")
     for connection in busy:
+        connection.close()
+
+
+def in_phase(server: WebServer, phase: int) -> int:
+    """How many connections are in it."""
+    return sum(connection.phase == phase for connection in server._connections)
+
+
+def from_elsewhere(address: tuple[str, int]) -> socket.socket:
+    """A connection from another address of this machine."""
+    return socket.create_connection(address, DEADLINE_S, source_address=("127.0.0.2", 0))
+
+
+@pytest.mark.parametrize("head", [b"GET ", SIGN_UP % 9, GET_USER + b"\r\n"], ids=["head", "body", "answer"])
+def test_a_client_with_all_connections_makes_room_for_another(
+    server, few, address, book, token, head
+) -> None:
+    """It sends its requests slowly, or does not read its answers."""
+    book.answers["users.get"] = {**USER, "username": "x" * 20_000_000}
+    phase = protocol.ANSWERING if b"/users/me" in head else protocol.ARRIVING
+    busy: list[socket.socket] = []
+    for _ in range(few):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(address)
+        connection.sendall(head.replace(b"%s", token.encode()))
+        busy.append(connection)
+        eventually(lambda: in_phase(server, phase) == len(busy))
+    with from_elsewhere(address) as other:
+        other.sendall(HEALTHZ + b"\r\n")
+        assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
+    eventually(lambda: len(server._connections) < few)
+    for connection in busy:
+        connection.close()
+    eventually(lambda: not server._connections)
+
+
+def test_a_request_in_progress_is_answered_though_others_find_no_room(
+    server, few, address, book, token, monkeypatch
+) -> None:
+    monkeypatch.setattr(server, "_most", 2)  # what may wait for one service
+    over = Event()
+    book.answers["users.get"] = lambda arguments: over.wait() and USER
+    busy = [socket.create_connection(address, DEADLINE_S) for _ in range(2)]
+    for number, connection in enumerate(busy):
+        connection.sendall(GET_USER % token.encode() + b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % number)
+    eventually(lambda: in_phase(server, protocol.IN_PROGRESS) == len(busy))
+    with from_elsewhere(address) as other:
+        other.sendall(HEALTHZ + b"\r\n")
+        assert other.recv(65536).startswith(b"HTTP/1.1 503 ")
+    over.send(True)
+    for connection in busy:
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         connection.close()
 
 
@@ -456,12 +540,18 @@ def test_the_connection_that_idles_longest_makes_room_for_a_new_one(
         connection.close()
 
 
+def finish_all(server: WebServer) -> None:
+    for connection in server._connections:
+        assert connection.idles_for(0)
+        connection.finish()
+
+
 def test_a_request_that_meets_the_end_of_its_idle_connection_is_answered(server, address) -> None:
     eventually(lambda: not server._connections)
     with socket.create_connection(address, DEADLINE_S) as connection:
         eventually(lambda: server._connections)
         connection.sendall(HEALTHZ + b"\r\n")
-        assert server._finish_idle()
+        finish_all(server)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"\r\nConnection: close\r\n" in answer
@@ -477,7 +567,7 @@ def test_a_body_that_meets_the_end_of_its_idle_connection_is_no_mistake_of_the_c
             b"POST /tokens HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n"
         )
-        assert server._finish_idle()
+        finish_all(server)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Nothing was done" in answer

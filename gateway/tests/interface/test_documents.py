@@ -52,6 +52,21 @@ def test_a_browser_is_told_to_run_nothing_else(client, path) -> None:
     assert headers["Cache-Control"].startswith("max-age=")
 
 
+@pytest.mark.parametrize("path", sorted(documents.FILES))
+def test_a_file_is_compressed_for_those_who_take_that(client, path) -> None:
+    def get(accepted: str | None) -> tuple[bytes, str, str]:
+        answer = client.get(path, headers={"Accept-Encoding": accepted}, stream=True)
+        coding = answer.headers.get("Content-Encoding", "")
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        return answer.content, coding, answer.headers["Content-Length"]
+
+    content = documents.FILES[path][1]
+    for accepted in ("gzip", "br;q=1, gzip;q=0.1", "*", "GZIP"):
+        assert get(accepted) == (content, "gzip", str(len(documents.COMPRESSED[path])))
+    for accepted in (None, "", "br", "identity", "gzip;q=0", "gzip;q=0, *"):
+        assert get(accepted) == (content, "", str(len(content)))
+
+
 def test_the_page_has_no_script_of_its_own(client) -> None:
     scripts = re.findall(r"<script[^>]*>([^<]*)<", client.get("/docs").text)
     assert scripts == [""] * 2

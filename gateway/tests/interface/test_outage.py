@@ -56,6 +56,7 @@ def get(ports: Ports, path: str, server: str = "gateway") -> int:
 def gateway_of(ports: Ports, broker: dict[str, str], log: Path, *prefix: str) -> Process:
     """A gateway on these ports, not yet started; `users` is the port of its health server."""
     own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
+    own["GATEWAY_HEALTH_PUBLIC"] = "true"  # to be asked on both ports
     process = Process(("gateway",), {**os.environ, **broker, **own}, log)
     process._command[:0] = prefix
     return process

@@ -20,7 +20,7 @@ DELAY_S = 1.0
 def leaving(suite_config) -> Iterator[Container]:
     """A gateway of its own, which a load balancer would need DELAY_S to leave."""
     own = {"HEALTH_ADDRESS": "127.0.0.1:0", "WEB_SERVER_ADDRESS": "127.0.0.1:0", "STOP_DELAY_S": DELAY_S}
-    container = Container(Service, {**suite_config, **own})
+    container = Container(Service, {**suite_config, **own, "WEB_SERVER_HEALTH": True})
     container.start()
     yield container
     container.stop()

@@ -388,3 +388,34 @@ def test_a_key_that_is_not_1_to_255_visible_characters_is_refused(given: str) ->
 
 def test_a_request_without_a_key_gets_one_of_its_own() -> None:
     assert len({key_of(None) for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "proxies", "client"),
+    [
+        ("192.0.2.1", None, 0, "192.0.2.1"),
+        ("192.0.2.1", "198.51.100.7", 0, "192.0.2.1"),  # nobody trusts it
+        ("192.0.2.1", "198.51.100.7", 1, "198.51.100.7"),
+        ("192.0.2.1", "203.0.113.9, 198.51.100.7", 1, "198.51.100.7"),  # the first is the client's word
+        ("192.0.2.1", "203.0.113.9,198.51.100.7 , 10.0.0.1", 2, "198.51.100.7"),
+        ("192.0.2.1", "10.0.0.1", 2, "192.0.2.1"),  # it came past a proxy
+        ("192.0.2.1", None, 1, "192.0.2.1"),
+        ("192.0.2.1", "", 1, "192.0.2.1"),
+        *(
+            ("192.0.2.1", wrong, 1, "192.0.2.1")
+            for wrong in ("unknown", "_x", "198.51.100.7:80", "198.51.100", "0x7f.1", "1.2.3.4,", "[::1]")
+        ),
+        ("2001:db8:1:2:3:4:5:6", None, 0, "2001:db8:1:2::"),
+        ("192.0.2.1", "2001:DB8:1:2::7", 1, "2001:db8:1:2::"),
+        ("::ffff:192.0.2.1", None, 0, "192.0.2.1"),
+        ("fe80::1%eth0", None, 0, "fe80::"),
+    ],
+)
+def test_a_client_is_the_address_that_the_last_trusted_proxy_saw(peer, forwarded, proxies, client) -> None:
+    headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
+    assert reading.client_address(peer, headers, proxies) == client
+
+
+@given(st.text(max_size=50), st.integers(0, 10))
+def test_no_forwarded_header_breaks_the_gateway(text: str, proxies: int) -> None:
+    assert reading.client_address("192.0.2.1", {"x-forwarded-for": text}, proxies)

@@ -20,7 +20,7 @@ USER = str(uuid.uuid4())
 
 def make(**settings: Any) -> Tokens:
     """Tokens with these settings."""
-    config = {"TOKEN_SECRET": SECRET, "TOKEN_LIFETIME_S": 3600, **settings}
+    config = {"TOKEN_SECRET": SECRET, "TOKEN_LIFETIME_S": 3600, "WEB_SERVER_ADDRESS": "0.0.0.0:1", **settings}
     tokens = Tokens()
     tokens.container = Mock(config=config)
     tokens.check()
@@ -152,3 +152,20 @@ def test_another_key_knows_nothing_of_the_tokens_kept(checks) -> None:
     header = signed()
     assert make().user_id(header) == USER
     assert make(TOKEN_SECRET=SECRET[::-1]).user_id(header) is None
+
+
+DEVELOPMENT = "development-only-do-not-use-in-production"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1", "[::1]"])
+def test_the_development_key_serves_this_machine(host: str) -> None:
+    assert make(TOKEN_SECRET=DEVELOPMENT, WEB_SERVER_ADDRESS=f"{host}:8000").issue(USER)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "0.0.0.0", "::", "[::]", "10.0.0.1", "128.0.0.1", "shop", "127.0.0.1.example.org", "127.evil"],
+)
+def test_the_development_key_serves_nobody_else(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^TOKEN_SECRET is [^\n]*set another$"):
+        make(TOKEN_SECRET=DEVELOPMENT, WEB_SERVER_ADDRESS=f"{host}:8000")

@@ -60,6 +60,13 @@ def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_
     assert users.calls == []
 
 
+def test_a_reason_of_an_event_is_never_quoted(notifications, tell, a_user) -> None:
+    user = a_user()
+    tell(("user_created", user), rejected(user["user_id"], reason="pay at http://example.com"))
+    [letter] = eventually(lambda: letters(notifications, user_id=user["user_id"]))
+    assert "http" not in letter["subject"] + letter["body"]
+
+
 def test_a_letter_is_in_the_language_user_created_told(notifications, tell, a_user) -> None:
     user = a_user(locale="ru")
     tell(("user_created", user))

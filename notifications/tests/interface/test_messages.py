@@ -1,9 +1,11 @@
 """Messages and lists with a real broker and database; users is a twin."""
 
+import json
 import uuid
 
 import pytest
 
+from notifications import store
 from tests.paging import read_all
 
 MESSAGE = {"subject": "Hello", "body": "Line one\r\nLine two 🐎"}
@@ -101,6 +103,32 @@ def test_a_list_has_every_letter_once_newest_first(notifications) -> None:
         assert listed(limit) == sent[::-1]
     assert listed(2, send) == sent[::-1]  # while letters are added
     assert notifications.list(user_id=new_id()) == {"items": [], "next": None}
+
+
+def test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once(notifications) -> None:
+    """Emoji are the longest in bytes, control characters in JSON."""
+    bodies = ["🐎" * 10_000, "\x01" * 10_000, "short"] * 4
+    to = {"email": "ann@example.com"}
+    sent = [notifications.send(subject="a", body=body, **to) for body in bodies]
+    pages = []
+
+    def list_page(**query) -> dict:
+        pages.append(notifications.list(**query))
+        return pages[-1]
+
+    assert read_all(list_page, 100, **to) == sent[::-1]
+    texts = [sum(len(item["body"].encode()) for item in page["items"]) for page in pages]
+    assert max(texts) <= 128 * 1024
+    assert max(len(json.dumps(page)) for page in pages) <= 6 * 128 * 1024
+    assert len(pages) == 2
+
+
+def test_a_page_has_at_least_one_letter(notifications, monkeypatch) -> None:
+    monkeypatch.setattr(store, "MAX_PAGE_BYTES", 1)
+    sent = [notifications.send(email="ann@example.com", **MESSAGE)["id"] for _ in range(3)]
+    read = read_all(notifications.list, 100, email="ann@example.com")
+    assert [letter["id"] for letter in read] == sent[::-1]
+    assert len(notifications.list(email="ann@example.com")["items"]) == 1
 
 
 WRONG_PAGES = {"limit": (0, -1, 101, 10**9, "x", None, 1.5), "after": ("", "x", 7, new_id().upper())}

@@ -56,8 +56,11 @@ def test_no_letter_shows_a_placeholder_or_a_code(locale, reason) -> None:
     assert "\n" not in text.subject
 
 
-def test_a_reason_without_words_stands_as_it_is() -> None:
-    assert "because out-of-cheese." in write(reason="out-of-cheese").body
+@pytest.mark.parametrize("reason", ["out-of-cheese", "pay at http://example.com", "$price", "other"])
+def test_a_reason_without_words_of_ours_is_not_quoted(reason) -> None:
+    assert write(reason=reason).body == write(reason="another").body
+    assert "because the payment was refused." in write(reason=reason).body
+    assert "не оплачен: оплата отклонена." in write(reason=reason, locale="ru").body
 
 
 @pytest.mark.parametrize("username", ["$price", "${order_id}", "$$", "{0}", "%s", "\\1", "<b>", "a: b"])

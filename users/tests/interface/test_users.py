@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from nameko.exceptions import MalformedRequest
 
 from chassis.errors import InternalError
 
@@ -149,6 +150,26 @@ def test_the_right_password_logs_in_whatever_the_case_of_the_name(users) -> None
     ann = users.create(**ANN)["user"]
     for username in ("Ann", "ann", "ANN"):
         assert users.authenticate(username=username, password=ANN["password"]) == ann
+
+
+def test_a_user_with_an_address_of_earlier_rules_logs_in(users, sql) -> None:
+    ann = users.create(**ANN)["user"]
+    sql("users", "UPDATE users SET email = '-oQ@localhost', email_key = '-oq@localhost'")
+    logged_in = users.authenticate(username="Ann", password=ANN["password"])
+    assert logged_in == {**ann, "email": "-oQ@localhost"} == users.get(user_id=ann["id"])
+
+
+def test_a_login_to_a_hash_that_cannot_be_read_is_as_a_wrong_password(users, sql) -> None:
+    users.create(**ANN)
+    sql("users", "UPDATE users SET password_hash = 'x'")
+    assert users.authenticate(username="Ann", password=ANN["password"]) is None
+
+
+def test_a_list_of_too_many_ids_is_malformed(users) -> None:
+    assert users.get_many(user_ids=[new_id()] * 1000) == [None] * 1000
+    for ids in ([new_id()] * 1001, "x", None):
+        with pytest.raises(MalformedRequest):
+            users.get_many(user_ids=ids)
 
 
 WRONG_LOGINS = [

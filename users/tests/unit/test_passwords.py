@@ -5,7 +5,20 @@ import pytest
 from eventlet.event import Event
 
 from chassis.errors import Unavailable
-from users.passwords import AT_ONCE, MOST_WAITING, hash_password, verify_password
+from chassis.logs import bind_client
+from users import passwords
+from users.passwords import AT_ONCE, MAX_WAITING, slot
+
+
+def hash_password(password: str) -> str:
+    with slot("ann"):
+        return passwords.hash_password(password)
+
+
+def verify_password(password_hash: str | None, password: str) -> bool:
+    user = password_hash and {"id": "1", "password_hash": password_hash}
+    with slot("ann"):
+        return passwords.verify_password(user or None, password)
 
 
 @pytest.fixture
@@ -69,7 +82,7 @@ def test_many_are_hashed_two_at_a_time(monkeypatch) -> None:
 def test_a_flood_is_refused_and_whoever_waits_already_is_served(monkeypatch) -> None:
     at_work = Event()
     monkeypatch.setattr("users.passwords.tpool.execute", lambda function, *args: at_work.wait())
-    waiting = [eventlet.spawn(hash_password, "password") for _ in range(AT_ONCE + MOST_WAITING)]
+    waiting = [eventlet.spawn(hash_password, "password") for _ in range(AT_ONCE + MAX_WAITING)]
     eventlet.sleep(0)
     for hashing in (lambda: hash_password("a"), lambda: verify_password(None, "a")):
         with pytest.raises(Unavailable):
@@ -77,3 +90,61 @@ def test_a_flood_is_refused_and_whoever_waits_already_is_served(monkeypatch) -> 
     at_work.send("hash")
     assert [one.wait() for one in waiting] == ["hash"] * len(waiting)
     assert hash_password("password") == "hash"
+
+
+UNREADABLE = {
+    "of another kind": "$2b$12$LJ3m4ys3Lk0TSwHvGBdZAeXWFo1Ep3xGnOJ7VbhAbZ0TPX1c7oF8S",
+    "cut off": "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ",
+    "with odd parameters": "$argon2id$v=19$m=1,t=0,p=0$YWFhYWFhYWE$YWFhYWFhYWFhYQ",
+    "no ASCII": "пароль",
+    "no hash at all": "x",
+}
+
+
+@pytest.mark.parametrize("stored", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_stored_hash_that_cannot_be_read_is_no_ones_password_and_logged(stored, caplog) -> None:
+    assert not verify_password(stored, "correct horse")
+    [record] = caplog.records
+    assert (record.levelname, record.user_id) == ("ERROR", "1")
+
+
+def test_a_wrong_password_is_not_logged(caplog) -> None:
+    assert not verify_password(hash_password("correct horse"), "wrong horse")
+    assert not caplog.records
+
+
+def test_spellings_of_a_name_that_differ_in_case_share_its_turns() -> None:
+    order = []
+    first = Event()
+
+    def log_in(username: str) -> None:
+        with slot(username):
+            first.wait()
+            order.append(username)
+
+    names = ["x", "x", "ann", "Ann", "aNn", "anN", "ANN", "bob"]
+    threads = [eventlet.spawn(log_in, name) for name in names]
+    eventlet.sleep(0)
+    first.send()
+    for thread in threads:
+        thread.wait()
+    assert order.index("bob") < order.index("aNn")
+
+
+def test_clients_share_the_turns() -> None:
+    order = []
+    first = Event()
+
+    def log_in(client: str, username: str) -> None:
+        bind_client({"client": client})
+        with slot(username):
+            first.wait()
+            order.append(client)
+
+    threads = [eventlet.spawn(log_in, "guesser's", f"name-{n}") for n in range(20)]
+    threads.append(eventlet.spawn(log_in, "bob's", "bob"))
+    eventlet.sleep(0)
+    first.send()
+    for thread in threads:
+        thread.wait()
+    assert order.index("bob's") <= AT_ONCE + 3

@@ -1,0 +1,49 @@
+"""Which messages are taken."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from notifications.schemas import LetterQuery, NewMessage
+from tests.mails import read_back
+
+# What becomes a header of its own, or splits a line, where a mail library decodes it.
+PIECES = ["=?", "?=", "?q?", "?B?", "utf-8", "=0D=0A", "Bcc: x@y.z", "DQo=", " ", "é", "🐎", '"', "<"]
+SUBJECTS = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=15).map("".join)
+
+
+def errors(**given: str) -> dict[str, list[str]]:
+    return NewMessage().validate({"email": "ann@example.com", "subject": "a", "body": "b"} | given)
+
+
+@given(SUBJECTS)
+@example("=?utf-8?q?a=0D=0ABcc:_x?=")
+def test_a_subject_that_is_taken_can_stand_in_an_email(subject) -> None:
+    if not errors(subject=subject):
+        read = read_back(subject, "ann", "ann@example.com")
+        assert "".join(read["Subject"].split()) == "".join(subject.split())
+
+
+ODD = [
+    *("a\x0bb", "a\x0cb", "a\x1cb", "a\x1db", "a\x1eb", "a\x85b", "a\u2028b", "a\u2029b"),
+    *("a\rb", "a\nb", "\x00", "\x1b[2J", "\x7f", "\x9b2J", "\t"),
+    *("=?utf-8?q?a=0D=0ABcc:_x?=", "Re: =?utf-8?B?DQo=?=", "=?x?Q??="),
+]
+
+
+@pytest.mark.parametrize("subject", ODD)
+def test_a_subject_with_a_line_separator_a_control_character_or_an_encoded_word_is_refused(
+    subject,
+) -> None:
+    assert errors(subject=subject).keys() == {"subject"}
+
+
+@pytest.mark.parametrize("subject", ["2 + 2 =?", "a = ?b? c", "שלום\u200f", "Straße 🐎", "=?"])
+def test_a_harmless_subject_is_taken(subject) -> None:
+    assert not errors(subject=subject)
+
+
+@pytest.mark.parametrize("address", ["a@localhost", "-oQ@example.com", f"{'a' * 65}@example.com"])
+def test_letters_to_an_address_of_earlier_rules_are_still_listed(address) -> None:
+    assert errors(email=address).keys() == {"email"}
+    assert not LetterQuery().validate({"email": address})

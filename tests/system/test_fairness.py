@@ -1,0 +1,190 @@
+"""One client starves nobody: how long a second user waits beside each attack, and what memory it takes.
+
+The gateway is one of its own, with the settings of config.yaml. Attackers come from 127.0.0.1, the second
+user from 127.0.0.2.
+"""
+
+import itertools
+import socket
+import string
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from http.client import HTTPConnection
+from math import ceil
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+from time import perf_counter
+
+import eventlet
+import pytest
+import yaml
+
+from chassis import health
+from conftest import eventually
+from dev.ports import free_ports
+from tests.chart.helm import CHART
+from tests.system.processes import START_S, Process, Suite
+from tests.system.shopper import Shopper
+
+HOST, SECOND = "127.0.0.1", "127.0.0.2"
+ASKED = 60  # requests of the second user, alone and beside an attack
+TIMES = 10  # so much longer the second user may wait
+NOISE_S = 0.25  # a wait that a busy machine explains
+SLOW_READERS = 950
+GROWTH_MB = 60
+ALL_CONNECTIONS = 1_000
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n"
+BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: shop\r\n\r\n"
+LOGIN = b'{"username": "ann", "password": "long enough"}'
+NAMES = "&".join(map("".join, itertools.product(string.ascii_letters, repeat=2)))[:8_099]  # fills the line
+MANY_NAMES = f"POST /tokens?{NAMES} HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n".encode()
+MANY_NAMES += b"Content-Length: %d\r\n\r\n%s" % (len(LOGIN), LOGIN)
+
+
+class Gateway:
+    """The one that is attacked."""
+
+    def __init__(self, process: Process, port: int, token: str) -> None:
+        self.process = process
+        self.port = port
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    def connect(self, first: bytes = b"", receive_buffer: int = 0) -> socket.socket:
+        """An attacker's connection, and what is sent on it at once."""
+        connection = socket.socket()
+        connection.settimeout(60)
+        if receive_buffer:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.connect((HOST, self.port))
+        connection.sendall(first)
+        return connection
+
+    def ask(self) -> float:
+        """How long the second user waits for the balance on a new connection, in seconds."""
+        started = perf_counter()
+        with closing(HTTPConnection(HOST, self.port, timeout=60, source_address=(SECOND, 0))) as connection:
+            connection.request("GET", "/account", headers=self._headers)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
+        return perf_counter() - started
+
+
+@pytest.fixture(scope="module")
+def gateway(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    ports = free_ports()
+    own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
+    log = tmp_path_factory.mktemp("fairness") / "log"
+    process = Process(("gateway",), {**suite.environment, **own}, log)
+    limit, most = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (most, most))  # of the attackers, and inherited by the gateway
+    process.start()
+    try:
+        eventually(lambda: status(ports["users"], "/readyz") == 200, START_S)
+        yield Gateway(process, ports["gateway"], Shopper(suite.url).user["access_token"])
+    finally:
+        setrlimit(RLIMIT_NOFILE, (limit, most))
+        assert process.stop() == 0
+
+
+def status(port: int, path: str) -> int:
+    """The status of an answer; 0 where nobody listens."""
+    try:
+        with closing(HTTPConnection(HOST, port, timeout=60)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().status
+    except OSError:
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def modest(gateway: Gateway) -> Iterator[None]:
+    """After each attack the gateway holds less memory than the chart allows."""
+    yield
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())["serviceDefaults"]
+    assert gateway.process.rss_mb() < int(defaults["resources"]["limits"]["memory"].removesuffix("Mi"))
+
+
+def p99(waits: list[float]) -> float:
+    return sorted(waits)[ceil(len(waits) * 0.99) - 1]
+
+
+@pytest.fixture
+def second_user_beside(gateway: Gateway) -> Callable[[AbstractContextManager[object]], None]:
+    """`second_user_beside(attack)`: the second user is answered then, too, and nearly as soon as alone."""
+
+    def compare(attack: AbstractContextManager[object]) -> None:
+        alone = [gateway.ask() for _ in range(ASKED)]
+        with attack:
+            beside = [gateway.ask() for _ in range(ASKED)]
+        assert p99(beside) <= max(TIMES * p99(alone), NOISE_S)
+
+    return compare
+
+
+@contextmanager
+def repeated(attackers: int, attack: Callable[[], None]) -> Iterator[None]:
+    """So many attackers, who do it again and again until the end; each did at least once."""
+    done = []
+
+    def go_on() -> None:
+        while True:
+            with suppress(OSError):
+                attack()
+                done.append(True)
+
+    threads = [eventlet.spawn(go_on) for _ in range(attackers)]
+    try:
+        eventually(lambda: len(done) >= attackers)
+        yield
+    finally:
+        for thread in threads:
+            thread.kill()
+
+
+def test_only_healthz_is_answered_on_the_public_port(gateway, suite) -> None:
+    assert {path: status(gateway.port, path) for path in health.PATHS} == {
+        **dict.fromkeys(health.PATHS, 404),
+        "/healthz": 200,
+    }
+
+
+def test_requests_of_many_names_leave_others_their_turn(gateway, second_user_beside) -> None:
+    def send() -> None:
+        with closing(gateway.connect(MANY_NAMES)) as connection:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+    second_user_beside(repeated(4, send))
+
+
+def test_many_requests_in_one_write_leave_others_their_turn(gateway, second_user_beside) -> None:
+    def send() -> None:
+        last = HEALTHZ.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        with closing(gateway.connect(HEALTHZ * 2_000 + last)) as connection:
+            while connection.recv(1 << 20):
+                pass
+
+    second_user_beside(repeated(2, send))
+
+
+def test_slow_readers_of_a_large_file_take_little_memory(gateway, second_user_beside) -> None:
+    before = gateway.process.rss_mb()
+    with ExitStack() as connections:
+        for _ in range(SLOW_READERS):
+            slow = connections.enter_context(closing(gateway.connect(BUNDLE, 4_096)))
+            assert slow.recv(8) == b"HTTP/1.1"
+        second_user_beside(ExitStack())
+        assert gateway.process.rss_mb() < before + GROWTH_MB
+
+
+@pytest.mark.parametrize("first", [b"", b"GET ", BUNDLE], ids=["idle", "slow", "unread"])
+def test_a_client_with_all_connections_keeps_nobody_out(gateway, second_user_beside, first) -> None:
+    """It opens new ones all the time."""
+    with ExitStack() as connections:
+
+        def open_one() -> None:
+            connections.enter_context(closing(gateway.connect(first, 4_096)))
+            eventlet.sleep(0.005)
+
+        for _ in range(ALL_CONNECTIONS):
+            connections.enter_context(closing(gateway.connect(first, 4_096)))
+        second_user_beside(repeated(1, open_one))

@@ -1,0 +1,97 @@
+"""Logins beside a crowd of guesses, with a real broker and database."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from time import monotonic
+from typing import Any
+
+import eventlet
+import pytest
+from argon2 import PasswordHasher
+
+from chassis.errors import DeadlineExceeded, Unavailable
+from chassis.logs import bind_client
+from chassis.rpc import RpcProxy
+from chassis.tests.conftest import dependency
+from conftest import eventually
+from users import passwords
+
+BOB = {"username": "bob", "password": "correct horse"}
+GUESSES = 200  # at a time
+MAX_RATIO = 10
+FLOOR_S = 0.2  # of a login's time alone, on a machine that is quick or busy
+
+
+class Gateway:
+    """Calls users, for one client or another."""
+
+    name = "caller"
+
+    users = RpcProxy("users", ["authenticate", "create"])
+
+
+@pytest.fixture
+def call(users, run, config, caplog) -> Iterator[Callable[..., Any]]:
+    """`call(address, method, ...)`: users, as the gateway calls it for the client of that address."""
+    caplog.set_level("CRITICAL")  # as in config.yaml: nameko logs a stack for each refusal
+    workers = {**config["WORKERS"], "caller": 4 * GUESSES}
+    proxy = dependency(run(Gateway, WORKERS=workers), "users")
+
+    def make(address: str, method: str, **arguments: Any) -> Any:
+        bind_client({"client": address})
+        return getattr(proxy, method)(**arguments)
+
+    yield make
+    bind_client({})
+
+
+@pytest.fixture
+def quick_hashes(monkeypatch) -> None:
+    """A fifth of the work for each password, so that the queue moves on in a fifth of the time."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=8 * 1024, parallelism=1)
+    monkeypatch.setattr(passwords, "_hasher", hasher)
+    monkeypatch.setattr(passwords, "_NOBODYS", hasher.hash("nobody has this password"))
+
+
+@contextmanager
+def guessing(call: Callable[..., Any]) -> Iterator[Counter[str]]:
+    """One client guesses a password for many names, on many connections; counts how guesses ended."""
+    ends: Counter[str] = Counter()
+    is_over: list[bool] = []
+
+    def guess(number: int) -> None:
+        while not is_over:
+            try:
+                call("192.0.2.66", "authenticate", username=f"name{number}", password="guess")
+                ends["wrong"] += 1
+            except (Unavailable, DeadlineExceeded):
+                ends["refused"] += 1
+                eventlet.sleep(0.5)  # a crowd over HTTP is slower, too
+
+    threads = [eventlet.spawn(guess, number) for number in range(GUESSES)]
+    try:
+        yield ends
+    finally:
+        is_over.append(True)
+        for thread in threads:
+            thread.wait()
+
+
+def test_a_crowd_of_guesses_neither_refuses_nor_delays_another_client(call, quick_hashes) -> None:
+    def login_s() -> float:
+        started = monotonic()
+        assert call("192.0.2.1", "authenticate", **BOB)["username"] == "bob"
+        return monotonic() - started
+
+    new_users = [{**BOB, "email": "bob@example.com"}]
+    new_users.append({**BOB, "username": "cid", "email": "cid@example.com"})
+    bob, cid = new_users
+    assert call("192.0.2.1", "create", **bob)["status"] == "created"
+    alone_s = median(login_s() for _ in range(5))
+    with guessing(call) as ends:
+        eventually(lambda: ends["refused"] and ends["wrong"])  # the queue is full
+        beside_s = [login_s() for _ in range(10)]
+        assert call("192.0.2.1", "create", **cid)["status"] == "created"
+    assert max(beside_s) <= MAX_RATIO * max(alone_s, FLOOR_S), (alone_s, beside_s, ends)

@@ -1,0 +1,152 @@
+"""Who gets the next turn, and whose place is taken, with nothing else running."""
+
+from collections.abc import Sequence
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chassis.errors import Unavailable
+from users.fair_queue import FairQueue
+
+Caller = tuple[str, str]  # address and username
+MAX_WAITING = 20
+
+
+class Crowd:
+    """Callers of one queue with one slot, which is taken until `serve`."""
+
+    def __init__(self) -> None:
+        self.queue = FairQueue(1, MAX_WAITING)
+        self.served: list[Caller] = []
+        self.refused: list[Caller] = []
+        self._closed = Event()
+        self._threads = [eventlet.spawn(self._hold)]
+        eventlet.sleep(0)
+
+    def _hold(self) -> None:
+        with self.queue.slot("nowhere", "nobody"):
+            self._closed.wait()
+
+    def _call(self, caller: Caller) -> None:
+        try:
+            with self.queue.slot(*caller):
+                self.served.append(caller)
+                eventlet.sleep(0)
+        except Unavailable:
+            self.refused.append(caller)
+
+    def come(self, *callers: Caller) -> list[eventlet.greenthread.GreenThread]:
+        threads = [eventlet.spawn(self._call, caller) for caller in callers]
+        self._threads += threads
+        eventlet.sleep(0)
+        return threads
+
+    def serve(self) -> list[Caller]:
+        """All who wait, in the order of their turns."""
+        self._closed.send()
+        for thread in self._threads:
+            thread.wait()
+        return self.served
+
+
+@pytest.fixture
+def crowd() -> Crowd:
+    return Crowd()
+
+
+BOB = ("bob's", "bob")
+ONE_ADDRESS = [("guesser's", f"name-{n}") for n in range(MAX_WAITING)]
+ONE_NAME = [(f"address-{n}", "ann") for n in range(MAX_WAITING)]
+ONE_OF_BOTH = [("guesser's", "ann")] * MAX_WAITING
+CROWDS = pytest.mark.parametrize("guesses", [ONE_ADDRESS, ONE_NAME, ONE_OF_BOTH])
+
+
+def test_those_of_one_address_and_one_name_come_in_their_order(crowd) -> None:
+    callers = [("one", "ann")] * 3
+    crowd.come(*callers)
+    assert crowd.serve() == callers
+
+
+@CROWDS
+def test_a_crowd_delays_a_caller_of_another_address_and_name_by_few_turns(crowd, guesses) -> None:
+    crowd.come(*guesses[:-1], BOB)
+    assert crowd.serve().index(BOB) <= 3
+    assert len(crowd.served) == MAX_WAITING
+
+
+def test_behind_a_proxy_the_names_share_the_turns(crowd) -> None:
+    guesses = [("proxy", "ann")] * (MAX_WAITING - 1)
+    crowd.come(*guesses, ("proxy", "bob"))
+    assert crowd.serve().index(("proxy", "bob")) <= 3
+
+
+def test_a_guess_of_a_users_own_name_from_elsewhere_delays_the_user_by_few_turns(crowd) -> None:
+    crowd.come(*[("guesser's", "bob")] * (MAX_WAITING - 1), BOB)
+    assert crowd.serve().index(BOB) <= 3
+
+
+@CROWDS
+def test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller(crowd, guesses) -> None:
+    crowd.come(*guesses, BOB, *guesses)
+    assert BOB in crowd.serve()
+    assert len(crowd.refused) == MAX_WAITING + 1
+    assert crowd.served.index(BOB) <= 3
+
+
+def test_in_a_full_queue_behind_a_proxy_a_name_takes_the_place_of_the_most_frequent(crowd) -> None:
+    crowd.come(*[("proxy", "ann")] * MAX_WAITING, ("proxy", "bob"), ("proxy", "ann"))
+    assert ("proxy", "bob") in crowd.serve()
+    assert crowd.refused == [("proxy", "ann")] * 2
+
+
+def test_many_addresses_with_one_name_do_not_take_the_places_of_a_proxy(crowd) -> None:
+    proxied = [("proxy", f"user-{n}") for n in range(5)]
+    crowd.come(*proxied, *ONE_NAME)
+    assert set(proxied) <= set(crowd.serve())
+
+
+SOME = st.sampled_from("abc")
+
+
+@given(
+    crowded=st.lists(st.tuples(SOME, SOME), max_size=12),
+    later=st.lists(st.tuples(SOME, SOME), max_size=12),
+)
+def test_whatever_comes_a_lone_caller_waits_two_turns_for_each_address_at_most(
+    crowded: Sequence[Caller], later: Sequence[Caller]
+) -> None:
+    crowd = Crowd()
+    crowd.come(*crowded[: MAX_WAITING // 2], BOB, *later[: MAX_WAITING // 2 - 1])
+    place = crowd.serve().index(BOB)
+    addresses, usernames = (len(set(kind)) for kind in zip(*crowded, *later, BOB, strict=False))
+    assert place <= 2 * min(addresses, usernames)
+
+
+def test_a_free_slot_is_taken_at_once() -> None:
+    queue = FairQueue(2, 1)
+    with queue.slot("a", "a"), queue.slot("a", "a"):
+        pass
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_slot_of_a_killed_caller_is_not_lost(crowd, killed) -> None:
+    first = crowd.come(BOB, ("ann's", "ann"))
+    first[killed].kill()
+    crowd.come(("cid's", "cid"))
+    crowd._closed.send()
+    eventlet.sleep(0)
+    with eventlet.Timeout(5), crowd.queue.slot("dan's", "dan"):
+        assert ("cid's", "cid") in crowd.served
+    assert len(crowd.served) == 2
+
+
+def test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back(crowd) -> None:
+    [bob] = crowd.come(BOB)
+    crowd._closed.send()
+    crowd._threads[0].wait()  # the slot is Bob's now, and he does not run yet
+    bob.kill()
+    with eventlet.Timeout(5), crowd.queue.slot("ann's", "ann"):
+        pass
