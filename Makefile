@@ -126,10 +126,11 @@ format: install  ## put the code into shape
 size:  ## statements of product code, at most 4,000, and its lines
 	@$(or $(wildcard $(BIN)/python),python3) dev/size.py $(PACKAGES)
 
-specs: install  ## docs/openapi.yaml anew, with the copy of the gateway, docs/asyncapi.yaml, and the permissions on the broker
+specs: install  ## what is made from the code: openapi.yaml, asyncapi.yaml, permissions.md, the broker's permissions
 	@$(BIN)/python -W ignore -m dev.specs.openapi
 	@$(BIN)/python -W ignore -m dev.specs.asyncapi
 	@$(BIN)/python -W ignore -m dev.bus
+	@$(BIN)/python -W ignore -m dev.specs.permissions
 
 docs: install  ## pictures of docs/diagrams anew, where their source has changed
 	@dev/diagrams/tools.sh

@@ -621,6 +621,20 @@ MUTANTS = [
         ],
         tests(RPC, "test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service"),
     ),
+    # Permissions.
+    Mutant(
+        "a service may call any method",
+        [Change("dev/bus.py", "*map(literal, requests)", '"[a-z_.]+"')],
+        tests(
+            "dev/tests/unit/test_bus.py",
+            "test_a_user_calls_the_methods_that_are_named_here_and_no_other",
+        ),
+    ),
+    Mutant(
+        "another user's order is shown",
+        [Change("gateway/service.py", "order_id=order_id, user_id=request.user_id", "order_id=order_id")],
+        tests("tests/system/test_permissions.py", "test_a_route_does_what_the_table_says"),
+    ),
     # The gateway.
     Mutant(
         "a gateway leaves its Service for lack of a broker",

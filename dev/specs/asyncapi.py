@@ -63,8 +63,12 @@ DELAYS = ", ".join(map(str, RETRY_DELAYS_S))
 
 DESCRIPTION = f"""\
 All that crosses the broker between the services: RPC and events, in Nameko's own format and names, so that
-`nameko shell` and any other Nameko service take part. They may call every method, by keyword; whom the
-services of this suite call is told by the operations that send.
+`nameko shell` and any other Nameko service take part. Arguments go by keyword. Where each service has
+its own user on the broker, it may send what its operations send here, and no more. The operator's user
+may call every method (permissions.md).
+
+A request must be published to {RPC_EXCHANGE} itself, with a UUID in `reply_to`. It is refused, logged and
+not answered where another exchange passed it on or the broker dead-lettered it.
 
 Under `headers` stand AMQP's headers (`nameko.*`, `x-*`) and, by their AMQP names, the properties that a
 message has besides content type, encoding and delivery mode: `correlation_id`, `reply_to`, `expiration`
@@ -218,7 +222,7 @@ EXPIRES = text(pattern="^[0-9]+$", description="Milliseconds; when its caller ha
 CALL = {"correlation_id": text(description="The caller's choice; the answer has it too.")}
 ASKED = {
     **CALL,
-    "reply_to": text(description="The routing key of the caller's reply queue."),
+    "reply_to": {**openapi.ID, "description": "The routing key of the caller's reply queue."},
 }
 REQUEUED = {  # nothing is counted against an event while different ones fail alike
     ATTEMPTS: {**COUNT, "description": "All attempts."},
@@ -373,7 +377,8 @@ def add_calls(whole: Piece, service: str) -> None:
 def replies() -> Piece:
     """The queue of a caller. Its address is not known before: null."""
     description = (
-        f"One for each process that calls, bound to {RPC_EXCHANGE} with the id that `reply_to` names."
+        f"One for each process that calls, bound to {RPC_EXCHANGE} with the UUID that `reply_to` names. "
+        "In the suite's own its first 8 digits are a digest of the caller's name."
     )
     queue = queued("rpc.reply-<caller>-<id>")
     return {**queue, "address": None, "description": description, "messages": messages("fault")}

@@ -25,6 +25,7 @@ NOT_RUN = {
     "buildah push": "needs a registry, or several hundred MB of disk; tests/images builds what it pushes",
     "pg_restore ...": "an outline; the function below it is run",
     "nameko shell": "tests/docs/test_readme.py runs the session",
+    "pip-audit": "needs a source of advisories",
     "rabbitmqctl set_policy": "chassis/tests/interface/test_queue_limits.py runs it",
 }
 
@@ -134,6 +135,21 @@ def test_verbs_and_modules_in_the_text_are_there(file: Path) -> None:
     assert set(re.findall(r"`make ([a-z][a-z-]*)", text)) <= VERBS
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module), module
+
+
+TEST_FILE = re.compile(r"(?<![\w/>*])(?:[\w-]+/)+test_\w+\.py\b")
+
+
+@pytest.mark.parametrize("file", TOLD, ids=name_of)
+def test_test_files_named_in_the_text_are_there(file: Path) -> None:
+    """A promise that names its test has one; another test follows what is added with a service."""
+    if name_of(file) != FOLLOWED:
+        named = TEST_FILE.findall(file.read_text())
+        assert sorted({name for name in named if not (ROOT / name).exists()}) == []
+
+
+def test_the_text_about_security_names_tests() -> None:
+    assert len(set(TEST_FILE.findall((ROOT / "SECURITY.md").read_text()))) >= 30
 
 
 MONEY = re.compile(r"n\.rpc\.(?:billing\.(?:deposit|withdraw|cancel)|orders\.place)\b")

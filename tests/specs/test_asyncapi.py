@@ -357,6 +357,8 @@ WRONG: dict[str, list[Message]] = {
     "an event dead-lettered into nothing": [event(MOVES, f"{QUEUE}.dead", (), DEAD)],
     "one that is requeued by the default exchange": [event("", QUEUE, (QUEUE,), REQUEUED)],
     "an unknown queue": [event("", "events", ("events",))],
+    "an event requeued by another service": [event("evt-moves--billing.direct", QUEUE, (QUEUE,), REQUEUED)],
+    "a request whose reply_to is no UUID": [request(reply_to="x")],
 }
 
 

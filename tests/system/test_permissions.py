@@ -1,0 +1,111 @@
+"""Each cell of docs/permissions.md about routes is so over HTTP, for data that a user has."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+
+from dev.specs import openapi
+from dev.specs.permissions import MISSING, OWN, UNAUTHORIZED, YES, cells, name_of
+from gateway.web import Route
+from tests.system.processes import Suite
+from tests.system.shopper import PASSWORD, Client, Shopper, new_user
+
+ROUTES = {handler.__name__: route for handler, route in openapi.routes()}
+KEY = "the-same-key"  # of all users: it is theirs alone
+
+
+@dataclass
+class Owner:
+    """A user with something in every list, and what nobody else may see of it."""
+
+    shopper: Shopper
+    order_id: str
+    marks: set[str]
+
+
+# The body with which somebody asks about an owner's data, and what stands in the path.
+BODIES: dict[str, Callable[[Owner], dict[str, str] | None]] = {
+    "sign_up": lambda owner: new_user(),
+    "log_in": lambda owner: {"username": owner.shopper.user["username"], "password": PASSWORD},
+    "profile": lambda owner: None,
+    "account": lambda owner: None,
+    "statement": lambda owner: None,
+    "deposit": lambda owner: {"amount": "9.00"},
+    "withdraw": lambda owner: {"amount": "1.00"},
+    "place_order": lambda owner: {"price": "2.00"},
+    "list_orders": lambda owner: None,
+    "get_order": lambda owner: None,
+    "send_message": lambda owner: {"subject": "Hi", "body": "there"},
+    "list_notifications": lambda owner: None,
+}
+
+
+def ask(client: Client, owner: Owner, handler: str) -> requests.Response:
+    """Ask about the owner's data; once more where the owner has asked the same."""
+    method, path = name_of(ROUTES[handler]).split()
+    headers = {"Idempotency-Key": f"{handler}-{KEY}"}
+    place = path.format(order_id=owner.order_id)
+    return client.request(method, place, json=BODIES[handler](owner), headers=headers)
+
+
+def cell(response: requests.Response, owner: Owner, route: Route) -> str:
+    """What the table calls this response."""
+    if not response.ok:
+        assert not told(response, owner)
+        return str(response.status_code)
+    return YES if route.public or told(response, owner) else OWN
+
+
+def told(response: requests.Response, owner: Owner) -> list[str]:
+    """What of the owner's a response tells."""
+    return [mark for mark in owner.marks if mark in response.text]
+
+
+@pytest.fixture(scope="module")
+def owner(suite: Suite) -> Owner:
+    shopper = Shopper(suite.url)
+    owner = Owner(shopper, "", {shopper.id, shopper.user["email"]})
+    made = [ask(shopper, owner, name).json() for name in ("deposit", "withdraw", "place_order")]
+    owner.order_id = made[-1]["id"]
+    letters = shopper.letters(1)
+    owner.marks |= {each["id"] for each in (*made, *letters, *shopper.all("/account/operations"))}
+    return owner
+
+
+@pytest.fixture(scope="module")
+def other(suite: Suite) -> Shopper:
+    """A user who has enough money to do the same."""
+    shopper = Shopper(suite.url)
+    shopper.deposit("9.00")
+    return shopper
+
+
+def test_every_route_is_tried() -> None:
+    assert BODIES.keys() == ROUTES.keys()
+
+
+@pytest.mark.parametrize("handler", ROUTES)
+def test_a_route_does_what_the_table_says(owner, other, client, state, handler) -> None:
+    route, before = ROUTES[handler], state(owner.shopper.id)
+    foreign = [cell(ask(asker, owner, handler), owner, route) for asker in (other, client)]
+    assert state(owner.shopper.id) == before
+    assert (cell(ask(owner.shopper, owner, handler), owner, route), *foreign) == cells(route)
+
+
+def test_each_kind_of_cell_is_among_those_tried() -> None:
+    found = {each for route in ROUTES.values() for each in cells(route)}
+    assert found == {YES, OWN, MISSING, UNAUTHORIZED}
+
+
+@pytest.mark.parametrize("path", openapi.open_paths())
+def test_health_and_documents_are_the_same_for_all_and_tell_nothing_of_a_user(
+    owner, other, client, path
+) -> None:
+    place = path.format(file="swagger-ui.css")
+    responses: list[Any] = [asker.get(place) for asker in (owner.shopper, other, client)]
+    assert not any(told(response, owner) for response in responses)
+    [status] = {response.status_code for response in responses}
+    assert status in (200, 404)  # 404 where it is on the health port alone
