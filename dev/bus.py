@@ -15,7 +15,7 @@ may. Configure on an exchange is also the right to delete it: only migrations an
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,7 @@ def operator(services: Iterable[Service]) -> dict[str, Any]:
     return {"configure": own, "write": own, "read": own, "topics": topics}
 
 
-def exchanges(services: Iterable[Service]) -> dict[str, str]:
+def exchanges(services: Sequence[Service]) -> dict[str, str]:
     """The type of each exchange, all of them durable."""
     found = [get_rpc_exchange(CONFIG)]
     found += [get_event_exchange(each.name, CONFIG) for each in services if each.emits]
