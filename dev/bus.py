@@ -29,7 +29,8 @@ from chassis.moves import moves_exchange
 from chassis.outbox import Outbox
 from chassis.retry_queues import retry_queues
 from chassis.rpc import ReplyListener, RpcProxy, reply_prefix
-from dev.suite import CHECKOUT, SERVICES
+from dev.broker import CHECKOUT
+from dev.suite import SERVICES
 
 FILE = CHECKOUT / "charts" / "shop" / "files" / "bus.yaml"
 HEADER = "# Made by `make specs` from the services' code (dev/bus.py), for the chart and for `make up`.\n"

@@ -12,8 +12,8 @@ import pytest
 from chaos.arena import Arena, arena
 from chaos.run import Part, Run, converge, play
 from chaos.versions import PREVIOUS, checkout_of
+from dev.broker import CHECKOUT
 from dev.failure import Failure
-from dev.suite import CHECKOUT
 
 SEED = int(os.environ.get("SEED", "1"))
 CALLEES_FIRST = ("users", "billing", "notifications", "orders", "gateway")
