@@ -18,10 +18,10 @@ from typing import Any
 import eventlet
 from nameko.exceptions import BadRequest, MalformedRequest, deserialize, serialize
 from nameko.extensions import DependencyProvider
+from nameko.rpc import RPC_REPLY_QUEUE_TEMPLATE, get_rpc_exchange
 from nameko.rpc import ReplyListener as NamekoReplyListener
 from nameko.rpc import Rpc as NamekoRpc
 from nameko.rpc import RpcConsumer as NamekoRpcConsumer
-from nameko.rpc import get_rpc_exchange
 
 from chassis import metrics
 from chassis.amqp import BLOCKED, Message, Sender, encode
@@ -151,8 +151,10 @@ class ReplyListener(NamekoReplyListener):
 
     def setup(self) -> None:
         super().setup()
-        self.routing_key = f"{reply_prefix(self.container.service_name)}{self.routing_key[8:]}"
+        service = self.container.service_name
+        self.routing_key = f"{reply_prefix(service)}{self.routing_key[8:]}"
         self.queue.routing_key = self.routing_key
+        self.queue.name = RPC_REPLY_QUEUE_TEMPLATE.format(service, self.routing_key)
         self.sender.when_returned.append(self.fail)
 
     def forget(self, correlation_id: str) -> None:

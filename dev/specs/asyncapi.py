@@ -29,6 +29,7 @@ from chassis import errors
 from chassis.amqp import JSON
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.migrate import event_handlers
+from chassis.moves import moves_exchange
 from chassis.retries import MAX_ATTEMPTS, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
 from chassis.schemas import storable
@@ -76,7 +77,8 @@ integers in minor units (cents).
 The consumer of an event that failed holds it, and tries it again after {DELAYS} seconds, without a
 message. It publishes the event to the end of the same queue when it holds {MAX_HELD} others, when it has held
 this one for {MAX_HELD_S} seconds, and while different events fail alike. After {MAX_ATTEMPTS} failures on its
-own content an event goes to `<queue>.dead`. Earlier versions had retry queues, `<queue>.retry.<n>`:
+own content an event goes to `<queue>.dead`. Such copies go over an exchange of the consumer's own, with the
+queue's name as routing key. Earlier versions had retry queues, `<queue>.retry.<n>`:
 events that are still there are moved to `<queue>` unchanged.
 """
 
@@ -259,19 +261,8 @@ HEADERS: dict[str, Piece] = {
     "DeadLetterHeaders": closed({"message_id": ID, **REQUEST_ID, **DEAD}, **DEATH),
     "RedrivenHeaders": closed({"message_id": ID, **REQUEST_ID}, **DEATH),
 }
-EXCHANGES = (RPC_EXCHANGE, *dict.fromkeys(f"{name.partition('.')[0]}.events" for name in EVENTS))
 CORRELATED = {"correlationId": ref("correlationIds", "call")}
 BINDINGS: Piece = {
-    "channelBindings": {
-        name: {
-            "amqp": {
-                "is": "routingKey",
-                "exchange": {"name": name, "type": "topic", "durable": True, "autoDelete": False},
-                "bindingVersion": "0.3.0",
-            }
-        }
-        for name in EXCHANGES
-    },
     "operationBindings": {
         "transient": {"amqp": {"deliveryMode": 1, "mandatory": True, "bindingVersion": "0.3.0"}},
         "persistent": {"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": "0.3.0"}},
@@ -281,6 +272,23 @@ BINDINGS: Piece = {
         "json": {"amqp": {"contentEncoding": JSON["content_encoding"], "bindingVersion": "0.3.0"}}
     },
 }
+
+
+def channel_bindings() -> Piece:
+    """One for each exchange."""
+    kinds = {RPC_EXCHANGE: "topic"}
+    kinds |= {f"{name.partition('.')[0]}.events": "topic" for name in EVENTS}
+    kinds |= {moves_exchange(name).name: "direct" for name in SERVICES if handlers(name)}
+    return {
+        name: {
+            "amqp": {
+                "is": "routingKey",
+                "exchange": {"name": name, "type": kind, "durable": True, "autoDelete": False},
+                "bindingVersion": "0.3.0",
+            }
+        }
+        for name, kind in kinds.items()
+    }
 
 
 def document() -> Piece:
@@ -298,6 +306,7 @@ def document() -> Piece:
             "messages": {"fault": fault()},
             "replies": {},
             "correlationIds": {"call": {"location": "$message.header#/correlation_id"}},
+            "channelBindings": channel_bindings(),
             **BINDINGS,
         },
     }
@@ -462,9 +471,13 @@ def add_handlers(whole: Piece, service: str) -> None:
         name = f"{service}.{handler.method_name}"
         dead = handler.dead_name()
         requeued, dead_letter, redriven = (f"{full}.{form}" for form in ("requeued", "dead", "redriven"))
+        moves = moves_exchange(service).name
+        moved, moved_to_dead = f"{queue}.moves", f"{dead}.moves"
         whole["channels"] |= {
             queue: queued(queue, full, requeued, redriven),
             dead: queued(dead, dead_letter),
+            moved: routed(moves, queue, requeued, redriven),
+            moved_to_dead: routed(moves, dead, dead_letter),
         }
         summary = first_sentence(getattr(service_class(service), handler.method_name))
         whole["operations"] |= {
@@ -474,13 +487,13 @@ def add_handlers(whole: Piece, service: str) -> None:
             },
             f"{name}.again": operation("receive", queue, requeued, "Once requeued.", "acked"),
             f"{name}.requeue": operation(
-                "send", queue, requeued, "It failed and can't be held.", "persistent"
+                "send", moved, requeued, "It failed and can't be held.", "persistent"
             ),
             f"{name}.dead_letter": operation(
-                "send", dead, dead_letter, f"It failed {MAX_ATTEMPTS} times.", "persistent"
+                "send", moved_to_dead, dead_letter, f"It failed {MAX_ATTEMPTS} times.", "persistent"
             ),
             f"{name}.redrive": operation(
-                "send", queue, redriven, "`make redrive` moves it back.", "persistent"
+                "send", moved, redriven, "`make redrive` moves it back.", "persistent"
             ),
         }
 

@@ -187,7 +187,7 @@ class Bus:
 
     def _hearers(self, message: Message, operation: Piece) -> set[str]:
         """The queues that an event must reach."""
-        if not message.exchange:
+        if (message.exchange or "").endswith(".direct"):
             return {message.key}
         wanted = {reference["$ref"].rpartition("/")[2] for reference in operation["messages"]}
         return {

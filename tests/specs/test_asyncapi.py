@@ -202,6 +202,7 @@ def test_arguments_are_checked_by_the_schema_that_is_documented(name: str) -> No
 
 FULL = "billing.withdraw_many"
 QUEUE = "evt-orders-order_paid--notifications.handle_order_paid"
+MOVES = "evt-moves--notifications.direct"
 ID = "01993b8e-5a70-7c31-9f4e-0b6f4f6a2c11"
 PROPERTIES = {"content_type": "application/json", "content_encoding": "utf-8"}
 REQUEUED = {"nameko.request_id": "1", "x-attempts": 1, "x-failures": 0, "x-error": "Unavailable()"}
@@ -283,28 +284,28 @@ RIGHT: dict[str, tuple[list[Message], set[str]]] = {
     "an event": ([event()], {"orders.tells.order_paid"}),
     "one that is delivered": ([event(None, QUEUE, ())], {"notifications.handle_order_paid"}),
     "one that is requeued": (
-        [event("", QUEUE, (QUEUE,), REQUEUED)],
+        [event(MOVES, QUEUE, (QUEUE,), REQUEUED)],
         {"notifications.handle_order_paid.requeue"},
     ),
     "one that is requeued while different events fail alike": (
-        [event("", QUEUE, (QUEUE,), {**REQUEUED, "x-attempts": 0, "x-error": ""})],
+        [event(MOVES, QUEUE, (QUEUE,), {**REQUEUED, "x-attempts": 0, "x-error": ""})],
         {"notifications.handle_order_paid.requeue"},
     ),
     "one that is moved from a retry queue of an earlier version": (
-        [event("", QUEUE, (QUEUE,), REQUEUED | DEATH)],
+        [event(MOVES, QUEUE, (QUEUE,), REQUEUED | DEATH)],
         {"notifications.handle_order_paid.requeue"},
     ),
     "one that comes back": ([event(None, QUEUE, (), REQUEUED)], {"notifications.handle_order_paid.again"}),
     "one that is dead-lettered": (
-        [event("", f"{QUEUE}.dead", (f"{QUEUE}.dead",), DEAD)],
+        [event(MOVES, f"{QUEUE}.dead", (f"{QUEUE}.dead",), DEAD)],
         {"notifications.handle_order_paid.dead_letter"},
     ),
     "one that is redriven": (
-        [event("", QUEUE, (QUEUE,)), event(None, QUEUE, ())],
+        [event(MOVES, QUEUE, (QUEUE,)), event(None, QUEUE, ())],
         {"notifications.handle_order_paid.redrive", "notifications.handle_order_paid"},
     ),
     "one that is redriven and was in a retry queue of an earlier version": (
-        [event("", QUEUE, (QUEUE,), REDRIVEN), event(None, QUEUE, (), REDRIVEN)],
+        [event(MOVES, QUEUE, (QUEUE,), REDRIVEN), event(None, QUEUE, (), REDRIVEN)],
         {"notifications.handle_order_paid.redrive", "notifications.handle_order_paid"},
     ),
 }
@@ -346,14 +347,15 @@ WRONG: dict[str, list[Message]] = {
     "an event that may get lost": [event(mode=1)],
     "an event with the headers of a failed one": [event(headers=REQUEUED)],
     "an event with the headers of a redriven one": [event(headers=REDRIVEN)],
-    "a requeued event that may get lost": [event("", QUEUE, (QUEUE,), REQUEUED, mode=1)],
-    "a requeued event with a header more": [event("", QUEUE, (QUEUE,), {**REQUEUED, "x-user": "1"})],
-    "an exhausted event that is requeued": [event("", QUEUE, (QUEUE,), DEAD)],
-    "an event requeued into nothing": [event("", QUEUE, (), REQUEUED)],
+    "a requeued event that may get lost": [event(MOVES, QUEUE, (QUEUE,), REQUEUED, mode=1)],
+    "a requeued event with a header more": [event(MOVES, QUEUE, (QUEUE,), {**REQUEUED, "x-user": "1"})],
+    "an exhausted event that is requeued": [event(MOVES, QUEUE, (QUEUE,), DEAD)],
+    "an event requeued into nothing": [event(MOVES, QUEUE, (), REQUEUED)],
     "an event in a retry queue": [event("", f"{QUEUE}.retry.0", (f"{QUEUE}.retry.0",), REQUEUED)],
-    "a dead letter without its headers": [event("", f"{QUEUE}.dead", (f"{QUEUE}.dead",))],
-    "a dead letter with attempts left": [event("", f"{QUEUE}.dead", (f"{QUEUE}.dead",), REQUEUED)],
-    "an event dead-lettered into nothing": [event("", f"{QUEUE}.dead", (), DEAD)],
+    "a dead letter without its headers": [event(MOVES, f"{QUEUE}.dead", (f"{QUEUE}.dead",))],
+    "a dead letter with attempts left": [event(MOVES, f"{QUEUE}.dead", (f"{QUEUE}.dead",), REQUEUED)],
+    "an event dead-lettered into nothing": [event(MOVES, f"{QUEUE}.dead", (), DEAD)],
+    "one that is requeued by the default exchange": [event("", QUEUE, (QUEUE,), REQUEUED)],
     "an unknown queue": [event("", "events", ("events",))],
 }
 

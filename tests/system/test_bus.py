@@ -15,6 +15,7 @@ from nameko.exceptions import IncorrectSignature
 
 from chassis.amqp import connect
 from chassis.events import ATTEMPTS, ERROR, FAILURES
+from chassis.moves import moves_exchange
 from chassis.retries import MAX_ALIKE, MAX_ATTEMPTS
 from conftest import eventually
 from dev.broker import MIGRATIONS
@@ -198,7 +199,8 @@ def requeued(traffic) -> set[str]:
     return {
         message.key
         for message in traffic.messages()
-        if message.exchange == "" and message.headers.get(FAILURES, MAX_ATTEMPTS) < MAX_ATTEMPTS
+        if (message.exchange or "").startswith("evt-moves--")
+        and message.headers.get(FAILURES, MAX_ATTEMPTS) < MAX_ATTEMPTS
     }
 
 
@@ -210,7 +212,8 @@ def mark_as_failed(config: dict[str, Any], queue: str) -> bool:
         if event:
             counts = {ATTEMPTS: MAX_ATTEMPTS - 1, FAILURES: MAX_ATTEMPTS - 1, ERROR: "refused"}
             properties = {**event.properties, "application_headers": {**event.headers, **counts}}
-            channel.basic_publish(amqp.Message(event.body, **properties), "", queue)
+            exchange = moves_exchange(queue.partition("--")[2].partition(".")[0]).name
+            channel.basic_publish(amqp.Message(event.body, **properties), exchange, queue)
         return bool(event)
 
 
