@@ -24,10 +24,10 @@ from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
 from chassis import health, metrics
-from chassis.amqp import ConfirmedPublisher, Message, can_carry, declare
+from chassis.amqp import ConfirmedPublisher, Message, declare
 from chassis.errors import Unavailable, first_line
 from chassis.loops import LoopWatch
-from chassis.moves import KEPT, moves_exchange
+from chassis.moves import KEPT, headers_of, moves_exchange
 from chassis.queues import QueueConsumer
 from chassis.retries import (
     CALL_FAULTS,
@@ -392,11 +392,9 @@ class EventHandler(NamekoEventHandler):
         given = delivery.message.properties
         properties = {name: given[name] for name in KEPT if name in given}
         properties["message_id"] = delivery.id
-        headers = delivery.message.headers
-        kept = headers if can_carry(headers) else {}
         counts = {ATTEMPTS: delivery.attempts, FAILURES: delivery.failures, ERROR: delivery.error}
         body = bytes(delivery.message.body or b"")
-        return Message(self.moves.name, target, body, {**kept, **counts}, properties)
+        return Message(self.moves.name, target, body, {**headers_of(delivery.message), **counts}, properties)
 
     def _ack(self, batch: Sequence[Delivery], settled: Sequence[Delivery]) -> None:
         """Ack those of the batch that are settled, and no other message.

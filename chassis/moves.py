@@ -62,14 +62,23 @@ def move(
     return moved
 
 
+def headers_of(message: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The message's headers for a copy of it, but for these and those by which the broker routes.
+
+    Whoever published the message would choose the queues of the copy by CC and BCC, with the rights
+    of the service that makes it.
+    """
+    given = message.headers or {}
+    kept = {name: given[name] for name in given.keys() - {"CC", "BCC", *without}}
+    return kept if can_carry(kept) else {}
+
+
 def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
     """The message again, persistent, but for these headers.
 
     It has no other properties: the broker would refuse another user's `user_id`, and drop the copy
     when its `expiration` is over.
     """
-    given = message.headers or {}
-    kept = {name: value for name, value in given.items() if name not in without}
-    headers = kept if can_carry(kept) else {}
+    headers = headers_of(message, without)
     properties = {name: message.properties[name] for name in KEPT if name in message.properties}
     return amqp.Message(message.body or b"", application_headers=headers, delivery_mode=2, **properties)

@@ -588,6 +588,11 @@ MUTANTS = [
         tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
     ),
     Mutant(
+        "the publisher of an event chooses the queues of its copies",
+        [Change("chassis/moves.py", '- {"CC", "BCC", *without}', "- {*without}")],
+        tests(DEAD, "test_a_redriven_event_is_as_it_was_before_its_first_try"),
+    ),
+    Mutant(
         "a dead-lettered request is executed",
         [Change("chassis/rpc.py", "if DEATHS in message.headers:", "if False:")],
         tests(RPC, DETOUR),

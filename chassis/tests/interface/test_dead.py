@@ -162,7 +162,7 @@ def test_a_parked_message_without_any_header_is_listed_and_redriven(command, bro
 
 
 def test_a_redriven_event_is_as_it_was_before_its_first_try(command, park, broker) -> None:
-    park("m-1", UNDECODABLE, mine=[1, {"a": None}])
+    park("m-1", UNDECODABLE, mine=[1, {"a": None}], CC=[OTHER])
     assert command("redrive", QUEUE) == [f"{QUEUE}: 1 redriven"]
     assert broker.count(DEAD) == 0
     [message] = raw(broker, QUEUE)

@@ -705,6 +705,16 @@ def test_a_malformed_event_is_dead_lettered_as_it_is(broker, listener, body, err
     assert is_quiet(broker)
 
 
+def test_a_copy_of_an_event_goes_to_no_queue_that_its_publisher_names(broker, listener) -> None:
+    """The copy would go to its queue as well, fail there again, and so on without an end."""
+    broker.publish("teller.events", "told", b"[1]", headers={"CC": [QUEUE, DEAD], "mine": 1})
+    eventually(lambda: broker.count(DEAD))
+    [dead] = broker.take(DEAD)
+    assert "CC" not in dead.headers
+    assert dead.headers["mine"] == 1
+    eventually(lambda: is_quiet(broker))
+
+
 @pytest.mark.parametrize("headers", UNREADABLE_HEADERS.values(), ids=UNREADABLE_HEADERS)
 def test_an_event_whose_headers_cannot_be_read_is_dead_lettered(
     broker, listener, monkeypatch, headers
