@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 SUITE := $(BIN)/python -m dev.suite
+MIGRATIONS := $(SUITE) exec --user migrations $(BIN)/python
 BENCH := $(BIN)/python -m bench
 # With KEEP=1 the result is the reference, which docs/performance.md and README.md show.
 KEPT = $(FLAGS) $(if $(KEEP),--keep && $(BIN)/python -m bench.report)
@@ -47,25 +48,25 @@ migrate: install  ## tables and queues up to date (starts broker and databases)
 	@$(SUITE) migrate
 
 audit:  ## do all services tell the same story; FLAGS=--settled where nothing is under way
-	@$(SUITE) exec $(BIN)/python -m audit $(FLAGS)
+	@$(MIGRATIONS) -m audit $(FLAGS)
 
 replay:  ## publish events again whose letter or account is missing (SINCE=yesterday); FLAGS=--dry-run reports
-	@$(SUITE) exec $(BIN)/python -m replay $(if $(SINCE),--since="$(SINCE)") $(FLAGS)
+	@$(MIGRATIONS) -m replay $(if $(SINCE),--since="$(SINCE)") $(FLAGS)
 
 shell:  ## nameko shell on the running suite; each call ends within RPC_TIMEOUT_S
-	@$(SUITE) exec $(BIN)/python -m dev.shell --config config.yaml
+	@$(SUITE) exec --user operator $(BIN)/python -m dev.shell --config config.yaml
 
 dead:  ## events parked because they could not be right, with their errors (QUEUE=... for one)
-	@$(SUITE) exec $(BIN)/python -m chassis.dead list $(QUEUE)
+	@$(MIGRATIONS) -m chassis.dead list $(QUEUE)
 
 redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... for one)
-	@$(SUITE) exec $(BIN)/python -m chassis.dead redrive $(QUEUE)
+	@$(MIGRATIONS) -m chassis.dead redrive $(QUEUE)
 
 retire-retries:  ## delete the retry queues of earlier versions, when no copy of one runs
-	@$(SUITE) exec $(BIN)/python -m chassis.dead retire-retries
+	@$(MIGRATIONS) -m chassis.dead retire-retries
 
 run: migrate  ## all five services in one process, in the foreground
-	@$(SUITE) exec $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
+	@$(SUITE) exec --user shop $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
 
 test: install chart-tools spec-tools lint size  ## everything: linters, types, size, all tests; on servers of their own
 	@dev/install.sh pgbouncer
@@ -153,7 +154,7 @@ bench-scale:  ## with 1, 2 and 4 copies of each service
 	@$(BENCH) scale $(KEPT)
 
 load:  ## users who buy from the running suite until Ctrl-C; then every answer is compared
-	@$(SUITE) exec $(BIN)/python -W ignore -m chaos.load $(FLAGS)
+	@$(MIGRATIONS) -W ignore -m chaos.load $(FLAGS)
 
 fuzz:  ## requests made up from docs/openapi.yaml against the running suite, ten minutes; FLAGS="--seconds 60"
 	@$(SUITE) exec $(BIN)/python -W ignore -m dev.specs.fuzz $(FLAGS)

@@ -14,8 +14,8 @@ import psycopg2
 from bench import figures
 from bench.load import Measure
 from bench.shop import Shop, opened, say
+from dev.broker import CHECKOUT
 from dev.failure import Failure
-from dev.suite import CHECKOUT
 
 CLIENTS = 128
 SMALL = 10_000  # operations

@@ -19,10 +19,11 @@ from typing import Any
 from bench import cpu, load
 from bench.books import Books
 from bench.load import Measure
+from dev.broker import CHECKOUT, MIGRATIONS
 from dev.failure import Failure
 from dev.keeper import wait_for
 from dev.ports import free_ports, listening
-from dev.suite import CHECKOUT, QUIET, Suite, further_copies
+from dev.suite import Suite, further_copies
 
 USERS = 1000
 GATEWAYS_TIMEOUT_S = 60  # several listen on one port: when one answers, others may still start
@@ -79,7 +80,7 @@ class Shop:
     def audit(self) -> dict[str, Any]:
         """What the audit finds now that nothing is under way; its differences are faults."""
         command = [sys.executable, "-m", "audit", "--settled", "--json"]
-        env = {**os.environ, **self.suite.env(), **QUIET}
+        env = self.suite.environ(MIGRATIONS)
         done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True)
         if done.returncode > 1:
             raise Failure(f"the audit failed: {done.stderr.strip()}")

@@ -23,10 +23,12 @@ import requests
 
 from chaos.points import Point
 from chaos.proxy import HOST, Proxy
+from dev.broker import BUS, CHECKOUT, MIGRATIONS
 from dev.failure import Failure
+from dev.passwords import exports, write_private
 from dev.ports import free_ports, listening
 from dev.servers import DATABASES
-from dev.suite import CHECKOUT, GATEWAYS, QUIET, SECOND, SECOND_COPIES, Suite
+from dev.suite import GATEWAYS, SECOND, SECOND_COPIES, Suite, service_of
 
 T = TypeVar("T")
 READY_S = 90.0  # generous: for waiting, never for measuring
@@ -42,10 +44,10 @@ LOWEST_WATERMARK, WATERMARK = "0.00001", "0.4"
 class StagedSuite(Suite):
     """A suite whose services start with what a file says: see `Arena.arm`.
 
-    From their next start on, services read `config`, and have `variables` besides the suite's.
+    From their next start on, services read `config`, and reach a server at its place in `places`.
     """
 
-    variables: Mapping[str, str] = {}
+    places: Mapping[str, str] = {}
     config = Path(CONFIG)
 
     def command(self, name: str) -> list[str]:
@@ -59,9 +61,11 @@ class StagedSuite(Suite):
         """Let the service's next process be `command`."""
         self._script(name).parent.mkdir(exist_ok=True)
         folder = shlex.quote(str(self.checkout))
-        variables = [f"{name}={value}" for name, value in self.variables.items()]
-        words = shlex.join(["env", *variables, *command])
-        self._script(name).write_text(f"cd {folder} && exec {words}\n")
+        variables = self.env(service_of(name))
+        for direct, place in self.places.items():
+            variables = {key: value.replace(direct, place) for key, value in variables.items()}
+        script = f"{exports(variables)}cd {folder} && exec {shlex.join(command)}\n"
+        write_private(self._script(name), script)
 
     def _script(self, name: str) -> Path:
         return self.servers.state / "commands" / name
@@ -149,7 +153,7 @@ class Arena:
     def run_module(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a module of this checkout as a command that finds the suite."""
         command = [sys.executable, "-m", *arguments]
-        env = {**os.environ, **self.suite.env(), **QUIET}
+        env = self.suite.environ(MIGRATIONS)
         return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True)
 
     # What is done to processes; the supervisor starts again what ends
@@ -235,14 +239,10 @@ class Arena:
             return
         ports = {name: self.suite.ports[name] for name in PROXIED}
         self.proxies = {name: Proxy(port) for name, port in ports.items()}
-        variables = self.suite.servers.env()
-        for name, port in ports.items():
-            place = f"{HOST}:{self.proxies[name].port}/"
-            direct = f"{HOST}:{port}/"
-            variables = {key: uri.replace(direct, place) for key, uri in variables.items()}
+        places = {f"{HOST}:{ports[name]}/": f"{HOST}:{self.proxies[name].port}/" for name in ports}
         if heartbeat_s:
             self.suite.config = self._config_with(heartbeat_s)
-        self._restart_services(variables)
+        self._restart_services(places)
 
     def _config_with(self, heartbeat_s: int) -> Path:
         """A copy of the suite's config.yaml with another heartbeat."""
@@ -266,8 +266,8 @@ class Arena:
             proxy.close()
         self.proxies = {}
 
-    def _restart_services(self, variables: Mapping[str, str]) -> None:
-        self.suite.variables = variables
+    def _restart_services(self, places: Mapping[str, str]) -> None:
+        self.suite.places = places
         self.disarm()
         self.keeper.halt(*self.services)
         for name in self.services:
@@ -275,6 +275,11 @@ class Arena:
         self.await_ready()
 
     # What is done to the broker
+
+    def permit(self, *permissions: Path) -> None:
+        """Let the users of the broker do what these files say, from now on."""
+        self.suite.servers.permissions = permissions
+        self.suite.servers.load_permissions()
 
     def crash_broker(self) -> None:
         old = self.send("rabbitmq", signal.SIGKILL)
@@ -372,14 +377,15 @@ class Arena:
 
 
 @contextmanager
-def arena(checkout: Path = CHECKOUT) -> Iterator[Arena]:
+def arena(checkout: Path = CHECKOUT, permissions: Sequence[Path] = (BUS,)) -> Iterator[Arena]:
     """An arena of one's own, with empty databases; nothing is left of it.
 
-    Its services run the code of `checkout`.
+    Its services run the code of `checkout`, and have these permissions on the broker.
     """
     with tempfile.TemporaryDirectory(prefix=".run-chaos-", dir=CHECKOUT) as folder:  # /tmp may be no disk
         ports = free_ports([*SECOND_COPIES, STANDBY])
-        suite = StagedSuite(Path(folder, "run"), ports, tied=True, copies=2, checkout=checkout)
+        run = Path(folder, "run")
+        suite = StagedSuite(run, ports, tied=True, copies=2, checkout=checkout, permissions=permissions)
         played = Arena(suite)
         try:
             suite.up()

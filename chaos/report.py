@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.run import Result
-from dev.suite import CHECKOUT
+from dev.broker import CHECKOUT
 
 RESULTS = Path(__file__).parent / "results"  # not tracked: a run shall not dirty the checkout
 WIDTH = 110

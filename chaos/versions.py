@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dev.broker import CHECKOUT
 from dev.failure import Failure
-from dev.suite import CHECKOUT
 
 # The commit before events stopped moving through retry queues. Raise it with each release.
 PREVIOUS = "8bd461ba38309ebca4f227438cac8b95adddb80c"

@@ -32,6 +32,7 @@ from chassis.amqp import connect, declare_exchange
 from chassis.database_checks import violations
 from chassis.db import GONE_AFTER, database_uri, migrations_of
 from chassis.events import EventHandler
+from chassis.outbox import Outbox
 from chassis.queue_limits import check_queue_limits
 from chassis.settings import read
 
@@ -104,12 +105,11 @@ def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
 
 def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:
     """Bring the service's tables to `revision`, as their owner; several at once take turns."""
-    owner = database_uri(config, "DB_OWNER_URIS", service)
     application_role = make_url(database_uri(config, "DB_URIS", service)).username
     alembic = Config(
         attributes={
             "application_role": application_role,
-            "uri": owner,
+            "uri": database_uri(config, "DB_OWNER_URIS", service),
             "service": service,
         }
     )
@@ -120,10 +120,18 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
 
 
 def declare_queues(config: dict[str, Any], service: str) -> None:
-    """Declare the exchanges of the service, and the queue of each event that it listens to."""
-    exchanges = (get_rpc_exchange(config), get_event_exchange(service, config))
+    """Declare the exchanges of the service, and the queue of each event that it listens to.
+
+    Only a service with an Outbox has an exchange of events. The broker may still have the permissions
+    of the previous version, which allow no other one.
+    """
+    events = [
+        get_event_exchange(service, config)
+        for dependency in _container(config, service).dependencies
+        if isinstance(dependency, Outbox)
+    ]
     with connect(config) as connection:
-        for exchange in exchanges:
+        for exchange in (get_rpc_exchange(config), *events):
             declare_exchange(exchange, connection.default_channel)
         for handler in event_handlers(config, service):
             handler.declare(connection.default_channel)
@@ -131,18 +139,25 @@ def declare_queues(config: dict[str, Any], service: str) -> None:
 
 def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
     """The names of these services' event queues, and of the queues of their dead letters."""
-    handlers = [handler for service in services for handler in event_handlers(config, service)]
-    return [name for handler in handlers for name in (handler.queue.name, handler.dead_name())]
+    return [
+        name
+        for service in services
+        for handler in event_handlers(config, service)
+        for name in (handler.queue.name, handler.dead_name())
+    ]
 
 
 def event_handlers(config: dict[str, Any], service: str) -> list[EventHandler]:
     """What the service does with events; each knows its queues."""
-    module = importlib.import_module(f"{service}.service")
-    container = ServiceContainer(module.Service, config)
-    handlers = [e for e in container.entrypoints if isinstance(e, EventHandler)]
+    container = _container(config, service)  # lives as long as they are set up
+    handlers = [each for each in container.entrypoints if isinstance(each, EventHandler)]
     for handler in handlers:
         handler.setup()
     return handlers
+
+
+def _container(config: dict[str, Any], service: str) -> ServiceContainer:
+    return ServiceContainer(importlib.import_module(f"{service}.service").Service, config)
 
 
 def all_event_handlers(config: dict[str, Any]) -> list[EventHandler]:

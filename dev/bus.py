@@ -29,9 +29,10 @@ from chassis.moves import moves_exchange
 from chassis.outbox import Outbox
 from chassis.retry_queues import retry_queues
 from chassis.rpc import ReplyListener, RpcProxy, reply_prefix
-from dev.suite import CHECKOUT, SERVICES
+from dev.broker import BUS, TEMPLATE, template
+from dev.suite import SERVICES
 
-FILE = CHECKOUT / "charts" / "shop" / "files" / "bus.yaml"
+FILE = BUS
 HEADER = "# Made by `make specs` from the services' code (dev/bus.py), for the chart and for `make up`.\n"
 CONFIG: dict[str, Any] = {"AMQP_URI": "memory://", "WORKERS": dict.fromkeys(SERVICES, 1)}
 UUID = "[0-9a-f-]{36}"
@@ -175,6 +176,7 @@ def text() -> str:
 
 def main() -> None:
     FILE.write_text(text())
+    TEMPLATE.write_text(template())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ when supervisord itself was killed. A file with a process id alone would lie aft
 import ctypes
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from xmlrpc.client import Fault, ServerProxy
 from supervisor.xmlrpc import SupervisorTransport
 
 from dev.failure import Failure
+from dev.passwords import exports, write_private
 
 MARK = "SHOP_STATE"
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
@@ -29,10 +29,12 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 # With startsecs=0 supervisord restarts at once and for ever. (Its own back-off gives up after
 # startretries, or with very many of them waits a second longer each time, without bound.) So that a
 # program that dies as soon as it starts keeps no core busy, a start within 10 s of the last one
-# waits 1 s. Each start leaves its process id in the record; `exec` keeps it.
+# waits 1 s. Each start leaves its process id in the record; `exec` keeps it. The variables are in a
+# file and not in the command, which everybody can see: passwords are among them.
 START = """\
 record=$1
-shift
+. "$2"
+shift 2
 [ -z "$(find "$record" -size +0 -newermt '-10 seconds')" ] || sleep 1
 echo $$ >>"$record"
 exec "$@"
@@ -123,10 +125,13 @@ class Keeper:
         as soon as the thread that called this ends, in whatever way.
         """
         self.stop()
-        for folder in ("log", "starts"):
+        for folder, mode in (("log", 0o700), ("starts", 0o755), ("variables", 0o755)):
             (self.state / folder).mkdir(exist_ok=True)
+            (self.state / folder).chmod(mode)
         for program in programs:
-            _empty(self.state / "starts" / program.name, program.user)
+            write_private(self.state / "starts" / program.name, "", program.user)
+            variables = self.state / "variables" / program.name
+            write_private(variables, exports(program.env), program.user)
         (self.state / "start.sh").write_text(START)
         config = self.state / "supervisord.conf"
         config.write_text(self._config(programs))
@@ -138,6 +143,7 @@ class Keeper:
             stderr=subprocess.DEVNULL,
             cwd=self.state,
             start_new_session=True,  # Ctrl-C in the terminal is not for it
+            umask=0o077,  # logs and whatever a program writes are for their owners alone
             preexec_fn=end_with_parent if tied else None,
         )
         if not wait_for(self._answers, 20):
@@ -199,9 +205,8 @@ class Keeper:
         return head + "".join(self._section(program) for program in programs)
 
     def _section(self, program: Program) -> str:
-        variables = [f"{name}={value}" for name, value in program.env.items()]
-        record = str(self.state / "starts" / program.name)
-        command = ["/bin/sh", str(self.state / "start.sh"), record, "env", *variables, *program.command]
+        files = [str(self.state / folder / program.name) for folder in ("starts", "variables")]
+        command = ["/bin/sh", str(self.state / "start.sh"), *files, *program.command]
         return PROGRAM.format(
             name=program.name,
             command=_escape(shlex.join(command)),
@@ -256,13 +261,6 @@ class Keeper:
 
 def _escape(text: str) -> str:
     return text.replace("%", "%%")  # supervisord expands %(...)s
-
-
-def _empty(path: Path, owner: str | None) -> None:
-    """Makes the file empty, for its owner to write."""
-    path.write_bytes(b"")
-    if owner:
-        shutil.chown(path, owner)
 
 
 def _signal(pid: int, number: int) -> None:

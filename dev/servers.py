@@ -2,14 +2,18 @@
 
     servers = Servers(Path(".run"), free_ports())
     servers.start()
-    os.environ |= servers.env()
+    os.environ |= servers.env()  # or servers.env("billing")
     ...
     servers.stop()
 
 Both listen on 127.0.0.1 only and share nothing with the system's own: no port, no socket, no
 cookie, no port mapper, no file. As root they run as the users Debian's packages made for them.
+
+Each service has a user of the broker and a role in its database, with random passwords. The
+permissions on the broker are those of bus.yaml (dev/broker.py). They come into force at each start.
 """
 
+import json
 import os
 import pwd
 import re
@@ -17,15 +21,18 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import psycopg2
 
+from dev import broker as bus
 from dev import state as folder
+from dev.broker import ALL_RIGHTS, MIGRATIONS
 from dev.failure import Failure
 from dev.keeper import Keeper, Program, wait_for
+from dev.passwords import Passwords, write_private
 from dev.ports import Ports, check_free
 
 DATABASES = ("users", "billing", "orders", "notifications")
@@ -41,8 +48,7 @@ FOREIGN_VARIABLES = re.compile(r"RABBITMQ_|ERL_|PG[A-Z]|SUPERVISOR_")
 
 RABBITMQ_CONF = """\
 listeners.tcp.1 = 127.0.0.1:{port}
-default_user = shop
-default_pass = shop
+load_definitions = {definitions}
 vm_memory_high_watermark.relative = 0.4
 disk_free_limit.absolute = 50MB
 log.file = false
@@ -53,13 +59,21 @@ log.console.level = info
 POSTGRESQL_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "max_connections": "400",  # four copies of each service, and whoever looks
+    "max_connections": "600",  # the limits of all roles, and whoever looks
     "fsync": "on",
     "synchronous_commit": "on",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
+    # Statements hold hashes of passwords, addresses and letters. The log has none of them: no failed
+    # statement, no parameter, and no detail, which names the row that an error is about.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
 }
+# Connections of a role: none can take all. A service has two pools (DB_POOL_SIZE) in each copy.
+SERVICE_CONNECTIONS, OWNER_CONNECTIONS = 130, 10
 
 
 class Servers:
@@ -76,7 +90,9 @@ class Servers:
         broker: bool = True,
         database: bool = True,
         tied: bool = True,
+        permissions: Sequence[Path] = (bus.BUS,),
     ) -> None:
+        self.permissions = permissions
         self.wanted = state
         self.state = folder.make(state)
         self.ports = ports
@@ -84,6 +100,7 @@ class Servers:
         self.database = database
         self.tied = tied
         self.keeper = Keeper(self.state)
+        self.passwords = Passwords(self.state / "passwords.json")
 
     def start(self, more: list[Program] | None = None, environ: Mapping[str, str] = os.environ) -> None:
         """Starts what does not run and returns when both answer and all databases exist.
@@ -103,6 +120,7 @@ class Servers:
             self._make_databases()
         if self.broker:
             self._await("rabbitmq", self._broker_answers)
+            self.load_permissions()
 
     def stop(self) -> bool:
         """Ends them and what else their supervisord runs; returns whether anything ran."""
@@ -113,17 +131,27 @@ class Servers:
         self.stop()
         folder.remove(self.wanted)
 
-    def env(self) -> dict[str, str]:
-        """The environment variables by which config.yaml finds these servers."""
+    def env(self, user: str = ALL_RIGHTS) -> dict[str, str]:
+        """The environment variables by which config.yaml finds these servers.
+
+        They are for one user of the broker, and name only what that user needs: see `uri_names`.
+        """
+        uris = self._broker_uris(user) | self._database_uris()
+        return {name: uris[name] for name in uri_names(user) if name in uris}
+
+    def _broker_uris(self, user: str) -> dict[str, str]:
+        if not self.broker:
+            return {}
+        password = self.passwords[f"rabbitmq:{user}"]
+        return {"AMQP_URI": f"amqp://{user}:{password}@127.0.0.1:{self.ports['rabbitmq']}/"}
+
+    def _database_uris(self) -> dict[str, str]:
         uris = {}
-        if self.broker:
-            uris["AMQP_URI"] = f"amqp://shop:shop@127.0.0.1:{self.ports['rabbitmq']}/"
-        if self.database:
-            place = f"127.0.0.1:{self.ports['postgresql']}"
-            for name in DATABASES:
-                for role, variable in ((name, "DB_URI"), (f"{name}_owner", "DB_OWNER_URI")):
-                    uri = f"postgresql+psycopg2://{role}:{role}@{place}/{name}"
-                    uris[f"{name.upper()}_{variable}"] = uri
+        for name in DATABASES if self.database else ():
+            for role, variable in ((name, "DB_URI"), (f"{name}_owner", "DB_OWNER_URI")):
+                user = f"{role}:{self.passwords[f'postgresql:{role}']}"
+                place = f"127.0.0.1:{self.ports['postgresql']}/{name}"
+                uris[f"{name.upper()}_{variable}"] = f"postgresql+psycopg2://{user}@{place}"
         return uris
 
     def superuser_dsn(self, name: str = "postgresql") -> str:
@@ -159,7 +187,7 @@ class Servers:
             programs.append(self._postgresql())
             self._forget_other_postgres()
         kept = {name: value for name, value in environ.items() if not FOREIGN_VARIABLES.match(name)}
-        self.keeper.begin([*programs, *more], {**kept, **self.env()}, tied=self.tied)
+        self.keeper.begin([*programs, *more], kept, tied=self.tied)
 
     def _await(self, name: str, answers: Callable[[], bool]) -> None:
         if not wait_for(answers, START_TIMEOUT_S):
@@ -175,9 +203,30 @@ class Servers:
         if not cookie.exists():  # Erlang would make a weak one
             cookie.touch(mode=0o600)
             cookie.write_text(secrets.token_hex(32))
-        (home / "rabbitmq.conf").write_text(RABBITMQ_CONF.format(port=self.ports["rabbitmq"]))
+        settings = {"port": self.ports["rabbitmq"], "definitions": self._definitions_file}
+        (home / "rabbitmq.conf").write_text(RABBITMQ_CONF.format(**settings))
+        write_private(self._definitions_file, self._definitions())
         (home / "enabled_plugins").write_text("[].\n")
         _give(home, _user("rabbitmq"))
+
+    @property
+    def _definitions_file(self) -> Path:
+        return self.state / "rabbitmq" / "users.json"
+
+    def _definitions(self) -> str:
+        """The broker's users and permissions, among them the user with all rights."""
+        known = {user: self.passwords[f"rabbitmq:{user}"] for user in bus.users(*self.permissions)}
+        found = bus.definitions(known, *self.permissions)
+        for kind, more in bus.with_all_rights(self.passwords[f"rabbitmq:{ALL_RIGHTS}"]).items():
+            found[kind] += more
+        return json.dumps(found, indent=1)
+
+    def load_permissions(self, *, again: bool = False) -> None:
+        """Bring the running broker's users and permissions up to date, unless it has loaded them."""
+        wanted = self._definitions()
+        if again or self._definitions_file.read_text() != wanted:
+            write_private(self._definitions_file, wanted, _user("rabbitmq"))
+            self.rabbitmqctl("import_definitions", str(self._definitions_file))
 
     def _rabbitmq_env(self) -> dict[str, str]:
         home = self.state / "rabbitmq"
@@ -291,7 +340,10 @@ class Servers:
         return True
 
     def _make_databases(self) -> None:
-        """Roles and databases that are missing; each role may connect to its own database only."""
+        """Roles and databases that are missing, and the passwords of all roles.
+
+        Each role may connect to its own database only.
+        """
         connection = psycopg2.connect(self.superuser_dsn())
         connection.autocommit = True  # CREATE DATABASE allows no transaction
         with connection.cursor() as cursor:
@@ -299,8 +351,14 @@ class Servers:
             present = {row[0] for row in cursor.fetchall()}
             cursor.execute("REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC")
             for name in DATABASES:
-                for role in {name, f"{name}_owner"} - present:
-                    cursor.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+                for role, connections in (
+                    (name, SERVICE_CONNECTIONS),
+                    (f"{name}_owner", OWNER_CONNECTIONS),
+                ):
+                    verb = "ALTER" if role in present else "CREATE"
+                    password = self.passwords[f"postgresql:{role}"]
+                    cursor.execute(f"{verb} ROLE {role} LOGIN PASSWORD '{password}'")
+                    cursor.execute(f"ALTER ROLE {role} CONNECTION LIMIT {connections}")
                 if f"db:{name}" not in present:
                     cursor.execute(f"CREATE DATABASE {name} OWNER {name}_owner")
                 cursor.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
@@ -317,6 +375,18 @@ class Servers:
         elif not owner and path.stat().st_uid != os.geteuid():
             raise Failure(f"{path} belongs to {path.owner()}: run as root, or remove it")
         return path
+
+
+def uri_names(user: str) -> list[str]:
+    """The variables with the URIs that a user of the broker needs.
+
+    A service has those of the broker and of its own database, migrations have all.
+    """
+    databases = [user] if user in DATABASES else []
+    kinds = ["DB_URI"]
+    if user in (ALL_RIGHTS, MIGRATIONS):
+        databases, kinds = list(DATABASES), ["DB_URI", "DB_OWNER_URI"]
+    return ["AMQP_URI", *(f"{name.upper()}_{kind}" for name in databases for kind in kinds)]
 
 
 def tail(log: Path, lines: int = 15) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import nameko.cli.main
 import nameko.cli.shell
 import nameko.rpc
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AccessRefused, AMQPError
 from kombu import Producer
 from kombu.exceptions import OperationalError
 from nameko.amqp.publish import UndeliverableMessage
@@ -35,6 +35,10 @@ CONNECTION_ERRORS = (AMQPError, OSError, OperationalError)
 
 class OutcomeUnknown(Exception):
     """A call got no reply. Its request may have been executed, or be executed until it expires."""
+
+
+class NotPermitted(Exception):
+    """The broker refuses the call: an operator may call the methods that there are, and no other."""
 
 
 class TimeUp(Exception):
@@ -104,7 +108,8 @@ class MethodProxy(nameko.rpc.MethodProxy):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method and return its result.
 
-        Raises OutcomeUnknown without a reply in time, KeyboardInterrupt, or the fault of the reply.
+        Raises OutcomeUnknown without a reply in time, NotPermitted, KeyboardInterrupt, or the fault of
+        the reply.
         """
         failure: BaseException
         try:
@@ -114,6 +119,8 @@ class MethodProxy(nameko.rpc.MethodProxy):
             failure = OutcomeUnknown(self._text(f"no reply within {self.timeout_s:g} s"))
         except KeyboardInterrupt:
             failure = KeyboardInterrupt(self._text("interrupted"))
+        except AccessRefused:
+            failure = NotPermitted(f"{self._name}: no service has this method, or it is not for you")
         except CONNECTION_ERRORS as error:
             failure = OutcomeUnknown(self._text(f"connection to the broker lost ({error})"))
         self.reply_listener.disconnect()
@@ -130,9 +137,13 @@ class MethodProxy(nameko.rpc.MethodProxy):
         """How long a call may take, and its request may wait."""
         return self.worker_ctx.data[TIMEOUT]
 
+    @property
+    def _name(self) -> str:
+        return f"{self.service_name}.{self.method_name}"
+
     def _text(self, event: str) -> str:
         return (
-            f"{self.service_name}.{self.method_name}: {event}. The outcome is unknown. "
+            f"{self._name}: {event}. The outcome is unknown. "
             "It is safe to repeat the call with the same key or ref."
         )
 

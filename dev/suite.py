@@ -3,6 +3,9 @@
 Where the environment sets AMQP_URI or the *_DB_URI, those servers are used and none is started.
 The ports, and the variables that change them, are in dev/ports.py; RUN_DIR is where all that runs
 keeps its files (`.run`).
+
+Each process gets the URIs and secrets that it needs, as a user of its own. Below RUN_DIR, env/ has a
+file for each user, for commands by hand: `. .run/env/operator`.
 """
 
 import argparse
@@ -15,20 +18,25 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any
 
 from dev import state as folder
+from dev.broker import ALL_RIGHTS, BUS, CHECKOUT, MIGRATIONS, OPERATOR
 from dev.failure import Failure
 from dev.keeper import Program, wait_for
+from dev.passwords import exports, write_private
 from dev.ports import Ports, check_free, ports_from
-from dev.servers import DATABASES, Servers, tail
+from dev.servers import DATABASES, Servers, tail, uri_names
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 SERVICES = (*DATABASES, "gateway")
+USERS = (*SERVICES, MIGRATIONS, OPERATOR, ALL_RIGHTS)  # of the broker
+SIGNING_KEY = "TOKEN_SECRET"
+PRIVATE = frozenset({*uri_names(ALL_RIGHTS), SIGNING_KEY})  # variables that only some processes get
 SECOND = "2"
 GATEWAYS = ("gateway", "gateway" + SECOND)
 READY_TIMEOUT_S = 120
@@ -59,7 +67,7 @@ class Suite:
     `external` are the URIs of servers that are someone else's to run. `tied`: all ends with the
     thread that called `up`. Of each service run so many `copies`: the second ones are named `users2` and
     so on, and the gateways share one port; the other copies need a port each (`further_copies`).
-    `checkout` is the folder of the code that runs.
+    `checkout` is the folder of the code that runs, `permissions` are files like bus.yaml.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class Suite:
         tied: bool = False,
         copies: int = 1,
         checkout: Path = CHECKOUT,
+        permissions: Sequence[Path] = (BUS,),
     ) -> None:
         self.checkout = checkout
         more = further_copies(copies)
@@ -78,12 +87,23 @@ class Suite:
         self.ports = ports | {name: ports["gateway"] for name in more if service_of(name) == "gateway"}
         self.external = dict(external or {})
         broker, database = "AMQP_URI" not in self.external, "USERS_DB_URI" not in self.external
-        self.servers = Servers(state, ports, broker=broker, database=database, tied=tied)
+        self.servers = Servers(
+            state, ports, broker=broker, database=database, tied=tied, permissions=permissions
+        )
         self.keeper = self.servers.keeper
 
-    def env(self) -> dict[str, str]:
-        """The environment variables by which config.yaml finds all that this suite uses."""
-        return {**self.external, **self.servers.env(), "GATEWAY_PORT": str(self.ports["gateway"])}
+    def env(self, user: str = ALL_RIGHTS) -> dict[str, str]:
+        """The environment variables by which config.yaml finds what a user of the broker needs."""
+        return {**self.private_env(user), "GATEWAY_PORT": str(self.ports["gateway"])}
+
+    def private_env(self, user: str) -> dict[str, str]:
+        """Those with passwords and secrets. Servers of others have one URI for all users."""
+        uris = {**self.servers.env(user), **self.external}
+        found = {name: uris[name] for name in uri_names(user)}
+        if user in ("gateway", ALL_RIGHTS):
+            own = self.servers.passwords[SIGNING_KEY]
+            found[SIGNING_KEY] = os.environ.get(SIGNING_KEY) or own
+        return found
 
     @property
     def url(self) -> str:
@@ -106,14 +126,29 @@ class Suite:
     def start_servers(self) -> None:
         """Starts broker and databases, unless they are external or run."""
         services = [self._service(name) for name in self.services]
-        self.settings_file.write_text(json.dumps(self._settings))
-        self.servers.start(services, {**os.environ, **self.env()})
+        write_private(self.settings_file, json.dumps(self._settings))
+        self._write_env()
+        public = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+        self.servers.start(services, public)
+
+    def _write_env(self) -> None:
+        """A file for each user that exports what its commands need, to be read by a shell."""
+        place = self.servers.state / "env"
+        place.mkdir(mode=0o700, exist_ok=True)
+        for user in USERS:
+            write_private(place / user, exports(self.private_env(user)))
+
+    def environ(self, user: str = "") -> dict[str, str]:
+        """The environment of a command that acts as this user; without one it gets no password."""
+        public = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+        own = self.env(user) if user else {"GATEWAY_PORT": str(self.ports["gateway"])}
+        return {**public, **own, **QUIET}
 
     def migrate(self) -> None:
         """Brings tables and queues up to date; the servers must run."""
         log = self.keeper.log("migrate")
         command = [sys.executable, "-m", "chassis.migrate", "--config", "config.yaml"]
-        env = {**os.environ, **self.env(), **QUIET}
+        env = self.environ(MIGRATIONS)
         with log.open("w") as output:
             done = subprocess.run(command, cwd=self.checkout, env=env, stdout=output, stderr=output)
         if done.returncode:
@@ -142,11 +177,21 @@ class Suite:
     def check_unchanged(self) -> None:
         """Raises Failure when it runs with other settings, which `up` and `restart` would not change."""
         if self.keeper.pid() and json.loads(self.settings_file.read_text()) != self._settings:
-            raise Failure("already up with other ports, servers or variables: make down first")
+            raise Failure("already up with other ports, servers, users or variables: make down first")
 
     @property
-    def _settings(self) -> dict[str, dict[str, int] | dict[str, str] | str]:
-        return {"ports": self.ports, "external": self.external, "variables": _variables(os.environ)}
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "ports": self.ports,
+            "external": self.external,
+            "variables": _variables(self.foreign(os.environ)),
+            "users": list(USERS),
+        }
+
+    def foreign(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """An environment without what a file of env/ has put there."""
+        own = self.servers.passwords.occur_in
+        return {name: value for name, value in environ.items() if name not in PRIVATE or not own(value)}
 
     @property
     def settings_file(self) -> Path:
@@ -163,7 +208,8 @@ class Suite:
             ports = {"GATEWAY_HEALTH_PUBLIC": "true"}
         if len(self.services) > len(SERVICES):
             ports["GATEWAY_PORT_SHARED"] = "true"
-        return Program(name, self.command(name), self.checkout, env={**ports, **QUIET}, group="services")
+        env = {**self.env(service_of(name)), **ports, **QUIET}
+        return Program(name, self.command(name), self.checkout, env=env, group="services")
 
     def _check_ports(self) -> None:
         if self.keeper.pid() is None:
@@ -234,7 +280,8 @@ def external_servers(environ: Mapping[str, str]) -> dict[str, str]:
 
 def wanted_suite(state: Path) -> Suite:
     """The suite as the environment wants it."""
-    return Suite(state, ports_from(os.environ), external_servers(os.environ))
+    environ = Suite(state, {}).foreign(os.environ)
+    return Suite(state, ports_from(environ), external_servers(environ))
 
 
 def present_suite(state: Path) -> Suite:
@@ -243,6 +290,8 @@ def present_suite(state: Path) -> Suite:
     if suite.keeper.pid() is None:
         return wanted_suite(state)
     settings = json.loads(suite.settings_file.read_text())
+    if settings.get("users") != list(USERS):
+        raise Failure("it was started by another version, with other users: make down first")
     return Suite(state, settings["ports"], settings["external"])
 
 
@@ -269,7 +318,7 @@ def restart(state: Path) -> int:
 
 
 def down(state: Path) -> int:
-    print("Stopped." if present_suite(state).down() else "Nothing was running.")
+    print("Stopped." if Suite(state, {}).down() else "Nothing was running.")
     return 0
 
 
@@ -314,10 +363,9 @@ What to try next
 """
 
 
-def execute(state: Path, command: list[str]) -> int:
+def execute(state: Path, command: list[str], user: str) -> int:
     """Becomes the command, with the environment that finds the suite."""
-    suite = present_suite(state)
-    env = {**os.environ, **suite.env(), **QUIET}
+    env = present_suite(state).environ(user)
     try:
         os.execvpe(command[0], command, env)  # noqa: S606 - the command is the caller's own
     except OSError as error:
@@ -352,7 +400,9 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("up", "down", "restart", "migrate", "clean", "status", "hints"):
         verbs.add_parser(verb)
-    verbs.add_parser("exec").add_argument("command", nargs=argparse.REMAINDER)
+    command = verbs.add_parser("exec")
+    command.add_argument("--user", choices=USERS, default="", help="whose URIs and secrets it gets")
+    command.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     socket.setdefaulttimeout(10)  # seconds; a frozen supervisord would not answer for ever
     try:
@@ -367,7 +417,7 @@ def run(arguments: argparse.Namespace) -> int:
     looking = {"status": status, "hints": hints}
     changing = {"up": up, "down": down, "restart": restart, "migrate": migrate, "clean": clean}
     if arguments.verb == "exec":
-        return execute(state, arguments.command)
+        return execute(state, arguments.command, arguments.user)
     if arguments.verb in looking:
         return looking[arguments.verb](state)
     with _alone(state):

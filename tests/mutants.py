@@ -43,6 +43,7 @@ POOLER = "tests/system/test_pooler.py"
 TLS = "chassis/tests/interface/test_tls.py"
 FAIR_QUEUE, LOGS = "users/tests/unit/test_fair_queue.py", "chassis/tests/unit/test_logs.py"
 MESSAGES = "notifications/tests/interface/test_messages.py"
+COPIES, SERVERS = "dev/tests/unit/test_copies.py", "dev/tests/interface/test_servers.py"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def tests(file: str, *names: str) -> list[str]:
     return [f"{file}::{name}" for name in names]
 
 
+OLD_PERMISSIONS = "test_only_services_with_an_outbox_have_an_exchange_of_events"
 DETOUR = "test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed"
 GUARD = Change("orders/store.py", "new.order_id AND orders.status = 'pending'", "new.order_id")
 TRIGGER = Change(
@@ -896,6 +898,53 @@ MUTANTS = [
         "migrations connect to the first server",
         [Change("chassis/migrate.py", 'event.listen(engine, "do_connect", lookups.connect)', "")],
         tests(LOOKUPS, "test_migrations_skip_a_standby"),
+    ),
+    # Passwords and values are for those who need them.
+    Mutant(
+        "every process gets the passwords of all databases",
+        [Change("dev/servers.py", "if user in (ALL_RIGHTS, MIGRATIONS):", "if user:")],
+        tests(COPIES, "test_a_copy_is_told_of_its_own_database_and_no_other_secret"),
+    ),
+    Mutant(
+        "a command without a user gets the secrets of the terminal",
+        [Change("dev/suite.py", "**public, **own, **QUIET", "**os.environ, **own, **QUIET")],
+        tests(COPIES, "test_a_command_without_a_user_gets_no_secret"),
+    ),
+    Mutant(
+        "everybody may read the variables of a program",
+        [Change("dev/passwords.py", "PRIVATE = 0o600", "PRIVATE = 0o644")],
+        tests("dev/tests/unit/test_keeper.py", "test_variables_reach_a_program_and_nobody_else"),
+    ),
+    Mutant(
+        "a failed statement is in PostgreSQL's log",
+        [Change("dev/servers.py", '"log_min_error_statement": "panic"', '"timezone": "UTC"')],
+        tests(SERVERS, "test_the_log_of_postgresql_has_no_values"),
+    ),
+    Mutant(
+        "the details of an error are in PostgreSQL's log",
+        [Change("dev/servers.py", '"log_error_verbosity": "terse"', '"timezone": "UTC"')],
+        tests(SERVERS, "test_the_log_of_postgresql_has_no_values"),
+    ),
+    Mutant(
+        "a role may take all connections of PostgreSQL",
+        [
+            Change(
+                "dev/servers.py",
+                "SERVICE_CONNECTIONS, OWNER_CONNECTIONS = 130",
+                "SERVICE_CONNECTIONS, OWNER_CONNECTIONS = 600",
+            )
+        ],
+        tests(SERVERS, "test_no_role_can_take_the_connections_of_others"),
+    ),
+    Mutant(
+        "the known password of an earlier version stays",
+        [Change("dev/servers.py", "found[kind] += more", "found[kind] += []")],
+        tests(SERVERS, "test_the_known_password_of_an_earlier_version_is_replaced"),
+    ),
+    Mutant(
+        "migrations declare exchanges that the previous permissions do not allow",
+        [Change("chassis/migrate.py", "if isinstance(dependency, Outbox)", "if dependency")],
+        tests("chassis/tests/interface/test_migrations.py", OLD_PERMISSIONS),
     ),
 ]
 

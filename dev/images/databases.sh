@@ -1,14 +1,19 @@
 #!/bin/bash
-# The roles and databases of compose.yaml, made once by the image of PostgreSQL: each database belongs to
-# the role that migrates it, and lets in one other, which the service uses.
+# The roles and databases of compose.yaml, made by the image of PostgreSQL: each database belongs to the
+# role that migrates it, and lets in one other, which the service uses. Where they are there already, the
+# roles get the passwords of now.
 set -euo pipefail
 
 for name in users billing orders notifications; do
+  password=${name^^}_DB_PASSWORD owner_password=${name^^}_DB_OWNER_PASSWORD
   psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="${POSTGRES_USER:-postgres}" <<SQL
-CREATE ROLE ${name} LOGIN PASSWORD '${name}';
-CREATE ROLE ${name}_owner LOGIN PASSWORD '${name}_owner';
-CREATE DATABASE ${name} OWNER ${name}_owner
-  TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER libc LOCALE 'C';
+SELECT format('CREATE ROLE %I LOGIN', role) FROM unnest('{${name}, ${name}_owner}'::name[]) AS role
+  WHERE role NOT IN (SELECT rolname FROM pg_roles) \gexec
+ALTER ROLE ${name} PASSWORD '${!password}' CONNECTION LIMIT 130;
+ALTER ROLE ${name}_owner PASSWORD '${!owner_password}' CONNECTION LIMIT 10;
+SELECT 'CREATE DATABASE ${name} OWNER ${name}_owner
+  TEMPLATE template0 ENCODING ''UTF8'' LOCALE_PROVIDER libc LOCALE ''C'''
+  WHERE '${name}' NOT IN (SELECT datname FROM pg_database) \gexec
 REVOKE ALL ON DATABASE ${name} FROM PUBLIC;
 GRANT CONNECT ON DATABASE ${name} TO ${name};
 SQL

@@ -82,7 +82,8 @@ def encrypted(
         for name, uri in environment.items()
         if name.endswith(("_DB_URI", "_DB_OWNER_URI"))
     }
-    broker = f"{scheme}://shop:shop@localhost:{brokers['here']}/"
+    user = urlsplit(environment["AMQP_URI"]).netloc.partition("@")[0]
+    broker = f"{scheme}://{user}@localhost:{brokers['here']}/"
     trust = dict.fromkeys(TRUST, str(ca / "ca.crt"))
     return {**environment, **uris, **trust, "AMQP_URI": broker}
 

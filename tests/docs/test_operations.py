@@ -43,9 +43,8 @@ def ask_in_vain(suite: Suite) -> None:
 
 def forget_what_was_sent(terminal: Terminal, name: str) -> None:
     """Time passes: the outbox of a service is cleaned, all of it."""
-    uri = f"postgresql://{name}_owner:{name}_owner@$DB/{name}"
     clean = '-c "DELETE FROM outbox WHERE sent_at IS NOT NULL" -c "SELECT count(*) FROM outbox"'
-    eventually(lambda: terminal.run(f"psql -qAt {clean} {uri}") == "0\n")
+    eventually(lambda: terminal.run(f"psql -qAt {clean} $(owner {name})") == "0\n")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import os
 import re
 import subprocess
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dev.suite import USERS
 from tests.docs.markdown import LINKING, ROOT, TOLD, Block, anchors, blocks_in, commands, links
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -95,8 +97,8 @@ TYPED = [(str(block), command.strip()) for block in blocks_in("") for command in
 
 @pytest.mark.parametrize(("where", "command"), TYPED)
 def test_what_is_to_be_typed_is_there(where: str, command: str) -> None:
-    """`make` with a verb and variables that there are, `nameko run` with modules that there are; anything
-    else is in the list of what can't be run."""
+    """`make` with a verb and variables that there are, `nameko run` with modules that there are, a user's
+    variables, a script; anything else is in the list of what can't be run."""
     command = re.sub(r"^([A-Z_]+)=\S+ (?=make )", r"make \1= && ", command)
     for part in command.split(" && "):
         program, *words = part.split()
@@ -106,6 +108,10 @@ def test_what_is_to_be_typed_is_there(where: str, command: str) -> None:
             modules = words[3:]
             assert modules
             assert all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules), where
+        elif program == ".":
+            assert words[0].removeprefix(".run/env/") in USERS, f"{where}: {part}"
+        elif program.startswith("dev/"):
+            assert os.access(ROOT / program, os.X_OK), f"{where}: {part}"
         else:
             assert part.startswith(tuple(NOT_RUN)), f"{where}: {part}"
 

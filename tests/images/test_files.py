@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -27,10 +28,19 @@ def run(*command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    """compose.yaml, all anchors resolved, by docker compose itself."""
-    services: dict[str, Any] = json.loads(run(str(TOOLS / "docker-compose"), "config", "--format=json"))
-    return services["services"]
+def project(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """compose.yaml with random passwords, all anchors resolved, by docker compose itself."""
+    file = tmp_path_factory.mktemp("compose") / "env"
+    run(str(CHECKOUT / "dev/images/passwords.sh"), str(file))
+    docker_compose = (str(TOOLS / "docker-compose"), "--env-file", str(file))
+    found: dict[str, Any] = json.loads(run(*docker_compose, "config", "--format=json"))
+    return found
+
+
+@pytest.fixture
+def compose(project: dict[str, Any]) -> dict[str, Any]:
+    services: dict[str, Any] = project["services"]
+    return services
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -59,8 +69,30 @@ def test_compose_tells_each_service_of_its_own_database_alone(compose: dict[str,
     for name in SERVICES:
         own = "TOKEN_SECRET" if name == "gateway" else f"{name.upper()}_DB_URI"
         assert set(compose[name]["environment"]) == {"AMQP_URI", own}
+        assert urlsplit(compose[name]["environment"]["AMQP_URI"]).username == name
     uris = {f"{name.upper()}_{kind}" for name in SERVICES_WITH_TABLES for kind in ("DB_URI", "DB_OWNER_URI")}
     assert set(compose["migrations"]["environment"]) == {"AMQP_URI"} | uris
+
+
+def test_compose_asks_for_passwords_first(tmp_path: Path) -> None:
+    empty = tmp_path / "env"
+    empty.touch()
+    tried = subprocess.run(
+        [TOOLS / "docker-compose", "--env-file", empty, "config"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+    assert tried.returncode != 0
+    assert "run dev/images/passwords.sh first" in tried.stderr
+
+
+def test_the_broker_of_compose_loads_its_users_and_permissions(project: dict[str, Any]) -> None:
+    files = {each["source"]: each["target"] for each in project["services"]["rabbitmq"]["configs"]}
+    assert files["load_definitions"].startswith("/etc/rabbitmq/conf.d/")
+    loaded = project["configs"]["load_definitions"]["content"]
+    assert loaded == f"load_definitions = {files['definitions']}"
+    assert project["configs"]["definitions"]["environment"] == "RABBITMQ_DEFINITIONS"
 
 
 def test_compose_publishes_the_gateway_alone_and_on_this_machine(compose: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import requests
 from psycopg2.extensions import parse_dsn
 
 from conftest import SERVICES_WITH_TABLES, eventually
+from dev.broker import MIGRATIONS
 from dev.servers import Servers
 from tests.images.conftest import CHECKOUT
 from tests.images.workshop import BASE, START_S, Container, Workshop
@@ -146,8 +147,8 @@ def test_a_container_can_write_nothing(start: Callable[..., Container]) -> None:
 
 
 @pytest.fixture(scope="module")
-def databases(servers: Servers) -> dict[str, str]:
-    """The environment of servers whose databases compose.yaml's script has made."""
+def environment_of(servers: Servers) -> Callable[[str], dict[str, str]]:
+    """The environment of a user of servers whose databases compose.yaml's script has made."""
     superuser = parse_dsn(servers.superuser_dsn())
     connection = psycopg2.connect(**superuser)
     connection.autocommit = True
@@ -157,21 +158,20 @@ def databases(servers: Servers) -> dict[str, str]:
                 cursor.execute(f"DROP {what}")
     connection.close()
     address = {"PGHOST": superuser["host"], "PGPORT": superuser["port"], "PGPASSWORD": superuser["password"]}
-    subprocess.run([CHECKOUT / "dev/images/databases.sh"], env={**os.environ, **address}, check=True)
-    return servers.env()
-
-
-def needs(name: str, environment: dict[str, str]) -> dict[str, str]:
-    """What a service is told; no other one's database."""
-    own = {"TOKEN_SECRET": "a secret of this test's, long enough"} if name == "gateway" else {}
-    return {"AMQP_URI": environment["AMQP_URI"], **own} | {
-        key: value for key, value in environment.items() if key == f"{name.upper()}_DB_URI"
+    passwords = {
+        f"{name.upper()}_{variable}_PASSWORD": servers.passwords[f"postgresql:{role}"]
+        for name in SERVICES_WITH_TABLES
+        for role, variable in ((name, "DB"), (f"{name}_owner", "DB_OWNER"))
     }
+    environment = {**os.environ, **address, **passwords}
+    subprocess.run([CHECKOUT / "dev/images/databases.sh"], env=environment, check=True)
+    return servers.env
 
 
 def test_migrations_end_with_one_line_where_a_server_is_away(
-    start: Callable[..., Container], databases: dict[str, str]
+    start: Callable[..., Container], environment_of: Callable[[str], dict[str, str]]
 ) -> None:
+    databases = environment_of(MIGRATIONS)
     for gone in ("AMQP_URI", "USERS_DB_OWNER_URI"):
         elsewhere = re.sub(r"127.0.0.1:\d+", "127.0.0.1:1", databases[gone])
         tried = start(reference("migrations"), **{**databases, gone: elsewhere})
@@ -181,8 +181,11 @@ def test_migrations_end_with_one_line_where_a_server_is_away(
 
 
 def test_the_images_sell_an_order_and_end_on_sigterm(
-    start: Callable[..., Container], databases: dict[str, str], servers: Servers
+    start: Callable[..., Container],
+    environment_of: Callable[[str], dict[str, str]],
+    servers: Servers,
 ) -> None:
+    databases = environment_of(MIGRATIONS)
     migrations = start(reference("migrations"), **databases)
     assert migrations.wait() == 0, migrations.says()
     running = {}
@@ -190,7 +193,8 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
         ports = {"GATEWAY_PORT" if name == "gateway" else "HEALTH_PORT": str(servers.ports[name])}
         if name == "gateway":
             ports |= {"HEALTH_PORT": "0", "GATEWAY_HEALTH_PUBLIC": "true"}
-        running[name] = start(reference(name), **needs(name, databases), **ports)
+            ports["TOKEN_SECRET"] = "a secret of this test's, long enough"
+        running[name] = start(reference(name), **environment_of(name), **ports)
     for name, container in running.items():
         eventually(lambda name=name, container=container: is_ready(servers, name, container), START_S)
 

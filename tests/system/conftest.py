@@ -37,8 +37,10 @@ def suite(
     traffic: Traffic,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Suite]:
-    """All five services, ready."""
-    with Suite(environment, servers.ports, tmp_path_factory.mktemp("suite")).running() as suite:
+    """All five services, ready, each as its own user of the broker."""
+    servers.load_permissions(again=True)  # other tests may have given these users other ones
+    folder = tmp_path_factory.mktemp("suite")
+    with Suite(environment, servers.ports, folder, servers.env).running() as suite:
         yield suite
 
 

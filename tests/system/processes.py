@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,18 @@ from typing import Any
 import requests
 
 from conftest import eventually
+from dev.broker import ALL_RIGHTS
+from dev.servers import uri_names
 from dev.suite import QUIET, SERVICES
 
 NAMEKO = str(Path(sys.executable).with_name("nameko"))
 START_S = 90.0
 STOP_S = 40.0
+
+
+def without_uris(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment that names no servers."""
+    return {name: value for name, value in environment.items() if name not in uri_names(ALL_RIGHTS)}
 
 
 class Process:
@@ -74,9 +81,19 @@ class Process:
 
 
 class Suite:
-    """Five processes, one a service."""
+    """Five processes, one a service.
 
-    def __init__(self, environment: Mapping[str, str], ports: Mapping[str, int], folder: Path) -> None:
+    `own` are the URIs of a service, in the place of those that `environment` has for all.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        ports: Mapping[str, int],
+        folder: Path,
+        own: Callable[[str], Mapping[str, str]] | None = None,
+    ) -> None:
+        self.own = own
         self.environment = environment
         self.ports = ports
         self.folder = folder
@@ -122,8 +139,14 @@ class Suite:
         except requests.ConnectionError:
             return None
 
+    def environment_of(self, user: str) -> dict[str, str]:
+        """The environment of a process that acts as this user of the broker."""
+        if not self.own:
+            return {**self.environment}
+        return {**without_uris(self.environment), **self.own(user)}
+
     def _process(self, name: str) -> Process:
         is_gateway = name == "gateway"
         health = {"GATEWAY_HEALTH_PUBLIC": "true"} if is_gateway else {"HEALTH_PORT": str(self.ports[name])}
-        environment = {**self.environment, **health}
+        environment = {**self.environment_of(name), **health}
         return Process((name,), environment, self.folder / f"{name}.log")

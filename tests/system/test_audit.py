@@ -9,6 +9,7 @@ import eventlet
 import pytest
 
 from conftest import eventually
+from dev.broker import MIGRATIONS
 from dev.suite import QUIET
 from tests.system.shopper import PASSWORD
 
@@ -34,7 +35,7 @@ def audit(suite, at_rest):
 
     def run(*flags: str) -> tuple[int, dict[str, Any]]:
         command = [sys.executable, "-m", "audit", "--json", *flags]
-        env = {**suite.environment, **QUIET}
+        env = {**suite.environment_of(MIGRATIONS), **QUIET}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
         return done.returncode, json.loads(done.stdout)
 

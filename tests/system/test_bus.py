@@ -18,6 +18,7 @@ from chassis.events import ATTEMPTS, ERROR, FAILURES
 from chassis.moves import moves_exchange
 from chassis.retries import MAX_ALIKE, MAX_ATTEMPTS
 from conftest import eventually
+from dev.broker import MIGRATIONS
 from tests.system.shopper import PASSWORD
 
 WRITTEN_BY_HANDLERS = {"billing": ["accounts"], "notifications": ["recipients", "letters"]}
@@ -139,7 +140,7 @@ def let_events_fail_on_their_own(suite, config, queues, sql, new_shopper) -> Non
         suite.start("billing", "notifications")
         eventually(lambda: all(count(config, f"{queue}.dead") for queue in queues))
     command = [sys.executable, "-W", "ignore", "-m", "chassis.dead", "redrive"]
-    printed = subprocess.check_output(command, env=suite.environment, text=True)
+    printed = subprocess.check_output(command, env=suite.environment_of(MIGRATIONS), text=True)
     assert set(printed.splitlines()) == {f"{queue}: 1 redriven" for queue in queues}
     assert_effects(sql, payer, orders, [newcomer])
 

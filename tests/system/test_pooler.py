@@ -68,7 +68,8 @@ class Pooler:
 def pooler(servers: Servers, tmp_path: Path) -> Iterator[Pooler]:
     port = servers.ports["postgresql"]
     databases = [
-        f"{role} = host=127.0.0.1 port={port} dbname={name} user={role} password={role}"
+        f"{role} = host=127.0.0.1 port={port} dbname={name} user={role} "
+        f"password={servers.passwords[f'postgresql:{role}']}"
         for name in SERVICES_WITH_TABLES
         for role in (name, f"{name}_owner")
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dev.broker import OPERATOR
 from dev.suite import QUIET
 from tests.system.processes import NAMEKO
 
@@ -22,7 +23,7 @@ def shell(suite, request):
         code = "".join(f"print('=>', json.dumps({line}))\n" for line in lines)
         done = subprocess.run(
             [*request.param, "--config", "config.yaml"],
-            env={**suite.environment, **QUIET},
+            env={**suite.environment_of(OPERATOR), **QUIET},
             input="import json\n" + code,
             capture_output=True,
             text=True,

@@ -12,8 +12,9 @@ import pytest
 from chaos.arena import Arena, arena
 from chaos.run import Part, Run, converge, play
 from chaos.versions import PREVIOUS, checkout_of
+from dev.broker import BUS, CHECKOUT
+from dev.broker import PREVIOUS as PREVIOUS_PERMISSIONS
 from dev.failure import Failure
-from dev.suite import CHECKOUT
 
 SEED = int(os.environ.get("SEED", "1"))
 CALLEES_FIRST = ("users", "billing", "notifications", "orders", "gateway")
@@ -36,7 +37,7 @@ def previous() -> Iterator[Path]:
 
 
 def test_an_upgrade_and_a_rollback_under_load_lose_nothing(previous: Path) -> None:
-    with arena(previous) as played:
+    with arena(previous, (PREVIOUS_PERMISSIONS,)) as played:
         part = Part("upgrade", "copies of two versions lose nothing", partial(_story, previous=previous))
         result = play(part, played, SEED)
     assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)
@@ -54,10 +55,20 @@ def _story(run: Run, previous: Path) -> None:
         _fill_old_retry_queues(run, "notifications")
         run.arena.suite.checkout = CHECKOUT
         run.arena.suite.migrate()
-        _replace(run, CALLEES_FIRST, CHECKOUT)
+        _replace_first_copies(run, CALLEES_FIRST, CHECKOUT)
+        _permit(run, "both versions", BUS, PREVIOUS_PERMISSIONS)
+        _fail_events(run)
+        _permit(run, "this version alone", BUS)
+        _request(run)
+        _replace_second_copies(run, CALLEES_FIRST, CHECKOUT)
         _crash_broker(run)
-        _replace(run, CALLERS_FIRST, previous)
+        _permit(run, "both versions", BUS, PREVIOUS_PERMISSIONS)
+        _replace_first_copies(run, CALLERS_FIRST, previous)
+        _permit(run, "the previous version alone", PREVIOUS_PERMISSIONS)
+        _fail_events(run)
+        _replace_second_copies(run, CALLERS_FIRST, previous)
     converge(run)
+    _permit(run, "this version alone", BUS)
     _upgrade_at_once(run)
     _delete_old_retry_queues(run)
     _request(run)
@@ -75,15 +86,27 @@ def _fill_old_retry_queues(run: Run, service: str) -> None:
         eventlet.sleep(LOCKED_S)
 
 
-def _replace(run: Run, services: Sequence[str], checkout: Path) -> None:
-    """Replace each copy under load. Events fail while copies of both versions consume them."""
+def _replace_first_copies(run: Run, services: Sequence[str], checkout: Path) -> None:
     for service in services:
-        first, second = run.arena.copies(service)
-        _switch(run, first, checkout)
-        if service in CONSUMERS:
-            _fill_old_retry_queues(run, service)
-            run.arena.await_ready([first, second])
-        _switch(run, second, checkout)
+        _switch(run, run.arena.copies(service)[0], checkout)
+
+
+def _replace_second_copies(run: Run, services: Sequence[str], checkout: Path) -> None:
+    for service in services:
+        _switch(run, run.arena.copies(service)[1], checkout)
+
+
+def _permit(run: Run, whom: str, *permissions: Path) -> None:
+    """Load other permissions on the broker while everything runs."""
+    run.fault(f"the broker loads the permissions of {whom}")
+    run.arena.permit(*permissions)
+
+
+def _fail_events(run: Run) -> None:
+    """Events fail while copies of both versions consume them."""
+    for service in CONSUMERS:
+        _fill_old_retry_queues(run, service)
+        run.arena.await_ready(run.arena.copies(service))
 
 
 def _switch(run: Run, name: str, checkout: Path) -> None:

@@ -260,7 +260,8 @@ def test_migrations_skip_a_standby(
 @pytest.fixture
 def broker_config(servers: Servers, chassis_config: dict[str, Any]) -> dict[str, Any]:
     """The settings of a service that knows the broker by a name."""
-    return {**chassis_config, "AMQP_URI": f"amqp://shop:shop@{HOST}:{servers.ports['rabbitmq']}/"}
+    uri = chassis_config["AMQP_URI"].replace("127.0.0.1", HOST)
+    return {**chassis_config, "AMQP_URI": uri}
 
 
 @pytest.fixture

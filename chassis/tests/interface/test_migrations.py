@@ -13,6 +13,7 @@ from alembic.util import CommandError
 from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import create_engine
 
+from chassis import migrate
 from chassis.db import newest_migration
 from chassis.migrate import declare_queues, main, migrate_tables
 from conftest import SERVICES_WITH_TABLES
@@ -36,6 +37,16 @@ def config_file(config, tmp_path) -> Any:
         return str(path)
 
     return write
+
+
+@pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
+def test_only_services_with_an_outbox_have_an_exchange_of_events(config, monkeypatch, service) -> None:
+    """The permissions of the previous version allow no other one."""
+    declared = []
+    monkeypatch.setattr(migrate, "declare_exchange", lambda exchange, _: declared.append(exchange.name))
+    declare_queues(config, service)
+    own = [f"{service}.events"] if service in ("users", "orders") else []
+    assert declared == ["nameko-rpc", *own]
 
 
 @pytest.mark.parametrize("service", SERVICES_WITH_TABLES)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import eventlet
 import pytest
@@ -30,7 +31,9 @@ def tls_config(
     port = free_ports()["rabbitmq"]
     with encrypted_broker(servers, {"here": port}), pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(folder / "ca.crt"))
-        yield {**chassis_config, "AMQP_URI": f"amqps://shop:shop@localhost:{port}/"}
+        uri = urlsplit(chassis_config["AMQP_URI"])
+        place = uri.netloc.replace(f"127.0.0.1:{uri.port}", f"localhost:{port}")
+        yield {**chassis_config, "AMQP_URI": f"amqps://{place}/"}
 
 
 @pytest.fixture

@@ -21,7 +21,10 @@ import users.service
 from chassis.amqp import connect
 from chassis.deadlines import TIMEOUT
 from conftest import eventually
+from dev.broker import OPERATOR
+from dev.servers import Servers
 from dev.suite import QUIET
+from tests.system.processes import without_uris
 
 COMMAND = [sys.executable, "-m", "dev.shell", "--config", "config.yaml", "--interface", "plain"]
 DEFAULT_TIMEOUT_S = 5  # RPC_TIMEOUT_S of config.yaml
@@ -105,13 +108,20 @@ class Session:
 OpenShell = Callable[..., Session]
 
 
+@pytest.fixture(scope="module")
+def operator(environment: dict[str, str], servers: Servers) -> dict[str, str]:
+    """The environment of an operator."""
+    servers.load_permissions(again=True)  # other tests may have given the user another password
+    return {**without_uris(environment), **servers.env(OPERATOR)}
+
+
 @pytest.fixture
-def open_shell(environment: dict[str, str], clean: None, tmp_path: Path) -> Iterator[OpenShell]:
-    """`open_shell(RPC_TIMEOUT_S="1")`: a session with these variables."""
+def open_shell(operator: dict[str, str], clean: None, tmp_path: Path) -> Iterator[OpenShell]:
+    """`open_shell(RPC_TIMEOUT_S="1")`: a session of an operator with these variables."""
     with ExitStack() as sessions:
 
         def open_(**variables: str) -> Session:
-            session = Session({**environment, **variables}, tmp_path / "shell.log")
+            session = Session({**operator, **variables}, tmp_path / "shell.log")
             sessions.callback(session.end)
             return session
 
@@ -253,7 +263,7 @@ class Forwarder:
 def test_a_session_goes_on_after_its_connection_was_forgotten(open_shell, run, servers) -> None:
     run(users.service.Service)
     with closing(Forwarder(servers.ports["rabbitmq"])) as forwarder:
-        uri = servers.env()["AMQP_URI"].replace(str(servers.ports["rabbitmq"]), str(forwarder.port))
+        uri = servers.env(OPERATOR)["AMQP_URI"].replace(str(servers.ports["rabbitmq"]), str(forwarder.port))
         session = open_shell(RPC_TIMEOUT_S="2", AMQP_URI=uri)
         look = f"n.rpc.users.get, user_id={USER!r}"
         assert session.call(look) is None
@@ -266,26 +276,31 @@ def test_a_session_goes_on_after_its_connection_was_forgotten(open_shell, run, s
 def test_mistakes_are_told_at_once(open_shell, run) -> None:
     session = open_shell()
     run(users.service.Service)
-    assert session.call("n.rpc.nobody.get") == "UnknownService: Unknown service `nobody`"
-    assert session.call("n.rpc.users.nothing") == "MethodNotFound: nothing"
+    why = "no service has this method, or it is not for you"
+    assert session.call("n.rpc.nobody.get") == f"NotPermitted: nobody.get: {why}"
+    assert session.call("n.rpc.users.nothing") == f"NotPermitted: users.nothing: {why}"
     assert session.call("n.rpc.users.get, name='x'").startswith("IncorrectSignature")
     assert session.call(f"n.rpc['users'].get, user_id={USER!r}") is None
     assert session.call(f"lambda: n.rpc.users.get.call_async(user_id={USER!r}).result()") is None
 
 
-def test_events_and_settings_are_as_in_nameko_shell(open_shell, channel) -> None:
+def test_settings_are_as_in_nameko_shell(open_shell) -> None:
+    assert open_shell().call("lambda: n.config['RPC_TIMEOUT_S']") == DEFAULT_TIMEOUT_S
+
+
+def test_an_operator_emits_no_event_of_a_service(open_shell, channel) -> None:
     session = open_shell()
     queue = "evt-users-user_created--billing.handle_user_created"
-    assert session.call("n.dispatch_event, 'users', 'user_created', {}") is None
-    assert waiting(channel, queue) == 1
-    assert session.call("lambda: n.config['RPC_TIMEOUT_S']") == DEFAULT_TIMEOUT_S
+    told = session.call("n.dispatch_event, 'users', 'user_created', {}")
+    assert "ACCESS_REFUSED - access to exchange 'users.events'" in told
+    assert waiting(channel, queue) == 0
 
 
-def test_an_error_ends_a_script(environment) -> None:
+def test_an_error_ends_a_script(operator) -> None:
     """As in `nameko shell`: what stands after it is not executed."""
     done = subprocess.run(
         COMMAND,
-        env={**environment, **QUIET, "RPC_TIMEOUT_S": "1"},
+        env={**operator, **QUIET, "RPC_TIMEOUT_S": "1"},
         input=f"n.rpc.orders.get(order_id={USER!r})\nprint('reached')\n",
         capture_output=True,
         text=True,

@@ -1,9 +1,13 @@
-"""Several copies of each service: their names, their ports, what they run."""
+"""Several copies of each service: their names, their ports, what they run and what they are told."""
 
 from pathlib import Path
 
+import pytest
+
 from dev.ports import free_ports
-from dev.suite import SERVICES, Suite, further_copies, service_of
+from dev.suite import PRIVATE, SERVICES, USERS, Suite, further_copies, service_of, wanted_suite
+
+EXTERNAL = {name: f"{name}'s" for name in PRIVATE if name.endswith("_URI")}
 
 
 def test_copies_are_numbered_from_the_second_one() -> None:
@@ -24,3 +28,38 @@ def test_gateways_share_a_port_and_all_other_copies_have_their_own(tmp_path: Pat
 def test_a_copy_runs_the_service_it_is_a_copy_of(tmp_path: Path) -> None:
     suite = Suite(tmp_path, free_ports(further_copies(3)), copies=3)
     assert suite.command("orders3") == suite.command("orders")
+
+
+@pytest.mark.parametrize("external", [{}, EXTERNAL], ids=["own servers", "servers of others"])
+@pytest.mark.parametrize("copy", ["users", "billing2", "orders", "notifications2", "gateway2"])
+def test_a_copy_is_told_of_its_own_database_and_no_other_secret(tmp_path, copy, external) -> None:
+    suite = Suite(tmp_path / "run", free_ports(further_copies(2)), external, copies=2)
+    own = "TOKEN_SECRET" if copy == "gateway2" else f"{service_of(copy).upper()}_DB_URI"
+    told = suite._service(copy).env
+    assert told.keys() & PRIVATE == {"AMQP_URI", own}
+    assert all(told[name] == external[name] for name in external.keys() & told.keys())
+
+
+def test_each_user_has_a_password_of_its_own(tmp_path) -> None:
+    suite = Suite(tmp_path / "run", free_ports())
+    uris = {user: suite.env(user)["AMQP_URI"] for user in USERS}
+    assert len({uri.split(":")[2].partition("@")[0] for uri in uris.values()}) == len(USERS)
+    assert all(uri.startswith(f"amqp://{user}:") for user, uri in uris.items())
+    assert Suite(tmp_path / "run", suite.ports).env() == suite.env(), "they stay"
+
+
+def test_a_command_without_a_user_gets_no_secret(tmp_path, monkeypatch) -> None:
+    suite = Suite(tmp_path / "run", free_ports())
+    monkeypatch.setenv("BILLING_DB_OWNER_URI", "postgresql://of-somebody")
+    assert not suite.environ().keys() & PRIVATE
+    assert "BILLING_DB_OWNER_URI" not in suite.environ("operator")
+
+
+def test_variables_of_an_own_user_do_not_name_servers_of_others(tmp_path, monkeypatch) -> None:
+    """A terminal that has read .run/env/shop can still say `make up`."""
+    suite = Suite(tmp_path / "run", free_ports())
+    for name, value in suite.private_env("shop").items():
+        monkeypatch.setenv(name, value)
+    assert wanted_suite(tmp_path / "run").external == {}
+    monkeypatch.setenv("AMQP_URI", "amqp://another:secret@127.0.0.1/")
+    assert wanted_suite(tmp_path / "run").external == {"AMQP_URI": "amqp://another:secret@127.0.0.1/"}

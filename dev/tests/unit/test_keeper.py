@@ -11,6 +11,8 @@ import pytest
 from dev import state
 from dev.keeper import Keeper, Program, wait_for
 
+WORD = 'a word\'s "%(x)s" $HOME'
+
 
 @pytest.fixture
 def keeper(tmp_path: Path) -> Iterator[Keeper]:
@@ -20,6 +22,7 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
     programs = [
         Program("sleeper", ["sleep", "1000"], folder),
         Program("dying", ["false"], folder),
+        Program("speaker", ["sh", "-c", 'echo "$WORD"; sleep 1000'], folder, env={"WORD": WORD}),
         Program("deaf", ["sh", "-c", "trap '' TERM; sleep 1000"], folder, stop_wait_s=1),
     ]
     keeper.begin(programs, os.environ, tied=True)
@@ -33,6 +36,17 @@ def test_a_killed_program_is_started_again(keeper: Keeper) -> None:
     assert wait_for(lambda: keeper.starts("sleeper") == 1, 5)
     os.kill(keeper.processes()["sleeper"], signal.SIGKILL)
     assert wait_for(lambda: keeper.starts("sleeper") == 2, 10)
+
+
+def test_variables_reach_a_program_and_nobody_else(keeper: Keeper) -> None:
+    """A password in a command line would be seen by every user of the machine."""
+    keeper.start("speaker")
+    assert wait_for(lambda: keeper.log("speaker").read_text() == f"{WORD}\n", 5)
+    pid = keeper.processes()["speaker"]
+    assert WORD.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    for path in ("variables/speaker", "log"):
+        assert not keeper.state.joinpath(path).stat().st_mode & 0o077, path
+    assert WORD not in (keeper.state / "supervisord.conf").read_text()
 
 
 def test_a_program_that_dies_at_once_is_started_again_for_ever_but_not_hot(keeper: Keeper) -> None:

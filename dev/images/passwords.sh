@@ -1,0 +1,30 @@
+#!/bin/bash
+# Writes into .env what compose.yaml needs: a random password for each user of the broker and each role of
+# the databases, a key for the gateway's tokens, and the broker's users with their permissions.
+#
+#   passwords.sh [FILE]    .env by default
+#
+# What is there stays, but for the permissions: run it again after an upgrade.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+file=${1:-.env}
+template=dev/images/definitions.json
+
+umask 077
+touch "$file"
+chmod 600 "$file"
+
+needed=$(grep -oh '\${[A-Z_]*_\(PASSWORD\|SECRET\)' compose.yaml "$template" | tr -d '${' | sort -u)
+for name in $needed; do
+  grep -q "^$name=" "$file" || echo "$name=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" >>"$file"
+done
+
+definitions=$(tr -d '\n' <"$template")
+while IFS='=' read -r name password; do
+  definitions=${definitions//"\${$name}"/$password}
+done < <(grep '_AMQP_PASSWORD=' "$file")
+
+grep -v '^RABBITMQ_DEFINITIONS=' "$file" >"$file.new"
+echo "RABBITMQ_DEFINITIONS='$definitions'" >>"$file.new"
+mv "$file.new" "$file"

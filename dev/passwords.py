@@ -1,0 +1,47 @@
+"""Random passwords, kept in a file that only its owner may read."""
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+PRIVATE = 0o600
+
+
+class Passwords:
+    """The passwords of one state folder, by name. A new one is made where a name has none yet."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> str:
+        known = self._known()
+        if name not in known:
+            known[name] = secrets.token_hex(16)  # needs no quotes, neither in a URI nor in SQL
+            write_private(self._file, json.dumps(known, indent=1))
+        return known[name]
+
+    def occur_in(self, text: str) -> bool:
+        """Whether a text holds one of the passwords."""
+        return any(password in text for password in self._known().values())
+
+    def _known(self) -> dict[str, str]:
+        return json.loads(self._file.read_text()) if self._file.exists() else {}
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """A script for a shell that exports the variables."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def write_private(file: Path, text: str, owner: str | None = None) -> None:
+    """Replace the file as a whole; only its owner, ourselves by default, may read and write it."""
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    unfinished.touch(mode=PRIVATE)
+    unfinished.write_text(text)
+    if owner:
+        shutil.chown(unfinished, owner)
+    unfinished.rename(file)

@@ -1,0 +1,122 @@
+"""The private servers keep secrets: nobody knows a password, and PostgreSQL's log has no values."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import Any
+
+import kombu
+import psycopg2
+import pytest
+from amqp.exceptions import AccessRefused
+from psycopg2.extensions import parse_dsn
+
+from conftest import SERVICES_WITH_TABLES, eventually
+from dev.broker import CHECKOUT
+from dev.servers import Servers
+
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2g"
+ADDRESS, LETTER = "ann.secret@example.org", "Dear Ann, this is nobody else's business"
+KNOWN = ("shop", "guest", "users", "gateway", "postgres")
+
+
+def connect(servers: Servers, user: str, password: str) -> None:
+    uri = f"amqp://{user}:{password}@127.0.0.1:{servers.ports['rabbitmq']}/"
+    with closing(kombu.Connection(uri)) as connection:
+        connection.connect()
+
+
+@pytest.mark.parametrize("user", KNOWN)
+def test_no_password_of_the_broker_is_known(servers: Servers, user: str) -> None:
+    with pytest.raises(AccessRefused):
+        connect(servers, user, user)
+
+
+def test_the_known_password_of_an_earlier_version_is_replaced(servers: Servers) -> None:
+    servers.rabbitmqctl("change_password", "shop", "shop")
+    connect(servers, "shop", "shop")
+    servers.load_permissions(again=True)
+    with pytest.raises(AccessRefused):
+        connect(servers, "shop", "shop")
+    connect(servers, "shop", servers.passwords["rabbitmq:shop"])
+
+
+@pytest.mark.parametrize("name", SERVICES_WITH_TABLES)
+def test_no_password_of_a_role_is_known(servers: Servers, name: str) -> None:
+    for role in (name, f"{name}_owner"):
+        with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+            psycopg2.connect(
+                host="127.0.0.1",
+                port=servers.ports["postgresql"],
+                dbname=name,
+                user=role,
+                password=role,
+            )
+
+
+def test_only_the_user_who_started_the_servers_may_read_passwords_and_logs(servers: Servers) -> None:
+    for path in ("passwords.json", "superuser.password", "rabbitmq/users.json", "log"):
+        assert not servers.state.joinpath(path).stat().st_mode & 0o077, path
+
+
+@pytest.fixture
+def session(servers: Servers) -> Iterator[Any]:
+    """A session of the owner of users, with a table like those that hold secrets."""
+    uri = servers.env()["USERS_DB_OWNER_URI"].replace("+psycopg2", "")
+    with closing(psycopg2.connect(uri)) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute("CREATE TEMP TABLE people (email text PRIMARY KEY, hash text NOT NULL, letter text)")
+        yield cursor
+
+
+def test_the_log_of_postgresql_has_no_values(servers: Servers, session: Any) -> None:
+    insert = "INSERT INTO people (email, hash, letter) SELECT %s, %s, %s"
+    values = (ADDRESS, HASH, LETTER)
+    session.execute(insert, values)
+    session.execute("SET statement_timeout = '50ms'")
+    for statement, parameters in (
+        (insert, values),  # a unique violation, whose detail is the key
+        (insert, (f"other.{ADDRESS}", None, LETTER)),  # the detail is the row
+        (f"{insert} FROM pg_sleep(60)", values),  # a timeout
+        (f"{insert} FROM nowhere", values),
+    ):
+        with suppress(psycopg2.Error):
+            session.execute(statement, parameters)
+    log = servers.keeper.log("postgresql")
+    for error in ("duplicate key value", "not-null", "statement timeout", '"nowhere" does not exist'):
+        eventually(lambda error=error: error in log.read_text())
+    for value in (HASH, ADDRESS, LETTER):
+        assert value not in log.read_text()
+
+
+def test_no_role_can_take_the_connections_of_others(servers: Servers) -> None:
+    query = """
+        SELECT
+            (SELECT sum(rolconnlimit) FROM pg_roles WHERE rolcanlogin AND NOT rolsuper),
+            (SELECT min(rolconnlimit) FROM pg_roles WHERE rolcanlogin AND NOT rolsuper),
+            current_setting('max_connections')::int
+                - current_setting('superuser_reserved_connections')::int
+    """
+    with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
+        cursor = connection.cursor()
+        cursor.execute(query)
+        [(limits, least, available)] = cursor.fetchall()
+    assert least > 0
+    assert limits < available
+
+
+def test_the_script_of_compose_gives_roles_that_exist_their_passwords(servers: Servers) -> None:
+    superuser = parse_dsn(servers.superuser_dsn())
+    place = {"PGHOST": superuser["host"], "PGPORT": superuser["port"], "PGPASSWORD": superuser["password"]}
+    passwords = {}
+    for name in SERVICES_WITH_TABLES:
+        for role, variable in ((name, "DB"), (f"{name}_owner", "DB_OWNER")):
+            passwords[f"{name.upper()}_{variable}_PASSWORD"] = servers.passwords[f"postgresql:{role}"]
+    with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("ALTER ROLE orders PASSWORD 'orders'")
+    environment = {**os.environ, **place, **passwords}
+    subprocess.run([CHECKOUT / "dev/images/databases.sh"], env=environment, check=True)
+    psycopg2.connect(servers.env()["ORDERS_DB_URI"].replace("+psycopg2", "")).close()
