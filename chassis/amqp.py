@@ -113,8 +113,9 @@ def declare(queue: kombu.Queue, channel: Any) -> None:
 
 
 def declare_exchange(exchange: kombu.Exchange, channel: Any) -> None:
-    """Make an exchange if it is missing. The channel must be new: a failed look ends its consumers.
+    """Make an exchange if it is missing.
 
+    The channel must have no consumers yet: a missing exchange closes it, and py-amqp opens it again.
     Where each service has its own user on the broker, none may declare or delete an exchange that
     others use. Migrations or the broker's definitions have made it there.
     """

@@ -44,7 +44,8 @@ def current_request_id() -> str:
 
 
 def bind_client(data: Mapping[str, Any]) -> None:
-    """Take the client's address from `data`. No line tells it: only the gateway's log needs it."""
+    """Bind the client's address from `data`. It is not logged: the gateway alone logs it, for a
+    refused connection."""
     _client.set(str(data.get(CLIENT) or ""))
 
 

@@ -20,7 +20,7 @@ ANSWER_TIMEOUT_S = 60.0  # for all writes of an answer
 REQUEST_TIMEOUT_S = 10.0  # for all headers of a request, and for its body
 LINGER_S = 2.0
 MAX_UNSENT = 128 * 1024  # bytes of an answer that the kernel copies before its client takes them
-# What a connection does. In this order it is closed, if it must be, to make room for another one.
+# Phases of a connection. Up to ANSWERING it may be closed to make room for another one, in this order.
 IDLE, ARRIVING, ANSWERING, IN_PROGRESS, CLOSING = range(5)
 
 

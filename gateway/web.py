@@ -113,11 +113,13 @@ class WebServer(NamekoWebServer):
             del self._connections[connection]
 
     def _make_room(self, client: str = "") -> bool:
-        """Close a connection for a new one of `client`; False where that would be unfair to all others.
+        """Close one connection to make room for a new one of `client`. False if none may be closed.
 
-        It is one of the client that has the most, if that is more than the new one's will have: one that
-        idles, else one whose request arrives or whose answer is not read. Never one whose request is
-        in progress. Otherwise it is one that idles, of a client that has no less than the new one's.
+        - Of the client with the most connections, if these are more than `client` will have: first one
+          that idles, then one whose request arrives, then one whose answer is not read.
+        - Of any client with no fewer connections than `client`: one that idles.
+
+        A connection whose request is in progress is never closed.
         """
         held = Counter(c.client for c in self._connections)
         most = max(held.values(), default=0)

@@ -1,6 +1,6 @@
 """Password hashing: Argon2id, 19 MiB, two passes, one lane (OWASP Password Storage Cheat Sheet).
 
-Whoever hashes or verifies one holds a slot: a few at a time do, and the others wait.
+A caller must hold a slot to hash or verify a password. There are two slots.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 M_MMAP_THRESHOLD = -3  # from <malloc.h>
 AT_ONCE = 2  # each takes 19 MiB and a core for 0.05 s
-MAX_WAITING = 100  # whoever comes later would wait longer than his caller does
+MAX_WAITING = 100  # 2.5 s of hashing, half of a caller's timeout
 
 tpool.set_num_threads(AT_ONCE)
 if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc; else each thread keeps its 19 MiB
@@ -32,7 +32,7 @@ _NOBODYS = _hasher.hash("nobody has this password")
 
 
 def slot(username: str) -> AbstractContextManager[None]:
-    """Wait for a slot and hold it. Raises Unavailable where too many wait.
+    """Wait for a slot and hold it. Raises Unavailable if its place is given to another caller.
 
     Clients and usernames share the turns. Take it before anything else: a refusal is cheap then.
     """

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The roles and databases of compose.yaml, made by the image of PostgreSQL: each database belongs to the
-# role that migrates it, and lets in one other, which the service uses. Where they are there already, the
-# roles get the passwords of now.
+# role that migrates it, and lets in one other, which the service uses. Where they are there already, all
+# roles get the passwords of now. The superuser's comes last, because each psql connects anew.
 set -euo pipefail
 
 for name in users billing orders notifications; do
@@ -18,3 +18,6 @@ REVOKE ALL ON DATABASE ${name} FROM PUBLIC;
 GRANT CONNECT ON DATABASE ${name} TO ${name};
 SQL
 done
+psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="${POSTGRES_USER:-postgres}" <<SQL
+ALTER ROLE CURRENT_USER PASSWORD '${POSTGRES_PASSWORD}';
+SQL

@@ -64,8 +64,9 @@ DELAYS = ", ".join(map(str, RETRY_DELAYS_S))
 DESCRIPTION = f"""\
 All that crosses the broker between the services: RPC and events, in Nameko's own format and names, so that
 `nameko shell` and any other Nameko service take part. Arguments go by keyword. Where each service has
-its own user on the broker, it may send what its operations send here, and no more. The operator's user
-may call every method (permissions.md).
+its own user on the broker, it may publish the requests that it sends here, each by its exact key; any
+event on its own exchange; any UUID as a reply key. The operator's user may call every method
+(permissions.md).
 
 A request must be published to {RPC_EXCHANGE} itself, with a UUID in `reply_to`. It is refused, logged and
 not answered where another exchange passed it on or the broker dead-lettered it.

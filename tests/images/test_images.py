@@ -163,7 +163,7 @@ def environment_of(servers: Servers) -> Callable[[str], dict[str, str]]:
         for name in SERVICES_WITH_TABLES
         for role, variable in ((name, "DB"), (f"{name}_owner", "DB_OWNER"))
     }
-    environment = {**os.environ, **address, **passwords}
+    environment = {**os.environ, **address, **passwords, "POSTGRES_PASSWORD": superuser["password"]}
     subprocess.run([CHECKOUT / "dev/images/databases.sh"], env=environment, check=True)
     return servers.env
 

@@ -109,14 +109,16 @@ def test_no_role_can_take_the_connections_of_others(servers: Servers) -> None:
 
 def test_the_script_of_compose_gives_roles_that_exist_their_passwords(servers: Servers) -> None:
     superuser = parse_dsn(servers.superuser_dsn())
-    place = {"PGHOST": superuser["host"], "PGPORT": superuser["port"], "PGPASSWORD": superuser["password"]}
-    passwords = {}
+    place = {"PGHOST": superuser["host"], "PGPORT": superuser["port"], "PGPASSWORD": "postgres"}
+    passwords = {"POSTGRES_PASSWORD": superuser["password"]}
     for name in SERVICES_WITH_TABLES:
         for role, variable in ((name, "DB"), (f"{name}_owner", "DB_OWNER")):
             passwords[f"{name.upper()}_{variable}_PASSWORD"] = servers.passwords[f"postgresql:{role}"]
     with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
         connection.autocommit = True
-        connection.cursor().execute("ALTER ROLE orders PASSWORD 'orders'")
+        for role in ("orders", "postgres"):
+            connection.cursor().execute(f"ALTER ROLE {role} PASSWORD '{role}'")
     environment = {**os.environ, **place, **passwords}
     subprocess.run([CHECKOUT / "dev/images/databases.sh"], env=environment, check=True)
     psycopg2.connect(servers.env()["ORDERS_DB_URI"].replace("+psycopg2", "")).close()
+    psycopg2.connect(servers.superuser_dsn()).close()
