@@ -95,9 +95,10 @@ def publish(
 
 
 def attempts(account: Account, queues: Iterable[str], reply_keys: Iterable[str]) -> Iterator[Attempt]:
-    """Everything that must be refused to this account.
+    """Everything that bus.yaml does not permit this account.
 
-    `queues` are all that exist, and `reply_keys` the routing keys of all services' replies.
+    dev/tests/unit/test_bus.py says what that may permit. `queues` are all that exist, and `reply_keys`
+    the routing keys of all services' replies.
     """
     yield from _on_exchanges(account)
     yield from _on_queues(account, queues)
@@ -161,7 +162,7 @@ def _requests(account: Account) -> Iterator[Attempt]:
             yield Attempt(f"call {key}", lambda c, k=key: publish(c, RPC, k))
     for key in ("#", "*.*", "#.#", *(f"{name}.*" for name in bus.SERVICES)):
         if not account.has_key("read", RPC, key):
-            yield from _hear(account, key)
+            yield from _bind_to(account, key)
 
 
 def _events(account: Account) -> Iterator[Attempt]:
@@ -192,14 +193,14 @@ def _replies(account: Account, reply_keys: Iterable[str]) -> Iterator[Attempt]:
     """Get a copy of the replies to others."""
     for key in reply_keys:
         if not account.has_key("read", RPC, key):
-            yield from _hear(account, key)
+            yield from _bind_to(account, key)
 
 
-def _hear(account: Account, key: str) -> Iterator[Attempt]:
+def _bind_to(account: Account, key: str) -> Iterator[Attempt]:
     """Bind a queue of its own, a new one or the one that is there."""
-    yield Attempt(f"hear {key}", partial(_bind_new, account.own_queue, key))
+    yield Attempt(f"bind to {key}", partial(_bind_new, account.own_queue, key))
     if account.has("write", f"rpc-{account.user}"):
-        yield Attempt(f"hear {key} by its queue", partial(_bind, f"rpc-{account.user}", RPC, key))
+        yield Attempt(f"bind its queue to {key}", partial(_bind, f"rpc-{account.user}", RPC, key))
 
 
 def _publish_as_another(account: Account, channel: Any) -> None:

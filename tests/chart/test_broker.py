@@ -234,7 +234,7 @@ ATTEMPTS = 2_000  # at least, of all users together
 def test_no_account_does_more_than_its_own_tasks(
     account: Callable[[str], Account],
     listed: Callable[..., list[dict[str, Any]]],
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     queues = [each["name"] for each in listed("queues", "name")]
     queues += [retry_queues(queue)[0] for queue in queues if queue.startswith("evt-")]
@@ -247,8 +247,7 @@ def test_no_account_does_more_than_its_own_tasks(
         tried = list(attempts(thief, queues, reply_keys.values()))
         counts[user] = len(tried)
         through += [(user, attempt.name) for attempt in tried if not thief.is_refused(attempt)]
-    with capsys.disabled():
-        print(f"\nattempts: {counts}, together {sum(counts.values())}; through: {len(through)}")
+    record_property("attempts", counts)
     assert through == []
     assert sum(counts.values()) >= ATTEMPTS
 
@@ -286,11 +285,10 @@ def held(sql: Callable[..., Any]) -> dict[str, Any]:
 def test_a_stolen_account_moves_no_money_and_writes_no_letter_by_any_detour(
     suite: Suite,
     account: Callable[[str], Account],
-    channel: Callable[[str], Any],
     listed: Callable[..., list[dict[str, Any]]],
     sql: Callable[..., Any],
     uris: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     shopper = Shopper(suite.url)
     shopper.deposit("10.00")
@@ -313,8 +311,8 @@ def test_a_stolen_account_moves_no_money_and_writes_no_letter_by_any_detour(
     assert shopper.balance == "10.00"
     told = {line.get("error") for each in suite.processes.values() for line in each.lines()}
     assert {"dead-lettered", "published to another exchange"} <= told
-    with capsys.disabled():
-        print(f"\ndetours: {refused} refused by the broker, by the services: {dict(Counter(taken))}")
+    record_property("detours refused by the broker", refused)
+    record_property("detours refused by the services", dict(Counter(taken)))
     with ClusterRpcProxy({"AMQP_URI": uris["operator"]}, timeout=DEADLINE_S) as rpc:
         for method, kwargs in requests.items():
             service, _, verb = method.partition(".")
@@ -403,11 +401,12 @@ def test_the_audit_names_what_a_stolen_account_forges_among_its_own_tasks(
     forged = {"recipients": nobody, "letters": moved, "ledger": withdrawn}
     try:
         eventually(lambda: sql("notifications", "SELECT 1 FROM recipients WHERE user_id = %s", [nobody]))
+        eventually(lambda: sql("billing", "SELECT 1 FROM accounts WHERE user_id = %s", [nobody]))
         query = "SELECT 1 FROM letters WHERE order_id IN (%s, %s)"
         eventually(lambda: len(sql("notifications", query, [paid, moved])) == 2)
         eventually(lambda: sql("billing", "SELECT 1 FROM operations WHERE ref = %s", [f"order:{withdrawn}"]))
         said = run("audit", "audit", "--settled").says
-        for check, key in (*forged.items(), ("letters", paid)):
+        for check, key in (*forged.items(), ("letters", paid), ("users", nobody)):
             assert f"{check}: {key}: due is []" in said, said
     finally:
         sql("notifications", "DELETE FROM letters WHERE order_id IN (%s, %s)", [paid, moved])

@@ -139,7 +139,7 @@ def test_a_client_that_is_not_known_has_no_address(data) -> None:
     assert eventlet.spawn(work).wait() == ""
 
 
-def test_no_line_tells_the_clients_address() -> None:
+def test_binding_a_client_adds_no_field_to_the_log() -> None:
     def work() -> str:
         bind_client({"client": "192.0.2.1"})
         return line("json")

@@ -87,7 +87,7 @@ def test_a_service_publishes_no_events_of_others_and_to_no_queue_by_its_name(ser
 
 
 @pytest.mark.parametrize("service", ["billing", "orders", "notifications", "gateway"])
-def test_a_service_hears_its_own_replies_only(service) -> None:
+def test_a_service_receives_its_own_replies_only(service) -> None:
     prefixes = {each: bus.reply_prefix(each) for each in bus.SERVICES}
     heard = [
         each
@@ -95,3 +95,30 @@ def test_a_service_hears_its_own_replies_only(service) -> None:
         if re.fullmatch(keys(service, "nameko-rpc", "read"), f"{prefix}-0000-4000-8000-000000000000")
     ]
     assert heard == [service]
+
+
+EVENTS = {"users.events", "orders.events"}
+MOVES = {"evt-moves--billing.direct", "evt-moves--notifications.direct"}
+ON_EXCHANGES = {
+    "migrations": {
+        "configure": {"nameko-rpc", *EVENTS, *MOVES},
+        "write": {"amq.default", *MOVES},
+        "read": {*EVENTS, *MOVES},
+    },
+    "operator": {right: {"nameko-rpc"} for right in ("configure", "write", "read")},
+}
+
+
+@pytest.mark.parametrize("user", ON_EXCHANGES)
+def test_migrations_and_operators_have_the_rights_on_exchanges_that_are_named_here_only(user) -> None:
+    found = {*bus.bus()["exchanges"], *SHARED}
+    assert found == {"nameko-rpc", "amq.default", *EVENTS, *MOVES}
+    for right, named in ON_EXCHANGES[user].items():
+        assert {name for name in found if may(user, right, name)} == named
+
+
+def test_an_operator_has_rights_on_no_queue_of_a_service() -> None:
+    queues = [name for each in bus.SERVICES for name in bus.service(each).queues]
+    assert not any(
+        may("operator", right, name) for right in ("configure", "write", "read") for name in queues
+    )

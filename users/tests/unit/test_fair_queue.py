@@ -127,7 +127,7 @@ def test_whatever_comes_a_lone_caller_waits_two_turns_for_each_address_at_most(
 
 def test_a_free_slot_is_taken_at_once() -> None:
     queue = FairQueue(2, 1)
-    with queue.slot("a", "a"), queue.slot("a", "a"):
+    with eventlet.Timeout(5), queue.slot("a", "a"), queue.slot("a", "a"):
         pass
 
 
@@ -146,7 +146,7 @@ def test_the_slot_of_a_killed_caller_is_not_lost(crowd, killed) -> None:
 def test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back(crowd) -> None:
     [bob] = crowd.come(BOB)
     crowd._closed.send()
-    crowd._threads[0].wait()  # the slot is Bob's now, and he does not run yet
+    crowd._threads[0].wait()  # the slot is Bob's now, and its greenthread has not run yet
     bob.kill()
     with eventlet.Timeout(5), crowd.queue.slot("ann's", "ann"):
         pass
