@@ -68,7 +68,7 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def environment(servers: Servers) -> dict[str, str]:
-    """The environment of processes that shall use these servers."""
+    """The environment of processes that use these servers."""
     return {**os.environ, **servers.env(), "GATEWAY_PORT": str(servers.ports["gateway"])}
 
 

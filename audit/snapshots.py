@@ -13,7 +13,7 @@ from chassis.db import GONE_AFTER, database_uri
 Ask = Callable[[str], Iterator[tuple[Any, ...]]]
 BATCH = 5000  # rows of a stream in memory at a time
 # Effects before their causes: what stands in a snapshot has its cause in those taken after it, however
-# busy the suite is. A letter has its ended order, a recipient his user, an ended order its withdrawal.
+# busy the suite is. A letter has its ended order, a recipient its user, an ended order its withdrawal.
 ORDER = ("notifications", "orders", "users", "billing")
 # Large tables take their time; all rows are read, so a plan that finds the first ones soon is no gain.
 # Set in each transaction: a pooler refuses startup parameters, and shares sessions.

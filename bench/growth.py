@@ -69,8 +69,10 @@ def measure(large: int, pairs: int, seconds: int) -> dict[str, Any]:
 
 
 def in_turn(sizes: Iterable[int], number: int) -> list[int]:
-    """Which is measured first, then second: turned round in every other pair, for a machine gets faster or
-    slower meanwhile, and would flatter one of them."""
+    """Which is measured first, then second, turned round in every other pair.
+
+    A machine gets faster or slower meanwhile, and would flatter one of them.
+    """
     return [*sizes][:: -1 if number % 2 else 1]
 
 
@@ -89,7 +91,7 @@ def seed(shop: Shop, operations: int) -> float:
         cursor.execute(SEED, {"start_ms": start_ms, "number": operations})
         cursor.execute(BALANCES)
         cursor.execute("VACUUM ANALYZE")
-        cursor.execute("CHECKPOINT")  # what is measured shall not have to write it
+        cursor.execute("CHECKPOINT")  # what is measured must not have to write it
         cursor.execute("SELECT pg_database_size(current_database())")
         gigabytes = cursor.fetchall()[0][0] / 2**30
     taken_s = round(time.monotonic() - started, 1)

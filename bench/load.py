@@ -19,7 +19,7 @@ from dev.failure import Failure
 HERE = Path(__file__).resolve().parent
 SETTLED, PENDING, READ = "201", "202", "200"
 RIGHT = {"orders": (SETTLED, PENDING), "account": (READ,)}
-RICH, POOR_ONE_IN = "10000000.00", 20  # a user in 20 has no money: his orders are rejected
+RICH, POOR_ONE_IN = "10000000.00", 20  # a user in 20 has no money: all orders are rejected
 TIMEOUT_S = 10  # longer than any deadline of the suite
 
 

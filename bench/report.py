@@ -24,7 +24,7 @@ Table = list[tuple[str, ...]]  # the first row is the head; the first column nam
 
 
 def result_file(part: str, *, keep: bool) -> Path:
-    """Where the result of a part is kept: a reference is tracked, the latest shall not dirty the checkout."""
+    """Where the result of a part is kept: a reference is tracked, the latest must not dirty the checkout."""
     name = "reference" if keep else "latest"
     return RESULTS / (f"{name}.json" if part == "rounds" else f"{name}-{part}.json")
 

@@ -40,7 +40,7 @@ class Withdrawal(Movement):
 
 
 class OrderWithdrawal(OfUser):
-    """A withdrawal for an order that shall never happen."""
+    """A withdrawal for an order that must never happen."""
 
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
     order_id = Id(required=True)

@@ -97,8 +97,11 @@ class Service:
 
     @rpc
     def account_many(self, items: Outcomes) -> Outcomes:
-        """The accounts of users: {"status": "open", user_id, balance_minor, currency}, or a status
-        of unknown-user, unavailable, invalid. An item is {user_id}."""
+        """The accounts of users. An item is {user_id}.
+
+        {"status": "open", user_id, balance_minor, currency}, or a status of unknown-user, unavailable,
+        invalid.
+        """
         return answer_each(ACCOUNT_QUERY, items, self._accounts)
 
     @rpc
@@ -109,8 +112,10 @@ class Service:
     @rpc
     @checked(StatementQuery())
     def statement(self, user_id: str, limit: int, after: str | None) -> Outcome:
-        """{"items": [operation, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100),
-        `after` (a previous answer's `next`)."""
+        """A user's operations: `user_id`, `limit` (1 to 100), `after` (a previous answer's `next`).
+
+        {"items": [operation, ...] newest first, "next": ...}
+        """
         with self.db.autocommit() as connection:
             rows = store.statement(connection, user_id, limit + 1, after)
         return page(OPERATION.dump(rows, many=True), limit, "seq")
@@ -118,8 +123,11 @@ class Service:
     @timer(interval=AUDIT_EVERY_S)
     @rpc
     def audit(self) -> Outcome:
-        """Whether each account is what its ledger comes to: {"status": "balanced" or "differs",
-        "accounts": n, "operations": n, "balance_minor": sum, "differences": [line, ...]} (100 at most)."""
+        """Whether each account is what its ledger comes to.
+
+        {"status": "balanced" or "differs", "accounts": n, "operations": n, "balance_minor": sum,
+        "differences": [line, ...]} (100 at most).
+        """
         seen = Counter(accounts=0, operations=0, balance_minor=0)
         lines: list[str] = []
         wrong = 0

@@ -33,7 +33,7 @@ MOST_AGAIN = 100  # requests that are made once more at the end
 
 @dataclass
 class Asked:
-    """One thing a user asked for, with all that he was told of it."""
+    """One thing a user asked for, with all answers to it."""
 
     kind: str  # order, deposit, withdrawal
     key: str
@@ -53,7 +53,7 @@ class Asked:
 
 @dataclass
 class User:
-    """A user, his token, and what he asked for."""
+    """A user, the user's token and requests."""
 
     username: str
     token: str = ""
@@ -229,7 +229,7 @@ class Clients:
             self._join(300_00)
 
     def order(self, user: User | None = None) -> Asked:
-        """An order of a user (by chance, if none is given), at times more than he has money for."""
+        """An order of a user (by chance, if none is given), at times for more than the balance."""
         return self.ask(user or self.chance.choice(self.users), "order", self._cents())
 
     def ended_order(self, user: User, cents: int) -> None:

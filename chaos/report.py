@@ -11,7 +11,7 @@ from typing import Any
 from chaos.run import Result
 from dev.broker import CHECKOUT
 
-RESULTS = Path(__file__).parent / "results"  # not tracked: a run shall not dirty the checkout
+RESULTS = Path(__file__).parent / "results"  # not tracked: a run must not dirty the checkout
 WIDTH = 110
 HEAD = ("", "orders", "faults", "converged s", "retries", "longest answer s", "took s", "broken")
 

@@ -72,7 +72,7 @@ class Tap:
                 self._connection.drain_events(timeout=LOOK_S)
 
     def answers(self, hear: Callable[[Any], object]) -> str:
-        """The `reply_to` of requests whose answers' bodies `hear` shall get."""
+        """The `reply_to` of requests whose answers' bodies `hear` gets."""
         key = str(uuid.uuid4())
         queue = Queue("", exclusive=True, channel=self._channel)
         queue.declare()

@@ -126,9 +126,9 @@ def declare_exchange(exchange: kombu.Exchange, channel: Any) -> None:
 
 
 class Link:
-    """One connection with one channel, and a greenthread that reads it, so that a closed
-    connection, a heartbeat or a returned message is seen at once and not at the next publish.
+    """One connection with one channel, and a greenthread that reads it.
 
+    So a closed connection, a heartbeat or a returned message is seen at once, not at the next publish.
     `prepare(channel)` runs before the reading starts: there stands what waits for an answer, because two
     greenthreads can't read one connection. `is_blocked`: the broker, short of memory or disk, takes nothing.
     """

@@ -156,8 +156,10 @@ class Database(NamekoDatabase):
 
 
 def recordset(rows: Sequence[Any]) -> str:
-    """`rows`, mappings or dataclasses of plain values and times, as json_to_recordset() takes them: one
-    parameter for any number of rows, and the cheapest for both sides."""
+    """`rows`, mappings or dataclasses of plain values and times, as json_to_recordset() takes them.
+
+    That is one parameter for any number of rows, and the cheapest for both sides.
+    """
     return _ROWS.encode(rows)
 
 

@@ -105,8 +105,11 @@ PATHS: dict[str, Callable[[], Response]] = {
 
 
 def listen(address: str, setting: str, *, shared: bool = False) -> socket.socket:
-    """A socket on `[host:]port`, for this process alone unless `shared` (eventlet's own default is to share
-    silently). Where that fails the process ends with a line that names `setting`."""
+    """A socket on `[host:]port`, for this process alone unless `shared`.
+
+    eventlet's own default is to share silently. Where the socket can't be had, the process ends with a
+    line that names `setting`.
+    """
     host, _, port = address.rpartition(":")
     try:
         return eventlet.listen((host, int(port)), backlog=1024, reuse_port=shared)
@@ -152,8 +155,8 @@ def serve(address: str) -> None:
 def _accept_newest(take: Callable[[], Any]) -> Any:
     """Accept a connection, and end the one that was accepted MAX_CONNECTIONS before it.
 
-    Each has one request, so that one is idle or slow. eventlet's server would hold 1,024 of them
-    and accept no other.
+    A connection carries one request, so the oldest is idle or slow. eventlet's server
+    would hold 1,024 of them and accept no other.
     """
     connection, address = accept(take)
     _accepted.append(connection)

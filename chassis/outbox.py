@@ -1,5 +1,7 @@
-"""The transactional outbox: an event is written in the transaction of the state it tells of, and a
-relay publishes it. Nothing is announced that did not happen, and nothing that happened is kept quiet.
+"""The transactional outbox.
+
+An event is written in the transaction of the state that it tells of, and a relay publishes it. Nothing
+is announced that did not happen, and nothing that happened is kept quiet.
 """
 
 import logging

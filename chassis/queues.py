@@ -25,8 +25,8 @@ class QueueConsumer(NamekoQueueConsumer):
     Each wait for the broker has a limit, and a lost connection is replaced with all its consumers.
     A provider may bring a consumer (`provider.consumer(channel, accept)`) with its own channel, and
     change its `prefetch` while it consumes. With 0 it pauses.
-    It tries to reach a broker that is away every RECONNECT_S, and may be stopped meanwhile.
-    It looks around every LOOK_S: whether it shall stop, and whether a heartbeat is due.
+    It tries to reach an unavailable broker every RECONNECT_S, and may be stopped meanwhile.
+    It looks around every LOOK_S: whether it must stop, and whether a heartbeat is due.
     An ack that meets a broken connection does not end the process: the broker delivers again.
     And a message that can't be read reaches its provider all the same, as None: kombu would log it whole,
     with the passwords in it, and leave its sender without an answer.

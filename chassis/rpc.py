@@ -58,22 +58,22 @@ class RpcConsumer(NamekoRpcConsumer):
     def handle_message(self, body: Any, message: Any) -> None:
         method = message.delivery_info["routing_key"]
         if fault := self._fault(message):
-            log.error("a request is refused", extra={"method": method, "error": fault})
+            log.error("request refused without a reply", extra={"method": method, "error": fault})
             self.queue_consumer.ack_message(message)
             return
         try:
             self.get_provider_for_method(method).handle_message(body, message)
         except Exception as exc:
-            log.warning("a request is refused", extra={"method": method, "error": first_line(exc)})
+            log.warning("malformed request refused", extra={"method": method, "error": first_line(exc)})
             self.handle_result(message, None, sys.exc_info())
 
     def _fault(self, message: Any) -> str:
-        """What is wrong with how a request came, or "". It gets no reply.
+        """Return why a request must not be executed, or "". Such a request gets no reply.
 
         The broker checks who may publish a routing key to the exchange of requests, and checks it
         only there. A request that reached the queue in another way was checked by nobody: dead-
-        lettered from a queue, or passed on by another exchange. A reply to any other key than a UUID
-        could be forbidden to this service, and would cost it the connection.
+        lettered from a queue, or passed on by another exchange. The broker may refuse a reply to a key
+        that is no UUID, and closes the connection then.
         """
         if message.delivery_info["exchange"] != self._exchange:
             return "published to another exchange"
@@ -282,7 +282,7 @@ class RpcProxy(DependencyProvider):
             metrics.RPC_CALLS.labels(self.service, method).observe(monotonic() - started)
 
     def _unpack(self, body: dict[str, Any], method: str) -> Any:
-        """The result; or the fault raised, of which a stock service may tell more than callers shall hear."""
+        """Return the result or raise the fault. A stock service may tell more than callers may see."""
         try:
             if not body["error"]:
                 return body["result"]

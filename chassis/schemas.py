@@ -18,7 +18,7 @@ MAX_BIGINT = 2**63 - 1
 MAX_ITEMS = 1000  # of one request: its answer grows with them
 # Before the @ stand at most 64 characters (RFC 5321), unquoted. A mail command takes an address
 # that begins with a hyphen for an option, and a mail library decodes what follows "=?" (RFC 2047).
-ADDRESS = validate.Regexp(
+EMAIL_ADDRESS = validate.Regexp(
     r"\A(?!-|.*=\?)[!#-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+\Z",
     error="Not a valid email address.",
 )
@@ -39,7 +39,7 @@ def Text(minimum: int, maximum: int, *rules: Any, **options: Any) -> fields.Stri
 
 def EmailAddress(**options: Any) -> fields.Email:
     """An address that can stand in the header of an email."""
-    return fields.Email(validate=[validate.Length(max=254), ADDRESS], **options)
+    return fields.Email(validate=[validate.Length(max=254), EMAIL_ADDRESS], **options)
 
 
 def Id(**options: Any) -> fields.String:
@@ -113,8 +113,11 @@ def check_list(items: object, name: str) -> None:
 def answer_each(
     schema: Schema, items: list[Any], work: Callable[[list[Any]], Iterable[Outcome]]
 ) -> list[Outcome]:
-    """An outcome for each item, in order: each is checked by itself, those that are wrong are
-    answered `invalid`, and `work` answers the others together. The log tells all their request ids."""
+    """An outcome for each item, in order.
+
+    Each item is checked by itself. Wrong ones are answered `invalid`, and `work` answers the others
+    together. The log tells all their request ids.
+    """
     check_list(items, "items")
     outcomes: dict[int, Outcome] = {}
     right: dict[int, Any] = {}

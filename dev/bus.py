@@ -6,12 +6,14 @@ exchanges. Each pattern must match a whole name.
 
 The names are Nameko's. Requests go over the exchange nameko-rpc to the queue rpc-<service>. Replies
 go back over it to rpc.reply-<service>-<UUID>, with a UUID as their key that begins with a digest of
-the caller's name (chassis/rpc.py). Events go over <service>.events to evt-<source>-<event>--<listener>.
-<method>, and failed ones over evt-moves--<listener>.direct into the same queue or its `.dead` queue.
+the caller's name (chassis/rpc.py). Events go over <service>.events to
+evt-<source>-<event>--<listener>.<method>. Failed ones go over evt-moves--<listener>.direct into the
+same queue or its `.dead` queue.
 
-Who consumes a queue declares it and binds it: configure and write on the queue, read on the exchange.
-RabbitMQ asks for write on the default exchange and no more, which reaches all queues: only migrations
-may. Configure on an exchange is also the right to delete it: only migrations and the operator may.
+A consumer declares and binds its queue: it needs configure and write on the queue, read on the
+exchange. Write on the default exchange reaches every queue, because RabbitMQ checks nothing else
+there. So only migrations have it. Configure on an exchange includes its deletion. So only migrations
+and the operator have it.
 """
 
 import importlib

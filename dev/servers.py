@@ -298,14 +298,17 @@ class Servers:
         unfinished.rename(data)
 
     def _forget_other_postgres(self) -> None:
-        """After a reboot the process id in postmaster.pid may be another cluster's, which would keep
-        ours from starting. (Of a process that is gone PostgreSQL clears up itself.)"""
+        """Delete a postmaster.pid that names a process of another cluster.
+
+        After a reboot that is possible, and would keep ours from starting. PostgreSQL itself clears up
+        after a process that is gone.
+        """
         lock = self.state / "postgresql" / "data" / "postmaster.pid"
         if lock.exists() and Path("/proc", lock.read_text().split()[0]).exists():
             lock.unlink()  # none of ours runs now
 
     def postgresql_programs(self) -> Path:
-        """Where the programs are of the version that the cluster has or shall have."""
+        """Where the programs are of the version that the cluster has or will have."""
         version = self.state / "postgresql" / "data" / "PG_VERSION"
         found = sorted((int(p.parts[4]) for p in POSTGRESQL.glob("[0-9]*/bin/postgres")), reverse=True)
         if not found or found[0] < OLDEST_POSTGRESQL:

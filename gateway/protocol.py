@@ -139,8 +139,11 @@ class Connection:
         self._deadline = monotonic() + seconds
 
     def _linger(self) -> None:
-        """Let the client read the answer: closing while it still sends would reset the connection
-        and take the answer with it (RFC 9112, section 9.6)."""
+        """Let the client read the answer.
+
+        Closing while it still sends would reset the connection and take the answer with it (RFC 9112,
+        section 9.6).
+        """
         self.sock.shutdown(socket.SHUT_WR)
         self._wait_for(LINGER_S)
         while self._receive():

@@ -134,8 +134,8 @@ def _body_length(headers: Mapping[str, str]) -> int:
 def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
     """The address of a client whose connection comes from `peer`.
 
-    Each of so many `proxies` in front appends to X-Forwarded-For the address that asks it. What stands
-    before these entries is the client's own word. Without a valid entry it is the peer's address.
+    Each of so many `proxies` in front appends to X-Forwarded-For the address that connects to it. What
+    stands before these entries is what the client claims. Without a valid entry it is the peer's address.
     """
     addresses = [*headers.get("x-forwarded-for", "").split(","), peer][-1 - proxies :]
     return normalize(addresses[0].strip() if len(addresses) > proxies else peer) or normalize(peer)
@@ -143,7 +143,10 @@ def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
 
 @lru_cache(1000)
 def normalize(text: str) -> str:
-    """An address in its one spelling; empty where it is none. Of IPv6 the /64, which is one customer's."""
+    """An address in its one spelling; empty where it is none.
+
+    For IPv6 it is the /64 network: a customer usually has a whole one.
+    """
     try:
         address = ip_address(text)
     except ValueError:
@@ -204,8 +207,11 @@ def load(schema: Schema, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def idempotency_key(request: HttpRequest) -> str:
-    """The Idempotency-Key (IETF draft-ietf-httpapi-idempotency-key-header): 1 to 255 visible ASCII
-    characters, bare or as a quoted string. One is made where there is none."""
+    """The Idempotency-Key of a request, or a new one where it has none.
+
+    It has 1 to 255 visible ASCII characters, bare or as a quoted string (IETF
+    draft-ietf-httpapi-idempotency-key-header).
+    """
     given = request.headers.get("idempotency-key")
     if given is None:
         return f"gateway-{uuid_utils.uuid7()}"

@@ -18,7 +18,7 @@ from nameko.web.server import WebServer as NamekoWebServer
 from werkzeug.exceptions import MethodNotAllowed
 
 from chassis import health
-from chassis.logs import REQUEST_ID, bind_request_id
+from chassis.logs import CLIENT, REQUEST_ID, bind_request_id
 from chassis.settings import ADDRESS, COUNT, SECONDS, read
 from gateway import documents, problems, reading
 from gateway.protocol import IN_PROGRESS, Connection
@@ -219,8 +219,13 @@ class Route(HttpRequestHandler):
     def run(self, request: Request, request_id: str, client: str) -> Response:
         """Run the handler in a worker and wait for its answer."""
         answer = Event()
-        tell = partial(self.handle_result, answer)
-        self.container.spawn_worker(self, (request,), {}, {REQUEST_ID: request_id, "client": client}, tell)
+        self.container.spawn_worker(
+            self,
+            (request,),
+            {},
+            context_data={REQUEST_ID: request_id, CLIENT: client},
+            handle_result=partial(self.handle_result, answer),
+        )
         status, data, *rest = answer.wait()
         headers = {"Content-Type": "application/json", **(rest[0] if rest else {})}
         return Response(status, TO_JSON(data).encode(), headers)

@@ -14,9 +14,9 @@ class Delivery(Protocol):
 
 
 class StoreOnly:
-    """Storing a letter is all: its reader lists his letters through the API."""
+    """Storing a letter is all: its reader lists letters through the API."""
 
     state = "stored"
 
     def deliver(self, letters: Sequence[Any]) -> None:
-        """They are where they shall be."""
+        """Do nothing: they are stored."""

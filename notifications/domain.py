@@ -47,24 +47,30 @@ def letter(ending: Ending, recipient: Recipient, currency: str) -> Text:
     """The letter of happiness or grief about an order."""
     kind = GRIEF if ending.reason else HAPPINESS
     subject, body = _template(recipient.locale, kind)
+    reasons = _reasons(recipient.locale)
     words = {
         "username": recipient.username,
         "order_id": ending.order_id,
         "price": f"{Decimal(ending.price_minor).scaleb(-2):.2f} {currency}",
-        "reason": _reason(recipient.locale, ending.reason) if ending.reason else "",
+        "reason": reasons.get(ending.reason or "", reasons["other"]),
     }
     return Text(kind, subject.substitute(words), body.substitute(words))
 
 
 @cache
 def _template(locale: str, name: str) -> tuple[Template, Template]:
-    """Subject (the first line) and body of a letter, in `locale` where we have it."""
-    folder = LETTERS / (locale if locale in LOCALES else FALLBACK_LOCALE)
-    subject, _, body = (folder / f"{name}.txt").read_text(encoding="utf-8").partition("\n")
+    """Subject (the first line) and body of a letter."""
+    subject, _, body = _read(locale, name).partition("\n")
     return Template(subject), Template(body.strip())
 
 
-def _reason(locale: str, reason: str) -> str:
-    """A reason in words of ours. An event's own text never stands in a letter."""
-    words = dict(line.split(": ", 1) for line in _template(locale, "reasons")[1].template.splitlines())
-    return words.get(reason, words["other"])
+@cache
+def _reasons(locale: str) -> dict[str, str]:
+    """The text of each known reason, and `other` for the rest. A letter never quotes an event's."""
+    return dict(line.split(": ", 1) for line in _read(locale, "reasons").splitlines()[1:])
+
+
+def _read(locale: str, name: str) -> str:
+    """A file of `locale`, or of the fallback where we do not have that."""
+    folder = LETTERS / (locale if locale in LOCALES else FALLBACK_LOCALE)
+    return (folder / f"{name}.txt").read_text(encoding="utf-8")

@@ -63,7 +63,7 @@ class Service:
     def list(self, limit: int, after: str | None, **to: str) -> Outcome:
         """What a `LetterQuery` asks for: {"items": [letter, ...] newest first, "next": the next `after`}.
 
-        A page has fewer than `limit` letters where these have more than MAX_PAGE_BYTES of text."""
+        A page ends after MAX_PAGE_BYTES of text, so it may have fewer than `limit` letters."""
         with self.db.autocommit() as connection:
             rows = store.letters(connection, to, limit + 1, after)
         fitting = sum(row["bytes"] <= store.MAX_PAGE_BYTES for row in rows)
@@ -71,7 +71,7 @@ class Service:
 
     @event_handler("users", "user_created")
     def handle_user_created(self, events: Events) -> None:
-        """Keep who gets letters."""
+        """Store new recipients."""
         self._keep([_recipient(event["user_id"], event) for event in events])
 
     @event_handler("orders", "order_paid")

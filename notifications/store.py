@@ -24,7 +24,7 @@ RECIPIENTS_OF = text(
 
 
 def keep_recipients(connection: Connection, recipients: Sequence[Recipient]) -> None:
-    """Keep who is not kept yet."""
+    """Store new recipients."""
     rows = sorted(map(asdict, recipients), key=itemgetter("user_id"))  # two copies wait in one order
     connection.execute(insert(RECIPIENTS).on_conflict_do_nothing(), rows)
 

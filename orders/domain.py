@@ -40,11 +40,14 @@ def is_misunderstood(answer: Any) -> bool:
 
 
 def wait_s(attempts: int, jitter: float) -> float:
-    """Seconds until the next attempt after `attempts` of them: doubling from 2 to LONGEST_WAIT_S,
-    less up to a half by `jitter` (0 to 1), so that what failed together does not return together."""
+    """Seconds until the next attempt after `attempts` of them.
+
+    They double from 2 to LONGEST_WAIT_S, less up to a half by `jitter` (0 to 1). So orders that failed
+    together do not return together.
+    """
     return min(2.0 ** min(attempts, 10), LONGEST_WAIT_S) * (1 - jitter / 2)
 
 
 def is_overdue(age: timedelta) -> bool:
-    """Whether an order waits so long that its withdrawal shall be cancelled rather than repeated."""
+    """Whether an order waits so long that its withdrawal must be cancelled, not retried."""
     return age > CANCEL_AFTER

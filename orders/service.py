@@ -52,8 +52,11 @@ class Service:
 
     @rpc
     def place(self, **item: Any) -> Outcome:
-        """Place an order: `user_id`, `price_minor`, `key` (if not given, the call's own id: another
-        call is another order, the same one delivered again is not)."""
+        """Place an order: `user_id`, `price_minor`, `key`.
+
+        Without a key it is the call's own id: another call is another order, the same one delivered
+        again is not.
+        """
         item = {"key": self.call_id, "request_id": current_request_id(), **item}
         return self.place_many([item])[0]
 
@@ -69,8 +72,10 @@ class Service:
     @rpc
     @checked(OrderQuery())
     def list(self, user_id: str, limit: int, after: str | None) -> Outcome:
-        """{"items": [order, ...] newest first, "next": ...}; `user_id`, `limit` (1 to 100), `after`
-        (a previous answer's `next`)."""
+        """A user's orders: `user_id`, `limit` (1 to 100), `after` (a previous answer's `next`).
+
+        {"items": [order, ...] newest first, "next": ...}
+        """
         with self.db.autocommit() as connection:
             rows = store.of_user(connection, user_id, limit + 1, after)
         return page(ORDER.dump(rows, many=True), limit, "id")

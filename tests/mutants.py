@@ -1,4 +1,4 @@
-"""Could the tests fail? `python -m tests.mutants [--quick] [word ...]` takes promises away, one by one.
+"""Takes promises away, one by one: `python -m tests.mutants [--quick] [word ...]`. Could the tests fail?
 
 Each mutant is the code without one thing that a promise stands on. It is made in a copy of the files
 that git tracks, where the tests run that should notice: one of them must fail. Before, the same tests
@@ -301,7 +301,7 @@ MUTANTS = [
         tests(PLACE, "test_an_end_and_its_event_are_stored_together_or_not_at_all"),
     ),
     Mutant(
-        "a user is stored before his event",
+        "a user is stored before its event",
         [
             Change(
                 "users/service.py",
@@ -730,8 +730,8 @@ MUTANTS = [
         [
             Change(
                 "users/fair_queue.py",
-                "max(places, key=lambda turn: sum(sizes[g] for g in self._waiting[turn]))",
-                "next(places)",
+                "key=lambda turn: sum(sizes[group] for group in self._waiting[turn])",
+                "key=lambda turn: 0",
             )
         ],
         tests(FAIR_QUEUE, "test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller"),
@@ -762,8 +762,8 @@ MUTANTS = [
         [
             Change(
                 "notifications/domain.py",
-                'words.get(reason, words["other"])',
-                "words.get(reason, reason)",
+                'reasons.get(ending.reason or "", reasons["other"])',
+                'reasons.get(ending.reason or "", ending.reason or "")',
             )
         ],
         tests(

@@ -50,8 +50,10 @@ class FairQueue:
         sizes = Counter(group for groups in self._waiting.values() for group in groups)
         self._last_turns = {group: self._last_turns.get(group, self._turns) for group in sizes}
         if len(self._waiting) > self._max_waiting:
-            places = reversed(self._waiting)
-            heaviest = max(places, key=lambda turn: sum(sizes[g] for g in self._waiting[turn]))
+            heaviest = max(
+                reversed(self._waiting),
+                key=lambda turn: sum(sizes[group] for group in self._waiting[turn]),
+            )
             del self._waiting[heaviest]
             heaviest.send_exception(Unavailable("too many callers wait"))
 

@@ -20,14 +20,14 @@ class NewUser(Schema):
 
 
 class Credentials(Schema):
-    """A login; what can't be a user's is as wrong as what is not."""
+    """A login. A value that no user can have is answered like a wrong one."""
 
     username = Text(1, 64, required=True)
     password = Text(1, 128, required=True)
 
 
 class PublicUser(Schema):
-    """A user as others see him, and what `user_created` carries (with `user_id` for `id`)."""
+    """A user as others see it, and what `user_created` carries (with `user_id` for `id`)."""
 
     id = fields.String()
     username = fields.String()

@@ -32,6 +32,6 @@ def by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
 
 
 def by_username(connection: Connection, username_key: str) -> RowMapping | None:
-    """A user with his password hash."""
+    """A user with the password hash."""
     statement = select(*PUBLIC, USERS.c.password_hash).where(USERS.c.username_key == username_key)
     return connection.execute(statement).mappings().first()

@@ -25,7 +25,7 @@ from dev.servers import Servers
 
 SERVICES = ("echo", "asker", "listener", "worker", "leaver")  # of these tests, beside those with tables
 WORKERS = 8
-SHORT_S = 0.3  # for calls that shall run out of time
+SHORT_S = 0.3  # for calls that must run out of time
 
 
 def _headers(table: bytes) -> bytes:

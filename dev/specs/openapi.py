@@ -1,5 +1,6 @@
-"""Writes the API's OpenAPI document: docs/openapi.yaml to be read, gateway/static/openapi.json to be served.
+"""Writes the API's OpenAPI document.
 
+docs/openapi.yaml is to be read, gateway/static/openapi.json to be served.
 Paths, docstrings, queries and bodies are read off the gateway's routes; an answer has the fields of its View,
 and its example is a sample of docs/contracts as that View shows it. What stands here is what no code says:
 the types of what the services answer, and which route answers with what.
@@ -22,7 +23,7 @@ from marshmallow import Schema, fields, missing
 
 from billing import domain
 from chassis.errors import DeadlineExceeded
-from chassis.schemas import ADDRESS, UUID_PATTERN, storable
+from chassis.schemas import EMAIL_ADDRESS, UUID_PATTERN, storable
 from dev.failure import Failure
 from gateway import documents, money, problems, reading, schemas
 from gateway.problems import Problem
@@ -151,7 +152,7 @@ PAGES = {"Statement": "Operation", "Orders": "Order", "Letters": "Letter"}
 CURSOR = "^[A-Za-z0-9_-]+={0,2}$"
 MORE: dict[tuple[str, str | None], Piece] = {
     ("SignUp", "username"): {"pattern": pattern(USERNAME.regex.pattern)},
-    ("SignUp", "email"): {"format": "email", "pattern": pattern(ADDRESS.regex.pattern)},
+    ("SignUp", "email"): {"format": "email", "pattern": pattern(EMAIL_ADDRESS.regex.pattern)},
     ("NewMessage", "subject"): {"pattern": pattern(SUBJECT.regex.pattern)},
     ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most."},
     ("Page", "after"): text(pattern=CURSOR, description="`next_cursor` of the page before."),

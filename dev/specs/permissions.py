@@ -30,14 +30,14 @@ Who may do what, over HTTP and on the bus. Made by `make specs` from the code
 | in a cell | |
 | --- | --- |
 | yes | it is done |
-| own | it is done for the user who asks, with that user's data alone |
+| own | it is done for the caller, with the caller's data alone |
 | 404 | as if it did not exist |
-| 401 | nothing is done, and nothing is told |
+| 401 | refused |
 | – | the broker refuses |
 
 ## Routes
 
-The columns are who asks about a user's data.
+The columns are the callers: the user whose data they are, another user, and one without a token.
 
 {routes}
 
@@ -62,7 +62,7 @@ Migrations bind the queues of events, and move dead letters back: into any queue
 
 
 def name_of(route: Route) -> str:
-    """`GET /orders/{order_id}`"""
+    """The route as `GET /orders/{order_id}`."""
     return f"{route.method} {route.url.replace('<', '{').replace('>', '}')}"
 
 

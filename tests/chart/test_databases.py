@@ -1,4 +1,4 @@
-"""The roles and databases that the migrations Job makes, on a real PostgreSQL: by whoever may make them."""
+"""The roles and databases that the migrations Job makes, on a real PostgreSQL, as each role that may."""
 
 import os
 import subprocess

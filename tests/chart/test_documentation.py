@@ -1,4 +1,4 @@
-"""What is written about the values is complete and true, and what was copied or generated is up to date."""
+"""The text about the values is complete and true, and copied or generated files are up to date."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from tests.chart.helm import CHART, DEFAULTS, name_of, objects, of
 VALUES = (CHART / "values.yaml").read_text()
 PARAMS = {path: text for section in parse(VALUES) for path, text in section.params.items()}
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-TABLES = ("bus.yaml", "bus-previous.yaml")  # what each user may do on the broker
+PERMISSION_FILES = ("bus.yaml", "bus-previous.yaml")  # what each user may do on the broker
 COMMENTED = """\
 ## @section The first
 ## A line about it.
@@ -94,7 +94,7 @@ def test_the_table_in_the_readme_is_the_one_of_the_comments() -> None:
 
 
 def test_the_scenario_in_the_chart_is_the_one_of_the_suite() -> None:
-    assert {path.name for path in Path(CHART, "files").iterdir()} == {SCENARIO, *TABLES}
+    assert {path.name for path in Path(CHART, "files").iterdir()} == {SCENARIO, *PERMISSION_FILES}
     assert (CHART / "files" / SCENARIO).read_bytes() == (ROOT / "postman" / SCENARIO).read_bytes(), (
         "run `make chart-docs`"
     )

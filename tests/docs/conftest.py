@@ -54,7 +54,7 @@ class Terminal:
 
 @pytest.fixture(scope="package")
 def variables(suite: Suite) -> dict[str, str]:
-    """The environment of whoever has started the suite on these ports, and has no servers of his own."""
+    """The environment of whoever has started the suite on these ports, and has no other servers."""
     others = {name: value for name, value in os.environ.items() if not name.endswith("_URI")}
     ports = {variable: str(suite.ports[name]) for name, variable in VARIABLES.items()}
     return {**others, **ports, "RUN_DIR": str(suite.servers.wanted)}

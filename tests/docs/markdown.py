@@ -82,8 +82,11 @@ def anchors(file: Path) -> set[str]:
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a terminal, without comments; a session tells them after `$ `, and what they print
-    beside them. A command that goes on in further lines is one."""
+    """The commands of a terminal, without comments.
+
+    A session has them after `$ `, and what they print beside them. A command that goes on in further
+    lines is one.
+    """
     text = block.text.replace("\\\n", " ")
     lines = [COMMENT.sub("", line) for line in text.splitlines() if line.strip()]
     if any(line.startswith(("$ ", ">>> ")) for line in lines):

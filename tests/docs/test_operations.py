@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md beside a running suite, in their order, and what they bring about."""
+"""The commands of docs/operations.md beside a running suite, in their order, and their effects."""
 
 import re
 from collections.abc import Callable

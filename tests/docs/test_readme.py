@@ -1,4 +1,4 @@
-"""README's story with curl and its session in `nameko shell`, as they stand there, beside a running suite."""
+"""README's story with curl and its session in `nameko shell`, word by word, beside a running suite."""
 
 import doctest
 import json

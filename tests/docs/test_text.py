@@ -97,8 +97,11 @@ TYPED = [(str(block), command.strip()) for block in blocks_in("") for command in
 
 @pytest.mark.parametrize(("where", "command"), TYPED)
 def test_what_is_to_be_typed_is_there(where: str, command: str) -> None:
-    """`make` with a verb and variables that there are, `nameko run` with modules that there are, a user's
-    variables, a script; anything else is in the list of what can't be run."""
+    """Each typed command exists, or is in the list of what can't be run.
+
+    `make` has its verb and variables, `nameko run` its modules, a user its variables, and scripts are
+    executable.
+    """
     command = re.sub(r"^([A-Z_]+)=\S+ (?=make )", r"make \1= && ", command)
     for part in command.split(" && "):
         program, *words = part.split()

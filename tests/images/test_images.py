@@ -41,7 +41,7 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 COMPILERS = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|clang|tcc|as|ld|make|rustc|cargo|go)(-[\d.]+)?")
-# An image shall have less than 200 MB. The Dockerfile's default base, which can't be had here, has some
+# An image must have less than 200 MB. The Dockerfile's default base, which can't be had here, has some
 # 125 MB unpacked, debootstrap's more: so what an image adds is measured.
 OWN_MB = 75
 LABELS = "org.opencontainers.image."

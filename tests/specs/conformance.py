@@ -1,5 +1,8 @@
-"""Whether what crosses HTTP is what docs/openapi.yaml says: status, headers and body of each answer, and the
-request that was granted. What is not documented fails."""
+"""Whether what crosses HTTP is what docs/openapi.yaml says.
+
+These are status, headers and body of each answer, and the request that was granted. What is not
+documented fails.
+"""
 
 import json
 import re

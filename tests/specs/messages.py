@@ -1,5 +1,7 @@
-"""Whether what crosses the bus is what docs/asyncapi.yaml says: where it goes, who sends it, its properties,
-headers and body. What is not documented fails."""
+"""Whether what crosses the bus is what docs/asyncapi.yaml says.
+
+These are where it goes, who sends it, its properties, headers and body. What is not documented fails.
+"""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A user of the shop and his HTTP client."""
+"""A user of the shop, with an HTTP client."""
 
 import itertools
 import os

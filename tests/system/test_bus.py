@@ -1,4 +1,7 @@
-"""All that docs/asyncapi.yaml has is brought about here once; conftest.py holds all tests' messages to it."""
+"""All that docs/asyncapi.yaml has is brought about here once.
+
+conftest.py holds all tests' messages to it.
+"""
 
 import json
 import re
@@ -65,7 +68,7 @@ def use_the_whole_api(shopper) -> None:
 
 
 def call_what_the_suite_does_not(rpc, shopper) -> None:
-    """What an operator calls by hand, and his mistakes."""
+    """What an operator calls by hand, mistakes too."""
     till = {"user_id": shopper.id, "ref": f"till-{shopper.id}"}
     order = {"user_id": shopper.id, "amount_minor": 100}
     assert rpc.billing.open_account(user_id=shopper.id)["status"] == "open"

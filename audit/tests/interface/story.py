@@ -1,6 +1,6 @@
 """A story of shoppers and orders as the four databases hold it when all is well, made by SQL.
 
-Each shopper puts 10,000.00 on his account and orders `orders` times; every tenth order is rejected.
+Each shopper puts 10,000.00 on an account and orders `orders` times; every tenth order is rejected.
 It happened an hour ago, unless told otherwise, so nothing is on its way.
 """
 
@@ -67,5 +67,5 @@ def user(n: int) -> str:
 
 
 def order(n: int, k: int) -> str:
-    """The id of a shopper's order, both counted from 1; his tenth was rejected."""
+    """The id of a shopper's order, both counted from 1; the tenth was rejected."""
     return f"00000000-0000-7000-9000-{n * 1_000_000 + k:012x}"

@@ -400,7 +400,7 @@ class Eventful:
 
 
 def test_what_happens_between_the_snapshots_is_no_difference(config, sql, monkeypatch) -> None:
-    """A new shopper comes, orders and gets his letters before each of them."""
+    """A new shopper comes, orders and gets letters before each of them."""
     numbers = count(100)
     connect_to = snapshots.connect
     monkeypatch.setattr(

@@ -26,7 +26,7 @@ VERBS = {
 
 
 class Book:
-    """What the twins were asked, and what they shall answer.
+    """What the twins were asked, and what they must answer.
 
     An answer is a value, an exception to raise, or a function of the question's arguments.
     """
@@ -69,7 +69,10 @@ def twin(service: str, book: Book) -> type:
 
 
 class Client(requests.Session):
-    """A user's client: his token on every request, paths instead of URLs. What is not documented fails."""
+    """A user's client: it sends the token with every request, and takes paths instead of URLs.
+
+    What is not documented fails.
+    """
 
     def __init__(self, url: str, token: str) -> None:
         super().__init__()

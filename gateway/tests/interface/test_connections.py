@@ -360,8 +360,10 @@ def test_what_is_nearly_a_request_is_not_taken_for_it(book, raw, token, request_
 
 @pytest.fixture
 def busy(book, gateway, client) -> Iterator[list[Any]]:
-    """Requests of as many clients that keep all workers busy, half with each of two services, until the
-    test is over."""
+    """Requests that keep all workers busy until the test is over.
+
+    Each is of another client. Two services have half of them each.
+    """
     over, half = Event(), gateway.max_workers // 2
     book.answers["users.get"] = lambda arguments: over.wait() and USER
     book.answers["notifications.list"] = lambda arguments: over.wait() and {"items": [], "next": None}

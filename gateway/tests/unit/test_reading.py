@@ -271,7 +271,7 @@ def test_a_body_without_a_length_is_not_read() -> None:
 
 
 def never(asked: HttpRequest) -> bytes:
-    """The body of a request that shall not be read."""
+    """The body of a request that must not be read."""
     raise AssertionError
 
 

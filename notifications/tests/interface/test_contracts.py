@@ -12,7 +12,7 @@ def test_every_method_has_a_sample(config) -> None:
 
 @pytest.fixture
 def told(tell) -> None:
-    """The reader and his order, as the samples of users and orders tell of them."""
+    """The reader and the order, as the samples of users and orders tell of them."""
     tell(("user_created", event_sample("users.user_created")))
     tell(("order_paid", event_sample("orders.order_paid")))
 

@@ -22,7 +22,7 @@ def rejected(user_id: str, **given) -> tuple[str, dict]:
 
 
 def known_as(user: dict) -> dict:
-    """How users answers about him."""
+    """How users answers about this user."""
     return {"id": user["user_id"], **{name: user[name] for name in ("username", "email", "locale")}}
 
 

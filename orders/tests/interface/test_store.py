@@ -29,7 +29,7 @@ def connections(request, config, clean) -> Iterator[list[Connection]]:
 
 @pytest.fixture
 def due(sql, clean) -> set[str]:
-    """The ids of ten pending orders that a sweeper shall look at."""
+    """The ids of ten pending orders that a sweeper must look at."""
     rows = sql(
         "orders",
         "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"

@@ -35,7 +35,7 @@ def shop(running, clean, rpc) -> Any:
 
 
 def sign_up(shop: Any, name: str, **more: str) -> str:
-    """A new user with 100.00; his id."""
+    """A new user with 100.00; the user's id."""
     facts = {"username": name, "email": f"{name}@example.org", "password": "correct horse", **more}
     user_id = shop.users.create(**facts)["user"]["id"]
     shop.billing.deposit(user_id=user_id, amount_minor=100_00, ref=f"till-{name}")
