@@ -56,10 +56,10 @@ replay:  ## publish events again whose letter or account is missing (SINCE=yeste
 shell:  ## nameko shell on the running suite; each call ends within RPC_TIMEOUT_S
 	@$(SUITE) exec --user operator $(BIN)/python -m dev.shell --config config.yaml
 
-dead:  ## events parked because they could not be right, with their errors (QUEUE=... for one)
+dead:  ## dead-lettered events, with their errors (QUEUE=... for one)
 	@$(MIGRATIONS) -m chassis.dead list $(QUEUE)
 
-redrive:  ## parked events back into their queues, to be tried anew (QUEUE=... for one)
+redrive:  ## dead-lettered events back into their queues, to be tried anew (QUEUE=... for one)
 	@$(MIGRATIONS) -m chassis.dead redrive $(QUEUE)
 
 retire-retries:  ## delete the retry queues of earlier versions, when no copy of one runs

@@ -1,4 +1,4 @@
-"""Events that could not be right, parked in `<queue>.dead`: `python -m chassis.dead VERB [queue ...]`.
+"""Dead letters, events that failed for good, in `<queue>.dead`: `python -m chassis.dead VERB [queue ...]`.
 
 `list` shows them and takes nothing; `redrive` moves them back into their queues, to be tried anew.
 `retire-retries` deletes the retry queues of earlier versions, which it empties first. Run it when no
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def show(channel: Any, handler: EventHandler, timeout_s: float) -> None:
-    """Print what is parked. Unacked, all of it returns to its place when the channel closes."""
+    """Print the dead letters. Unacked, all of them return to its place when the channel closes."""
     parked = count(channel, handler.dead_name())
     print(f"{handler.queue.name}: {parked} parked")
     for _ in range(min(parked, MOST_SHOWN)):

@@ -28,7 +28,7 @@ from chassis import health, metrics
 from chassis.amqp import ConfirmedPublisher, Message, declare
 from chassis.errors import Unavailable, first_line
 from chassis.loops import LoopWatch
-from chassis.moves import KEPT, headers_of, moves_exchange
+from chassis.moves import COPIED_PROPERTIES, headers_of, moves_exchange
 from chassis.queues import QueueConsumer
 from chassis.retries import (
     CALL_FAULTS,
@@ -387,7 +387,7 @@ class EventHandler(NamekoEventHandler):
         """The message as it goes into another queue, with what its attempts came to."""
         target = self.dead_name() if delivery.is_exhausted else self.queue.name
         given = delivery.message.properties
-        properties = {name: given[name] for name in KEPT if name in given}
+        properties = {name: given[name] for name in COPIED_PROPERTIES if name in given}
         properties["message_id"] = delivery.id
         counts = {ATTEMPTS: delivery.attempts, FAILURES: delivery.failures, ERROR: delivery.error}
         body = bytes(delivery.message.body or b"")

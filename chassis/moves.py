@@ -9,7 +9,7 @@ from kombu import Exchange
 
 from chassis.amqp import can_carry, connect
 
-KEPT = ("content_type", "content_encoding", "message_id")
+COPIED_PROPERTIES = ("content_type", "content_encoding", "message_id")
 
 
 def moves_exchange(service: str) -> Exchange:
@@ -38,30 +38,6 @@ def count(channel: Any, queue: str) -> int:
     return int(channel.queue_declare(queue, passive=True).message_count)
 
 
-def move(
-    channel: Any,
-    source: str,
-    target: str,
-    exchange: str,
-    timeout_s: float,
-    copy: Callable[[Any], amqp.Message] = lambda message: copy_of(message),
-) -> int:
-    """Move the messages that are in `source` now to `target`, by the exchange of its service; how many.
-
-    Each is acked when the broker has its copy: a crash in between doubles it. Raises one of
-    chassis.amqp.CONNECTION_ERRORS, also where `target` is missing.
-    """
-    moved = 0
-    for _ in range(count(channel, source)):
-        if message := channel.basic_get(source):
-            arguments = (copy(message), exchange, target)
-            limits = {"timeout": timeout_s, "confirm_timeout": timeout_s}
-            channel.basic_publish_confirm(*arguments, mandatory=True, **limits)
-            channel.basic_ack(message.delivery_tag)
-            moved += 1
-    return moved
-
-
 def headers_of(message: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """The message's headers for a copy of it, but for these and those by which the broker routes.
 
@@ -80,5 +56,29 @@ def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
     when its `expiration` is over.
     """
     headers = headers_of(message, without)
-    properties = {name: message.properties[name] for name in KEPT if name in message.properties}
+    properties = {name: message.properties[name] for name in COPIED_PROPERTIES if name in message.properties}
     return amqp.Message(message.body or b"", application_headers=headers, delivery_mode=2, **properties)
+
+
+def move(
+    channel: Any,
+    source: str,
+    target: str,
+    exchange: str,
+    timeout_s: float,
+    copy: Callable[[Any], amqp.Message] = copy_of,
+) -> int:
+    """Move the messages that are in `source` now to `target`, by the exchange of its service; how many.
+
+    Each is acked when the broker has its copy: a crash in between doubles it. Raises one of
+    chassis.amqp.CONNECTION_ERRORS, also where `target` is missing.
+    """
+    moved = 0
+    for _ in range(count(channel, source)):
+        if message := channel.basic_get(source):
+            arguments = (copy(message), exchange, target)
+            limits = {"timeout": timeout_s, "confirm_timeout": timeout_s}
+            channel.basic_publish_confirm(*arguments, mandatory=True, **limits)
+            channel.basic_ack(message.delivery_tag)
+            moved += 1
+    return moved
