@@ -4,7 +4,6 @@ import base64
 import json
 import subprocess
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -228,13 +227,12 @@ def listed(servers: Servers) -> Callable[..., list[dict[str, Any]]]:
     return ask
 
 
-ATTEMPTS = 2_000  # at least, of all users together
+ATTEMPTS = 150  # at least, of each account; some 2,300 together
 
 
 def test_no_account_does_more_than_its_own_tasks(
     account: Callable[[str], Account],
     listed: Callable[..., list[dict[str, Any]]],
-    record_property: Callable[[str, object], None],
 ) -> None:
     queues = [each["name"] for each in listed("queues", "name")]
     queues += [retry_queues(queue)[0] for queue in queues if queue.startswith("evt-")]
@@ -247,9 +245,8 @@ def test_no_account_does_more_than_its_own_tasks(
         tried = list(attempts(thief, queues, reply_keys.values()))
         counts[user] = len(tried)
         through += [(user, attempt.name) for attempt in tried if not thief.is_refused(attempt)]
-    record_property("attempts", counts)
     assert through == []
-    assert sum(counts.values()) >= ATTEMPTS
+    assert min(counts.values()) >= ATTEMPTS, counts
 
 
 TABLES = (
@@ -261,6 +258,7 @@ TABLES = (
     "notifications.recipients",
 )
 OUTSIDERS = ("users", "billing", "orders", "notifications", "migrations")
+DETOURS = 8  # kinds, at least, that the broker lets pass and the services refuse
 
 
 def requests_of(shopper: Shopper) -> dict[str, dict[str, Any]]:
@@ -288,7 +286,6 @@ def test_a_stolen_account_moves_no_money_and_writes_no_letter_by_any_detour(
     listed: Callable[..., list[dict[str, Any]]],
     sql: Callable[..., Any],
     uris: dict[str, str],
-    record_property: Callable[[str, object], None],
 ) -> None:
     shopper = Shopper(suite.url)
     shopper.deposit("10.00")
@@ -311,8 +308,8 @@ def test_a_stolen_account_moves_no_money_and_writes_no_letter_by_any_detour(
     assert shopper.balance == "10.00"
     told = {line.get("error") for each in suite.processes.values() for line in each.lines()}
     assert {"dead-lettered", "published to another exchange"} <= told
-    record_property("detours refused by the broker", refused)
-    record_property("detours refused by the services", dict(Counter(taken)))
+    assert refused
+    assert len({*taken}) >= DETOURS
     with ClusterRpcProxy({"AMQP_URI": uris["operator"]}, timeout=DEADLINE_S) as rpc:
         for method, kwargs in requests.items():
             service, _, verb = method.partition(".")
