@@ -40,6 +40,7 @@ CONNECT_TIMEOUT_S = 3
 CLOSE_TIMEOUT_S = 1
 LONGEST_HEADERS = 120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+ENCODINGS = ("utf-8", "binary")
 BLOCKED = "the broker takes no messages"
 CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
 
@@ -58,7 +59,10 @@ def _read_properties_safely(data: Any, offset: int) -> tuple[dict[str, Any], int
         properties, end = _read_properties(data, offset)
     except Exception:  # whatever the library raises then
         return {}, len(data)
-    properties.get("application_headers", {}).pop("compression", None)  # kombu would unpack it, to any size
+    # kombu would unpack a body to any size: by this header, and by codecs such as bz2.
+    properties.get("application_headers", {}).pop("compression", None)
+    if properties.get("content_encoding") not in ENCODINGS:
+        properties.pop("content_encoding", None)
     return properties, end
 
 
