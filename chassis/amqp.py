@@ -41,13 +41,23 @@ CLOSE_TIMEOUT_S = 1
 LONGEST_HEADERS = 120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
 ENCODINGS = ("utf-8", "binary")
+MAX_BODY = 2 * 1024 * 1024  # characters; twice the largest page of letters
 BLOCKED = "the broker takes no messages"
 CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
+def _decode(body: str) -> Any:
+    """JSON as data; ValueError for a body that could take a service's whole memory."""
+    if len(body) > MAX_BODY:
+        raise ValueError(f"a body has more than {MAX_BODY} characters")
+    return json.loads(body)
+
+
 # kombu's own decoder makes whatever {"__type__": ...} asks for, and takes twice as long.
-register("json", None, json.loads, content_type="application/json")
+register("json", None, _decode, content_type="application/json")
 
 _DECODERS = serialization.PROPERTY_CLASSES  # by class
 _read_properties: Callable[..., tuple[dict[str, Any], int]] = _DECODERS[spec.Basic.CLASS_ID]

@@ -9,7 +9,7 @@ from amqp import serialization, spec
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import loads
 
-import chassis.amqp  # noqa: F401 - replaces the reader of properties
+from chassis.amqp import MAX_BODY  # the module replaces the readers of properties and bodies
 
 
 def read(**properties: Any) -> dict[str, Any]:
@@ -29,6 +29,12 @@ def test_a_body_is_never_unpacked_by_its_encoding(encoding) -> None:
     except (ContentDisallowed, DecodeError):
         return
     assert data == body
+
+
+def test_a_body_that_would_take_all_memory_is_not_decoded() -> None:
+    with pytest.raises(DecodeError, match="more than 2097152"):
+        loads(b"[" + b"[]," * MAX_BODY + b"[]]", "application/json", "utf-8")
+    assert loads(b"[" + b"[]," * 1000 + b"[]]", "application/json", "utf-8")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "binary"])
