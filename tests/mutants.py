@@ -770,8 +770,8 @@ MUTANTS = [
         [
             Change(
                 "notifications/store.py",
-                "MAX_PAGE_BYTES = 128 * 1024",
-                "MAX_PAGE_BYTES = 128 * 1024 * 1024",
+                "MAX_PAGE_BYTES = 64 * 1024",
+                "MAX_PAGE_BYTES = 64 * 1024 * 1024",
             )
         ],
         tests(MESSAGES, "test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once"),
