@@ -40,13 +40,24 @@ CONNECT_TIMEOUT_S = 3
 CLOSE_TIMEOUT_S = 1
 LONGEST_HEADERS = 120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+ENCODINGS = ("utf-8", "utf-16", "ascii", "us-ascii", "latin-1", "binary")
+MAX_BODY = 2 * 1024 * 1024  # characters; twice the largest page of letters
 BLOCKED = "the broker takes no messages"
 CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
+def _decode(body: str) -> Any:
+    """JSON as data; ValueError for a body that could take a service's whole memory."""
+    if len(body) > MAX_BODY:
+        raise ValueError(f"a body has more than {MAX_BODY} characters")
+    return json.loads(body)
+
+
 # kombu's own decoder makes whatever {"__type__": ...} asks for, and takes twice as long.
-register("json", None, json.loads, content_type="application/json")
+register("json", None, _decode, content_type="application/json")
 
 _DECODERS = serialization.PROPERTY_CLASSES  # by class
 _read_properties: Callable[..., tuple[dict[str, Any], int]] = _DECODERS[spec.Basic.CLASS_ID]
@@ -58,7 +69,10 @@ def _read_properties_safely(data: Any, offset: int) -> tuple[dict[str, Any], int
         properties, end = _read_properties(data, offset)
     except Exception:  # whatever the library raises then
         return {}, len(data)
-    properties.get("application_headers", {}).pop("compression", None)  # kombu would unpack it, to any size
+    # kombu would unpack a body to any size: by this header, and by codecs such as bz2.
+    properties.get("application_headers", {}).pop("compression", None)
+    if properties.get("content_encoding") not in ENCODINGS:
+        properties.pop("content_encoding", None)
     return properties, end
 
 

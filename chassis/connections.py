@@ -70,6 +70,7 @@ def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
     event.listen(engine, "connect", _read_ids_as_text)
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", make_ready)
+    event.listen(engine, "handle_error", _hide_row)
     event.listen(engine, "handle_error", _retire_unusable)
 
 
@@ -92,6 +93,15 @@ def _has_input(connection: Any) -> bool:
     poll = POLL()
     poll.register(connection.fileno(), POLLIN)
     return bool(poll.poll(0))
+
+
+def _hide_row(context: Any) -> None:
+    """Cut an error's text behind its first message: there PostgreSQL quotes the row that it refused."""
+    message = getattr(getattr(context.original_exception, "diag", None), "message_primary", None)
+    for exc in filter(None, (context.original_exception, context.sqlalchemy_exception)):
+        if message and exc.args:
+            before, found, _ = str(exc.args[0]).partition(message)
+            exc.args = (before + found, *exc.args[1:])
 
 
 def _retire_unusable(context: Any) -> None:

@@ -78,6 +78,11 @@ def to_fault(exc: Exception, service: str) -> Exception:
     return InternalError(f"{service} failed")
 
 
+def description(exc: BaseException) -> str:
+    """The type of `exc` and what it says. repr() could quote a whole message: UnicodeDecodeError's does."""
+    return f"{type(exc).__name__}: {first_line(exc)}"
+
+
 def first_line(exc: BaseException) -> str:
     """What `exc` says, for a log line: its first line, without the SQL that SQLAlchemy adds."""
     cause = exc.orig if isinstance(exc, DBAPIError) else exc

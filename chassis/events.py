@@ -26,7 +26,7 @@ from nameko.exceptions import ContainerBeingKilled
 
 from chassis import health, metrics
 from chassis.amqp import ConfirmedPublisher, Message, declare
-from chassis.errors import Unavailable, first_line
+from chassis.errors import Unavailable, description, first_line
 from chassis.loops import LoopWatch
 from chassis.moves import COPIED_PROPERTIES, headers_of, moves_exchange
 from chassis.queues import QueueConsumer
@@ -318,7 +318,7 @@ class EventHandler(NamekoEventHandler):
             self._streak.succeed([failure.delivery.id for failure in own])
             return ""
         alike = [f.error for f in own if self._streak.fail(f.delivery.id, f.error)]
-        return f"different events fail alike: {_text(alike[0])}" if alike else ""
+        return f"different events fail alike: {description(alike[0])}" if alike else ""
 
     def _give_way(self, batch: Sequence[Delivery], result: BatchResult, alike: str) -> str:
         """Let the next probe meet other events, and more of them; why the handler still pauses.
@@ -337,7 +337,7 @@ class EventHandler(NamekoEventHandler):
         self._probe = min(2 * self._probe, BATCH)
         if all(failure.is_named for failure in result.failed):
             return ""  # nothing was tried: the next one tells
-        return alike or f"no event has succeeded yet: {_text(result.failed[0].error)}"
+        return alike or f"no event has succeeded yet: {description(result.failed[0].error)}"
 
     def _hold(self, failures: Sequence[Failure], now: float) -> list[Delivery]:
         """Record failed attempts and hold the events for their next one; those to move instead."""
@@ -433,10 +433,6 @@ class EventHandler(NamekoEventHandler):
         self._watch.check()
         if self.prefetch != PREFETCH:
             raise Unavailable(self._pause_reason)
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _delivery(message: Any) -> Delivery:

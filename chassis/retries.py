@@ -10,7 +10,14 @@ from itertools import count
 from math import inf
 from typing import Any
 
-from chassis.errors import DeadlineExceeded, InternalError, Unavailable, is_away, sqlstate
+from chassis.errors import (
+    DeadlineExceeded,
+    InternalError,
+    Unavailable,
+    description,
+    is_away,
+    sqlstate,
+)
 
 RETRY_DELAYS_S = (1, 5, 15)  # the last one repeats
 PAUSES_S = (1, 2, 4, 8, 15)  # the last one repeats
@@ -58,7 +65,7 @@ class Delivery:
         """Record a failed attempt. Neither a failed call nor contention is the event's fault."""
         self.attempts += 1
         self.failures += not (isinstance(exc, CALL_FAULTS) or is_contention(exc))
-        self.error = repr(exc)[:1000]
+        self.error = description(exc)[:1000]
 
     def delay_s(self) -> float:
         """Seconds until the next attempt."""

@@ -80,7 +80,7 @@ def service(name: str) -> Service:
     container = ServiceContainer(module.Service, CONFIG)
     calls: dict[str, list[str]] = {}
     for proxy in (each for each in container.dependencies if isinstance(each, RpcProxy)):
-        batched = [wanted for verb in proxy.batched for wanted in (verb, f"{verb}_many")]
+        batched = [f"{verb}_many" for verb in proxy.batched]
         calls.setdefault(proxy.service, []).extend([*proxy.methods, *batched])
     handlers = [each for each in container.entrypoints if isinstance(each, EventHandler)]
     for handler in handlers:

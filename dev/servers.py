@@ -51,6 +51,7 @@ listeners.tcp.1 = 127.0.0.1:{port}
 load_definitions = {definitions}
 vm_memory_high_watermark.relative = 0.4
 disk_free_limit.absolute = 50MB
+max_message_size = 2097152
 log.file = false
 log.console = true
 log.console.level = info

@@ -1,6 +1,7 @@
 """gateway, top to bottom: whom it asks, and its routes."""
 
 from typing import Any
+from urllib.parse import quote
 
 import uuid_utils
 
@@ -78,7 +79,7 @@ class Service:
         outcome = self.orders.place(user_id=request.user_id, key=request.key, **request.body)
         order = schemas.ORDER.dump(_valid(outcome))
         status = 202 if order["status"] == "pending" else 201
-        return status, order, {"Location": f"/orders/{order['id']}"}
+        return status, order, {"Location": quote(f"/orders/{order['id']}")}
 
     @http("GET", "/orders", query=schemas.Page())
     def list_orders(self, request: Request) -> Answer:

@@ -63,7 +63,7 @@ class Service:
     def list(self, limit: int, after: str | None, **to: str) -> Outcome:
         """What a `LetterQuery` asks for: {"items": [letter, ...] newest first, "next": the next `after`}.
 
-        A page ends after MAX_PAGE_BYTES of text, so it may have fewer than `limit` letters."""
+        A page ends after MAX_PAGE_BYTES of texts as JSON, so it may have fewer than `limit` letters."""
         with self.db.autocommit() as connection:
             rows = store.letters(connection, to, limit + 1, after)
         fitting = sum(row["bytes"] <= store.MAX_PAGE_BYTES for row in rows)

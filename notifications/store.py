@@ -5,14 +5,14 @@ from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select, text
+from sqlalchemy import Connection, RowMapping, Text, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from chassis.db import recordset
 from notifications.domain import Recipient
 from notifications.models import LETTERS, RECIPIENTS
 
-MAX_PAGE_BYTES = 128 * 1024  # of text: in JSON and in memory it takes several times as much
+MAX_PAGE_BYTES = 64 * 1024  # of texts as JSON: many clients may read such a page slowly
 INSERT_LETTERS = text(
     "INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)"
     " SELECT * FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid, user_id uuid,"
@@ -45,14 +45,15 @@ def insert_letters(connection: Connection, letters: Sequence[dict[str, Any]]) ->
 def letters(connection: Connection, of: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
     """The last `limit` letters before `after` that have these values (a user's id, say), newest first.
 
-    Each has `bytes`, the size of all texts read up to and with its own. The first letter with which
+    Each has `bytes`, the size as JSON of all texts read up to and with its own. The first letter with which
     that is more than MAX_PAGE_BYTES is the last one read. A letter counts as a page at most.
     """
     query = select(LETTERS).where(*[LETTERS.c[name] == value for name, value in of.items()])
     if after:
         query = query.where(LETTERS.c.id < after)
     newest = query.order_by(LETTERS.c.id.desc()).limit(limit).subquery()
-    length = func.octet_length(newest.c.subject) + func.octet_length(newest.c.body)
+    escaped = func.to_json(newest.c.subject + newest.c.body)  # a control character takes six bytes
+    length = func.octet_length(escaped.cast(Text))
     size = func.least(length, MAX_PAGE_BYTES)
     total = func.sum(size).over(order_by=newest.c.id.desc())
     sized = select(newest, size.label("size"), total.label("bytes")).subquery()

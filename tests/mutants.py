@@ -593,6 +593,25 @@ MUTANTS = [
         tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
     ),
     Mutant(
+        "an error quotes the row that was refused",
+        [Change("chassis/connections.py", "before + found, *exc.args[1:]", "*exc.args,")],
+        tests(CONNECTIONS, "test_an_error_does_not_quote_the_row_that_was_refused"),
+    ),
+    Mutant(
+        "a body of any encoding is unpacked",
+        [Change("chassis/amqp.py", 'properties.get("content_encoding") not in ENCODINGS', "False")],
+        tests("chassis/tests/unit/test_properties.py", "test_a_body_is_never_unpacked_by_its_encoding"),
+    ),
+    Mutant(
+        "a callee adds headers to a response",
+        [
+            Change(
+                "gateway/service.py", """quote(f"/orders/{order['id']}")""", """f"/orders/{order['id']}\""""
+            )
+        ],
+        tests("gateway/tests/interface/test_answers.py", "test_a_callee_adds_no_header_to_a_response"),
+    ),
+    Mutant(
         "the publisher of an event chooses the queues of its copies",
         [Change("chassis/moves.py", '- {"CC", "BCC", *without}', "- {*without}")],
         tests(DEAD, "test_a_redriven_event_is_as_it_was_before_its_first_try"),
@@ -751,8 +770,8 @@ MUTANTS = [
         [
             Change(
                 "notifications/store.py",
-                "MAX_PAGE_BYTES = 128 * 1024",
-                "MAX_PAGE_BYTES = 128 * 1024 * 1024",
+                "MAX_PAGE_BYTES = 64 * 1024",
+                "MAX_PAGE_BYTES = 64 * 1024 * 1024",
             )
         ],
         tests(MESSAGES, "test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once"),

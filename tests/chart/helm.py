@@ -25,6 +25,8 @@ SETS = ("default", *FILES)
 
 Object = dict[str, Any]
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+# PyYAML knows the sign `=` as a type of YAML 1.1 and cannot read it. For Kubernetes it is a text.
+Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.value)
 
 
 class HelmError(Exception):

@@ -410,6 +410,7 @@ def test_the_audit_names_what_a_stolen_account_forges_among_its_own_tasks(
         sql("notifications", "DELETE FROM recipients WHERE user_id = %s", [nobody])
         sql("billing", "DELETE FROM accounts WHERE user_id = %s", [nobody])
         sql("billing", "DELETE FROM operations WHERE ref = %s", [f"order:{withdrawn}"])
+        sql("billing", "UPDATE accounts SET last_seq = 0 WHERE user_id = %s", [shopper.id])
 
 
 @pytest.mark.parametrize("header", ["CC", "BCC"])

@@ -90,8 +90,8 @@ def test_compose_asks_for_passwords_first(tmp_path: Path) -> None:
 def test_the_broker_of_compose_loads_its_users_and_permissions(project: dict[str, Any]) -> None:
     files = {each["source"]: each["target"] for each in project["services"]["rabbitmq"]["configs"]}
     assert files["load_definitions"].startswith("/etc/rabbitmq/conf.d/")
-    loaded = project["configs"]["load_definitions"]["content"]
-    assert loaded == f"load_definitions = {files['definitions']}"
+    loaded = project["configs"]["load_definitions"]["content"].splitlines()
+    assert f"load_definitions = {files['definitions']}" in loaded
     assert project["configs"]["definitions"]["environment"] == "RABBITMQ_DEFINITIONS"
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from conftest import DEADLINE_S, eventually
 
 POOL_SIZE = 3
 TIMEOUT_S = 0.5
+SECRET = "correct horse"  # named here, for a traceback shows lines of code
 PIDS = """
     SELECT pid
     FROM pg_stat_activity
@@ -118,6 +120,20 @@ def end_sessions(superuser) -> None:
 def write(db: Database, note: str) -> None:
     with db.autocommit() as connection:
         connection.execute(text("INSERT INTO notes VALUES (:note)"), {"note": note})
+
+
+def test_an_error_does_not_quote_the_row_that_was_refused(db, sql) -> None:
+    """It goes into the log with its cause, and into dead letters."""
+    sql("users", "CREATE TABLE secrets (secret text CHECK (secret = ''))")
+    sql("users", "GRANT INSERT ON secrets TO users")
+    try:
+        with pytest.raises(DBAPIError) as caught, db.autocommit() as connection:
+            connection.execute(text("INSERT INTO secrets VALUES (:secret)"), {"secret": SECRET})
+    finally:
+        sql("users", "DROP TABLE secrets")
+    told = "".join(traceback.format_exception(caught.value))
+    assert "secrets_secret_check" in told
+    assert SECRET not in told
 
 
 def test_no_request_fails_after_a_restart_of_the_database(db, superuser) -> None:

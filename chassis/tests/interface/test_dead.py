@@ -198,7 +198,7 @@ def test_a_redriven_event_has_all_its_attempts_again(command, park, listener, br
     assert len(handled) == retries.MAX_ATTEMPTS
     [parked] = broker.take(DEAD)
     assert parked.headers["x-failures"] == retries.MAX_ATTEMPTS
-    assert parked.headers["x-error"] == "ValueError('still wrong')"
+    assert parked.headers["x-error"] == "ValueError: still wrong"
 
 
 def test_events_that_are_parked_again_at_once_are_moved_once(

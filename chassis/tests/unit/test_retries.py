@@ -58,7 +58,7 @@ def test_it_is_exhausted_after_five_failures_of_its_own() -> None:
     for number in range(1, MAX_ATTEMPTS + 1):
         event.fail(ValueError("no"))
         assert event.is_exhausted is (number == MAX_ATTEMPTS)
-    assert (event.attempts, event.error) == (5, "ValueError('no')")
+    assert (event.attempts, event.error) == (5, "ValueError: no")
 
 
 @pytest.mark.parametrize("fault", [DeadlineExceeded(), Unavailable(), InternalError()])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import requests
 from eventlet.event import Event
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
@@ -160,6 +161,14 @@ def test_a_pending_order_says_where_to_look(client, book) -> None:
     assert answer.status_code == 202
     assert answer.headers["Location"] == f"/orders/{ORDER_ID}"
     assert answer.json()["status"] == "pending"
+
+
+def test_a_callee_adds_no_header_to_a_response(address, token, book) -> None:
+    book.answers["orders.place"] = {**ORDER, "id": "x\r\nSet-Cookie: a=b\r\n\r\n"}
+    url, authorization = f"http://{address[0]}:{address[1]}/orders", f"Bearer {token}"
+    answer = requests.post(url, json=PRICE, headers={"Authorization": authorization}, timeout=10)
+    assert "Set-Cookie" not in answer.headers
+    assert answer.headers["Location"].startswith("/orders/x%0D%0A")
 
 
 def test_amounts_are_minor_units_inside_and_texts_outside(client, book) -> None:

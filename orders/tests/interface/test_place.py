@@ -171,7 +171,7 @@ def test_a_call_without_a_key_that_is_delivered_twice_is_one_order(orders, an_or
                 {"args": [], "kwargs": kwargs},
                 exchange="nameko-rpc",
                 routing_key="orders.place",
-                reply_to="nobody",
+                reply_to=str(uuid.uuid4()),
                 correlation_id="0199d6a8-5b7e-4c3a-8000-000000000001",
             )
     orders.place(**an_order())  # behind them in the queue
