@@ -975,6 +975,8 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [m for m in MUTANTS if all(word in m.name for word in options.words)]
     chosen = [m for m in chosen if m.is_quick or not options.quick]
+    if not chosen:
+        parser.error("no mutant has these words")  # pytest without a name would run all tests
     with tempfile.TemporaryDirectory(prefix="shop-mutants-") as folder:
         return judge(chosen, Path(folder))
 

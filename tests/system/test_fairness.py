@@ -101,8 +101,13 @@ def status(port: int, path: str) -> int:
 def memory_within_the_charts_limit(gateway: Gateway) -> Iterator[None]:
     """After each attack the gateway holds less memory than the chart allows."""
     yield
+    assert gateway.process.rss_mb() < memory_limit_mb()
+
+
+def memory_limit_mb() -> int:
+    """The chart's limit."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())["serviceDefaults"]
-    assert gateway.process.rss_mb() < int(defaults["resources"]["limits"]["memory"].removesuffix("Mi"))
+    return int(defaults["resources"]["limits"]["memory"].removesuffix("Mi"))
 
 
 def p99(waits: list[float]) -> float:
@@ -181,6 +186,24 @@ def test_slow_readers_of_a_large_file_take_little_memory(gateway, second_user_be
             assert slow.recv(8) == b"HTTP/1.1"
         second_user_beside(ExitStack())
         assert gateway.process.rss_mb() < before + GROWTH_MB
+
+
+@pytest.mark.parametrize("letter", ["\x01" * 10_000, "\U0001f40e" * 5_000], ids=["controls", "emoji"])
+def test_slow_readers_of_pages_take_less_memory_than_the_chart_allows(
+    gateway, suite, second_user_beside, letter
+) -> None:
+    """A control character takes six bytes in JSON, an emoji four in UTF-8."""
+    writer = Shopper(suite.url)
+    for _ in range(14):
+        assert writer.post("/notifications", json={"subject": "a", "body": letter}).status_code == 201
+    token = writer.user["access_token"]
+    page = f"GET /notifications?limit=100 HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer {token}\r\n\r\n"
+    with ExitStack() as connections:
+        for _ in range(SLOW_READERS):
+            slow = connections.enter_context(closing(gateway.connect(page.encode(), 4_096)))
+            assert slow.recv(12) == b"HTTP/1.1 200"
+        second_user_beside(ExitStack())
+        assert gateway.process.rss_mb() < memory_limit_mb()
 
 
 @pytest.mark.parametrize("first", [b"", b"GET ", BUNDLE], ids=["idle", "slow", "unread"])
