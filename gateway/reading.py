@@ -145,14 +145,14 @@ def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
 def normalize(text: str) -> str:
     """An address in its one spelling; empty where it is none.
 
-    For IPv6 it is the /64 network: a customer usually has a whole one.
+    For IPv6 it is the /56 network: a customer usually has a whole one (RIPE-690).
     """
     try:
         address = ip_address(text)
     except ValueError:
         return ""
     if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64)
+        address = address.ipv4_mapped or IPv6Address(int(address) >> 72 << 72)
     return str(address)
 
 
