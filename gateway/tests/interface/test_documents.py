@@ -67,6 +67,11 @@ def test_a_file_is_compressed_for_those_who_take_that(client, path) -> None:
         assert get(accepted) == (content, "", str(len(content)))
 
 
+def test_a_long_accept_encoding_is_not_read_to_its_end() -> None:
+    assert "Content-Encoding" in documents.respond("/docs", "br, gzip").headers
+    assert "Content-Encoding" not in documents.respond("/docs", 'a;b="c",' * 1_000 + "gzip").headers
+
+
 def test_the_page_has_no_script_of_its_own(client) -> None:
     scripts = re.findall(r"<script[^>]*>([^<]*)<", client.get("/docs").text)
     assert scripts == [""] * 2
