@@ -258,7 +258,7 @@ TABLES = (
     "notifications.recipients",
 )
 OUTSIDERS = ("users", "billing", "orders", "notifications", "migrations")
-DETOURS = 8  # kinds, at least, that the broker lets pass and the services refuse
+DETOURS = 8  # kinds, at least: the broker refuses one, or lets it pass and the services refuse it
 
 
 def requests_of(shopper: Shopper) -> dict[str, dict[str, Any]]:
@@ -293,23 +293,23 @@ def test_a_stolen_account_moves_no_money_and_writes_no_letter_by_any_detour(
     query = "SELECT 1 FROM recipients WHERE user_id = %s"
     eventually(lambda: sql("notifications", query, [shopper.id]))
     eventually(lambda: not waiting(listed))
-    before, refused, taken = held(sql), 0, []
+    before = held(sql)
+    refused: set[str] = set()
+    taken: set[str] = set()
     for user in OUTSIDERS:
         thief = account(user)
         for method, kwargs in requests.items():
             body = json.dumps({"args": [], "kwargs": kwargs}).encode()
             for detour in detours(thief, method, body):
-                if thief.is_refused(detour):
-                    refused += 1
-                else:
-                    taken.append(detour.name)
+                kinds = refused if thief.is_refused(detour) else taken
+                kinds.add(detour.name)
     eventually(lambda: not waiting(listed))
     assert held(sql) == before
     assert shopper.balance == "10.00"
     told = {line.get("error") for each in suite.processes.values() for line in each.lines()}
     assert {"dead-lettered", "published to another exchange"} <= told
-    assert refused
-    assert len({*taken}) >= DETOURS
+    assert taken
+    assert len(refused | taken) >= DETOURS  # RabbitMQ 4 refuses more of them itself
     with ClusterRpcProxy({"AMQP_URI": uris["operator"]}, timeout=DEADLINE_S) as rpc:
         for method, kwargs in requests.items():
             service, _, verb = method.partition(".")
@@ -422,7 +422,11 @@ def test_a_copy_of_a_failed_event_goes_nowhere_by_its_headers(
     dead = f"{USER_CREATED}.dead"
     before = ready(looks, dead)
     copies = {header: [USER_CREATED, dead]}
-    publish(channel("users"), "users.events", "user_created", b"no JSON", headers=copies)
+    try:
+        publish(channel("users"), "users.events", "user_created", b"no JSON", headers=copies)
+    except amqp.AccessRefused:  # RabbitMQ 4 checks these keys, too
+        assert ready(looks, dead) == before
+        return
     eventually(lambda: ready(looks, dead) > before)
     eventually(lambda: not waiting(listed))
     assert ready(looks, dead) == before + 1
