@@ -28,7 +28,7 @@ def users(*files: Path) -> list[str]:
     return list(_rights(*files))
 
 
-def definitions(passwords: Mapping[str, str], *files: Path) -> dict[str, Any]:
+def definitions(passwords: Mapping[str, str], *files: Path, vhost: str = VHOST) -> dict[str, Any]:
     """Users with these passwords, exchanges, and what the users may do by any of the files.
 
     A pattern must match a whole name.
@@ -38,17 +38,17 @@ def definitions(passwords: Mapping[str, str], *files: Path) -> dict[str, Any]:
     for found in map(_read, files):
         kinds |= found.get("exchanges", {})
     return {
-        "vhosts": [{"name": VHOST}],
+        "vhosts": [{"name": vhost}],
         "users": [{"name": user, "password": passwords[user], "tags": []} for user in rights],
         "permissions": [
-            {"user": user, "vhost": VHOST, **_patterns(may, RIGHTS)} for user, may in rights.items()
+            {"user": user, "vhost": vhost, **_patterns(may, RIGHTS)} for user, may in rights.items()
         ],
         "topic_permissions": [
-            {"user": user, "vhost": VHOST, "exchange": exchange, **_patterns(keys, TOPIC_RIGHTS)}
+            {"user": user, "vhost": vhost, "exchange": exchange, **_patterns(keys, TOPIC_RIGHTS)}
             for user, may in rights.items()
             for exchange, keys in may["topics"].items()
         ],
-        "exchanges": [_exchange(name, kind) for name, kind in kinds.items()],
+        "exchanges": [_exchange(name, kind, vhost) for name, kind in kinds.items()],
     }
 
 
@@ -97,7 +97,7 @@ def _patterns(may: Mapping[str, Any], rights: Sequence[str]) -> dict[str, str]:
     return {right: f"^({may[right]})$" for right in rights}
 
 
-def _exchange(name: str, kind: str) -> dict[str, Any]:
+def _exchange(name: str, kind: str, vhost: str) -> dict[str, Any]:
     """As Nameko declares it."""
     fixed = {"durable": True, "auto_delete": False, "internal": False, "arguments": {}}
-    return {"name": name, "vhost": VHOST, "type": kind, **fixed}
+    return {"name": name, "vhost": vhost, "type": kind, **fixed}

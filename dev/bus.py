@@ -95,6 +95,11 @@ def service(name: str) -> Service:
     )
 
 
+def methods() -> list[str]:
+    """All methods that can be called, as the routing keys of their requests."""
+    return [f"{name}.{verb}" for name in SERVICES for verb in service(name).methods]
+
+
 def permissions(each: Service) -> dict[str, Any]:
     """The permissions of a service's own user."""
     replies = [f"rpc.reply-{each.name}-*"] if each.has_replies else []

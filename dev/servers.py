@@ -27,9 +27,8 @@ from subprocess import CompletedProcess
 
 import psycopg2
 
-from dev import broker as bus
 from dev import state as folder
-from dev.broker import ALL_RIGHTS, MIGRATIONS
+from dev.broker import ALL_RIGHTS, BUS, MIGRATIONS, definitions, users, with_all_rights
 from dev.failure import Failure
 from dev.keeper import Keeper, Program, wait_for
 from dev.passwords import Passwords, write_private
@@ -91,7 +90,7 @@ class Servers:
         broker: bool = True,
         database: bool = True,
         tied: bool = True,
-        permissions: Sequence[Path] = (bus.BUS,),
+        permissions: Sequence[Path] = (BUS,),
     ) -> None:
         self.permissions = permissions
         self.wanted = state
@@ -216,9 +215,9 @@ class Servers:
 
     def _definitions(self) -> str:
         """The broker's users and permissions, among them the user with all rights."""
-        known = {user: self.passwords[f"rabbitmq:{user}"] for user in bus.users(*self.permissions)}
-        found = bus.definitions(known, *self.permissions)
-        for kind, more in bus.with_all_rights(self.passwords[f"rabbitmq:{ALL_RIGHTS}"]).items():
+        known = {user: self.passwords[f"rabbitmq:{user}"] for user in users(*self.permissions)}
+        found = definitions(known, *self.permissions)
+        for kind, more in with_all_rights(self.passwords[f"rabbitmq:{ALL_RIGHTS}"]).items():
             found[kind] += more
         return json.dumps(found, indent=1)
 

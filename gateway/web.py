@@ -99,7 +99,7 @@ class WebServer(NamekoWebServer):
                     connection.finish()
 
     def _serve(self, sock: Any, peer: str) -> None:
-        client = reading.client_address(peer, {}, 0)
+        client = reading.normalize(peer)
         if len(self._connections) >= self._most and not self._make_room(client):
             self._refuse(sock, client)
             return

@@ -10,12 +10,13 @@ usage: python -m dev.specs.permissions
 from collections.abc import Callable, Iterable, Sequence
 
 from dev import bus
+from dev.broker import MIGRATIONS, OPERATOR
 from dev.specs import openapi
 from dev.suite import SERVICES
 from gateway.web import Route
 
 FILE = openapi.ROOT / "docs" / "permissions.md"
-USERS = (*SERVICES, "migrations", "operator")  # of the broker
+USERS = (*SERVICES, MIGRATIONS, OPERATOR)  # of the broker
 ASKING = ("its owner", "another user", "without a token")
 YES, NO, OWN, MISSING, UNAUTHORIZED = "yes", "–", "own", "404", "401"
 
@@ -97,11 +98,6 @@ def received(service: str) -> set[str]:
     return {f"{source}.{event}" for source, events in sources.items() for event in events}
 
 
-def methods() -> list[str]:
-    """All methods that can be called."""
-    return [f"{name}.{verb}" for name in SERVICES for verb in bus.service(name).methods]
-
-
 def events() -> list[str]:
     """All events that some service listens to."""
     return sorted(set().union(*map(received, SERVICES)))
@@ -133,7 +129,7 @@ def written() -> str:
     return TEXT.format(
         routes=table(["route", *ASKING], routes),
         open_paths=", ".join(f"`{path}`" for path in openapi.open_paths()),
-        methods=matrix("method", methods(), call_cell),
+        methods=matrix("method", bus.methods(), call_cell),
         events=matrix("event", events(), event_cell),
     )
 

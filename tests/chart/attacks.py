@@ -22,7 +22,7 @@ EVENTS = {
     "users.events": ("user_created",),
     "orders.events": ("order_paid", "order_rejected"),
 }
-METHODS = [f"{name}.{verb}" for name in bus.SERVICES for verb in bus.service(name).methods]
+METHODS = bus.methods()
 Act = Callable[[Any], None]
 
 

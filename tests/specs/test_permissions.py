@@ -13,9 +13,9 @@ from typing import Any
 import amqp
 import kombu
 import pytest
-import yaml
 
 from dev import bus
+from dev.broker import BUS, definitions
 from dev.servers import Servers
 from dev.specs import permissions
 
@@ -96,32 +96,11 @@ class Broker:
 
     def _definitions(self) -> dict[str, Any]:
         """bus.yaml as RabbitMQ imports it, with names that no other virtual host has."""
-        wanted = yaml.safe_load(bus.FILE.read_text())
-        place = {"vhost": VHOST}
-        durable = {"durable": True, "auto_delete": False, "arguments": {}}
-        return {
-            "vhosts": [{"name": VHOST}],
-            "exchanges": [
-                {"name": name, "type": kind} | durable | place for name, kind in wanted["exchanges"].items()
-            ],
-            "users": [
-                {"name": f"{VHOST}-{user}", "password": self._passwords[user], "tags": ""}
-                for user in wanted["users"]
-            ],
-            "permissions": [
-                {"user": f"{VHOST}-{user}"}
-                | place
-                | {right: f"^({rights[right]})$" for right in ("configure", "write", "read")}
-                for user, rights in wanted["users"].items()
-            ],
-            "topic_permissions": [
-                {"user": f"{VHOST}-{user}", "exchange": exchange}
-                | place
-                | {right: f"^({pattern})$" for right, pattern in topic.items()}
-                for user, rights in wanted["users"].items()
-                for exchange, topic in rights["topics"].items()
-            ],
-        }
+        found = definitions(self._passwords, BUS, vhost=VHOST)
+        for kind, key in (("users", "name"), ("permissions", "user"), ("topic_permissions", "user")):
+            for each in found[kind]:
+                each[key] = f"{VHOST}-{each[key]}"
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +120,7 @@ def test_the_broker_knows_the_users_of_the_tables() -> None:
 
 @pytest.mark.parametrize("user", permissions.USERS)
 def test_the_broker_confirms_the_calls_of_the_table_and_refuses_all_others(broker, user) -> None:
-    methods = permissions.methods()
+    methods = bus.methods()
     confirmed = {method for method in methods if broker.publishes(user, "nameko-rpc", method)}
     assert confirmed == {method for method in methods if permissions.may_call(user, method)}
 

@@ -110,7 +110,7 @@ PLANTED = {
         {"billing": f"DELETE FROM accounts WHERE user_id = '{user(2)}'"},
         {"accounts": 1, "money": 1, "users": 1},
     ),
-    "an account of nobody": (
+    "an account without a user": (
         {"billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 0, {OLD})"},
         {"users": 1},
     ),

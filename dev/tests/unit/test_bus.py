@@ -49,13 +49,13 @@ def test_the_file_is_up_to_date() -> None:
 
 @pytest.mark.parametrize("user", CALLS)
 def test_a_user_calls_the_methods_that_are_named_here_and_no_other(user) -> None:
-    methods = {f"{each}.{verb}" for each in bus.SERVICES for verb in bus.service(each).methods}
+    methods = bus.methods()
     pattern = keys(user, "nameko-rpc", "write")
     assert {method for method in methods if re.fullmatch(pattern, method)} == CALLS[user]
 
 
 def test_an_operator_calls_every_method() -> None:
-    methods = {f"{each}.{verb}" for each in bus.SERVICES for verb in bus.service(each).methods}
+    methods = bus.methods()
     assert len(methods) > len(CALLS["gateway"])
     assert all(re.fullmatch(keys("operator", "nameko-rpc", "write"), method) for method in methods)
 
