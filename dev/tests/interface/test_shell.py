@@ -292,7 +292,8 @@ def test_an_operator_emits_no_event_of_a_service(open_shell, channel) -> None:
     session = open_shell()
     queue = "evt-users-user_created--billing.handle_user_created"
     told = session.call("n.dispatch_event, 'users', 'user_created', {}")
-    assert "ACCESS_REFUSED - access to exchange 'users.events'" in told
+    assert "ACCESS_REFUSED" in told
+    assert "access to exchange 'users.events'" in told
     assert waiting(channel, queue) == 0
 
 

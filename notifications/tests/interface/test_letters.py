@@ -62,7 +62,8 @@ def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_
 
 def test_a_reason_of_an_event_is_never_quoted(notifications, tell, a_user) -> None:
     user = a_user()
-    tell(("user_created", user), rejected(user["user_id"], reason="pay at http://example.com"))
+    tell(("user_created", user))
+    tell(rejected(user["user_id"], reason="pay at http://example.com"))
     [letter] = eventually(lambda: letters(notifications, user_id=user["user_id"]))
     assert "http" not in letter["subject"] + letter["body"]
 
@@ -151,7 +152,8 @@ def test_a_letter_is_handed_over_once_however_often_its_order_is_told(tell, a_us
     monkeypatch.setattr(Service.delivery, "deliver", handed_over.extend)
     user = a_user()
     end = paid(user["user_id"])
-    tell(("user_created", user), end, end, end)
+    tell(("user_created", user))  # each kind of event has a queue, and so an order, of its own
+    tell(end, end, end)
     assert [letter["order_id"] for letter in handed_over] == [end[1]["order_id"]]
 
 
