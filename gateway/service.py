@@ -29,7 +29,9 @@ class Service:
     @http("POST", "/users", body=schemas.SignUp(), public=True)
     def sign_up(self, request: Request) -> Answer:
         """Create a user; the answer carries a token."""
-        outcome = self.users.create(id=str(uuid_utils.uuid7()), **request.body)  # safe to deliver twice
+        locale = schemas.accepted_locale(request.headers.get("accept-language", ""))
+        # The id makes it safe to deliver twice.
+        outcome = self.users.create(id=str(uuid_utils.uuid7()), **{"locale": locale} | request.body)
         if outcome["status"] == "taken":
             title = "The username or the address is taken"
             raise problems.Problem(409, "taken", title, errors=outcome["errors"])
