@@ -78,7 +78,7 @@ class Request:
     query: dict[str, Any]
     key: str  # the idempotency key; made here where the client gave none
     path: Mapping[str, Any]
-    headers: Mapping[str, str]
+    accept_language: str
 
 
 def split_head(received: bytes) -> tuple[list[str], bytes] | None:

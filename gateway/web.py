@@ -187,7 +187,7 @@ class WebServer(NamekoWebServer):
             query=reading.read_query(request.query, route.query) if request.query else route.defaults,
             key=reading.idempotency_key(request),
             path=path,
-            headers=request.headers,
+            accept_language=request.headers.get("accept-language", ""),
         )
 
 

@@ -313,7 +313,7 @@ def operation(handler: Any, route: Route, path: str) -> Piece:
     parameters: list[Any] = ["X-Request-Id"]
     if "key" in handler.__code__.co_names:  # it reads `request.key`
         parameters.append("Idempotency-Key")
-    if "accepted_locale" in handler.__code__.co_names:
+    if "accept_language" in handler.__code__.co_names:
         parameters.append("Accept-Language")
     # By hand: apispec fails where a field has a default and no way to dump it.
     for field in route.query.fields.values():
