@@ -29,7 +29,10 @@ class Service:
     @http("POST", "/users", body=schemas.SignUp(), public=True)
     def sign_up(self, request: Request) -> Answer:
         """Create a user; the answer carries a token."""
-        outcome = self.users.create(id=str(uuid_utils.uuid7()), **request.body)  # safe to deliver twice
+        outcome = self.users.create(
+            id=str(uuid_utils.uuid7()),  # makes it safe to deliver twice
+            **{"locale": schemas.accepted_locale(request.accept_language)} | request.body,
+        )
         if outcome["status"] == "taken":
             title = "The username or the address is taken"
             raise problems.Problem(409, "taken", title, errors=outcome["errors"])

@@ -187,6 +187,7 @@ class WebServer(NamekoWebServer):
             query=reading.read_query(request.query, route.query) if request.query else route.defaults,
             key=reading.idempotency_key(request),
             path=path,
+            accept_language=request.headers.get("accept-language", ""),
         )
 
 

@@ -799,6 +799,34 @@ MUTANTS = [
         ),
     ),
     Mutant(
+        "an address may be an option of a mail command",
+        [Change("chassis/schemas.py", "    _HEADER_SAFE(text)\n", "")],
+        tests("users/tests/unit/test_schemas.py", "test_an_odd_address_is_refused"),
+    ),
+    Mutant(
+        "a long address is examined before it is refused",
+        [Change("chassis/schemas.py", "validate.Length(max=254)(text)", "pass")],
+        tests("users/tests/unit/test_schemas.py", "test_a_long_text_is_refused_before_it_is_examined"),
+    ),
+    Mutant(
+        "two forms of one domain are two addresses",
+        [Change("users/domain.py", "@{address.ascii_domain}", "@{written.rpartition('@')[2].casefold()}")],
+        tests("users/tests/unit/test_domain.py", "test_two_spellings_of_an_international_address_are_one"),
+    ),
+    Mutant(
+        "the key of an address is not that of earlier versions",
+        [Change("users/domain.py", "@{address.ascii_domain}", "@{address.domain}")],
+        tests(
+            "users/tests/unit/test_domain.py",
+            "test_the_key_of_an_ascii_address_is_that_of_earlier_versions",
+        ),
+    ),
+    Mutant(
+        "a region hides the language that a client accepts",
+        [Change("gateway/schemas.py", '"[-_][a-z0-9]+"', '"[-_][A-Z]+"')],
+        tests("gateway/tests/unit/test_schemas.py", "test_russian_is_chosen_where_it_is_liked_best"),
+    ),
+    Mutant(
         "a line of the log steers a terminal",
         [
             Change(

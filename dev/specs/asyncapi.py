@@ -32,7 +32,7 @@ from chassis.migrate import event_handlers
 from chassis.moves import moves_exchange
 from chassis.retries import MAX_ATTEMPTS, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
-from chassis.schemas import storable
+from chassis.schemas import email_address, storable
 from dev.failure import Failure
 from dev.specs import openapi
 from dev.specs.openapi import (
@@ -596,7 +596,9 @@ def of_schema(schema: type[Schema]) -> Piece:
 
 
 def of_field(_: Any, field: fields.Field[Any], ret: Piece, **__: Any) -> Piece:
-    """Patterns as JSON Schema writes them, without the NUL that can't be stored."""
+    """Addresses, and patterns as JSON Schema writes them, without the NUL that can't be stored."""
+    if email_address in field.validators:
+        return EMAIL
     whole = pattern(ret["pattern"]) if "pattern" in ret else ""
     if storable in field.validators:
         whole = whole or r"^[^\x00]*$"
