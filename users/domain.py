@@ -1,5 +1,6 @@
 """The rules of users: when two names or addresses are the same, and a user's language."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from unicodedata import normalize
@@ -32,7 +33,7 @@ def address_forms(written: str) -> dict[str, str]:
 
 def locale(tag: str) -> str:
     """The one of LOCALES for a tag as browsers (`ru-RU`) or POSIX (`ru_RU.UTF-8`) write it."""
-    language = tag.lower().replace("_", "-").split("-")[0]
+    [language, *_] = re.split("[-_.@]", tag.lower())
     return language if language in LOCALES else LOCALES[0]
 
 

@@ -87,7 +87,7 @@ def test_letters_go_to_the_normalized_form() -> None:
 @pytest.mark.parametrize(
     ("tag", "language"),
     [
-        *((tag, "ru") for tag in ("ru", "RU", "ru-RU", "ru_RU", "ru_RU.UTF-8", "ru-Cyrl-KZ")),
+        *((tag, "ru") for tag in ("ru", "RU", "ru-RU", "ru_RU", "ru_RU.UTF-8", "ru.UTF-8", "ru-Cyrl-KZ")),
         *((tag, "en") for tag in ("en", "EN", "en-us", "en_US", "en-US@posix")),
         *((tag, "en") for tag in ("de", "zh-Hans-CN", "C", "POSIX", "rup-RU", "x-ru")),
     ],
