@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple
@@ -42,7 +41,6 @@ from chassis.retries import (
     is_contention,
     is_own_dependency,
 )
-from chassis.retry_queues import drain
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +114,6 @@ class EventHandler(NamekoEventHandler):
         self._watch = LoopWatch(self.container.service_name, self.method_name)
         health.add_check(self.container.service_name, self.method_name, self._check_running)
         self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
-        old_retries = partial(drain, self, self._stopping)
-        self.container.spawn_managed_thread(old_retries, identifier="retry queues")
 
     def stop(self) -> None:
         """Finish the batch in hand; all other messages return to the queue unacked."""

@@ -29,7 +29,6 @@ MIGRATIONS = "chassis/tests/interface/test_migration_limits.py"
 OUTBOX, RPC = "chassis/tests/interface/test_outbox.py", "chassis/tests/interface/test_rpc.py"
 RETRIES = "chassis/tests/unit/test_retries.py"
 UNIT_EVENTS = "chassis/tests/unit/test_events.py"
-RETRY_QUEUES = "chassis/tests/interface/test_retry_queues.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
@@ -517,11 +516,11 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a retry queue is deleted with an event in it",
-        [Change("chassis/dead.py", "queue_delete(name, if_empty=True)", "queue_delete(name)")],
+        "events of a skipped version stay behind without a word",
+        [Change("chassis/migrate.py", "        refuse_old_events(config, services)\n", "")],
         tests(
-            RETRY_QUEUES,
-            "test_an_event_that_comes_between_the_move_and_the_deletion_is_not_lost",
+            "chassis/tests/interface/test_migrations.py",
+            "test_the_command_refuses_events_of_a_version_that_was_skipped",
         ),
     ),
     Mutant(
