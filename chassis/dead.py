@@ -13,7 +13,7 @@ from nameko.exceptions import ConfigurationError
 from chassis import command
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.logs import REQUEST_ID
-from chassis.migrate import all_event_handlers
+from chassis.migrate import event_handlers, services_with_tables
 from chassis.moves import copy_of, count, move, open_channel
 from chassis.settings import SECONDS, read
 
@@ -54,14 +54,21 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
 
     A crash may double a message, which changes nothing.
     """
-    target = (handler.queue.name, handler.moves.name)
-    moved = move(channel, handler.dead_name(), *target, timeout_s, FRESH)
+    moved = move(
+        channel,
+        source=handler.dead_name(),
+        target=handler.queue.name,
+        exchange=handler.moves.name,
+        timeout_s=timeout_s,
+        copy=FRESH,
+    )
     print(f"{handler.queue.name}: {moved} redriven")
 
 
 def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
     """Those of the queues that are named, or all."""
-    known = {handler.queue.name: handler for handler in all_event_handlers(config)}
+    handlers = event_handlers(config, *services_with_tables(config))
+    known = {handler.queue.name: handler for handler in handlers}
     wanted = dict.fromkeys(name.removesuffix(".dead") for name in names or known)
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigurationError(f"no event queues: {', '.join(unknown)}; there are {', '.join(known)}")

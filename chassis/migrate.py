@@ -113,10 +113,9 @@ def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
 
 def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:
     """Bring the service's tables to `revision`, as their owner; several at once take turns."""
-    application_role = make_url(database_uri(config, "DB_URIS", service)).username
     alembic = Config(
         attributes={
-            "application_role": application_role,
+            "application_role": make_url(database_uri(config, "DB_URIS", service)).username,
             "uri": database_uri(config, "DB_OWNER_URIS", service),
             "service": service,
         }
@@ -150,7 +149,7 @@ def refuse_old_events(config: dict[str, Any], services: Iterable[str]) -> None:
 
     No service consumes these queues any more. Empty ones stay: copies of such a version may run.
     """
-    handlers = [h for service in services for h in event_handlers(config, service)]
+    handlers = event_handlers(config, *services)
     with open_channel(config) as channel:
         for queue in [f"{h.queue.name}.retry.{n}" for h in handlers for n in range(3)]:
             with suppress(NotFound):
@@ -162,29 +161,23 @@ def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
     """The names of these services' event queues, and of the queues of their dead letters."""
     return [
         name
-        for service in services
-        for handler in event_handlers(config, service)
+        for handler in event_handlers(config, *services)
         for name in (handler.queue.name, handler.dead_name())
     ]
 
 
-def event_handlers(config: dict[str, Any], service: str) -> list[EventHandler]:
-    """What the service does with events; each knows its queues."""
-    container = _container(config, service)  # lives as long as they are set up
-    handlers = [each for each in container.entrypoints if isinstance(each, EventHandler)]
+def event_handlers(config: dict[str, Any], *services: str) -> list[EventHandler]:
+    """What the services do with events, by the names of their queues."""
+    containers = [_container(config, service) for service in services]  # live while they are set up
+    entrypoints = [each for container in containers for each in container.entrypoints]
+    handlers = [each for each in entrypoints if isinstance(each, EventHandler)]
     for handler in handlers:
         handler.setup()
-    return handlers
+    return sorted(handlers, key=lambda handler: handler.queue.name)
 
 
 def _container(config: dict[str, Any], service: str) -> ServiceContainer:
     return ServiceContainer(importlib.import_module(f"{service}.service").Service, config)
-
-
-def all_event_handlers(config: dict[str, Any]) -> list[EventHandler]:
-    """The event handlers of all services, by the names of their queues."""
-    handlers = [h for service in services_with_tables(config) for h in event_handlers(config, service)]
-    return sorted(handlers, key=lambda handler: handler.queue.name)
 
 
 def grant(table: str, privileges: str) -> None:
