@@ -129,8 +129,7 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
 def declare_queues(config: dict[str, Any], service: str) -> None:
     """Declare the exchanges of the service, and the queue of each event that it listens to.
 
-    Only a service with an Outbox has an exchange of events. The broker may still have the permissions
-    of the previous version, which allow no other one.
+    Only a service with an Outbox has an exchange of events.
     """
     events = [
         get_event_exchange(service, config)

@@ -167,12 +167,6 @@ def test_an_event_that_can_not_be_right_is_shown_told_by_the_audit_and_moved_bac
     assert f"{USER_CREATED}: 1 redriven" in run("redrive").says
 
 
-def user_created(shopper: Shopper) -> bytes:
-    """The event of that user, once more."""
-    facts = {name: shopper.user[name] for name in ("username", "email", "locale")}
-    return json.dumps({"user_id": shopper.id, **facts}).encode()
-
-
 def ready(channel: Any, queue: str) -> int:
     return int(channel.queue_declare(queue, passive=True).message_count)
 

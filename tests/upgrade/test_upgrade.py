@@ -8,6 +8,7 @@ from pathlib import Path
 
 import eventlet
 import pytest
+import yaml
 
 from chaos.arena import Arena, arena
 from chaos.run import Part, Run, converge, play
@@ -41,6 +42,12 @@ def test_an_upgrade_and_a_rollback_under_load_lose_nothing(previous: Path) -> No
         part = Part("upgrade", "copies of two versions lose nothing", partial(_story, previous=previous))
         result = play(part, played, SEED)
     assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)
+
+
+def test_the_permissions_of_the_previous_version_are_its_own(previous: Path) -> None:
+    its_own = previous / BUS.relative_to(CHECKOUT)
+    found, expected = (yaml.safe_load(file.read_text()) for file in (PREVIOUS_PERMISSIONS, its_own))
+    assert found["users"] == expected["users"]
 
 
 def test_a_missing_history_is_told_in_one_line() -> None:

@@ -41,7 +41,6 @@ def config_file(config, tmp_path) -> Any:
 
 @pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
 def test_only_services_with_an_outbox_have_an_exchange_of_events(config, monkeypatch, service) -> None:
-    """The permissions of the previous version allow no other one."""
     declared = []
     monkeypatch.setattr(migrate, "declare_exchange", lambda exchange, _: declared.append(exchange.name))
     declare_queues(config, service)
