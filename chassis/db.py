@@ -56,11 +56,10 @@ class Database(NamekoDatabase):
 
     def check(self) -> None:
         self.db_uri = database_uri(self.container.config, "DB_URIS", self.container.service_name)
-        timeout_s = read(self.container.config, "DB_STATEMENT_TIMEOUT_S", SECONDS)
         self.engine_options = {
             "pool_size": read(self.container.config, "DB_POOL_SIZE", COUNT),
             "max_overflow": 0,
-            "pool_timeout": timeout_s,
+            "pool_timeout": read(self.container.config, "DB_STATEMENT_TIMEOUT_S", SECONDS),
             "hide_parameters": True,  # an error's text would show them, in the log too
             "connect_args": {
                 **GONE_AFTER,
@@ -112,20 +111,25 @@ class Database(NamekoDatabase):
 
     def _is_ready(self) -> bool:
         """Whether the database answers and its schema is as new as this code; says so if not."""
-        who = {"service": self.container.service_name}
-        needed = newest_migration(self.container.service_name)
+        service = self.container.service_name
+        needed = newest_migration(service)
         try:
             with self.autocommit() as connection:
-                refuse_unfit_database(connection, self.container.service_name)
+                refuse_unfit_database(connection, service)
                 found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         except ProgrammingError:  # no such table yet
             found = None
         except DBAPIError as exc:
-            log.warning("waiting for the database", extra={**who, "error": first_line(exc)})
+            log.warning(
+                "waiting for the database",
+                extra={"service": service, "error": first_line(exc)},
+            )
             return False
         if not (found and found.isdigit() and found >= needed):  # other digits: newer; letters: not ours
-            who |= {"found": found, "needed": needed}
-            log.warning("waiting for the schema: make migrate", extra=who)
+            log.warning(
+                "waiting for the schema: make migrate",
+                extra={"service": service, "found": found, "needed": needed},
+            )
             return False
         return True
 

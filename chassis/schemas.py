@@ -31,8 +31,10 @@ def storable(text: str) -> None:
 
 def Text(minimum: int, maximum: int, *rules: Any, **options: Any) -> fields.String:
     """A storable text of `minimum` to `maximum` characters."""
-    length = validate.Length(min=minimum, max=maximum)
-    return fields.String(validate=[length, storable, *rules], **options)
+    return fields.String(
+        validate=[validate.Length(min=minimum, max=maximum), storable, *rules],
+        **options,
+    )
 
 
 def email_address(text: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import eventlet
 from eventlet import greenio
-from eventlet.event import Event
 from marshmallow import Schema, fields, validate
 from nameko.web.handlers import HttpRequestHandler
 from nameko.web.server import WebServer as NamekoWebServer
@@ -150,8 +149,15 @@ class WebServer(NamekoWebServer):
         self._connections.move_to_end(connection)
         answer = self._answer(request, request_id, connection)
         answer.headers["X-Request-Id"] = request_id
-        fields = {"method": request.method, "path": request.path, "status": answer.status}
-        log.info("request", extra={**fields, "ms": round((monotonic() - started) * 1000, 1)})
+        log.info(
+            "request",
+            extra={
+                "method": request.method,
+                "path": request.path,
+                "status": answer.status,
+                "ms": round((monotonic() - started) * 1000, 1),
+            },
+        )
         return answer
 
     def _answer(self, request: HttpRequest, request_id: str, connection: Connection) -> Response:
@@ -219,7 +225,7 @@ class Route(HttpRequestHandler):
 
     def run(self, request: Request, request_id: str, client: str) -> Response:
         """Run the handler in a worker and wait for its answer."""
-        answer = Event()
+        answer = eventlet.Event()
         self.container.spawn_worker(
             self,
             (request,),
@@ -228,8 +234,11 @@ class Route(HttpRequestHandler):
             handle_result=partial(self.handle_result, answer),
         )
         status, data, *rest = answer.wait()
-        headers = {"Content-Type": "application/json", **(rest[0] if rest else {})}
-        return Response(status, TO_JSON(data).encode(), headers)
+        return Response(
+            status,
+            TO_JSON(data).encode(),
+            {"Content-Type": "application/json", **(rest[0] if rest else {})},
+        )
 
 
 http = Route.decorator

@@ -83,8 +83,7 @@ The consumer of an event that failed holds it, and tries it again after {DELAYS}
 message. It publishes the event to the end of the same queue when it holds {MAX_HELD} others, when it has held
 this one for {MAX_HELD_S} seconds, and while different events fail alike. After {MAX_ATTEMPTS} failures on its
 own content an event goes to `<queue>.dead`. Such copies go over an exchange of the consumer's own, with the
-queue's name as routing key. Earlier versions had retry queues, `<queue>.retry.<n>`:
-events that are still there are moved to `<queue>` unchanged.
+queue's name as routing key.
 """
 
 # What is answered and told
@@ -243,7 +242,7 @@ DEAD = {
     },
     ERROR: text(minLength=1, maxLength=1000, description="The last error."),
 }
-DEATH = {  # RabbitMQ's own: of an event that was in a retry queue of an earlier version
+DEATH = {  # RabbitMQ's own: of an event that has been in a retry queue of an earlier version
     "x-death": {"type": "array", "items": {"type": "object"}},
     **{f"x-first-death-{part}": text() for part in ("exchange", "queue", "reason")},
 }
