@@ -437,6 +437,8 @@ def broker_settings(config: dict[str, Any]) -> dict[str, Any]:
 
     Raises ConfigurationError where a setting of the broker is missing or wrong.
     """
-    uri = read(config, "AMQP_URI", AMQP_URI)
-    heartbeat = read(config, "HEARTBEAT", WHOLE_SECONDS)
-    return {**config, "AMQP_URI": uri, "AMQP_URI_FILE": "", "HEARTBEAT": heartbeat}
+    return config | {
+        "AMQP_URI": read(config, "AMQP_URI", AMQP_URI),
+        "AMQP_URI_FILE": "",
+        "HEARTBEAT": read(config, "HEARTBEAT", WHOLE_SECONDS),
+    }

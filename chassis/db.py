@@ -173,9 +173,14 @@ _ROWS = json.JSONEncoder(default=_plain, allow_nan=False)
 
 def database_uri(config: Any, setting: str, service: str) -> str:
     """The URI of `service` in DB_URIS or DB_OWNER_URIS; raises ConfigurationError."""
-    variable = f"{service.upper()}_{setting.removesuffix('S')}"
-    uri: str = read(config, f"{setting}.{service}:Base", DB_URI, variable)
-    return uri
+    return str(
+        read(
+            config,
+            f"{setting}.{service}:Base",
+            DB_URI,
+            variable=f"{service.upper()}_{setting.removesuffix('S')}",
+        )
+    )
 
 
 def newest_migration(service: str) -> str:

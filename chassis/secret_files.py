@@ -27,6 +27,7 @@ def read_secret(variable: str, path: str) -> str:
     except OSError as exc:
         raise ConfigurationError(f"{variable} is wrong: {path!r}: {exc.strerror}") from None
     except ValueError:
-        wanted = f"1 to {MAX_BYTES} bytes of UTF-8 text without NUL"
-        raise ConfigurationError(f"{variable} is wrong: {path!r} must hold {wanted}") from None
+        raise ConfigurationError(
+            f"{variable} is wrong: {path!r} must hold 1 to {MAX_BYTES} bytes of UTF-8 text without NUL"
+        ) from None
     return text

@@ -36,7 +36,7 @@ def test_one_newline_at_the_end_is_cut_off_and_nothing_else(file, content, text)
     assert read_secret("X_FILE", str(file)) == text
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=1))
 def test_a_text_is_taken_as_it_is(file, text) -> None:
     file.write_text(text)

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 import kombu
 import pytest
 import yaml
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
@@ -274,6 +274,7 @@ KINDS = pytest.mark.parametrize(
 
 
 @KINDS
+@settings(deadline=None)
 @given(password=st.text(PRINTABLE, min_size=1))
 @example(password=" {0}{x}%s %41 '\"\\${HOME}@:/?#[];é€𝄞 ")
 def test_a_percent_encoded_password_arrives_as_it_is(uri, check, parts, password) -> None:
@@ -286,6 +287,7 @@ SECRET = st.text("QXZJ479@:/?#[]{}%$;&=+,.'\"\\ é", min_size=4, max_size=30)
 
 
 @KINDS
+@settings(deadline=None)
 @given(password=SECRET)
 @example(password="{QXZJ}")
 @example(password="QXZJ/479?XQZJ")

@@ -11,7 +11,7 @@ from unittest.mock import Mock, patch
 import jwt
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
@@ -158,6 +158,7 @@ def test_another_key_knows_nothing_of_the_tokens_kept(checks) -> None:
     assert make(TOKEN_SECRET=SECRET[::-1]).user_id(header) is None
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=32))
 @example("%SECRET that YAML would cut off #here")
 @example("${HOME} * & ! | > ' \" { [ ] } , @ ` ~")
