@@ -1,5 +1,6 @@
 """Secrets of any characters, in variables and files, with real processes: used as they are, never shown."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +16,16 @@ from conftest import eventually
 from dev.broker import ALL_RIGHTS
 from dev.servers import Servers, uri_names
 from dev.suite import QUIET
+from tests.docs.markdown import ROOT, blocks
 from tests.system.processes import NAMEKO, Process
 from tests.system.shopper import Shopper
 
 NASTY = "*QX {ZJ4} &79%s #@:/?[Q]X'Z\"J\\4$7!9é|€ "  # no line of ours holds four of these in a row
 USER = "nasty"
+OPERATIONS = blocks(ROOT / "docs" / "operations.md")
+[SHELL] = [block for block in OPERATIONS if "$AMQP_URI_FILE" in block.text]
+[ENCODE] = [block for block in OPERATIONS if "urllib.parse" in block.text]
+[OWNER] = [block for block in OPERATIONS if "owner() {" in block.text]
 SECRETS = [*uri_names(ALL_RIGHTS), "TOKEN_SECRET"]
 
 
@@ -34,7 +40,7 @@ def ended(command: list[str], environment: Mapping[str, str], typed: str = "") -
     """The exit code of a command, and all that it said."""
     done = subprocess.run(
         command,
-        env={**environment, **QUIET},
+        env={**environment, **QUIET, "PATH": f"{Path(NAMEKO).parent}:{environment['PATH']}"},
         input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -103,7 +109,7 @@ COMMANDS = {
     "audit": [sys.executable, "-m", "audit"],
     "replay": [sys.executable, "-m", "replay"],
     "make shell": [sys.executable, "-m", "dev.shell", "--config", "config.yaml"],
-    "nameko shell": ["bash", "-c", f'AMQP_URI="$(cat "$AMQP_URI_FILE")" {NAMEKO} shell --config config.yaml'],
+    "nameko shell": ["bash", "-c", SHELL.text],
 }
 
 
@@ -113,6 +119,18 @@ def test_each_command_takes_its_secrets_from_files(clean, environment, in_files,
     assert code == 0, told
     if name.endswith("shell"):
         assert "amqp://\n" in told
+
+
+def test_the_documented_command_encodes_a_password(environment) -> None:
+    assert ended(["bash", "-c", ENCODE.text], environment, NASTY + "\n") == (0, quote(NASTY, safe="") + "\n")
+
+
+@pytest.mark.parametrize("form", ["variables", "files"])
+def test_psql_finds_a_database_as_its_owner(environment, in_files, form) -> None:
+    [function] = re.findall(r"^owner\(\) \{.*?^\}$", OWNER.text, re.MULTILINE | re.DOTALL)
+    told = in_files(environment) if form == "files" else environment
+    code, uri = ended(["bash", "-euc", f"{function}\nowner users"], told)
+    assert (code, uri) == (0, environment["USERS_DB_OWNER_URI"].replace("+psycopg2", "") + "\n")
 
 
 # Starts that are refused
