@@ -52,10 +52,8 @@ def connect(config: dict[str, Any], service: str, **session: Any) -> Any:
     `session` must not have autocommit: psycopg2 would then change the session, not the transaction.
     Raises ConfigurationError, psycopg2.Error.
     """
-    url = make_url(database_uri(config, "DB_URIS", service))
-    # By keywords: libpq would not take each password in a URI, and would show it.
-    arguments, where = url.get_dialect()().create_connect_args(url)
+    url = make_url(database_uri(config, "DB_URIS", service)).set(drivername="postgresql")
     own: Any = {**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
-    connection = psycopg2.connect(*arguments, **{**own, **where})
+    connection = psycopg2.connect(url.render_as_string(hide_password=False), **own)
     connection.set_session(**session)
     return connection

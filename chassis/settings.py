@@ -44,7 +44,7 @@ def _uri(form: str, pattern: str) -> fields.String:
 
 AMQP_URI = _uri(  # kombu takes what stands behind a semicolon for another URI
     "amqp://user:password@host:port/vhost",
-    rf"amqps?://([^@:/?#;\[\]]*(:[^@/?#;\[\]]*)?@)?{_HOST}(:(?!0){_PORT})?(/[^@?#;]*)?(\?[^@#;]*)?",
+    rf"amqps?://([^@:/?#;\[\]]*(:[^@/?#;\[\]]*)?@)?{_HOST}(:(?!0){_PORT})?(/[^@?#;]*)?",
 )
 DB_URI = _uri(  # a list of hosts stands in the place of one, or behind the question mark
     "postgresql+psycopg2://role:password@host:port/database",

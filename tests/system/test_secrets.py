@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
+from audit.snapshots import connect
 from conftest import eventually
 from dev.broker import ALL_RIGHTS
 from dev.servers import Servers, uri_names
@@ -101,6 +103,13 @@ def test_services_work_with_secrets_of_any_characters(suite_config, nasty, in_fi
     token = str(shopper.headers["Authorization"]).removeprefix("Bearer ")
     assert jwt.decode(token, NASTY, algorithms=["HS256"])["sub"] == shopper.id
     assert_unseen(process.log.read_text())
+
+
+def test_the_audit_connects_with_a_password_of_any_characters(suite_config, nasty) -> None:
+    config = {"DB_URIS": {"users:Base": nasty["USERS_DB_URI"]}}
+    with closing(connect(config, "users", readonly=True)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_user")
+        assert cursor.fetchone() == (USER,)
 
 
 COMMANDS = {

@@ -193,6 +193,7 @@ def users_uri(uri: str) -> str:
         "amqp://shop:schöpshop@host/",
         "amqp://shop:1/shop@host/",
         "amqp://shop:1?shop@host/",
+        "amqp://shop:shop@host/?heartbeat=shop",
     ],
 )
 def test_a_wrong_broker_uri_is_named_and_its_password_not_shown(uri) -> None:
@@ -208,7 +209,7 @@ def test_a_wrong_broker_uri_is_named_and_its_password_not_shown(uri) -> None:
         "amqp://host",
         "amqp://a:b@[::1]:5672//",
         "amqps://a:b@host:5671/shop",
-        "amqps://a:b@host.example.org:5671/%2Fshop?login_method=PLAIN",
+        "amqps://a:b@host.example.org:5671/%2Fshop",
     ],
 )
 def test_a_right_broker_uri_is_taken(uri) -> None:
