@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 import amqp
 import eventlet
@@ -23,12 +22,11 @@ import kombu
 from amqp import serialization, spec
 from eventlet.queue import LightQueue
 from kombu.serialization import register
-from nameko.exceptions import ConfigurationError
 from nameko.extensions import SharedExtension
 
 from chassis import transport  # noqa: F401 - kombu's transport from now on
 from chassis.errors import Unavailable
-from chassis.settings import SECONDS, TEXT, WHOLE_SECONDS, read
+from chassis.settings import AMQP_URI, SECONDS, WHOLE_SECONDS, read
 
 log = logging.getLogger(__name__)
 
@@ -433,11 +431,13 @@ class _Batch:
             self._done.send_exception(Unavailable(reason))
 
 
-def check_broker_settings(config: dict[str, Any]) -> None:
-    """Raises ConfigurationError where a setting of the broker is missing or wrong."""
-    uri = read(config, "AMQP_URI", TEXT)
-    read(config, "HEARTBEAT", WHOLE_SECONDS)
-    with suppress(ValueError):  # the port
-        if urlsplit(uri).scheme in ("amqp", "amqps") and urlsplit(uri).port != 0:
-            return
-    raise ConfigurationError("AMQP_URI is wrong: it must read amqp://user:password@host:port/vhost")
+def broker_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with what Nameko reads itself: the broker's URI, also out of a file, and the heartbeat.
+
+    Raises ConfigurationError where a setting of the broker is missing or wrong.
+    """
+    return config | {
+        "AMQP_URI": read(config, "AMQP_URI", AMQP_URI),
+        "AMQP_URI_FILE": "",
+        "HEARTBEAT": read(config, "HEARTBEAT", WHOLE_SECONDS),
+    }

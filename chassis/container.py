@@ -13,7 +13,7 @@ from nameko.exceptions import BadRequest, ConfigurationError
 from nameko.timer import Timer
 
 from chassis import health, metrics
-from chassis.amqp import Sender, check_broker_settings, connect
+from chassis.amqp import Sender, broker_settings, connect
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_away
 from chassis.logs import bind_client, bind_request_id
@@ -40,7 +40,7 @@ class Container(ServiceContainer):
 
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
         try:
-            check_broker_settings(config)  # nameko's extensions look at these while they are bound
+            config = broker_settings(config)  # nameko's extensions look at these while they are bound
             workers = read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)
             super().__init__(service_cls, {**config, "max_workers": workers})
             read(self.config, "HEALTH_ADDRESS", ADDRESS)

@@ -3,27 +3,25 @@
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import eventlet
-from nameko.exceptions import ConfigurationError
 from nameko_sqlalchemy import Database as NamekoDatabase
-from sqlalchemy import Connection, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from chassis import health, lookups
 from chassis.connections import LimitedConnection, limit_waits
 from chassis.database_checks import ensure_time_limits, refuse_unfit_database
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
-from chassis.settings import COUNT, SECONDS, TEXT, read
+from chassis.settings import COUNT, DB_URI, SECONDS, read
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
-DRIVER = "postgresql+psycopg2"
 # libpq: how soon the kernel notices a server that has disappeared.
 GONE_AFTER = {
     "keepalives_idle": 5,
@@ -70,7 +68,8 @@ class Database(NamekoDatabase):
         }
 
     def setup(self) -> None:
-        super().setup()
+        # Not nameko-sqlalchemy's setup(), for which braces in a password are fields to fill in.
+        self.engine = create_engine(self.db_uri, **self.engine_options)
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
         for engine in (self.engine, self._autocommit):
             event.listen(engine, "do_connect", lookups.connect)
@@ -178,12 +177,14 @@ _ROWS = json.JSONEncoder(default=_plain, allow_nan=False)
 
 def database_uri(config: Any, setting: str, service: str) -> str:
     """The URI of `service` in DB_URIS or DB_OWNER_URIS; raises ConfigurationError."""
-    name = f"{setting}.{service}:Base"
-    uri: str = read(config, name, TEXT)
-    with suppress(ArgumentError):
-        if make_url(uri).drivername == DRIVER:
-            return uri
-    raise ConfigurationError(f"{name} is wrong: it must read {DRIVER}://role:password@host/database")
+    return str(
+        read(
+            config,
+            f"{setting}.{service}:Base",
+            DB_URI,
+            variable=f"{service.upper()}_{setting.removesuffix('S')}",
+        )
+    )
 
 
 def newest_migration(service: str) -> str:

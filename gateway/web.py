@@ -18,7 +18,7 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from chassis import health
 from chassis.logs import CLIENT, REQUEST_ID, bind_request_id
-from chassis.settings import ADDRESS, COUNT, SECONDS, read
+from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 from gateway import documents, problems, reading
 from gateway.protocol import IN_PROGRESS, Connection
 from gateway.reading import HttpRequest, Request
@@ -44,7 +44,7 @@ class WebServer(NamekoWebServer):
 
     def check(self) -> None:
         self._address = read(self.container.config, "WEB_SERVER_ADDRESS", ADDRESS)
-        self._shared = read(self.container.config, "WEB_SERVER_SHARED", fields.Boolean())
+        self._shared = read(self.container.config, "WEB_SERVER_SHARED", SWITCH)
         self._most = min(
             read(self.container.config, "WEB_SERVER_CONNECTIONS", COUNT),
             getrlimit(RLIMIT_NOFILE)[0] - KEPT_FILES,
@@ -56,7 +56,7 @@ class WebServer(NamekoWebServer):
             "TRUSTED_PROXIES",
             fields.Integer(strict=True, validate=validate.Range(0, 10)),
         )
-        all_of_health = read(self.container.config, "WEB_SERVER_HEALTH", fields.Boolean())
+        all_of_health = read(self.container.config, "WEB_SERVER_HEALTH", SWITCH)
         self._open = {*documents.FILES, *(health.PATHS if all_of_health else ["/healthz"])}
 
     def open(self) -> None:

@@ -40,6 +40,8 @@ LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
 POOLER = "tests/system/test_pooler.py"
 TLS = "chassis/tests/interface/test_tls.py"
+SETTINGS = "chassis/tests/unit/test_settings.py"
+SECRET_FILES = "chassis/tests/unit/test_secret_files.py"
 FAIR_QUEUE, LOGS = "users/tests/unit/test_fair_queue.py", "chassis/tests/unit/test_logs.py"
 MESSAGES = "notifications/tests/interface/test_messages.py"
 COPIES, SERVERS = "dev/tests/unit/test_copies.py", "dev/tests/interface/test_servers.py"
@@ -717,10 +719,31 @@ MUTANTS = [
         [Change("gateway/responses.py", '"Cache-Control": "no-store", ', "")],
         tests("gateway/tests/unit/test_responses.py", "test_nobody_keeps_an_answer_or_guesses_its_type"),
     ),
+    # Settings are text, and no message shows a secret.
     Mutant(
-        "the development key serves everybody",
-        [Change("gateway/tokens.py", 'raise ConfigurationError("TOKEN_SECRET', 'log.error("TOKEN_SECRET')],
-        tests("gateway/tests/unit/test_tokens.py", "test_the_development_key_serves_nobody_else"),
+        "the key of the tokens is read as YAML",
+        [Change("config.yaml", "!raw_env_var ${TOKEN_SECRET:}", "${TOKEN_SECRET:}")],
+        tests(SETTINGS, "test_no_variable_is_read_as_yaml"),
+    ),
+    Mutant(
+        "a secret and its file may both be set",
+        [Change("chassis/settings.py", "        if value:\n", "        if False:\n")],
+        tests(SETTINGS, "test_a_secret_is_set_in_one_form_only"),
+    ),
+    Mutant(
+        "a URI may have two unencoded @",
+        [Change("chassis/settings.py", "([^@:/]*(:[^@]*)?@)?", "([^@:/]*(:.*)?@)?")],
+        tests(SETTINGS, "test_a_wrong_database_uri_is_named_and_its_password_not_shown"),
+    ),
+    Mutant(
+        "a file that holds no secret is quoted",
+        [Change("chassis/secret_files.py", "{path!r} must hold", "{content!r} must hold")],
+        tests(SECRET_FILES, "test_a_file_that_holds_no_secret_is_named_and_not_quoted"),
+    ),
+    Mutant(
+        "a path that may be the secret is shown",
+        [Change("chassis/secret_files.py", "is wrong: it must be", "is wrong: {path} must be")],
+        tests(SECRET_FILES, "test_what_is_no_absolute_path_may_be_the_secret_and_is_not_shown"),
     ),
     # One client starves nobody, and a text steers nothing.
     Mutant(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dev.ports import VARIABLES, free_ports
-from dev.suite import Suite
+from dev.suite import PRIVATE, Suite
 from tests.docs.markdown import ROOT
 
 TIMEOUT_S = 300
@@ -55,7 +55,7 @@ class Terminal:
 @pytest.fixture(scope="package")
 def variables(suite: Suite) -> dict[str, str]:
     """The environment of whoever has started the suite on these ports, and has no other servers."""
-    others = {name: value for name, value in os.environ.items() if not name.endswith("_URI")}
+    others = {name: value for name, value in os.environ.items() if name not in PRIVATE}
     ports = {variable: str(suite.ports[name]) for name, variable in VARIABLES.items()}
     return {**others, **ports, "RUN_DIR": str(suite.servers.wanted)}
 

@@ -145,8 +145,8 @@ AWAY = "postgresql+psycopg2://a:b@127.0.0.1:1/c"
         ({"HEARTBEAT": "often"}, ["billing"], "HEARTBEAT is wrong"),
         ({"DB_URIS": None}, [], "DB_URIS is missing"),
         ({"DB_URIS": "users"}, [], "DB_URIS is wrong"),
-        ({"DB_URIS": {"users:Base": "sqlite://"}}, [], "DB_URIS.users:Base is wrong"),
-        ({"DB_OWNER_URIS": {}}, ["users"], "DB_OWNER_URIS.users:Base is missing"),
+        ({"DB_URIS": {"users:Base": "sqlite://"}}, [], "USERS_DB_URI is wrong"),
+        ({"DB_OWNER_URIS": {}}, ["users"], "USERS_DB_OWNER_URI is missing"),
         ({"DB_OWNER_URIS": {"users:Base": AWAY}}, ["users"], "onnection"),
     ],
 )
@@ -195,5 +195,5 @@ def test_an_empty_queue_of_an_earlier_version_is_left_alone(config, broker, old_
 
 
 def test_the_command_does_not_know_other_services(config_file) -> None:
-    with pytest.raises(SystemExit, match=r"DB_OWNER_URIS\.nobody:Base is missing"):
+    with pytest.raises(SystemExit, match=r"NOBODY_DB_OWNER_URI is missing"):
         main(["--config", config_file(), "nobody"])

@@ -285,7 +285,7 @@ def test_mistakes_are_told_at_once(open_shell, run) -> None:
 
 
 def test_settings_are_as_in_nameko_shell(open_shell) -> None:
-    assert open_shell().call("lambda: n.config['RPC_TIMEOUT_S']") == DEFAULT_TIMEOUT_S
+    assert open_shell().call("lambda: n.config['RPC_TIMEOUT_S']") == str(DEFAULT_TIMEOUT_S)
 
 
 def test_an_operator_emits_no_event_of_a_service(open_shell, channel) -> None:
