@@ -118,16 +118,20 @@ class Database(NamekoDatabase):
             with self.autocommit() as connection:
                 refuse_unfit_database(connection, self.container.service_name)
                 found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+                if found and found.isdigit() and found >= needed:  # other digits: newer; letters: not ours
+                    self.check_content(connection)
+                    return True
         except ProgrammingError:  # no such table yet
             found = None
         except DBAPIError as exc:
             log.warning("waiting for the database", extra={**who, "error": first_line(exc)})
             return False
-        if not (found and found.isdigit() and found >= needed):  # other digits: newer; letters: not ours
-            who |= {"found": found, "needed": needed}
-            log.warning("waiting for the schema: make migrate", extra=who)
-            return False
-        return True
+        who |= {"found": found, "needed": needed}
+        log.warning("waiting for the schema: make migrate", extra=who)
+        return False
+
+    def check_content(self, connection: Connection) -> None:
+        """Raise SystemExit where the service must not work with what the tables hold; here for all."""
 
     def _note_failure(self, context: Any) -> None:
         if prevents_writing(context.original_exception):

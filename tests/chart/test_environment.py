@@ -44,7 +44,7 @@ def test_config_yaml_is_understood() -> None:
     assert found["USERS_DB_URI"] == {"users", "migrations"}
     assert found["USERS_DB_OWNER_URI"] == {"migrations"}
     assert found["TOKEN_SECRET"] == found["GATEWAY_PORT"] == found["STOP_DELAY_S"] == {"gateway"}
-    assert found["CURRENCY"] == {"billing", "notifications"}
+    assert found["CURRENCY"] == {"billing", "notifications", "gateway"}
     assert found["AMQP_URI"] == found["LOG_LEVEL"] == {*SERVICES, "migrations"}
 
 
