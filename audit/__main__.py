@@ -23,7 +23,12 @@ QUEUES = (
     "evt-orders-order_rejected--notifications.handle_order_rejected",
 )
 TABLES = ("users.users", "billing.accounts", "billing.operations", "orders.orders", "notifications.letters")
-MONEY = "billing: SELECT (coalesce(sum(balance_minor), 0) / 100)::numeric(20, 2)::text FROM accounts"
+MONEY = """billing:
+    SELECT concat_ws(' ', round(total / 10::numeric ^ digits, digits), currency)
+    FROM
+        (SELECT coalesce(sum(balance_minor), 0) AS total FROM accounts) AS balances,
+        (SELECT coalesce(max(exponent), 2) AS digits, max(currency) AS currency FROM books) AS unit
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def audit(config: dict[str, Any], settled: bool = False) -> dict[str, Any]:
-    """{"checked": {what: how many, "money": "0.00"}, "differences": how many, "first": [line, ...]}.
+    """{"checked": {what: how many, "money": "0.00 EUR"}, "differences": how many, "first": [line, ...]}.
 
     Raises one of chassis.command.Errors.
     """

@@ -1,9 +1,12 @@
-"""The rules of billing, as pure functions: what happens to a batch of requests. Amounts are in cents."""
+"""The rules of billing, as pure functions: what happens to a batch of requests.
+
+Amounts are in minor units (as cents).
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 MAX_AMOUNT_MINOR = 10_000_000_00
 MAX_BALANCE_MINOR = 10_000_000_000_00
@@ -16,6 +19,13 @@ INSUFFICIENT_FUNDS = "insufficient-funds"
 BALANCE_LIMIT = "balance-limit"
 CANCELLED = "cancelled"
 UNKNOWN_USER = "unknown-user"
+
+
+class Unit(NamedTuple):
+    """What an amount means: its currency, and how many of its digits stand after the point."""
+
+    currency: str
+    exponent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +139,18 @@ def difference(account: Account, ledger: Account, wrong: int) -> str | None:
         return None
     stored, due = (f"{a.balance_minor} after operation {a.last_seq}" for a in (account, ledger))
     return f"{account.user_id}: {stored}, the ledger comes to {due}, wrong operations: {wrong}"
+
+
+def unit_difference(books: Unit | None, wanted: Unit) -> str:
+    """How books differ that mean something else than `wanted`, for those who start billing.
+
+    Operations of an earlier version do not say what they mean. Their amounts have two digits.
+    """
+    found = f"in {books.currency} with {books.exponent}" if books else "of an earlier version, with 2"
+    return (
+        f"billing: CURRENCY is {wanted.currency} with {wanted.exponent} digits after the point,"
+        f" the books are {found}: see Another currency in docs/operations.md"
+    )
 
 
 def _settle(account: Account | None, request: Request) -> Operation:

@@ -1,6 +1,17 @@
-"""The tables of billing. Money is in minor units (cents), as bigint."""
+"""The tables of billing. Money is in minor units (as cents), as bigint."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, Table, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    SmallInteger,
+    Table,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.orm import DeclarativeBase
 
@@ -41,4 +52,15 @@ OPERATIONS = Table(
     CheckConstraint("(reason IS NULL) = (status = 'done')", name="refusals_have_reasons"),
     CheckConstraint("amount_minor > 0", name="amount_positive"),
     Index("operations_by_account", "user_id", "seq", unique=True, postgresql_where=text("seq > 0")),
+)
+
+# What the amounts of both other tables mean: one row, which stays from the first operation on.
+BOOKS = Table(
+    "books",
+    Base.metadata,
+    Column("id", SmallInteger, primary_key=True, server_default="1"),
+    Column("currency", Text, nullable=False),
+    Column("exponent", SmallInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+    CheckConstraint("exponent BETWEEN 0 AND 4", name="exponent_known"),
 )

@@ -13,6 +13,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Connection
 
 from billing import domain, models, store
+from billing.books import Books
 from billing.domain import Conflict, Operation, Request
 from billing.exceptions import RefTaken
 from billing.schemas import (
@@ -23,12 +24,10 @@ from billing.schemas import (
     StatementQuery,
     Withdrawal,
 )
-from chassis.db import Database
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.events import event_handler
 from chassis.rpc import RpcProxy, rpc
 from chassis.schemas import Outcome, Outcomes, answer_each, checked, page
-from chassis.settings import TEXT, Setting
 from chassis.timers import timer
 
 OPERATION = OperationOut()
@@ -54,9 +53,8 @@ class Service:
 
     name = "billing"
 
-    db = Database(models.Base)
+    db = Books(models.Base)
     users = RpcProxy("users", ["get_many"])
-    currency = Setting("CURRENCY", TEXT)
 
     @rpc
     def deposit_many(self, items: Outcomes) -> Outcomes:
@@ -99,8 +97,8 @@ class Service:
     def account_many(self, items: Outcomes) -> Outcomes:
         """The accounts of users. An item is {user_id}.
 
-        {"status": "open", user_id, balance_minor, currency}, or a status of unknown-user, unavailable,
-        invalid.
+        {"status": "open", user_id, balance_minor, currency, exponent}, or a status of unknown-user,
+        unavailable, invalid.
         """
         return answer_each(ACCOUNT_QUERY, items, self._accounts)
 
@@ -211,7 +209,7 @@ class Service:
                 "status": "open",
                 "user_id": user_id,
                 "balance_minor": account.balance_minor,
-                "currency": self.currency,
+                **self.db.unit._asdict(),
             }
         return UNAVAILABLE if user_id in undecided else {"status": domain.UNKNOWN_USER}
 

@@ -5,7 +5,7 @@ from operator import attrgetter
 
 from sqlalchemy import Connection, text
 
-from billing.domain import Account, Operation
+from billing.domain import Account, Operation, Unit
 from billing.exceptions import RefTaken
 from chassis.connections import allow_statements_of
 from chassis.db import recordset
@@ -30,6 +30,24 @@ STATEMENT = text(
     f"SELECT {OPERATION} FROM operations WHERE user_id = CAST(:user_id AS uuid) AND seq > 0"
     " AND (CAST(:before AS bigint) IS NULL OR seq < CAST(:before AS bigint)) ORDER BY seq DESC LIMIT :limit"
 )
+
+UNIT = text("SELECT currency, exponent FROM books")
+# Without a row, the operations are an earlier version's, whose amounts have two digits.
+SET_UNIT = text("""
+    INSERT INTO books (currency, exponent)
+    SELECT :currency, :exponent
+    WHERE :exponent = 2 OR NOT EXISTS (SELECT FROM operations)
+    ON CONFLICT (id) DO UPDATE
+    SET currency = excluded.currency, exponent = excluded.exponent
+    WHERE NOT EXISTS (SELECT FROM operations)
+""")
+
+
+def claim_unit(connection: Connection, unit: Unit) -> Unit | None:
+    """What the amounts of the books mean: `unit`, unless there are operations that mean something else."""
+    connection.execute(SET_UNIT, unit._asdict())
+    row = connection.execute(UNIT).one_or_none()
+    return Unit(*row) if row else None
 
 
 def open_accounts(connection: Connection, user_ids: Iterable[str]) -> None:

@@ -116,6 +116,9 @@ class Database(NamekoDatabase):
             with self.autocommit() as connection:
                 refuse_unfit_database(connection, service)
                 found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+                if found and found.isdigit() and found >= needed:  # other digits: newer; letters: not ours
+                    self.check_content(connection)
+                    return True
         except ProgrammingError:  # no such table yet
             found = None
         except DBAPIError as exc:
@@ -124,13 +127,14 @@ class Database(NamekoDatabase):
                 extra={"service": service, "error": first_line(exc)},
             )
             return False
-        if not (found and found.isdigit() and found >= needed):  # other digits: newer; letters: not ours
-            log.warning(
-                "waiting for the schema: make migrate",
-                extra={"service": service, "found": found, "needed": needed},
-            )
-            return False
-        return True
+        log.warning(
+            "waiting for the schema: make migrate",
+            extra={"service": service, "found": found, "needed": needed},
+        )
+        return False
+
+    def check_content(self, connection: Connection) -> None:
+        """Raise SystemExit where the service must not work with what the tables hold; here for all."""
 
     def _note_failure(self, context: Any) -> None:
         if prevents_writing(context.original_exception):

@@ -8,6 +8,7 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
+import iso4217
 from marshmallow import ValidationError, fields, validate
 from nameko.exceptions import ConfigurationError
 from nameko.extensions import DependencyProvider
@@ -26,6 +27,14 @@ SWITCH = fields.Boolean(
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 # Visible ASCII in which each % begins an encoded byte.
 _ENCODED = r"(?=[!-~]*\Z)(?!.*%(?![0-9A-Fa-f]{2}))"
+# How many digits of an amount stand after the point, by the codes of ISO 4217. Some codes have no amounts.
+ISO_4217_DIGITS = {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
+ISO_4217_CODE = fields.String(
+    validate=validate.OneOf(
+        ISO_4217_DIGITS,
+        error="write a code of ISO 4217 for amounts, such as EUR",
+    )
+)
 
 
 def _uri(form: str, pattern: str) -> fields.String:

@@ -1,4 +1,4 @@
-"""Money at the edge: a decimal with two digits outside, an integer of minor units inside."""
+"""Money at the edge: decimals of the deployed currency outside, an integer of minor units inside."""
 
 import re
 from decimal import Context, Decimal, Inexact
@@ -6,40 +6,50 @@ from typing import Any
 
 from marshmallow import ValidationError, fields
 
+from chassis.settings import ISO_4217_DIGITS
+
 MAX_AMOUNT_MINOR = 10_000_000_00
-MAX_AMOUNT = Decimal(MAX_AMOUNT_MINOR).scaleb(-2)
 EXACT = Context(traps=[Inexact])
-NO_AMOUNT = 'Not an amount: write it like "99.90".'
-_WRITTEN = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,2})?", re.ASCII)
+_WRITTEN = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
+currency = "EUR"  # of all amounts of this process; gateway/web.py sets it before anything is answered
 
 
 class Money(fields.Field[int]):
     """An amount: "99.90", or the JSON number 99.9 (a Decimal, never a float); loads as minor units (9990)."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        no_amount = f'Not an amount: write it like "{format_minor(9990)}".'
         amount = _decimal(value)
         if amount is None:
-            raise ValidationError(NO_AMOUNT)
+            raise ValidationError(no_amount)
         if amount <= 0:  # comparing is exact for any number; arithmetic would overflow or round
             raise ValidationError("Must be more than 0.")
-        if amount > MAX_AMOUNT:
+        if amount > _exact(MAX_AMOUNT_MINOR):
             raise ValidationError(f"Must be at most {format_minor(MAX_AMOUNT_MINOR)}.")
         try:
-            return int(amount.quantize(Decimal("0.01"), context=EXACT).scaleb(2))
+            return int(amount.quantize(_exact(1), context=EXACT).scaleb(digits()))
         except Inexact:
-            raise ValidationError(NO_AMOUNT) from None
+            raise ValidationError(no_amount) from None
+
+
+def digits() -> int:
+    """How many digits of an amount stand after the point."""
+    return ISO_4217_DIGITS[currency]
 
 
 def _decimal(value: object) -> Decimal | None:
-    if isinstance(value, str):
-        value = Decimal(value) if _WRITTEN.fullmatch(value) else None
+    if isinstance(value, str) and _WRITTEN.fullmatch(value) and len(value.partition(".")[2]) <= digits():
+        value = Decimal(value)
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     amount = Decimal(value)
     return amount if amount.is_finite() else None
 
 
+def _exact(minor: int) -> Decimal:
+    return Decimal(minor).scaleb(-digits())
+
+
 def format_minor(minor: int) -> str:
-    """9990 -> "99.90", -50 -> "-0.50"."""
-    units, cents = divmod(abs(minor), 100)
-    return f"{'-' if minor < 0 else ''}{units}.{cents:02d}"
+    """9990 -> "99.90", -50 -> "-0.50"; in JPY "9990" and "-50"."""
+    return f"{_exact(minor):.{digits()}f}"

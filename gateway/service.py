@@ -7,7 +7,7 @@ import uuid_utils
 
 from chassis.rpc import RpcProxy
 from chassis.schemas import Outcome, is_id
-from gateway import problems, schemas
+from gateway import money, problems, schemas
 from gateway.reading import Request
 from gateway.tokens import Tokens
 from gateway.web import http
@@ -128,6 +128,12 @@ def _valid(outcome: Outcome) -> Outcome:
             raise problems.unavailable(problems.NOTHING_DONE)
         case "unknown-user":
             raise problems.unauthorized("This user is no more.")
+        # The previous version of billing has no exponent. Its amounts have two digits in all currencies.
+        case "open" if (outcome["currency"], outcome.get("exponent", 2)) != (money.currency, money.digits()):
+            raise RuntimeError(
+                f"CURRENCY is {money.currency} with {money.digits()} digits after the point, billing's books"
+                f" are in {outcome['currency']} with {outcome.get('exponent', 2)}"
+            )
     return outcome
 
 

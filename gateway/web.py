@@ -18,8 +18,8 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from chassis import health
 from chassis.logs import CLIENT, REQUEST_ID, bind_request_id
-from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
-from gateway import documents, problems, reading
+from chassis.settings import ADDRESS, COUNT, ISO_4217_CODE, SECONDS, SWITCH, read
+from gateway import documents, money, problems, reading
 from gateway.protocol import IN_PROGRESS, Connection
 from gateway.reading import HttpRequest, Request
 from gateway.responses import Response
@@ -51,6 +51,7 @@ class WebServer(NamekoWebServer):
         )
         self._idle_s = read(self.container.config, "WEB_SERVER_IDLE_S", SECONDS)
         self._stop_delay_s = read(self.container.config, "STOP_DELAY_S", DELAY)
+        money.currency = read(self.container.config, "CURRENCY", ISO_4217_CODE)
         self._proxies = read(
             self.container.config,
             "TRUSTED_PROXIES",

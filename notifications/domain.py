@@ -1,11 +1,17 @@
 """The rules of notifications: what a letter says, in its reader's language."""
 
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from string import Template
+
+from babel import Locale
+from babel.numbers import format_currency
+
+from chassis.settings import ISO_4217_DIGITS
 
 HAPPINESS, GRIEF, MESSAGE = "happiness", "grief", "message"
 LETTERS = Path(__file__).parent / "letters"
@@ -46,15 +52,30 @@ class Text:
 def letter(ending: Ending, recipient: Recipient, currency: str) -> Text:
     """The letter of happiness or grief about an order."""
     kind = GRIEF if ending.reason else HAPPINESS
-    subject, body = _template(recipient.locale, kind)
-    reasons = _reasons(recipient.locale)
+    locale = recipient.locale if recipient.locale in LOCALES else FALLBACK_LOCALE
+    subject, body = _template(locale, kind)
+    reasons = _reasons(locale)
     words = {
         "username": recipient.username,
         "order_id": ending.order_id,
-        "price": f"{Decimal(ending.price_minor).scaleb(-2):.2f} {currency}",
+        "price": _price(ending.price_minor, currency, locale),
         "reason": reasons.get(ending.reason or "", reasons["other"]),
     }
     return Text(kind, subject.substitute(words), body.substitute(words))
+
+
+def _price(minor: int, currency: str, locale: str) -> str:
+    """An amount as readers of this language write it, with as many digits as ISO 4217 has."""
+    digits = ISO_4217_DIGITS[currency]
+    format_ = copy(Locale.parse(locale).currency_formats["standard"])
+    format_.frac_prec = (digits, digits)
+    return format_currency(
+        Decimal(minor).scaleb(-digits),
+        currency,
+        format=format_,
+        locale=locale,
+        currency_digits=False,  # Babel's own are those of CLDR, which differ
+    )
 
 
 @cache
@@ -71,6 +92,5 @@ def _reasons(locale: str) -> dict[str, str]:
 
 
 def _read(locale: str, name: str) -> str:
-    """A file of `locale`, or of the fallback where we do not have that."""
-    folder = LETTERS / (locale if locale in LOCALES else FALLBACK_LOCALE)
-    return (folder / f"{name}.txt").read_text(encoding="utf-8")
+    """A file of `locale`, which is one of LOCALES."""
+    return (LETTERS / locale / f"{name}.txt").read_text(encoding="utf-8")

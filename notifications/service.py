@@ -16,7 +16,7 @@ from chassis.events import Reasons, event_handler
 from chassis.retries import CALL_FAULTS
 from chassis.rpc import RpcProxy, rpc
 from chassis.schemas import Outcome, checked, page
-from chassis.settings import TEXT, Setting
+from chassis.settings import ISO_4217_CODE, Setting
 from notifications import domain, models, store
 from notifications.domain import Ending, Recipient
 from notifications.exceptions import UnknownRecipient
@@ -37,7 +37,7 @@ class Service:
 
     db = Database(models.Base)
     users = RpcProxy("users", ["get_many"])
-    currency = Setting("CURRENCY", TEXT)
+    currency = Setting("CURRENCY", ISO_4217_CODE)
 
     @rpc
     @checked(NewMessage())

@@ -36,6 +36,7 @@ HEALTH = "chassis/tests/unit/test_health.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
 WEB = "gateway/tests/unit/test_web.py"
+MONEY = "gateway/tests/unit/test_money.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
 POOLER = "tests/system/test_pooler.py"
@@ -89,6 +90,30 @@ TRIGGER = Change(
     "orders/migrations/0001_orders_and_outbox.py", " WHEN (OLD.status <> 'pending')", " WHEN (false)"
 )
 MUTANTS = [
+    # Amounts mean what the books say.
+    Mutant(
+        "books in another currency start",
+        [Change("billing/books.py", "if books != self.unit:", "if books == ():")],
+        tests("billing/tests/unit/test_books.py", "test_other_books_end_the_start_with_one_line"),
+    ),
+    Mutant(
+        "every currency has two digits",
+        [Change("gateway/money.py", "return ISO_4217_DIGITS[currency]", "return 2")],
+        tests(MONEY, "test_an_amount_has_the_digits_that_iso_4217_gives_its_currency"),
+    ),
+    Mutant(
+        "a text may have more digits than its currency",
+        [Change("gateway/money.py", ' and len(value.partition(".")[2]) <= digits():', ":")],
+        tests(MONEY, "test_no_amount_with_more_digits_is_accepted"),
+    ),
+    Mutant(
+        "letters have the digits of CLDR",
+        [Change("notifications/domain.py", "currency_digits=False", "currency_digits=True")],
+        tests(
+            "notifications/tests/unit/test_domain.py",
+            "test_money_is_written_as_in_the_language_with_the_digits_of_iso_4217",
+        ),
+    ),
     # Effects are made once, by unique keys.
     Mutant(
         "a ref is not unique",

@@ -77,7 +77,8 @@ message has besides content type, encoding and delivery mode: `correlation_id`, 
 
 A request that is not as described here is refused: a call with a fault, wrong values with `invalid`, for that
 item alone where there are many, and an id or a password that can't be anybody's with null. Amounts are
-integers in minor units (cents).
+integers in minor units (cents, where the currency has them): an account's `exponent` says how many of their
+digits stand after the point.
 
 The consumer of an event that failed holds it, and tries it again after {DELAYS} seconds, without a
 message. It publishes the event to the end of the same queue when it holds {MAX_HELD} others, when it has held
@@ -150,7 +151,13 @@ DUMPED: dict[str, tuple[type[Schema], Piece]] = {
 OUTCOMES: dict[str, Piece] = {
     "UserCreated": status("created", user=ref("schemas", "User")),
     "UserTaken": status("taken", errors=ERRORS),
-    "Account": status("open", user_id=ID, balance_minor=BALANCE, currency=text(pattern="^[A-Z]{3}$")),
+    "Account": status(
+        "open",
+        user_id=ID,
+        balance_minor=BALANCE,
+        currency=text(pattern="^[A-Z]{3}$"),
+        exponent={"type": "integer", "minimum": 0, "maximum": 4},
+    ),
     "Audit": closed(
         {
             "status": one_of("balanced", "differs"),

@@ -24,6 +24,7 @@ from marshmallow import Schema, fields, missing
 from billing import domain
 from chassis.errors import DeadlineExceeded
 from chassis.schemas import UUID_PATTERN, storable
+from chassis.settings import ISO_4217_DIGITS
 from dev.failure import Failure
 from gateway import documents, money, problems, reading, schemas
 from gateway.problems import Problem
@@ -43,6 +44,9 @@ Piece = dict[str, Any]  # of the document
 DESCRIPTION = """\
 Money, orders and letters of a shop. Amounts are decimal strings; who is asking comes from the bearer token
 alone.
+
+All amounts are in one currency, which GET /account names, with the digits after the point that ISO 4217 gives
+it: `1.50` EUR, `150` JPY, `1.500` KWD. Examples are in EUR.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `type`, and `errors` by field where fields are
 wrong. A method that a path does not have is answered 405 with `Allow`; what can be read with GET, with HEAD
@@ -103,7 +107,7 @@ VIEWS: dict[str, tuple[schemas.View, Piece, str]] = {
     "User": (schemas.USER, USER, "users.get"),
     "Account": (
         schemas.ACCOUNT,
-        {"user_id": ID, "currency": text(), "balance": AMOUNT},
+        {"user_id": ID, "currency": text(pattern="^[A-Z]{3}$"), "balance": AMOUNT},
         "billing.account",
     ),
     "Operation": (
@@ -378,7 +382,9 @@ def schemas_of_answers() -> dict[str, Piece]:
     """The components that are no request's: of each View, of pages, tokens and problems."""
     found = {
         "Amount": text(
-            pattern=r"^[0-9]{1,11}\.[0-9]{2}$", description="Two digits after the point.", examples=["99.90"]
+            pattern=r"^[0-9]{1,13}(\.[0-9]{2,4})?$",
+            description="With all digits after the point that the currency has.",
+            examples=["99.90"],
         )
     }
     for name, (view, types, sample) in VIEWS.items():
@@ -409,11 +415,17 @@ def closed(needed: Piece, **optional: Piece) -> Piece:
 def of_field(field: fields.Field[Any]) -> Piece:
     """What apispec can't tell of a field by itself."""
     if isinstance(field, money.Money):
+        least = min(ISO_4217_DIGITS.values())
         return {
-            "description": "More than 0, with at most two decimals.",
+            "description": "More than 0, with at most the digits after the point that the currency has.",
             "oneOf": [
                 text(pattern=rf"^{money._WRITTEN.pattern}$"),
-                {"type": "number", "exclusiveMinimum": 0, "maximum": float(money.MAX_AMOUNT)},
+                {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "maximum": float(money.MAX_AMOUNT_MINOR / 10**least),
+                    "description": f"At most {money.MAX_AMOUNT_MINOR} of the currency's minor units.",
+                },
             ],
         }
     no_nul = {"pattern": r"^[^\x00]*$"} if storable in field.validators else {}

@@ -13,6 +13,7 @@ from tests.images.conftest import CHECKOUT
 from tests.images.test_images import NAMES, SERVICES, SERVICES_WITH_TABLES, VERSION
 
 TOOLS = CHECKOUT / ".tools" / "images" / "bin"
+WITH_AMOUNTS = ("billing", "notifications", "gateway")
 PROMISES = {
     "pull_policy": "build",
     "read_only": True,
@@ -68,7 +69,8 @@ def test_compose_starts_all_in_order(compose: dict[str, Any]) -> None:
 def test_compose_tells_each_service_of_its_own_database_alone(compose: dict[str, Any]) -> None:
     for name in SERVICES:
         own = "TOKEN_SECRET" if name == "gateway" else f"{name.upper()}_DB_URI"
-        assert set(compose[name]["environment"]) == {"AMQP_URI", own}
+        amounts = {"CURRENCY"} if name in WITH_AMOUNTS else set()
+        assert set(compose[name]["environment"]) == {"AMQP_URI", own, *amounts}
         assert urlsplit(compose[name]["environment"]["AMQP_URI"]).username == name
     uris = {f"{name.upper()}_{kind}" for name in SERVICES_WITH_TABLES for kind in ("DB_URI", "DB_OWNER_URI")}
     assert set(compose["migrations"]["environment"]) == {"AMQP_URI"} | uris

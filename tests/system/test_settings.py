@@ -29,7 +29,7 @@ WRONG: dict[str, list[Any]] = {
     **dict.fromkeys(("STOP_TIMEOUT_S", "WEB_SERVER_IDLE_S"), SECONDS),
     "STOP_DELAY_S": [value for value in SECONDS if value != 0 or value is False],
     **{f"{name}_ADDRESS": ADDRESSES for name in ("WEB_SERVER", "HEALTH")},
-    "CURRENCY": TEXTS,
+    "CURRENCY": [*TEXTS, "ZZZ", "usd", "XAU"],
     **dict.fromkeys(("WEB_SERVER_SHARED", "WEB_SERVER_HEALTH"), SWITCHES),
     "TRUSTED_PROXIES": [-1, 11, 0.5, "", "x", [], {}],
     "TOKEN_SECRET": ["", "short", "x" * 31, 5, [], {}],

@@ -27,7 +27,7 @@ def test_an_order_there_is_money_for_brings_happiness_and_the_next_one_grief(new
         shopper.user["email"],
     )
     assert letter["subject"] == happiness
-    assert "30.10 EUR" in letter["body"]
+    assert {"en": "€30.10", "ru": "30,10\xa0€"}[locale] in letter["body"]
     assert shopper.user["username"] in letter["body"]
 
     rejected = shopper.ended_order("69.91")

@@ -27,7 +27,7 @@ def test_user_created_opens_the_account_with_no_call_made(billing, users, dispat
     for _ in range(3):
         dispatch("users", "user_created", {"user_id": user_id})
     eventually(lambda: stored_accounts(sql) == [user_id])
-    money = {"balance_minor": 0, "currency": "EUR"}
+    money = {"balance_minor": 0, "currency": "EUR", "exponent": 2}
     assert billing.account(user_id=user_id) == {"status": "open", "user_id": user_id, **money}
     assert users.calls == []
 

@@ -4,7 +4,7 @@ entry here, one in values.yaml, and one in values.schema.json. `make specs` make
 
 image     the name of its image
 database  whether it has one, of its own name
-currency  whether it tells what money is in
+currency  whether it reads or writes amounts
 http      whether it serves HTTP, on port 8000; health is on 8001 in all of them
 ready     the path of its readiness probe, where it is not /readyz
 queue     that of its RPC requests: KEDA scales by its length. Event queues are no trigger: they grow while a handler
@@ -31,6 +31,7 @@ notifications:
   queue: rpc-notifications
 gateway:
   image: gateway-service-07
+  currency: true
   http: true
   ready: /startedz
 {{- end }}

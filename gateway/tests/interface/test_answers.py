@@ -80,6 +80,8 @@ BAD = [
     ("users.get", None, GOOD[2][2], 401, "unauthorized"),
     ("billing.account", {"status": "unknown-user"}, GOOD[3][2], 401, "unauthorized"),
     ("billing.account", {"status": "unavailable"}, GOOD[3][2], 503, "unavailable"),
+    ("billing.account", {**ACCOUNT, "currency": "USD"}, GOOD[3][2], 500, "internal-error"),
+    ("billing.account", {**ACCOUNT, "exponent": 3}, GOOD[3][2], 500, "internal-error"),
     ("billing.statement", BAD_CURSOR, GOOD[4][2], 422, "validation"),
     ("billing.deposit", {"status": "conflict"}, GOOD[5][2], 422, "idempotency-key-reused"),
     ("billing.deposit", {"status": "unavailable"}, GOOD[5][2], 503, "unavailable"),
@@ -115,6 +117,19 @@ def test_a_good_outcome_is_shown(client, book, verb, outcome, request_, status) 
     assert answer.status_code == status
     assert answer.headers["Content-Type"] == "application/json"
     assert [name for name, _, _ in book.calls] == [verb]
+
+
+def test_an_account_is_shown_by_the_unit_of_billings_books_or_its_previous_version(client, book) -> None:
+    for account in (ACCOUNT, {**ACCOUNT, "exponent": 2}):
+        book.answers["billing.account"] = account
+        shown = {"user_id": USER_ID, "currency": "EUR", "balance": "69.90"}
+        assert send(client, ("GET", "/account", None)).json() == shown
+
+
+def test_the_log_says_that_the_books_are_in_another_currency(client, book, caplog) -> None:
+    book.answers["billing.account"] = {**ACCOUNT, "currency": "KWD", "exponent": 3}
+    assert_problem(send(client, ("GET", "/account", None)), 500, "internal-error")
+    assert "CURRENCY is EUR with 2 digits after the point, billing's books are in KWD with 3" in caplog.text
 
 
 @pytest.mark.parametrize(("verb", "outcome", "request_", "status", "name"), BAD)

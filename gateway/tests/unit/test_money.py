@@ -1,6 +1,8 @@
 """Money at the edge: exactly the right minor units, or refused."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
 
@@ -9,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from marshmallow import Schema, ValidationError
 
-from gateway import strict_json
+from chassis.settings import ISO_4217_DIGITS
+from gateway import money, strict_json
 from gateway.money import MAX_AMOUNT_MINOR, Money, format_minor
 
 
@@ -17,6 +20,19 @@ class Body(Schema):
     """A body with one amount."""
 
     amount = Money(required=True)
+
+
+@contextmanager
+def using(currency: str) -> Iterator[int]:
+    """All amounts are in this currency; its digits."""
+    before, money.currency = money.currency, currency
+    try:
+        yield money.digits()
+    finally:
+        money.currency = before
+
+
+currencies = st.sampled_from(sorted(ISO_4217_DIGITS))
 
 
 def load(value: object) -> int | None:
@@ -119,3 +135,55 @@ def test_money_is_written_with_two_digits(minor: int) -> None:
     text = format_minor(minor)
     assert re.fullmatch(r"-?(0|[1-9][0-9]*)\.[0-9]{2}", text)
     assert Fraction(text) * 100 == minor
+
+
+# Other currencies
+
+
+@pytest.mark.parametrize(
+    ("currency", "written"),
+    [
+        *(("EUR", "99.90"), ("JPY", "9990"), ("KWD", "9.990"), ("CLF", "0.9990"), ("UYW", "0.9990")),
+        *(("MRU", "99.90"), ("MGA", "99.90"), ("HUF", "99.90"), ("ISK", "9990"), ("IQD", "9.990")),
+    ],
+)
+def test_an_amount_has_the_digits_that_iso_4217_gives_its_currency(currency: str, written: str) -> None:
+    with using(currency):
+        assert format_minor(9990) == written
+        assert load(written) == 9990
+        assert load(Decimal(written)) == 9990
+
+
+@given(currencies, st.integers(1, MAX_AMOUNT_MINOR))
+def test_every_amount_of_every_currency_survives_the_way_out_and_in(currency: str, minor: int) -> None:
+    with using(currency) as digits:
+        text = format_minor(minor)
+        assert len(text.partition(".")[2]) == digits
+        assert Fraction(text) * 10**digits == minor
+        assert load(text) == minor
+        assert load(Decimal(text)) == minor
+
+
+@given(currencies, st.integers(1, MAX_AMOUNT_MINOR // 10), st.integers(1, 9), st.integers(0, 3))
+def test_no_amount_with_more_digits_is_accepted(currency: str, minor: int, digit: int, zeros: int) -> None:
+    with using(currency) as digits:
+        whole, _, fraction = format_minor(minor).partition(".")
+        for more in ("0" * zeros + str(digit), "0"):
+            assert load(f"{whole}.{fraction}{more}") is None
+        assert load(Decimal(f"{whole}.{fraction}{digit}")) is None
+    assert len(fraction) == digits
+
+
+@pytest.mark.parametrize(
+    ("currency", "value", "message"),
+    [
+        ("JPY", "100.5", 'Not an amount: write it like "9990".'),
+        ("JPY", "1000000001", "Must be at most 1000000000."),
+        ("KWD", "1.0005", 'Not an amount: write it like "9.990".'),
+        ("KWD", "1000000.001", "Must be at most 1000000.000."),
+        ("CLF", Decimal("100000.0001"), "Must be at most 100000.0000."),
+    ],
+)
+def test_a_refusal_has_the_form_of_the_currency(currency: str, value: object, message: str) -> None:
+    with using(currency):
+        assert Body().validate({"amount": value}) == {"amount": [message]}

@@ -54,9 +54,22 @@ def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_
     assert {letter["email"] for letter in (grief, happiness)} == {user["email"]}
     assert {letter["state"] for letter in (grief, happiness)} == {"stored"}
     assert "Dear $price,\n" in happiness["body"]
-    assert "99.90 EUR" in happiness["body"]
-    assert "0.05 EUR" in grief["body"]
+    assert "€99.90" in happiness["body"]
+    assert "€0.05" in grief["body"]
     assert users.calls == []
+
+
+def test_a_redelivered_end_leaves_a_letter_with_another_text_as_it_is(
+    notifications, tell, a_user, sql
+) -> None:
+    user = a_user()
+    end = paid(user["user_id"])
+    tell(("user_created", user), end)
+    sql("notifications", "UPDATE letters SET subject = 'Paid', body = 'We took 99.90 EUR.'")
+    before = letters(notifications, user_id=user["user_id"])
+    tell(end, rejected(user["user_id"]))
+    _, after = eventually(lambda: (found := letters(notifications, user_id=user["user_id"]))[1:] and found)
+    assert [after] == before
 
 
 def test_a_reason_of_an_event_is_never_quoted(notifications, tell, a_user) -> None:

@@ -1,33 +1,35 @@
 """The rules of notifications alone: what a letter says."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifications.domain import Ending, Recipient, letter
+from chassis.settings import ISO_4217_DIGITS
+from notifications.domain import LOCALES, Ending, Recipient, letter
 
 ORDER = "01993b8f-1c22-7d10-8a55-3d2c7c1e9b02"
 REASONS = ["insufficient-funds", "cancelled"]
 
 
-def write(*, reason=None, locale="en", username="Ann", price_minor=9990):
+def write(*, reason=None, locale="en", username="Ann", price_minor=9990, currency="EUR"):
     recipient = Recipient("user", username, "ann@example.com", locale)
-    return letter(Ending(ORDER, "user", price_minor, reason, datetime.now(UTC)), recipient, "EUR")
+    return letter(Ending(ORDER, "user", price_minor, reason, datetime.now(UTC)), recipient, currency)
 
 
 def test_a_paid_order_is_told_with_happiness() -> None:
     text = write()
     assert (text.kind, text.subject) == ("happiness", "Your order is paid")
     assert text.body.startswith("Dear Ann,\n")
-    assert f"your order {ORDER} is paid. We took 99.90 EUR from" in text.body
+    assert f"your order {ORDER} is paid. We took €99.90 from" in text.body
 
 
 def test_a_rejected_order_is_told_with_grief_and_its_reason() -> None:
     text = write(reason="insufficient-funds")
     assert (text.kind, text.subject) == ("grief", "Your order could not be paid")
-    assert f"your order {ORDER} over 99.90 EUR could not be paid" in text.body
+    assert f"your order {ORDER} over €99.90 could not be paid" in text.body
     assert "because there is not enough money on your account." in text.body
 
 
@@ -37,7 +39,7 @@ def test_a_letter_is_in_its_readers_language() -> None:
     assert text.subject == "Ваш заказ не удалось оплатить"
     assert "оплата заняла слишком много времени и была отменена" in text.body
     assert text.body.startswith("Здравствуйте, Ann!")
-    assert "99.90 EUR" in text.body
+    assert "на сумму 99,90\xa0€ не оплачен" in text.body
 
 
 @pytest.mark.parametrize("locale", ["de", "", "EN", "../en", "en/../ru", "x" * 300, "ru\x00"])
@@ -72,4 +74,34 @@ def test_odd_usernames_stand_as_they_are(username, reason) -> None:
 @given(st.integers(1, 2**63 - 1))
 def test_amounts_are_exact(price_minor) -> None:
     whole, cents = divmod(price_minor, 100)
-    assert f"We took {whole}.{cents:02} EUR from" in write(price_minor=price_minor).body
+    assert f"We took €{whole:,}.{cents:02} from" in write(price_minor=price_minor).body
+
+
+@pytest.mark.parametrize(
+    ("currency", "english", "russian"),
+    [
+        ("EUR", "€12,345.67", "12\xa0345,67\xa0€"),
+        ("USD", "$12,345.67", "12\xa0345,67\xa0$"),
+        ("RUB", "RUB12,345.67", "12\xa0345,67\xa0₽"),
+        ("JPY", "¥1,234,567", "1\xa0234\xa0567\xa0¥"),
+        ("KWD", "KWD1,234.567", "1\xa0234,567\xa0KWD"),
+        ("CLF", "CLF123.4567", "123,4567\xa0CLF"),
+        ("UYW", "UYW123.4567", "123,4567\xa0UYW"),
+        ("MGA", "MGA12,345.67", "12\xa0345,67\xa0MGA"),  # CLDR, and so Babel, says no digits
+        ("IQD", "IQD1,234.567", "1\xa0234,567\xa0IQD"),  # the same
+    ],
+)
+def test_money_is_written_as_in_the_language_with_the_digits_of_iso_4217(currency, english, russian) -> None:
+    for locale, written in (("en", english), ("ru", russian)):
+        text = write(price_minor=1234567, locale=locale, currency=currency)
+        assert written in text.body
+        assert written in write(price_minor=1234567, locale=locale, currency=currency, reason="x").body
+
+
+def test_every_currency_can_be_written_in_every_language() -> None:
+    for locale in LOCALES:
+        for currency, digits in ISO_4217_DIGITS.items():
+            body = write(price_minor=12345, locale=locale, currency=currency).body
+            number = re.search(r"\d[\d.,\xa0]*\d", body.replace(ORDER, ""))
+            assert number
+            assert len(re.split("[.,]", number[0])[-1] if digits else "") == digits, (currency, body)

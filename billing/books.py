@@ -1,0 +1,21 @@
+"""The database of billing, which is ready where its books are in the currency of CURRENCY."""
+
+from sqlalchemy import Connection
+
+from billing import domain, store
+from chassis.db import Database
+from chassis.settings import ISO_4217_CODE, ISO_4217_DIGITS, read
+
+
+class Books(Database):
+    """Accounts and ledger. Where their amounts mean something else than CURRENCY, the process ends."""
+
+    def check(self) -> None:
+        super().check()
+        currency = read(self.container.config, "CURRENCY", ISO_4217_CODE)
+        self.unit = domain.Unit(currency, ISO_4217_DIGITS[currency])
+
+    def check_content(self, connection: Connection) -> None:
+        books = store.claim_unit(connection, self.unit)
+        if books != self.unit:
+            raise SystemExit(domain.unit_difference(books, self.unit))

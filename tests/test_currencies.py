@@ -1,0 +1,218 @@
+"""The whole story in currencies with other digits than two, and books that are in another currency."""
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import eventlet
+import psycopg2
+import pytest
+
+from audit.__main__ import audit
+from audit.tests.interface.story import tell
+from billing.service import Service as Billing
+from chassis.container import Container
+from chassis.migrate import migrate_tables
+from conftest import DEADLINE_S
+from gateway import money
+from gateway.service import Service as Gateway
+from gateway.web import WebServer
+from notifications.service import Service as Notifications
+from orders.service import Service as Orders
+from tests.docs.markdown import ROOT, blocks
+from tests.system.shopper import Shopper, assert_problem
+from users.service import Service as Users
+
+TO_JPY_BILLING, TO_JPY_ORDERS, TO_KWD_BILLING, TO_KWD_ORDERS = (
+    block.text for block in blocks(ROOT / "docs" / "operations.md") if block.language == "sql"
+)
+CONVERSIONS = {  # digits, the documented SQL, a price, and the balance
+    "JPY": (0, TO_JPY_BILLING, TO_JPY_ORDERS, "30", "65"),
+    "KWD": (3, TO_KWD_BILLING, TO_KWD_ORDERS, "30.000", "65.000"),
+}
+SEE = "see Another currency in docs/operations.md"
+SERVICES = (Users, Billing, Notifications, Orders, Gateway)
+BOOKS = "SELECT currency, exponent FROM books"
+EARLIER = "DELETE FROM books"  # books of an earlier version say nothing of their currency
+Sql = Callable[..., list[tuple[Any, ...]]]
+Shop = Callable[[str], str]
+
+
+@pytest.fixture
+def shop(run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """`shop("JPY")`: all five services in this process, in this currency; the gateway's URL.
+
+    Those in another currency are stopped.
+    """
+    monkeypatch.setattr(money, "currency", money.currency)  # restored in the end
+    running: list[Container] = []
+
+    def stop() -> None:
+        for stopping in [eventlet.spawn(container.stop) for container in running]:
+            stopping.wait()
+
+    def start(currency: str) -> str:
+        stop()
+        settings = {"CURRENCY": currency, "WEB_SERVER_ADDRESS": "127.0.0.1:0"}
+        running[:] = [run(service, **settings) for service in SERVICES]
+        [server] = [each for each in running[-1].extensions if isinstance(each, WebServer)]
+        return f"http://127.0.0.1:{server._sock.getsockname()[1]}"
+
+    yield start
+    stop()
+
+
+@pytest.fixture
+def unconverted(clean: None, sql: Sql) -> None:
+    """Orders as an earlier version has them."""
+    sql("orders", "COMMENT ON TABLE orders IS NULL")
+
+
+def refusal(config: dict[str, Any], currency: str) -> str:
+    """The line with which billing refuses to start."""
+    with pytest.raises(SystemExit) as ended, eventlet.Timeout(DEADLINE_S):
+        Container(Billing, {**config, "CURRENCY": currency, "HEALTH_ADDRESS": "127.0.0.1:0"}).start()
+    return str(ended.value)
+
+
+def execute(sql: Sql, service: str, statements: str) -> None:
+    """Execute a documented transaction, as the owner of the tables."""
+    try:
+        sql(service, statements)
+    except psycopg2.Error:
+        sql(service, "ROLLBACK")
+        raise
+
+
+# The deposit, the prices of the paid and the rejected order, what is left, an amount with too many digits.
+STORIES = {
+    "JPY": ("1000", "300", "701", "700", "100.5"),
+    "KWD": ("100.005", "30.101", "69.905", "69.904", "1.0005"),
+}
+LETTERS = {
+    "JPY": {"en": "¥300 ", "ru": "300\xa0¥."},
+    "KWD": {"en": "KWD30.101 ", "ru": "30,101\xa0KWD."},
+}
+
+
+@pytest.mark.parametrize("currency", STORIES)
+def test_the_story_has_the_digits_of_its_currency(shop, config, currency) -> None:
+    deposit, price, too_much, left, wrong = STORIES[currency]
+    url = shop(currency)
+    for locale, written in LETTERS[currency].items():
+        shopper = Shopper(url, locale=locale)
+        answer = shopper.deposit(deposit)
+        assert (answer.status_code, answer.json()["balance_after"]) == (201, deposit)
+        assert_problem(shopper.deposit(wrong), 422, "amount")
+        assert_problem(shopper.order(wrong), 422, "price")
+        paid, rejected = shopper.ended_order(price), shopper.ended_order(too_much)
+        assert (paid["status"], paid["price"]) == ("paid", price)
+        assert (rejected["status"], rejected["price"]) == ("rejected", too_much)
+        account = shopper.get("/account").json()
+        assert (account["balance"], account["currency"]) == (left, currency)
+        grief, happiness = shopper.letters(2)
+        assert written in happiness["body"]
+        assert grief["kind"] == "grief"
+    found = audit(config, settled=True)
+    assert (found["differences"], found["first"]) == (0, [])
+    assert found["checked"]["money"] == f"{Decimal(left) * len(LETTERS[currency])} {currency}"
+
+
+@pytest.mark.parametrize("currency", CONVERSIONS)
+def test_books_of_an_earlier_version_are_converted_as_documented(
+    shop, unconverted, sql, config, currency
+) -> None:
+    digits, to_currency, orders_to_currency, price, left = CONVERSIONS[currency]
+    shopper = Shopper(shop("EUR"))
+    shopper.deposit("100.00")
+    order = shopper.ended_order("30.00")
+    assert shopper.ended_order("71.00")["status"] == "rejected"
+    shopper.withdraw("5.00")
+    letters = shopper.letters(2)
+    assert audit(config, settled=True)["differences"] == 0
+    sql("billing", EARLIER)
+    assert refusal(config, currency) == (
+        f"billing: CURRENCY is {currency} with {digits} digits after the point,"
+        f" the books are of an earlier version, with 2: {SEE}"
+    )
+    assert sql("billing", BOOKS) == []
+
+    execute(sql, "billing", to_currency)
+    execute(sql, "orders", orders_to_currency)
+
+    found = audit(config, settled=True)
+    assert (found["differences"], found["first"]) == (0, [])
+    assert found["checked"]["money"] == f"{left} {currency}"
+    for service, conversion in (("billing", to_currency), ("orders", orders_to_currency)):
+        with pytest.raises(psycopg2.errors.RaiseException):
+            execute(sql, service, conversion)  # a second time
+    with pytest.raises(psycopg2.errors.RaiseException, match="has ended"):
+        sql("orders", "UPDATE orders SET price_minor = 1")
+    later = Shopper(shop(currency))
+    later.use(shopper.user["access_token"])
+    assert later.balance == left
+    assert later.get(f"/orders/{order['id']}").json()["price"] == price
+    assert later.letters(2) == letters
+
+
+def test_an_amount_that_is_not_whole_is_not_converted(unconverted, sql) -> None:
+    tell(sql, shoppers=1, orders=1)
+    tables = {"billing": "accounts", "orders": "orders"}
+    before = {service: sql(service, f"SELECT * FROM {table}") for service, table in tables.items()}
+    for service, conversion in (("billing", TO_JPY_BILLING), ("orders", TO_JPY_ORDERS)):
+        with pytest.raises(psycopg2.errors.RaiseException, match="is not whole"):
+            execute(sql, service, conversion)
+    assert {service: sql(service, f"SELECT * FROM {table}") for service, table in tables.items()} == before
+    assert sql("billing", BOOKS) == []
+
+
+def start_billing(run: Callable[..., Container], currency: str) -> None:
+    run(Billing, CURRENCY=currency).stop()
+
+
+def test_books_in_another_currency_refuse_to_start(clean, run, config, sql) -> None:
+    start_billing(run, "EUR")
+    tell(sql, shoppers=1, orders=1)
+    start_billing(run, "EUR")
+    for currency, digits in (("USD", 2), ("JPY", 0)):
+        assert refusal(config, currency) == (
+            f"billing: CURRENCY is {currency} with {digits} digits after the point,"
+            f" the books are in EUR with 2: {SEE}"
+        )
+    assert sql("billing", BOOKS) == [("EUR", 2)]
+
+
+def test_books_with_another_number_of_digits_refuse_to_start(clean, config, sql) -> None:
+    tell(sql, shoppers=1, orders=1)
+    sql("billing", "INSERT INTO books (currency, exponent) VALUES ('UYW', 2)")
+    assert "UYW with 4 digits after the point, the books are in UYW with 2: " in refusal(config, "UYW")
+
+
+def test_books_without_operations_may_change_their_currency(clean, run, sql) -> None:
+    for currency, digits in (("EUR", 2), ("RUB", 2), ("KWD", 3)):
+        start_billing(run, currency)
+        assert sql("billing", BOOKS) == [(currency, digits)]
+
+
+@pytest.mark.parametrize("currency", ["EUR", "RUB"])
+def test_books_of_an_earlier_version_with_two_digits_go_on(clean, run, sql, currency) -> None:
+    tell(sql, shoppers=1, orders=1)
+    start_billing(run, currency)
+    assert sql("billing", BOOKS) == [(currency, 2)]
+
+
+def test_a_dump_that_is_older_than_the_table_is_brought_up_to_date(clean, run, config, sql) -> None:
+    start_billing(run, "EUR")
+    sql("billing", "UPDATE alembic_version SET version_num = '0001'")  # pg_restore leaves other tables alone
+    migrate_tables(config, "billing")
+    assert sql("billing", BOOKS) == [("EUR", 2)]
+
+
+@pytest.mark.parametrize("service", [Billing, Gateway, Notifications], ids=lambda service: service.name)
+@pytest.mark.parametrize("code", ["ZZZ", "usd", "XAU", "XXX", "XTS", "EURO", "E\nR"])
+def test_a_service_refuses_a_code_without_amounts(config, service, code) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Container(service, {**config, "CURRENCY": code})
+    assert ended.value.code == (
+        "config.yaml: CURRENCY is wrong: write a code of ISO 4217 for amounts, such as EUR"
+    )
