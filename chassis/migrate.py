@@ -115,6 +115,7 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
     """Bring the service's tables to `revision`, as their owner; several at once take turns."""
     alembic = Config(
         attributes={
+            "config": config,
             "application_role": make_url(database_uri(config, "DB_URIS", service)).username,
             "uri": database_uri(config, "DB_OWNER_URIS", service),
             "service": service,

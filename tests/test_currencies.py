@@ -7,6 +7,7 @@ from typing import Any
 import eventlet
 import psycopg2
 import pytest
+from nameko.exceptions import ConfigurationError
 
 from audit.__main__ import audit
 from audit.tests.interface.story import tell
@@ -33,7 +34,9 @@ CONVERSIONS = {  # digits, the documented SQL, a price, and the balance
 SEE = "see Another currency in docs/operations.md"
 SERVICES = (Users, Billing, Notifications, Orders, Gateway)
 BOOKS = "SELECT currency, exponent FROM books"
-EARLIER = "DELETE FROM books"  # books of an earlier version say nothing of their currency
+# The books of an earlier version say nothing of their currency: nor does a dump that was restored.
+RESTORED = "DELETE FROM books"
+EARLIER = "DROP TABLE books; UPDATE alembic_version SET version_num = '0001'"
 Sql = Callable[..., list[tuple[Any, ...]]]
 Shop = Callable[[str], str]
 
@@ -63,9 +66,11 @@ def shop(run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @pytest.fixture
-def unconverted(clean: None, sql: Sql) -> None:
-    """Orders as an earlier version has them."""
+def unconverted(clean: None, sql: Sql, config: dict[str, Any]) -> Iterator[None]:
+    """Orders as an earlier version has them. In the end, all tables are there again."""
     sql("orders", "COMMENT ON TABLE orders IS NULL")
+    yield
+    migrate_tables(config, "billing")
 
 
 def refusal(config: dict[str, Any], currency: str) -> str:
@@ -130,15 +135,20 @@ def test_books_of_an_earlier_version_are_converted_as_documented(
     shopper.withdraw("5.00")
     letters = shopper.letters(2)
     assert audit(config, settled=True)["differences"] == 0
-    sql("billing", EARLIER)
+    sql("billing", RESTORED)
     assert refusal(config, currency) == (
         f"billing: CURRENCY is {currency} with {digits} digits after the point,"
         f" the books are of an earlier version, with 2: {SEE}"
     )
     assert sql("billing", BOOKS) == []
+    sql("billing", EARLIER)
+    wanted = {**config, "CURRENCY": currency}
+    with pytest.raises(ConfigurationError, match=f"of an earlier version, with 2: {SEE}"):
+        migrate_tables(wanted, "billing")
 
     execute(sql, "billing", to_currency)
     execute(sql, "orders", orders_to_currency)
+    migrate_tables(wanted, "billing")
 
     found = audit(config, settled=True)
     assert (found["differences"], found["first"]) == (0, [])

@@ -1,12 +1,21 @@
-"""books: the currency of the amounts, and how many digits its minor unit has"""
+"""books: the currency of the amounts, and how many digits its minor unit has
+
+Before there was this table all amounts had two digits, in whatever currency. Operations in a currency
+with other digits must be converted first, which makes the table and its row: docs/operations.md. Until
+then nothing of this version starts.
+"""
 
 import sqlalchemy as sa
-from alembic import op
+from alembic import context, op
+from nameko.exceptions import ConfigurationError
 
 from chassis.migrate import grant
+from chassis.settings import ISO_4217_CODE, ISO_4217_DIGITS, read
 
 revision = "0002"
 down_revision = "0001"
+
+UNCONVERTED = "SELECT FROM operations WHERE NOT EXISTS (SELECT FROM books) LIMIT 1"
 
 
 def upgrade() -> None:
@@ -17,7 +26,14 @@ def upgrade() -> None:
         sa.Column("exponent", sa.SmallInteger, nullable=False),
         sa.CheckConstraint("id = 1", name="one_row"),
         sa.CheckConstraint("exponent BETWEEN 0 AND 4", name="exponent_known"),
-        if_not_exists=True,  # restoring a dump that is older than the table leaves the table there
+        if_not_exists=True,  # the conversion made it, or a dump was restored that is older
     )
+    currency = read(context.config.attributes["config"], "CURRENCY", ISO_4217_CODE)
+    digits = ISO_4217_DIGITS[currency]
+    if digits != 2 and op.get_bind().execute(sa.text(UNCONVERTED)).first() is not None:
+        raise ConfigurationError(
+            f"CURRENCY is {currency} with {digits} digits after the point, the books of billing are of an"
+            " earlier version, with 2: see Another currency in docs/operations.md"
+        )
     # UPDATE: until the first operation the currency may change.
     grant("books", "SELECT, INSERT (currency, exponent), UPDATE (currency, exponent)")

@@ -48,12 +48,14 @@ def _readers_of(path: tuple[str, ...]) -> frozenset[str]:
     if below:
         return frozenset(below | ({"migrations"} if group == "DB_URIS" else set()))
     naming = {service for service in SERVICES if f'"{group}"' in _code(service)}
+    if any(f'"{group}"' in _code(f"{service}/migrations") for service in WITH_TABLES):
+        naming.add("migrations")
     return frozenset(naming or {*SERVICES, "migrations"})
 
 
 @functools.cache
-def _code(service: str) -> str:
-    return "\n".join(file.read_text() for file in Path(ROOT, service).glob("*.py"))
+def _code(folder: str) -> str:
+    return "\n".join(file.read_text() for file in Path(ROOT, folder).glob("*.py"))
 
 
 def raw(container: Object) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_config_yaml_is_understood() -> None:
     assert found["TOKEN_SECRET"] == found["GATEWAY_PORT"] == found["STOP_DELAY_S"] == {"gateway"}
     assert found["TOKEN_SECRET_FILE"] == {"gateway"}
     assert found["USERS_DB_URI_FILE"] == {"users", "migrations"}
-    assert found["CURRENCY"] == {"billing", "notifications", "gateway"}
+    assert found["CURRENCY"] == {"billing", "notifications", "gateway", "migrations"}
     assert found["AMQP_URI"] == found["LOG_LEVEL"] == {*SERVICES, "migrations"}
 
 

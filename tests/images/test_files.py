@@ -73,7 +73,7 @@ def test_compose_tells_each_service_of_its_own_database_alone(compose: dict[str,
         assert set(compose[name]["environment"]) == {"AMQP_URI", own, *amounts}
         assert urlsplit(compose[name]["environment"]["AMQP_URI"]).username == name
     uris = {f"{name.upper()}_{kind}" for name in SERVICES_WITH_TABLES for kind in ("DB_URI", "DB_OWNER_URI")}
-    assert set(compose["migrations"]["environment"]) == {"AMQP_URI"} | uris
+    assert set(compose["migrations"]["environment"]) == {"AMQP_URI", "CURRENCY"} | uris
 
 
 def test_compose_asks_for_passwords_first(tmp_path: Path) -> None:
