@@ -105,7 +105,8 @@ def _no_request(status: HTTPStatus) -> problems.Problem:
 
 def _add_header(headers: dict[str, str], line: str) -> None:
     written, colon, value = line.partition(":")
-    name, value = _name(written), value.strip(" \t")
+    name = _name(written)
+    value = value.strip(" " if name == "transfer-encoding" else " \t")  # llhttp refuses a tab there
     if not (name and colon):  # what follows it would be lost
         raise problems.malformed("A header can't be read.")
     if name in headers:
