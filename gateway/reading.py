@@ -142,7 +142,7 @@ def _body_length(headers: Mapping[str, str], minor: str) -> int | None:
             raise too_large()
         return int(length)
     if "content-length" in headers or coding.lower() != "chunked" or minor == "0":
-        raise problems.malformed("Transfer-Encoding must be chunked, without Content-Length, in HTTP/1.1.")
+        raise problems.malformed("Transfer-Encoding must be chunked, and alone.")
     return None
 
 

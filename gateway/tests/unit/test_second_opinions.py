@@ -145,7 +145,9 @@ def agree(data: bytes, ends: Sequence[int] = ()) -> bool:
     # Exception 2: a method that nobody knows gets 405 (RFC 9110, section 15.5.6); llhttp has a list.
     known = data.replace(ours.method, b"POST", 1) if ours.method not in METHODS else data
     # Exception 3: the gateway ignores Upgrade, as RFC 9110, section 7.8, allows; for llhttp HTTP ends there.
-    by_llhttp = read_by_llhttp(re.sub(rb"(?i)\r\nupgrade:", b"\r\nx-other:", known))
+    head, end, body = known[start:].partition(b"\r\n\r\n")
+    head = re.sub(rb"(?i)\r\nupgrade:", b"\r\nx-other:", head)
+    by_llhttp = read_by_llhttp(known[:start] + head + end + body)
     if ours.method not in METHODS:
         by_llhttp.method = ours.method
     if b"x-other" in by_llhttp.headers:
