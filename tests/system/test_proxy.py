@@ -217,7 +217,7 @@ class Talk:
                 self.head(name, chunked) + self._chunks(name) + b"-1\r\n" + hidden,
                 self.head(name, chunked) + b"1\r\n{}\r\n" + END + hidden,
                 self.head(name, chunked) + b"fffffffffffffffff\r\n" + hidden,
-                self.head(name, chunked) + b"20000\r\n" + hidden,
+                self.head(name, chunked) + b"20000\r\n" + hidden * (70_000 // len(hidden)),
                 self.head(name, chunked, b"GET") + inside + END,
                 self.head(name, chunked, b"PUT") + inside + END,
                 self.head(name, b"Content-Length: %d" % len(hidden), b"GET") + hidden,
