@@ -15,7 +15,7 @@ _LINE = re.compile(
     rb"(?:=(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++|"
     rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?)*+\r\n'
 )
-_START_OF_LINE = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:;[\t -~\x80-\xff]{0,1006})?\r?)?")
+_START_OF_LINE = re.compile(rb"(?=[^\n]{0,1023}\Z)(?:[0-9A-Fa-f]{1,16}(?:;[\t -~\x80-\xff]*)?\r?)?")
 
 
 def split_sized(length: int, received: bytes) -> tuple[bytes, bytes] | None:
@@ -55,5 +55,5 @@ class Chunked:
             self._content += received[start:end]
             self._position = end + 2
         if not _START_OF_LINE.fullmatch(received, self._position):
-            raise problems.malformed("The line before a chunk can't be read.")
+            raise problems.malformed("The line before a chunk is malformed or too long.")
         return None

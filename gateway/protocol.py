@@ -123,7 +123,7 @@ class Connection:
         except TimeoutError:
             raise problems.Problem(408, "body-timeout", "The body did not arrive in time") from None
         except OSError:  # the client is gone: nobody reads the answer
-            body = None
+            pass
         if body is None and self.is_last:  # we ended the reading: see `finish`
             raise problems.unavailable(problems.NOTHING_DONE)
         if body is None:

@@ -35,6 +35,7 @@ CHUNKED = {
     "what looks like framing in it": (b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", b"\r\n0\r\n\r\n"),
     "any byte": (chunk(bytes(range(256))) + END, bytes(range(256))),
     "extensions": (b'5;a;b=c;d="e;\\"\\\\\t\xff";f=""\r\nhello\r\n0;last=1\r\n\r\n', b"hello"),
+    "a line of 1,024 bytes": (b"5;%b\r\nhello\r\n0\r\n\r\n" % (b"a" * 1020), b"hello"),
     "trailers": (b"5\r\nhello\r\n0\r\nX-Digest: abc\r\nX-Digest:\r\n\r\n", b"hello"),
     "two of a header's name that may be repeated": (b"0\r\nAccept: a\r\naccept: b\r\n\r\n", b""),
 }
@@ -73,7 +74,7 @@ MALFORMED = {
     "LF and CR behind the data": b"5\r\nhello\n\r0\r\n\r\n",
     "a chunk that is longer than its size": b"4\r\nhello\r\n0\r\n\r\n",
     "a chunk that is shorter than its size": b"6\r\nhello\r\n0\r\n\r\n",
-    "a line of more than 1,024 bytes": b"5;%b\r\nhello\r\n0\r\n\r\n" % (b"a" * 1021),
+    "a line of 1,025 bytes": b"5;%b\r\nhello\r\n0\r\n\r\n" % (b"a" * 1021),
     "a bare LF behind the last chunk": b"0\n\r\n",
     "a bare LF at the end": b"0\r\n\n",
     "a bare CR at the end": b"0\r\n\rX",
