@@ -43,6 +43,9 @@ DESCRIPTION = """\
 Money, orders and letters of a shop. Amounts are decimal strings; who is asking comes from the bearer token
 alone.
 
+A request body has a Content-Length or is chunked, never both, and at most 64 KiB. Chunk lines have at most
+16 KiB together. Trailers are dropped.
+
 Errors are `application/problem+json` (RFC 9457) with a stable `type`, and `errors` by field where fields are
 wrong. A method that a path does not have is answered 405 with `Allow`; what can be read with GET, with HEAD
 too. 503 and 504 leave open whether it was done, unless the `detail` says that nothing was done:
