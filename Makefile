@@ -66,7 +66,7 @@ run: migrate  ## all five services in one process, in the foreground
 	@$(SUITE) exec --user shop $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))
 
 test: install chart-tools spec-tools lint size  ## everything: linters, types, size, all tests; on servers of their own
-	@dev/install.sh pgbouncer
+	@dev/install.sh pgbouncer nginx
 	@$(BIN)/python -m dev.all_tests
 
 mutants: install  ## takes the promises away, one by one: some test must go red (WORD=... for some)
@@ -91,7 +91,7 @@ chart-docs: install  ## the chart's table of values anew, and its copy of the sc
 	@$(BIN)/python -m dev.chart.docs
 
 test-system: install  ## the whole suite
-	@dev/install.sh pgbouncer
+	@dev/install.sh pgbouncer nginx
 	@$(BIN)/pytest tests/system
 
 test-chaos: install  ## the promises under real faults, small

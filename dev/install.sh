@@ -25,7 +25,7 @@ missing_packages() { # PROGRAM...
   local program programs=("$@" node npm)
   [ "$(id -u)" != 0 ] || programs+=(curl) # for the README's lines, no reason to fail without root
   for program in "${programs[@]}"; do
-    command -v "$program" >/dev/null || echo "${program/%node/nodejs}"
+    PATH=$PATH:/usr/sbin command -v "$program" >/dev/null || echo "${program/%node/nodejs}"
   done
   if [ -z "${AMQP_URI:-}" ]; then
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || echo rabbitmq-server
@@ -105,7 +105,7 @@ undo() {
 }
 
 new_units() {
-  for unit in rabbitmq-server.service epmd.service epmd.socket pgbouncer.service; do
+  for unit in rabbitmq-server.service epmd.service epmd.socket pgbouncer.service nginx.service; do
     [ -e "/lib/systemd/system/$unit" ] || echo "$unit"
   done
 }
@@ -114,7 +114,7 @@ new_units() {
 not_at_boot() {
   if [ $# -gt 0 ] && command -v systemctl >/dev/null; then quietly systemctl disable "$@" || true; fi
   local name
-  for name in rabbitmq-server pgbouncer; do # those that this call has installed
+  for name in rabbitmq-server pgbouncer nginx; do # those that this call has installed
     if [[ " $* " == *" $name.service "* && -e /etc/init.d/$name ]]; then quietly update-rc.d "$name" disable; fi
   done
 }

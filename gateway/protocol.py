@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -11,6 +12,7 @@ from eventlet import Timeout, sleep
 from eventlet.hubs import trampoline
 
 from gateway import problems, reading
+from gateway.bodies import Chunked, split_sized
 from gateway.responses import Response
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ class Connection:
         answer = self._respond(request, self)
         self.phase = ANSWERING
         # What is left of a body would be read as the next request.
-        self.is_last |= request.unread > 0 or not request.keeps
+        self.is_last |= request.unread != 0 or not request.keeps
         with Timeout(ANSWER_TIMEOUT_S, TimeoutError):
             for piece in answer.pieces(closes=self.is_last, has_body=request.method != "HEAD"):
                 self.sock.sendall(piece)
@@ -111,22 +113,24 @@ class Connection:
     def read_body(self, request: reading.HttpRequest) -> bytes:
         """The whole body; raises a Problem where it does not come."""
         self._wait_for(REQUEST_TIMEOUT_S)
+        split = Chunked().split if request.unread is None else partial(split_sized, request.unread)
+        body = split(self._received)
         try:
-            if len(self._received) < request.unread and request.expects:
+            if body is None and request.expects:
                 self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            while len(self._received) < request.unread and self._receive():
-                pass
+            while body is None and self._receive():
+                body = split(self._received)
         except TimeoutError:
             raise problems.Problem(408, "body-timeout", "The body did not arrive in time") from None
         except OSError:  # the client is gone: nobody reads the answer
-            self._received = b""
-        body, self._received = self._received[: request.unread], self._received[request.unread :]
-        if len(body) < request.unread and self.is_last:  # we ended the reading: see `finish`
+            pass
+        if body is None and self.is_last:  # we ended the reading: see `finish`
             raise problems.unavailable(problems.NOTHING_DONE)
-        if len(body) < request.unread:
-            raise problems.malformed("The body is shorter than its Content-Length.")
+        if body is None:
+            raise problems.malformed("The body ends too early.")
         request.unread = 0
-        return body
+        content, self._received = body
+        return content
 
     def _receive(self) -> bool:
         """Wait for more bytes; False where no more come. Raises TimeoutError, however slowly they drip."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
@@ -26,9 +26,12 @@ MAX_FIELDS = 20  # of a body or a query; no route has as many
 SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Nobody has a method in lower case, nor a path like `//orders`; routing would take both for others.
-_FIRST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Z-]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
-_ORIGIN = re.compile(r"(?i:https?)://[^/@]+")  # before the path, where a client talks as if to a proxy
-_HOST = re.compile(r"[\w.~!$&'()*+;=%:\[\]-]*", re.ASCII)  # no user, and none that others read as two
+_FIRST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Z-]+) ([!-~]+) HTTP/([0-9])\.([0-9])")
+_IN_HOST = r"[0-9A-Za-z_.~!$&'()*+;=%:\[\]-]"  # no user, and none that others read as two
+_HOST = re.compile(f"{_IN_HOST}*")
+_ORIGIN = re.compile(f"(?i:https?)://{_IN_HOST}+")  # before the path, where a client talks as if to a proxy
+# What a head may hold: no control character but these (RFC 9110, section 5.5).
+_ALLOWED = b"\t\r\n" + bytes([*range(0x20, 0x7F), *range(0x80, 0x100)])
 
 
 @dataclass(slots=True)
@@ -39,7 +42,7 @@ class HttpRequest:
     path: str = ""
     query: str = ""
     headers: dict[str, str] = field(default_factory=dict)  # by their names in lower case
-    unread: int = 0  # bytes of its body
+    unread: int | None = 0  # bytes of its body; None if it is chunked
     expects: bool = False  # to be told when to send the body
     keeps: bool = False  # the connection
     refusal: problems.Problem | None = None
@@ -52,15 +55,16 @@ class HttpRequest:
         path, _, self.query = target.partition("?")
         path = _ORIGIN.sub("", path, 1) or "/" if _ORIGIN.match(path) else path
         self.path = unquote_to_bytes(path.encode("latin-1")).decode(errors="replace")
-        if major != "1":
+        if major != "1" or minor not in "01":
             raise _no_request(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        if not path.startswith("/") or self.path.startswith("//"):
+        # CONNECT has an authority in the place of a path (RFC 9112, section 3.2.3).
+        if not path.startswith("/") or self.path.startswith("//") or self.method == "CONNECT":
             raise problems.malformed("The target is no path.")
         for line in lines:
             _add_header(self.headers, line)
         if not _HOST.fullmatch(self.headers.get("host", "" if minor == "0" else "?")):
             raise problems.malformed("The header host is missing or wrong.")
-        self.unread = _body_length(self.headers)
+        self.unread = _body_length(self.headers, minor)
         self.expects = minor != "0" and self.headers.get("expect", "").lower() == "100-continue"
         wanted = [token.strip() for token in self.headers.get("connection", "").lower().split(",")]
         self.keeps = "close" not in wanted and (minor != "0" or "keep-alive" in wanted)
@@ -83,12 +87,12 @@ class Request:
 
 def split_head(received: bytes) -> tuple[list[str], bytes] | None:
     """The lines before the first empty one, and what follows it; None while it has not come. One empty line
-    before them is nothing (RFC 9112, as all of this). Raises for what can't become right: too much, or a
-    CR, LF or NUL that others cut a line at or refuse."""
+    before them is nothing (RFC 9112, as all of this). Raises for what can't become right: too much, a CR or
+    LF that others cut a line at, or another control character."""
     head, end, rest = received.removeprefix(b"\r\n").partition(b"\r\n\r\n")
     text = (head if end else head.removesuffix(b"\r")).decode("latin-1")
     lines = text.split("\r\n")
-    if not text.count("\r") == text.count("\n") == len(lines) - 1 or "\0" in text:
+    if not text.count("\r") == text.count("\n") == len(lines) - 1 or head.translate(None, _ALLOWED):
         raise _no_request(HTTPStatus.BAD_REQUEST)
     if len(lines[0]) >= LONGEST_LINE:
         raise _no_request(HTTPStatus.REQUEST_URI_TOO_LONG)
@@ -103,12 +107,13 @@ def _no_request(status: HTTPStatus) -> problems.Problem:
 
 def _add_header(headers: dict[str, str], line: str) -> None:
     written, colon, value = line.partition(":")
-    name, value = _name(written), value.strip(" \t")
+    name = _name(written)
+    value = value.strip(" " if name == "transfer-encoding" else " \t")  # llhttp refuses a tab there
     if not (name and colon):  # what follows it would be lost
         raise problems.malformed("A header can't be read.")
     if name in headers:
         if name in SINGLE:
-            raise problems.malformed(f"The header {name} stands twice.")
+            raise problems.malformed(f"The header {name} stands twice, or in a trailer.")
         value = f"{headers[name]}, {value}"
     headers[name] = value
 
@@ -118,18 +123,33 @@ def _name(written: str) -> str:
     return written.lower() if _NAME.fullmatch(written) else ""
 
 
-def _body_length(headers: Mapping[str, str]) -> int:
-    """How long the body is; raises for what two servers could cut in two ways (RFC 9112, section 6)."""
-    length = headers.get("content-length", "0")
+def check_trailers(lines: Iterable[str]) -> None:
+    """Raise Problem for a malformed trailer, or for one of SINGLE (RFC 9110, section 6.5.1)."""
+    trailers = dict.fromkeys(SINGLE, "")
+    for line in lines:
+        _add_header(trailers, line)
+
+
+def _body_length(headers: Mapping[str, str], minor: str) -> int | None:
+    """The length of the body, None if it is chunked.
+
+    Raises Problem for framing that servers read in different ways: a Content-Length beside a transfer
+    coding (RFC 9112, section 6.3), another coding, or any in HTTP/1.0 (section 6.1).
+    """
+    length, coding = headers.get("content-length", "0"), headers.get("transfer-encoding")
     if not (length.isascii() and length.isdigit()):
         raise problems.malformed("Content-Length is not a number.")
-    if "transfer-encoding" in headers:
-        if "content-length" in headers:
-            raise problems.malformed("Content-Length stands beside Transfer-Encoding.")
-        raise problems.Problem(411, "length-required", "Send the body with a Content-Length")
-    if len(length) > LONGEST_LENGTH or int(length) > MAX_BODY:
-        raise problems.Problem(413, "too-large", "The body is too large", detail=f"At most {MAX_BODY} bytes.")
-    return int(length)
+    if coding is None:
+        if len(length) > LONGEST_LENGTH or int(length) > MAX_BODY:
+            raise too_large()
+        return int(length)
+    if "content-length" in headers or coding.lower() != "chunked" or minor == "0":
+        raise problems.malformed("Transfer-Encoding must be chunked, and alone.")
+    return None
+
+
+def too_large(detail: str = f"At most {MAX_BODY} bytes.") -> problems.Problem:
+    return problems.Problem(413, "too-large", "The body is too large", detail=detail)
 
 
 def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
@@ -168,14 +188,15 @@ def authenticate(request: HttpRequest, tokens: Tokens) -> str:
 def read_body(request: HttpRequest, schema: Schema | None, read: Read) -> dict[str, Any]:
     """The JSON object in the body, as `schema` loads it; without a schema there must be no body."""
     if schema is None:
-        if request.unread:
+        # A chunked body may be empty. A client that waits before it sends one has more to send.
+        if request.unread or (request.unread is None and (request.expects or read(request))):
             raise problems.malformed("No body is expected here.")
         return {}
     media_type = request.headers.get("content-type", "").partition(";")[0]
     if media_type.strip().lower() != "application/json" or request.headers.get("content-encoding"):
         raise problems.Problem(415, "unsupported-media-type", "Send application/json, not encoded")
-    if "content-length" not in request.headers:
-        raise problems.Problem(411, "length-required", "Send the body with a Content-Length")
+    if request.unread == 0 and "content-length" not in request.headers:
+        raise problems.Problem(411, "length-required", "Send the body with a Content-Length, or in chunks")
     try:
         data = strict_json.parse(read(request))
     except strict_json.NotStrictJson as exc:

@@ -727,6 +727,22 @@ MUTANTS = [
         ),
     ),
     Mutant(
+        "a length beside chunks is ignored",
+        [Change("gateway/reading.py", '"content-length" in headers or coding', "coding")],
+        tests(
+            "gateway/tests/unit/test_reading.py",
+            "test_framing_that_could_be_read_in_two_ways_is_refused",
+        ),
+    ),
+    Mutant(
+        "two bytes behind a chunk are skipped, whatever they are",
+        [Change("gateway/bodies.py", 'if received[end : end + 2] != b"\\r\\n":', "if False:")],
+        tests(
+            "gateway/tests/unit/test_bodies.py",
+            "test_malformed_chunks_are_refused_however_they_arrive",
+        ),
+    ),
+    Mutant(
         "a client chooses its own address",
         [Change("gateway/reading.py", "peer][-1 - proxies :]", "peer]")],
         tests(

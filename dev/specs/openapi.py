@@ -45,6 +45,9 @@ DESCRIPTION = """\
 Money, orders and letters of a shop. Amounts are decimal strings; who is asking comes from the bearer token
 alone.
 
+A request body has a Content-Length or is chunked, never both, and at most 64 KiB. Chunk lines have at most
+16 KiB together. Trailers are dropped.
+
 All amounts are in one currency, which GET /account names, with the digits after the point that ISO 4217 gives
 it: `1.50` EUR, `150` JPY, `1.500` KWD. Examples are in EUR.
 
@@ -187,8 +190,8 @@ REFUSALS: dict[str, tuple[int, tuple[str, ...], str, Problem | None]] = {
     "Late": (408, ("request-timeout", "body-timeout"), "The request did not arrive in time.", None),
     "Taken": (409, ("taken",), "The username or the address is taken.", None),
     "Refused": (409, REASONS, "Refused, and stored so: the same key gets this answer again.", None),
-    "LengthRequired": (411, ("length-required",), "The body needs a Content-Length.", None),
-    "TooLarge": (413, ("too-large",), f"The body is larger than {reading.MAX_BODY} bytes.", None),
+    "LengthRequired": (411, ("length-required",), "The body has neither a Content-Length nor chunks.", None),
+    "TooLarge": (413, ("too-large",), f"More than {reading.MAX_BODY} bytes, or too many chunks.", None),
     "TargetTooLong": (414, ("malformed-request",), "The first line is too long.", None),
     "NotJson": (415, ("unsupported-media-type",), "The body is not application/json, or encoded.", None),
     "Invalid": (

@@ -1,6 +1,8 @@
 """Services as real processes: `nameko run --config config.yaml users.service ...`."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +20,13 @@ from dev.suite import QUIET, SERVICES
 NAMEKO = str(Path(sys.executable).with_name("nameko"))
 START_S = 90.0
 STOP_S = 40.0
+
+
+def debian_program(name: str) -> str:
+    """The path of a server that dev/install.sh installed. An ordinary user's PATH may lack its folder."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    assert path, f"{name} is missing: dev/install.sh {name}"
+    return path
 
 
 def without_uris(environment: Mapping[str, str]) -> dict[str, str]:

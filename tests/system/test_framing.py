@@ -46,6 +46,7 @@ def send(suite, rich) -> Callable[..., tuple[int, bytes]]:
 
 
 JSON = b"Content-Type: application/json\r\n"
+CHUNKED = JSON + b"Transfer-Encoding: chunked"
 CUT_WRONG = {
     "no length": (JSON.strip(), b"", 411),
     "a length twice": (JSON + b"Content-Length: 17\r\nContent-Length: 17", BODY, 400),
@@ -57,8 +58,11 @@ CUT_WRONG = {
     "a hexadecimal length": (JSON + b"Content-Length: 0x11", BODY, 400),
     "a length that is too small": (JSON + b"Content-Length: 5", BODY, 400),
     "a length and chunks": (JSON + b"Content-Length: 17\r\nTransfer-Encoding: chunked", BODY, 400),
-    "chunks": (JSON + b"Transfer-Encoding: chunked", b"11\r\n" + BODY + b"\r\n0\r\n\r\n", 411),
-    "chunks in disguise": (JSON + b"Transfer-Encoding: xchunked", b"0\r\n\r\n", 411),
+    "a length in a trailer": (CHUNKED, b"11\r\n%b\r\n0\r\nContent-Length: 17\r\n\r\n" % BODY, 400),
+    "a chunk that is cut wrong": (CHUNKED, b"10\r\n%b\r\n0\r\n\r\n" % BODY, 400),
+    "a chunk of 20 MB": (CHUNKED, b"1312d00\r\n" + BODY, 413),
+    "chunks in disguise": (JSON + b"Transfer-Encoding: xchunked", b"11\r\n%b\r\n0\r\n\r\n" % BODY, 400),
+    "chunks that are encoded": (JSON + b"Transfer-Encoding: gzip, chunked", b"0\r\n\r\n", 400),
     "20 MB announced": (JSON + b"Content-Length: 20000000", b"", 413),
     "5,000 digits of length": (JSON + b"Content-Length: " + b"9" * 5000, b"", 413),
     "zeros before the length": (JSON + b"Content-Length: " + b"0" * 20 + b"900000000", b"", 413),

@@ -21,6 +21,7 @@ from dev.servers import Servers
 from notifications.service import Service as Notifications
 from orders.service import Service as Orders
 from replay.__main__ import main as replay
+from tests.system.processes import debian_program
 from users.service import Service as Users
 
 CONFIG = """
@@ -76,7 +77,7 @@ def pooler(servers: Servers, tmp_path: Path) -> Iterator[Pooler]:
     pooler = Pooler(free_ports()["gateway"])
     path = tmp_path / "pgbouncer.ini"
     path.write_text(CONFIG.format(databases="\n".join(databases), port=pooler.port))
-    command = ["pgbouncer", str(path), *(["--user=postgres"] if os.geteuid() == 0 else [])]
+    command = [debian_program("pgbouncer"), str(path), *(["--user=postgres"] if os.geteuid() == 0 else [])]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         eventually(pooler.answers)

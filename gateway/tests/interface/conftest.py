@@ -1,6 +1,7 @@
 """The gateway in this process on the real broker, with recording twins of the services it asks."""
 
 import inspect
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from gateway.web import WebServer
 from tests.specs.conformance import documented
 
 WORKERS = 4
+DEADLINE_S = 30
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
 VERBS = {
     "users": ["create", "get", "authenticate"],
@@ -145,3 +147,15 @@ def client(address: tuple[str, int], token: str, book: Book) -> Iterator[Client]
     """The user's client."""
     with Client(f"http://{address[0]}:{address[1]}", token) as session:
         yield session
+
+
+@pytest.fixture
+def raw(address: tuple[str, int]) -> Callable[[bytes], bytes]:
+    """All that the gateway says until it closes, to bytes that may be anything."""
+
+    def send(data: bytes) -> bytes:
+        with socket.create_connection(address, DEADLINE_S) as connection:
+            connection.sendall(data)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    return send

@@ -57,21 +57,6 @@ def ask(connection, token) -> Callable[..., HTTPResponse]:
     return ask
 
 
-@pytest.fixture
-def raw(address) -> Callable[[bytes], bytes]:
-    """All that the gateway says until it closes, to bytes that may be anything."""
-
-    def send(data: bytes) -> bytes:
-        with socket.create_connection(address, DEADLINE_S) as connection:
-            connection.sendall(data)
-            answer = b""
-            while part := connection.recv(65536):
-                answer += part
-            return answer
-
-    return send
-
-
 def test_a_refusal_by_a_service_keeps_the_connection(book, ask, connection) -> None:
     book.answers["billing.deposit"] = {"status": "conflict"}
     book.answers["users.get"] = USER
@@ -564,16 +549,15 @@ def test_a_request_that_meets_the_end_of_its_idle_connection_is_answered(server,
     assert b"\r\nConnection: close\r\n" in answer
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
 def test_a_body_that_meets_the_end_of_its_idle_connection_is_no_mistake_of_the_client(
-    server, address
+    server, address, framing
 ) -> None:
     eventually(lambda: not server._connections)
+    head = b"POST /tokens HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
     with socket.create_connection(address, DEADLINE_S) as connection:
         eventually(lambda: server._connections)
-        connection.sendall(
-            b"POST /tokens HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 100\r\n\r\n"
-        )
+        connection.sendall(head + framing + b"\r\n\r\n")
         finish_all(server)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 503 ")

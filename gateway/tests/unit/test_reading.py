@@ -91,9 +91,12 @@ def test_the_first_line_says_what_is_asked(line: str, method: str, path: str, qu
         ("GET http://ann:secret@shop HTTP/1.1", 400),
         ("GET ftp://shop/orders HTTP/1.1", 400),
         ("CONNECT shop:443 HTTP/1.1", 400),
+        ("CONNECT /orders HTTP/1.1", 400),
+        ("GET http://a<b/orders HTTP/1.1", 400),
+        ("GET /\xe9 HTTP/1.1", 400),
         ("OPTIONS * HTTP/1.1", 400),
     ]
-    + [("GET / HTTP/2.0", 505), ("GET / HTTP/0.9", 505)],
+    + [("GET / HTTP/2.0", 505), ("GET / HTTP/0.9", 505), ("GET / HTTP/1.2", 505)],
 )
 def test_a_first_line_that_is_none_is_refused(line: str, status: int) -> None:
     assert refusal(request, "", line).status == status
@@ -170,7 +173,9 @@ def test_one_empty_line_before_a_head_is_nothing() -> None:
     assert reading.split_head(b"\r\n\r\n" + HEAD + b"\r\n\r\n") == (["", *HEAD.decode().split("\r\n")], b"")
 
 
-@pytest.mark.parametrize("stray", [b"\0", b"\n", b"\r", b"\r\r", b"\n\n", b"\n\r"])
+@pytest.mark.parametrize(
+    "stray", [b"\0", b"\n", b"\r", b"\r\r", b"\n\n", b"\n\r", b"\x01", b"\v", b"\f", b"\x7f"]
+)
 @pytest.mark.parametrize("rest", [b"x", b"x\r\n\r\n"])
 def test_what_others_may_take_for_the_end_of_a_line_is_refused_at_once(stray: bytes, rest: bytes) -> None:
     assert refusal(reading.split_head, HEAD + stray + rest).status == 400
@@ -200,9 +205,18 @@ def test_no_bytes_break_the_parser(data: bytes) -> None:
 # Framing
 
 
-@pytest.mark.parametrize("text", ["Host: shop", "Host: shop\nContent-Length: 0", "Content-Length: 65536"])
-def test_plain_framing_is_taken(text: str) -> None:
-    request(text)
+@pytest.mark.parametrize(
+    ("text", "unread"),
+    [
+        ("Host: shop", 0),
+        ("Content-Length: 0", 0),
+        ("Content-Length: 65536", 65536),
+        ("Transfer-Encoding: chunked", None),
+        ("transfer-encoding: Chunked ", None),
+    ],
+)
+def test_plain_framing_is_taken(text: str, unread: int | None) -> None:
+    assert request(text).unread == unread
 
 
 @pytest.mark.parametrize(
@@ -230,8 +244,14 @@ def test_plain_framing_is_taken(text: str) -> None:
         (": no name", 400),
         ("X(Y): z", 400),
         ("Ключ: z".encode().decode("latin-1"), 400),
-        ("Transfer-Encoding: chunked", 411),
-        ("Transfer-Encoding: identity", 411),
+        ("Transfer-Encoding: chunked\nContent-Length: 5", 400),
+        ("Transfer-Encoding: chunked\nTransfer-Encoding: chunked", 400),
+        ("Transfer-Encoding:", 400),
+        ("Transfer-Encoding: identity", 400),
+        ("Transfer-Encoding: gzip, chunked", 400),
+        ("Transfer-Encoding: chunked, chunked", 400),
+        ("Transfer-Encoding: xchunked", 400),
+        ("Transfer-Encoding: chunked\t", 400),
         ("Content-Length: 65537", 413),
         ("Content-Length: 20000000", 413),
         (f"Content-Length: {'9' * 5000}", 413),
@@ -239,6 +259,10 @@ def test_plain_framing_is_taken(text: str) -> None:
 )
 def test_framing_that_could_be_read_in_two_ways_is_refused(text: str, status: int) -> None:
     assert refusal(request, text).status == status
+
+
+def test_http_1_0_has_no_chunks() -> None:
+    assert refusal(request, "Transfer-Encoding: chunked", "POST / HTTP/1.0").status == 400
 
 
 # Bodies
@@ -278,6 +302,11 @@ def never(asked: HttpRequest) -> bytes:
 def test_a_get_with_a_body_is_malformed() -> None:
     assert refusal(reading.read_body, request("Content-Length: 2"), None, never).status == 400
     assert reading.read_body(request(), None, never) == {}
+    chunked = request("Transfer-Encoding: chunked")
+    assert refusal(reading.read_body, chunked, None, lambda _: b"{}").status == 400
+    assert reading.read_body(chunked, None, lambda _: b"") == {}
+    waiting = request("Transfer-Encoding: chunked\nExpect: 100-continue")
+    assert refusal(reading.read_body, waiting, None, never).status == 400
 
 
 @pytest.mark.parametrize("name", ["user_id", "id", "status", "balance", "price_minor", "__type__", ""])
