@@ -1,4 +1,4 @@
-"""The database of billing, which is ready where its books are in the currency of CURRENCY."""
+"""The database of billing, and the check that its books are in CURRENCY."""
 
 from sqlalchemy import Connection
 
@@ -8,7 +8,7 @@ from chassis.settings import ISO_4217_CODE, ISO_4217_DIGITS, read
 
 
 class Books(Database):
-    """Accounts and ledger. Where their amounts mean something else than CURRENCY, the process ends."""
+    """Accounts and ledger. Ends the process where their amounts are not in CURRENCY."""
 
     def check(self) -> None:
         super().check()

@@ -1,6 +1,6 @@
 """The rules of billing, as pure functions: what happens to a batch of requests.
 
-Amounts are in minor units (as cents).
+Amounts are in minor units of the currency, such as cents.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ UNKNOWN_USER = "unknown-user"
 
 
 class Unit(NamedTuple):
-    """What an amount means: its currency, and how many of its digits stand after the point."""
+    """The unit of amounts: a currency, and how many of their digits stand after the point."""
 
     currency: str
     exponent: int
@@ -142,9 +142,10 @@ def difference(account: Account, ledger: Account, wrong: int) -> str | None:
 
 
 def unit_difference(books: Unit | None, wanted: Unit) -> str:
-    """How books differ that mean something else than `wanted`, for those who start billing.
+    """The line for an operator whose CURRENCY is not the currency of the books.
 
-    Operations of an earlier version do not say what they mean. Their amounts have two digits.
+    `books` is None for operations of an earlier version, which have no unit. Their amounts have two
+    digits.
     """
     found = f"in {books.currency} with {books.exponent}" if books else "of an earlier version, with 2"
     return (

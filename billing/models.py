@@ -1,4 +1,4 @@
-"""The tables of billing. Money is in minor units (as cents), as bigint."""
+"""The tables of billing. Money is in minor units (such as cents), as bigint."""
 
 from sqlalchemy import (
     BigInteger,
@@ -54,7 +54,7 @@ OPERATIONS = Table(
     Index("operations_by_account", "user_id", "seq", unique=True, postgresql_where=text("seq > 0")),
 )
 
-# What the amounts of both other tables mean: one row, which stays from the first operation on.
+# The unit of all amounts: one row, which stays from the first operation on.
 BOOKS = Table(
     "books",
     Base.metadata,

@@ -44,7 +44,10 @@ SET_UNIT = text("""
 
 
 def claim_unit(connection: Connection, unit: Unit) -> Unit | None:
-    """What the amounts of the books mean: `unit`, unless there are operations that mean something else."""
+    """Make `unit` that of the books while they have no operations. Returns the unit of the books.
+
+    Returns None for operations of an earlier version whose two digits `unit` does not have.
+    """
     connection.execute(SET_UNIT, unit._asdict())
     row = connection.execute(UNIT).one_or_none()
     return Unit(*row) if row else None

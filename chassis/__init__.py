@@ -26,6 +26,7 @@ queues            the consumer connection of a service
 retries           what becomes of an event that failed
 rpc               calls, and their answering side
 schemas           the marshmallow fields that all services use
+secret_files      secrets from files
 settings          config.yaml, read strictly
 timers            @timer, by a monotonic clock
 transport         the broker's socket

@@ -241,7 +241,7 @@ class Queued:
 
 
 class _LinkOwner(SharedExtension):
-    """Has a link to the broker, which it replaces when that is lost."""
+    """Owns a link to the broker. Subclasses replace it when it is lost."""
 
     _link: Link | None = None
 
@@ -432,7 +432,7 @@ class _Batch:
 
 
 def broker_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with what Nameko reads itself: the broker's URI, also out of a file, and the heartbeat.
+    """A copy of `config` for Nameko, with AMQP_URI (also from its file) and HEARTBEAT as they are read.
 
     Raises ConfigurationError where a setting of the broker is missing or wrong.
     """

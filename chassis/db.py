@@ -68,7 +68,7 @@ class Database(NamekoDatabase):
         }
 
     def setup(self) -> None:
-        # Not nameko-sqlalchemy's setup(), for which braces in a password are fields to fill in.
+        # nameko-sqlalchemy's setup() would take braces in a password for fields to fill in.
         self.engine = create_engine(self.db_uri, **self.engine_options)
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
         for engine in (self.engine, self._autocommit):
@@ -134,7 +134,7 @@ class Database(NamekoDatabase):
         return False
 
     def check_content(self, connection: Connection) -> None:
-        """Raise SystemExit where the service must not work with what the tables hold; here for all."""
+        """Raise SystemExit where the service must not use its tables' content. Subclasses override it."""
 
     def _note_failure(self, context: Any) -> None:
         if prevents_writing(context.original_exception):

@@ -58,7 +58,7 @@ LOCK_HOLDERS = text("""
 """)  # objects from 16384 on are not PostgreSQL's own
 MOVE_OLD_EVENTS = (
     "stop all copies of their version, and run `python -m chassis.migrate` and "
-    "`python -m chassis.dead retire-retries` of version 9762220 first (docs/operations.md#upgrade)"
+    "`python -m chassis.dead retire-retries` of commit 9762220 first (docs/operations.md#upgrade)"
 )
 
 
@@ -145,7 +145,7 @@ def declare_queues(config: dict[str, Any], service: str) -> None:
 
 
 def refuse_old_events(config: dict[str, Any], services: Iterable[str]) -> None:
-    """Raises ConfigurationError for events in the retry queues of version 8bd461b and before.
+    """Raises ConfigurationError for events in the retry queues of commit 8bd461b and before.
 
     No service consumes these queues any more. Empty ones stay: copies of such a version may run.
     """

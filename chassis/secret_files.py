@@ -1,4 +1,4 @@
-"""Secrets in files: what a variable such as TOKEN_SECRET_FILE names. Nothing here quotes a secret."""
+"""Secrets from files, which variables such as TOKEN_SECRET_FILE name. No message quotes a secret."""
 
 import re
 from pathlib import Path

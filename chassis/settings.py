@@ -27,7 +27,7 @@ SWITCH = fields.Boolean(
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 # Visible ASCII in which each % begins an encoded byte.
 _ENCODED = r"(?=[!-~]*\Z)(?!.*%(?![0-9A-Fa-f]{2}))"
-# How many digits of an amount stand after the point, by the codes of ISO 4217. Some codes have no amounts.
+# Digits of an amount after the point, by code of ISO 4217. Codes without a minor unit are left out.
 ISO_4217_DIGITS = {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
 ISO_4217_CODE = fields.String(
     validate=validate.OneOf(
@@ -38,9 +38,9 @@ ISO_4217_CODE = fields.String(
 
 
 def _uri(form: str, pattern: str) -> fields.String:
-    """A URI that the libraries take apart as `pattern` does.
+    """A field for a URI, which the libraries parse as `pattern` does.
 
-    They would read a part of a password with an unencoded "@" or "/" as host or port, and show it.
+    They would take a part of a password with an unencoded "@" or "/" for host or port, and quote it.
     """
 
     def check(value: str) -> None:
@@ -51,11 +51,11 @@ def _uri(form: str, pattern: str) -> fields.String:
     return fields.String(validate=check)
 
 
-AMQP_URI = _uri(  # kombu takes what stands behind a semicolon for another URI
+AMQP_URI = _uri(  # kombu takes the text after a semicolon for another URI
     "amqp://user:password@host:port/vhost",
     rf"amqps?://([^@:/?#;\[\]]*(:[^@/?#;\[\]]*)?@)?{_HOST}(:(?!0){_PORT})?(/[^@?#;]*)?",
 )
-DB_URI = _uri(  # a list of hosts stands in the place of one, or behind the question mark
+DB_URI = _uri(  # a list of hosts may replace the host, or follow the question mark
     "postgresql+psycopg2://role:password@host:port/database",
     r"postgresql\+psycopg2://(?!.*[?&]password=)([^@:/]*(:[^@]*)?@)?"
     rf"({_HOST}(,{_HOST})*)?(:(?!0){_PORT})?(/[^@?]*)?(\?[^@]*)?",
@@ -90,7 +90,7 @@ def _find(config: Any, *path: str) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """The number that a text of decimal digits says. A number of config.yaml itself stays as it is."""
+    """The number in a text of decimal digits. A number in config.yaml itself stays as it is."""
     if not isinstance(value, str):
         return value
     if not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value):

@@ -188,7 +188,7 @@ def authenticate(request: HttpRequest, tokens: Tokens) -> str:
 def read_body(request: HttpRequest, schema: Schema | None, read: Read) -> dict[str, Any]:
     """The JSON object in the body, as `schema` loads it; without a schema there must be no body."""
     if schema is None:
-        # A chunked body may be empty. A client that waits before it sends one has more to send.
+        # A chunked body may be empty. A client that waits for 100 Continue has one to send.
         if request.unread or (request.unread is None and (request.expects or read(request))):
             raise problems.malformed("No body is expected here.")
         return {}

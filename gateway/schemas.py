@@ -11,7 +11,7 @@ from werkzeug.http import parse_accept_header
 from chassis.schemas import Text
 from gateway.money import Money, format_minor
 
-LOCALES = ("en", "ru")  # of users, which Accept-Language chooses from; the first is the fallback
+LOCALES = ("en", "ru")  # that users stores; the first is the fallback
 
 
 class SignUp(Schema):
@@ -28,7 +28,7 @@ def accepted_locale(header: str) -> str:
 
     A tag counts as its language: `ru-RU, en;q=0.5` is `ru`. Of equal languages the first one wins.
     """
-    # At most so much of it: 8 KiB would take 5 ms.
+    # The start of the header is enough. To parse 8 KiB would take 5 ms.
     accepted = parse_accept_header(re.sub("[-_][a-z0-9]+", "", header[:500].lower()))
     in_order = [language for language in accepted.values() if language in LOCALES]
     return accepted.best_match([*in_order, *LOCALES], LOCALES[0])

@@ -15,22 +15,20 @@ ALGORITHM = "HS256"
 ISSUER = "shop"
 LIFETIME = fields.Float(validate=validate.Range(0, 366 * 86_400, min_inclusive=False))  # seconds
 MOST_KEPT = 10_000  # verified tokens
-
-
-HOW = ": make one with `openssl rand -hex 32`"
+HOW_TO_MAKE = ": make one with `openssl rand -hex 32`"
 
 
 def _check_secret(secret: str) -> None:
-    """Raises ValidationError for a secret that is short, or that PyJWT refuses to sign with."""
+    """Raise ValidationError for a secret that is short, or that PyJWT refuses to sign with."""
     if len(secret) < 32:
-        raise ValidationError(f"it needs 32 characters or more{HOW}")
+        raise ValidationError(f"it needs 32 characters or more{HOW_TO_MAKE}")
     try:
         jwt.encode({}, secret, ALGORITHM)
     except (jwt.InvalidKeyError, ValueError):  # a key of another algorithm, or bytes that are not UTF-8
         raise ValidationError("it can't sign tokens") from None
 
 
-SECRET = fields.String(validate=_check_secret, metadata={"hint": HOW})
+SECRET = fields.String(validate=_check_secret, metadata={"hint": HOW_TO_MAKE})
 
 
 class Tokens(DependencyProvider):

@@ -1,4 +1,4 @@
-"""The tables of orders. Prices are in minor units (cents), as bigint."""
+"""The tables of orders. Prices are in minor units (such as cents), as bigint."""
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, Integer, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import UUID

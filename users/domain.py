@@ -7,11 +7,11 @@ from unicodedata import normalize
 
 from email_validator import validate_email
 
-LOCALES = ("en", "ru")  # there are letters in these; users of other languages get the first
+LOCALES = ("en", "ru")  # the languages of letters; the first is the fallback
 
 
 def fold(text: str) -> str:
-    """The form in which two texts are one if they differ in case or normalization alone.
+    """The unique form of a text: the same for texts that differ in case or normalization alone.
 
     It is the canonical caseless match of Unicode (definition D145): `STRASSE` and `straße` are one.
     """
@@ -21,8 +21,8 @@ def fold(text: str) -> str:
 def address_forms(written: str) -> dict[str, str]:
     """The normalized form of a valid address, for letters, and the form in which it is unique.
 
-    The unique form has the domain in ASCII. All keys of earlier versions have it, too: they took no
-    other domain.
+    The unique form has the domain in ASCII. All keys of earlier versions have this form, too: they
+    accepted only such domains.
     """
     address = validate_email(written, check_deliverability=False)
     return {

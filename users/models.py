@@ -11,8 +11,8 @@ class Base(DeclarativeBase):
     """All tables of this service; nameko-sqlalchemy finds the database by this name."""
 
 
-# `*_key` are the unique forms (domain.py). A username is as its user wrote it. An address is
-# normalized, but as written in rows of earlier versions.
+# `*_key` are the unique forms (domain.py). A username is stored as written, an address normalized.
+# Rows of earlier versions have the address as written.
 USERS = Table(
     "users",
     Base.metadata,

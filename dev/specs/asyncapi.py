@@ -93,8 +93,8 @@ SCALARS = {"Id": openapi.ID, "Time": openapi.TIME}
 ID, TIME = (ref("schemas", name) for name in SCALARS)
 MAYBE_ID, MAYBE_TIME = nullable(openapi.ID), nullable(openapi.TIME)
 COUNT: Piece = {"type": "integer", "minimum": 0}
-MINOR: Piece = {"type": "integer", "minimum": 1, "description": "Cents."}
-BALANCE = {**COUNT, "description": "Cents."}
+MINOR: Piece = {"type": "integer", "minimum": 1, "description": "In minor units."}
+BALANCE = {**COUNT, "description": "In minor units."}
 NULL: Piece = {"type": "null"}
 
 

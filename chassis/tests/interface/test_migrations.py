@@ -171,7 +171,7 @@ def test_the_command_ends_with_one_line_where_the_file_is_none(tmp_path, text) -
 
 @pytest.fixture(params=["retry.0", "retry.1", "retry.2"])
 def old_queue(request, broker) -> Iterator[str]:
-    """One of the retry queues that version 8bd461b has declared for billing."""
+    """One of the retry queues that commit 8bd461b has declared for billing."""
     name = f"evt-users-user_created--billing.handle_user_created.{request.param}"
     broker.channel.queue_declare(name, durable=True, auto_delete=False)
     yield name
@@ -184,7 +184,7 @@ def test_the_command_refuses_events_of_a_version_that_was_skipped(config_file, b
     with pytest.raises(SystemExit) as ended:
         main(["--config", config_file(), "users", "billing"])
     assert f"{old_queue} has 1 events: stop all copies of their version" in ended.value.code
-    assert "`python -m chassis.dead retire-retries` of version 9762220 first" in ended.value.code
+    assert "`python -m chassis.dead retire-retries` of commit 9762220 first" in ended.value.code
     assert "\n" not in ended.value.code
     assert broker.count(old_queue) == 1
 

@@ -112,7 +112,7 @@ def test_a_file_that_may_not_be_read_is_named(file, monkeypatch) -> None:
     assert "Permission denied" in refusal(file)
 
 
-def test_a_path_of_several_lines_is_told_in_one(tmp_path) -> None:
+def test_a_path_of_several_lines_is_shown_in_one(tmp_path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_secret("X_FILE", f"{tmp_path}/a\nb")
     assert len(str(caught.value).splitlines()) == 1

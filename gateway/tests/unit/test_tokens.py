@@ -182,7 +182,7 @@ def test_a_secret_that_signs_nothing_is_refused_at_the_start(secret: str) -> Non
 
 
 @pytest.mark.parametrize("secret", ["", None, "short"])
-def test_a_missing_or_short_secret_is_told_with_the_command_that_makes_one(secret: str | None) -> None:
+def test_a_missing_or_short_secret_is_refused_with_the_command_that_makes_one(secret: str | None) -> None:
     with pytest.raises(
         ConfigurationError, match=r"^TOKEN_SECRET is .*: make one with `openssl rand -hex 32`$"
     ):

@@ -46,7 +46,7 @@ def test_the_locale_is_english_unless_told(users) -> None:
 
 
 @pytest.mark.parametrize("locale", ["ru-RU", "RU", "ru_RU.UTF-8"])
-def test_a_locale_is_stored_and_told_as_a_language_that_there_are_letters_for(users, sql, locale) -> None:
+def test_a_locale_is_stored_and_published_as_a_language_of_letters(users, sql, locale) -> None:
     ann = {**ANN, "id": new_id(), "locale": locale}
     first = users.create(**ann)
     assert first["user"]["locale"] == "ru"
