@@ -22,7 +22,7 @@ TEXT = fields.String(validate=validate.Length(min=1))
 _PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 ADDRESS = fields.String(validate=validate.Regexp(rf"(\S*:)?{_PORT}\Z", error="write host:port"))
 SWITCH = fields.Boolean(
-    truthy={"true", True}, falsy={"false", False}, error_messages={"invalid": "say true or false"}
+    truthy={"true", True}, falsy={"false", False}, error_messages={"invalid": "write true or false"}
 )
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 # Visible ASCII in which each % begins an encoded byte.

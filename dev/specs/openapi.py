@@ -162,13 +162,12 @@ MORE: dict[tuple[str, str | None], Piece] = {
     ("SignUp", "username"): {"pattern": pattern(USERNAME.regex.pattern)},
     ("SignUp", "email"): {
         "format": "idn-email",
-        "description": "As written; the user has it in its normalized form. Two forms of one domain are one "
-        "address.",
+        "description": "Stored in its normalized form. Two forms of one domain are one address.",
     },
     ("SignUp", "locale"): {
         "pattern": pattern(LOCALE.regex.pattern),
-        "description": "A language tag, as browsers or POSIX write it; the user has the language, or `en` "
-        "where there are no letters in it. Without it `Accept-Language` decides.",
+        "description": "A language tag, as browsers or POSIX write it. Its language is stored, or `en` if "
+        "there are no letters in it. Without a tag `Accept-Language` decides.",
     },
     ("NewMessage", "subject"): {"pattern": pattern(SUBJECT.regex.pattern)},
     ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most."},
