@@ -26,8 +26,10 @@ from chassis.amqp import connect
 from chassis.container import Container
 from chassis.migrate import declare_queues, event_handlers, migrate_tables
 from dev.ports import free_ports
+from dev.proxies import without_proxy
 from dev.servers import Servers
 
+os.environ.update(without_proxy(os.environ))  # for every client of this run, and what it starts
 SERVICES_WITH_TABLES = ("users", "billing", "orders", "notifications")
 DEADLINE_S = 20.0  # generous: for waiting, never for measuring
 PROCESSOR_ONLY = ("tests/chart/", "tests/specs/", "tests/docs/test_text.py", "tests/test_mutants.py")

@@ -95,6 +95,15 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def accepts(port: int) -> bool:
+    """Whether a server on this machine accepts connections on the port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
 def check_free(ports: Ports, names: list[str], host: str = "127.0.0.1") -> None:
     """Raises Failure with one line for the first port that is taken."""
     for name in names:
