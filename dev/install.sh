@@ -158,6 +158,9 @@ new_venv() {
 }
 
 make_venv() {
+  case $PWD in
+    *[\"\$\`\\]*) fail "the programs in .venv/bin do not run below a folder with one of \" \$ \` \\ in its name: move $PWD" ;;
+  esac
   local python=${PYTHON:-} version stamp
   if [ -z "$python" ]; then
     python=python3

@@ -42,7 +42,7 @@ Install = Callable[..., tuple[int, list[str]]]
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout in a folder whose name is no plain word."""
-    place = tmp_path / "Лавка №1 (new)"
+    place = tmp_path / "Лавка #1 ;new 'q' 50%"
     for folder in ("dev", "postman", "programs"):
         (place / folder).mkdir(parents=True)
     shutil.copy(CHECKOUT / "dev/install.sh", place / "dev")
@@ -140,3 +140,13 @@ def test_a_path_through_a_link_leads_to_the_same_installation(
     assert install(link)[0] == 0
     assert install() == (0, [])
     assert install(link) == (0, [])
+
+
+@pytest.mark.parametrize("character", '"$`\\')
+def test_a_folder_that_scripts_cannot_name_is_refused_in_one_line(
+    install: Install, checkout: Path, tmp_path: Path, character: str
+) -> None:
+    place = checkout.rename(tmp_path / f"a{character}b")
+    code, [line] = install(place)
+    assert code == 1
+    assert line.endswith(f"in its name: move {place}")

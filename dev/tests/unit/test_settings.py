@@ -83,6 +83,31 @@ def test_a_folder_too_deep_for_sockets_becomes_a_link(tmp_path: Path) -> None:
     assert not wanted.is_symlink()
 
 
+@pytest.mark.parametrize("name", ["a shop", "Лавка", "shop #1", "it's", "50%", "$HOME", "a;b"])
+def test_a_folder_whose_name_the_servers_do_not_take_becomes_a_link(tmp_path: Path, name: str) -> None:
+    wanted = tmp_path / name / ".run"
+    real = state.make(wanted)
+    try:
+        assert state.PLAIN.fullmatch(str(real))
+        assert wanted.resolve() == real
+    finally:
+        state.remove(wanted)
+
+
+@pytest.mark.parametrize("suits", [True, False])
+@pytest.mark.parametrize("umask", [0o077, 0o000])
+def test_the_servers_may_enter_the_folder_and_write_nothing_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, suits: bool
+) -> None:
+    monkeypatch.setattr(state, "_suits", lambda _: suits)
+    before = os.umask(umask)
+    try:
+        assert state.make(tmp_path / "run").stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(before)
+        state.remove(tmp_path / "run")
+
+
 def test_the_link_of_a_copied_checkout_is_not_followed(tmp_path: Path) -> None:
     first, second = tmp_path / ("a" * 90) / ".run", tmp_path / ("b" * 90) / ".run"
     try:
