@@ -117,6 +117,8 @@ def check_free(ports: Ports, names: list[str], host: str = "127.0.0.1") -> None:
 def _holder(port: int) -> str:
     """Who listens on the port: "pid 1 (init)", or what is known when it is another user's."""
     inodes = {f"socket:[{inode}]" for inode in listening(port)}
+    if not inodes:
+        return "a connection that goes out from it"
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if str(fd.readlink()) in inodes:

@@ -39,6 +39,14 @@ def test_a_taken_port_is_told_with_its_holder_and_its_variable() -> None:
         check_free(ports, ["users", "gateway"])
 
 
+def test_a_port_that_only_a_connection_holds_is_told_as_that() -> None:
+    ports = free_ports()
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", ports["gateway"]))
+        with pytest.raises(Failure, match="by a connection that goes out from it"):
+            check_free(ports, ["gateway"])
+
+
 def test_two_suites_never_get_the_same_ports() -> None:
     assert not set(free_ports().values()) & set(free_ports().values())
 
