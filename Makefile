@@ -3,6 +3,10 @@
 SHELL := /bin/bash
 # What a terminal or a git hook may have set for other programs, and what would lead these ones astray.
 unexport BASH_ENV CDPATH GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE PYTHONHOME PYTHONPATH
+# A checkout may belong to another user, as in a container of a CI system.
+export GIT_CONFIG_COUNT := 1
+export GIT_CONFIG_KEY_0 := safe.directory
+export GIT_CONFIG_VALUE_0 := $(CURDIR)
 # Files are UTF-8 whatever the locale.
 export PYTHONUTF8 := 1
 BIN := .venv/bin

@@ -66,6 +66,16 @@ def test_a_verb_says_in_one_line_that_nothing_is_installed(tmp_path: Path) -> No
         assert line.startswith("error: nothing is installed yet: make up "), verb
 
 
+def test_what_a_terminal_has_set_for_other_programs_does_not_disturb_a_verb(tmp_path: Path) -> None:
+    """A virtual environment elsewhere, a git hook, a shell's start file, another encoding."""
+    ends = tmp_path / "ends"
+    ends.write_text("exit 7\n")
+    others = dict.fromkeys(["PYTHONHOME", "PYTHONPATH", "GIT_DIR", "CDPATH"], str(tmp_path))
+    others |= {"BASH_ENV": str(ends), "LC_ALL": "C", "PYTHONUTF8": "0", "MAKEFLAGS": "-j4"}
+    code, lines = make("size", CHECKOUT, others)
+    assert code == 0, lines
+
+
 def test_a_command_says_which_part_does_not_answer(tmp_path: Path, monkeypatch) -> None:
     suite = Suite(tmp_path / "run", free_ports())
     monkeypatch.setattr(suite.keeper, "pid", lambda: os.getpid())

@@ -21,6 +21,19 @@ def test_ports_are_the_default_ones_unless_the_environment_says_otherwise() -> N
     assert ports_from({"GATEWAY_PORT": "9000", "DB_PORT": ""}) == DEFAULTS | {"gateway": 9000}
 
 
+def test_one_variable_moves_all_ports_for_a_second_checkout() -> None:
+    moved = ports_from({"PORT_OFFSET": "100", "GATEWAY_PORT": "9000"})
+    others = {name: port + 100 for name, port in DEFAULTS.items()}
+    assert moved == others | {"gateway": 9000}
+    assert not set(others.values()) & set(DEFAULTS.values())
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "57536"])
+def test_what_is_no_offset_is_refused(text: str) -> None:
+    with pytest.raises(Failure, match="PORT_OFFSET must be a number, 0 to 57535"):
+        ports_from({"PORT_OFFSET": text})
+
+
 @pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "80 80", "²"])
 def test_what_is_no_port_is_refused_by_the_variables_name(text: str) -> None:
     with pytest.raises(Failure, match="GATEWAY_PORT must be a port"):
@@ -34,7 +47,7 @@ def test_a_port_given_twice_is_refused() -> None:
 
 def test_a_taken_port_is_told_with_its_holder_and_its_variable() -> None:
     ports = free_ports()
-    told = rf"taken \(by pid {os.getpid()}, .*set GATEWAY_PORT"
+    told = rf"taken \(by pid {os.getpid()}, .*set GATEWAY_PORT, or PORT_OFFSET"
     with socket.create_server(("127.0.0.1", ports["gateway"])), pytest.raises(Failure, match=told):
         check_free(ports, ["users", "gateway"])
 
