@@ -21,7 +21,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install installed up down restart status logs demo newman migrate audit replay shell dead redrive retire-retries run test \
+.PHONY: help install installed up down restart status logs demo newman migrate audit replay shell dead redrive run test \
 	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos test-upgrade test-broker images test-images \
 	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
 
@@ -72,9 +72,6 @@ dead: installed  ## dead-lettered events, with their errors (QUEUE=... for one)
 
 redrive: installed  ## dead-lettered events back into their queues, to be tried anew (QUEUE=... for one)
 	@$(MIGRATIONS) -m chassis.dead redrive $(QUEUE)
-
-retire-retries: installed  ## delete the retry queues of earlier versions, when no copy of one runs
-	@$(MIGRATIONS) -m chassis.dead retire-retries
 
 run: migrate  ## all five services in one process, in the foreground
 	@$(SUITE) exec --user shop $(BIN)/nameko run --config config.yaml $(filter-out chassis.service,$(PACKAGES:=.service))

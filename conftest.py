@@ -28,9 +28,11 @@ from chassis.migrate import declare_queues, event_handlers, migrate_tables
 from dev.ports import free_ports
 from dev.proxies import without_proxy
 from dev.servers import Servers
+from dev.suite import PRIVATE
 
 os.environ.update(without_proxy(os.environ))  # for every client of this run, and what it starts
 SERVICES_WITH_TABLES = ("users", "billing", "orders", "notifications")
+SIGNING_KEY = "a secret of more than 32 characters, for tests"
 DEADLINE_S = 20.0  # generous: for waiting, never for measuring
 PROCESSOR_ONLY = ("tests/chart/", "tests/specs/", "tests/docs/test_text.py", "tests/test_mutants.py")
 STARTS_SERVERS = {"servers", "server"}  # fixtures of the tests there that have servers all the same
@@ -71,7 +73,9 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture(scope="session")
 def environment(servers: Servers) -> dict[str, str]:
     """The environment of processes that use these servers."""
-    return {**os.environ, **servers.env(), "GATEWAY_PORT": str(servers.ports["gateway"])}
+    public = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+    own = {"TOKEN_SECRET": SIGNING_KEY, "GATEWAY_PORT": str(servers.ports["gateway"])}
+    return {**public, **servers.env(), **own}
 
 
 @pytest.fixture(scope="session")

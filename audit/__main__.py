@@ -10,13 +10,10 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from amqp.exceptions import NotFound
-
 from audit.checks import differences
 from audit.snapshots import snapshots
 from chassis import command
 from chassis.amqp import connect
-from chassis.retry_queues import retry_queues
 
 SHOWN = 100
 QUEUES = (
@@ -63,28 +60,20 @@ def audit(config: dict[str, Any], settled: bool = False) -> dict[str, Any]:
 
 
 def _in_queues(config: dict[str, Any], settled: bool) -> Iterator[str]:
-    """Dead-lettered events; where nothing is under way, those that wait as well.
-
-    The retry queues of earlier versions count too, where there are any.
-    """
+    """Dead-lettered events; where nothing is under way, those that wait as well."""
     with connect(config) as connection:
         for queue in QUEUES:
             looked_at = {f"{queue}.dead": "parked"}
             if settled:
-                looked_at |= dict.fromkeys([queue, *retry_queues(queue)], "waiting")
+                looked_at[queue] = "waiting"
             for name, check in looked_at.items():
                 if events := _ready(connection.default_channel, name):
                     yield f"{check}: {name}: {events} events"
 
 
 def _ready(channel: Any, queue: str) -> int:
-    """How many messages are ready; raises NotFound for a queue of this version that is missing."""
-    try:
-        return int(channel.queue_declare(queue, passive=True).message_count)
-    except NotFound:
-        if ".retry." in queue:
-            return 0
-        raise
+    """How many messages are ready. Raises NotFound where the queue is missing."""
+    return int(channel.queue_declare(queue, passive=True).message_count)
 
 
 def _table(result: dict[str, Any]) -> str:

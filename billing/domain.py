@@ -116,8 +116,11 @@ def decide(
                     last_seq=operation.seq,
                 )
         outcomes.append(operation if _is_for(operation, request) else Conflict())
-    changed = [account for user_id, account in state.items() if account != accounts[user_id]]
-    return Decisions(outcomes, operations, changed)
+    return Decisions(
+        outcomes=outcomes,
+        operations=operations,
+        accounts=[account for user_id, account in state.items() if account != accounts[user_id]],
+    )
 
 
 def difference(account: Account, ledger: Account, wrong: int) -> str | None:

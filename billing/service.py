@@ -207,8 +207,12 @@ class Service:
 
     def _account_out(self, user_id: str, accounts: dict[str, domain.Account], undecided: set[str]) -> Outcome:
         if account := accounts.get(user_id):
-            money = {"balance_minor": account.balance_minor, "currency": self.currency}
-            return {"status": "open", "user_id": user_id, **money}
+            return {
+                "status": "open",
+                "user_id": user_id,
+                "balance_minor": account.balance_minor,
+                "currency": self.currency,
+            }
         return UNAVAILABLE if user_id in undecided else {"status": domain.UNKNOWN_USER}
 
 
@@ -228,8 +232,11 @@ def _record(
     connection: Connection, accounts: dict[str, domain.Account], requests: Sequence[Request]
 ) -> list[Operation | Conflict]:
     """Decide over a batch whose accounts are locked, and write what is new."""
-    recorded = store.recorded(connection, {request.ref for request in requests})
-    decisions = domain.decide(accounts, recorded, requests)
+    decisions = domain.decide(
+        accounts,
+        recorded=store.recorded(connection, {request.ref for request in requests}),
+        requests=requests,
+    )
     if decisions.operations:
         store.write(connection, decisions.operations, decisions.accounts)
     return decisions.outcomes

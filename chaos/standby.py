@@ -156,7 +156,9 @@ class Standby:
         if self._holder is None:
             raise Failure("the standby has no disk")
         users = [] if _is_root() else ["--user", "--preserve-credentials"]
-        return ["nsenter", *users, "--mount", f"--target={self._holder.pid}", "--", *command]
+        # Its root, too: in a chroot the namespace alone would show the files outside.
+        spaces = [*users, "--mount", "--root", f"--target={self._holder.pid}"]
+        return ["nsenter", *spaces, "--", *command]
 
     def _as_postgres(self, command: list[str]) -> list[str]:
         """The command, run there as the servers' user; it ends with this process."""
@@ -170,7 +172,7 @@ class Standby:
     def _run(self, command: list[str]) -> None:
         done = subprocess.run(command, env=self._env, capture_output=True, text=True)
         if done.returncode:
-            raise Failure(f"{' '.join(command)}: {done.stderr.strip()}")
+            raise Failure(done.stderr.strip())  # the command holds a password
 
     def _stop(self) -> None:
         if self._server is not None:

@@ -24,7 +24,6 @@ outbox            events, written with the state they tell of
 queue_limits      tries whether the broker's limits drop events
 queues            the consumer connection of a service
 retries           what becomes of an event that failed
-retry_queues      empties the retry queues of earlier versions
 rpc               calls, and their answering side
 schemas           the marshmallow fields that all services use
 settings          config.yaml, read strictly

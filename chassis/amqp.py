@@ -15,23 +15,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 import amqp
 import eventlet
 import kombu
 from amqp import serialization, spec
-from amqp.exceptions import AMQPError, NotFound
-from eventlet.event import Event
 from eventlet.queue import LightQueue
-from eventlet.semaphore import Semaphore
 from kombu.serialization import register
-from nameko.exceptions import ConfigurationError
 from nameko.extensions import SharedExtension
 
 from chassis import transport  # noqa: F401 - kombu's transport from now on
 from chassis.errors import Unavailable
-from chassis.settings import SECONDS, TEXT, WHOLE_SECONDS, read
+from chassis.settings import AMQP_URI, SECONDS, WHOLE_SECONDS, read
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +38,7 @@ JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
 ENCODINGS = ("utf-8", "utf-16", "ascii", "us-ascii", "latin-1", "binary")
 MAX_BODY = 2 * 1024 * 1024  # characters; twice the largest page of letters
 BLOCKED = "the broker takes no messages"
-CONNECTION_ERRORS = (AMQPError, OSError, kombu.exceptions.OperationalError)
+CONNECTION_ERRORS = (amqp.AMQPError, OSError, kombu.exceptions.OperationalError)
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
@@ -135,8 +130,18 @@ def declare_exchange(exchange: kombu.Exchange, channel: Any) -> None:
     """
     try:
         exchange.declare(channel=channel, passive=True)
-    except NotFound:
+    except amqp.NotFound:
         exchange.declare(channel=channel)
+
+
+def write(channel: Any, exchange: str, routing_key: str, content: amqp.Message, *, mandatory: bool) -> None:
+    """Publish a message. channel.basic_publish() would read the connection first."""
+    channel.send_method(
+        spec.Basic.Publish,
+        format="Bssbb",
+        args=(0, exchange, routing_key, mandatory, False),
+        content=content,
+    )
 
 
 class Link:
@@ -175,10 +180,8 @@ class Link:
             raise ConnectionError("the broker closed the connection")
         properties = {**JSON, "delivery_mode": 2 if persistent else 1, **message.properties}
         content = amqp.Message(message.body, application_headers=message.headers, **properties)
-        # Not channel.basic_publish(): that one reads the connection first.
-        arguments = (0, message.exchange, message.routing_key, True, False)  # True: mandatory
         try:
-            self.channel.send_method(spec.Basic.Publish, "Bssbb", arguments, content)
+            write(self.channel, message.exchange, message.routing_key, content, mandatory=True)
         except (struct.error, TypeError, ValueError) as exc:  # before anything was written
             raise UnsendableError(str(exc)) from exc
 
@@ -237,7 +240,22 @@ class Queued:
                 raise
 
 
-class Sender(SharedExtension):
+class _LinkOwner(SharedExtension):
+    """Has a link to the broker, which it replaces when that is lost."""
+
+    _link: Link | None = None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the broker takes no messages now; known once one was sent during its alarm."""
+        return self._link is not None and not self._link.closed and self._link.is_blocked
+
+    def kill(self) -> None:
+        if self._link:
+            self._link.close()
+
+
+class Sender(_LinkOwner):
     """Sends transient, unconfirmed messages from one greenthread; callers only queue them.
 
     So a caller whose time runs out never cuts a frame in two. While the broker is unavailable or
@@ -248,18 +266,12 @@ class Sender(SharedExtension):
 
     def __init__(self) -> None:
         self._queue = LightQueue()
-        self._link: Link | None = None
         self._error = ""  # of the last attempt to reach the broker
         self._is_stopping = False
         self.when_returned: list[Callable[[str], object]] = []  # called with a correlation id: nobody took it
 
     def start(self) -> None:
         self._thread = self.container.spawn_managed_thread(self._run, identifier="rpc sender")
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether the broker takes no messages now; known once one was sent during its alarm."""
-        return self._link is not None and not self._link.closed and self._link.is_blocked
 
     @property
     def refusal(self) -> str:
@@ -280,10 +292,6 @@ class Sender(SharedExtension):
         self._is_stopping = True
         self._queue.put(None)  # behind all that is still to be sent
         self._thread.wait()
-
-    def kill(self) -> None:
-        if self._link:
-            self._link.close()
 
     def _run(self) -> None:
         while queued := self._queue.get():
@@ -319,7 +327,10 @@ class Sender(SharedExtension):
                 # An OSError would end the attempt at one of the broker's addresses only.
                 kombu.exceptions.OperationalError("no answer in time"),
             ):
-                self._link = Link(self.container.config, self._prepare)
+                self._link = Link(
+                    self.container.config,
+                    lambda channel: channel.events["basic_return"].add(self._returned),
+                )
             self._link.when_closed = partial(self._queue.put, Queued(None))  # _run connects
             self._error = ""
         return self._link
@@ -329,21 +340,17 @@ class Sender(SharedExtension):
             if queued and queued.when_unsent and queued.take():
                 queued.when_unsent(self.refusal)
 
-    def _prepare(self, channel: Any) -> None:
-        channel.events["basic_return"].add(self._returned)
-
     def _returned(self, exc: Exception, exchange: str, routing_key: str, message: Any) -> None:
         log.warning("nobody takes this message", extra={"routing_key": routing_key})
         for callback in self.when_returned:
             callback(message.properties.get("correlation_id"))
 
 
-class ConfirmedPublisher(SharedExtension):
+class ConfirmedPublisher(_LinkOwner):
     """Publishes persistent messages and waits until the broker has them."""
 
     def __init__(self) -> None:
-        self._lock = Semaphore()
-        self._link: Link | None = None
+        self._lock = eventlet.Semaphore()
         self._published = 0
 
     def check(self) -> None:
@@ -369,7 +376,7 @@ class ConfirmedPublisher(SharedExtension):
     @contextmanager
     def _turn(self) -> Iterator[Link]:
         with self._lock:
-            if self._link and not self._link.closed and self._link.is_blocked:
+            if self.is_blocked:
                 raise Unavailable(BLOCKED)
             try:
                 with eventlet.Timeout(self._timeout_s, Unavailable("the broker confirms nothing")):
@@ -383,18 +390,11 @@ class ConfirmedPublisher(SharedExtension):
 
     def _connected(self) -> Link:
         if self._link is None or self._link.closed:
-            self._link = Link(self.container.config, self._prepare)
+            self._link = Link(self.container.config, lambda channel: channel.confirm_select())
             self._published = 0
         return self._link
 
-    def _prepare(self, channel: Any) -> None:
-        channel.confirm_select()
-
-    def stop(self) -> None:
-        if self._link:
-            self._link.close()
-
-    kill = stop
+    stop = _LinkOwner.kill
 
 
 class _Batch:
@@ -407,9 +407,9 @@ class _Batch:
         self._ids = [message.properties["message_id"] for message in messages]
         self._returned: set[str] = set()
         self._unconfirmed = set(range(first_tag, first_tag + len(messages)))
-        self._done = Event()
+        self._done = eventlet.Event()
         link.channel.events["basic_ack"] = {self._on_ack}
-        link.channel.events["basic_nack"] = {self._on_nack}
+        link.channel.events["basic_nack"] = {partial(self._fail, "it refused a message")}
         link.channel.events["basic_return"] = {self._on_return}
         link.when_closed = partial(self._fail, "it closed the connection")
 
@@ -423,22 +423,21 @@ class _Batch:
         if not self._unconfirmed and not self._done.ready():
             self._done.send()
 
-    def _on_nack(self, tag: int, multiple: bool) -> None:
-        self._fail("it refused a message")
-
     def _on_return(self, exc: Exception, exchange: str, routing_key: str, message: Any) -> None:
         self._returned.add(message.properties["message_id"])
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, *_: Any) -> None:
         if not self._done.ready():
             self._done.send_exception(Unavailable(reason))
 
 
-def check_broker_settings(config: dict[str, Any]) -> None:
-    """Raises ConfigurationError where a setting of the broker is missing or wrong."""
-    uri = read(config, "AMQP_URI", TEXT)
-    read(config, "HEARTBEAT", WHOLE_SECONDS)
-    with suppress(ValueError):  # the port
-        if urlsplit(uri).scheme in ("amqp", "amqps") and urlsplit(uri).port != 0:
-            return
-    raise ConfigurationError("AMQP_URI is wrong: it must read amqp://user:password@host:port/vhost")
+def broker_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with what Nameko reads itself: the broker's URI, also out of a file, and the heartbeat.
+
+    Raises ConfigurationError where a setting of the broker is missing or wrong.
+    """
+    return config | {
+        "AMQP_URI": read(config, "AMQP_URI", AMQP_URI),
+        "AMQP_URI_FILE": "",
+        "HEARTBEAT": read(config, "HEARTBEAT", WHOLE_SECONDS),
+    }

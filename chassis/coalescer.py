@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 import eventlet
-from eventlet.event import Event
 from eventlet.hubs import get_hub
 
 from chassis.errors import DeadlineExceeded, InternalError
@@ -32,7 +31,7 @@ class Call:
         self.item = item
         self.deadline = monotonic() + timeout_s
         self._too_late = self.deadline - timeout_s * LAST_PART
-        self.outcome = Event()
+        self.outcome = eventlet.Event()
 
     def is_worth_sending(self) -> bool:
         """Whether there is time left to do it. A nearly late one would hurry its whole batch."""
@@ -40,8 +39,10 @@ class Call:
 
     def result(self) -> Any:
         """The item's outcome, or the fault of its batch; DeadlineExceeded when its time is over."""
-        late = DeadlineExceeded("no answer in time")
-        with eventlet.Timeout(max(self.deadline - monotonic(), 0), late):
+        with eventlet.Timeout(
+            max(self.deadline - monotonic(), 0),
+            DeadlineExceeded("no answer in time"),
+        ):
             return self.outcome.wait()
 
 

@@ -10,7 +10,7 @@ from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
 from sqlalchemy.exc import DBAPIError
 
-from chassis.amqp import CONNECTION_ERRORS, check_broker_settings
+from chassis.amqp import CONNECTION_ERRORS, broker_settings
 from chassis.errors import first_line, is_away
 
 Errors = (ConfigurationError, yaml.YAMLError, DBAPIError, psycopg2.Error, MessageNacked, *CONNECTION_ERRORS)
@@ -19,9 +19,7 @@ Errors = (ConfigurationError, yaml.YAMLError, DBAPIError, psycopg2.Error, Messag
 def settings(file: str) -> dict[str, Any]:
     """What stands in the file; raises one of Errors."""
     setup_yaml_parser()
-    config: dict[str, Any] = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    check_broker_settings(config)
-    return config
+    return broker_settings(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
 
 
 def last_line(exc: Exception) -> str:

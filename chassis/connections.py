@@ -38,8 +38,10 @@ def wait(connection: Any, timeout: float = -1) -> None:
     psycopg2 closes the connection then. A connection without `limit_s` has no limit.
     """
     limit_s = getattr(connection, "limit_s", 0.0)
-    late = psycopg2.OperationalError(f"the database did not answer in {limit_s:g} s")
-    with eventlet.Timeout(limit_s or None, late):
+    with eventlet.Timeout(
+        limit_s or None,
+        psycopg2.OperationalError(f"the database did not answer in {limit_s:g} s"),
+    ):
         while (state := connection.poll()) != extensions.POLL_OK:
             trampoline(
                 connection.fileno(),

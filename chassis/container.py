@@ -13,7 +13,7 @@ from nameko.exceptions import BadRequest, ConfigurationError
 from nameko.timer import Timer
 
 from chassis import health, metrics
-from chassis.amqp import Sender, check_broker_settings, connect
+from chassis.amqp import Sender, broker_settings, connect
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_away
 from chassis.logs import bind_client, bind_request_id
@@ -40,7 +40,7 @@ class Container(ServiceContainer):
 
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
         try:
-            check_broker_settings(config)  # nameko's extensions look at these while they are bound
+            config = broker_settings(config)  # nameko's extensions look at these while they are bound
             workers = read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)
             super().__init__(service_cls, {**config, "max_workers": workers})
             read(self.config, "HEALTH_ADDRESS", ADDRESS)
@@ -76,16 +76,18 @@ class Container(ServiceContainer):
             return
         self._is_stopping = True
         _stopping.add(self)
-        who = {"service": self.service_name}
         try:
             with eventlet.Timeout(self._stop_timeout_s):
                 self._call_extensions("drain")
                 super().stop()
         except eventlet.Timeout:
-            log.error("what it did not finish in time is given up", extra=who)
+            log.error(
+                "what it did not finish in time is given up",
+                extra={"service": self.service_name},
+            )
             self.kill()
         _stopping.discard(self)
-        log.info("service has stopped", extra=who)
+        log.info("service has stopped", extra={"service": self.service_name})
 
     def _exit(self) -> None:
         """End the process, when the other services in it have finished."""
@@ -108,8 +110,13 @@ class Container(ServiceContainer):
         self, entrypoint: Any, args: Any, kwargs: Any, context_data: Any = None, handle_result: Any = None
     ) -> Any:
         """Without the sender's call stack: of one that is no list of texts Nameko's would die."""
-        data = {**(context_data or {}), CALL_ID_STACK_CONTEXT_KEY: []}
-        return super().spawn_worker(entrypoint, args, kwargs, data, handle_result)
+        return super().spawn_worker(
+            entrypoint,
+            args,
+            kwargs,
+            context_data={**(context_data or {}), CALL_ID_STACK_CONTEXT_KEY: []},
+            handle_result=handle_result,
+        )
 
     def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:
         """Every log line of the worker carries its request id; a line tells what it did."""

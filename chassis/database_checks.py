@@ -66,8 +66,9 @@ LIMITS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
 
 def violations(connection: Connection, service: str) -> list[str]:
     """A line for each thing that the database, its server or the session lacks, with the remedy."""
-    rows = connection.execute(LOOK, {"names": [*REQUIRED], "oldest": OLDEST_POSTGRESQL})
-    found: dict[str, str] = dict(rows.all())
+    found: dict[str, str] = dict(
+        connection.execute(LOOK, {"names": [*REQUIRED], "oldest": OLDEST_POSTGRESQL}).all()
+    )
     return [
         f"{service}: {name} is {found[name]}: "
         + remedy.format(name=name, value=allowed[0], role=found["role"], database=found["database"])

@@ -3,27 +3,25 @@
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import eventlet
-from nameko.exceptions import ConfigurationError
 from nameko_sqlalchemy import Database as NamekoDatabase
-from sqlalchemy import Connection, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from chassis import health, lookups
 from chassis.connections import LimitedConnection, limit_waits
 from chassis.database_checks import ensure_time_limits, refuse_unfit_database
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
-from chassis.settings import COUNT, SECONDS, TEXT, read
+from chassis.settings import COUNT, DB_URI, SECONDS, read
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
-DRIVER = "postgresql+psycopg2"
 # libpq: how soon the kernel notices a server that has disappeared.
 GONE_AFTER = {
     "keepalives_idle": 5,
@@ -56,11 +54,10 @@ class Database(NamekoDatabase):
 
     def check(self) -> None:
         self.db_uri = database_uri(self.container.config, "DB_URIS", self.container.service_name)
-        timeout_s = read(self.container.config, "DB_STATEMENT_TIMEOUT_S", SECONDS)
         self.engine_options = {
             "pool_size": read(self.container.config, "DB_POOL_SIZE", COUNT),
             "max_overflow": 0,
-            "pool_timeout": timeout_s,
+            "pool_timeout": read(self.container.config, "DB_STATEMENT_TIMEOUT_S", SECONDS),
             "hide_parameters": True,  # an error's text would show them, in the log too
             "connect_args": {
                 **GONE_AFTER,
@@ -71,7 +68,8 @@ class Database(NamekoDatabase):
         }
 
     def setup(self) -> None:
-        super().setup()
+        # Not nameko-sqlalchemy's setup(), for which braces in a password are fields to fill in.
+        self.engine = create_engine(self.db_uri, **self.engine_options)
         self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
         for engine in (self.engine, self._autocommit):
             event.listen(engine, "do_connect", lookups.connect)
@@ -112,20 +110,25 @@ class Database(NamekoDatabase):
 
     def _is_ready(self) -> bool:
         """Whether the database answers and its schema is as new as this code; says so if not."""
-        who = {"service": self.container.service_name}
-        needed = newest_migration(self.container.service_name)
+        service = self.container.service_name
+        needed = newest_migration(service)
         try:
             with self.autocommit() as connection:
-                refuse_unfit_database(connection, self.container.service_name)
+                refuse_unfit_database(connection, service)
                 found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         except ProgrammingError:  # no such table yet
             found = None
         except DBAPIError as exc:
-            log.warning("waiting for the database", extra={**who, "error": first_line(exc)})
+            log.warning(
+                "waiting for the database",
+                extra={"service": service, "error": first_line(exc)},
+            )
             return False
         if not (found and found.isdigit() and found >= needed):  # other digits: newer; letters: not ours
-            who |= {"found": found, "needed": needed}
-            log.warning("waiting for the schema: make migrate", extra=who)
+            log.warning(
+                "waiting for the schema: make migrate",
+                extra={"service": service, "found": found, "needed": needed},
+            )
             return False
         return True
 
@@ -174,12 +177,14 @@ _ROWS = json.JSONEncoder(default=_plain, allow_nan=False)
 
 def database_uri(config: Any, setting: str, service: str) -> str:
     """The URI of `service` in DB_URIS or DB_OWNER_URIS; raises ConfigurationError."""
-    name = f"{setting}.{service}:Base"
-    uri: str = read(config, name, TEXT)
-    with suppress(ArgumentError):
-        if make_url(uri).drivername == DRIVER:
-            return uri
-    raise ConfigurationError(f"{name} is wrong: it must read {DRIVER}://role:password@host/database")
+    return str(
+        read(
+            config,
+            f"{setting}.{service}:Base",
+            DB_URI,
+            variable=f"{service.upper()}_{setting.removesuffix('S')}",
+        )
+    )
 
 
 def newest_migration(service: str) -> str:

@@ -1,8 +1,6 @@
 """Dead letters, events that failed for good, in `<queue>.dead`: `python -m chassis.dead VERB [queue ...]`.
 
 `list` shows them and takes nothing; `redrive` moves them back into their queues, to be tried anew.
-`retire-retries` deletes the retry queues of earlier versions, which it empties first. Run it when no
-copy of such a version runs: they declare these queues and publish into them.
 """
 
 import argparse
@@ -10,18 +8,15 @@ import sys
 from functools import partial
 from typing import Any
 
-from amqp.exceptions import NotFound, PreconditionFailed
 from nameko.exceptions import ConfigurationError
 
 from chassis import command
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.logs import REQUEST_ID
-from chassis.migrate import all_event_handlers
+from chassis.migrate import event_handlers, services_with_tables
 from chassis.moves import copy_of, count, move, open_channel
-from chassis.retry_queues import retry_queues
 from chassis.settings import SECONDS, read
 
-MAX_ATTEMPTS = 5
 MOST_SHOWN = 100  # events of a queue: all of them are held until the last is read
 MOST_SHOWN_BYTES = 200  # of a body
 
@@ -59,40 +54,21 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
 
     A crash may double a message, which changes nothing.
     """
-    target = (handler.queue.name, handler.moves.name)
-    moved = move(channel, handler.dead_name(), *target, timeout_s, FRESH)
+    moved = move(
+        channel,
+        source=handler.dead_name(),
+        target=handler.queue.name,
+        exchange=handler.moves.name,
+        timeout_s=timeout_s,
+        copy=FRESH,
+    )
     print(f"{handler.queue.name}: {moved} redriven")
-
-
-def retire_retries(channel: Any, handler: EventHandler, timeout_s: float) -> None:
-    """Delete the retry queues beside the event queue."""
-    queue = handler.queue.name
-    deleted = 0
-    for name in retry_queues(queue):
-        deleted += _delete_retry_queue(channel, name, handler, timeout_s)
-    print(f"{queue}: {deleted} retry queues deleted")
-
-
-def _delete_retry_queue(channel: Any, name: str, handler: EventHandler, timeout_s: float) -> bool:
-    """Empty a retry queue into the handler's queue, and delete it; whether there was one.
-
-    Raises ConfigurationError where it fills again each time.
-    """
-    for _ in range(MAX_ATTEMPTS):
-        try:
-            move(channel, name, handler.queue.name, handler.moves.name, timeout_s)
-            channel.queue_delete(name, if_empty=True)
-            return True
-        except PreconditionFailed:  # an older copy has just published there
-            continue
-        except NotFound:
-            return False
-    raise ConfigurationError(f"{name} fills again: stop all copies of the earlier version first")
 
 
 def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
     """Those of the queues that are named, or all."""
-    known = {handler.queue.name: handler for handler in all_event_handlers(config)}
+    handlers = event_handlers(config, *services_with_tables(config))
+    known = {handler.queue.name: handler for handler in handlers}
     wanted = dict.fromkeys(name.removesuffix(".dead") for name in names or known)
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigurationError(f"no event queues: {', '.join(unknown)}; there are {', '.join(known)}")
@@ -109,7 +85,7 @@ def _description(message: Any, event_type: str) -> str:
 
 
 FRESH = partial(copy_of, without=(ATTEMPTS, FAILURES, ERROR))
-VERBS = {"list": show, "redrive": redrive, "retire-retries": retire_retries}
+VERBS = {"list": show, "redrive": redrive}
 
 if __name__ == "__main__":
     main()

@@ -11,14 +11,12 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple
 
 import eventlet
 import kombu
-from eventlet.event import Event
 from eventlet.queue import Empty, LightQueue
 from kombu import Queue
 from nameko.events import EventHandler as NamekoEventHandler
@@ -28,7 +26,7 @@ from chassis import health, metrics
 from chassis.amqp import ConfirmedPublisher, Message, declare
 from chassis.errors import Unavailable, description, first_line
 from chassis.loops import LoopWatch
-from chassis.moves import COPIED_PROPERTIES, headers_of, moves_exchange
+from chassis.moves import headers_of, moves_exchange, properties_of
 from chassis.queues import QueueConsumer
 from chassis.retries import (
     CALL_FAULTS,
@@ -42,7 +40,6 @@ from chassis.retries import (
     is_contention,
     is_own_dependency,
 )
-from chassis.retry_queues import drain
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +105,7 @@ class EventHandler(NamekoEventHandler):
         self._probe = 1  # events to try next
         self._pauses = 0  # in a row
         self._pause_reason = ""
-        self._stopping = Event()
+        self._stopping = eventlet.Event()
         self.moves = moves_exchange(self.container.service_name)
 
     def start(self) -> None:
@@ -116,8 +113,6 @@ class EventHandler(NamekoEventHandler):
         self._watch = LoopWatch(self.container.service_name, self.method_name)
         health.add_check(self.container.service_name, self.method_name, self._check_running)
         self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
-        old_retries = partial(drain, self, self._stopping)
-        self.container.spawn_managed_thread(old_retries, identifier="retry queues")
 
     def stop(self) -> None:
         """Finish the batch in hand; all other messages return to the queue unacked."""
@@ -200,21 +195,16 @@ class EventHandler(NamekoEventHandler):
     def _handle(self, batch: Sequence[Delivery]) -> None:
         """Handle a batch, settle each of its messages, and pause where needed."""
         with self._watch.step():
-            pause_reason = self._handle_and_settle(batch)
+            result = self._work(batch)
+            metrics.EVENTS.labels(self.queue.name, "done").inc(len(result.done))
+            metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - len(result.done))
+            pause_reason = self._settle(batch, result)
+            if not pause_reason and self._is_probing and result.has_returned:
+                self._resume()
+            if result.done:
+                self._pauses, self._probe = 0, 1
         if pause_reason:
             self._pause(pause_reason)
-
-    def _handle_and_settle(self, batch: Sequence[Delivery]) -> str:
-        """Return the reason for a pause; empty where the handler goes on."""
-        result = self._work(batch)
-        metrics.EVENTS.labels(self.queue.name, "done").inc(len(result.done))
-        metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - len(result.done))
-        pause_reason = self._settle(batch, result)
-        if not pause_reason and self._is_probing and result.has_returned:
-            self._resume()
-        if result.done:
-            self._pauses, self._probe = 0, 1
-        return pause_reason
 
     def _work(self, batch: Sequence[Delivery]) -> BatchResult:
         """Call the handler until each event is done or failed, or a dependency is unavailable."""
@@ -270,15 +260,19 @@ class EventHandler(NamekoEventHandler):
 
         Returns the events that it could not finish, and what it raised.
         """
-        outcome = Event()
+        outcome = eventlet.Event()
 
         def finish(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
             outcome.send((result, exc_info and exc_info[1]))
             return result, exc_info
 
-        headers = self.unpack_message_headers(events[0][0].message)
-        arguments = ([event for _, event in events],)
-        self.container.spawn_worker(self, arguments, {}, context_data=headers, handle_result=finish)
+        self.container.spawn_worker(
+            self,
+            ([event for _, event in events],),
+            {},
+            context_data=self.unpack_message_headers(events[0][0].message),
+            handle_result=finish,
+        )
         reasons, exc = outcome.wait()
         return reasons, exc
 
@@ -350,8 +344,15 @@ class EventHandler(NamekoEventHandler):
                 self.held.hold(delivery, now)
         if failures:
             first = failures[0].delivery
-            fields = {"queue": self.queue.name, "events": len(failures), "first": first.id}
-            log.warning("events failed", extra={**fields, "error": first.error})
+            log.warning(
+                "events failed",
+                extra={
+                    "queue": self.queue.name,
+                    "events": len(failures),
+                    "first": first.id,
+                    "error": first.error,
+                },
+            )
         return moved
 
     def _hold_dead_letters(self, moved: Sequence[Delivery], now: float) -> bool:
@@ -359,13 +360,13 @@ class EventHandler(NamekoEventHandler):
 
         A broker in a memory alarm takes none, and needs its queues drained more than ever.
         """
-        if len(self.held) + len(moved) > MAX_HELD:
-            return False
-        if not all(d.is_exhausted and self.held.has_room_for(d, now) for d in moved):
-            return False
-        for delivery in moved:
-            self.held.hold(delivery, now)
-        return True
+        can_hold = len(self.held) + len(moved) <= MAX_HELD and all(
+            delivery.is_exhausted and self.held.has_room_for(delivery, now) for delivery in moved
+        )
+        if can_hold:
+            for delivery in moved:
+                self.held.hold(delivery, now)
+        return can_hold
 
     def _move(self, deliveries: Sequence[Delivery]) -> None:
         """Publish a copy of each: exhausted ones as dead letters, others to the end of the queue.
@@ -380,18 +381,21 @@ class EventHandler(NamekoEventHandler):
         dead = [delivery for delivery in deliveries if delivery.is_exhausted]
         metrics.EVENTS.labels(self.queue.name, "parked").inc(len(dead))
         for delivery in dead:
-            fields = {"queue": self.dead_name(), "event_id": delivery.id, "error": delivery.error}
-            log.error("event dead-lettered", extra=fields)
+            log.error(
+                "event dead-lettered",
+                extra={"queue": self.dead_name(), "event_id": delivery.id, "error": delivery.error},
+            )
 
     def _copy(self, delivery: Delivery) -> Message:
         """The message as it goes into another queue, with what its attempts came to."""
-        target = self.dead_name() if delivery.is_exhausted else self.queue.name
-        given = delivery.message.properties
-        properties = {name: given[name] for name in COPIED_PROPERTIES if name in given}
-        properties["message_id"] = delivery.id
         counts = {ATTEMPTS: delivery.attempts, FAILURES: delivery.failures, ERROR: delivery.error}
-        body = bytes(delivery.message.body or b"")
-        return Message(self.moves.name, target, body, {**headers_of(delivery.message), **counts}, properties)
+        return Message(
+            exchange=self.moves.name,
+            routing_key=self.dead_name() if delivery.is_exhausted else self.queue.name,
+            body=bytes(delivery.message.body or b""),
+            headers={**headers_of(delivery.message), **counts},
+            properties={**properties_of(delivery.message), "message_id": delivery.id},
+        )
 
     def _ack(self, batch: Sequence[Delivery], settled: Sequence[Delivery]) -> None:
         """Ack those of the batch that are settled, and no other message.
@@ -413,11 +417,12 @@ class EventHandler(NamekoEventHandler):
         self._pause_reason = reason
         self.prefetch = 0
         metrics.EVENTS_PAUSED.labels(self.queue.name).set(1)
-        fields = {"queue": self.queue.name, "error": reason, "seconds": pause_s}
-        log.warning("event handler paused", extra=fields)
+        log.warning(
+            "event handler paused",
+            extra={"queue": self.queue.name, "error": reason, "seconds": pause_s},
+        )
         self.queue_consumer.apply_prefetch(self)
-        with eventlet.Timeout(pause_s, exception=False):
-            self._stopping.wait()
+        self._stopping.wait(timeout=pause_s)
         self.prefetch = self._probe
         self.queue_consumer.apply_prefetch(self)
 
@@ -436,9 +441,13 @@ class EventHandler(NamekoEventHandler):
 
 
 def _delivery(message: Any) -> Delivery:
-    event_id = message.properties.get("message_id") or _digest(message)
-    attempts, failures = _count(message, ATTEMPTS), _count(message, FAILURES)
-    return Delivery(message, event_id, attempts, failures, monotonic())
+    return Delivery(
+        message=message,
+        id=message.properties.get("message_id") or _digest(message),
+        attempts=_count(message, ATTEMPTS),
+        failures=_count(message, FAILURES),
+        received_at=monotonic(),
+    )
 
 
 def _digest(message: Any) -> str:

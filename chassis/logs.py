@@ -64,6 +64,7 @@ def clean_request_id(given: object) -> str:
 def formatter(style: str, level: str = "INFO") -> logging.Formatter:
     """The formatter that config.yaml's LOGGING names. `style`: json, console, or auto (console on a
     terminal). `level` is only checked: logging itself would answer a wrong one with a stack."""
+    style, level = style.removeprefix(" "), level.removeprefix(" ")
     if level not in logging.getLevelNamesMapping():
         sys.exit(f"config.yaml: LOG_LEVEL is wrong: {level!r} is not one of DEBUG, INFO, WARNING, ERROR")
     if style not in ("json", "console", "auto"):

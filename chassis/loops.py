@@ -24,8 +24,11 @@ class LoopWatch:
     """Watches one loop of a service, from now on; `limit_s` is how long one step may take."""
 
     def __init__(self, service: str, loop: str, limit_s: float = MAX_BUSY_S) -> None:
-        fields = {"service": service, "loop": loop, "seconds": limit_s}
-        self._report = partial(log.error, "loop is stuck", extra=fields)
+        self._report = partial(
+            log.error,
+            "loop is stuck",
+            extra={"service": service, "loop": loop, "seconds": limit_s},
+        )
         self._limit_s = limit_s
         self._started: float | None = None  # monotonic
         metrics.LOOP_BUSY.labels(service, loop).set_function(self.busy_s)

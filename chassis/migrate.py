@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -18,8 +18,10 @@ from typing import Any
 from alembic import command, context, op
 from alembic.config import Config
 from alembic.util import CommandError
+from amqp.exceptions import NotFound
 from marshmallow import fields
 from nameko.containers import ServiceContainer
+from nameko.exceptions import ConfigurationError
 from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from psycopg2.errors import LockNotAvailable
@@ -32,6 +34,7 @@ from chassis.amqp import connect, declare_exchange
 from chassis.database_checks import violations
 from chassis.db import GONE_AFTER, database_uri, migrations_of
 from chassis.events import EventHandler
+from chassis.moves import count, open_channel
 from chassis.outbox import Outbox
 from chassis.queue_limits import check_queue_limits
 from chassis.settings import read
@@ -53,6 +56,10 @@ LOCK_HOLDERS = text("""
     FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE granted AND database = datid AND datname = current_database() AND relation >= 16384
 """)  # objects from 16384 on are not PostgreSQL's own
+MOVE_OLD_EVENTS = (
+    "stop all copies of their version, and run `python -m chassis.migrate` and "
+    "`python -m chassis.dead retire-retries` of version 9762220 first (docs/operations.md#upgrade)"
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -65,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = command_line.settings(options.config)
         services = options.services or services_with_tables(config)
         check_databases(config, services)  # an unknown service ends here
+        refuse_old_events(config, services)
         for service in services:
             declare_queues(config, service)
         # Services wait for their tables: on a broker that drops events they must not start.
@@ -105,10 +113,9 @@ def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
 
 def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:
     """Bring the service's tables to `revision`, as their owner; several at once take turns."""
-    application_role = make_url(database_uri(config, "DB_URIS", service)).username
     alembic = Config(
         attributes={
-            "application_role": application_role,
+            "application_role": make_url(database_uri(config, "DB_URIS", service)).username,
             "uri": database_uri(config, "DB_OWNER_URIS", service),
             "service": service,
         }
@@ -125,8 +132,7 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
 def declare_queues(config: dict[str, Any], service: str) -> None:
     """Declare the exchanges of the service, and the queue of each event that it listens to.
 
-    Only a service with an Outbox has an exchange of events. The broker may still have the permissions
-    of the previous version, which allow no other one.
+    Only a service with an Outbox has an exchange of events.
     """
     events = [
         get_event_exchange(service, config)
@@ -140,33 +146,40 @@ def declare_queues(config: dict[str, Any], service: str) -> None:
             handler.declare(connection.default_channel)
 
 
+def refuse_old_events(config: dict[str, Any], services: Iterable[str]) -> None:
+    """Raises ConfigurationError for events in the retry queues of version 8bd461b and before.
+
+    No service consumes these queues any more. Empty ones stay: copies of such a version may run.
+    """
+    handlers = event_handlers(config, *services)
+    with open_channel(config) as channel:
+        for queue in [f"{h.queue.name}.retry.{n}" for h in handlers for n in range(3)]:
+            with suppress(NotFound):
+                if events := count(channel, queue):
+                    raise ConfigurationError(f"{queue} has {events} events: {MOVE_OLD_EVENTS}")
+
+
 def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
     """The names of these services' event queues, and of the queues of their dead letters."""
     return [
         name
-        for service in services
-        for handler in event_handlers(config, service)
+        for handler in event_handlers(config, *services)
         for name in (handler.queue.name, handler.dead_name())
     ]
 
 
-def event_handlers(config: dict[str, Any], service: str) -> list[EventHandler]:
-    """What the service does with events; each knows its queues."""
-    container = _container(config, service)  # lives as long as they are set up
-    handlers = [each for each in container.entrypoints if isinstance(each, EventHandler)]
+def event_handlers(config: dict[str, Any], *services: str) -> list[EventHandler]:
+    """What the services do with events, by the names of their queues."""
+    containers = [_container(config, service) for service in services]  # live while they are set up
+    entrypoints = [each for container in containers for each in container.entrypoints]
+    handlers = [each for each in entrypoints if isinstance(each, EventHandler)]
     for handler in handlers:
         handler.setup()
-    return handlers
+    return sorted(handlers, key=lambda handler: handler.queue.name)
 
 
 def _container(config: dict[str, Any], service: str) -> ServiceContainer:
     return ServiceContainer(importlib.import_module(f"{service}.service").Service, config)
-
-
-def all_event_handlers(config: dict[str, Any]) -> list[EventHandler]:
-    """The event handlers of all services, by the names of their queues."""
-    handlers = [h for service in services_with_tables(config) for h in event_handlers(config, service)]
-    return sorted(handlers, key=lambda handler: handler.queue.name)
 
 
 def grant(table: str, privileges: str) -> None:

@@ -49,15 +49,23 @@ def headers_of(message: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
     return kept if can_carry(kept) else {}
 
 
-def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
-    """The message again, persistent, but for these headers.
+def properties_of(message: Any) -> dict[str, Any]:
+    """The message's properties for a copy of it.
 
-    It has no other properties: the broker would refuse another user's `user_id`, and drop the copy
-    when its `expiration` is over.
+    It has no other ones: the broker would refuse another user's `user_id`, and drop the copy when its
+    `expiration` is over.
     """
-    headers = headers_of(message, without)
-    properties = {name: message.properties[name] for name in COPIED_PROPERTIES if name in message.properties}
-    return amqp.Message(message.body or b"", application_headers=headers, delivery_mode=2, **properties)
+    return {name: message.properties[name] for name in COPIED_PROPERTIES if name in message.properties}
+
+
+def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
+    """The message again, persistent, but for these headers."""
+    return amqp.Message(
+        message.body or b"",
+        application_headers=headers_of(message, without),
+        delivery_mode=2,
+        **properties_of(message),
+    )
 
 
 def move(
@@ -76,9 +84,14 @@ def move(
     moved = 0
     for _ in range(count(channel, source)):
         if message := channel.basic_get(source):
-            arguments = (copy(message), exchange, target)
-            limits = {"timeout": timeout_s, "confirm_timeout": timeout_s}
-            channel.basic_publish_confirm(*arguments, mandatory=True, **limits)
+            channel.basic_publish_confirm(
+                copy(message),
+                exchange,
+                target,
+                mandatory=True,
+                timeout=timeout_s,
+                confirm_timeout=timeout_s,
+            )
             channel.basic_ack(message.delivery_tag)
             moved += 1
     return moved

@@ -14,7 +14,6 @@ from typing import Any
 
 import eventlet
 import uuid_utils
-from eventlet.event import Event as Wakeup
 from nameko.exceptions import ConfigurationError
 from nameko.extensions import DependencyProvider
 from sqlalchemy import Column, Connection, DateTime, Index, MetaData, String, Table, Text, func, text
@@ -104,7 +103,7 @@ class Outbox(DependencyProvider):
 
     def setup(self) -> None:
         [self._database] = [d for d in self.container.dependencies if isinstance(d, Database)]
-        self._wakeup = Wakeup()
+        self._wakeup = eventlet.Event()
         self._unfinished: dict[Any, str] = {}  # by worker: an id below its events
         self._stopping = False
         self._after = FIRST  # where the next batch begins
@@ -140,10 +139,9 @@ class Outbox(DependencyProvider):
             if self._stopping:
                 return
             if taken != BATCH:
-                with eventlet.Timeout(POLL_S, exception=False):
-                    self._wakeup.wait()
+                self._wakeup.wait(timeout=POLL_S)
                 eventlet.sleep(0 if self._stopping else max(0, earliest_next - monotonic()))
-                self._wakeup = Wakeup()
+                self._wakeup = eventlet.Event()
             if monotonic() >= next_measuring:
                 self._try(self._measure)
                 next_measuring = monotonic() + MEASURE_EVERY_S
@@ -171,8 +169,10 @@ class Outbox(DependencyProvider):
         except Exception as exc:
             if not is_away(exc):
                 raise
-            fields = {"service": self.container.service_name, "error": first_line(exc)}
-            log.warning("the relay waits", extra=fields)
+            log.warning(
+                "the relay waits",
+                extra={"service": self.container.service_name, "error": first_line(exc)},
+            )
             eventlet.sleep(POLL_S)
             return 0
 
@@ -180,8 +180,10 @@ class Outbox(DependencyProvider):
         """Publish what waits, BATCH at most; how many were taken from the table."""
         self.publisher.connect()  # without a broker the rows would be written again at each poll
         with self._database.transaction() as connection:  # a failure rolls it back: nothing is marked as sent
-            taken = connection.execute(TAKE, {"after": self._after, "limit": BATCH})
-            rows = sorted(taken, key=attrgetter("event_id"))
+            rows = sorted(
+                connection.execute(TAKE, {"after": self._after, "limit": BATCH}),
+                key=attrgetter("event_id"),
+            )
             routed = self.publisher.publish([self._message(row) for row in rows]) if rows else []
             kept = [row.event_id for row, is_routed in zip(rows, routed, strict=True) if not is_routed]
             if kept:
@@ -196,15 +198,21 @@ class Outbox(DependencyProvider):
         return len(rows)
 
     def _message(self, row: Any) -> Message:
-        exchange = f"{self.container.service_name}.events"
-        headers = {f"nameko.{REQUEST_ID}": row.request_id}
-        return Message(exchange, row.type, row.payload.encode(), headers, {"message_id": row.event_id})
+        return Message(
+            exchange=f"{self.container.service_name}.events",
+            routing_key=row.type,
+            body=row.payload.encode(),
+            headers={f"nameko.{REQUEST_ID}": row.request_id},
+            properties={"message_id": row.event_id},
+        )
 
     def _clean(self) -> int:
         """Delete events sent long ago, CLEAN_AT_MOST at a time; more than 0 where some may be left."""
-        limits = {"retention": timedelta(seconds=self.retention_s), "limit": CLEAN_AT_MOST}
         with self._database.autocommit() as connection:
-            deleted: int = connection.execute(CLEAN, limits).rowcount
+            deleted: int = connection.execute(
+                CLEAN,
+                {"retention": timedelta(seconds=self.retention_s), "limit": CLEAN_AT_MOST},
+            ).rowcount
         return deleted // CLEAN_AT_MOST
 
     def _measure(self) -> int:
@@ -250,5 +258,14 @@ def event_row(event: Event) -> dict[str, Any]:
     event_type, fact = event[0], dict(event[1])
     event_id = str(uuid_utils.uuid7())
     request_id = clean_request_id(fact.pop(REQUEST_ID, None) or current_request_id())
-    payload = {"event_id": event_id, "version": 1, "occurred_at": utc(datetime.now(UTC)), **fact}
-    return {"event_id": event_id, "type": event_type, "payload": payload, "request_id": request_id}
+    return {
+        "event_id": event_id,
+        "type": event_type,
+        "payload": {
+            "event_id": event_id,
+            "version": 1,
+            "occurred_at": utc(datetime.now(UTC)),
+            **fact,
+        },
+        "request_id": request_id,
+    }

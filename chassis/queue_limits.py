@@ -16,11 +16,9 @@ from itertools import product
 from typing import Any
 
 import amqp
-from amqp import spec
-from amqp.exceptions import ChannelError
 from nameko.exceptions import ConfigurationError
 
-from chassis.amqp import CONNECTION_ERRORS
+from chassis.amqp import CONNECTION_ERRORS, write
 from chassis.errors import first_line
 from chassis.moves import open_channel
 from chassis.transport import MAX_SILENCE_S
@@ -59,11 +57,12 @@ def check_queue_limits(config: dict[str, Any], queues: Queues) -> None:
         # Without heartbeats: nothing would send them while the check waits.
         with open_channel({**config, "HEARTBEAT": 0}) as channel:
             _check(channel, scratch)
-    except ChannelError as exc:
+    except amqp.ChannelError as exc:
         raise _refusal(f"refuses the check of its queues: {first_line(exc)}") from exc
     except TimeoutError as exc:
-        text = f"no answer within {TIMEOUT_S:g} s; has it a memory or disk alarm?"
-        raise TimeoutError(text) from exc
+        raise TimeoutError(
+            f"no answer within {TIMEOUT_S:g} s; has it a memory or disk alarm?",
+        ) from exc
     finally:
         # On another connection: during a memory alarm the broker ignores one that has published.
         with suppress(*CONNECTION_ERRORS), open_channel(config) as channel:
@@ -79,8 +78,12 @@ def _scratch_name(queue: str, mark: str) -> str:
 def _check(channel: Any, scratch: dict[str, str]) -> None:
     """Run all trials; `scratch` has the queues by the names of their scratch queues."""
     for name in scratch:  # as stock Nameko declares the queues of events
-        expires = {"x-expires": EXPIRES_S * 1000}
-        channel.queue_declare(name, durable=True, auto_delete=False, arguments=expires)
+        channel.queue_declare(
+            name,
+            durable=True,
+            auto_delete=False,
+            arguments={"x-expires": EXPIRES_S * 1000},
+        )
     for trial in TRIALS:
         lost = trial.run(channel, list(scratch))
         if queues := [queue for name, queue in scratch.items() if name in lost]:
@@ -175,10 +178,7 @@ def _publish(channel: Any, queues: Queues, bodies: Sequence[bytes]) -> None:
     own.tx_select()
     with channel.connection.transport.in_one_write():
         for queue, body in product(queues, bodies):
-            message = amqp.Message(body, delivery_mode=2)
-            arguments = (0, "", queue, False, False)
-            # Not own.basic_publish(): that one reads the connection before each message.
-            own.send_method(spec.Basic.Publish, "Bssbb", arguments, message)
+            write(own, "", queue, amqp.Message(body, delivery_mode=2), mandatory=False)
     with suppress(amqp.PreconditionFailed):
         own.tx_commit()
 

@@ -7,7 +7,7 @@ from os import dup
 from socket import SHUT_RDWR, socket
 from typing import Any
 
-from eventlet.event import Event
+import eventlet
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
 from chassis import health
@@ -37,7 +37,7 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pending_changes: list[tuple[Any, Event]] = []
+        self._pending_changes: list[tuple[Any, eventlet.Event]] = []
 
     def stop(self) -> None:
         """Called when the workers are done."""
@@ -51,10 +51,6 @@ class QueueConsumer(NamekoQueueConsumer):
     def _check_connected(self) -> None:
         """For /readyz: raises where requests, replies and events are not received."""
         _open_connection(self._channel)
-
-    def create_connection(self) -> Any:
-        """Connect within a limit; Nameko's own has none."""
-        return connect(self.container.config)
 
     def kill(self) -> None:
         """Cut the connection first: a broker that does not answer must not delay the end."""
@@ -101,7 +97,7 @@ class QueueConsumer(NamekoQueueConsumer):
 
     @contextmanager
     def establish_connection(self) -> Iterator[Any]:
-        with self.create_connection() as connection:
+        with connect(self.container.config) as connection:  # within a limit; Nameko's own has none
             connection.ensure_connection(
                 self.on_connection_error,
                 interval_start=RECONNECT_S,
@@ -117,7 +113,7 @@ class QueueConsumer(NamekoQueueConsumer):
         With 0 its own channel is closed: its unacked messages return to the queue. Without a
         connection there is nothing to do: the next one begins with this prefetch.
         """
-        done = Event()
+        done = eventlet.Event()
         self._pending_changes.append((provider, done))
         done.wait()
 
@@ -127,7 +123,7 @@ class QueueConsumer(NamekoQueueConsumer):
         return bool(consumer and consumer.channel.connection)
 
     def on_iteration(self) -> None:
-        self._apply_pending()  # first: it may bring a consumer to a provider that leaves
+        self._end_pending(self._apply_prefetch)  # first: it may bring a consumer to a provider that leaves
         self._release_leaving()
         if not self._consumers and self._workers_are_done:
             self.should_stop = True
@@ -135,7 +131,7 @@ class QueueConsumer(NamekoQueueConsumer):
     def _on_wait(self) -> None:
         """While the broker is away: a service may stop all the same."""
         self._release_leaving()
-        self._skip_pending()
+        self._end_pending(lambda provider: None)
         if self.should_stop or (not self._providers and self._workers_are_done):
             self.should_stop = True
             raise ConnectionError("stopped while the broker was away")
@@ -152,19 +148,14 @@ class QueueConsumer(NamekoQueueConsumer):
                     _cut_off(consumer.channel)
             left.send()
 
-    def _apply_pending(self) -> None:
+    def _end_pending(self, change: Callable[[Any], None]) -> None:
         """Runs in the consumer's own greenthread: no other may read its connection."""
         while self._pending_changes:
             provider, done = self._pending_changes.pop(0)
             try:
-                self._apply_prefetch(provider)
+                change(provider)
             finally:
                 done.send()
-
-    def _skip_pending(self) -> None:
-        while self._pending_changes:
-            _, done = self._pending_changes.pop(0)
-            done.send()
 
     def _apply_prefetch(self, provider: Any) -> None:
         consumer = self._consumers.pop(provider, None)

@@ -5,8 +5,6 @@ Pure rules: they know neither AMQP nor Nameko. `chassis.events` applies them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
-from itertools import count
 from math import inf
 from typing import Any
 
@@ -72,15 +70,8 @@ class Delivery:
         return RETRY_DELAYS_S[min(self.attempts, len(RETRY_DELAYS_S)) - 1]
 
 
-class HeldDeliveries:
-    """Unacknowledged messages that wait for their next attempt."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Delivery]] = []
-        self._order = count()
-
-    def __len__(self) -> int:
-        return len(self._heap)
+class HeldDeliveries(dict[Delivery, float]):
+    """Unacknowledged messages, each with the moment of its next attempt (monotonic)."""
 
     def has_room_for(self, delivery: Delivery, now: float) -> bool:
         """Whether it may be held for its next delay, within MAX_HELD and MAX_HELD_S."""
@@ -88,25 +79,22 @@ class HeldDeliveries:
         return is_young and len(self) < MAX_HELD
 
     def hold(self, delivery: Delivery, now: float) -> None:
-        heappush(self._heap, (now + delivery.delay_s(), next(self._order), delivery))
+        self[delivery] = now + delivery.delay_s()
 
     def take_due(self, now: float, limit: int) -> list[Delivery]:
-        """Those whose delay is over, `limit` at most."""
-        due: list[Delivery] = []
-        while self._heap and self._heap[0][0] <= now and len(due) < limit:
-            due.append(heappop(self._heap)[2])
+        """Those whose delay is over, the earliest first, `limit` at most."""
+        due = sorted((each for each in self if self[each] <= now), key=self.__getitem__)[:limit]
+        for delivery in due:
+            del self[delivery]
         return due
 
     def next_due(self) -> float:
         """The moment of the earliest attempt, monotonic; infinity where nothing is held."""
-        return self._heap[0][0] if self._heap else inf
+        return min(self.values(), default=inf)
 
     def lowest_tag(self) -> float:
         """The lowest delivery tag held; infinity where nothing is held."""
-        return min((delivery.tag for _, _, delivery in self._heap), default=inf)
-
-    def clear(self) -> None:
-        self._heap.clear()
+        return min((delivery.tag for delivery in self), default=inf)
 
 
 class FailureStreak:

@@ -84,11 +84,17 @@ class RpcConsumer(NamekoRpcConsumer):
         return ""
 
     def handle_result(self, message: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
-        call_id = message.properties.get("correlation_id")
-        properties = {"correlation_id": call_id, "expiration": REPLY_EXPIRES_MS}
-        body = self._answer(result, exc_info and exc_info[1])
-        reply_to = str(message.properties["reply_to"])
-        self.sender.send(Message(self._exchange, reply_to, body, properties=properties))
+        self.sender.send(
+            Message(
+                exchange=self._exchange,
+                routing_key=str(message.properties["reply_to"]),
+                body=self._answer(result, exc_info and exc_info[1]),
+                properties={
+                    "correlation_id": message.properties.get("correlation_id"),
+                    "expiration": REPLY_EXPIRES_MS,
+                },
+            )
+        )
         eventlet.sleep(0)  # it goes out now: the caller waits for it, nobody for the ack and the log line
         self.queue_consumer.ack_message(message)
         return result, exc_info
@@ -120,8 +126,8 @@ class Rpc(NamekoRpc):
         super().handle_message(body, message)
 
     def unpack_message_headers(self, message: Any) -> dict[str, Any]:
-        call_id = message.properties.get("correlation_id")
-        return {**super().unpack_message_headers(message), CALL_ID: call_id}
+        headers = super().unpack_message_headers(message)
+        return {**headers, CALL_ID: message.properties.get("correlation_id")}
 
 
 rpc = Rpc.decorator
@@ -211,8 +217,9 @@ class RpcProxy(DependencyProvider):
         self._may_wait = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer lane")
         self._coalescers = {verb: Coalescer(partial(self._call_many, verb), spawn) for verb in self.batched}
-        methods = {name: MethodProxy(self, name) for name in (*self.methods, *self.batched)}
-        self._methods = SimpleNamespace(**methods)  # what a service method sees of the other service
+        self._methods = SimpleNamespace(  # what a service method sees of the other service
+            **{name: MethodProxy(self, name) for name in (*self.methods, *self.batched)}
+        )
 
     def get_dependency(self, worker_ctx: Any) -> SimpleNamespace:
         return self._methods
@@ -258,23 +265,29 @@ class RpcProxy(DependencyProvider):
         correlation_id = str(uuid.uuid4())
         answer = self.replies.get_reply_event(correlation_id)
         started = monotonic()
-        late = DeadlineExceeded(f"{self.service}.{method} did not answer in {wait_s:.1f} s")
-        headers = {
-            f"nameko.{REQUEST_ID}": current_request_id(),
-            f"nameko.{TIMEOUT}": tell_s,
-            f"nameko.{CLIENT}": current_client(),  # "" for a batch, which is of many clients
-        }
-        properties = {
-            "correlation_id": correlation_id,
-            "reply_to": self.replies.routing_key,
-            "expiration": str(int(wait_s * 1000)),  # milliseconds
-        }
         queued = self.sender.send(
-            Message(self._exchange, f"{self.service}.{method}", body, headers, properties),
+            Message(
+                exchange=self._exchange,
+                routing_key=f"{self.service}.{method}",
+                body=body,
+                headers={
+                    f"nameko.{REQUEST_ID}": current_request_id(),
+                    f"nameko.{TIMEOUT}": tell_s,
+                    f"nameko.{CLIENT}": current_client(),  # "" for a batch, which is of many clients
+                },
+                properties={
+                    "correlation_id": correlation_id,
+                    "reply_to": self.replies.routing_key,
+                    "expiration": str(int(wait_s * 1000)),  # milliseconds
+                },
+            ),
             when_unsent=partial(self.replies.fail, correlation_id),
         )
         try:
-            with eventlet.Timeout(wait_s, late):
+            with eventlet.Timeout(
+                wait_s,
+                DeadlineExceeded(f"{self.service}.{method} did not answer in {wait_s:.1f} s"),
+            ):
                 return self._unpack(answer.wait(), method)
         finally:
             queued.take()  # nobody waits for it any more

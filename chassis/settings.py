@@ -1,13 +1,18 @@
 """config.yaml, read strictly: what is missing or wrong is named, and nothing has a hidden default.
 
-All defaults stand in config.yaml itself, so a misspelt name is a missing setting.
+All defaults stand in config.yaml itself, so a misspelt name is a missing setting. The value of a
+variable is text, never YAML: numbers and switches are read from it here. No message quotes a value.
 """
 
+import re
 from typing import Any
+from urllib.parse import unquote
 
 from marshmallow import ValidationError, fields, validate
 from nameko.exceptions import ConfigurationError
 from nameko.extensions import DependencyProvider
+
+from chassis.secret_files import read_secret
 
 SECONDS = fields.Float(validate=validate.Range(min=0, min_inclusive=False))
 WHOLE_SECONDS = fields.Integer(strict=True, validate=validate.Range(min=1))
@@ -15,22 +20,73 @@ COUNT = fields.Integer(strict=True, validate=validate.Range(1, 100_000))
 TEXT = fields.String(validate=validate.Length(min=1))
 _PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 ADDRESS = fields.String(validate=validate.Regexp(rf"(\S*:)?{_PORT}\Z", error="write host:port"))
+SWITCH = fields.Boolean(
+    truthy={"true", True}, falsy={"false", False}, error_messages={"invalid": "say true or false"}
+)
+_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+# Visible ASCII in which each % begins an encoded byte.
+_ENCODED = r"(?=[!-~]*\Z)(?!.*%(?![0-9A-Fa-f]{2}))"
 
 
-def read(config: Any, name: str, field: fields.Field[Any]) -> Any:
+def _uri(form: str, pattern: str) -> fields.String:
+    """A URI that the libraries take apart as `pattern` does.
+
+    They would read a part of a password with an unencoded "@" or "/" as host or port, and show it.
+    """
+
+    def check(value: str) -> None:
+        is_text = {"\0", "\ufffd"}.isdisjoint(unquote(value))  # U+FFFD: bytes that are not UTF-8
+        if not (is_text and re.fullmatch(_ENCODED + pattern, value)):
+            raise ValidationError(f"it must read {form}, with a percent-encoded password")
+
+    return fields.String(validate=check)
+
+
+AMQP_URI = _uri(  # kombu takes what stands behind a semicolon for another URI
+    "amqp://user:password@host:port/vhost",
+    rf"amqps?://([^@:/?#;\[\]]*(:[^@/?#;\[\]]*)?@)?{_HOST}(:(?!0){_PORT})?(/[^@?#;]*)?",
+)
+DB_URI = _uri(  # a list of hosts stands in the place of one, or behind the question mark
+    "postgresql+psycopg2://role:password@host:port/database",
+    r"postgresql\+psycopg2://(?!.*[?&]password=)([^@:/]*(:[^@]*)?@)?"
+    rf"({_HOST}(,{_HOST})*)?(:(?!0){_PORT})?(/[^@?]*)?(\?[^@]*)?",
+)
+
+
+def read(config: Any, name: str, field: fields.Field[Any], variable: str = "") -> Any:
     """The setting `name`; a dotted name looks inside (`DB_URIS.users:Base`).
 
-    Raises ConfigurationError, whose one line names the setting.
+    Its value may stand in a file, which `NAME_FILE` names. Raises ConfigurationError, whose one line
+    names the `variable`, by default that of the same name.
     """
-    value = config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if value is None:
-        raise ConfigurationError(f"{name} is missing")
+    variable = variable or name
+    group, *key = name.split(".")
+    value, path = _find(config, group, *key), _find(config, f"{group}_FILE", *key)
+    if path and not isinstance(path, dict):
+        if value:
+            raise ConfigurationError(f"{variable} and {variable}_FILE are both set: unset one of them")
+        value = read_secret(f"{variable}_FILE", str(path))
+    if value is None or value == "":
+        raise ConfigurationError(f"{variable} is missing{field.metadata.get('hint', '')}")
     try:
-        return field.deserialize(value)
+        return field.deserialize(_number(value) if isinstance(field, fields.Number) else value)
     except ValidationError as exc:
-        raise ConfigurationError(f"{name} is wrong: {' '.join(exc.messages)}") from exc
+        raise ConfigurationError(f"{variable} is wrong: {' '.join(exc.messages)}") from None
+
+
+def _find(config: Any, *path: str) -> Any:
+    for part in path:
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def _number(value: Any) -> Any:
+    """The number that a text of decimal digits says. A number of config.yaml itself stays as it is."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value):
+        raise ValidationError("write decimal digits")
+    return float(value) if "." in value else int(value)
 
 
 class Setting(DependencyProvider):

@@ -6,7 +6,6 @@ hour. When it is set forward, or a tick is slow, the timer makes up for each mis
 
 from time import monotonic
 
-import eventlet
 from nameko.timer import Timer as NamekoTimer
 
 from chassis.loops import MAX_BUSY_S, LoopWatch
@@ -24,8 +23,7 @@ class Timer(NamekoTimer):
     def _run(self) -> None:
         next_at = monotonic() + (0 if self.eager else self.interval)
         while True:
-            with eventlet.Timeout(max(next_at - monotonic(), 0), exception=False):
-                self.should_stop.wait()
+            self.should_stop.wait(timeout=max(next_at - monotonic(), 0))
             if self.should_stop.ready():
                 return
             next_at = monotonic() + self.interval

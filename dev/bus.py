@@ -29,7 +29,6 @@ from nameko.standalone.events import get_event_exchange
 from chassis.events import EventHandler
 from chassis.moves import moves_exchange
 from chassis.outbox import Outbox
-from chassis.retry_queues import retry_queues
 from chassis.rpc import ReplyListener, RpcProxy, reply_prefix
 from dev.broker import BUS, TEMPLATE, template
 from dev.suite import SERVICES
@@ -56,14 +55,9 @@ class Service:
 
     @property
     def queues(self) -> list[str]:
-        """The queues that it consumes, publishes to or drains."""
+        """The queues that it consumes or publishes to."""
         requests = [f"rpc-{self.name}"] if self.methods else []
         return requests + [name for h in self.handlers for name in (h.queue.name, h.dead_name())]
-
-    @property
-    def old_queues(self) -> list[str]:
-        """The queues of earlier versions, which it empties."""
-        return [name for handler in self.handlers for name in retry_queues(handler.queue.name)]
 
     @property
     def sources(self) -> dict[str, list[str]]:
@@ -121,7 +115,7 @@ def permissions(each: Service) -> dict[str, Any]:
     return {
         "configure": names([*each.queues, *replies]),
         "write": names(["nameko-rpc", *each.queues, *replies, *own, *moves]),
-        "read": names(["nameko-rpc", *each.queues, *each.old_queues, *replies, *sources, *moves]),
+        "read": names(["nameko-rpc", *each.queues, *replies, *sources, *moves]),
         "topics": topics,
     }
 
@@ -129,7 +123,7 @@ def permissions(each: Service) -> dict[str, Any]:
 def migrations() -> dict[str, Any]:
     """Of the user that makes exchanges and queues, and moves dead letters back.
 
-    It also makes scratch queues, and deletes the queues of earlier versions: all event queues.
+    It also makes and deletes scratch queues, whose names begin like those of event queues.
     """
     return {
         "configure": names(["nameko-rpc", "*.events", "evt-*--*"]),

@@ -25,8 +25,10 @@ from amqp.exceptions import AccessRefused, AMQPError
 from kombu import Producer
 from kombu.exceptions import OperationalError
 from nameko.amqp.publish import UndeliverableMessage
+from nameko.exceptions import ConfigurationError
 from nameko.standalone import rpc as standalone
 
+from chassis.amqp import broker_settings
 from chassis.deadlines import TIMEOUT
 from chassis.settings import SECONDS, read
 
@@ -166,7 +168,11 @@ class ClusterRpcProxy(standalone.ClusterRpcProxy):
     """Nameko's client, with the deadline of the configuration."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        timeout_s = read(config, "RPC_TIMEOUT_S", SECONDS)
+        try:
+            config.update(broker_settings(config))  # n.dispatch_event reads them too
+            timeout_s = read(config, "RPC_TIMEOUT_S", SECONDS)
+        except ConfigurationError as error:
+            sys.exit(f"config.yaml: {error}")  # nameko would print it and exit with 0
         super().__init__(config, {TIMEOUT: timeout_s}, timeout_s, ReplyListener)
         self._proxy = ClusterProxy(self._worker_ctx, self._reply_listener)
 

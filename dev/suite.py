@@ -25,6 +25,9 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+from nameko.exceptions import ConfigurationError
+
+from chassis.secret_files import read_secret
 from dev import state as folder
 from dev.broker import ALL_RIGHTS, BUS, CHECKOUT, MIGRATIONS, OPERATOR
 from dev.failure import Failure
@@ -37,7 +40,8 @@ from dev.servers import DATABASES, Servers, tail, uri_names
 SERVICES = (*DATABASES, "gateway")
 USERS = (*SERVICES, MIGRATIONS, OPERATOR, ALL_RIGHTS)  # of the broker
 SIGNING_KEY = "TOKEN_SECRET"
-PRIVATE = frozenset({*uri_names(ALL_RIGHTS), SIGNING_KEY})  # variables that only some processes get
+SECRETS = (*uri_names(ALL_RIGHTS), SIGNING_KEY)
+PRIVATE = frozenset({*SECRETS, *(f"{name}_FILE" for name in SECRETS)})  # only some processes get them
 SECOND = "2"
 GATEWAYS = ("gateway", "gateway" + SECOND)
 NOTHING_RUNS = "nothing runs: make up starts it"
@@ -104,7 +108,7 @@ class Suite:
         found = {name: uris[name] for name in uri_names(user)}
         if user in ("gateway", ALL_RIGHTS):
             own = self.servers.passwords[SIGNING_KEY]
-            found[SIGNING_KEY] = os.environ.get(SIGNING_KEY) or own
+            found[SIGNING_KEY] = self.foreign(os.environ).get(SIGNING_KEY) or own
         return found
 
     @property
@@ -201,9 +205,11 @@ class Suite:
         }
 
     def foreign(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """An environment without what a file of env/ has put there."""
+        """An environment without what a file of env/ has put there, and with the content of secret files."""
         own = self.servers.passwords.occur_in
-        return {name: value for name, value in environ.items() if name not in PRIVATE or not own(value)}
+        return with_secrets(
+            {name: value for name, value in environ.items() if name not in PRIVATE or not own(value)}
+        )
 
     @property
     def settings_file(self) -> Path:
@@ -271,6 +277,24 @@ def _variables(environ: Mapping[str, str]) -> str:
     names = re.findall(r"\$\{(\w+)", (CHECKOUT / "config.yaml").read_text())
     ours = sorted((name, environ[name]) for name in names if name in environ)
     return hashlib.sha256(json.dumps(ours).encode()).hexdigest()
+
+
+def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment with the content of a file in the place of the variable that names the file.
+
+    Raises Failure where both are set, or a file is no secret.
+    """
+    found = {name: value for name, value in environ.items() if value or name not in PRIVATE}
+    for name in SECRETS:
+        variable = f"{name}_FILE"
+        if path := found.pop(variable, ""):
+            if name in found:
+                raise Failure(f"{name} and {variable} are both set: unset one of them")
+            try:
+                found[name] = read_secret(variable, path)
+            except ConfigurationError as error:
+                raise Failure(str(error)) from None
+    return found
 
 
 def external_servers(environ: Mapping[str, str]) -> dict[str, str]:

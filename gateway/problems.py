@@ -31,14 +31,22 @@ class Problem(Exception):
         self.body = {"type": TYPE.format(name), "title": title, "status": status, **members}
 
     def response(self) -> Response:
-        headers = {"Content-Type": "application/problem+json", **self.headers}
-        return Response(self.status, json.dumps(self.body).encode(), headers)
+        return Response(
+            self.status,
+            json.dumps(self.body).encode(),
+            {"Content-Type": "application/problem+json", **self.headers},
+        )
 
 
 def invalid(errors: dict[str, Any]) -> Problem:
     """Fields are wrong: `errors` has a list of messages for each."""
-    detail = f"Wrong: {', '.join(sorted(errors))}."
-    return Problem(422, "validation", "The request is not valid", detail=detail, errors=errors)
+    return Problem(
+        422,
+        "validation",
+        "The request is not valid",
+        detail=f"Wrong: {', '.join(sorted(errors))}.",
+        errors=errors,
+    )
 
 
 def malformed(detail: str) -> Problem:
@@ -46,8 +54,13 @@ def malformed(detail: str) -> Problem:
 
 
 def unauthorized(detail: str) -> Problem:
-    headers = {"WWW-Authenticate": "Bearer"}
-    return Problem(401, "unauthorized", "Who is asking is not known", detail=detail, headers=headers)
+    return Problem(
+        401,
+        "unauthorized",
+        "Who is asking is not known",
+        detail=detail,
+        headers={"WWW-Authenticate": "Bearer"},
+    )
 
 
 def not_found() -> Problem:
@@ -56,8 +69,13 @@ def not_found() -> Problem:
 
 def key_reused() -> Problem:
     detail = "This Idempotency-Key came before with another request."
-    title = "The key stands for another request"
-    return Problem(422, "idempotency-key-reused", title, detail=detail, errors={"Idempotency-Key": [detail]})
+    return Problem(
+        422,
+        "idempotency-key-reused",
+        "The key stands for another request",
+        detail=detail,
+        errors={"Idempotency-Key": [detail]},
+    )
 
 
 def unavailable(detail: str = AWAY) -> Problem:
@@ -73,8 +91,12 @@ def from_exception(exc: Exception) -> Problem:
     if isinstance(exc, Unavailable):  # a request makes one call, so that decides it
         return unavailable(NOTHING_DONE if isinstance(exc, NotReceived) else AWAY)
     if isinstance(exc, MethodNotAllowed):
-        headers = {"Allow": ", ".join(sorted(exc.valid_methods or []))}
-        return Problem(405, "method-not-allowed", "Method Not Allowed", headers=headers)
+        return Problem(
+            405,
+            "method-not-allowed",
+            "Method Not Allowed",
+            headers={"Allow": ", ".join(sorted(exc.valid_methods or []))},
+        )
     if isinstance(exc, HTTPException):  # routing's: no such path, or a redirect of `/orders//x`; we don't
         return not_found()
     log.error("a request failed", exc_info=exc)

@@ -78,6 +78,7 @@ class Request:
     query: dict[str, Any]
     key: str  # the idempotency key; made here where the client gave none
     path: Mapping[str, Any]
+    accept_language: str
 
 
 def split_head(received: bytes) -> tuple[list[str], bytes] | None:

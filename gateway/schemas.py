@@ -2,12 +2,16 @@
 
 import base64
 import binascii
+import re
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields
+from werkzeug.http import parse_accept_header
 
 from chassis.schemas import Text
 from gateway.money import Money, format_minor
+
+LOCALES = ("en", "ru")  # of users, which Accept-Language chooses from; the first is the fallback
 
 
 class SignUp(Schema):
@@ -16,7 +20,18 @@ class SignUp(Schema):
     username = Text(1, 64, required=True)
     email = Text(3, 254, required=True)
     password = Text(8, 128, required=True)
-    locale = fields.String(validate=validate.OneOf(("en", "ru")))
+    locale = Text(1, 35)
+
+
+def accepted_locale(header: str) -> str:
+    """The best of LOCALES for an Accept-Language (RFC 9110, section 12.5.4), however malformed.
+
+    A tag counts as its language: `ru-RU, en;q=0.5` is `ru`. Of equal languages the first one wins.
+    """
+    # At most so much of it: 8 KiB would take 5 ms.
+    accepted = parse_accept_header(re.sub("[-_][a-z0-9]+", "", header[:500].lower()))
+    in_order = [language for language in accepted.values() if language in LOCALES]
+    return accepted.best_match([*in_order, *LOCALES], LOCALES[0])
 
 
 class Login(Schema):

@@ -29,10 +29,17 @@ class Service:
     @http("POST", "/users", body=schemas.SignUp(), public=True)
     def sign_up(self, request: Request) -> Answer:
         """Create a user; the answer carries a token."""
-        outcome = self.users.create(id=str(uuid_utils.uuid7()), **request.body)  # safe to deliver twice
+        outcome = self.users.create(
+            id=str(uuid_utils.uuid7()),  # makes it safe to deliver twice
+            **{"locale": schemas.accepted_locale(request.accept_language)} | request.body,
+        )
         if outcome["status"] == "taken":
-            title = "The username or the address is taken"
-            raise problems.Problem(409, "taken", title, errors=outcome["errors"])
+            raise problems.Problem(
+                409,
+                "taken",
+                "The username or the address is taken",
+                errors=outcome["errors"],
+            )
         user = schemas.USER.dump(_valid(outcome)["user"])
         return 201, {**user, **self.tokens.issue(user["id"])}, {"Location": "/users/me"}
 
@@ -128,6 +135,10 @@ def _moved(outcome: Outcome) -> Answer:
     """The operation that was done; one that was refused is a problem with the reason as its type."""
     operation = schemas.OPERATION.dump(_valid(outcome))
     if operation["status"] == "refused":
-        title = operation["reason"].replace("-", " ").capitalize()
-        raise problems.Problem(409, operation["reason"], title, operation=operation)
+        raise problems.Problem(
+            409,
+            operation["reason"],
+            operation["reason"].replace("-", " ").capitalize(),
+            operation=operation,
+        )
     return 201, operation

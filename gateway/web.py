@@ -11,7 +11,6 @@ from typing import Any
 
 import eventlet
 from eventlet import greenio
-from eventlet.event import Event
 from marshmallow import Schema, fields, validate
 from nameko.web.handlers import HttpRequestHandler
 from nameko.web.server import WebServer as NamekoWebServer
@@ -19,7 +18,7 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from chassis import health
 from chassis.logs import CLIENT, REQUEST_ID, bind_request_id
-from chassis.settings import ADDRESS, COUNT, SECONDS, read
+from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 from gateway import documents, problems, reading
 from gateway.protocol import IN_PROGRESS, Connection
 from gateway.reading import HttpRequest, Request
@@ -45,7 +44,7 @@ class WebServer(NamekoWebServer):
 
     def check(self) -> None:
         self._address = read(self.container.config, "WEB_SERVER_ADDRESS", ADDRESS)
-        self._shared = read(self.container.config, "WEB_SERVER_SHARED", fields.Boolean())
+        self._shared = read(self.container.config, "WEB_SERVER_SHARED", SWITCH)
         self._most = min(
             read(self.container.config, "WEB_SERVER_CONNECTIONS", COUNT),
             getrlimit(RLIMIT_NOFILE)[0] - KEPT_FILES,
@@ -57,7 +56,7 @@ class WebServer(NamekoWebServer):
             "TRUSTED_PROXIES",
             fields.Integer(strict=True, validate=validate.Range(0, 10)),
         )
-        all_of_health = read(self.container.config, "WEB_SERVER_HEALTH", fields.Boolean())
+        all_of_health = read(self.container.config, "WEB_SERVER_HEALTH", SWITCH)
         self._open = {*documents.FILES, *(health.PATHS if all_of_health else ["/healthz"])}
 
     def open(self) -> None:
@@ -150,8 +149,15 @@ class WebServer(NamekoWebServer):
         self._connections.move_to_end(connection)
         answer = self._answer(request, request_id, connection)
         answer.headers["X-Request-Id"] = request_id
-        fields = {"method": request.method, "path": request.path, "status": answer.status}
-        log.info("request", extra={**fields, "ms": round((monotonic() - started) * 1000, 1)})
+        log.info(
+            "request",
+            extra={
+                "method": request.method,
+                "path": request.path,
+                "status": answer.status,
+                "ms": round((monotonic() - started) * 1000, 1),
+            },
+        )
         return answer
 
     def _answer(self, request: HttpRequest, request_id: str, connection: Connection) -> Response:
@@ -187,6 +193,7 @@ class WebServer(NamekoWebServer):
             query=reading.read_query(request.query, route.query) if request.query else route.defaults,
             key=reading.idempotency_key(request),
             path=path,
+            accept_language=request.headers.get("accept-language", ""),
         )
 
 
@@ -218,7 +225,7 @@ class Route(HttpRequestHandler):
 
     def run(self, request: Request, request_id: str, client: str) -> Response:
         """Run the handler in a worker and wait for its answer."""
-        answer = Event()
+        answer = eventlet.Event()
         self.container.spawn_worker(
             self,
             (request,),
@@ -227,8 +234,11 @@ class Route(HttpRequestHandler):
             handle_result=partial(self.handle_result, answer),
         )
         status, data, *rest = answer.wait()
-        headers = {"Content-Type": "application/json", **(rest[0] if rest else {})}
-        return Response(status, TO_JSON(data).encode(), headers)
+        return Response(
+            status,
+            TO_JSON(data).encode(),
+            {"Content-Type": "application/json", **(rest[0] if rest else {})},
+        )
 
 
 http = Route.decorator

@@ -18,7 +18,6 @@ from chassis.rpc import RpcProxy, rpc
 from chassis.schemas import Outcome, checked, page
 from chassis.settings import TEXT, Setting
 from notifications import domain, models, store
-from notifications.delivery import Delivery, StoreOnly
 from notifications.domain import Ending, Recipient
 from notifications.exceptions import UnknownRecipient
 from notifications.schemas import LetterOut, LetterQuery, NewMessage
@@ -39,7 +38,6 @@ class Service:
     db = Database(models.Base)
     users = RpcProxy("users", ["get_many"])
     currency = Setting("CURRENCY", TEXT)
-    delivery: Delivery = StoreOnly()
 
     @rpc
     @checked(NewMessage())
@@ -118,12 +116,9 @@ class Service:
         return {"id": str(id_), "order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
 
     def _store(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
-        """Store letters and deliver those that are new (an order has one letter), which are returned."""
-        letters = [{**letter, "state": self.delivery.state} for letter in letters]
+        """Store letters. Returns those that are new: an order has one letter."""
         with self.db.autocommit() as connection:
-            new = store.insert_letters(connection, letters)
-        self.delivery.deliver(new)
-        return new
+            return store.insert_letters(connection, letters)
 
     def _kept(self, user_ids: set[str]) -> dict[str, Recipient]:
         with self.db.autocommit() as connection:

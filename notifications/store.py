@@ -13,6 +13,7 @@ from notifications.domain import Recipient
 from notifications.models import LETTERS, RECIPIENTS
 
 MAX_PAGE_BYTES = 64 * 1024  # of texts as JSON: many clients may read such a page slowly
+STORED = "stored"  # the state of a letter: nothing delivers it yet
 INSERT_LETTERS = text(
     "INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)"
     " SELECT * FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid, user_id uuid,"
@@ -38,7 +39,8 @@ def recipients(connection: Connection, user_ids: Iterable[str]) -> dict[str, Rec
 def insert_letters(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[RowMapping]:
     """Store letters, but those whose order has one already; those stored. In the order of their orders, so
     two batches with the same ones can't wait for each other in turn."""
-    rows = recordset(sorted(letters, key=lambda letter: letter["order_id"] or ""))
+    stored = [{**letter, "state": STORED} for letter in letters]
+    rows = recordset(sorted(stored, key=lambda letter: letter["order_id"] or ""))
     return list(connection.execute(INSERT_LETTERS, {"rows": rows}).mappings())
 
 

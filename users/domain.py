@@ -1,12 +1,40 @@
-"""The rules of users: when two names are the same."""
+"""The rules of users: when two names or addresses are the same, and a user's language."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
+from unicodedata import normalize
+
+from email_validator import validate_email
+
+LOCALES = ("en", "ru")  # there are letters in these; users of other languages get the first
 
 
 def fold(text: str) -> str:
-    """The form in which usernames and addresses are unique: two that differ in case are one."""
-    return text.casefold()
+    """The form in which two texts are one if they differ in case or normalization alone.
+
+    It is the canonical caseless match of Unicode (definition D145): `STRASSE` and `straße` are one.
+    """
+    return normalize("NFC", normalize("NFD", text).casefold())
+
+
+def address_forms(written: str) -> dict[str, str]:
+    """The normalized form of a valid address, for letters, and the form in which it is unique.
+
+    The unique form has the domain in ASCII. All keys of earlier versions have it, too: they took no
+    other domain.
+    """
+    address = validate_email(written, check_deliverability=False)
+    return {
+        "email": address.normalized,
+        "email_key": f"{fold(address.local_part)}@{address.ascii_domain}",
+    }
+
+
+def locale(tag: str) -> str:
+    """The one of LOCALES for a tag as browsers (`ru-RU`) or POSIX (`ru_RU.UTF-8`) write it."""
+    [language, *_] = re.split("[-_.@]", tag.lower())
+    return language if language in LOCALES else LOCALES[0]
 
 
 def taken(wanted: Mapping[str, Any], holders: list[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -15,5 +43,5 @@ def taken(wanted: Mapping[str, Any], holders: list[Mapping[str, Any]]) -> dict[s
     return {
         name: [message]
         for name, message in messages.items()
-        if any(holder[f"{name}_key"] == fold(wanted[name]) for holder in holders)
+        if any(holder[f"{name}_key"] == wanted[f"{name}_key"] for holder in holders)
     }

@@ -11,7 +11,8 @@ class Base(DeclarativeBase):
     """All tables of this service; nameko-sqlalchemy finds the database by this name."""
 
 
-# `*_key` are the case-folded forms, which are unique; the others are as the user wrote them.
+# `*_key` are the unique forms (domain.py). A username is as its user wrote it. An address is
+# normalized, but as written in rows of earlier versions.
 USERS = Table(
     "users",
     Base.metadata,

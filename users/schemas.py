@@ -2,11 +2,14 @@
 
 from marshmallow import Schema, fields, validate
 
-from chassis.schemas import EmailAddress, Id, Text
+from chassis.schemas import Id, Text, email_address
 
 USERNAME = validate.Regexp(
     r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", error="Only letters, digits, dots, hyphens and underscores."
 )
+# The tags of browsers (BCP 47) and of POSIX. A tag of another language is no error: its user gets
+# English letters. Other characters are no tag, but a fault of the client, which it should hear of.
+LOCALE = validate.Regexp(r"\A[A-Za-z]{1,8}([-_.@][A-Za-z0-9]+)*\Z", error="Not a tag such as en-US.")
 
 
 class NewUser(Schema):
@@ -14,9 +17,9 @@ class NewUser(Schema):
 
     id = Id()
     username = Text(1, 64, USERNAME, required=True)
-    email = EmailAddress(required=True)
+    email = fields.String(required=True, validate=email_address)
     password = Text(8, 128, required=True)
-    locale = fields.String(load_default="en", validate=validate.OneOf(("en", "ru")))
+    locale = Text(1, 35, LOCALE, load_default="en")  # RFC 5646, section 4.4.1
 
 
 class Credentials(Schema):

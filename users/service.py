@@ -26,7 +26,7 @@ class Service:
     @rpc(sensitive_arguments=("password",))
     @checked(NewUser())
     def create(self, password: str, **wanted: Any) -> Outcome:
-        """Sign a user up: `username`, `email`, `password`, `locale` (en or ru), `id` (made if not given).
+        """Sign a user up: `username`, `email`, `password`, `locale` (as en-US), `id` (made if not given).
 
         {"status": "created", "user": {...}}, the same again for the same `id`; else
         {"status": "taken" or "invalid", "errors": {field: [...]}}."""
@@ -36,7 +36,8 @@ class Service:
             "id": str(uuid_utils.uuid7()),
             **wanted,
             "username_key": domain.fold(wanted["username"]),
-            "email_key": domain.fold(wanted["email"]),
+            **domain.address_forms(wanted["email"]),
+            "locale": domain.locale(wanted["locale"]),
             "password_hash": password_hash,
         }
         with self.db.transaction() as connection:

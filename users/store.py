@@ -20,8 +20,9 @@ def insert_new(connection: Connection, user: Mapping[str, Any]) -> bool:
 
 def holders(connection: Connection, user: Mapping[str, Any]) -> list[RowMapping]:
     """Who has this id, username or address."""
-    same = or_(*[column == user[column.key] for column in UNIQUE])
-    statement = select(*PUBLIC, USERS.c.username_key, USERS.c.email_key).where(same)
+    statement = select(*PUBLIC, USERS.c.username_key, USERS.c.email_key).where(
+        or_(*[column == user[column.key] for column in UNIQUE])
+    )
     return list(connection.execute(statement).mappings())
 
 

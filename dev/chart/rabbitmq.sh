@@ -8,6 +8,7 @@ root=.tools/debian-13
 [ ! -e "$root" ] || exit 0
 dev/install.sh --system debootstrap
 echo "install: installing RabbitMQ of Debian 13 into $root ..." >&2
+mkdir -p "${root%/*}"
 rm -rf "$root.part"
 # In namespaces of its own: nothing stays mounted, and nothing that a package starts stays alive.
 unshare --mount --pid --fork --kill-child \

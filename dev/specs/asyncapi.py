@@ -32,7 +32,7 @@ from chassis.migrate import event_handlers
 from chassis.moves import moves_exchange
 from chassis.retries import MAX_ATTEMPTS, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
-from chassis.schemas import storable
+from chassis.schemas import email_address, storable
 from dev.failure import Failure
 from dev.specs import openapi
 from dev.specs.openapi import (
@@ -83,8 +83,7 @@ The consumer of an event that failed holds it, and tries it again after {DELAYS}
 message. It publishes the event to the end of the same queue when it holds {MAX_HELD} others, when it has held
 this one for {MAX_HELD_S} seconds, and while different events fail alike. After {MAX_ATTEMPTS} failures on its
 own content an event goes to `<queue>.dead`. Such copies go over an exchange of the consumer's own, with the
-queue's name as routing key. Earlier versions had retry queues, `<queue>.retry.<n>`:
-events that are still there are moved to `<queue>` unchanged.
+queue's name as routing key.
 """
 
 # What is answered and told
@@ -243,7 +242,7 @@ DEAD = {
     },
     ERROR: text(minLength=1, maxLength=1000, description="The last error."),
 }
-DEATH = {  # RabbitMQ's own: of an event that was in a retry queue of an earlier version
+DEATH = {  # RabbitMQ's own: of an event that has been in a retry queue of an earlier version
     "x-death": {"type": "array", "items": {"type": "object"}},
     **{f"x-first-death-{part}": text() for part in ("exchange", "queue", "reason")},
 }
@@ -596,7 +595,9 @@ def of_schema(schema: type[Schema]) -> Piece:
 
 
 def of_field(_: Any, field: fields.Field[Any], ret: Piece, **__: Any) -> Piece:
-    """Patterns as JSON Schema writes them, without the NUL that can't be stored."""
+    """Addresses, and patterns as JSON Schema writes them, without the NUL that can't be stored."""
+    if email_address in field.validators:
+        return EMAIL
     whole = pattern(ret["pattern"]) if "pattern" in ret else ""
     if storable in field.validators:
         whole = whole or r"^[^\x00]*$"

@@ -23,14 +23,15 @@ from marshmallow import Schema, fields, missing
 
 from billing import domain
 from chassis.errors import DeadlineExceeded
-from chassis.schemas import EMAIL_ADDRESS, UUID_PATTERN, storable
+from chassis.schemas import UUID_PATTERN, storable
 from dev.failure import Failure
 from gateway import documents, money, problems, reading, schemas
 from gateway.problems import Problem
 from gateway.service import Service
 from gateway.web import Route
 from notifications.schemas import SUBJECT
-from users.schemas import USERNAME
+from users.domain import LOCALES
+from users.schemas import LOCALE, USERNAME
 
 ROOT = Path(__file__).parents[2]
 YAML = ROOT / "docs" / "openapi.yaml"
@@ -79,7 +80,7 @@ def pattern(python: Any) -> str:
 
 ID = text(format="uuid", pattern=pattern(UUID_PATTERN))
 TIME = text(format="date-time", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$")
-EMAIL = text(format="email", maxLength=254)
+EMAIL = text(format="idn-email", maxLength=254)
 AMOUNT = ref("schemas", "Amount")
 KIND = one_of(domain.DEPOSIT, domain.WITHDRAWAL)
 REASONS = (domain.INSUFFICIENT_FUNDS, domain.BALANCE_LIMIT, domain.CANCELLED, domain.UNKNOWN_USER)
@@ -89,7 +90,7 @@ USER = {
     "id": ID,
     "username": text(maxLength=64, pattern=pattern(USERNAME.regex.pattern)),
     "email": EMAIL,
-    "locale": one_of("en", "ru"),
+    "locale": one_of(*LOCALES),
 }
 TOKEN = {
     "access_token": text(),
@@ -152,7 +153,16 @@ PAGES = {"Statement": "Operation", "Orders": "Order", "Letters": "Letter"}
 CURSOR = "^[A-Za-z0-9_-]+={0,2}$"
 MORE: dict[tuple[str, str | None], Piece] = {
     ("SignUp", "username"): {"pattern": pattern(USERNAME.regex.pattern)},
-    ("SignUp", "email"): {"format": "email", "pattern": pattern(EMAIL_ADDRESS.regex.pattern)},
+    ("SignUp", "email"): {
+        "format": "idn-email",
+        "description": "As written; the user has it in its normalized form. Two forms of one domain are one "
+        "address.",
+    },
+    ("SignUp", "locale"): {
+        "pattern": pattern(LOCALE.regex.pattern),
+        "description": "A language tag, as browsers or POSIX write it; the user has the language, or `en` "
+        "where there are no letters in it. Without it `Accept-Language` decides.",
+    },
     ("NewMessage", "subject"): {"pattern": pattern(SUBJECT.regex.pattern)},
     ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most."},
     ("Page", "after"): text(pattern=CURSOR, description="`next_cursor` of the page before."),
@@ -236,6 +246,12 @@ PARAMETERS: dict[str, Piece] = {
         "stands, another body gets 422. Bare, or as a quoted string.",
         "schema": text(pattern="^[!-~]{1,255}$", examples=["order-1"]),
     },
+    "Accept-Language": {
+        "in": "header",
+        "name": "Accept-Language",
+        "description": "Decides the user's locale where the body has none.",
+        "schema": text(examples=["ru-RU, en;q=0.5"]),
+    },
     "X-Request-Id": {
         "in": "header",
         "name": "X-Request-Id",
@@ -297,6 +313,8 @@ def operation(handler: Any, route: Route, path: str) -> Piece:
     parameters: list[Any] = ["X-Request-Id"]
     if "key" in handler.__code__.co_names:  # it reads `request.key`
         parameters.append("Idempotency-Key")
+    if "accept_language" in handler.__code__.co_names:
+        parameters.append("Accept-Language")
     # By hand: apispec fails where a field has a default and no way to dump it.
     for field in route.query.fields.values():
         default = {"default": field.load_default} if field.load_default is not missing else {}

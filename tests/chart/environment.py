@@ -41,12 +41,13 @@ def _leaves(config: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ..
 
 
 def _readers_of(path: tuple[str, ...]) -> frozenset[str]:
-    if path[0] == "DB_OWNER_URIS":
+    group = path[0].removesuffix("_FILE")
+    if group == "DB_OWNER_URIS":
         return frozenset({"migrations"})
     below = {service for service in SERVICES if path[-1] in (service, f"{service}:Base")}
     if below:
-        return frozenset(below | ({"migrations"} if path[0] == "DB_URIS" else set()))
-    naming = {service for service in SERVICES if f'"{path[0]}"' in _code(service)}
+        return frozenset(below | ({"migrations"} if group == "DB_URIS" else set()))
+    naming = {service for service in SERVICES if f'"{group}"' in _code(service)}
     return frozenset(naming or {*SERVICES, "migrations"})
 
 

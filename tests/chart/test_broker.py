@@ -19,7 +19,6 @@ from nameko.standalone.rpc import ClusterRpcProxy
 
 from chassis.migrate import event_handlers, event_queues
 from chassis.queue_limits import check_queue_limits
-from chassis.retry_queues import retry_queues
 from chassis.schemas import is_id
 from conftest import DEADLINE_S, eventually
 from dev import bus
@@ -168,35 +167,6 @@ def test_an_event_that_can_not_be_right_is_shown_told_by_the_audit_and_moved_bac
     assert f"{USER_CREATED}: 1 redriven" in run("redrive").says
 
 
-@pytest.mark.parametrize("service", ["billing", "notifications"])
-def test_services_may_drain_old_retry_queues_and_migrations_delete_them(
-    suite: Suite, channel: Callable[[str], Any], run: Run, service: str
-) -> None:
-    queue = f"evt-users-user_created--{service}.handle_user_created"
-    own = channel("migrations")
-    dead_letters = ready(own, f"{queue}.dead")
-    for name in retry_queues(queue):
-        own.queue_declare(name, durable=True, auto_delete=False)
-        publish(own, "", name, user_created(Shopper(suite.url)))
-    suite.stop(service)
-    suite.start(service)
-    eventually(lambda: not any(ready(own, name) for name in (queue, *retry_queues(queue))))
-    lines = [line for line in suite.processes[service].lines() if line["event"] == "retry queues drained"]
-    assert sum(line["events"] for line in lines if line["queue"] == queue) == len(retry_queues(queue))
-    assert ready(own, f"{queue}.dead") == dead_letters
-    deleted = run("dead", "chassis.dead", "retire-retries")
-    assert (deleted.code, f"{queue}: 3 retry queues deleted" in deleted.says) == (0, True), deleted.says
-    for name in retry_queues(queue):
-        with pytest.raises(amqp.NotFound):
-            ready(own, name)
-
-
-def user_created(shopper: Shopper) -> bytes:
-    """The event of that user, once more."""
-    facts = {name: shopper.user[name] for name in ("username", "email", "locale")}
-    return json.dumps({"user_id": shopper.id, **facts}).encode()
-
-
 def ready(channel: Any, queue: str) -> int:
     return int(channel.queue_declare(queue, passive=True).message_count)
 
@@ -235,7 +205,7 @@ def test_no_account_does_more_than_its_own_tasks(
     listed: Callable[..., list[dict[str, Any]]],
 ) -> None:
     queues = [each["name"] for each in listed("queues", "name")]
-    queues += [retry_queues(queue)[0] for queue in queues if queue.startswith("evt-")]
+    queues += [f"{queue}.retry.0" for queue in queues if queue.startswith("evt-")]
     keys = [each["routing_key"] for each in listed("bindings", "source_name", "routing_key")]
     reply_keys = {key[:8]: key for key in keys if is_id(key)}  # one of each service
     assert len(reply_keys) == sum(bus.service(name).has_replies for name in SERVICES)

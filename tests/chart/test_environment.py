@@ -11,6 +11,8 @@ from kombu.utils.url import parse_url
 from nameko.cli.main import setup_yaml_parser
 from sqlalchemy import make_url
 
+from chassis.amqp import broker_settings
+from chassis.db import database_uri
 from tests.chart.environment import COMMANDS, CONFIG, SERVICES, WITH_TABLES, of_container, raw, readers
 from tests.chart.helm import SETS, Object, component, containers, merged, objects, of, pods, user_values
 
@@ -44,6 +46,8 @@ def test_config_yaml_is_understood() -> None:
     assert found["USERS_DB_URI"] == {"users", "migrations"}
     assert found["USERS_DB_OWNER_URI"] == {"migrations"}
     assert found["TOKEN_SECRET"] == found["GATEWAY_PORT"] == found["STOP_DELAY_S"] == {"gateway"}
+    assert found["TOKEN_SECRET_FILE"] == {"gateway"}
+    assert found["USERS_DB_URI_FILE"] == {"users", "migrations"}
     assert found["CURRENCY"] == {"billing", "notifications"}
     assert found["AMQP_URI"] == found["LOG_LEVEL"] == {*SERVICES, "migrations"}
 
@@ -90,7 +94,8 @@ def test_every_value_is_one_that_config_yaml_understands(name: str) -> None:
             if part:
                 uri = config[f"DB_{part}S"][f"{kind.lower()}:Base"]
                 assert "127.0.0.1" not in uri
-                make_url(uri)
+                assert database_uri(config, f"DB_{part}S", kind.lower()) == uri
+        assert broker_settings(config)["AMQP_URI"] == config["AMQP_URI"]
 
 
 def resolved(environment: dict[str, str]) -> dict[str, Any]:

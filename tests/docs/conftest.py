@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dev.ports import VARIABLES, free_ports
-from dev.suite import Suite
+from dev.suite import PRIVATE, Suite
 from tests.docs.markdown import ROOT
 from tests.proxies import DEAD_PROXY, EXEMPTIONS
 
@@ -59,8 +59,8 @@ def variables(suite: Suite) -> dict[str, str]:
 
     A proxy is set, which does not answer: nothing in the documents asks it for this machine.
     """
-    others = {name: value for name, value in os.environ.items() if not name.endswith("_URI")}
-    others = {name: value for name, value in others.items() if name not in EXEMPTIONS} | DEAD_PROXY
+    unwanted = {*PRIVATE, *EXEMPTIONS}
+    others = {name: value for name, value in os.environ.items() if name not in unwanted} | DEAD_PROXY
     ports = {variable: str(suite.ports[name]) for name, variable in VARIABLES.items()}
     return {**others, **ports, "RUN_DIR": str(suite.servers.wanted)}
 

@@ -14,6 +14,8 @@ import yaml
 from marshmallow import Schema
 from openapi_spec_validator import validate
 
+import notifications.domain
+import users.domain
 from dev.specs import openapi, swagger_ui
 from gateway import documents, problems, schemas
 from gateway.service import Service
@@ -40,6 +42,12 @@ def test_every_document_is_valid_openapi(path: Path) -> None:
 @pytest.mark.parametrize("path", [openapi.YAML, openapi.JSON], ids=lambda path: path.name)
 def test_the_documents_are_what_the_code_says(path: Path) -> None:
     assert path.read_text() == openapi.written()[path], "run `make specs`"
+
+
+def test_the_gateway_offers_the_locales_that_users_stores_and_that_there_are_letters_for() -> None:
+    assert schemas.LOCALES == users.domain.LOCALES
+    assert set(schemas.LOCALES) == notifications.domain.LOCALES
+    assert schemas.LOCALES[0] == notifications.domain.FALLBACK_LOCALE
 
 
 def test_both_documents_say_the_same() -> None:

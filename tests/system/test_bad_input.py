@@ -221,10 +221,20 @@ def test_a_path_that_is_none_is_refused(rich, path) -> None:
             for value in ("\x00@example.org", f"{'x' * 250}@example.org", "a@example.org ", None, 5)
         ),
         *(
+            ("email", value)
+            for value in (
+                "a@localhost",
+                "a@shop.test",
+                "a\u202e@example.org",
+                "\ud800@example.org",
+                "a@почта",
+            )
+        ),
+        *(
             ("password", value)
             for value in ("", "x" * 7, "x" * 129, "x" * 7 + "\x00", "\ud800" * 8, None, 12345678)
         ),
-        *(("locale", value) for value in ("", "de", "EN", "../ru", None, 5)),
+        *(("locale", value) for value in ("", "../ru", "ru RU", f"ru{'-a' * 17}", "\ud800", None, 5)),
         *(("id", "0199d6a8-5b7e-7c3a-8000-000000000001"), ("is_admin", True)),
     ],
     ids=ascii,

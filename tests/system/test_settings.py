@@ -1,6 +1,7 @@
 """A wrong or missing setting stops the start at once, with one line that names it."""
 
 import importlib
+import re
 import socket
 from copy import deepcopy
 from pathlib import Path
@@ -12,12 +13,11 @@ from chassis.container import Container
 from tests.system.processes import SERVICES, Process
 
 URIS = ["", 5, "nonsense", "sqlite://", "postgresql://u:p@h/d", "mysql://h/d", ["x"], {}]
-SECONDS = [0, -1, "", "x", "NaN", float("nan"), float("inf"), [], {}]
-COUNTS = [0, -1, "", "x", float("nan"), [], {}]
+SECONDS = [0, -1, "", "x", "NaN", "1e3", "0x10", "1_000", "12:30", float("nan"), float("inf"), [], {}]
+COUNTS = [0, -1, "", "x", "0", "1.5", "1_000", float("nan"), [], {}]
 TEXTS = ["", [], {}, 5]
-SWITCHES = ["", "maybe", 5, [], {}]
+SWITCHES = ["", "maybe", "yes", "no", 5, [], {}]
 ADDRESSES = [*TEXTS, "h", "h:x", "h:-1", "h:99999", "a b:1"]
-SECRET = "a secret of more than 32 characters, for tests"
 WRONG: dict[str, list[Any]] = {
     "AMQP_URI": ["", 5, "nonsense", "amqp://h:x/", "http://h", "127.0.0.1:5672", [], {}],
     "HEARTBEAT": SECONDS,
@@ -34,7 +34,8 @@ WRONG: dict[str, list[Any]] = {
     "TRUSTED_PROXIES": [-1, 11, 0.5, "", "x", [], {}],
     "TOKEN_SECRET": ["", "short", "x" * 31, 5, [], {}],
 }
-MIGRATIONS_ONLY = {"DB_OWNER_URIS"}
+FILES = ["AMQP_URI", "TOKEN_SECRET", *(name for name in WRONG if name.startswith("DB_URIS."))]
+MIGRATIONS_ONLY = {"DB_OWNER_URIS", "DB_OWNER_URIS_FILE"}
 THE_COMMANDS_OWN = {"SERVICE_CONTAINER_CLS", "LOGGING"}
 
 
@@ -62,9 +63,15 @@ def changed(config: dict[str, Any], name: str, *value: Any) -> dict[str, Any]:
     return config
 
 
+def variable_of(name: str) -> str:
+    """The variable of a setting: USERS_DB_URI of DB_URIS.users:Base."""
+    found = re.fullmatch(r"(DB_\w+)S\.(\w+):Base", name)
+    return f"{found[2].upper()}_{found[1]}" if found else name
+
+
 def assert_names(message: str, name: str) -> None:
     """That `message` is one line that names the setting."""
-    assert message.startswith(f"config.yaml: {name} is ")
+    assert message.startswith(f"config.yaml: {variable_of(name)} is ")
     assert "\n" not in message
     assert "Traceback" not in message
 
@@ -74,7 +81,7 @@ def test_the_configuration_as_it_is_starts(config) -> None:
 
 
 def test_every_setting_of_the_file_is_tried_here(config) -> None:
-    tried = {name.partition(".")[0] for name in WRONG}
+    tried = {name.partition(".")[0] for name in WRONG} | {file_of(name).partition(".")[0] for name in FILES}
     assert set(config) == tried | MIGRATIONS_ONLY | THE_COMMANDS_OWN
 
 
@@ -87,7 +94,8 @@ def test_a_missing_setting_is_named(config, name) -> None:
 @pytest.mark.parametrize("name", ["DB_URIS", "WORKERS"])
 def test_a_missing_group_of_settings_is_named(config, name) -> None:
     for wrong in ({}, None, 5, "x", []):
-        assert start(changed(config, name, wrong)).startswith(f"config.yaml: {name}.")
+        told = start(changed(config, name, wrong))
+        assert re.match(rf"config\.yaml: ({name}\.\w+|USERS_DB_URI) is missing$", told)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +105,37 @@ def test_a_wrong_setting_is_named(config, name, value) -> None:
     assert_names(start(changed(config, name, value)), name)
 
 
-def test_the_development_key_serves_this_machine_alone(config) -> None:
-    refused = start(changed(config, "WEB_SERVER_ADDRESS", "0.0.0.0:0"))
-    assert_names(refused, "TOKEN_SECRET")
-    config["TOKEN_SECRET"] = SECRET
-    assert start(changed(config, "WEB_SERVER_ADDRESS", "0.0.0.0:0")) == ""
+def file_of(name: str) -> str:
+    """The setting with the path of a file that holds another setting."""
+    group, _, key = name.partition(".")
+    return f"{group}_FILE.{key}" if key else f"{group}_FILE"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("path", ["relative", 5, "/no/such/file", "/"])
+def test_a_wrong_file_is_named(config, name, path) -> None:
+    without = changed(config, name, "")
+    message = start(changed(without, file_of(name), path))
+    assert message.startswith(f"config.yaml: {variable_of(name)}_FILE is wrong: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_setting_and_its_file_together_are_refused(config, name) -> None:
+    message = start(changed(config, file_of(name), "/a/file"))
+    variable = variable_of(name)
+    assert message == f"config.yaml: {variable} and {variable}_FILE are both set: unset one of them"
+
+
+def test_all_services_of_a_process_take_the_same_files(config, environment, tmp_path) -> None:
+    for name in FILES:
+        file = tmp_path / variable_of(name)
+        file.write_text(environment[variable_of(name)] + "\n")
+        config = changed(changed(config, name, ""), file_of(name), str(file))
+    before = deepcopy(config)
+    for service in SERVICES:
+        Container(importlib.import_module(f"{service}.service").Service, config)
+    assert config == before
 
 
 # As a process
@@ -127,7 +161,7 @@ def ended(environment, tmp_path_factory):
         processes = []
         for variable, value in pair:
             log = folder / f"{len(found) + len(processes)}.log"
-            wrong = {**environment, "GATEWAY_PORT": "0", "TOKEN_SECRET": SECRET, variable: value}
+            wrong = {**environment, "GATEWAY_PORT": "0", variable: value}
             processes.append(Process(("gateway", "users"), wrong, log))
             processes[-1].start()
         for case, process in zip(pair, processes, strict=True):

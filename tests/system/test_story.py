@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.system.shopper import PASSWORD, assert_problem
+from tests.system.shopper import PASSWORD, assert_problem, new_user
 
 WORDS = {
     "en": ("Your order is paid", "Your order could not be paid", "not enough money"),
@@ -37,6 +37,22 @@ def test_an_order_there_is_money_for_brings_happiness_and_the_next_one_grief(new
     assert oldest == letter
     assert (newest["kind"], newest["order_id"], newest["subject"]) == ("grief", rejected["id"], grief)
     assert why in newest["body"]
+
+
+def test_a_russian_browser_with_a_cyrillic_address_gets_russian_letters(new_shopper, client) -> None:
+    name = new_user()["username"]
+    shopper = new_shopper(username=name, locale="ru-RU", email=f"Иван.{name}@XN--80A1ACNY.рф")
+    email = f"Иван.{name}@почта.рф"
+    assert (shopper.user["locale"], shopper.user["email"]) == ("ru", email)
+    rejected = shopper.ended_order("1.00")
+    [letter] = shopper.letters(1)
+    assert (letter["order_id"], letter["subject"]) == (rejected["id"], WORDS["ru"][1])
+    assert letter["to"] == email
+
+    other = {**new_user(), "email": f"иван.{name}@xn--80a1acny．РФ"}
+    assert_problem(client.post("/users", json=other), 409, "email")
+    answer = client.post("/users", json=new_user(), headers={"Accept-Language": "de, ru-RU;q=0.5, en;q=0.1"})
+    assert (answer.status_code, answer.json()["locale"]) == (201, "ru")
 
 
 def test_exactly_the_balance_is_paid_and_leaves_nothing(shopper) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import eventlet
 import pytest
+import yaml
 
 from chaos.arena import Arena, arena
 from chaos.run import Part, Run, converge, play
@@ -20,7 +21,7 @@ SEED = int(os.environ.get("SEED", "1"))
 CALLEES_FIRST = ("users", "billing", "notifications", "orders", "gateway")
 CALLERS_FIRST = CALLEES_FIRST[::-1]
 CONSUMERS = ("billing", "notifications")  # of events
-LOCKED_S = 7.0  # longer than the first two delays before a retry
+LOCKED_S = 7.0  # longer than the first two pauses of a handler
 REQUESTS = 20
 STATUSES = {0, 200, 201, 202, 409, 503, 504}  # 0: the connection failed
 
@@ -43,6 +44,12 @@ def test_an_upgrade_and_a_rollback_under_load_lose_nothing(previous: Path) -> No
     assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)
 
 
+def test_the_permissions_of_the_previous_version_are_its_own(previous: Path) -> None:
+    its_own = previous / BUS.relative_to(CHECKOUT)
+    found, expected = (yaml.safe_load(file.read_text()) for file in (PREVIOUS_PERMISSIONS, its_own))
+    assert found["users"] == expected["users"]
+
+
 def test_a_missing_history_is_told_in_one_line() -> None:
     line = f"the history lacks commit {'0' * 40}: git fetch --unshallow"
     with pytest.raises(Failure, match=f"^{line}$"), checkout_of("0" * 40):
@@ -52,7 +59,7 @@ def test_a_missing_history_is_told_in_one_line() -> None:
 def _story(run: Run, previous: Path) -> None:
     run.clients.join(8)
     with run.clients.arrivals(per_s=10):
-        _fill_old_retry_queues(run, "notifications")
+        _keep_events_waiting(run, "notifications")
         run.arena.suite.checkout = CHECKOUT
         run.arena.suite.migrate()
         _replace_first_copies(run, CALLEES_FIRST, CHECKOUT)
@@ -70,19 +77,17 @@ def _story(run: Run, previous: Path) -> None:
     converge(run)
     _permit(run, "this version alone", BUS)
     _upgrade_at_once(run)
-    _delete_old_retry_queues(run)
     _request(run)
     run.clients.finish()
     run.expect_only(STATUSES)
 
 
-def _fill_old_retry_queues(run: Run, service: str) -> None:
-    """The database of a service is unavailable, and copies of the previous version consume events."""
+def _keep_events_waiting(run: Run, service: str) -> None:
+    """The database of a service is unavailable while its copies consume events."""
     with run.arena.locked_out(service):
         run.fault(f"the database of {service} is unavailable")
         _request(run)
-        suffix = f"--{service}."
-        run.arena.await_(lambda: _retries(run.arena, suffix), f"events of {service} wait for a retry")
+        run.arena.await_(lambda: _waiting_events(run.arena, service), f"events wait for {service}")
         eventlet.sleep(LOCKED_S)
 
 
@@ -105,7 +110,7 @@ def _permit(run: Run, whom: str, *permissions: Path) -> None:
 def _fail_events(run: Run) -> None:
     """Events fail while copies of both versions consume them."""
     for service in CONSUMERS:
-        _fill_old_retry_queues(run, service)
+        _keep_events_waiting(run, service)
         run.arena.await_ready(run.arena.copies(service))
 
 
@@ -117,12 +122,6 @@ def _switch(run: Run, name: str, checkout: Path) -> None:
 
 
 def _crash_broker(run: Run) -> None:
-    """Kill the broker at a moment when nothing moves out of a retry queue.
-
-    The previous version leaves that move to the broker, which confirms it to nobody. What a crash
-    loses there is lost by that version.
-    """
-    run.arena.await_(lambda: not _retries(run.arena), "the old retry queues are empty")
     run.fault("kill -9 of the broker")
     run.arena.crash_broker()
     run.arena.await_ready()
@@ -136,21 +135,10 @@ def _upgrade_at_once(run: Run) -> None:
         run.arena.disarm()
 
 
-def _delete_old_retry_queues(run: Run) -> None:
-    done = run.arena.run_module("chassis.dead", "retire-retries")
-    run.expect(done.returncode == 0, f"the old retry queues are not deleted: {done.stderr[-500:]}")
-    left = _old_retry_queues(run.arena)
-    run.expect(not left, f"not deleted: {', '.join(left)}")
-
-
-def _retries(arena: Arena, handlers: str = "") -> int:
-    """The events that wait in old retry queues, of all handlers or of those whose queues are named so."""
-    return sum(count for name, count in _old_retry_queues(arena).items() if handlers in name)
-
-
-def _old_retry_queues(arena: Arena) -> dict[str, int]:
-    """The messages in each queue through which the previous version retries events."""
-    return {name: count for name, count in arena.messages("evt-").items() if ".retry." in name}
+def _waiting_events(arena: Arena, service: str) -> int:
+    """The events in the queues of a service, those that its copies hold included."""
+    queues = arena.messages("evt-")
+    return sum(count for name, count in queues.items() if f"--{service}." in name)
 
 
 def _request(run: Run) -> None:

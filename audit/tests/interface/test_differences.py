@@ -13,7 +13,6 @@ from audit.__main__ import QUEUES, audit
 from audit.tests.interface.story import order, tell, user
 from chassis.amqp import connect
 from chassis.migrate import declare_queues, event_handlers
-from chassis.retry_queues import retry_queues
 from conftest import eventually
 
 NOBODY = "ffffffff-0000-7000-8000-000000000000"
@@ -443,26 +442,6 @@ def test_dead_letters_are_told_and_waiting_events_once_settled(config, channel, 
     assert told(config) == {}
     publish(channel, f"{queue}.dead")
     eventually(lambda: told(config) == {"parked": 1})
-
-
-@pytest.mark.parametrize("queue", QUEUES)
-def test_an_event_left_in_an_old_retry_queue_is_told(config, channel, queue) -> None:
-    for name in retry_queues(queue):
-        channel.queue_declare(name, durable=True, auto_delete=False)
-        try:
-            publish(channel, name)
-            eventually(lambda: told(config, settled=True) == {"waiting": 1})
-            assert audit(config, settled=True)["first"] == [f"waiting: {name}: 1 events"]
-            assert told(config) == {}
-        finally:
-            channel.queue_delete(name)
-
-
-def test_retry_queues_may_be_missing(config, channel) -> None:
-    for queue in QUEUES:
-        for name in retry_queues(queue):
-            channel.queue_delete(name)
-    assert told(config, settled=True) == {}
 
 
 @pytest.mark.parametrize("end", ["", ".dead"])

@@ -297,12 +297,12 @@ def test_sigterm_ends_a_service_that_still_waits(nameko_run) -> None:
         ({"AMQP_URI": "localhost"}, "AMQP_URI is wrong"),
         ({"HEARTBEAT": 0}, "HEARTBEAT is wrong"),
         ({"HEALTH_ADDRESS": "localhost"}, "HEALTH_ADDRESS is wrong"),
-        ({"DB_URIS": {}}, "DB_URIS.users:Base is missing"),
-        ({"DB_URIS": {"users:Base": "sqlite://"}}, "DB_URIS.users:Base is wrong"),
+        ({"DB_URIS": {}}, "USERS_DB_URI is missing"),
+        ({"DB_URIS": {"users:Base": "sqlite://"}}, "USERS_DB_URI is wrong"),
         ({"DB_STATEMENT_TIMEOUT_S": "soon"}, "DB_STATEMENT_TIMEOUT_S is wrong"),
         ({"DB_POOL_SIZE": 0}, "DB_POOL_SIZE is wrong"),
         ({"RPC_TIMEOUT_S": -1}, "RPC_TIMEOUT_S is wrong"),
-        ({"CURRENCY": ""}, "CURRENCY is wrong"),
+        ({"CURRENCY": ""}, "CURRENCY is missing"),
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_a_line_that_names_it(config, changes, line) -> None:

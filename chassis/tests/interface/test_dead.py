@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import amqp
 import pytest
 import yaml
 
@@ -16,6 +17,7 @@ from chassis.container import Container
 from chassis.events import event_handler
 from chassis.logs import current_request_id
 from chassis.migrate import declare_queues
+from chassis.moves import copy_of
 from chassis.tests.conftest import Broker, running
 from conftest import eventually
 
@@ -281,3 +283,14 @@ def test_the_suites_queues_are_all_known_to_the_process(environment, suite_confi
         "evt-users-user_created--billing.handle_user_created",
         "evt-users-user_created--notifications.handle_user_created",
     ]
+
+
+def test_a_copy_has_no_property_that_the_broker_would_refuse_or_obey() -> None:
+    forged = {"user_id": "nobody", "expiration": "50", "message_id": "m-2"}
+    copy = copy_of(amqp.Message(b"1", content_type="application/json", **forged))
+    assert copy.properties == {
+        "application_headers": {},
+        "content_type": "application/json",
+        "delivery_mode": 2,
+        "message_id": "m-2",
+    }

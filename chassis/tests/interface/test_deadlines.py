@@ -54,4 +54,4 @@ def test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_d
             dependency(hurried, "middle").ask()
         eventually(lambda: gave_up_after)
         gate.send()
-    assert gave_up_after[0] < config["RPC_TIMEOUT_S"] / 2
+    assert gave_up_after[0] < float(config["RPC_TIMEOUT_S"]) / 2

@@ -15,8 +15,8 @@ from sqlalchemy import create_engine
 
 from chassis import migrate
 from chassis.db import newest_migration
-from chassis.migrate import declare_queues, main, migrate_tables
-from conftest import SERVICES_WITH_TABLES
+from chassis.migrate import declare_queues, main, migrate_tables, refuse_old_events
+from conftest import SERVICES_WITH_TABLES, eventually
 
 
 def role(config: dict[str, Any], service: str, database: str | None = None) -> Any:
@@ -41,7 +41,6 @@ def config_file(config, tmp_path) -> Any:
 
 @pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
 def test_only_services_with_an_outbox_have_an_exchange_of_events(config, monkeypatch, service) -> None:
-    """The permissions of the previous version allow no other one."""
     declared = []
     monkeypatch.setattr(migrate, "declare_exchange", lambda exchange, _: declared.append(exchange.name))
     declare_queues(config, service)
@@ -146,8 +145,8 @@ AWAY = "postgresql+psycopg2://a:b@127.0.0.1:1/c"
         ({"HEARTBEAT": "often"}, ["billing"], "HEARTBEAT is wrong"),
         ({"DB_URIS": None}, [], "DB_URIS is missing"),
         ({"DB_URIS": "users"}, [], "DB_URIS is wrong"),
-        ({"DB_URIS": {"users:Base": "sqlite://"}}, [], "DB_URIS.users:Base is wrong"),
-        ({"DB_OWNER_URIS": {}}, ["users"], "DB_OWNER_URIS.users:Base is missing"),
+        ({"DB_URIS": {"users:Base": "sqlite://"}}, [], "USERS_DB_URI is wrong"),
+        ({"DB_OWNER_URIS": {}}, ["users"], "USERS_DB_OWNER_URI is missing"),
         ({"DB_OWNER_URIS": {"users:Base": AWAY}}, ["users"], "onnection"),
     ],
 )
@@ -170,8 +169,33 @@ def test_the_command_ends_with_one_line_where_the_file_is_none(tmp_path, text) -
         assert "\n" not in ended.value.code
 
 
+@pytest.fixture(params=["retry.0", "retry.1", "retry.2"])
+def old_queue(request, broker) -> Iterator[str]:
+    """One of the retry queues that version 8bd461b has declared for billing."""
+    name = f"evt-users-user_created--billing.handle_user_created.{request.param}"
+    broker.channel.queue_declare(name, durable=True, auto_delete=False)
+    yield name
+    broker.channel.queue_delete(name)
+
+
+def test_the_command_refuses_events_of_a_version_that_was_skipped(config_file, broker, old_queue) -> None:
+    broker.publish("", old_queue, b"{}")
+    eventually(lambda: broker.count(old_queue) == 1)
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", config_file(), "users", "billing"])
+    assert f"{old_queue} has 1 events: stop all copies of their version" in ended.value.code
+    assert "`python -m chassis.dead retire-retries` of version 9762220 first" in ended.value.code
+    assert "\n" not in ended.value.code
+    assert broker.count(old_queue) == 1
+
+
+def test_an_empty_queue_of_an_earlier_version_is_left_alone(config, broker, old_queue) -> None:
+    refuse_old_events(config, ["users", "billing"])
+    assert broker.count(old_queue) == 0
+
+
 def test_the_command_does_not_know_other_services(config_file) -> None:
-    with pytest.raises(SystemExit, match=r"DB_OWNER_URIS\.nobody:Base is missing"):
+    with pytest.raises(SystemExit, match=r"NOBODY_DB_OWNER_URI is missing"):
         main(["--config", config_file(), "nobody"])
 
 

@@ -232,7 +232,7 @@ def test_a_blocked_broker_fails_a_call_at_once(asker, echo, servers) -> None:
     try:
         with pytest.raises(Unavailable, match="takes no messages"):  # the first message tells
             echo.echo(value=1)
-        with eventlet.Timeout(1), pytest.raises(Unavailable, match="takes no messages"):
+        with pytest.raises(Unavailable, match="takes no messages"):  # no DeadlineExceeded
             echo.echo(value=1)
         assert health.respond("/readyz").status_code == 503
     finally:
@@ -259,9 +259,9 @@ def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
     proxy.close()
     eventually(lambda: echo.echo._proxy.sender._link.closed)
     for _ in range(20):
-        with eventlet.Timeout(1), pytest.raises(NotReceived, match="unavailable"):
+        with pytest.raises(NotReceived, match="unavailable"):  # no DeadlineExceeded
             echo.hold(gate="never")
-        with eventlet.Timeout(1), pytest.raises(NotReceived, match="unavailable"):
+        with pytest.raises(NotReceived, match="unavailable"):
             echo.double(number=1)
     assert [type(fault) for fault in echo.double.many([{"number": 1}] * 2)] == [NotReceived] * 2
     assert pending(distant) == 0

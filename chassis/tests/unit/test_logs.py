@@ -3,10 +3,13 @@
 import json
 import logging
 import logging.config
+from pathlib import Path
 from typing import Any
 
 import eventlet
 import pytest
+import yaml
+from nameko.cli.main import setup_yaml_parser
 
 from chassis.logs import (
     bind_client,
@@ -88,6 +91,20 @@ def test_a_wrong_format_ends_the_start_with_a_line_that_names_it() -> None:
     config = {"version": 1, "formatters": {"line": {"()": formatter, "style": "xml"}}}
     with pytest.raises(SystemExit, match=r"^config\.yaml: LOG_FORMAT is wrong: 'xml'"):
         logging.config.dictConfig(config)
+
+
+@pytest.mark.parametrize("variable", ["LOG_FORMAT", "LOG_LEVEL"])
+@pytest.mark.parametrize(
+    "text", ["", "no", "0x10", "{", "*", "ext://no.such", "ext://os.sep", "cfg://handlers"]
+)
+def test_a_wrong_variable_is_named_and_never_followed(monkeypatch, variable, text) -> None:
+    """Through config.yaml, as `nameko run` reads and applies it."""
+    setup_yaml_parser()
+    monkeypatch.setenv(variable, text)
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    with pytest.raises(SystemExit) as ended:
+        logging.config.dictConfig(config["LOGGING"])
+    assert str(ended.value).startswith(f"config.yaml: {variable} is wrong: {text!r} is not one of")
 
 
 def test_lines_carry_the_request_id_of_their_greenthread() -> None:

@@ -1,11 +1,28 @@
 """Settings are read strictly: what is missing or wrong is named in one line."""
 
-import pytest
-from nameko.exceptions import ConfigurationError
+import os
+import re
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from urllib.parse import quote, unquote
 
-from chassis.amqp import check_broker_settings
+import kombu
+import pytest
+import yaml
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from nameko.cli.main import setup_yaml_parser
+from nameko.exceptions import ConfigurationError
+from psycopg2.extensions import make_dsn, parse_dsn
+from sqlalchemy import make_url
+
+from chassis.amqp import broker_settings
 from chassis.db import database_uri
-from chassis.settings import ADDRESS, COUNT, SECONDS, TEXT, WHOLE_SECONDS, read
+from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, TEXT, WHOLE_SECONDS, read
+
+CONFIG = Path("config.yaml")
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp"))
 
 
 @pytest.mark.parametrize(
@@ -13,8 +30,15 @@ from chassis.settings import ADDRESS, COUNT, SECONDS, TEXT, WHOLE_SECONDS, read
     [
         ("0.5", SECONDS, 0.5),
         (5, SECONDS, 5.0),
+        ("5", SECONDS, 5.0),
         (16, COUNT, 16),
+        ("16", COUNT, 16),
         (10, WHOLE_SECONDS, 10),
+        ("10", WHOLE_SECONDS, 10),
+        ("true", SWITCH, True),
+        ("false", SWITCH, False),
+        (True, SWITCH, True),
+        ("NO", TEXT, "NO"),
         ("EUR", TEXT, "EUR"),
         ("127.0.0.1:0", ADDRESS, "127.0.0.1:0"),
         (":65535", ADDRESS, ":65535"),
@@ -29,7 +53,7 @@ def test_a_dotted_name_looks_inside() -> None:
     assert read({"WORKERS": {"billing": 4}}, "WORKERS.billing", COUNT) == 4
 
 
-@pytest.mark.parametrize("config", [{}, {"X": None}, {"A": 1}, None, []])
+@pytest.mark.parametrize("config", [{}, {"X": None}, {"A": 1}, {"A": {"B": ""}}, None, []])
 def test_a_missing_setting_is_named(config) -> None:
     with pytest.raises(ConfigurationError, match=r"^A\.B is missing$"):
         read(config, "A.B", TEXT)
@@ -48,8 +72,10 @@ def test_a_missing_setting_is_named(config) -> None:
         ("many", COUNT),
         (10.5, WHOLE_SECONDS),
         (0, WHOLE_SECONDS),
-        ("10", WHOLE_SECONDS),
-        ("", TEXT),
+        ("10.0", WHOLE_SECONDS),
+        *((text, SECONDS) for text in ("0x10", "1_000", "12:30", "1e3", " 5", "5 ", "-1", "٥", "NaN", "5.")),
+        ("9" * 5000, COUNT),
+        *((text, SWITCH) for text in ("no", "yes", "on", "True", "1", "maybe", 5, [])),
         (5, TEXT),
         ({}, TEXT),
         ("127.0.0.1:", ADDRESS),
@@ -65,23 +91,220 @@ def test_a_wrong_setting_is_named_in_one_line(value, field) -> None:
     assert "\n" not in str(caught.value)
 
 
+# config.yaml
+
+
+def loaded(**environment: str) -> dict[str, Any]:
+    """config.yaml as nameko reads it for a process with this environment."""
+    setup_yaml_parser()
+    with patch.dict(os.environ, environment):
+        config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+    return config
+
+
+def test_no_variable_is_read_as_yaml() -> None:
+    lines = [line for line in CONFIG.read_text().splitlines() if "${" in line and not line.startswith("#")]
+    assert lines
+    assert [line for line in lines if "!raw_env_var " not in line.partition("${")[0]] == []
+
+
+@pytest.mark.parametrize("text", ["no", "NO", "0x10", "1_000", "12:30", "x #y", "${HOME}", "@", "{", "a: b"])
+def test_a_variable_is_taken_as_it_is(text: str) -> None:
+    config = loaded(CURRENCY=text, LOG_LEVEL=text, GATEWAY_HOST=text)
+    assert config["CURRENCY"] == config["LOGGING"]["root"]["level"] == text
+    assert config["WEB_SERVER_ADDRESS"].partition(":8000")[0] == text
+
+
+def test_each_secret_may_come_from_a_file() -> None:
+    names = set(re.findall(r"[A-Z_]+_URI\b", CONFIG.read_text())) | {"TOKEN_SECRET"}
+    assert len(names) == 10
+    for name in names:
+        assert "/a file" in str(loaded(**{f"{name}_FILE": "/a file"})), name
+
+
+# Secrets in files
+
+
+def uri_in(file: Path, content: str) -> Path:
+    file.write_text(content)
+    return file
+
+
+def test_a_setting_comes_from_the_file_that_its_variable_names(tmp_path: Path) -> None:
+    amqp = uri_in(tmp_path / "amqp", "amqp://a:b@h/\n")
+    database = uri_in(tmp_path / "database", "postgresql+psycopg2://a:b@h/d")
+    config = loaded(AMQP_URI="", AMQP_URI_FILE=str(amqp), USERS_DB_URI_FILE=str(database))
+    resolved = broker_settings(config)
+    assert resolved["AMQP_URI"] == "amqp://a:b@h/"
+    assert broker_settings(resolved) == resolved
+    assert config["AMQP_URI"] == "", "the services of one process share it"
+    assert database_uri(config, "DB_URIS", "users") == "postgresql+psycopg2://a:b@h/d"
+
+
+def test_a_secret_is_set_in_one_form_only(tmp_path: Path) -> None:
+    file = str(uri_in(tmp_path / "file", "amqp://a:b@h/"))
+    with pytest.raises(ConfigurationError, match=r"^AMQP_URI and AMQP_URI_FILE are both set: unset one"):
+        broker_settings({"AMQP_URI": "amqp://a:b@h/", "AMQP_URI_FILE": file, "HEARTBEAT": 10})
+    config = {"DB_OWNER_URIS": {"users:Base": "x"}, "DB_OWNER_URIS_FILE": {"users:Base": file}}
+    with pytest.raises(ConfigurationError, match=r"^USERS_DB_OWNER_URI and USERS_DB_OWNER_URI_FILE are both"):
+        database_uri(config, "DB_OWNER_URIS", "users")
+
+
+def test_a_variable_that_names_no_file_is_named(tmp_path: Path) -> None:
+    config = {"DB_URIS_FILE": {"users:Base": str(tmp_path / "missing")}}
+    with pytest.raises(ConfigurationError, match=r"^USERS_DB_URI_FILE is wrong: '.*missing': No such file"):
+        database_uri(config, "DB_URIS", "users")
+
+
+# URIs
+
+
+def broker_uri(uri: str) -> str:
+    found: str = broker_settings({"AMQP_URI": uri, "HEARTBEAT": 10})["AMQP_URI"]
+    return found
+
+
+def users_uri(uri: str) -> str:
+    return database_uri({"DB_URIS": {"users:Base": uri}}, "DB_URIS", "users")
+
+
 @pytest.mark.parametrize(
     "uri",
-    ["localhost", "http://localhost", "amqp", "amqp://shop:shop@host:port/", "amqp://shop:shop@host:99999/"],
+    [
+        "localhost",
+        "http://localhost",
+        "amqp",
+        "amqp://",
+        "amqp://shop:shop@",
+        "amqp://shop:shop@host:port/",
+        "amqp://shop:shop@host:99999/",
+        "amqp://shop:shop@host:0/",
+        "amqp://shop:shop@ho st/",
+        "amqp://shop:shop@host/\n",
+        "amqp://shop:shop@shop@host/",
+        "amqp://shop:shop/shop@host/",
+        "amqp://shop:shop?shop@host/",
+        "amqp://shop:shop#shop@host/",
+        "amqp://shop:shop;shop@host/",
+        "amqp://shop:shop[shop@host/",
+        "amqp://shop:50%shop@host/",
+        "amqp://shop:%FFshop@host/",
+        "amqp://shop:%00shop@host/",
+        "amqp://shop:schöpshop@host/",
+        "amqp://shop:1/shop@host/",
+        "amqp://shop:1?shop@host/",
+        "amqp://shop:shop@host/?heartbeat=shop",
+    ],
 )
 def test_a_wrong_broker_uri_is_named_and_its_password_not_shown(uri) -> None:
     with pytest.raises(ConfigurationError, match=r"^AMQP_URI is wrong: it must read amqp://") as caught:
-        check_broker_settings({"AMQP_URI": uri, "HEARTBEAT": 10})
+        broker_uri(uri)
     assert "shop" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["amqp://guest:guest@host", "amqps://a:b@host:5671/shop"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "amqp://guest:guest@host",
+        "amqp://host",
+        "amqp://a:b@[::1]:5672//",
+        "amqps://a:b@host:5671/shop",
+        "amqps://a:b@host.example.org:5671/%2Fshop",
+    ],
+)
 def test_a_right_broker_uri_is_taken(uri) -> None:
-    check_broker_settings({"AMQP_URI": uri, "HEARTBEAT": 10})
+    assert broker_uri(uri) == uri
 
 
-@pytest.mark.parametrize("uri", ["postgresql://a:b@h/d", "sqlite://", "nonsense"])
-def test_a_wrong_database_uri_is_named(uri) -> None:
-    config = {"DB_URIS": {"billing:Base": uri}}
-    with pytest.raises(ConfigurationError, match=r"^DB_URIS\.billing:Base is wrong: .*psycopg2"):
-        database_uri(config, "DB_URIS", "billing")
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://shop:shop@h/d",
+        "sqlite://",
+        "nonsense",
+        "postgresql+psycopg2://shop:shop@shop@h/d",
+        "postgresql+psycopg2://shop:shop@h:x/d",
+        "postgresql+psycopg2://shop:shop@h:99999/d",
+        "postgresql+psycopg2://shop:50%shop@h/d",
+        "postgresql+psycopg2://shop@h/d?password=a&shop=b",
+    ],
+)
+def test_a_wrong_database_uri_is_named_and_its_password_not_shown(uri) -> None:
+    with pytest.raises(ConfigurationError, match=r"^USERS_DB_URI is wrong: .*psycopg2") as caught:
+        users_uri(uri)
+    assert "shop" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql+psycopg2://role@host",
+        "postgresql+psycopg2://role:password@one,two:5432/d?sslmode=verify-full",
+        "postgresql+psycopg2://role:password@[::1]:5432/d",
+        "postgresql+psycopg2://role:password@/d?host=one:5432&host=two:5432",
+        "postgresql+psycopg2://role:password@/d?host=%2Fvar%2Frun%2Fpostgresql",
+        "postgresql+psycopg2://role:a/b+c==@host/d",
+    ],
+)
+def test_a_right_database_uri_is_taken(uri) -> None:
+    assert users_uri(uri) == uri
+
+
+def broker_parts(uri: str) -> tuple[Any, ...]:
+    """What the library makes of a URI of the broker."""
+    found = kombu.Connection(uri)
+    return found.userid, found.password, found.hostname, found.port, found.virtual_host
+
+
+def database_parts(uri: str) -> tuple[Any, ...]:
+    """What libpq gets of a URI of a database."""
+    url = make_url(uri)
+    arguments, where = url.get_dialect()().create_connect_args(url)
+    found = parse_dsn(make_dsn(*arguments, **where))
+    return found["user"], found["password"], found["host"], int(found["port"]), found["dbname"]
+
+
+KINDS = pytest.mark.parametrize(
+    ("uri", "check", "parts"),
+    [
+        ("amqp://role:{}@host.example.org:1234/place", broker_uri, broker_parts),
+        ("postgresql+psycopg2://role:{}@host.example.org:1234/place", users_uri, database_parts),
+    ],
+    ids=["broker", "database"],
+)
+
+
+@KINDS
+@settings(deadline=None)
+@given(password=st.text(PRINTABLE, min_size=1))
+@example(password=" {0}{x}%s %41 '\"\\${HOME}@:/?#[];é€𝄞 ")
+def test_a_percent_encoded_password_arrives_as_it_is(uri, check, parts, password) -> None:
+    found = parts(check(uri.format(quote(password, safe=""))))
+    assert found == ("role", password, "host.example.org", 1234, "place")
+
+
+# No line of ours holds four of these in a row.
+SECRET = st.text("QXZJ479@:/?#[]{}%$;&=+,.'\"\\ é", min_size=4, max_size=30)
+
+
+@KINDS
+@settings(deadline=None)
+@given(password=SECRET)
+@example(password="{QXZJ}")
+@example(password="QXZJ/479?XQZJ")
+@example(password="479/XQZJ")
+@example(password="QXZJ@479Q:47/X")
+def test_a_password_that_is_not_encoded_arrives_as_it_is_or_is_refused_unseen(
+    uri, check, parts, password
+) -> None:
+    assume(unquote(password) == password)
+    pieces = {password[start : start + 4] for start in range(len(password) - 3)}
+    refusal = ""
+    try:
+        taken = check(uri.format(password))
+    except ConfigurationError as exc:
+        refusal = str(exc)
+    if refusal:
+        assert [piece for piece in pieces if piece in refusal] == []
+    else:
+        assert parts(taken) == ("role", password, "host.example.org", 1234, "place")

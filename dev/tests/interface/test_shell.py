@@ -285,14 +285,15 @@ def test_mistakes_are_told_at_once(open_shell, run) -> None:
 
 
 def test_settings_are_as_in_nameko_shell(open_shell) -> None:
-    assert open_shell().call("lambda: n.config['RPC_TIMEOUT_S']") == DEFAULT_TIMEOUT_S
+    assert open_shell().call("lambda: n.config['RPC_TIMEOUT_S']") == str(DEFAULT_TIMEOUT_S)
 
 
 def test_an_operator_emits_no_event_of_a_service(open_shell, channel) -> None:
     session = open_shell()
     queue = "evt-users-user_created--billing.handle_user_created"
     told = session.call("n.dispatch_event, 'users', 'user_created', {}")
-    assert "ACCESS_REFUSED - access to exchange 'users.events'" in told
+    assert "ACCESS_REFUSED" in told
+    assert "access to exchange 'users.events'" in told
     assert waiting(channel, queue) == 0
 
 

@@ -1,5 +1,6 @@
 """Two tracks of tests side by side: what they show, when they fail, and that nothing outlives them."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def test_all_steps_run_and_one_that_fails_is_named(capfd, first: list[str], seco
 
 def test_a_step_stands_back_as_far_as_it_says(capfd) -> None:
     assert run([shell("nice")], [shell("nice", LOWEST_PRIORITY)]) == 0
-    assert capfd.readouterr().out.split()[:2] == ["0", str(LOWEST_PRIORITY)]
+    ours = str(os.nice(0))  # the tests themselves may stand back
+    assert capfd.readouterr().out.split()[:2] == [ours, str(LOWEST_PRIORITY)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from dev import state
 from dev.failure import Failure
 from dev.ports import DEFAULTS, check_free, free_ports, ports_from
-from dev.suite import _variables, external_servers
+from dev.suite import Suite, _variables, external_servers, wanted_suite, with_secrets
 
 DB_URIS = {
     f"{name}_DB_URI": f"postgresql://r:p@host/{name}"
@@ -89,6 +89,45 @@ def test_an_owner_without_its_uri_is_the_role_itself() -> None:
 def test_broker_and_databases_are_independent() -> None:
     assert external_servers({"AMQP_URI": "amqp://"}) == {"AMQP_URI": "amqp://"}
     assert external_servers({"AMQP_URI": ""}) == {}
+
+
+def test_servers_of_others_may_be_named_in_files(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "uri").write_text("amqp://a:b@host/\n")
+    monkeypatch.setenv("AMQP_URI_FILE", str(tmp_path / "uri"))
+    suite = wanted_suite(tmp_path / "run")
+    assert suite.external == {"AMQP_URI": "amqp://a:b@host/"}
+    told = suite._service("users").env
+    assert told["AMQP_URI"] == "amqp://a:b@host/"
+    assert "AMQP_URI_FILE" not in told.keys() | suite.environ("users").keys() | suite.environ().keys()
+
+
+def test_the_key_of_the_tokens_may_stand_in_a_file(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "key").write_text("a key of one's own")
+    suite = Suite(tmp_path / "run", free_ports())
+    for name, value in suite.private_env("gateway").items():  # as after `. .run/env/gateway`
+        monkeypatch.setenv(name, value)
+    before = suite._settings
+    monkeypatch.setenv("TOKEN_SECRET_FILE", str(tmp_path / "key"))
+    assert suite.private_env("gateway")["TOKEN_SECRET"] == "a key of one's own"
+    assert suite._settings != before, "what runs would ignore it"
+
+
+@pytest.mark.parametrize(
+    ("environ", "why"),
+    [
+        ({"AMQP_URI": "amqp://", "AMQP_URI_FILE": "/f"}, "AMQP_URI and AMQP_URI_FILE are both set"),
+        ({"USERS_DB_URI_FILE": "/no/such/file"}, "USERS_DB_URI_FILE is wrong: '/no/such/file': No such file"),
+    ],
+)
+def test_a_file_that_is_no_secret_is_named(environ: dict[str, str], why: str) -> None:
+    with pytest.raises(Failure, match=why):
+        with_secrets(environ)
+
+
+def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
+    (tmp_path / "uri").write_text("amqp://a:b@host/")
+    named = {"AMQP_URI": "", "AMQP_URI_FILE": str(tmp_path / "uri"), "USERS_DB_URI_FILE": "", "PATH": ""}
+    assert with_secrets(named) == {"AMQP_URI": "amqp://a:b@host/", "PATH": ""}
 
 
 def test_a_folder_too_deep_for_sockets_becomes_a_link(tmp_path: Path) -> None:

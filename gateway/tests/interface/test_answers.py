@@ -189,6 +189,24 @@ def test_an_answer_shows_what_the_api_names_and_nothing_else(client, book) -> No
     assert set(client.post("/users", json=SIGN_UP).json()) == shown
 
 
+@pytest.mark.parametrize(
+    ("given", "accepted", "asked"),
+    [
+        ({}, {}, "en"),
+        ({}, {"Accept-Language": "ru-RU,ru;q=0.9,en;q=0.8"}, "ru"),
+        ({}, {"Accept-Language": ";;q=,\xff"}, "en"),
+        ({"locale": "ru_RU.UTF-8"}, {"Accept-Language": "en"}, "ru_RU.UTF-8"),
+    ],
+)
+def test_a_sign_up_without_a_locale_gets_it_from_accept_language(
+    client, book, given, accepted, asked
+) -> None:
+    book.answers["users.create"] = {"status": "created", "user": {**USER, "locale": "ru"}}
+    answer = client.post("/users", json=SIGN_UP | given, headers=accepted)
+    assert book.asked("users.create")["locale"] == asked
+    assert answer.json()["locale"] == "ru"
+
+
 def test_a_refused_withdrawal_shows_the_operation(client, book) -> None:
     book.answers["billing.withdraw"] = REFUSED
     assert client.post("/account/withdrawals", json=AMOUNT).json()["operation"]["status"] == "refused"

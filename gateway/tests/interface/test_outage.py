@@ -20,7 +20,7 @@ from tests.serving import serving
 from tests.system.processes import START_S, Process
 
 OUTAGE_S = 40  # two failed probes take 20 s at most; heartbeats are missed after 20 s
-AT_ONCE_S = 3  # a request that waits for its deadline takes 5 s
+AT_ONCE_S = 20  # a request that waits for its deadline takes 60 s
 FILES = 128
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n"
 USER = {
@@ -57,6 +57,7 @@ def gateway_of(ports: Ports, broker: dict[str, str], log: Path, *prefix: str) ->
     """A gateway on these ports, not yet started; `users` is the port of its health server."""
     own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
     own["GATEWAY_HEALTH_PUBLIC"] = "true"  # to be asked on both ports
+    own["RPC_TIMEOUT_S"] = "60"
     process = Process(("gateway",), {**os.environ, **broker, **own}, log)
     process._command[:0] = prefix
     return process

@@ -2,7 +2,7 @@
 
 import string
 from contextlib import suppress
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -132,9 +132,9 @@ def test_only_who_expects_it_is_told_to_go_on(version: str, wanted: str, expects
 def test_the_longest_first_line_is_read_in_no_time() -> None:
     """An expression that tries all ways to cut it would take a second."""
     line = f"GET http://{'a' * 8000} X"
-    started = perf_counter()
+    started = process_time()  # of this process alone: others may be busy
     refusal(request, "", line)
-    assert perf_counter() - started < 0.25
+    assert process_time() - started < 0.25
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 
 from chassis.schemas import utc
 from conftest import eventually
-from notifications.service import Service
 
 
 def paid(user_id: str, **given) -> tuple[str, dict]:
@@ -62,7 +61,8 @@ def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_
 
 def test_a_reason_of_an_event_is_never_quoted(notifications, tell, a_user) -> None:
     user = a_user()
-    tell(("user_created", user), rejected(user["user_id"], reason="pay at http://example.com"))
+    tell(("user_created", user))
+    tell(rejected(user["user_id"], reason="pay at http://example.com"))
     [letter] = eventually(lambda: letters(notifications, user_id=user["user_id"]))
     assert "http" not in letter["subject"] + letter["body"]
 
@@ -144,15 +144,6 @@ def test_the_first_user_created_is_kept(tell, a_user, sql) -> None:
     tell(("user_created", user))
     tell(("user_created", {**user, "email": "late@example.com"}))
     assert sql("notifications", "SELECT email FROM recipients") == [(user["email"],)]
-
-
-def test_a_letter_is_handed_over_once_however_often_its_order_is_told(tell, a_user, monkeypatch) -> None:
-    handed_over = []
-    monkeypatch.setattr(Service.delivery, "deliver", handed_over.extend)
-    user = a_user()
-    end = paid(user["user_id"])
-    tell(("user_created", user), end, end, end)
-    assert [letter["order_id"] for letter in handed_over] == [end[1]["order_id"]]
 
 
 def test_an_order_of_nobody_writes_no_letter_and_asks_nobody(tell, users, sql) -> None:

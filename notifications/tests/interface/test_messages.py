@@ -60,6 +60,20 @@ def test_text_is_stored_as_it_is(notifications) -> None:
         assert (letter["subject"], letter["body"]) == (text, text)
 
 
+def test_a_user_with_an_address_of_earlier_rules_gets_messages(notifications, a_user, tell) -> None:
+    for address in ("user@localhost", f"{'a' * 65}@example.com"):
+        user = a_user(email=address)
+        tell(("user_created", user), ("user_created", user))
+        assert notifications.send(user_id=user["user_id"], **MESSAGE)["email"] == address
+        assert [letter["email"] for letter in notifications.list(email=address)["items"]] == [address]
+
+
+def test_a_message_to_an_international_address_is_listed_as_it_was_sent(notifications) -> None:
+    letter = notifications.send(email="Иван@ПОЧТА.рф", **MESSAGE)
+    assert letter["email"] == "Иван@ПОЧТА.рф"
+    assert notifications.list(email="Иван@ПОЧТА.рф")["items"] == [letter]
+
+
 WRONG = {
     "subject": [None, "", "x" * 201, "a\r\nBcc: x@y.z", "a\nb", "a\rb", "a\n", "a\x00b", "\ud800", 1, {}],
     "body": [None, "", "x" * 10_001, "a\x00b", "\udfff", 1, []],

@@ -43,6 +43,11 @@ def test_a_harmless_subject_is_taken(subject) -> None:
     assert not errors(subject=subject)
 
 
+@pytest.mark.parametrize("address", ["иван@почта.рф", "a@xn--e1aybc.xn--p1ai", "é@bücher.example"])
+def test_a_message_to_an_international_address_is_taken(address) -> None:
+    assert not errors(email=address)
+
+
 @pytest.mark.parametrize("address", ["a@localhost", "-oQ@example.com", f"{'a' * 65}@example.com"])
 def test_letters_to_an_address_of_earlier_rules_are_still_listed(address) -> None:
     assert errors(email=address).keys() == {"email"}

@@ -259,7 +259,7 @@ def test_of_many_the_first_are_printed_and_all_are_replayed(story, replay, sql, 
 @pytest.mark.parametrize(
     ("flags", "settings", "said"),
     [
-        ([], {"DB_URIS": {}}, "DB_URIS.users:Base is missing"),
+        ([], {"DB_URIS": {}}, "USERS_DB_URI is missing"),
         (
             [],
             {"DB_URIS": {"users:Base": "postgresql+psycopg2://a:b@127.0.0.1:9/c"}},

@@ -1,16 +1,21 @@
 """The rules of users alone."""
 
+import unicodedata
+from functools import partial
+from unicodedata import normalize
+
+import idna
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from users.domain import fold, taken
+from users.domain import address_forms, fold, locale, taken
 
 NAME, ADDRESS = {"username": ["This username is taken."]}, {"email": ["This address is in use."]}
 
 
-def holder(username: str, email: str) -> dict[str, str]:
-    return {"username_key": fold(username), "email_key": fold(email)}
+def keys(username: str, email: str) -> dict[str, str]:
+    return {"username_key": fold(username), **address_forms(email)}
 
 
 @given(st.text(st.characters(codec="ascii")))
@@ -21,12 +26,71 @@ def test_texts_that_differ_in_case_are_one(text) -> None:
 @pytest.mark.parametrize(
     ("holders", "errors"),
     [
-        ([holder("ANN", "other@example.com")], NAME),
-        ([holder("other", "Ann@Example.com")], ADDRESS),
-        ([holder("ann", "other@example.com"), holder("other", "ann@example.com")], NAME | ADDRESS),
-        ([holder("anna", "ann@example.org")], {}),
+        ([keys("ANN", "other@example.com")], NAME),
+        ([keys("other", "Ann@Example.com")], ADDRESS),
+        ([keys("ann", "other@example.com"), keys("other", "ann@example.com")], NAME | ADDRESS),
+        ([keys("anna", "ann@example.org")], {}),
         ([], {}),
     ],
 )
 def test_what_is_taken_is_named(holders, errors) -> None:
-    assert taken({"username": "Ann", "email": "ann@example.com"}, holders) == errors
+    assert taken(keys("Ann", "ann@example.com"), holders) == errors
+
+
+# Letters whose upper case is one letter, and that IDNA takes as they are.
+LETTERS = st.text(st.sampled_from("abcxyzàéîõüабвйёяαβγאבג日本한국"), min_size=1, max_size=12)
+SPELLINGS = [
+    str,
+    str.upper,
+    partial(normalize, "NFD"),
+    lambda domain: domain.replace(".", "．"),
+    lambda domain: idna.encode(normalize("NFC", domain)).decode(),
+]
+
+
+@given(LETTERS, LETTERS, st.sampled_from(["рф", "com", "中国"]), st.sampled_from(SPELLINGS))
+@example("a", "тест", "рф", SPELLINGS[-1])
+def test_two_spellings_of_an_international_address_are_one(local, label, top, spell) -> None:
+    assume(not {unicodedata.bidirectional(c) for c in label} - {"L"})
+    first = address_forms(f"{local}@{label}.{top}")
+    assert address_forms(f"{local.upper()}@{spell(f'{label}.{top}')}")["email_key"] == first["email_key"]
+    assert address_forms(f"{normalize('NFD', local)}@{spell(f'{label}.{top}')}") == first
+
+
+def test_the_key_of_an_ascii_address_is_that_of_earlier_versions() -> None:
+    for email in (
+        "Ann.B+c@Example.COM",
+        "a@XN--E1AYBC.xn--p1ai",
+        "Info@example.org",
+        "o'b@a-b.example.org",
+    ):
+        assert address_forms(email)["email_key"] == email.casefold()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("a@faß.de", "a@fass.de"), ("ı@x.org", "i@x.org"), ("a@bücher.de", "a@bucher.de")]
+)
+def test_addresses_of_different_mailboxes_are_two(one, other) -> None:
+    assert address_forms(one)["email_key"] != address_forms(other)["email_key"]
+
+
+def test_local_parts_that_differ_in_case_only_are_one_in_any_script() -> None:
+    spellings = ["straße@x.org", "STRASSE@x.org", "Straße@X.org"]
+    assert len({address_forms(email)["email_key"] for email in spellings}) == 1
+    assert address_forms("ΐ@x.org")["email_key"] == address_forms("Ϊ́@x.org")["email_key"]
+
+
+def test_letters_go_to_the_normalized_form() -> None:
+    assert address_forms("Ann@XN--E1AYBC．xn--p1ai")["email"] == "Ann@тест.рф"
+
+
+@pytest.mark.parametrize(
+    ("tag", "language"),
+    [
+        *((tag, "ru") for tag in ("ru", "RU", "ru-RU", "ru_RU", "ru_RU.UTF-8", "ru.UTF-8", "ru-Cyrl-KZ")),
+        *((tag, "en") for tag in ("en", "EN", "en-us", "en_US", "en-US@posix")),
+        *((tag, "en") for tag in ("de", "zh-Hans-CN", "C", "POSIX", "rup-RU", "x-ru")),
+    ],
+)
+def test_a_tag_stands_for_its_language_and_an_unknown_one_for_english(tag, language) -> None:
+    assert locale(tag) == language

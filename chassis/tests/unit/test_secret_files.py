@@ -1,0 +1,125 @@
+"""A file with a secret gives its text, or is named without it."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nameko.exceptions import ConfigurationError
+
+from chassis.secret_files import MAX_BYTES, read_secret
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "file"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"secret", "secret"),
+        (b"secret\n", "secret"),
+        (b"secret\r\n", "secret"),
+        (b"secret\n\n", "secret\n"),
+        (b"secret\r", "secret\r"),
+        (b"\nsecret", "\nsecret"),
+        (b" secret \n", " secret "),
+        (b"x" * MAX_BYTES, "x" * MAX_BYTES),
+    ],
+)
+def test_one_newline_at_the_end_is_cut_off_and_nothing_else(file, content, text) -> None:
+    file.write_bytes(content)
+    assert read_secret("X_FILE", str(file)) == text
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=1))
+def test_a_text_is_taken_as_it_is(file, text) -> None:
+    file.write_text(text)
+    assert read_secret("X_FILE", str(file)) == text
+
+
+def test_a_link_is_followed(file, tmp_path) -> None:
+    """Kubernetes mounts a Secret as links."""
+    (tmp_path / "data").write_text("secret")
+    file.symlink_to("data")
+    assert read_secret("X_FILE", str(file)) == "secret"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"\r\n", b"secret\xff", b"secret\0", b"secret" * MAX_BYTES, "é".encode() * MAX_BYTES],
+)
+def test_a_file_that_holds_no_secret_is_named_and_not_quoted(file, content) -> None:
+    file.write_bytes(content)
+    assert "secret" not in refusal(file)
+
+
+def refusal(file: Path) -> str:
+    """The line that refuses a file, and names it."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_secret("X_FILE", str(file))
+    line = str(caught.value)
+    assert line.startswith(f"X_FILE is wrong: {str(file)!r}")
+    assert len(line.splitlines()) == 1
+    return line.replace(str(file), "")
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: None, "No such file"),
+        (Path.mkdir, "not a regular file"),
+        (make_fifo, "not a regular file"),
+        (make_socket, "not a regular file"),
+        (make_loop, "Too many levels"),
+    ],
+    ids=["missing", "folder", "fifo", "socket", "loop"],
+)
+def test_what_is_no_file_is_named(file: Path, make: Callable[[Path], None], why: str) -> None:
+    make(file)
+    assert why in refusal(file)
+
+
+def test_a_device_is_no_file() -> None:
+    assert "not a regular file" in refusal(Path("/dev/zero"))
+
+
+def test_a_file_that_may_not_be_read_is_named(file, monkeypatch) -> None:
+    file.write_text("secret")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "open", refuse)  # whoever runs the tests may read all files
+    assert "Permission denied" in refusal(file)
+
+
+def test_a_path_of_several_lines_is_told_in_one(tmp_path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_secret("X_FILE", f"{tmp_path}/a\nb")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["secret", "amqp://shop:secret@host/", "./secret", " /secret"])
+def test_what_is_no_absolute_path_may_be_the_secret_and_is_not_shown(path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^X_FILE is wrong: it must be the absolute path") as caught:
+        read_secret("X_FILE", path)
+    assert "secret" not in str(caught.value)

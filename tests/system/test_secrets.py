@@ -1,0 +1,187 @@
+"""Secrets of any characters, in variables and files, with real processes: used as they are, never shown."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import jwt
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from audit.snapshots import connect
+from conftest import eventually
+from dev.broker import ALL_RIGHTS
+from dev.servers import Servers, uri_names
+from dev.suite import QUIET
+from tests.docs.markdown import ROOT, blocks
+from tests.system.processes import NAMEKO, Process
+from tests.system.shopper import Shopper
+
+NASTY = "*QX {ZJ4} &79%s #@:/?[Q]X'Z\"J\\4$7!9é|€ "  # no line of ours holds four of these in a row
+USER = "nasty"
+OPERATIONS = blocks(ROOT / "docs" / "operations.md")
+[SHELL] = [block for block in OPERATIONS if "$AMQP_URI_FILE" in block.text]
+[ENCODE] = [block for block in OPERATIONS if "urllib.parse" in block.text]
+[OWNER] = [block for block in OPERATIONS if "owner() {" in block.text]
+SECRETS = [*uri_names(ALL_RIGHTS), "TOKEN_SECRET"]
+
+
+def assert_unseen(text: str, secret: str = NASTY) -> None:
+    """That no four characters of the secret stand in a text, as they are or encoded."""
+    for shown in (secret, quote(secret, safe="")):
+        pieces = {shown[start : start + 4] for start in range(len(shown) - 3)}
+        assert [piece for piece in pieces if piece in text] == [], text
+
+
+def ended(command: list[str], environment: Mapping[str, str], typed: str = "") -> tuple[int, str]:
+    """The exit code of a command, and all that it said."""
+    done = subprocess.run(
+        command,
+        env={**environment, **QUIET, "PATH": f"{Path(NAMEKO).parent}:{environment['PATH']}"},
+        input=typed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def nasty(servers: Servers, environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """An environment whose secrets are NASTY: of a user of the broker, of a role, of the tokens."""
+    servers.rabbitmqctl("add_user", USER, NASTY)
+    servers.rabbitmqctl("set_permissions", USER, ".*", ".*", ".*")
+    role, password = sql.Identifier(USER), sql.Literal(NASTY)
+    administrator = psycopg2.connect(servers.superuser_dsn())
+    administrator.autocommit = True
+    encoded = quote(NASTY, safe="")
+    broker = f"amqp://{USER}:{encoded}@127.0.0.1:{servers.ports['rabbitmq']}/"
+    database = f"postgresql+psycopg2://{USER}:{encoded}@127.0.0.1:{servers.ports['postgresql']}/users"
+    with administrator.cursor() as cursor:
+        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE users").format(role, password))
+        yield {**environment, "AMQP_URI": broker, "USERS_DB_URI": database, "TOKEN_SECRET": NASTY}
+        cursor.execute(sql.SQL("DROP ROLE {}").format(role))
+    administrator.close()
+    servers.rabbitmqctl("delete_user", USER)
+
+
+@pytest.fixture
+def in_files(tmp_path: Path) -> Callable[[Mapping[str, str]], dict[str, str]]:
+    """Gives an environment whose secrets stand in files."""
+
+    def move(environment: Mapping[str, str]) -> dict[str, str]:
+        moved = {name: value for name, value in environment.items() if name not in SECRETS}
+        for name in environment.keys() & set(SECRETS):
+            (tmp_path / name).write_text(f"{environment[name]}\n")
+            moved[f"{name}_FILE"] = str(tmp_path / name)
+        return moved
+
+    return move
+
+
+@pytest.mark.parametrize("form", ["variables", "files"])
+def test_services_work_with_secrets_of_any_characters(suite_config, nasty, in_files, tmp_path, form) -> None:
+    environment = in_files(nasty) if form == "files" else nasty
+    process = Process(("users", "gateway"), environment, tmp_path / "log")
+
+    def is_up() -> bool:
+        assert not process.ended(), process.log.read_text()
+        return process.log.read_text().count("service is up") == 2
+
+    process.start()
+    try:
+        eventually(is_up, 60)
+        shopper = Shopper(f"http://127.0.0.1:{environment['GATEWAY_PORT']}")  # signs up and logs in
+    finally:
+        process.stop()
+    token = str(shopper.headers["Authorization"]).removeprefix("Bearer ")
+    assert jwt.decode(token, NASTY, algorithms=["HS256"])["sub"] == shopper.id
+    assert_unseen(process.log.read_text())
+
+
+def test_the_audit_connects_with_a_password_of_any_characters(suite_config, nasty) -> None:
+    config = {"DB_URIS": {"users:Base": nasty["USERS_DB_URI"]}}
+    with closing(connect(config, "users", readonly=True)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_user")
+        assert cursor.fetchone() == (USER,)
+
+
+COMMANDS = {
+    "migrate": [sys.executable, "-m", "chassis.migrate"],
+    "dead": [sys.executable, "-m", "chassis.dead", "list"],
+    "audit": [sys.executable, "-m", "audit"],
+    "replay": [sys.executable, "-m", "replay"],
+    "make shell": [sys.executable, "-m", "dev.shell", "--config", "config.yaml"],
+    "nameko shell": ["bash", "-c", SHELL.text],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_takes_its_secrets_from_files(clean, environment, in_files, name) -> None:
+    code, told = ended(COMMANDS[name], in_files(environment), "print(n.config['AMQP_URI'][:7])\n")
+    assert code == 0, told
+    if name.endswith("shell"):
+        assert "amqp://\n" in told
+
+
+def test_the_documented_command_encodes_a_password(environment) -> None:
+    assert ended(["bash", "-c", ENCODE.text], environment, NASTY + "\n") == (0, quote(NASTY, safe="") + "\n")
+
+
+@pytest.mark.parametrize("form", ["variables", "files"])
+def test_psql_finds_a_database_as_its_owner(environment, in_files, form) -> None:
+    [function] = re.findall(r"^owner\(\) \{.*?^\}$", OWNER.text, re.MULTILINE | re.DOTALL)
+    told = in_files(environment) if form == "files" else environment
+    code, uri = ended(["bash", "-euc", f"{function}\nowner users"], told)
+    assert (code, uri) == (0, environment["USERS_DB_OWNER_URI"].replace("+psycopg2", "") + "\n")
+
+
+# Starts that are refused
+
+RAW = {
+    "AMQP_URI": f"amqp://{USER}:{NASTY}@127.0.0.1:5/",
+    "USERS_DB_URI": f"postgresql+psycopg2://{USER}:{NASTY}@127.0.0.1:5/users",
+    "USERS_DB_OWNER_URI": f"postgresql+psycopg2://{USER}:{NASTY}@127.0.0.1:5/users",
+    "TOKEN_SECRET": NASTY[:31],
+}
+NAMEKO_RUN = [NAMEKO, "run", "--config", "config.yaml", "users.service", "gateway.service"]
+
+
+STARTS = [
+    (NAMEKO_RUN, "AMQP_URI", "variable"),
+    (NAMEKO_RUN, "AMQP_URI", "path"),
+    (NAMEKO_RUN, "USERS_DB_URI", "file"),
+    (NAMEKO_RUN, "TOKEN_SECRET", "variable"),
+    (NAMEKO_RUN, "TOKEN_SECRET", "both"),
+    (COMMANDS["migrate"], "USERS_DB_OWNER_URI", "variable"),
+    (COMMANDS["dead"], "AMQP_URI", "file"),
+    (COMMANDS["audit"], "USERS_DB_URI", "variable"),
+    (COMMANDS["replay"], "AMQP_URI", "both"),
+    (COMMANDS["make shell"], "AMQP_URI", "variable"),
+]
+
+
+@pytest.mark.parametrize(("command", "variable", "form"), STARTS)
+def test_a_refused_start_names_the_variable_and_shows_nothing_of_the_secret(
+    suite_config, environment, tmp_path, command, variable, form
+) -> None:
+    (tmp_path / "file").write_text(RAW[variable])
+    forms = {
+        "variable": {variable: RAW[variable]},
+        "file": {variable: "", f"{variable}_FILE": str(tmp_path / "file")},
+        "path": {variable: "", f"{variable}_FILE": RAW[variable]},  # mistaken for the variable itself
+        "both": {variable: RAW[variable], f"{variable}_FILE": str(tmp_path / "file")},
+    }
+    code, told = ended(command, {**environment, "GATEWAY_PORT": "0", **forms[form]})
+    assert code != 0
+    [line] = told.splitlines()
+    named = f"{variable}_FILE is wrong" if form == "path" else variable
+    assert named in line
+    assert (f"{variable} and {variable}_FILE are both set" in line) == (form == "both")
+    assert_unseen(line)
