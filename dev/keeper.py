@@ -135,7 +135,7 @@ class Keeper:
         start.write_text(START)
         start.chmod(0o644)  # whatever the umask is: programs of other users read it
         config = self.state / "supervisord.conf"
-        config.write_text(self._config(programs))
+        write_private(config, self._config(programs))
         self._child = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(config)],
             env={**environ, MARK: str(self.state)},

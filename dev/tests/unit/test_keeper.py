@@ -90,6 +90,19 @@ def test_what_a_killed_supervisord_left_is_found_and_ended(keeper: Keeper) -> No
     assert keeper.orphans() == []
 
 
+def test_others_may_write_nothing_whatever_the_umask_is(tmp_path: Path) -> None:
+    keeper = Keeper(state.make(tmp_path / "run"))
+    umask = os.umask(0o000)
+    try:
+        keeper.begin([Program("sleeper", ["sleep", "1000"], keeper.state)], os.environ, tied=True)
+        own = [path for path in keeper.state.rglob("*") if path.is_file() and not path.is_symlink()]
+        assert [path for path in own if path.stat().st_mode & 0o022] == []
+    finally:
+        os.umask(umask)
+        keeper.stop()
+        state.remove(tmp_path / "run")
+
+
 def test_stopping_twice_says_that_nothing_ran(keeper: Keeper) -> None:
     assert keeper.stop()
     assert not keeper.stop()
