@@ -33,7 +33,8 @@ def make(verb: str, folder: Path, variables: dict[str, str]) -> tuple[int, list[
         text=True,
         timeout=TIMEOUT_S,
     )
-    return done.returncode, [line for line in done.stdout.splitlines() if not line.startswith("make: ***")]
+    lines = done.stdout.splitlines()
+    return done.returncode, [line for line in lines if not re.match(r"make(\[\d+\])?: \*\*\*", line)]
 
 
 @pytest.fixture(scope="module")
