@@ -7,6 +7,7 @@
 #
 # What is there stays, but for the permissions: run it again after an upgrade.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "$0")/../.."
 
 random_hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; } # BYTES

@@ -1,6 +1,7 @@
 """What compose.yaml is given: random passwords, and the permissions of the broker's users."""
 
 import json
+import os
 import re
 import stat
 import subprocess
@@ -40,8 +41,12 @@ def answering(status: HTTPStatus) -> Iterator[int]:
 
 
 def make(file: Path) -> dict[str, str]:
-    """What passwords.sh writes, without the quotes."""
-    subprocess.run([broker.CHECKOUT / "dev/images/passwords.sh", file], check=True)
+    """What passwords.sh writes, without the quotes; CDPATH leads to another folder of its name."""
+    elsewhere = file.parent / "elsewhere"
+    (elsewhere / "dev/images").mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "CDPATH": str(elsewhere)}
+    command = ["dev/images/passwords.sh", str(file)]
+    subprocess.run(command, cwd=broker.CHECKOUT, env=environment, check=True)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     pairs = (line.split("=", 1) for line in file.read_text().splitlines())
     return {name: value.strip("'") for name, value in pairs}
