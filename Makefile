@@ -1,6 +1,14 @@
 # `make` alone prints the verbs: the comment after ## is what it prints. Longer recipes are in dev/.
 
 SHELL := /bin/bash
+# What a terminal or a git hook may have set for other programs, and what would lead these ones astray.
+unexport BASH_ENV CDPATH GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE PYTHONHOME PYTHONPATH
+# A checkout may belong to another user, as in a container of a CI system.
+export GIT_CONFIG_COUNT := 1
+export GIT_CONFIG_KEY_0 := safe.directory
+export GIT_CONFIG_VALUE_0 := $(CURDIR)
+# Files are UTF-8 whatever the locale.
+export PYTHONUTF8 := 1
 BIN := .venv/bin
 SUITE := $(BIN)/python -m dev.suite
 MIGRATIONS := $(SUITE) exec --user migrations $(BIN)/python
@@ -13,7 +21,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install up down restart status logs demo newman migrate audit replay shell dead redrive run test \
+.PHONY: help install installed up down restart status logs demo newman migrate audit replay shell dead redrive run test \
 	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos test-upgrade test-broker images test-images \
 	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
 
@@ -23,43 +31,46 @@ help:  ## these verbs
 install:  ## what is missing: Debian's servers and Node.js (as root), .venv, newman, AsyncAPI's parser
 	@dev/install.sh
 
+installed:
+	@[ -e .venv/.stamp ] || { echo "error: nothing is installed yet: make up installs and starts all" >&2; exit 1; }
+
 up: install  ## start all: broker, databases, five services; returns when they are ready
 	@$(SUITE) up
 
 down:  ## stop all
 	@if [ -x $(BIN)/python ]; then $(SUITE) down; fi
 
-restart:  ## the five services again, with the code of now
+restart: installed  ## the five services again, with the code of now
 	@$(SUITE) restart
 
-status:  ## what runs, where, with which process ids
+status: installed  ## what runs, where, with which process ids
 	@$(SUITE) status
 
-logs:  ## follow all logs
-	@tail -n 20 -F $${RUN_DIR:-.run}/log/*.log
+logs: installed  ## follow all logs
+	@$(SUITE) logs
 
 demo: up newman  ## all up, then the scenario with its requests and answers; stays up
 	@$(SUITE) hints
 
-newman:  ## the scenario against the running suite
-	@$(SUITE) exec bash -c '$(NEWMAN) --env-var baseUrl=127.0.0.1:$$GATEWAY_PORT'
+newman: installed  ## the scenario against the running suite
+	@$(SUITE) exec --gateway bash -c '$(NEWMAN) --env-var baseUrl=127.0.0.1:$$GATEWAY_PORT'
 
 migrate: install  ## tables and queues up to date (starts broker and databases)
 	@$(SUITE) migrate
 
-audit:  ## do all services tell the same story; FLAGS=--settled where nothing is under way
+audit: installed  ## do all services tell the same story; FLAGS=--settled where nothing is under way
 	@$(MIGRATIONS) -m audit $(FLAGS)
 
-replay:  ## publish events again whose letter or account is missing (SINCE=yesterday); FLAGS=--dry-run reports
+replay: installed  ## publish events again whose letter or account is missing (SINCE=yesterday); FLAGS=--dry-run reports
 	@$(MIGRATIONS) -m replay $(if $(SINCE),--since="$(SINCE)") $(FLAGS)
 
-shell:  ## nameko shell on the running suite; each call ends within RPC_TIMEOUT_S
+shell: installed  ## nameko shell on the running suite; each call ends within RPC_TIMEOUT_S
 	@$(SUITE) exec --user operator $(BIN)/python -m dev.shell --config config.yaml
 
-dead:  ## dead-lettered events, with their errors (QUEUE=... for one)
+dead: installed  ## dead-lettered events, with their errors (QUEUE=... for one)
 	@$(MIGRATIONS) -m chassis.dead list $(QUEUE)
 
-redrive:  ## dead-lettered events back into their queues, to be tried anew (QUEUE=... for one)
+redrive: installed  ## dead-lettered events back into their queues, to be tried anew (QUEUE=... for one)
 	@$(MIGRATIONS) -m chassis.dead redrive $(QUEUE)
 
 run: migrate  ## all five services in one process, in the foreground
@@ -150,11 +161,11 @@ bench-scale:  ## with 1, 2 and 4 copies of each service
 	@dev/install.sh wrk
 	@$(BENCH) scale $(KEPT)
 
-load:  ## users who buy from the running suite until Ctrl-C; then every answer is compared
-	@$(MIGRATIONS) -W ignore -m chaos.load $(FLAGS)
+load: installed  ## users who buy from the running suite until Ctrl-C; then every answer is compared
+	@$(SUITE) exec --user migrations --gateway $(BIN)/python -W ignore -m chaos.load $(FLAGS)
 
-fuzz:  ## requests made up from docs/openapi.yaml against the running suite, ten minutes; FLAGS="--seconds 60"
-	@$(SUITE) exec $(BIN)/python -W ignore -m dev.specs.fuzz $(FLAGS)
+fuzz: installed  ## requests made up from docs/openapi.yaml against the running suite, ten minutes; FLAGS="--seconds 60"
+	@$(SUITE) exec --gateway $(BIN)/python -W ignore -m dev.specs.fuzz $(FLAGS)
 
 chaos: install  ## the promises under real faults, 40 minutes or more; PART=kills, SEED=7, AGAIN=1
 	@$(BIN)/python -W ignore -m chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)

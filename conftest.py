@@ -26,9 +26,11 @@ from chassis.amqp import connect
 from chassis.container import Container
 from chassis.migrate import declare_queues, event_handlers, migrate_tables
 from dev.ports import free_ports
+from dev.proxies import without_proxy
 from dev.servers import Servers
 from dev.suite import PRIVATE
 
+os.environ.update(without_proxy(os.environ))  # for every client of this run, and what it starts
 SERVICES_WITH_TABLES = ("users", "billing", "orders", "notifications")
 SIGNING_KEY = "a secret of more than 32 characters, for tests"
 DEADLINE_S = 20.0  # generous: for waiting, never for measuring

@@ -6,6 +6,7 @@ answer was wrong; a target that is missed is told, and no failure.
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from bench import growth, load, long, picture, report, rounds, scale
 from dev.failure import Failure
+from dev.proxies import without_proxy
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -43,6 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
+    os.environ.update(without_proxy(os.environ))
     options = parse(sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started ends
     try:

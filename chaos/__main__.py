@@ -9,6 +9,7 @@ import eventlet
 eventlet.monkey_patch()  # first of all, as `nameko run` does
 
 import argparse
+import os
 import random
 import signal
 import sys
@@ -18,6 +19,7 @@ from chaos.arena import Arenas
 from chaos.parts import PARTS
 from chaos.run import Part, Result, play
 from dev.failure import Failure
+from dev.proxies import without_proxy
 
 
 def run(parts: list[Part], seed: int, *, large: bool, again: bool) -> list[Result]:
@@ -46,6 +48,7 @@ def default_seed(large: bool) -> int:
 
 
 def main() -> int:
+    os.environ.update(without_proxy(os.environ))
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("--part", choices=names, action="append", help="this one alone; may be repeated")

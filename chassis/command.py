@@ -19,7 +19,7 @@ Errors = (ConfigurationError, yaml.YAMLError, DBAPIError, psycopg2.Error, Messag
 def settings(file: str) -> dict[str, Any]:
     """What stands in the file; raises one of Errors."""
     setup_yaml_parser()
-    return broker_settings(yaml.safe_load(Path(file).read_text()))
+    return broker_settings(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
 
 
 def last_line(exc: Exception) -> str:

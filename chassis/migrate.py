@@ -121,8 +121,11 @@ def migrate_tables(config: dict[str, Any], service: str, revision: str = "head")
             "service": service,
         }
     )
-    alembic.set_main_option("script_location", str(HERE / "alembic"))
-    alembic.set_main_option("version_locations", str(migrations_of(service)))
+    for option, place in {
+        "script_location": HERE / "alembic",
+        "version_locations": migrations_of(service),
+    }.items():
+        alembic.set_main_option(option, str(place).replace("%", "%%"))
     alembic.set_main_option("path_separator", "newline")
     command.upgrade(alembic, revision)
 

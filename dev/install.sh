@@ -9,15 +9,31 @@
 #   PROGRAM   needed too, of Debian's package of that name
 # PYTHON names another interpreter than python3, of version 3.11 to 3.13.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+# What a terminal may have set for other programs and other installations.
+unset CDPATH PYTHONHOME PYTHONPATH PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_ROOT PIP_TARGET
+export PIP_USER=0
+cd -P "$(dirname "$0")/.."
 
 MARK='# for the time of an installation by nameko-shop'
 POLICY=/usr/sbin/policy-rc.d
 CLUSTERS=/etc/postgresql-common/createcluster.conf
+ERRORS='^ERROR:|^npm (ERR!|error) .*[Ee]rror:'
 PIP_WHEEL='/usr/share/python-wheels/pip-*.whl'
 
 say() { echo "install: $*" >&2; }
 fail() { say "$@"; exit 1; }
+
+# Runs a command. Where it fails, one line says so: its own last error, what to check, where all of it is.
+attempt() { # NAME CHECK COMMAND...
+  local name=$1 check=$2 output reason
+  shift 2
+  output=$(mktemp -t shop-install.XXXXXX)
+  if ! "$@" >"$output" 2>&1 </dev/null; then
+    reason=$({ grep -E "$ERRORS" "$output" || tail -n 1 "$output"; } | head -n 1)
+    fail "$name failed: $reason. Check $check and the disk, see $output, then repeat"
+  fi
+  rm -f "$output"
+}
 
 # Debian's packages
 
@@ -72,7 +88,12 @@ matching_libssl_dev() {
 apt_install() {
   quietly apt-get install --yes --no-install-recommends --no-upgrade --no-remove \
     -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef \
-    -o Dpkg::Options::=--force-confold "$@" || { tail -n 15 "$log" >&2; fail "apt-get failed"; }
+    -o Dpkg::Options::=--force-confold "$@" && return
+  local reason kept
+  reason=$({ grep '^E:' "$log" || tail -n 1 "$log"; } | head -n 1)
+  kept=$(mktemp -t shop-install.XXXXXX)
+  cp "$log" "$kept"
+  fail "apt-get failed: $reason. Check the network, the proxy and the disk, see $kept, then repeat"
 }
 
 quietly() { # needrestart would restart others' servers
@@ -137,6 +158,9 @@ new_venv() {
 }
 
 make_venv() {
+  case $PWD in
+    *[\"\$\`\\]*) fail "the programs in .venv/bin do not run below a folder with one of \" \$ \` \\ in its name: move $PWD" ;;
+  esac
   local python=${PYTHON:-} version stamp
   if [ -z "$python" ]; then
     python=python3
@@ -150,14 +174,17 @@ make_venv() {
   # The programs in .venv/bin hold the folder's path.
   stamp="$PWD $version $(sha256sum <requirements-dev.lock)"
   [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ] || return 0
-  if [ "$(python_version .venv/bin/python)" != "$version" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1 \
-    || ! grep -qsF "$PWD/.venv" .venv/bin/activate; then
+  # pip takes a package for complete that a killed run has unpacked in part.
+  if [ -e .venv/.unfinished ] || [ "$(python_version .venv/bin/python)" != "$version" ] \
+    || ! .venv/bin/python -m pip --version >/dev/null 2>&1 || ! grep -qsF "$PWD/.venv" .venv/bin/activate; then
     rm -rf .venv
     new_venv "$python" || fail "$python cannot make a virtual environment: see above"
   fi
   say "installing Python packages into .venv ..."
-  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
-    -r requirements-dev.lock || fail "pip failed"
+  touch .venv/.unfinished
+  attempt pip "the network, the proxy and the index (HTTPS_PROXY, PIP_INDEX_URL)" \
+    .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+  rm .venv/.unfinished
   echo "$stamp" >.venv/.stamp
 }
 
@@ -170,7 +197,9 @@ make_node_modules() { # FOLDER OLDEST_NODE WHAT
   node -e "process.exit(parseInt(process.versions.node) < $2 ? 1 : 0)" \
     || fail "Node.js $(node --version) is too old for $3: install version $2 or later"
   say "installing $3 into $1/node_modules ..."
-  npm ci --prefix "$1" --silent --no-audit --no-fund >&2 || fail "npm ci failed in $1/"
+  [ -z "${HOME:-}" ] || [ -w "$HOME" ] || export npm_config_cache=$PWD/.tools/npm
+  attempt npm "the network, the proxy and the registry (HTTPS_PROXY, npm_config_registry)" \
+    npm ci --prefix "$1" --loglevel=error --no-audit --no-fund --fetch-timeout=60000
   echo "$stamp" >"$1/node_modules/.stamp"
 }
 

@@ -29,12 +29,12 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 # With startsecs=0 supervisord restarts at once and for ever. (Its own back-off gives up after
 # startretries, or with very many of them waits a second longer each time, without bound.) So that a
 # program that dies as soon as it starts keeps no core busy, a start within 10 s of the last one
-# waits 1 s. Each start leaves its process id in the record; `exec` keeps it. The variables are in a
-# file and not in the command, which everybody can see: passwords are among them.
+# waits 1 s. Each start leaves its process id in the record; `exec` keeps it. Variables, folder and
+# command come from a file: everybody can see a command, and passwords are among the variables; and
+# supervisord's configuration cannot hold every path (` #` and ` ;` begin a comment).
 START = """\
-record=$1
-. "$2"
-shift 2
+record=$PWD/starts/$1
+. "./programs/$1"
 [ -z "$(find "$record" -size +0 -newermt '-10 seconds')" ] || sleep 1
 echo $$ >>"$record"
 exec "$@"
@@ -67,7 +67,7 @@ priority=2
 
 PROGRAM = """
 [program:{name}]
-command={command}
+command=/bin/sh start.sh {name}
 directory={directory}
 {user}
 autostart=false
@@ -125,16 +125,17 @@ class Keeper:
         as soon as the thread that called this ends, in whatever way.
         """
         self.stop()
-        for folder, mode in (("log", 0o700), ("starts", 0o755), ("variables", 0o755)):
+        for folder, mode in (("log", 0o700), ("starts", 0o755), ("programs", 0o755)):
             (self.state / folder).mkdir(exist_ok=True)
             (self.state / folder).chmod(mode)
         for program in programs:
             write_private(self.state / "starts" / program.name, "", program.user)
-            variables = self.state / "variables" / program.name
-            write_private(variables, exports(program.env), program.user)
-        (self.state / "start.sh").write_text(START)
+            write_private(self.state / "programs" / program.name, _script(program), program.user)
+        start = self.state / "start.sh"
+        start.write_text(START)
+        start.chmod(0o644)  # whatever the umask is: programs of other users read it
         config = self.state / "supervisord.conf"
-        config.write_text(self._config(programs))
+        write_private(config, self._config(programs))
         self._child = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(config)],
             env={**environ, MARK: str(self.state)},
@@ -205,12 +206,9 @@ class Keeper:
         return head + "".join(self._section(program) for program in programs)
 
     def _section(self, program: Program) -> str:
-        files = [str(self.state / folder / program.name) for folder in ("starts", "variables")]
-        command = ["/bin/sh", str(self.state / "start.sh"), *files, *program.command]
         return PROGRAM.format(
             name=program.name,
-            command=_escape(shlex.join(command)),
-            directory=_escape(str(program.directory)),
+            directory=_escape(str(self.state)),
             user=f"user={program.user}" if program.user else "",
             signal=program.stop_signal,
             wait_s=program.stop_wait_s,
@@ -257,6 +255,12 @@ class Keeper:
             if wait_for(lambda: not self.orphans(), wait_s):
                 return found
         raise Failure(f"cannot end process {self.orphans()} of {self.state}")
+
+
+def _script(program: Program) -> str:
+    """What the start of a program reads: its variables, its folder, its command."""
+    place = shlex.quote(str(program.directory))
+    return f"{exports(program.env)}cd {place} || exit\nset -- {shlex.join(program.command)}\n"
 
 
 def _escape(text: str) -> str:

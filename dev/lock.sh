@@ -1,6 +1,7 @@
 #!/bin/bash
 # Pins what pyproject.toml asks for, for all accepted Pythons, with hashes.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "$0")/.."
 .venv/bin/python -m pip install --quiet uv
 compile=(.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url

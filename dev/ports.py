@@ -8,6 +8,8 @@
 | RabbitMQ, AMQP | 7672 | `AMQP_PORT` |
 | RabbitMQ, Erlang's port mapper (epmd) | 7369 | `EPMD_PORT` |
 | RabbitMQ, Erlang's distribution (rabbitmqctl) | 7673 | `ERLANG_PORT` |
+
+`PORT_OFFSET` is added to all of these: with 100, a second checkout runs beside the first one.
 """
 
 import random
@@ -42,6 +44,8 @@ VARIABLES = {
     "erlang": "ERLANG_PORT",
 }
 
+MAX_PORT = 65535
+
 _claims: list[socket.socket] = []  # hold this process's blocks of ports until it ends
 
 
@@ -56,9 +60,18 @@ def ports_from(environ: Mapping[str, str]) -> Ports:
 
 
 def _port(environ: Mapping[str, str], name: str) -> int:
-    text = environ.get(VARIABLES[name]) or str(DEFAULTS[name])
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise Failure(f"{VARIABLES[name]} must be a port, 1 to 65535, not {text!r}")
+    if text := environ.get(VARIABLES[name]):
+        return _number(VARIABLES[name], text, "a port", 1, MAX_PORT)
+    return DEFAULTS[name] + _offset(environ.get("PORT_OFFSET") or "0")
+
+
+def _offset(text: str) -> int:
+    return _number("PORT_OFFSET", text, "a number", 0, MAX_PORT - max(DEFAULTS.values()))
+
+
+def _number(variable: str, text: str, what: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise Failure(f"{variable} must be {what}, {least} to {most}, not {text!r}")
     return int(text)
 
 
@@ -95,11 +108,20 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def accepts(port: int) -> bool:
+    """Whether a server on this machine accepts connections on the port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
 def check_free(ports: Ports, names: list[str], host: str = "127.0.0.1") -> None:
     """Raises Failure with one line for the first port that is taken."""
     for name in names:
         if not is_free(ports[name], host):
-            remedy = f" or set {VARIABLES[name]}" if name in VARIABLES else ""
+            remedy = f", or set {VARIABLES[name]}, or PORT_OFFSET=100 for all" if name in VARIABLES else ""
             raise Failure(
                 f"port {ports[name]} ({name}) is taken (by {_holder(ports[name])}): stop it{remedy}"
             )
@@ -108,6 +130,8 @@ def check_free(ports: Ports, names: list[str], host: str = "127.0.0.1") -> None:
 def _holder(port: int) -> str:
     """Who listens on the port: "pid 1 (init)", or what is known when it is another user's."""
     inodes = {f"socket:[{inode}]" for inode in listening(port)}
+    if not inodes:
+        return "a connection that goes out from it"
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if str(fd.readlink()) in inodes:

@@ -32,7 +32,7 @@ from dev.broker import ALL_RIGHTS, BUS, MIGRATIONS, definitions, users, with_all
 from dev.failure import Failure
 from dev.keeper import Keeper, Program, wait_for
 from dev.passwords import Passwords, write_private
-from dev.ports import Ports, check_free
+from dev.ports import Ports, accepts, check_free
 
 DATABASES = ("users", "billing", "orders", "notifications")
 RABBITMQ = Path("/usr/lib/rabbitmq/bin")  # Debian's wrappers in /usr/sbin know only the system's node
@@ -174,7 +174,7 @@ class Servers:
     def answers(self, name: str) -> bool:
         """Whether the program serves now."""
         checks = {"rabbitmq": self._broker_answers, "postgresql": self._database_answers}
-        return checks[name]() if name in checks else _accepts(self.ports[name])
+        return checks[name]() if name in checks else accepts(self.ports[name])
 
     def _begin(self, more: list[Program], environ: Mapping[str, str]) -> None:
         self.keeper.stop()  # what a killed supervisord left would hold the ports
@@ -405,14 +405,6 @@ def _check_rabbitmq() -> None:
     versions = [tuple(map(int, found)) for path in paths for found in re.findall(r"-(\d+)\.(\d+)", path)]
     if versions and max(versions) < OLDEST_RABBITMQ:
         raise Failure("RabbitMQ is too old: install version 3.10 or later")
-
-
-def _accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 2).close()
-    except OSError:
-        return False
-    return True
 
 
 def _user(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -10,26 +11,29 @@ from dev.failure import Failure
 
 ELSEWHERE = Path("/var/tmp")  # noqa: S108 - survives a reboot, and everyone can enter it
 LONGEST = 80  # bytes; a Unix socket's path may have 107 and ours adds "/supervisord.sock.12345"
+PLAIN = re.compile(r"[\w@+=,./-]+", re.ASCII)  # what supervisord's and the servers' settings can hold
 
 
 def make(wanted: Path) -> Path:
     """Makes the folder and returns where it really is.
 
     As root we start the servers as ordinary users, who cannot enter a checkout in /root or in a
-    temporary folder of ours; and a socket's path may not be long. Where the wanted place is no
-    good, it becomes a link to a folder of ours in /var/tmp.
+    temporary folder of ours; a socket's path may not be long; and the servers' settings do not hold
+    every character. Where the wanted place is no good, it becomes a link to a folder of ours in
+    /var/tmp.
     """
     wanted = wanted.absolute()
     if _suits(wanted):
         if wanted.is_symlink():  # of a checkout that was copied or moved here
             wanted.unlink()
         wanted.mkdir(parents=True, exist_ok=True)
+        _admit(wanted)
         return wanted.resolve()
     real = elsewhere(wanted)
     real.mkdir(exist_ok=True)
     if real.lstat().st_uid != os.geteuid() or not stat.S_ISDIR(real.lstat().st_mode):
         raise Failure(f"{real} belongs to {real.owner()}: run as {real.owner()}, or remove it")
-    real.chmod(0o755)
+    _admit(real)
     _link(wanted, real)
     return real
 
@@ -51,10 +55,16 @@ def elsewhere(wanted: Path) -> Path:
 
 def _suits(wanted: Path) -> bool:
     place = wanted.parent.resolve() / wanted.name
-    if len(os.fsencode(place)) > LONGEST:
+    if len(os.fsencode(place)) > LONGEST or not PLAIN.fullmatch(str(place)):
         return False
     folders = [folder for folder in place.parents if folder.exists()]
     return os.geteuid() != 0 or all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
+
+
+def _admit(place: Path) -> None:
+    """Lets the servers' users enter, whatever the umask is."""
+    if place.stat().st_uid == os.geteuid():
+        place.chmod(0o755)
 
 
 def _link(wanted: Path, real: Path) -> None:

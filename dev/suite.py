@@ -33,7 +33,8 @@ from dev.broker import ALL_RIGHTS, BUS, CHECKOUT, MIGRATIONS, OPERATOR
 from dev.failure import Failure
 from dev.keeper import Program, wait_for
 from dev.passwords import exports, write_private
-from dev.ports import Ports, check_free, ports_from
+from dev.ports import Ports, accepts, check_free, ports_from
+from dev.proxies import without_proxy
 from dev.servers import DATABASES, Servers, tail, uri_names
 
 SERVICES = (*DATABASES, "gateway")
@@ -43,6 +44,7 @@ SECRETS = (*uri_names(ALL_RIGHTS), SIGNING_KEY)
 PRIVATE = frozenset({*SECRETS, *(f"{name}_FILE" for name in SECRETS)})  # only some processes get them
 SECOND = "2"
 GATEWAYS = ("gateway", "gateway" + SECOND)
+NOTHING_RUNS = "nothing runs: make up starts it"
 READY_TIMEOUT_S = 120
 HOPELESS_STARTS = 4  # a service that died so often while `up` waits will not come up by itself
 WARNING = ("nameko.cli.main", "nameko.cli.commands", "nameko.containers", "chassis.amqp", "chassis.db")
@@ -146,7 +148,7 @@ class Suite:
         """The environment of a command that acts as this user; without one it gets no password."""
         public = {name: value for name, value in os.environ.items() if name not in PRIVATE}
         own = self.env(user) if user else {"GATEWAY_PORT": str(self.ports["gateway"])}
-        return {**public, **own, **QUIET}
+        return {**public, **own, **QUIET, **without_proxy(os.environ)}
 
     def migrate(self) -> None:
         """Brings tables and queues up to date; the servers must run."""
@@ -182,6 +184,16 @@ class Suite:
         """Raises Failure when it runs with other settings, which `up` and `restart` would not change."""
         if self.keeper.pid() and json.loads(self.settings_file.read_text()) != self._settings:
             raise Failure("already up with other ports, servers, users or variables: make down first")
+
+    def check_answers(self, *, servers: bool, gateway: bool) -> None:
+        """Raises Failure when what a command needs does not answer; servers of others are not asked."""
+        own = [name for name in ("rabbitmq", "postgresql") if servers and name in self.servers.names()]
+        for name in [*own, *["gateway"] * gateway]:
+            if not accepts(self.ports[name]):
+                if self.keeper.pid() is None:
+                    raise Failure(NOTHING_RUNS)
+                place = f"127.0.0.1:{self.ports[name]}"
+                raise Failure(f"{name} does not answer on {place}: make up starts what does not run")
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -336,6 +348,8 @@ def migrate(state: Path) -> int:
 
 def restart(state: Path) -> int:
     suite = present_suite(state)
+    if suite.keeper.pid() is None:
+        raise Failure(NOTHING_RUNS)
     suite.check_unchanged()
     suite.restart()
     return 0
@@ -360,6 +374,8 @@ def status(state: Path) -> int:
         print(f"{name} is set: that server is used.")
     if not suite.keeper.pid() and suite.keeper.orphans():
         print("supervisord was killed, what it started is alone: make up (or down) ends it.")
+    elif not suite.keeper.pid():
+        print(f"{NOTHING_RUNS}.")
     return 0 if all(row[1] == "ready" for row in rows) else 1
 
 
@@ -379,7 +395,7 @@ Where to look
   README.md     the routes; every service also answers /healthz, /readyz and /metrics
 
 What to try next
-  curl -s {url}/users -H 'Content-Type: application/json' \\
+  curl -s --noproxy '*' {url}/users -H 'Content-Type: application/json' \\
     -d '{{"username": "ada", "email": "ada@example.org", "password": "correct horse battery"}}'
   make shell    then: n.rpc.billing.deposit(user_id="...", amount_minor=10000, ref="till-1")
   make newman   the scenario again
@@ -387,9 +403,24 @@ What to try next
 """
 
 
-def execute(state: Path, command: list[str], user: str) -> int:
+def logs(state: Path) -> int:
+    """Follows all logs until Ctrl-C."""
+    suite = present_suite(state)
+    files = [str(file) for file in sorted(suite.keeper.log("").parent.glob("*.log"))]
+    if suite.keeper.pid() is None:
+        last = f" (logs of the last run: {suite.keeper.log('*')})" if files else ""
+        raise Failure(NOTHING_RUNS + last)
+    return _become(["tail", "-n", "20", "-F", *files], dict(os.environ))
+
+
+def execute(state: Path, command: list[str], user: str, *, gateway: bool) -> int:
     """Becomes the command, with the environment that finds the suite."""
-    env = present_suite(state).environ(user)
+    suite = present_suite(state)
+    suite.check_answers(servers=bool(user), gateway=gateway)
+    return _become(command, suite.environ(user))
+
+
+def _become(command: list[str], env: Mapping[str, str]) -> int:
     try:
         os.execvpe(command[0], command, env)  # noqa: S606 - the command is the caller's own
     except OSError as error:
@@ -422,10 +453,11 @@ def main() -> int:
     default = Path(os.environ.get("RUN_DIR") or CHECKOUT / ".run")
     parser.add_argument("--state", type=Path, default=default, help="where it keeps its files")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("up", "down", "restart", "migrate", "clean", "status", "hints"):
+    for verb in ("up", "down", "restart", "migrate", "clean", "status", "hints", "logs"):
         verbs.add_parser(verb)
     command = verbs.add_parser("exec")
     command.add_argument("--user", choices=USERS, default="", help="whose URIs and secrets it gets")
+    command.add_argument("--gateway", action="store_true", help="fail at once where it does not answer")
     command.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     socket.setdefaulttimeout(10)  # seconds; a frozen supervisord would not answer for ever
@@ -438,10 +470,10 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     state: Path = arguments.state
-    looking = {"status": status, "hints": hints}
+    looking = {"status": status, "hints": hints, "logs": logs}
     changing = {"up": up, "down": down, "restart": restart, "migrate": migrate, "clean": clean}
     if arguments.verb == "exec":
-        return execute(state, arguments.command, arguments.user)
+        return execute(state, arguments.command, arguments.user, gateway=arguments.gateway)
     if arguments.verb in looking:
         return looking[arguments.verb](state)
     with _alone(state):

@@ -1013,6 +1013,46 @@ MUTANTS = [
         tests(COPIES, "test_a_command_without_a_user_gets_no_secret"),
     ),
     Mutant(
+        "commands ask a proxy for the suite",
+        [Change("dev/suite.py", ", **without_proxy(os.environ)}", "}")],
+        tests(COPIES, "test_no_command_asks_a_proxy_for_the_suite"),
+    ),
+    Mutant(
+        "all checkouts share one project of compose",
+        [Change("dev/images/passwords.sh", "project=shop-$(random_hex 3)", "project=shop")],
+        tests(
+            "dev/tests/unit/test_images.py",
+            "test_each_checkout_has_a_project_of_its_own_which_keeps_its_name",
+        ),
+    ),
+    Mutant(
+        "an installation builds on what a killed one has left",
+        [Change("dev/install.sh", "[ -e .venv/.unfinished ] || ", "")],
+        tests(
+            "dev/tests/unit/test_install.py",
+            "test_what_a_failed_or_killed_run_has_left_is_made_anew",
+        ),
+    ),
+    Mutant(
+        "others may write what root starts",
+        [
+            Change(
+                "dev/keeper.py",
+                "write_private(config, self._config(programs))",
+                "config.write_text(self._config(programs))",
+            )
+        ],
+        tests("dev/tests/unit/test_keeper.py", "test_others_may_write_nothing_whatever_the_umask_is"),
+    ),
+    Mutant(
+        "a percent sign in the path ends the migrations",
+        [Change("chassis/migrate.py", '.replace("%", "%%")', "")],
+        tests(
+            "chassis/tests/interface/test_migrations.py",
+            "test_a_checkout_may_lie_in_a_folder_with_a_percent_sign",
+        ),
+    ),
+    Mutant(
         "everybody may read the variables of a program",
         [Change("dev/passwords.py", "PRIVATE = 0o600", "PRIVATE = 0o644")],
         tests("dev/tests/unit/test_keeper.py", "test_variables_reach_a_program_and_nobody_else"),

@@ -2,6 +2,7 @@
 # Makes a root file system of Debian 13 with its RabbitMQ, 4.0, in .tools/debian-13: `make test-broker`
 # runs it there. Once, as root.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "$0")/../.."
 
 root=.tools/debian-13

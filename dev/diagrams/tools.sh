@@ -2,6 +2,7 @@
 # Installs what renders docs/diagrams: Debian's chromium and a font as wide as Arial (as root), so that
 # letters have their places in any browser, and mermaid-cli into dev/diagrams/node_modules.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "$0")/../.."
 
 packages=(chromium)

@@ -5,6 +5,7 @@
 #   BASE       what to build on, where the Dockerfile's default is not wanted, best with a digest
 #   BUILDER    docker or buildah; docker if its engine answers, else buildah
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "$0")/../.."
 
 IMAGES=(

@@ -1,7 +1,7 @@
 #!/bin/bash
-# The roles and databases of compose.yaml, made by the image of PostgreSQL: each database belongs to the
-# role that migrates it, and lets in one other, which the service uses. Where they are there already, all
-# roles get the passwords of now. The superuser's comes last, because each psql connects anew.
+# The roles and databases of compose.yaml: each database belongs to the role that migrates it, and lets in
+# one other, which the service uses. It runs at each start. It makes what is missing, and all roles get the
+# passwords of now. The superuser's comes last, because each psql connects anew.
 set -euo pipefail
 
 for name in users billing orders notifications; do

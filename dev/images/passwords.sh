@@ -1,23 +1,30 @@
 #!/bin/bash
 # Writes into .env what compose.yaml needs: a random password for each user of the broker and each role of
-# the databases, a key for the gateway's tokens, and the broker's users with their permissions.
+# the databases, a key for the gateway's tokens, and the broker's users with their permissions; and a name
+# for the project, so that each checkout has containers and volumes of its own.
 #
 #   passwords.sh [FILE]    .env by default
 #
 # What is there stays, but for the permissions: run it again after an upgrade.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "$0")/../.."
+
+random_hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; } # BYTES
 
 file=${1:-.env}
 template=dev/images/definitions.json
 
 umask 077
+project=shop-$(random_hex 3)
+! grep -qs '^POSTGRES_PASSWORD=' "$file" || project=shop # of an earlier version, as its volumes are named
 touch "$file"
 chmod 600 "$file"
+grep -q '^COMPOSE_PROJECT_NAME=' "$file" || echo "COMPOSE_PROJECT_NAME=$project" >>"$file"
 
 needed=$(grep -oh '\${[A-Z_]*_\(PASSWORD\|SECRET\)' compose.yaml "$template" | tr -d '${' | sort -u)
 for name in $needed; do
-  grep -q "^$name=" "$file" || echo "$name=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" >>"$file"
+  grep -q "^$name=" "$file" || echo "$name=$(random_hex 24)" >>"$file"
 done
 
 definitions=$(tr -d '\n' <"$template")

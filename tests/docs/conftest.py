@@ -11,6 +11,7 @@ import pytest
 from dev.ports import VARIABLES, free_ports
 from dev.suite import PRIVATE, Suite
 from tests.docs.markdown import ROOT
+from tests.proxies import DEAD_PROXY, EXEMPTIONS
 
 TIMEOUT_S = 300
 
@@ -54,8 +55,12 @@ class Terminal:
 
 @pytest.fixture(scope="package")
 def variables(suite: Suite) -> dict[str, str]:
-    """The environment of whoever has started the suite on these ports, and has no other servers."""
-    others = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+    """The environment of whoever has started the suite on these ports, and has no other servers.
+
+    A proxy is set, which does not answer: nothing in the documents asks it for this machine.
+    """
+    unwanted = {*PRIVATE, *EXEMPTIONS}
+    others = {name: value for name, value in os.environ.items() if name not in unwanted} | DEAD_PROXY
     ports = {variable: str(suite.ports[name]) for name, variable in VARIABLES.items()}
     return {**others, **ports, "RUN_DIR": str(suite.servers.wanted)}
 

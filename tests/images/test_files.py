@@ -49,7 +49,8 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_compose_builds_and_hardens_what_is_ours(compose: dict[str, Any]) -> None:
-    assert set(compose) == {*NAMES, "postgres", "rabbitmq"}
+    assert set(compose) == {*NAMES, "postgres", "databases", "rabbitmq"}
+    assert PROMISES.items() <= compose["databases"].items()
     for name, image in NAMES.items():
         service = compose[name]
         assert service["image"] == f"neversleeps/{image}:{VERSION}"
@@ -58,12 +59,14 @@ def test_compose_builds_and_hardens_what_is_ours(compose: dict[str, Any]) -> Non
 
 
 def test_compose_starts_all_in_order(compose: dict[str, Any]) -> None:
-    for server in ("postgres", "rabbitmq"):
-        assert compose["migrations"]["depends_on"][server]["condition"] == "service_healthy"
+    for server, first in (("postgres", "databases"), ("rabbitmq", "migrations")):
+        assert compose[first]["depends_on"][server]["condition"] == "service_healthy"
         assert compose[server]["healthcheck"]["test"]
+    databases = compose["migrations"]["depends_on"]["databases"]
+    assert databases["condition"] == "service_completed_successfully"
     for name in SERVICES:
         assert compose[name]["depends_on"]["migrations"]["condition"] == "service_completed_successfully"
-        assert "http://127.0.0.1:8001/readyz" in compose[name]["healthcheck"]["test"][-1]
+        assert '"127.0.0.1", 8001' in compose[name]["healthcheck"]["test"][-1]
 
 
 def test_compose_tells_each_service_of_its_own_database_alone(compose: dict[str, Any]) -> None:
@@ -102,6 +105,14 @@ def test_compose_publishes_the_gateway_alone_and_on_this_machine(compose: dict[s
     assert list(published) == ["gateway"]
     [port] = published["gateway"]
     assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8000", 8000)
+
+
+def test_the_databases_of_compose_are_made_beside_the_server_by_a_copied_script(compose) -> None:
+    databases = compose["databases"]
+    assert databases["network_mode"] == "service:postgres"
+    assert databases["environment"]["PGHOST"] == "127.0.0.1"
+    assert (CHECKOUT / databases["build"]["context"] / "databases.sh").exists()
+    assert "COPY --chmod=755 databases.sh " in databases["build"]["dockerfile_inline"]
 
 
 def test_make_images_says_what_it_lacks(tmp_path: Path) -> None:

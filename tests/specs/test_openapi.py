@@ -114,7 +114,8 @@ def test_every_example_is_right() -> None:
 
 def test_every_refusal_in_the_code_is_documented_and_no_other() -> None:
     source = "".join(path.read_text() for path in sorted((openapi.ROOT / "gateway").glob("*.py")))
-    plain = {(int(status), kind) for status, kind in re.findall(r'Problem\(\s*(\d{3}), "([a-z-]+)"', source)}
+    calls = re.findall(r'Problem\(\s*(\d{3}),\s*"([a-z-]+)"', source)
+    plain = {(int(status), kind) for status, kind in calls}
     early = {
         (HTTPStatus[name], "malformed-request") for name in re.findall(r"HTTPStatus\.([A-Z_]+)\)", source)
     }

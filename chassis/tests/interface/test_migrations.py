@@ -197,3 +197,13 @@ def test_an_empty_queue_of_an_earlier_version_is_left_alone(config, broker, old_
 def test_the_command_does_not_know_other_services(config_file) -> None:
     with pytest.raises(SystemExit, match=r"NOBODY_DB_OWNER_URI is missing"):
         main(["--config", config_file(), "nobody"])
+
+
+def test_a_checkout_may_lie_in_a_folder_with_a_percent_sign(config, tmp_path, monkeypatch) -> None:
+    place = tmp_path / "50% off"
+    place.mkdir()
+    (place / "alembic").symlink_to(migrate.HERE / "alembic")
+    (place / "versions").symlink_to(migrate.migrations_of("users"))
+    monkeypatch.setattr(migrate, "HERE", place)
+    monkeypatch.setattr(migrate, "migrations_of", lambda _: place / "versions")
+    migrate_tables(config, "users")

@@ -107,10 +107,18 @@ def test_no_role_can_take_the_connections_of_others(servers: Servers) -> None:
     assert limits < available
 
 
+SCRIPT = CHECKOUT / "dev/images/databases.sh"
+
+
+def superuser_place(servers: Servers) -> dict[str, str]:
+    """The variables by which psql finds the server, without a password."""
+    superuser = parse_dsn(servers.superuser_dsn())
+    return {"PGHOST": superuser["host"], "PGPORT": superuser["port"]}
+
+
 def test_the_script_of_compose_gives_roles_that_exist_their_passwords(servers: Servers) -> None:
     superuser = parse_dsn(servers.superuser_dsn())
-    place = {"PGHOST": superuser["host"], "PGPORT": superuser["port"], "PGPASSWORD": "postgres"}
-    passwords = {"POSTGRES_PASSWORD": superuser["password"]}
+    passwords = {"POSTGRES_PASSWORD": superuser["password"], "PGPASSWORD": "postgres"}
     for name in SERVICES_WITH_TABLES:
         for role, variable in ((name, "DB"), (f"{name}_owner", "DB_OWNER")):
             passwords[f"{name.upper()}_{variable}_PASSWORD"] = servers.passwords[f"postgresql:{role}"]
@@ -118,7 +126,41 @@ def test_the_script_of_compose_gives_roles_that_exist_their_passwords(servers: S
         connection.autocommit = True
         for role in ("orders", "postgres"):
             connection.cursor().execute(f"ALTER ROLE {role} PASSWORD '{role}'")
-    environment = {**os.environ, **place, **passwords}
-    subprocess.run([CHECKOUT / "dev/images/databases.sh"], env=environment, check=True)
+    environment = {**os.environ, **superuser_place(servers), **passwords}
+    subprocess.run([SCRIPT], env=environment, check=True)
     psycopg2.connect(servers.env()["ORDERS_DB_URI"].replace("+psycopg2", "")).close()
     psycopg2.connect(servers.superuser_dsn()).close()
+
+
+def test_the_script_of_compose_makes_up_for_a_start_that_failed(servers: Servers, tmp_path) -> None:
+    names = ("first", "second")
+    script = tmp_path / "databases.sh"
+    script.write_text(SCRIPT.read_text().replace(" ".join(SERVICES_WITH_TABLES), " ".join(names)))
+    passwords = {f"{name.upper()}_DB_PASSWORD": name for name in names}
+    passwords |= {f"{name.upper()}_DB_OWNER_PASSWORD": f"{name}_owner" for name in names}
+    roles = list(passwords.values())
+    superuser = parse_dsn(servers.superuser_dsn())["password"]
+    passwords |= {"POSTGRES_PASSWORD": superuser, "PGPASSWORD": superuser}
+
+    def run(variables: dict[str, str]) -> int:
+        """As compose runs it: by the server's user, of nothing but these variables."""
+        environment = {"PATH": os.environ["PATH"], **superuser_place(servers), **variables}
+        user = "postgres" if os.geteuid() == 0 else None
+        with script.open() as text:
+            done = subprocess.run(["bash", "-s"], stdin=text, env=environment, user=user, cwd="/")
+        return done.returncode
+
+    with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        try:
+            unfinished = {name: value for name, value in passwords.items() if "SECOND" not in name}
+            codes = [run(unfinished), run(passwords), run(passwords)]
+            for role in roles:
+                as_role = {"user": role, "password": role, "dbname": role.removesuffix("_owner")}
+                psycopg2.connect(servers.superuser_dsn(), **as_role).close()
+        finally:
+            for kind, names_of_kind in (("DATABASE", names), ("ROLE", roles)):
+                for name in names_of_kind:
+                    cursor.execute(f"DROP {kind} IF EXISTS {name}")
+    assert codes == [1, 0, 0]

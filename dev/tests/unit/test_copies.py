@@ -55,6 +55,14 @@ def test_a_command_without_a_user_gets_no_secret(tmp_path, monkeypatch) -> None:
     assert "BILLING_DB_OWNER_URI" not in suite.environ("operator")
 
 
+def test_no_command_asks_a_proxy_for_the_suite(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "intranet.example.org")
+    monkeypatch.delenv("no_proxy", raising=False)
+    environment = Suite(tmp_path / "run", free_ports()).environ()
+    for name in ("NO_PROXY", "no_proxy"):
+        assert environment[name] == "intranet.example.org,127.0.0.1,localhost"
+
+
 def test_variables_of_an_own_user_do_not_name_servers_of_others(tmp_path, monkeypatch) -> None:
     """A terminal that has read .run/env/shop can still say `make up`."""
     suite = Suite(tmp_path / "run", free_ports())

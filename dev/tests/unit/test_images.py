@@ -1,21 +1,52 @@
 """What compose.yaml is given: random passwords, and the permissions of the broker's users."""
 
 import json
+import os
 import re
 import stat
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+import yaml
 
 from dev import broker
+from tests.proxies import DEAD_PROXY
 
 COMPOSE = broker.CHECKOUT / "compose.yaml"
 
 
+@contextmanager
+def answering(status: HTTPStatus) -> Iterator[int]:
+    """A server that answers every request with this status, by its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
 def make(file: Path) -> dict[str, str]:
-    """What passwords.sh writes, without the quotes."""
-    subprocess.run([broker.CHECKOUT / "dev/images/passwords.sh", file], check=True)
+    """What passwords.sh writes, without the quotes; CDPATH leads to another folder of its name."""
+    elsewhere = file.parent / "elsewhere"
+    (elsewhere / "dev/images").mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "CDPATH": str(elsewhere)}
+    command = ["dev/images/passwords.sh", str(file)]
+    subprocess.run(command, cwd=broker.CHECKOUT, env=environment, check=True)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     pairs = (line.split("=", 1) for line in file.read_text().splitlines())
     return {name: value.strip("'") for name, value in pairs}
@@ -31,8 +62,9 @@ def test_every_password_of_compose_is_made_and_none_is_known(file) -> None:
     needed = set(re.findall(r"\$\{(\w+):\?run dev/images/passwords.sh first\}", COMPOSE.read_text()))
     assert len(needed) > 10
     assert needed <= made.keys()
-    assert re.findall(r"\$\{\w+(?!\w|:\?)", COMPOSE.read_text()) == []
-    secrets = {name: value for name, value in made.items() if name != "RABBITMQ_DEFINITIONS"}
+    assert re.findall(r"\$\{(\w+)(?!\w|:\?)", COMPOSE.read_text()) == ["GATEWAY_PORT"]
+    public = {"RABBITMQ_DEFINITIONS", "COMPOSE_PROJECT_NAME"}
+    secrets = {name: value for name, value in made.items() if name not in public}
     assert len({*secrets.values()}) == len(secrets)
     assert all(re.fullmatch("[0-9a-f]{48}", secret) for secret in secrets.values())
 
@@ -58,6 +90,36 @@ def test_passwords_stay_and_permissions_are_brought_up_to_date(file) -> None:
     with file.open("a") as more:
         more.write("RABBITMQ_DEFINITIONS='{}'\nCOMPOSE_PROJECT_NAME=mine\n")
     assert make(file) == {**first, "COMPOSE_PROJECT_NAME": "mine"}
+
+
+def test_each_checkout_has_a_project_of_its_own_which_keeps_its_name(tmp_path: Path) -> None:
+    names = [make(tmp_path / file)["COMPOSE_PROJECT_NAME"] for file in ("one", "other", "one")]
+    assert all(re.fullmatch("shop-[0-9a-f]{6}", name) for name in names)
+    assert names[0] == names[2] != names[1]
+    assert re.findall("^name:", COMPOSE.read_text(), re.MULTILINE) == []
+
+
+def test_volumes_of_an_earlier_version_stay_in_use(file) -> None:
+    file.write_text("POSTGRES_PASSWORD=of-an-earlier-version\n")
+    assert make(file)["COMPOSE_PROJECT_NAME"] == "shop"
+
+
+def test_compose_mounts_no_file_of_the_checkout() -> None:
+    """Its mode may keep others than its owner from reading it, and the server is another user."""
+    compose = yaml.safe_load(COMPOSE.read_text())
+    mounted = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
+    assert {mount.partition(":")[0] for mount in mounted} == set(compose["volumes"])
+    assert [config for config in compose["configs"].values() if "file" in config] == []
+    assert "secrets" not in compose
+
+
+def test_the_health_check_of_compose_asks_no_proxy() -> None:
+    program, *arguments = yaml.safe_load(COMPOSE.read_text())["x-service"]["healthcheck"]["test"][1:]
+    assert program == "python"
+    with answering(HTTPStatus.OK) as ready, answering(HTTPStatus.SERVICE_UNAVAILABLE) as unavailable:
+        for port, code in ((ready, 0), (unavailable, 1)):
+            command = [argument.replace("8001", str(port)) for argument in arguments]
+            assert subprocess.run([sys.executable, *command], env=DEAD_PROXY).returncode == code
 
 
 def test_the_template_of_the_definitions_is_up_to_date() -> None:

@@ -12,6 +12,8 @@ from dev import state
 from dev.keeper import Keeper, Program, wait_for
 
 WORD = 'a word\'s "%(x)s" $HOME'
+ODD = "Лавка #1 ;new 'q' \"d\" 50% %(here)s $HOME `id`"  # a comment for supervisord, at ` #` and ` ;`
+PRINTS_FOLDER = 'pwd; echo "$1"; sleep 1000\n'
 
 
 @pytest.fixture
@@ -19,13 +21,22 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
     wanted = tmp_path / "run"
     folder = state.make(wanted)
     keeper = Keeper(folder)
+    another = "nobody" if os.geteuid() == 0 else None
+    odd = tmp_path / ODD
+    odd.mkdir()
+    (odd / "script").write_text(PRINTS_FOLDER)
     programs = [
-        Program("sleeper", ["sleep", "1000"], folder),
+        Program("sleeper", ["sleep", "1000"], folder, another),
+        Program("odd", ["sh", str(odd / "script"), ODD], odd),
         Program("dying", ["false"], folder),
         Program("speaker", ["sh", "-c", 'echo "$WORD"; sleep 1000'], folder, env={"WORD": WORD}),
         Program("deaf", ["sh", "-c", "trap '' TERM; sleep 1000"], folder, stop_wait_s=1),
     ]
-    keeper.begin(programs, os.environ, tied=True)
+    umask = os.umask(0o077)
+    try:
+        keeper.begin(programs, os.environ, tied=True)
+    finally:
+        os.umask(umask)
     yield keeper
     keeper.stop()
     state.remove(wanted)
@@ -38,13 +49,18 @@ def test_a_killed_program_is_started_again(keeper: Keeper) -> None:
     assert wait_for(lambda: keeper.starts("sleeper") == 2, 10)
 
 
+def test_a_program_runs_in_any_folder_with_any_words(keeper: Keeper, tmp_path: Path) -> None:
+    keeper.start("odd")
+    assert wait_for(lambda: keeper.log("odd").read_text() == f"{tmp_path / ODD}\n{ODD}\n", 5)
+
+
 def test_variables_reach_a_program_and_nobody_else(keeper: Keeper) -> None:
     """A password in a command line would be seen by every user of the machine."""
     keeper.start("speaker")
     assert wait_for(lambda: keeper.log("speaker").read_text() == f"{WORD}\n", 5)
     pid = keeper.processes()["speaker"]
     assert WORD.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    for path in ("variables/speaker", "log"):
+    for path in ("programs/speaker", "log"):
         assert not keeper.state.joinpath(path).stat().st_mode & 0o077, path
     assert WORD not in (keeper.state / "supervisord.conf").read_text()
 
@@ -72,6 +88,19 @@ def test_what_a_killed_supervisord_left_is_found_and_ended(keeper: Keeper) -> No
     assert keeper.orphans()
     assert keeper.stop()
     assert keeper.orphans() == []
+
+
+def test_others_may_write_nothing_whatever_the_umask_is(tmp_path: Path) -> None:
+    keeper = Keeper(state.make(tmp_path / "run"))
+    umask = os.umask(0o000)
+    try:
+        keeper.begin([Program("sleeper", ["sleep", "1000"], keeper.state)], os.environ, tied=True)
+        own = [path for path in keeper.state.rglob("*") if path.is_file() and not path.is_symlink()]
+        assert [path for path in own if path.stat().st_mode & 0o022] == []
+    finally:
+        os.umask(umask)
+        keeper.stop()
+        state.remove(tmp_path / "run")
 
 
 def test_stopping_twice_says_that_nothing_ran(keeper: Keeper) -> None:

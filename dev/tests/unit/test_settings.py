@@ -21,6 +21,19 @@ def test_ports_are_the_default_ones_unless_the_environment_says_otherwise() -> N
     assert ports_from({"GATEWAY_PORT": "9000", "DB_PORT": ""}) == DEFAULTS | {"gateway": 9000}
 
 
+def test_one_variable_moves_all_ports_for_a_second_checkout() -> None:
+    moved = ports_from({"PORT_OFFSET": "100", "GATEWAY_PORT": "9000"})
+    others = {name: port + 100 for name, port in DEFAULTS.items()}
+    assert moved == others | {"gateway": 9000}
+    assert not set(others.values()) & set(DEFAULTS.values())
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "57536"])
+def test_what_is_no_offset_is_refused(text: str) -> None:
+    with pytest.raises(Failure, match="PORT_OFFSET must be a number, 0 to 57535"):
+        ports_from({"PORT_OFFSET": text})
+
+
 @pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "80 80", "²"])
 def test_what_is_no_port_is_refused_by_the_variables_name(text: str) -> None:
     with pytest.raises(Failure, match="GATEWAY_PORT must be a port"):
@@ -34,9 +47,17 @@ def test_a_port_given_twice_is_refused() -> None:
 
 def test_a_taken_port_is_told_with_its_holder_and_its_variable() -> None:
     ports = free_ports()
-    told = rf"taken \(by pid {os.getpid()}, .*set GATEWAY_PORT"
+    told = rf"taken \(by pid {os.getpid()}, .*set GATEWAY_PORT, or PORT_OFFSET"
     with socket.create_server(("127.0.0.1", ports["gateway"])), pytest.raises(Failure, match=told):
         check_free(ports, ["users", "gateway"])
+
+
+def test_a_port_that_only_a_connection_holds_is_told_as_that() -> None:
+    ports = free_ports()
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", ports["gateway"]))
+        with pytest.raises(Failure, match="by a connection that goes out from it"):
+            check_free(ports, ["gateway"])
 
 
 def test_two_suites_never_get_the_same_ports() -> None:
@@ -120,6 +141,31 @@ def test_a_folder_too_deep_for_sockets_becomes_a_link(tmp_path: Path) -> None:
         state.remove(wanted)
     assert not real.exists()
     assert not wanted.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["a shop", "Лавка", "shop #1", "it's", "50%", "$HOME", "a;b"])
+def test_a_folder_whose_name_the_servers_do_not_take_becomes_a_link(tmp_path: Path, name: str) -> None:
+    wanted = tmp_path / name / ".run"
+    real = state.make(wanted)
+    try:
+        assert state.PLAIN.fullmatch(str(real))
+        assert wanted.resolve() == real
+    finally:
+        state.remove(wanted)
+
+
+@pytest.mark.parametrize("suits", [True, False])
+@pytest.mark.parametrize("umask", [0o077, 0o000])
+def test_the_servers_may_enter_the_folder_and_write_nothing_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, suits: bool
+) -> None:
+    monkeypatch.setattr(state, "_suits", lambda _: suits)
+    before = os.umask(umask)
+    try:
+        assert state.make(tmp_path / "run").stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(before)
+        state.remove(tmp_path / "run")
 
 
 def test_the_link_of_a_copied_checkout_is_not_followed(tmp_path: Path) -> None:

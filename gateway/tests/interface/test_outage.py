@@ -57,7 +57,7 @@ def gateway_of(ports: Ports, broker: dict[str, str], log: Path, *prefix: str) ->
     """A gateway on these ports, not yet started; `users` is the port of its health server."""
     own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
     own["GATEWAY_HEALTH_PUBLIC"] = "true"  # to be asked on both ports
-    own["RPC_TIMEOUT_S"] = "60"
+    own |= {"RPC_TIMEOUT_S": "60", "TOKEN_SECRET": "x" * 32}
     process = Process(("gateway",), {**os.environ, **broker, **own}, log)
     process._command[:0] = prefix
     return process
