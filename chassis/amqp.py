@@ -432,7 +432,7 @@ class _Batch:
 
 
 def broker_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `config` for Nameko, with AMQP_URI (also from its file) and HEARTBEAT as they are read.
+    """A copy of `config` for Nameko, with AMQP_URI (also from its file) and HEARTBEAT as read.
 
     Raises ConfigurationError where a setting of the broker is missing or wrong.
     """

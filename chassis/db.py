@@ -134,7 +134,7 @@ class Database(NamekoDatabase):
         return False
 
     def check_content(self, connection: Connection) -> None:
-        """Raise SystemExit where the service must not use its tables' content. Subclasses override it."""
+        """Raise SystemExit where the service must not use its tables. Subclasses override it."""
 
     def _note_failure(self, context: Any) -> None:
         if prevents_writing(context.original_exception):

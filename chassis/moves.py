@@ -52,8 +52,8 @@ def headers_of(message: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
 def properties_of(message: Any) -> dict[str, Any]:
     """The message's properties for a copy of it.
 
-    All others are left out: the broker would refuse another user's `user_id`, and drop the copy when
-    its `expiration` is over.
+    All others are left out: the broker would refuse another user's `user_id`, and drop the copy
+    when its `expiration` is over.
     """
     return {name: message.properties[name] for name in COPIED_PROPERTIES if name in message.properties}
 

@@ -38,7 +38,7 @@ def Text(minimum: int, maximum: int, *rules: Any, **options: Any) -> fields.Stri
 
 
 def email_address(text: str) -> None:
-    """Raise ValidationError for a text that is no email address, or that a mail header can't hold."""
+    """Raise ValidationError for a text that is no email address, or unsafe in a mail header."""
     validate.Length(max=254)(text)  # first: the work grows with the length
     try:
         validate_email(text, check_deliverability=False, strict=True)

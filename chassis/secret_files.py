@@ -1,4 +1,4 @@
-"""Secrets from files, which variables such as TOKEN_SECRET_FILE name. No message quotes a secret."""
+"""Secrets from files that variables such as TOKEN_SECRET_FILE name. No message quotes one."""
 
 import re
 from pathlib import Path

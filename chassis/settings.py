@@ -40,7 +40,8 @@ ISO_4217_CODE = fields.String(
 def _uri(form: str, pattern: str) -> fields.String:
     """A field for a URI, which the libraries parse as `pattern` does.
 
-    They would take a part of a password with an unencoded "@" or "/" for host or port, and quote it.
+    They would take a part of a password with an unencoded "@" or "/" for host or port, and quote
+    it.
     """
 
     def check(value: str) -> None:
@@ -65,8 +66,8 @@ DB_URI = _uri(  # a list of hosts may replace the host, or follow the question m
 def read(config: Any, name: str, field: fields.Field[Any], variable: str = "") -> Any:
     """The setting `name`; a dotted name looks inside (`DB_URIS.users:Base`).
 
-    Its value may stand in a file, which `NAME_FILE` names. Raises ConfigurationError, whose one line
-    names the `variable`, by default that of the same name.
+    Its value may stand in a file, which `NAME_FILE` names. Raises ConfigurationError with one line,
+    which names the `variable`, by default that of the same name.
     """
     variable = variable or name
     group, *key = name.split(".")

@@ -1,14 +1,15 @@
-"""Finds the ends of request bodies in the bytes of a connection, as they arrive. Knows no socket."""
+"""Finds the ends of request bodies in the bytes that arrive on a connection. Knows no socket."""
 
 import re
 
 from gateway import problems, reading
 
-# Bytes of chunk lines, and of the CRLF after each chunk: as many as a head may have, enough for 3,276
-# chunks. Each chunk costs time, whatever its size. RFC 9112, section 7.1.1, asks for such a limit.
+# Bytes of chunk lines, and of the CRLF after each chunk: as many as a head may have, enough for
+# 3,276 chunks. Each chunk costs time, whatever its size. RFC 9112, section 7.1.1, asks for such a
+# limit.
 MAX_FRAMING = 16 * 1024
-# RFC 9112, section 7.1: chunk-size [ chunk-ext ] CRLF, of at most 1,024 bytes. Whitespace has no place in
-# it: parsers disagree about that.
+# RFC 9112, section 7.1: chunk-size [ chunk-ext ] CRLF, of at most 1,024 bytes. Whitespace is not
+# allowed: parsers disagree about it.
 _LINE = re.compile(
     rb"(?=[^\n]{0,1023}\n)([0-9A-Fa-f]{1,16})"
     rb"(?:;[!#$%&'*+.^_`|~0-9A-Za-z-]++"
@@ -19,7 +20,10 @@ _START_OF_LINE = re.compile(rb"(?=[^\n]{0,1023}\Z)(?:[0-9A-Fa-f]{1,16}(?:;[\t -~
 
 
 def split_sized(length: int, received: bytes) -> tuple[bytes, bytes] | None:
-    """A body of `length` bytes (RFC 9112, section 6.2) and what follows it; None until it has arrived."""
+    """A body of `length` bytes and the bytes after it; None until it has arrived.
+
+    RFC 9112, section 6.2.
+    """
     return (received[:length], received[length:]) if len(received) >= length else None
 
 
@@ -31,10 +35,10 @@ class Chunked:
         self._position = 0  # of the next chunk
 
     def split(self, received: bytes) -> tuple[bytes, bytes] | None:
-        """The body and what follows it; None until it has arrived.
+        """The body and the bytes after it; None until it has arrived.
 
-        `received` begins where the body begins, and is longer at each call. Extensions and trailers are
-        checked, then dropped. Raises Problem for malformed or too many bytes.
+        `received` begins where the body begins, and is longer at each call. Extensions and trailers
+        are checked, then dropped. Raises Problem for malformed or too many bytes.
         """
         while line := _LINE.match(received, self._position):
             start, size = line.end(), int(line[1], 16)

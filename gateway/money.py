@@ -1,4 +1,4 @@
-"""Money at the edge: decimals of the deployed currency outside, an integer of minor units inside."""
+"""Money at the edge: a decimal in the deployed currency outside, an integer of minor units inside."""
 
 import re
 from decimal import Context, Decimal, Inexact
@@ -11,7 +11,7 @@ from chassis.settings import ISO_4217_DIGITS
 MAX_AMOUNT_MINOR = 10_000_000_00
 EXACT = Context(traps=[Inexact])
 _WRITTEN = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
-currency = "EUR"  # of all amounts of this process; gateway/web.py sets it before anything is answered
+currency = "EUR"  # of all amounts of this process; gateway/web.py sets it at the start
 
 
 class Money(fields.Field[int]):

@@ -133,8 +133,8 @@ def check_trailers(lines: Iterable[str]) -> None:
 def _body_length(headers: Mapping[str, str], minor: str) -> int | None:
     """The length of the body, None if it is chunked.
 
-    Raises Problem for framing that servers read in different ways: a Content-Length beside a transfer
-    coding (RFC 9112, section 6.3), another coding, or any in HTTP/1.0 (section 6.1).
+    Raises Problem for framing that servers read in different ways: a Content-Length beside a
+    transfer coding (RFC 9112, section 6.3), another coding, or any in HTTP/1.0 (section 6.1).
     """
     length, coding = headers.get("content-length", "0"), headers.get("transfer-encoding")
     if not (length.isascii() and length.isdigit()):

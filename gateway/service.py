@@ -128,7 +128,7 @@ def _valid(outcome: Outcome) -> Outcome:
             raise problems.unavailable(problems.NOTHING_DONE)
         case "unknown-user":
             raise problems.unauthorized("This user is no more.")
-        # The previous version of billing has no exponent. Its amounts have two digits in all currencies.
+        # The previous version of billing has no exponent: all its amounts have two digits.
         case "open" if (outcome["currency"], outcome.get("exponent", 2)) != (money.currency, money.digits()):
             raise RuntimeError(
                 f"CURRENCY is {money.currency} with {money.digits()} digits after the point, billing's books"

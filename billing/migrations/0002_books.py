@@ -1,8 +1,8 @@
 """books: the currency of the amounts, and how many digits its minor unit has
 
-Before there was this table, all amounts had two digits, in every currency. Operations in a currency
-with other digits must be converted first (docs/operations.md). The conversion makes this table and its
-row. Until then no service of this version starts.
+Before there was this table, all amounts had two digits, in every currency. Operations in a
+currency with other digits must be converted first (docs/operations.md). The conversion makes this
+table and its row. Until then no service of this version starts.
 """
 
 import sqlalchemy as sa
