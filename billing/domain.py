@@ -183,5 +183,8 @@ def _refusal(account: Account, request: Request) -> str | None:
 
 
 def _is_for(operation: Operation, request: Request) -> bool:
-    wanted = (request.user_id, request.kind, request.amount_minor)
-    return wanted == (operation.user_id, operation.kind, operation.amount_minor)
+    return (request.user_id, request.kind, request.amount_minor) == (
+        operation.user_id,
+        operation.kind,
+        operation.amount_minor,
+    )

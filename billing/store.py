@@ -37,16 +37,15 @@ SET_UNIT = text("""
     INSERT INTO books (currency, exponent)
     SELECT :currency, :exponent
     WHERE :exponent = 2 OR NOT EXISTS (SELECT FROM operations)
-    ON CONFLICT (id) DO UPDATE
-    SET currency = excluded.currency, exponent = excluded.exponent
-    WHERE NOT EXISTS (SELECT FROM operations)
+    ON CONFLICT DO NOTHING
 """)
 
 
 def claim_unit(connection: Connection, unit: Unit) -> Unit | None:
-    """Make `unit` that of the books while they have no operations. Returns the unit of the books.
+    """Make `unit` that of books that have none yet. Returns the unit of the books.
 
-    Returns None for operations of an earlier version whose two digits `unit` does not have.
+    It never changes by itself: another copy may serve the books. Returns None for operations of an
+    earlier version whose two digits `unit` does not have.
     """
     connection.execute(SET_UNIT, unit._asdict())
     row = connection.execute(UNIT).one_or_none()
@@ -63,8 +62,10 @@ def accounts(connection: Connection, user_ids: Iterable[str], *, lock: bool = Fa
 
     Locked in the order of their ids, so two batches that meet can't wait for each other in turn.
     """
-    found = connection.execute(LOCK if lock else READ, {"ids": list(user_ids)})
-    return {row.user_id: Account(*row) for row in found}
+    return {
+        row.user_id: Account(*row)
+        for row in connection.execute(LOCK if lock else READ, {"ids": list(user_ids)})
+    }
 
 
 def recorded(connection: Connection, refs: Iterable[str]) -> dict[str, Operation]:
@@ -78,16 +79,23 @@ def write(connection: Connection, operations: Sequence[Operation], accounts: Seq
 
     In the order of their refs, for the reason that accounts are locked in order.
     """
-    rows = recordset(sorted(operations, key=attrgetter("ref")))
-    written = connection.execute(WRITE, {"operations": rows, "accounts": recordset(accounts)})
+    written = connection.execute(
+        WRITE,
+        {
+            "operations": recordset(sorted(operations, key=attrgetter("ref"))),
+            "accounts": recordset(accounts),
+        },
+    )
     if written.scalar_one() != len(operations):
         raise RefTaken
 
 
 def statement(connection: Connection, user_id: str, limit: int, before: str | None) -> list[Operation]:
     """The last `limit` operations of an account, newest first, of those numbered below `before`."""
-    rows = connection.execute(STATEMENT, {"user_id": user_id, "before": before, "limit": limit})
-    return [Operation(*row) for row in rows]
+    return [
+        Operation(*row)
+        for row in connection.execute(STATEMENT, {"user_id": user_id, "before": before, "limit": limit})
+    ]
 
 
 def ledgers(connection: Connection, batch: int) -> Iterator[tuple[Account, Account, int]]:

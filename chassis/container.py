@@ -41,8 +41,10 @@ class Container(ServiceContainer):
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
         try:
             config = broker_settings(config)  # nameko's extensions look at these while they are bound
-            workers = read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)
-            super().__init__(service_cls, {**config, "max_workers": workers})
+            super().__init__(
+                service_cls,
+                {**config, "max_workers": read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)},
+            )
             read(self.config, "HEALTH_ADDRESS", ADDRESS)
             self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
             self._call_extensions("check")

@@ -11,7 +11,7 @@ from typing import Any
 import eventlet
 from nameko_sqlalchemy import Database as NamekoDatabase
 from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from chassis import health, lookups
 from chassis.connections import LimitedConnection, limit_waits
@@ -30,6 +30,7 @@ GONE_AFTER = {
     "tcp_user_timeout": 15_000,  # milliseconds
 }
 NO_RIGHT = "42501"  # SQLSTATE: insufficient privilege
+NO_TABLE = "42P01"  # undefined table
 # Rows that exceed work_mem go into a temporary file, which needs no privilege and leaves no trace.
 TRY_DISK = text("SET LOCAL work_mem = '64kB'; SELECT count(*) FROM generate_series(1, 20000)")
 CANNOT_WRITE = text("""
@@ -119,14 +120,14 @@ class Database(NamekoDatabase):
                 if found and found.isdigit() and found >= needed:  # other digits: newer; letters: not ours
                     self.check_content(connection)
                     return True
-        except ProgrammingError:  # no such table yet
-            found = None
         except DBAPIError as exc:
-            log.warning(
-                "waiting for the database",
-                extra={"service": service, "error": first_line(exc)},
-            )
-            return False
+            if sqlstate(exc) != NO_TABLE:
+                log.warning(
+                    "waiting for the database",
+                    extra={"service": service, "error": first_line(exc)},
+                )
+                return False
+            found = None
         log.warning(
             "waiting for the schema: make migrate",
             extra={"service": service, "found": found, "needed": needed},

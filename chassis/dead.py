@@ -67,8 +67,7 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
 
 def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
     """Those of the queues that are named, or all."""
-    handlers = event_handlers(config, *services_with_tables(config))
-    known = {handler.queue.name: handler for handler in handlers}
+    known = {handler.queue.name: handler for handler in event_handlers(config, *services_with_tables(config))}
     wanted = dict.fromkeys(name.removesuffix(".dead") for name in names or known)
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigurationError(f"no event queues: {', '.join(unknown)}; there are {', '.join(known)}")

@@ -112,8 +112,10 @@ def _look_up(query: Callable[..., Any], host: str, kind: str) -> tuple[list[str]
     """
     try:
         with eventlet.Timeout(LOOKUP_TIMEOUT_S):
-            answer = query(host.encode("idna").decode(), greendns.dns.rdatatype.from_text(kind))
-            return [record.address for record in answer], ""
+            return [
+                record.address
+                for record in query(host.encode("idna").decode(), greendns.dns.rdatatype.from_text(kind))
+            ], ""
     except eventlet.Timeout:
         return [], f"no name server answered within {LOOKUP_TIMEOUT_S} s"
     except (OSError, UnicodeError, greendns.dns.exception.DNSException) as exc:

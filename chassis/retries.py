@@ -75,8 +75,7 @@ class HeldDeliveries(dict[Delivery, float]):
 
     def has_room_for(self, delivery: Delivery, now: float) -> bool:
         """Whether it may be held for its next delay, within MAX_HELD and MAX_HELD_S."""
-        is_young = now + delivery.delay_s() - delivery.received_at <= MAX_HELD_S
-        return is_young and len(self) < MAX_HELD
+        return len(self) < MAX_HELD and now + delivery.delay_s() - delivery.received_at <= MAX_HELD_S
 
     def hold(self, delivery: Delivery, now: float) -> None:
         self[delivery] = now + delivery.delay_s()

@@ -25,7 +25,8 @@ def read_secret(variable: str, path: str) -> str:
         if not text or "\0" in text or len(content) > MAX_BYTES:
             raise ValueError
     except OSError as exc:
-        raise ConfigurationError(f"{variable} is wrong: {path!r}: {exc.strerror}") from None
+        # Not the path: where there is no such file, it may be the secret itself.
+        raise ConfigurationError(f"{variable} is wrong: its file can't be read: {exc.strerror}") from None
     except ValueError:
         raise ConfigurationError(
             f"{variable} is wrong: {path!r} must hold 1 to {MAX_BYTES} bytes of UTF-8 text without NUL"

@@ -20,11 +20,13 @@ WHOLE_SECONDS = fields.Integer(strict=True, validate=validate.Range(min=1))
 COUNT = fields.Integer(strict=True, validate=validate.Range(1, 100_000))
 TEXT = fields.String(validate=validate.Length(min=1))
 _PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-ADDRESS = fields.String(validate=validate.Regexp(rf"(\S*:)?{_PORT}\Z", error="write host:port"))
+ADDRESS = fields.String(validate=validate.Regexp(rf"(\S+:)?{_PORT}\Z", error="write host:port"))
 SWITCH = fields.Boolean(
     truthy={"true", True}, falsy={"false", False}, error_messages={"invalid": "write true or false"}
 )
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+# A parameter of libpq, and none of psycopg2 itself. A password stands before the host alone.
+_PARAMETER = r"(port=[0-9,]*|(?!port=|password=|dsn=|async|connection_|cursor_)[a-z_]+=[^@&]*)"
 # Visible ASCII in which each % begins an encoded byte.
 _ENCODED = r"(?=[!-~]*\Z)(?!.*%(?![0-9A-Fa-f]{2}))"
 # Digits of an amount after the point, by code of ISO 4217. Codes without a minor unit are left out.
@@ -58,8 +60,8 @@ AMQP_URI = _uri(  # kombu takes the text after a semicolon for another URI
 )
 DB_URI = _uri(  # a list of hosts may replace the host, or follow the question mark
     "postgresql+psycopg2://role:password@host:port/database",
-    r"postgresql\+psycopg2://(?!.*[?&]password=)([^@:/]*(:[^@]*)?@)?"
-    rf"({_HOST}(,{_HOST})*)?(:(?!0){_PORT})?(/[^@?]*)?(\?[^@]*)?",
+    r"postgresql\+psycopg2://([^@:/]*(:[^@]*)?@)?"
+    rf"({_HOST}(,{_HOST})*)?(:(?!0){_PORT})?(/[^@?]*)?(\?{_PARAMETER}(&{_PARAMETER})*)?",
 )
 
 

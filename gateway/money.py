@@ -12,6 +12,7 @@ MAX_AMOUNT_MINOR = 10_000_000_00
 EXACT = Context(traps=[Inexact])
 _WRITTEN = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
 currency = "EUR"  # of all amounts of this process; gateway/web.py sets it at the start
+confirmed: set[str] = set()  # currencies that the books of billing have, as far as this process knows
 
 
 class Money(fields.Field[int]):

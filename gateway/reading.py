@@ -239,6 +239,7 @@ def idempotency_key(request: HttpRequest) -> str:
         return f"gateway-{uuid_utils.uuid7()}"
     key = given[1:-1] if len(given) > 1 and given[0] == given[-1] == '"' else given
     if not 1 <= len(key) <= LONGEST_KEY or not all("!" <= c <= "~" for c in key):
-        message = f"Must have 1 to {LONGEST_KEY} visible ASCII characters."
-        raise problems.invalid({"Idempotency-Key": [message]})
+        raise problems.invalid(
+            {"Idempotency-Key": [f"Must have 1 to {LONGEST_KEY} visible ASCII characters."]}
+        )
     return key

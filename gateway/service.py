@@ -1,16 +1,21 @@
 """gateway, top to bottom: whom it asks, and its routes."""
 
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
+import eventlet
 import uuid_utils
 
+from chassis.errors import DeadlineExceeded, Unavailable
 from chassis.rpc import RpcProxy
 from chassis.schemas import Outcome, is_id
 from gateway import money, problems, schemas
 from gateway.reading import Request
 from gateway.tokens import Tokens
 from gateway.web import http
+
+CONFIRM_S = 1.0  # for billing to say the currency of its books; orders are taken without it, too
 
 Answer = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
 
@@ -73,16 +78,19 @@ class Service:
     @http("POST", "/account/deposits", body=schemas.NewMovement())
     def deposit(self, request: Request) -> Answer:
         """Put money on the account."""
+        self._confirm_currency(request.user_id)
         return _moved(self.billing.deposit(user_id=request.user_id, key=request.key, **request.body))
 
     @http("POST", "/account/withdrawals", body=schemas.NewMovement())
     def withdraw(self, request: Request) -> Answer:
         """Take money off the account."""
+        self._confirm_currency(request.user_id)
         return _moved(self.billing.withdraw(user_id=request.user_id, key=request.key, **request.body))
 
     @http("POST", "/orders", body=schemas.NewOrder())
     def place_order(self, request: Request) -> Answer:
         """Place an order and pay it: 201 once it has ended, 202 while the outcome is open."""
+        self._confirm_currency(request.user_id)
         outcome = self.orders.place(user_id=request.user_id, key=request.key, **request.body)
         order = schemas.ORDER.dump(_valid(outcome))
         status = 202 if order["status"] == "pending" else 201
@@ -115,6 +123,21 @@ class Service:
         page = self.notifications.list(user_id=request.user_id, **request.query)
         return 200, schemas.page_of(schemas.LETTER, _valid(page))
 
+    def _confirm_currency(self, user_id: str) -> None:
+        """Ask billing for an account, once, before this process sends it an amount.
+
+        Raises RuntimeError where the amounts of its books mean something else. While billing does not
+        answer, nothing is confirmed: it then books nothing, and orders stay pending.
+        """
+        if money.currency not in money.confirmed:
+            with (
+                suppress(DeadlineExceeded, Unavailable),
+                eventlet.Timeout(CONFIRM_S, Unavailable("billing does not say its currency")),
+            ):
+                account = self.billing.account(user_id=user_id)
+                if account["status"] == "open":
+                    _valid(account)
+
 
 def _valid(outcome: Outcome) -> Outcome:
     """`outcome`, unless it says that the request could not be done as it is."""
@@ -134,6 +157,8 @@ def _valid(outcome: Outcome) -> Outcome:
                 f"CURRENCY is {money.currency} with {money.digits()} digits after the point, billing's books"
                 f" are in {outcome['currency']} with {outcome.get('exponent', 2)}"
             )
+        case "open":
+            money.confirmed.add(money.currency)
     return outcome
 
 

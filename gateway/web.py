@@ -57,8 +57,11 @@ class WebServer(NamekoWebServer):
             "TRUSTED_PROXIES",
             fields.Integer(strict=True, validate=validate.Range(0, 10)),
         )
-        all_of_health = read(self.container.config, "WEB_SERVER_HEALTH", SWITCH)
-        self._open = {*documents.FILES, *(health.PATHS if all_of_health else ["/healthz"])}
+        self._open = {
+            *documents.FILES,
+            "/healthz",
+            *(health.PATHS if read(self.container.config, "WEB_SERVER_HEALTH", SWITCH) else ()),
+        }
 
     def open(self) -> None:
         """Answer from now on: about health, and with 503 until the container is up."""

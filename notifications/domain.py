@@ -10,8 +10,7 @@ from string import Template
 
 from babel import Locale
 from babel.numbers import format_currency
-
-from chassis.settings import ISO_4217_DIGITS
+from iso4217 import Currency
 
 HAPPINESS, GRIEF, MESSAGE = "happiness", "grief", "message"
 LETTERS = Path(__file__).parent / "letters"
@@ -66,7 +65,7 @@ def letter(ending: Ending, recipient: Recipient, currency: str) -> Text:
 
 def _price(minor: int, currency: str, locale: str) -> str:
     """An amount as readers of this language write it, with as many digits as ISO 4217 has."""
-    digits = ISO_4217_DIGITS[currency]
+    digits = Currency(currency).exponent or 0
     format_ = copy(Locale.parse(locale).currency_formats["standard"])
     format_.frac_prec = (digits, digits)
     return format_currency(

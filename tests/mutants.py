@@ -259,8 +259,8 @@ MUTANTS = [
         [
             Change(
                 "billing/domain.py",
-                "return wanted == (operation.user_id, operation.kind",
-                "return wanted == (request.user_id, operation.kind",
+                "== (\n        operation.user_id,",
+                "== (\n        request.user_id,",
             )
         ],
         tests(BOOKS, "test_another_amount_kind_or_user_under_one_ref_is_a_conflict"),
@@ -513,7 +513,7 @@ MUTANTS = [
     ),
     Mutant(
         "any number of events is held",
-        [Change("chassis/retries.py", "is_young and len(self) < MAX_HELD", "is_young")],
+        [Change("chassis/retries.py", "return len(self) < MAX_HELD and now", "return now")],
         tests(RETRIES, "test_no_more_than_the_limit_are_held"),
     ),
     Mutant(

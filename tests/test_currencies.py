@@ -14,7 +14,7 @@ from audit.tests.interface.story import tell
 from billing.service import Service as Billing
 from chassis.container import Container
 from chassis.migrate import migrate_tables
-from conftest import DEADLINE_S
+from conftest import DEADLINE_S, eventually
 from gateway import money
 from gateway.service import Service as Gateway
 from gateway.web import WebServer
@@ -38,14 +38,15 @@ BOOKS = "SELECT currency, exponent FROM books"
 RESTORED = "DELETE FROM books"
 EARLIER = "DROP TABLE books; UPDATE alembic_version SET version_num = '0001'"
 Sql = Callable[..., list[tuple[Any, ...]]]
-Shop = Callable[[str], str]
+Shop = Callable[..., str]
 
 
 @pytest.fixture
 def shop(run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     """`shop("JPY")`: all five services in this process, in this currency; the gateway's URL.
 
-    Those in another currency are stopped.
+    Those of the last call are stopped. `gateway` is another currency for that service; the one
+    `without` does not run.
     """
     monkeypatch.setattr(money, "currency", money.currency)  # restored in the end
     running: list[Container] = []
@@ -54,10 +55,12 @@ def shop(run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Iter
         for stopping in [eventlet.spawn(container.stop) for container in running]:
             stopping.wait()
 
-    def start(currency: str) -> str:
+    def start(currency: str, *, gateway: str = "", without: type | None = None) -> str:
         stop()
+        money.confirmed.clear()
         settings = {"CURRENCY": currency, "WEB_SERVER_ADDRESS": "127.0.0.1:0"}
-        running[:] = [run(service, **settings) for service in SERVICES]
+        running[:] = [run(service, **settings) for service in SERVICES[:-1] if service is not without]
+        running.append(run(Gateway, **{**settings, "CURRENCY": gateway or currency}))
         [server] = [each for each in running[-1].extensions if isinstance(each, WebServer)]
         return f"http://127.0.0.1:{server._sock.getsockname()[1]}"
 
@@ -69,7 +72,9 @@ def shop(run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Iter
 def unconverted(clean: None, sql: Sql, config: dict[str, Any]) -> Iterator[None]:
     """Orders as an earlier version has them. In the end, all tables are there again."""
     sql("orders", "COMMENT ON TABLE orders IS NULL")
+    sql("billing", "COMMENT ON TABLE operations IS NULL")
     yield
+    sql("billing", "DELETE FROM books")
     migrate_tables(config, "billing")
 
 
@@ -198,10 +203,50 @@ def test_books_with_another_number_of_digits_refuse_to_start(clean, config, sql)
     assert "UYW with 4 digits after the point, the books are in UYW with 2: " in refusal(config, "UYW")
 
 
-def test_books_without_operations_may_change_their_currency(clean, run, sql) -> None:
+def test_books_without_operations_may_change_their_currency_by_hand(clean, run, sql) -> None:
     for currency, digits in (("EUR", 2), ("RUB", 2), ("KWD", 3)):
         start_billing(run, currency)
         assert sql("billing", BOOKS) == [(currency, digits)]
+        sql("billing", "DELETE FROM books")
+
+
+def test_a_second_copy_of_billing_does_not_change_the_currency_of_the_first(clean, run, config, sql) -> None:
+    run(Billing, CURRENCY="EUR")
+    assert "the books are in EUR with 2" in refusal(config, "JPY")
+    assert sql("billing", BOOKS) == [("EUR", 2)]
+
+
+@pytest.mark.parametrize("currency", ["EUR", "KWD"])
+def test_a_gateway_in_another_currency_moves_no_money(shop, config, sql, currency) -> None:
+    user = Shopper(shop("JPY"))
+    user.deposit("1000")
+    operations = sql("billing", "SELECT count(*) FROM operations")
+    wrong = Shopper(shop("JPY", gateway=currency))
+    wrong.use(user.user["access_token"])
+    for answer in (wrong.deposit("10"), wrong.order("10"), wrong.withdraw("10"), wrong.get("/account")):
+        assert_problem(answer, 500)
+    assert sql("billing", "SELECT count(*) FROM operations") == operations
+    assert sql("orders", "SELECT count(*) FROM orders") == [(0,)]
+
+
+def test_orders_are_taken_while_billing_does_not_confirm_its_currency(shop, config) -> None:
+    user = Shopper(shop("EUR"))
+    user.deposit("10.00")
+    later = Shopper(shop("EUR", without=Billing))
+    later.use(user.user["access_token"])
+    assert later.order("3.00").status_code == 202
+
+
+def test_a_lost_grant_is_no_missing_schema(clean, run, config, sql, caplog) -> None:
+    start_billing(run, "EUR")
+    sql("billing", "REVOKE ALL ON books FROM billing")
+    try:
+        starting = eventlet.spawn(run, Billing)
+        eventually(lambda: "permission denied for table books" in str([r.__dict__ for r in caplog.records]))
+        assert "waiting for the schema: make migrate" not in caplog.messages
+    finally:
+        sql("billing", "GRANT SELECT, INSERT (currency, exponent) ON books TO billing")
+    starting.wait()
 
 
 @pytest.mark.parametrize("currency", ["EUR", "RUB"])
@@ -209,6 +254,35 @@ def test_books_of_an_earlier_version_with_two_digits_go_on(clean, run, sql, curr
     tell(sql, shoppers=1, orders=1)
     start_billing(run, currency)
     assert sql("billing", BOOKS) == [(currency, 2)]
+
+
+def test_a_dump_of_unconverted_books_is_refused_beside_the_converted_ones(unconverted, config, sql) -> None:
+    """pg_restore drops the tables that the dump has, and leaves `books`."""
+    tell(sql, shoppers=1, orders=1)
+    sql("billing", "INSERT INTO books (currency, exponent) VALUES ('KWD', 3)")
+    sql("billing", "UPDATE alembic_version SET version_num = '0001'")
+    wanted = {**config, "CURRENCY": "KWD"}
+    with pytest.raises(ConfigurationError, match="of an earlier version, with 2"):
+        migrate_tables(wanted, "billing")
+    execute(sql, "billing", TO_KWD_BILLING)
+    migrate_tables(wanted, "billing")
+    assert sql("billing", BOOKS) == [("KWD", 3)]
+
+
+def test_books_that_never_were_of_an_earlier_version_are_not_converted(unconverted, sql) -> None:
+    tell(sql, shoppers=1, orders=1)
+    sql("billing", "INSERT INTO books (currency, exponent) VALUES ('JPY', 0)")
+    for conversion in (TO_JPY_BILLING, TO_KWD_BILLING):
+        with pytest.raises(psycopg2.errors.RaiseException, match="need not be"):
+            execute(sql, "billing", conversion)
+
+
+def test_books_that_a_start_in_the_wrong_currency_has_labelled_are_converted(unconverted, run, sql) -> None:
+    tell(sql, shoppers=1, orders=1)
+    start_billing(run, "EUR")
+    execute(sql, "billing", TO_KWD_BILLING)
+    start_billing(run, "KWD")
+    assert sql("billing", BOOKS) == [("KWD", 3)]
 
 
 def test_a_dump_that_is_older_than_the_table_is_brought_up_to_date(clean, run, config, sql) -> None:

@@ -143,6 +143,7 @@ def test_all_services_of_a_process_take_the_same_files(config, environment, tmp_
 IN_THE_ENVIRONMENT = {
     "GATEWAY_PORT": ("WEB_SERVER_ADDRESS", ["x"]),
     "HEALTH_PORT": ("HEALTH_ADDRESS", ["99999"]),
+    "HEALTH_HOST": ("HEALTH_ADDRESS", [""]),  # would be all interfaces
     "GATEWAY_HOST": ("203.0.113.1", ["203.0.113.1"]),  # not an address of any machine (RFC 5737)
     "AMQP_URI": ("AMQP_URI", ["amqp://u:p@127.0.0.1:x/"]),
     "LOG_FORMAT": ("LOG_FORMAT", ["xml"]),

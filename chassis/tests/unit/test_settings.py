@@ -41,7 +41,7 @@ PRINTABLE = st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp"))
         ("NO", TEXT, "NO"),
         ("EUR", TEXT, "EUR"),
         ("127.0.0.1:0", ADDRESS, "127.0.0.1:0"),
-        (":65535", ADDRESS, ":65535"),
+        ("65535", ADDRESS, "65535"),
         ("8000", ADDRESS, "8000"),
     ],
 )
@@ -79,6 +79,7 @@ def test_a_missing_setting_is_named(config) -> None:
         (5, TEXT),
         ({}, TEXT),
         ("127.0.0.1:", ADDRESS),
+        (":8000", ADDRESS),  # an empty host would be all interfaces
         ("127.0.0.1:65536", ADDRESS),
         ("127.0.0.1:http", ADDRESS),
         ("127.0.0.1:80\n", ADDRESS),
@@ -152,7 +153,7 @@ def test_a_secret_is_set_in_one_form_only(tmp_path: Path) -> None:
 
 def test_a_variable_that_names_no_file_is_named(tmp_path: Path) -> None:
     config = {"DB_URIS_FILE": {"users:Base": str(tmp_path / "missing")}}
-    with pytest.raises(ConfigurationError, match=r"^USERS_DB_URI_FILE is wrong: '.*missing': No such file"):
+    with pytest.raises(ConfigurationError, match=r"^USERS_DB_URI_FILE is wrong: .*: No such file"):
         database_uri(config, "DB_URIS", "users")
 
 
@@ -227,6 +228,11 @@ def test_a_right_broker_uri_is_taken(uri) -> None:
         "postgresql+psycopg2://shop:shop@h:99999/d",
         "postgresql+psycopg2://shop:50%shop@h/d",
         "postgresql+psycopg2://shop@h/d?password=a&shop=b",
+        "postgresql+psycopg2://shop@h/d?%70assword=a",
+        "postgresql+psycopg2://shop@h/d?port=hunter2",
+        "postgresql+psycopg2://shop@h/d?sslmode=require&async=1",
+        "postgresql+psycopg2://shop@h/d?connection_factory=x",
+        "postgresql+psycopg2://shop@h/d?dsn=x",
     ],
 )
 def test_a_wrong_database_uri_is_named_and_its_password_not_shown(uri) -> None:

@@ -12,6 +12,7 @@ import requests
 from chassis.container import Container
 from chassis.logs import current_request_id
 from chassis.rpc import rpc
+from gateway import money
 from gateway.service import Service
 from gateway.web import WebServer
 from tests.specs.conformance import documented
@@ -96,6 +97,12 @@ class Client(requests.Session):
 @pytest.fixture(scope="module")
 def the_book() -> Book:
     return Book()
+
+
+@pytest.fixture(autouse=True)
+def confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Billing has said that its books are in the currency of these tests."""
+    monkeypatch.setattr(money, "confirmed", {"EUR"})
 
 
 @pytest.fixture(scope="module")
