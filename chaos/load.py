@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from http import HTTPStatus
 
 from chaos.clients import Clients
 from dev.failure import Failure
@@ -43,6 +44,8 @@ def run(clients: Clients, per_s: float) -> None:
     interrupt = Interrupt()
     print("Ctrl-C ends it: then every answer is compared.", flush=True)
     clients.join(USERS, 1_000_00)
+    if any(status == HTTPStatus.UNPROCESSABLE_ENTITY for _, status in clients.answers):
+        raise Failure("the load is for a currency with two digits after the point, such as EUR")
     with clients.arrivals(per_s):
         while not interrupt.came:
             before = Counter(clients.answers)

@@ -17,7 +17,7 @@ cd -P "$(dirname "$0")/.."
 MARK='# for the time of an installation by nameko-shop'
 POLICY=/usr/sbin/policy-rc.d
 CLUSTERS=/etc/postgresql-common/createcluster.conf
-ERRORS='^ERROR:|^npm (ERR!|error) .*[Ee]rror:'
+ERRORS='^ERROR:|^npm (ERR!|error) .*([Ee]rror|reason):'
 PIP_WHEEL='/usr/share/python-wheels/pip-*.whl'
 
 say() { echo "install: $*" >&2; }

@@ -392,9 +392,12 @@ def uri_names(user: str) -> list[str]:
     return ["AMQP_URI", *(f"{name.upper()}_{kind}" for name in databases for kind in kinds)]
 
 
-def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+def tail(log: Path, lines: int = 15, start: int = 0) -> str:
+    """The last lines of a log that begin at byte `start` or later."""
+    if not log.exists():
+        return ""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
 
 
 def _check_rabbitmq() -> None:

@@ -237,21 +237,26 @@ class Suite:
 
     def _start_services(self) -> None:
         starts = {name: self.keeper.starts(name) for name in self.services}
+        logs = {name: self.keeper.log(name) for name in self.services}
+        sizes = {name: log.stat().st_size if log.exists() else 0 for name, log in logs.items()}
         deadline = time.monotonic() + READY_TIMEOUT_S
         for name in self.services:
             self.keeper.start(name)
         for name in self.services:
-            self._await_ready(name, deadline, starts[name] + HOPELESS_STARTS)
+            if not self._await_ready(name, deadline, starts[name] + HOPELESS_STARTS):
+                lines = tail(logs[name], start=sizes[name])  # not those of earlier starts
+                raise Failure(
+                    f"{name} does not become ready, the others run (make down ends all): "
+                    f"see {logs[name]}\n{lines}"
+                )
 
-    def _await_ready(self, name: str, deadline: float, too_many_starts: int) -> None:
+    def _await_ready(self, name: str, deadline: float, too_many_starts: int) -> bool:
         wait_for(
             lambda: self.is_ready(name) or self.keeper.starts(name) >= too_many_starts,
             timeout_s=deadline - time.monotonic(),
             every_s=0.1,
         )
-        if not self.is_ready(name):
-            log = self.keeper.log(name)
-            raise Failure(f"{name} does not become ready: see {log}\n{tail(log)}")
+        return self.is_ready(name)
 
     def is_ready(self, name: str) -> bool:
         """Whether a service answers /readyz with 200."""

@@ -1,5 +1,6 @@
 """The whole story in currencies with other digits than two, and books that are in another currency."""
 
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import eventlet
 import psycopg2
 import pytest
+from eventlet.green import subprocess
 from nameko.exceptions import ConfigurationError
 
 from audit.__main__ import audit
@@ -22,6 +24,7 @@ from notifications.service import Service as Notifications
 from orders.service import Service as Orders
 from tests.docs.markdown import ROOT, blocks
 from tests.system.shopper import Shopper, assert_problem
+from tests.system.test_postman import COLLECTION, NEWMAN
 from users.service import Service as Users
 
 TO_JPY_BILLING, TO_JPY_ORDERS, TO_KWD_BILLING, TO_KWD_ORDERS = (
@@ -126,6 +129,20 @@ def test_the_story_has_the_digits_of_its_currency(shop, config, currency) -> Non
     found = audit(config, settled=True)
     assert (found["differences"], found["first"]) == (0, [])
     assert found["checked"]["money"] == f"{Decimal(left) * len(LETTERS[currency])} {currency}"
+
+
+@pytest.mark.parametrize("currency", STORIES)
+def test_the_collection_ends_at_a_currency_that_it_is_not_for(shop, currency) -> None:
+    done = subprocess.run(
+        [NEWMAN, "run", COLLECTION, "--env-var", f"baseUrl={shop(currency)}"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 1
+    [failure] = re.findall(r"1\.  AssertionError\s+(.*)", done.stdout)
+    assert failure.startswith(f"{currency} has two digits after the point")
+    assert "2.  " not in done.stdout
 
 
 @pytest.mark.parametrize("currency", CONVERSIONS)
