@@ -1042,7 +1042,10 @@ MUTANTS = [
                 "config.write_text(self._config(programs))",
             )
         ],
-        tests("dev/tests/unit/test_keeper.py", "test_others_may_write_nothing_whatever_the_umask_is"),
+        tests(
+            "dev/tests/unit/test_keeper.py",
+            "test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is",
+        ),
     ),
     Mutant(
         "a percent sign in the path ends the migrations",
@@ -1055,7 +1058,10 @@ MUTANTS = [
     Mutant(
         "everybody may read the variables of a program",
         [Change("dev/passwords.py", "PRIVATE = 0o600", "PRIVATE = 0o644")],
-        tests("dev/tests/unit/test_keeper.py", "test_variables_reach_a_program_and_nobody_else"),
+        tests(
+            "dev/tests/unit/test_keeper.py",
+            "test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is",
+        ),
     ),
     Mutant(
         "a failed statement is in PostgreSQL's log",

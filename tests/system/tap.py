@@ -65,5 +65,5 @@ def _message(copy: Any) -> Message:
         key=told["routing_keys"][0] if way == "publish" else name,
         queues=told.get("routed_queues", []),
         properties=told["properties"],
-        body=bytes(copy.body),
+        body=bytes(copy.body or b""),  # of an empty one the library makes a text
     )

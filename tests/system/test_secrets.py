@@ -16,6 +16,7 @@ from psycopg2 import sql
 from audit.snapshots import connect
 from conftest import eventually
 from dev.broker import ALL_RIGHTS
+from dev.ports import free_ports
 from dev.servers import Servers, uri_names
 from dev.suite import QUIET
 from tests.docs.markdown import ROOT, blocks
@@ -65,7 +66,8 @@ def nasty(servers: Servers, environment: dict[str, str]) -> Iterator[dict[str, s
     database = f"postgresql+psycopg2://{USER}:{encoded}@127.0.0.1:{servers.ports['postgresql']}/users"
     with administrator.cursor() as cursor:
         cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE users").format(role, password))
-        yield {**environment, "AMQP_URI": broker, "USERS_DB_URI": database, "TOKEN_SECRET": NASTY}
+        port = {"GATEWAY_PORT": str(free_ports()["gateway"])}
+        yield {**environment, **port, "AMQP_URI": broker, "USERS_DB_URI": database, "TOKEN_SECRET": NASTY}
         cursor.execute(sql.SQL("DROP ROLE {}").format(role))
     administrator.close()
     servers.rabbitmqctl("delete_user", USER)

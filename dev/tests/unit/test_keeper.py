@@ -90,13 +90,14 @@ def test_what_a_killed_supervisord_left_is_found_and_ended(keeper: Keeper) -> No
     assert keeper.orphans() == []
 
 
-def test_others_may_write_nothing_whatever_the_umask_is(tmp_path: Path) -> None:
+def test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is(tmp_path: Path) -> None:
     keeper = Keeper(state.make(tmp_path / "run"))
     umask = os.umask(0o000)
     try:
         keeper.begin([Program("sleeper", ["sleep", "1000"], keeper.state)], os.environ, tied=True)
         own = [path for path in keeper.state.rglob("*") if path.is_file() and not path.is_symlink()]
         assert [path for path in own if path.stat().st_mode & 0o022] == []
+        assert (keeper.state / "programs" / "sleeper").stat().st_mode & 0o077 == 0
     finally:
         os.umask(umask)
         keeper.stop()
