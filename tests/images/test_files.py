@@ -1,6 +1,7 @@
 """Dockerfile and compose.yaml, as hadolint and docker compose read them; they need no engine."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from notifications.domain import LOCALES
 from tests.images.conftest import CHECKOUT
 from tests.images.test_images import NAMES, SERVICES, SERVICES_WITH_TABLES, VERSION
 
@@ -77,6 +79,11 @@ def test_compose_tells_each_service_of_its_own_database_alone(compose: dict[str,
         assert urlsplit(compose[name]["environment"]["AMQP_URI"]).username == name
     uris = {f"{name.upper()}_{kind}" for name in SERVICES_WITH_TABLES for kind in ("DB_URI", "DB_OWNER_URI")}
     assert set(compose["migrations"]["environment"]) == {"AMQP_URI", "CURRENCY"} | uris
+
+
+def test_the_images_keep_the_locales_in_which_letters_are_written() -> None:
+    kept = re.findall(r"! -name (\w+)\.dat", (CHECKOUT / "Dockerfile").read_text())
+    assert sorted(kept) == sorted(["root", *LOCALES])
 
 
 def test_compose_asks_for_passwords_first(tmp_path: Path) -> None:
