@@ -8,7 +8,8 @@ COPY requirements.lock /
 RUN python3 -m venv /venv \
     && /venv/bin/python -m pip install --no-cache-dir --no-compile --require-hashes -r /requirements.lock \
     && /venv/bin/python -m pip uninstall --yes pip \
-    && find /venv -type d -name tests -prune -exec rm -r {} + \
+    && find /venv -type d \( -name tests -o -path "*/sqlalchemy/testing" -o -path "*/alembic/testing" \) \
+    -prune -exec rm -r {} + \
     && find /venv -type f \( -name "*.[ch]" -o -name "*.[ch]pp" -o -name "*.pyi" \) -delete \
     && find /venv -path "*/babel/locale-data/*.dat" \
     ! -name root.dat ! -name en.dat ! -name ru.dat -delete \
