@@ -54,7 +54,7 @@ OPERATIONS = Table(
     Index("operations_by_account", "user_id", "seq", unique=True, postgresql_where=text("seq > 0")),
 )
 
-# The unit of all amounts: one row, which stays from the first operation on.
+# The unit of all amounts: one row, which stays once it is written.
 BOOKS = Table(
     "books",
     Base.metadata,
