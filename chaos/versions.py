@@ -11,9 +11,9 @@ from pathlib import Path
 from dev.broker import CHECKOUT
 from dev.failure import Failure
 
-# The last commit whose services empty the retry queues of earlier versions. Raise it with each
-# release, together with charts/shop/files/bus-previous.yaml.
-PREVIOUS = "976222060a76b7d50fa88c2bc473f501a41436c7"
+# The last commit whose `make migrate` refuses events in the retry queues of earlier versions. Raise
+# it with each release, together with charts/shop/files/bus-previous.yaml.
+PREVIOUS = "f4038a6dfb802ec5833ee5faf6ea6f7cf0457a06"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -18,10 +18,8 @@ from typing import Any
 from alembic import command, context, op
 from alembic.config import Config
 from alembic.util import CommandError
-from amqp.exceptions import NotFound
 from marshmallow import fields
 from nameko.containers import ServiceContainer
-from nameko.exceptions import ConfigurationError
 from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from psycopg2.errors import LockNotAvailable
@@ -34,7 +32,6 @@ from chassis.amqp import connect, declare_exchange
 from chassis.database_checks import violations
 from chassis.db import GONE_AFTER, database_uri, migrations_of
 from chassis.events import EventHandler
-from chassis.moves import count, open_channel
 from chassis.outbox import Outbox
 from chassis.queue_limits import check_queue_limits
 from chassis.settings import read
@@ -56,10 +53,6 @@ LOCK_HOLDERS = text("""
     FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE granted AND database = datid AND datname = current_database() AND relation >= 16384
 """)  # objects from 16384 on are not PostgreSQL's own
-MOVE_OLD_EVENTS = (
-    "stop all copies of their version, and run `python -m chassis.migrate` and "
-    "`python -m chassis.dead retire-retries` of commit 9762220 first (docs/operations.md#upgrade)"
-)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,7 +65,6 @@ def main(arguments: list[str] | None = None) -> None:
         config = command_line.settings(options.config)
         services = options.services or services_with_tables(config)
         check_databases(config, services)  # an unknown service ends here
-        refuse_old_events(config, services)
         for service in services:
             declare_queues(config, service)
         # Services wait for their tables: on a broker that drops events they must not start.
@@ -145,19 +137,6 @@ def declare_queues(config: dict[str, Any], service: str) -> None:
             declare_exchange(exchange, connection.default_channel)
         for handler in event_handlers(config, service):
             handler.declare(connection.default_channel)
-
-
-def refuse_old_events(config: dict[str, Any], services: Iterable[str]) -> None:
-    """Raises ConfigurationError for events in the retry queues of commit 8bd461b and before.
-
-    No service consumes these queues any more. Empty ones stay: copies of such a version may run.
-    """
-    handlers = event_handlers(config, *services)
-    with open_channel(config) as channel:
-        for queue in [f"{h.queue.name}.retry.{n}" for h in handlers for n in range(3)]:
-            with suppress(NotFound):
-                if events := count(channel, queue):
-                    raise ConfigurationError(f"{queue} has {events} events: {MOVE_OLD_EVENTS}")
 
 
 def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:

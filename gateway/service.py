@@ -151,11 +151,10 @@ def _valid(outcome: Outcome) -> Outcome:
             raise problems.unavailable(problems.NOTHING_DONE)
         case "unknown-user":
             raise problems.unauthorized("This user is no more.")
-        # The previous version of billing has no exponent: all its amounts have two digits.
-        case "open" if (outcome["currency"], outcome.get("exponent", 2)) != (money.currency, money.digits()):
+        case "open" if (outcome["currency"], outcome["exponent"]) != (money.currency, money.digits()):
             raise RuntimeError(
                 f"CURRENCY is {money.currency} with {money.digits()} digits after the point, billing's books"
-                f" are in {outcome['currency']} with {outcome.get('exponent', 2)}"
+                f" are in {outcome['currency']} with {outcome['exponent']}"
             )
         case "open":
             money.confirmed.add(money.currency)

@@ -539,14 +539,6 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "events of a skipped version stay behind without a word",
-        [Change("chassis/migrate.py", "        refuse_old_events(config, services)\n", "")],
-        tests(
-            "chassis/tests/interface/test_migrations.py",
-            "test_the_command_refuses_events_of_a_version_that_was_skipped",
-        ),
-    ),
-    Mutant(
         "a letter without a reader is dropped",
         [
             Change(

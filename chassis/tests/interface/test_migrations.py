@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 
 from chassis import migrate
 from chassis.db import newest_migration
-from chassis.migrate import declare_queues, main, migrate_tables, refuse_old_events
+from chassis.migrate import declare_queues, main, migrate_tables
 from conftest import SERVICES_WITH_TABLES, eventually
 
 
@@ -167,31 +167,6 @@ def test_the_command_ends_with_one_line_where_the_file_is_none(tmp_path, text) -
         with pytest.raises(SystemExit) as ended:
             main(["--config", str(name)])
         assert "\n" not in ended.value.code
-
-
-@pytest.fixture(params=["retry.0", "retry.1", "retry.2"])
-def old_queue(request, broker) -> Iterator[str]:
-    """One of the retry queues that commit 8bd461b has declared for billing."""
-    name = f"evt-users-user_created--billing.handle_user_created.{request.param}"
-    broker.channel.queue_declare(name, durable=True, auto_delete=False)
-    yield name
-    broker.channel.queue_delete(name)
-
-
-def test_the_command_refuses_events_of_a_version_that_was_skipped(config_file, broker, old_queue) -> None:
-    broker.publish("", old_queue, b"{}")
-    eventually(lambda: broker.count(old_queue) == 1)
-    with pytest.raises(SystemExit) as ended:
-        main(["--config", config_file(), "users", "billing"])
-    assert f"{old_queue} has 1 events: stop all copies of their version" in ended.value.code
-    assert "`python -m chassis.dead retire-retries` of commit 9762220 first" in ended.value.code
-    assert "\n" not in ended.value.code
-    assert broker.count(old_queue) == 1
-
-
-def test_an_empty_queue_of_an_earlier_version_is_left_alone(config, broker, old_queue) -> None:
-    refuse_old_events(config, ["users", "billing"])
-    assert broker.count(old_queue) == 0
 
 
 def test_the_command_does_not_know_other_services(config_file) -> None:
