@@ -6,7 +6,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-import eventlet
 import uuid_utils
 from marshmallow import Schema
 from prometheus_client import Gauge
@@ -54,7 +53,7 @@ class Service:
     name = "billing"
 
     db = Books(models.Base)
-    users = RpcProxy("users", ["get_many"])
+    users = RpcProxy("users", ["get_many"], limit_s=ASK_USERS_S)
 
     @rpc
     def deposit_many(self, items: Outcomes) -> Outcomes:
@@ -169,18 +168,18 @@ class Service:
             if not missing:
                 return list(_record(connection, accounts, requests))
         undecided = self._open_missing(missing)
-        decidable = [r for r in requests if r.user_id not in undecided]
         with self.db.transaction() as connection:
             accounts = store.accounts(connection, user_ids, lock=True)
-            decided = iter(_record(connection, accounts, decidable))
+            decided = iter(
+                _record(connection, accounts, [r for r in requests if r.user_id not in undecided]),
+            )
         return [None if r.user_id in undecided else next(decided) for r in requests]
 
     def _open_missing(self, user_ids: set[str]) -> set[str]:
         """Open accounts whose `user_created` is still on its way. Those of users nobody knows stay
         missing; returned are those that can't be decided, because users does not answer."""
         try:
-            with eventlet.Timeout(ASK_USERS_S, DeadlineExceeded("users takes too long")):
-                known = self.users.get_many(user_ids=sorted(user_ids))
+            known = self.users.get_many(user_ids=sorted(user_ids))
         except (DeadlineExceeded, Unavailable, InternalError):
             return user_ids
         self._open([user["id"] for user in known if user])

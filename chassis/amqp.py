@@ -178,8 +178,11 @@ class Link:
         """Write one message to the socket. Raises what CONNECTION_ERRORS names, or UnsendableError."""
         if self.closed:
             raise ConnectionError("the broker closed the connection")
-        properties = {**JSON, "delivery_mode": 2 if persistent else 1, **message.properties}
-        content = amqp.Message(message.body, application_headers=message.headers, **properties)
+        content = amqp.Message(
+            message.body,
+            application_headers=message.headers,
+            **{**JSON, "delivery_mode": 2 if persistent else 1, **message.properties},
+        )
         try:
             write(self.channel, message.exchange, message.routing_key, content, mandatory=True)
         except (struct.error, TypeError, ValueError) as exc:  # before anything was written

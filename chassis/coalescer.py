@@ -19,23 +19,18 @@ Send = Callable[[Sequence[Any], float, float], list[Any]]
 LAST_PART = 0.2  # of an item's time: then it is too late to send it
 PATIENCE_S = 0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
 MOST_SLOW = 16  # as many as a hanging copy takes (WORKERS by default): what comes later goes to others
-Spawn = Callable[[Callable[[], None]], object]
 
 
 class Call:
     """One item on its way: what to send, until when it is worth sending, and its outcome."""
 
-    __slots__ = ("_too_late", "deadline", "item", "outcome")
+    __slots__ = ("deadline", "item", "outcome", "too_late")
 
     def __init__(self, item: Any, timeout_s: float) -> None:
         self.item = item
         self.deadline = monotonic() + timeout_s
-        self._too_late = self.deadline - timeout_s * LAST_PART
+        self.too_late = self.deadline - timeout_s * LAST_PART  # to send it: its whole batch would hurry
         self.outcome = eventlet.Event()
-
-    def is_worth_sending(self) -> bool:
-        """Whether there is time left to do it. A nearly late one would hurry its whole batch."""
-        return monotonic() < self._too_late
 
     def result(self) -> Any:
         """The item's outcome, or the fault of its batch; DeadlineExceeded when its time is over."""
@@ -61,7 +56,7 @@ class Coalescer:
     def __init__(
         self,
         send: Send,
-        spawn: Spawn,
+        spawn: Callable[[Callable[[], None]], object],
         *,
         max_items: int = 200,
         lanes: int = 2,
@@ -115,7 +110,7 @@ class Coalescer:
         batch: list[Call] = []
         while self._waiting and len(batch) < self._max_items:
             call = self._waiting.popleft()
-            if call.is_worth_sending():  # the caller of a late one gets its DeadlineExceeded
+            if monotonic() < call.too_late:  # the caller of a late one gets its DeadlineExceeded
                 batch.append(call)
         return batch
 

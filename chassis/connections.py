@@ -69,11 +69,14 @@ def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
             raise InvalidatePoolError(first_line(exc)) from exc
         connection.limit_s = limit_s  # the last user may have had another one
 
-    event.listen(engine, "connect", _read_ids_as_text)
-    event.listen(engine, "checkin", _note_use)
-    event.listen(engine, "checkout", make_ready)
-    event.listen(engine, "handle_error", _hide_row)
-    event.listen(engine, "handle_error", _retire_unusable)
+    for name, listener in (
+        ("connect", _read_ids_as_text),
+        ("checkin", _note_use),
+        ("checkout", make_ready),
+        ("handle_error", _hide_row),
+        ("handle_error", _retire_unusable),
+    ):
+        event.listen(engine, name, listener)
 
 
 def _read_ids_as_text(connection: Any, record: Any) -> None:

@@ -130,8 +130,10 @@ class Container(ServiceContainer):
 
     def _worker_result(self, worker_ctx: Any, result: Any, exc_info: Any) -> None:
         seconds = monotonic() - worker_ctx.started
-        refusals = (BadRequest, worker_ctx.entrypoint.expected_exceptions)  # isinstance() looks into tuples
-        refused = exc_info and isinstance(exc_info[1], refusals)
+        refused = exc_info and isinstance(
+            exc_info[1],
+            (BadRequest, worker_ctx.entrypoint.expected_exceptions),  # it looks into tuples
+        )
         outcome = "refused" if refused else "failed" if exc_info else "done"
         method = worker_ctx.entrypoint.method_name
         metrics.HANDLED.labels(self.service_name, method, outcome).observe(seconds)

@@ -151,11 +151,15 @@ class Database(NamekoDatabase):
         After a write that the server has refused, its disk is tried. A grant can't be tried: a write
         that succeeds shows that it is there.
         """
-        tables = [*self.declarative_base.metadata.tables]
         with self.autocommit() as connection:
             if self._failed_write:
                 connection.execute(TRY_DISK)  # raises where it is full
-            reasons = [*connection.execute(CANNOT_WRITE, {"tables": tables}).scalars()]
+            reasons = [
+                *connection.execute(
+                    CANNOT_WRITE,
+                    {"tables": [*self.declarative_base.metadata.tables]},
+                ).scalars()
+            ]
         if self._failed_write and sqlstate(self._failed_write[1]) == NO_RIGHT:
             reasons.append(first_line(self._failed_write[1]))
         if reasons:

@@ -109,7 +109,9 @@ class EventHandler(NamekoEventHandler):
         self.moves = moves_exchange(self.container.service_name)
 
     def start(self) -> None:
-        metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
+        metrics.EVENTS_PAUSED.labels(self.queue.name).set_function(
+            lambda: float(self.prefetch != PREFETCH),
+        )
         self._watch = LoopWatch(self.container.service_name, self.method_name)
         health.add_check(self.container.service_name, self.method_name, self._check_running)
         self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
@@ -375,8 +377,7 @@ class EventHandler(NamekoEventHandler):
         """
         if not deliveries:
             return
-        stored = self.publisher.publish([self._copy(delivery) for delivery in deliveries])
-        if not all(stored):
+        if not all(self.publisher.publish([self._copy(delivery) for delivery in deliveries])):
             raise Unavailable(f"a queue is missing beside {self.queue.name}: make migrate")
         dead = [delivery for delivery in deliveries if delivery.is_exhausted]
         metrics.EVENTS.labels(self.queue.name, "parked").inc(len(dead))
@@ -416,7 +417,6 @@ class EventHandler(NamekoEventHandler):
         self._pauses += 1
         self._pause_reason = reason
         self.prefetch = 0
-        metrics.EVENTS_PAUSED.labels(self.queue.name).set(1)
         log.warning(
             "event handler paused",
             extra={"queue": self.queue.name, "error": reason, "seconds": pause_s},
@@ -429,7 +429,6 @@ class EventHandler(NamekoEventHandler):
     def _resume(self) -> None:
         """Consume as usual again."""
         self.prefetch = PREFETCH
-        metrics.EVENTS_PAUSED.labels(self.queue.name).set(0)
         log.info("event handler resumed", extra={"queue": self.queue.name})
         self.queue_consumer.apply_prefetch(self)
 
@@ -441,18 +440,14 @@ class EventHandler(NamekoEventHandler):
 
 
 def _delivery(message: Any) -> Delivery:
+    """A delivery of the message. The id of an event that has none, as of stock Nameko, is its digest."""
     return Delivery(
         message=message,
-        id=message.properties.get("message_id") or _digest(message),
+        id=message.properties.get("message_id") or hashlib.sha256(message.body or b"").hexdigest(),
         attempts=_count(message, ATTEMPTS),
         failures=_count(message, FAILURES),
         received_at=monotonic(),
     )
-
-
-def _digest(message: Any) -> str:
-    """The id of an event that has none, as stock Nameko publishes it."""
-    return hashlib.sha256(bytes(message.body or b"")).hexdigest()
 
 
 def _payload(message: Any) -> Any:

@@ -15,8 +15,7 @@ from time import monotonic
 from typing import Any
 
 import eventlet
-import eventlet.wsgi
-from eventlet import greenio
+from eventlet import greenio, wsgi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from werkzeug.wrappers import Request, Response
 
@@ -143,7 +142,7 @@ def serve(address: str) -> None:
         log.info("health", extra={"url": f"http://{host}:{port}/readyz"})
         _server.accept = partial(_accept_newest, _server.accept)  # type: ignore[method-assign]
         eventlet.spawn(
-            eventlet.wsgi.server,
+            wsgi.server,
             _server,
             _app,
             log_output=False,

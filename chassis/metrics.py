@@ -4,8 +4,12 @@ from prometheus_client import Counter, Gauge, Histogram
 
 HANDLED = Histogram("shop_worker_seconds", "Time a worker took.", ["service", "method", "outcome"])
 RPC_CALLS = Histogram("shop_rpc_call_seconds", "Time a call waited.", ["service", "method"])
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-BATCH_ITEMS = Histogram("shop_batch_items", "Items of one batch.", ["service", "method"], buckets=SIZES)
+BATCH_ITEMS = Histogram(
+    "shop_batch_items",
+    "Items of one batch.",
+    ["service", "method"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
 EVENTS = Counter("shop_events_handled_total", "Events handled.", ["queue", "outcome"])
 EVENTS_PAUSED = Gauge("shop_events_paused", "1 while the handler of a queue pauses.", ["queue"])
 LOOP_BUSY = Gauge("shop_loop_busy_seconds", "Time of a loop's current step.", ["service", "loop"])

@@ -151,8 +151,12 @@ def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
 def event_handlers(config: dict[str, Any], *services: str) -> list[EventHandler]:
     """What the services do with events, by the names of their queues."""
     containers = [_container(config, service) for service in services]  # live while they are set up
-    entrypoints = [each for container in containers for each in container.entrypoints]
-    handlers = [each for each in entrypoints if isinstance(each, EventHandler)]
+    handlers = [
+        entrypoint
+        for container in containers
+        for entrypoint in container.entrypoints
+        if isinstance(entrypoint, EventHandler)
+    ]
     for handler in handlers:
         handler.setup()
     return sorted(handlers, key=lambda handler: handler.queue.name)

@@ -51,8 +51,7 @@ def check_queue_limits(config: dict[str, Any], queues: Queues) -> None:
     """
     if not queues:
         return
-    mark = secrets.token_hex(4)
-    scratch = {_scratch_name(queue, mark): queue for queue in queues}
+    scratch = {_scratch_name(queue): queue for queue in queues}
     try:
         # Without heartbeats: nothing would send them while the check waits.
         with open_channel({**config, "HEARTBEAT": 0}) as channel:
@@ -70,9 +69,9 @@ def check_queue_limits(config: dict[str, Any], queues: Queues) -> None:
                 channel.queue_delete(name)
 
 
-def _scratch_name(queue: str, mark: str) -> str:
+def _scratch_name(queue: str) -> str:
     stem = queue.removesuffix(".dead")
-    return f"{stem}.check-{mark}{queue.removeprefix(stem)}"
+    return f"{stem}.check-{secrets.token_hex(4)}{queue.removeprefix(stem)}"
 
 
 def _check(channel: Any, scratch: dict[str, str]) -> None:
@@ -125,8 +124,9 @@ def _send_large(channel: Any, queues: Queues) -> set[str]:
     _publish(channel, queues, [LARGE])
     _publish(channel, queues, [b""])
     fetched = {queue: channel.basic_get(queue, no_ack=True) for queue in queues}
-    damaged = {queue for queue, message in fetched.items() if not message or message.body != LARGE}
-    return damaged | _purge(channel, queues, 1)
+    return _purge(channel, queues, 1) | {
+        queue for queue, message in fetched.items() if not message or message.body != LARGE
+    }
 
 
 def _return_often(channel: Any, queues: Queues) -> list[str]:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -126,8 +127,10 @@ class Rpc(NamekoRpc):
         super().handle_message(body, message)
 
     def unpack_message_headers(self, message: Any) -> dict[str, Any]:
-        headers = super().unpack_message_headers(message)
-        return {**headers, CALL_ID: message.properties.get("correlation_id")}
+        return {
+            **super().unpack_message_headers(message),
+            CALL_ID: message.properties.get("correlation_id"),
+        }
 
 
 rpc = Rpc.decorator
@@ -179,8 +182,8 @@ class RpcProxy(DependencyProvider):
     Only the methods that are named can be called. The permissions on the broker are made from them
     (dev/bus.py). `self.billing.statement(user_id=...)` is one call. A verb in `batched` goes out through a
     coalescer as `verb_many(items=[{...}, ...])`, which answers a list of outcomes in that order;
-    each item carries its own `request_id`. `timeout` names the setting that bounds every call; the
-    deadline of the work at hand may bound it further.
+    each item carries its own `request_id`. `timeout` names the setting that bounds every call. A
+    shorter `limit_s` and the deadline of the work at hand may bound it further.
 
     Half of the caller's workers may wait for one service; more calls are Unavailable at once, so that
     one that is dead or slow leaves the other half to what goes without it.
@@ -202,14 +205,16 @@ class RpcProxy(DependencyProvider):
         *,
         batched: Sequence[str] = (),
         timeout: str = "RPC_TIMEOUT_S",
+        limit_s: float = inf,
     ) -> None:
         self.service = service
         self.methods = methods
         self.batched = batched
         self.timeout = timeout
+        self.limit_s = limit_s
 
     def check(self) -> None:
-        self.timeout_s = read(self.container.config, self.timeout, SECONDS)
+        self.timeout_s = min(read(self.container.config, self.timeout, SECONDS), self.limit_s)
 
     def setup(self) -> None:
         self._exchange = get_rpc_exchange(self.container.config).name

@@ -70,9 +70,6 @@ class HttpRequest:
         self.keeps = "close" not in wanted and (minor != "0" or "keep-alive" in wanted)
 
 
-Read = Callable[[HttpRequest], bytes]  # waits for the body
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a handler gets: everything is checked already."""
@@ -185,8 +182,13 @@ def authenticate(request: HttpRequest, tokens: Tokens) -> str:
     return user_id
 
 
-def read_body(request: HttpRequest, schema: Schema | None, read: Read) -> dict[str, Any]:
-    """The JSON object in the body, as `schema` loads it; without a schema there must be no body."""
+def read_body(
+    request: HttpRequest, schema: Schema | None, read: Callable[[HttpRequest], bytes]
+) -> dict[str, Any]:
+    """The JSON object in the body, as `schema` loads it; without a schema there must be no body.
+
+    `read` waits for the body.
+    """
     if schema is None:
         # A chunked body may be empty. A client that waits for 100 Continue has one to send.
         if request.unread or (request.unread is None and (request.expects or read(request))):

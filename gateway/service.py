@@ -72,8 +72,7 @@ class Service:
     @http("GET", "/account/operations", query=schemas.Page())
     def statement(self, request: Request) -> Answer:
         """The operations, newest first."""
-        page = self.billing.statement(user_id=request.user_id, **request.query)
-        return 200, schemas.page_of(schemas.OPERATION, _valid(page))
+        return _page(schemas.OPERATION, self.billing.statement(user_id=request.user_id, **request.query))
 
     @http("POST", "/account/deposits", body=schemas.NewMovement())
     def deposit(self, request: Request) -> Answer:
@@ -91,16 +90,16 @@ class Service:
     def place_order(self, request: Request) -> Answer:
         """Place an order and pay it: 201 once it has ended, 202 while the outcome is open."""
         self._confirm_currency(request.user_id)
-        outcome = self.orders.place(user_id=request.user_id, key=request.key, **request.body)
-        order = schemas.ORDER.dump(_valid(outcome))
+        order = schemas.ORDER.dump(
+            _valid(self.orders.place(user_id=request.user_id, key=request.key, **request.body)),
+        )
         status = 202 if order["status"] == "pending" else 201
         return status, order, {"Location": quote(f"/orders/{order['id']}")}
 
     @http("GET", "/orders", query=schemas.Page())
     def list_orders(self, request: Request) -> Answer:
         """The orders, newest first."""
-        page = self.orders.list(user_id=request.user_id, **request.query)
-        return 200, schemas.page_of(schemas.ORDER, _valid(page))
+        return _page(schemas.ORDER, self.orders.list(user_id=request.user_id, **request.query))
 
     @http("GET", "/orders/<order_id>")
     def get_order(self, request: Request) -> Answer:
@@ -120,8 +119,7 @@ class Service:
     @http("GET", "/notifications", query=schemas.Page())
     def list_notifications(self, request: Request) -> Answer:
         """The letters, newest first."""
-        page = self.notifications.list(user_id=request.user_id, **request.query)
-        return 200, schemas.page_of(schemas.LETTER, _valid(page))
+        return _page(schemas.LETTER, self.notifications.list(user_id=request.user_id, **request.query))
 
     def _confirm_currency(self, user_id: str) -> None:
         """Ask billing for an account, once, before this process sends it an amount.
@@ -159,6 +157,10 @@ def _valid(outcome: Outcome) -> Outcome:
         case "open":
             money.confirmed.add(money.currency)
     return outcome
+
+
+def _page(view: schemas.View, outcome: Outcome) -> Answer:
+    return 200, schemas.page_of(view, _valid(outcome))
 
 
 def _moved(outcome: Outcome) -> Answer:

@@ -45,8 +45,11 @@ class Tokens(DependencyProvider):
     def issue(self, user_id: str) -> dict[str, Any]:
         """{access_token, token_type, expires_in (seconds)} for a user."""
         claims = {"iss": ISSUER, "sub": user_id, "exp": int(time() + self.lifetime_s)}
-        token = jwt.encode(claims, self.secret, ALGORITHM)
-        return {"access_token": token, "token_type": "Bearer", "expires_in": int(self.lifetime_s)}
+        return {
+            "access_token": jwt.encode(claims, self.secret, ALGORITHM),
+            "token_type": "Bearer",
+            "expires_in": int(self.lifetime_s),
+        }
 
     def user_id(self, authorization: str | None) -> str | None:
         """Whose token stands in an Authorization header; None where it is none of ours."""
@@ -61,8 +64,13 @@ class Tokens(DependencyProvider):
 
     def _verify(self, token: str) -> tuple[str, int]:
         """Whose token it is, and until when; takes longer than reading the whole request."""
-        needed: Any = {"require": ["exp", "iss", "sub"]}
-        claims = jwt.decode(token, self.secret, algorithms=[ALGORITHM], issuer=ISSUER, options=needed)
+        claims = jwt.decode(
+            token,
+            self.secret,
+            algorithms=[ALGORITHM],
+            issuer=ISSUER,
+            options={"require": ["exp", "iss", "sub"]},
+        )
         if not is_id(claims["sub"]):
             raise jwt.InvalidTokenError
         return claims["sub"], int(claims["exp"])

@@ -6,12 +6,10 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-import eventlet
 import uuid_utils
 from sqlalchemy import RowMapping
 
 from chassis.db import Database
-from chassis.errors import DeadlineExceeded
 from chassis.events import Reasons, event_handler
 from chassis.retries import CALL_FAULTS
 from chassis.rpc import RpcProxy, rpc
@@ -36,7 +34,7 @@ class Service:
     name = "notifications"
 
     db = Database(models.Base)
-    users = RpcProxy("users", ["get_many"])
+    users = RpcProxy("users", ["get_many"], limit_s=ASK_USERS_S)
     currency = Setting("CURRENCY", ISO_4217_CODE)
 
     @rpc
@@ -110,10 +108,15 @@ class Service:
             self._store([self._letter(ending, recipients[ending.user_id]) for ending in ours])
 
     def _letter(self, ending: Ending, to: Recipient) -> dict[str, Any]:
-        text = asdict(domain.letter(ending, to, self.currency))
         # Letters are listed by their ids: in the order in which orders end, to the millisecond.
         id_ = uuid_utils.uuid7(nanoseconds=int(ending.at.timestamp() * 1e9))
-        return {"id": str(id_), "order_id": ending.order_id, "user_id": to.user_id, "email": to.email, **text}
+        return {
+            "id": str(id_),
+            "order_id": ending.order_id,
+            "user_id": to.user_id,
+            "email": to.email,
+            **asdict(domain.letter(ending, to, self.currency)),
+        }
 
     def _store(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
         """Store letters. Returns those that are new: an order has one letter."""
@@ -126,8 +129,7 @@ class Service:
 
     def _ask(self, user_ids: set[str]) -> dict[str, Recipient]:
         """Who these users are, whose `user_created` is on its way: users knows."""
-        with eventlet.Timeout(ASK_USERS_S, DeadlineExceeded("users takes too long")):
-            told = self.users.get_many(user_ids=sorted(user_ids))
+        told = self.users.get_many(user_ids=sorted(user_ids))
         recipients = [_recipient(user["id"], user) for user in told if user]
         self._keep(recipients)
         return {recipient.user_id: recipient for recipient in recipients}

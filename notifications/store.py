@@ -13,11 +13,11 @@ from notifications.domain import Recipient
 from notifications.models import LETTERS, RECIPIENTS
 
 MAX_PAGE_BYTES = 64 * 1024  # of texts as JSON: many clients may read such a page slowly
-STORED = "stored"  # the state of a letter: nothing delivers it yet
+# Their state is `stored`: nothing delivers them yet.
 INSERT_LETTERS = text(
     "INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)"
-    " SELECT * FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid, user_id uuid,"
-    " email text, subject text, body text, state text) ON CONFLICT DO NOTHING RETURNING *"
+    " SELECT *, 'stored' FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid,"
+    " user_id uuid, email text, subject text, body text) ON CONFLICT DO NOTHING RETURNING *"
 )
 RECIPIENTS_OF = text(
     "SELECT user_id, username, email, locale FROM recipients WHERE user_id = ANY(CAST(:ids AS uuid[]))"
@@ -26,21 +26,23 @@ RECIPIENTS_OF = text(
 
 def keep_recipients(connection: Connection, recipients: Sequence[Recipient]) -> None:
     """Store new recipients."""
-    rows = sorted(map(asdict, recipients), key=itemgetter("user_id"))  # two copies wait in one order
-    connection.execute(insert(RECIPIENTS).on_conflict_do_nothing(), rows)
+    connection.execute(
+        insert(RECIPIENTS).on_conflict_do_nothing(),
+        sorted(map(asdict, recipients), key=itemgetter("user_id")),  # two copies wait in one order
+    )
 
 
 def recipients(connection: Connection, user_ids: Iterable[str]) -> dict[str, Recipient]:
     """Who these users are, as far as we were told."""
-    rows = connection.execute(RECIPIENTS_OF, {"ids": list(user_ids)})
-    return {row.user_id: Recipient(*row) for row in rows}
+    return {
+        row.user_id: Recipient(*row) for row in connection.execute(RECIPIENTS_OF, {"ids": list(user_ids)})
+    }
 
 
 def insert_letters(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[RowMapping]:
     """Store letters, but those whose order has one already; those stored. In the order of their orders, so
     two batches with the same ones can't wait for each other in turn."""
-    stored = [{**letter, "state": STORED} for letter in letters]
-    rows = recordset(sorted(stored, key=lambda letter: letter["order_id"] or ""))
+    rows = recordset(sorted(letters, key=lambda letter: letter["order_id"] or ""))
     return list(connection.execute(INSERT_LETTERS, {"rows": rows}).mappings())
 
 
@@ -55,9 +57,11 @@ def letters(connection: Connection, of: Mapping[str, str], limit: int, after: st
         query = query.where(LETTERS.c.id < after)
     newest = query.order_by(LETTERS.c.id.desc()).limit(limit).subquery()
     escaped = func.to_json(newest.c.subject + newest.c.body)  # a control character takes six bytes
-    length = func.octet_length(escaped.cast(Text))
-    size = func.least(length, MAX_PAGE_BYTES)
+    size = func.least(func.octet_length(escaped.cast(Text)), MAX_PAGE_BYTES)
     total = func.sum(size).over(order_by=newest.c.id.desc())
     sized = select(newest, size.label("size"), total.label("bytes")).subquery()
-    fitting = select(sized).where(sized.c.bytes - sized.c.size <= MAX_PAGE_BYTES)
-    return list(connection.execute(fitting.order_by(sized.c.id.desc())).mappings())
+    return list(
+        connection.execute(
+            select(sized).where(sized.c.bytes - sized.c.size <= MAX_PAGE_BYTES).order_by(sized.c.id.desc())
+        ).mappings()
+    )

@@ -12,6 +12,4 @@ def order_ended(order: Order, reason: str | None) -> Event:
         "price_minor": order.price_minor,
         "request_id": order.request_id,
     }
-    if reason is None:
-        return "order_paid", fact
-    return "order_rejected", {**fact, "reason": reason}
+    return ("order_rejected", {**fact, "reason": reason}) if reason else ("order_paid", fact)

@@ -93,9 +93,11 @@ class Service:
         log.info("settling what is pending", extra={"orders": len(due)})
         self._settle([order for order in due if not domain.is_overdue(order.age)])
         self._settle([order for order in due if domain.is_overdue(order.age)], cancel=True)
-        waits = {order.id: domain.wait_s(order.attempts, random.random()) for order in due}
         with self.db.autocommit() as connection:
-            store.postpone(connection, waits)
+            store.postpone(
+                connection,
+                {order.id: domain.wait_s(order.attempts, random.random()) for order in due},
+            )
 
     @timer(interval=MEASURE_EVERY_S, eager=True)
     def measure(self) -> None:
@@ -155,5 +157,4 @@ class Service:
 
 
 def _out(order: store.Order, item: Outcome) -> Outcome:
-    same = order.price_minor == item["price_minor"]
-    return ORDER.dump(order) if same else {"status": "conflict"}
+    return ORDER.dump(order) if order.price_minor == item["price_minor"] else {"status": "conflict"}

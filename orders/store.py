@@ -70,14 +70,16 @@ def insert_new(
     batches with the same keys can't wait for each other in turn.
     """
     rows = recordset(sorted(orders, key=itemgetter("user_id", "key")))
-    stored = connection.execute(INSERT_NEW, {"rows": rows, "first_look": first_look})
-    return {(order.user_id, order.key): order for order in stored}
+    return _by_key(connection.execute(INSERT_NEW, {"rows": rows, "first_look": first_look}))
 
 
 def by_keys(connection: Connection, orders: Sequence[Mapping[str, Any]]) -> dict[Key, Order]:
     """The orders under these (user_id, key), by that pair."""
-    found = connection.execute(BY_KEYS, {"rows": recordset(orders)})
-    return {(order.user_id, order.key): order for order in found}
+    return _by_key(connection.execute(BY_KEYS, {"rows": recordset(orders)}))
+
+
+def _by_key(orders: Iterable[Order]) -> dict[Key, Order]:
+    return {(order.user_id, order.key): order for order in orders}
 
 
 def end(

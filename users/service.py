@@ -67,8 +67,7 @@ class Service:
         with passwords.slot(username):
             with self.db.autocommit() as connection:
                 user = store.by_username(connection, domain.fold(username))
-            right = passwords.verify_password(user, password)
-        return USER.dump(user) if right else None
+            return USER.dump(user) if passwords.verify_password(user, password) else None
 
 
 def _not_inserted(row: dict[str, Any], holders: list[Any]) -> Outcome:

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 from chassis import migrate
 from chassis.db import newest_migration
 from chassis.migrate import declare_queues, main, migrate_tables
-from conftest import SERVICES_WITH_TABLES, eventually
+from conftest import SERVICES_WITH_TABLES
 
 
 def role(config: dict[str, Any], service: str, database: str | None = None) -> Any:
