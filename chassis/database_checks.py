@@ -77,12 +77,6 @@ def violations(connection: Connection, service: str) -> list[str]:
     ]
 
 
-def refuse_unfit_database(connection: Connection, service: str) -> None:
-    """Raise SystemExit with all violations, so that the process ends with code 1."""
-    if lines := violations(connection, service):
-        raise SystemExit("\n".join(lines))
-
-
 def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
     """Store the time limits as settings of the role; log one warning where they are not in force.
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from chassis import health, lookups
 from chassis.connections import LimitedConnection, limit_waits
-from chassis.database_checks import ensure_time_limits, refuse_unfit_database
+from chassis.database_checks import ensure_time_limits, violations
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
 from chassis.settings import COUNT, DB_URI, SECONDS, read
 
@@ -115,7 +115,8 @@ class Database(NamekoDatabase):
         needed = newest_migration(service)
         try:
             with self.autocommit() as connection:
-                refuse_unfit_database(connection, service)
+                if lines := violations(connection, service):
+                    raise SystemExit("\n".join(lines))
                 found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
                 if found and found.isdigit() and found >= needed:  # other digits: newer; letters: not ours
                     self.check_content(connection)

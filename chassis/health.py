@@ -76,8 +76,7 @@ def remove_checks(service: str) -> None:
 
 def respond(path: str) -> Response:
     """The answer to one of PATHS; 404 for anything else."""
-    answer = PATHS.get(path)
-    return answer() if answer else _json(404, {"status": "not found"})
+    return PATHS[path]() if path in PATHS else _json(404, {"status": "not found"})
 
 
 def _readiness(only: str = "") -> Response:

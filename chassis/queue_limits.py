@@ -29,7 +29,6 @@ LARGE = bytes(2**20)
 RETURNS = 25  # of each kind; a quorum queue of RabbitMQ 4 drops a message after 20 by default
 EXPIRES_S = 60  # the broker deletes the scratch queues of a killed check after this time
 TIMEOUT_S = MAX_SILENCE_S  # for the commit of a trial, or for one delivery from each queue
-HELP = "docs/operations.md#queue-limits"
 
 Queues = Sequence[str]
 
@@ -91,7 +90,7 @@ def _check(channel: Any, scratch: dict[str, str]) -> None:
 
 
 def _refusal(text: str) -> ConfigurationError:
-    return ConfigurationError(f"the broker {text} ({HELP})")
+    return ConfigurationError(f"the broker {text} (docs/operations.md#queue-limits)")
 
 
 def _let_wait(channel: Any, queues: Queues) -> list[str]:
