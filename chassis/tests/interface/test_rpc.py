@@ -25,7 +25,7 @@ from chassis.logs import bind_request_id, current_client, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.rpc import NotReceived, RpcProxy, reply_prefix, rpc
 from chassis.schemas import is_id
-from chassis.tests.conftest import UNREADABLE_HEADERS, WORKERS, dependency, running
+from chassis.tests.conftest import SHORT_S, UNREADABLE_HEADERS, WORKERS, dependency, running
 from conftest import DEADLINE_S, eventually
 
 gates: dict[str, Event] = {}
@@ -109,6 +109,7 @@ class Asker:
     )
     echo_of_many = RpcProxy("echo", batched=["client"])
     hasty = RpcProxy("echo", ["hold"], timeout="SHORT_S")
+    limited = RpcProxy("echo", ["hold"], limit_s=SHORT_S)
     nobody = RpcProxy("nobody", ["anything"])
     worker = RpcProxy("worker", ["echo", "fail", "nothing"])
     mumbler = RpcProxy("mumbler", ["speak"])
@@ -204,11 +205,12 @@ def test_a_wrong_call_of_ours_is_our_fault_not_that_of_who_called_us(echo, caplo
     assert caplog.messages.count("a call failed") == 2
 
 
-def test_a_service_too_slow_is_waited_for_until_the_deadline_only(asker, echo) -> None:
+@pytest.mark.parametrize("name", ["hasty", "limited"])
+def test_a_service_too_slow_is_waited_for_until_the_deadline_only(asker, echo, name) -> None:
     with pytest.raises(DeadlineExceeded, match=r"echo\.hold did not answer in 0\.3 s"):
-        dependency(asker, "hasty").hold(gate="slow")
+        dependency(asker, name).hold(gate=name)
     assert pending(asker) == 0
-    gates["slow"].send()  # its late answer finds nobody, and harms nobody
+    gates[name].send()  # its late answer finds nobody, and harms nobody
     assert echo.echo(value=1) == 1
 
 
