@@ -23,7 +23,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .NOTPARALLEL:
 .PHONY: help install installed up down restart status logs demo newman migrate audit replay shell dead redrive run test \
 	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos test-upgrade test-broker images test-images \
-	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
+	lint format version size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -98,7 +98,7 @@ spec-tools:
 chart-tools: install
 	@$(BIN)/python -m dev.chart.tools
 
-chart-docs: install  ## the chart's table of values anew, and its copy of the scenario
+chart-docs: install  ## the chart's table of values anew, its version, its copies of licence and scenario
 	@$(BIN)/python -m dev.chart.docs
 
 test-system: install  ## the whole suite
@@ -131,6 +131,9 @@ lint: install  ## ruff, mypy, import-linter
 format: install  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+version:  ## the version, which stands in pyproject.toml alone
+	@sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml
 
 size:  ## statements of product code, at most 4,000, and its lines
 	@$(or $(wildcard $(BIN)/python),python3) dev/size.py $(PACKAGES)
