@@ -30,7 +30,6 @@ NOT_RUN = {
     "nameko shell": "tests/docs/test_readme.py runs the session",
     'AMQP_URI="$(cat': "tests/system/test_secrets.py runs it",
     "python3 -c 'import urllib.parse": "tests/system/test_secrets.py runs it",
-    "pip-audit": "needs a source of advisories",
     "rabbitmqctl set_policy": "chassis/tests/interface/test_queue_limits.py runs it",
 }
 
