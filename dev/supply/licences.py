@@ -50,6 +50,7 @@ IDENTIFIERS = {
     "BSD 2-Clause License": "BSD-2-Clause",
     "BSD-derived (http://www.repoze.org/LICENSE.txt)": "LicenseRef-Repoze",
     "LGPL with exceptions": "LGPL-3.0-or-later",
+    "License :: OSI Approved :: Apache Software License": "Apache-2.0",
     "License :: OSI Approved :: MIT License": "MIT",
     "License :: OSI Approved :: Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "License :: OSI Approved :: Python Software Foundation License": "PSF-2.0",
@@ -92,7 +93,8 @@ def licence_of(name: str) -> str:
     """The licence of an installed package, as an SPDX expression that is allowed."""
     metadata = distribution(name).metadata
     fields = ("License-Expression", "License", "Classifier")
-    return allowed(name, [text for field in fields for text in metadata.get_all(field, [])])
+    texts = [text for field in fields for text in metadata.get_all(field, [])]
+    return allowed(name, [text for text in texts if "::" not in text or text.startswith("License ::")])
 
 
 def allowed(name: str, declared: list[str]) -> str:
