@@ -22,7 +22,8 @@ RUN chmod -R u=rwX,go=rX . \
 
 FROM ${BASE} AS runtime
 ARG BASE
-LABEL org.opencontainers.image.base.name="${BASE}"
+LABEL org.opencontainers.image.base.name="${BASE}" \
+    org.opencontainers.image.licenses="Apache-2.0"
 # Each line of the log is JSON; a warning of Python's, for developers, would not be.
 ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
@@ -34,7 +35,7 @@ ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     LOG_FORMAT=json
 WORKDIR /app
 COPY --from=build /venv /venv
-COPY --from=build /app/config.yaml ./
+COPY --from=build /app/config.yaml /app/LICENSE /app/NOTICE ./
 COPY --from=build /app/chassis chassis
 EXPOSE 8001
 USER 10001:10001

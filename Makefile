@@ -23,7 +23,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .NOTPARALLEL:
 .PHONY: help install installed up down restart status logs demo newman migrate audit replay shell dead redrive run test \
 	mutants test-unit test-interface test-chart chart-tools spec-tools chart-docs test-system test-chaos test-upgrade test-broker images test-images \
-	lint format size docs specs bench bench-growth bench-long bench-scale load chaos fuzz lock clean
+	lint format version size docs specs bench bench-growth bench-long bench-scale load chaos fuzz licences supply-tools sbom pip-audit lock clean
 
 help:  ## these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -98,7 +98,7 @@ spec-tools:
 chart-tools: install
 	@$(BIN)/python -m dev.chart.tools
 
-chart-docs: install  ## the chart's table of values anew, and its copy of the scenario
+chart-docs: install  ## the chart's table of values anew, its version, its copies of licence and scenario
 	@$(BIN)/python -m dev.chart.docs
 
 test-system: install  ## the whole suite
@@ -131,6 +131,9 @@ lint: install  ## ruff, mypy, import-linter
 format: install  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+version:  ## the version, which stands in pyproject.toml alone
+	@sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml
 
 size:  ## statements of product code, at most 4,000, and its lines
 	@$(or $(wildcard $(BIN)/python),python3) dev/size.py $(PACKAGES)
@@ -170,9 +173,21 @@ fuzz: installed  ## requests made up from docs/openapi.yaml against the running 
 chaos: install  ## the promises under real faults, 40 minutes or more; PART=kills, SEED=7, AGAIN=1
 	@$(BIN)/python -W ignore -m chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)
 
-lock: install  ## pin what pyproject.toml asks for
-	@dev/lock.sh
+licences: install  ## docs/licences.md anew: the licence of each locked package, refused where it is not allowed
+	@$(BIN)/python -m dev.supply.licences
+
+supply-tools: install
+	@$(BIN)/python -m dev.environment supply dev/supply/tools.lock
+
+sbom: supply-tools  ## what the product is made of, as CycloneDX, into sbom.cdx.json
+	@$(BIN)/python -m dev.supply.sbom
+
+pip-audit: supply-tools  ## known vulnerabilities of all locked Python packages; FLAGS=-sosv asks another source
+	@dev/supply/pip_audit.sh .tools/supply/bin/pip-audit $(FLAGS)
+
+lock: install  ## pin what pyproject.toml asks for; FLAGS=--upgrade-package=NAME takes the newest of one, --upgrade of all
+	@dev/lock.sh $(FLAGS)
 
 clean: down  ## stop all, and remove all that make has made
 	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi
-	rm -rf .run-* chaos/results bench/results/latest* .venv .tools postman/node_modules dev/diagrams/node_modules dev/specs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .run-* sbom.cdx.json chaos/results bench/results/latest* .venv .tools postman/node_modules dev/diagrams/node_modules dev/specs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,6 @@
-"""Writes the generated parts of charts/shop: the table of values in its README, and its copy of the scenario.
+"""Writes the generated parts of charts/shop.
+
+They are the table of values in its README, its version, and its copies of the licence and the scenario.
 
 The table is made of the comments of values.yaml, in the notation of Bitnami's readme-generator:
 
@@ -10,9 +12,12 @@ usage: python -m dev.chart.docs
 """
 
 import json
+import re
 import shutil
 import sys
+import tomllib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,6 +28,12 @@ from dev.failure import Failure
 CHART = ROOT / "charts" / "shop"
 BEGIN, END = "<!-- values -->", "<!-- /values -->"
 SCENARIO = "shop.postman_collection.json"
+# The chart has copies, by path in the repository: helm warns of links, and git on Windows makes none.
+COPIES: dict[str, Path] = {
+    "LICENSE": CHART / "LICENSE",
+    "NOTICE": CHART / "NOTICE",
+    f"postman/{SCENARIO}": CHART / "files" / SCENARIO,
+}
 
 
 @dataclass
@@ -84,6 +95,22 @@ def with_table(readme: str, text: str) -> str:
     return f"{before}{begin}\n{table(text)}\n{end}{after}"
 
 
+def suite_version() -> str:
+    """The version in pyproject.toml, which is the version of everything here."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        version: str = tomllib.load(file)["project"]["version"]
+    return version
+
+
+def with_version(chart: str, version: str) -> str:
+    """A Chart.yaml whose chart and app have this version."""
+    for key, value in (("version", version), ("appVersion", f'"{version}"')):
+        chart, found = re.subn(rf"^{key}: .*$", f"{key}: {value}", chart, flags=re.MULTILINE)
+        if found != 1:
+            raise Failure(f"Chart.yaml needs one line {key}:")
+    return chart
+
+
 def _default(value: Any) -> str:
     return value if value and isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -95,7 +122,10 @@ def _cell(text: str) -> str:
 def write() -> None:
     readme = CHART / "README.md"
     readme.write_text(with_table(readme.read_text(), (CHART / "values.yaml").read_text()))
-    shutil.copyfile(ROOT / "postman" / SCENARIO, CHART / "files" / SCENARIO)
+    chart = CHART / "Chart.yaml"
+    chart.write_text(with_version(chart.read_text(), suite_version()))
+    for source, copy in COPIES.items():
+        shutil.copyfile(ROOT / source, copy)
 
 
 if __name__ == "__main__":

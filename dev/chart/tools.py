@@ -18,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dev.environment import TOOLS, install
 from dev.failure import Failure
 
 ROOT = Path(__file__).parents[2]
-TOOLS = ROOT / ".tools"
 CHECKOV = TOOLS / "checkov" / "bin" / "checkov"
 CHECKOV_LOCK = ROOT / "dev" / "chart" / "checkov.lock"
 
@@ -127,21 +127,6 @@ CRDS = (
 )
 
 
-def fetch_checkov() -> None:
-    """checkov has a virtual environment of its own: it wants older versions of what .venv holds."""
-    venv = TOOLS / "checkov"
-    stamp = venv / ".stamp"
-    wanted = f"{venv} {_sha256(CHECKOV_LOCK.read_bytes())}"  # the programs in it hold the folder's path
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    _say("installing checkov ...")
-    # Without pip of its own: Debian's Python may lack ensurepip, and .venv has a pip.
-    _run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv))
-    _run(sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install", "-qq",
-         "--disable-pip-version-check", "--require-hashes", "-r", str(CHECKOV_LOCK))  # fmt: skip
-    stamp.write_text(wanted)
-
-
 def _member(package: bytes, path: str) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
         found = archive.extractfile(f"package/{path}")
@@ -166,7 +151,7 @@ if __name__ == "__main__":
     try:
         for tool in (*HELMS, *CRDS):
             tool.fetch()
-        fetch_checkov()
+        install("checkov", CHECKOV_LOCK)
     except Failure as failure:
         _say(str(failure))
         sys.exit(1)

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
-from dev.chart.docs import BEGIN, END, SCENARIO, Section, parse, table, with_table
+from dev.chart.docs import (
+    BEGIN,
+    COPIES,
+    END,
+    SCENARIO,
+    Section,
+    parse,
+    suite_version,
+    table,
+    with_table,
+    with_version,
+)
 from dev.chart.tools import ROOT
 from dev.failure import Failure
 from tests.chart.helm import CHART, DEFAULTS, name_of, objects, of
@@ -93,11 +104,15 @@ def test_the_table_in_the_readme_is_the_one_of_the_comments() -> None:
     assert readme == with_table(readme, VALUES), "run `make chart-docs`"
 
 
-def test_the_scenario_in_the_chart_is_the_one_of_the_suite() -> None:
+@pytest.mark.parametrize("source", COPIES)
+def test_the_chart_has_true_copies_of_the_scenario_and_the_licence(source: str) -> None:
+    copy = COPIES[source]
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == (ROOT / source).read_bytes(), "run `make chart-docs`"
+
+
+def test_the_chart_has_no_other_files() -> None:
     assert {path.name for path in Path(CHART, "files").iterdir()} == {SCENARIO, *PERMISSION_FILES}
-    assert (CHART / "files" / SCENARIO).read_bytes() == (ROOT / "postman" / SCENARIO).read_bytes(), (
-        "run `make chart-docs`"
-    )
 
 
 def test_the_readme_names_the_commands_that_are_there() -> None:
@@ -123,9 +138,16 @@ def public(name: str) -> list[str]:
 
 
 def test_the_chart_has_the_version_of_the_suite() -> None:
-    version = re.search(r'^version = "(.+)"$', Path(ROOT, "pyproject.toml").read_text(), re.MULTILINE)
-    assert version
-    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == version[1]
+    chart = (CHART / "Chart.yaml").read_text()
+    assert chart == with_version(chart, suite_version()), "run `make chart-docs`"
+    assert yaml.safe_load(chart)["annotations"]["artifacthub.io/license"] == "Apache-2.0"
+
+
+def test_a_version_is_written_as_text_into_both_lines() -> None:
+    chart = 'version: 0.0.1\nappVersion: "0.0.1"\nkubeVersion: ">=1"\n'
+    assert with_version(chart, "1.10") == 'version: 1.10\nappVersion: "1.10"\nkubeVersion: ">=1"\n'
+    with pytest.raises(Failure, match="appVersion"):
+        with_version("version: 0.0.1\n", "1.10")
 
 
 def test_comments_are_parsed_by_section() -> None:

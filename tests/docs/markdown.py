@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-TOLD = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LINKING = [*TOLD, ROOT / "CHANGELOG.md", *sorted((ROOT / "charts").rglob("*.md"))]
+HISTORY = ROOT / "CHANGELOG.md"  # names things that are gone
+TOLD = [*sorted({*ROOT.glob("*.md")} - {HISTORY}), *sorted((ROOT / "docs").rglob("*.md"))]
+LINKING = [*TOLD, HISTORY, *sorted((ROOT / "charts").rglob("*.md"))]
 
 FENCE = re.compile(r" *```([\w-]*)$")
 COMMENT = re.compile(r"\s+# .*$")

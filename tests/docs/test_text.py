@@ -17,7 +17,11 @@ from tests.docs.markdown import LINKING, ROOT, TOLD, Block, anchors, blocks_in, 
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 VERBS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-RUN = {"README.md": "tests/docs/test_readme.py", "docs/operations.md": "tests/docs/test_operations.py"}
+RUN = {
+    "CONTRIBUTING.md": "tests/docs/test_contributing.py",
+    "README.md": "tests/docs/test_readme.py",
+    "docs/operations.md": "tests/docs/test_operations.py",
+}
 FOLLOWED = "docs/adding-a-service.md"  # by tests/docs/test_adding_a_service.py
 CONVERTING = "docs/operations.md"  # by tests/test_currencies.py
 # Commands in indented blocks that no test here can run, by their beginnings.
@@ -30,7 +34,6 @@ NOT_RUN = {
     "nameko shell": "tests/docs/test_readme.py runs the session",
     'AMQP_URI="$(cat': "tests/system/test_secrets.py runs it",
     "python3 -c 'import urllib.parse": "tests/system/test_secrets.py runs it",
-    "pip-audit": "needs a source of advisories",
     "rabbitmqctl set_policy": "chassis/tests/interface/test_queue_limits.py runs it",
 }
 
@@ -186,7 +189,7 @@ def test_a_command_without_a_key_is_found() -> None:
     assert without_key("\n".join([keyed, *bare])) == [f"{bare[0]}\n{bare[1]}"[:80], bare[1]]
 
 
-SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b(?!\.md)")
 CODE = ("*.py", "*.yaml", "*.sh", "Makefile", "Dockerfile", "*.sql")
 
 

@@ -31,7 +31,9 @@ NAMES = {
 }
 SERVICES = [name for name in NAMES if name != "migrations"]
 CODE = {name: {name} for name in SERVICES} | {"migrations": {*SERVICES_WITH_TABLES, "audit", "replay"}}
-VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+VERSION, LICENSE = PROJECT["version"], PROJECT["license"]
+LICENSES = ("LICENSE", "NOTICE")
 ENVIRONMENT = {
     "GATEWAY_HOST": "0.0.0.0",
     "GATEWAY_PORT": "8000",
@@ -81,6 +83,7 @@ def test_an_image_says_how_it_is_run(workshop: Workshop, name: str) -> None:
     assert labels["title"] == NAMES[name]
     assert labels["version"] == VERSION
     assert labels["base.name"] == BASE
+    assert labels["licenses"] == LICENSE
 
 
 def test_registry_namespace_and_tag_are_chosen_by_who_builds(workshop: Workshop) -> None:
@@ -99,7 +102,9 @@ def test_an_image_holds_its_own_code_alone_compiled_and_not_its_own_to_change(
 ) -> None:
     app = workshop.root(reference(name)) / "app"
     assert not list(app.rglob("tests"))
-    assert {path.name for path in app.iterdir()} == {"chassis", "config.yaml"} | CODE[name]
+    assert {path.name for path in app.iterdir()} == {"chassis", "config.yaml", *LICENSES} | CODE[name]
+    for file in LICENSES:
+        assert (app / file).read_bytes() == (CHECKOUT / file).read_bytes()
     for path in files(app):
         assert path.stat().st_uid == 0
         assert path.stat().st_mode & 0o777 in (0o644, 0o755)

@@ -1,0 +1,148 @@
+"""Writes docs/licences.md: the licence of each locked package, and the reason for each copyleft one.
+
+usage: python -m dev.supply.licences
+"""
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+from dev.chart.tools import ROOT
+from dev.failure import Failure
+
+PAGE = ROOT / "docs" / "licences.md"
+PRODUCT, DEVELOPMENT = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
+NPM = {
+    "postman": "newman, which runs the scenario",
+    "dev/specs": "the parser of AsyncAPI",
+    "dev/diagrams": "Mermaid, which draws the pictures",
+}
+
+# SPDX identifiers. These ask for no more than to keep a notice.
+PERMISSIVE = {
+    "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "LicenseRef-Public-Domain",
+    "LicenseRef-Repoze", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Python-2.0", "Unlicense", "WTFPL", "Zlib",
+}  # fmt: skip
+# These ask for more, so each package has its reason.
+COPYLEFT = {
+    "LGPL-3.0-or-later": {
+        "psycopg2-binary": "used unmodified, as a library that can be replaced; its source is public",
+    },
+    "MPL-2.0": {
+        "certifi": "used unmodified; the licence ends at its own files",
+        "hypothesis": "in tests alone",
+        "pathspec": "in linters alone",
+    },
+    "CC-BY-4.0 AND OFL-1.1 AND MIT": {
+        "@fortawesome/fontawesome-free": "draws pictures alone; the pictures hold no font",
+    },
+    "EPL-2.0": {"elkjs": "draws pictures alone"},
+}
+# What packages declare in other words, and what their own LICENSE file says it is.
+IDENTIFIERS = {
+    "Apache": "Apache-2.0",
+    "Apache 2.0": "Apache-2.0",
+    "Apache License, Version 2.0": "Apache-2.0",
+    "BSD 2-Clause License": "BSD-2-Clause",
+    "BSD-derived (http://www.repoze.org/LICENSE.txt)": "LicenseRef-Repoze",
+    "LGPL with exceptions": "LGPL-3.0-or-later",
+    "License :: OSI Approved :: Apache Software License": "Apache-2.0",
+    "License :: OSI Approved :: MIT License": "MIT",
+    "License :: OSI Approved :: Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+    "License :: OSI Approved :: Python Software Foundation License": "PSF-2.0",
+    "MIT license": "MIT",
+    "Public Domain": "LicenseRef-Public-Domain",
+}
+# Packages that declare none, or "BSD", which may be either. Their LICENSE file was read.
+READ = {
+    "amqp": "BSD-3-Clause",
+    "contourpy": "BSD-3-Clause",
+    "cycler": "BSD-3-Clause",
+    "httpntlm": "MIT",
+    "khroma": "MIT",
+    "kiwisolver": "BSD-3-Clause",
+    "mock": "BSD-2-Clause",
+    "stack-trace": "MIT",
+    "vine": "BSD-3-Clause",
+}
+
+HEAD = """\
+# Licences
+
+The licences of all locked packages, as SPDX expressions. Made by `make licences`. It refuses a licence
+that [dev/supply/licences.py](../dev/supply/licences.py) does not allow. Permissive ones are allowed, and
+copyleft ones for a named package with its reason. The suite itself is [Apache-2.0](../LICENSE).
+
+Not listed: packages for Windows, checkov and the tools of dev/supply (which no image and no test of the
+product holds), and the programs beside the suite (Python, PostgreSQL, RabbitMQ, Node.js). Swagger UI is
+bundled ([NOTICE](../NOTICE)).
+"""
+
+
+def locked(lock: Path) -> list[str]:
+    """The names of the packages that a lock file pins for Linux."""
+    lines = re.findall(r"^([\w.-]+)==[^ ]+(.*)$", lock.read_text(), re.MULTILINE)
+    return sorted({name for name, marker in lines if "'win32'" not in marker})
+
+
+def licence_of(name: str) -> str:
+    """The licence of an installed package, as an SPDX expression that is allowed."""
+    metadata = distribution(name).metadata
+    fields = ("License-Expression", "License", "Classifier")
+    texts = [text for field in fields for text in metadata.get_all(field, [])]
+    return allowed(name, [text for text in texts if "::" not in text or text.startswith("License ::")])
+
+
+def allowed(name: str, declared: list[str]) -> str:
+    """The first of the declared licences that is allowed for the package; Failure without one."""
+    for text in [READ.get(name, ""), *declared]:
+        expression = IDENTIFIERS.get(text, text).strip("()")
+        if is_permissive(expression) or name in COPYLEFT.get(expression, {}):
+            return expression
+    raise Failure(f"{name} has no licence that is allowed: {' | '.join(declared)[:200]}")
+
+
+def is_permissive(expression: str) -> bool:
+    """Whether one of the alternatives of an SPDX expression has permissive licences only."""
+    alternatives = (each.split(" AND ") for each in expression.split(" OR "))
+    return any(PERMISSIVE.issuperset(each) for each in alternatives)
+
+
+def npm_licences(folder: str) -> Iterator[tuple[str, str]]:
+    """Name and licence of each package in a package-lock.json."""
+    packages = json.loads((ROOT / folder / "package-lock.json").read_text())["packages"]
+    for path, package in packages.items():
+        if name := path.rpartition("node_modules/")[2]:
+            yield name, allowed(name, [package.get("license", "")])
+
+
+def page() -> str:
+    """The text of docs/licences.md."""
+    product = locked(PRODUCT)
+    lines = [HEAD, "## In the images", "", *_table(product)]
+    further = [name for name in locked(DEVELOPMENT) if name not in product]
+    lines += ["", "## In tests and tools", "", *_table(further)]
+    lines += ["", "## From npm, in tools", "", "| lock file | licences |", "| --- | --- |"]
+    for folder, use in NPM.items():
+        counts = Counter(licence for _, licence in npm_licences(folder))
+        told = ", ".join(f"{count} {licence}" for licence, count in sorted(counts.items()))
+        lines.append(f"| {folder}: {use} | {told} |")
+    lines += ["", "## Copyleft", "", "| package | licence | why it is accepted |", "| --- | --- | --- |"]
+    for licence, reasons in COPYLEFT.items():
+        lines += [f"| {name} | {licence} | {reason} |" for name, reason in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _table(names: list[str]) -> list[str]:
+    return ["| package | licence |", "| --- | --- |", *(f"| {name} | {licence_of(name)} |" for name in names)]
+
+
+if __name__ == "__main__":
+    try:
+        PAGE.write_text(page())
+    except Failure as failure:
+        sys.exit(str(failure))

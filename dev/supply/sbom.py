@@ -1,0 +1,118 @@
+"""Writes the bill of materials of the product, sbom.cdx.json: CycloneDX, as JSON.
+
+It holds the locked Python packages, which all images share, and Swagger UI. cyclonedx-py reads the
+packages and their dependencies from .venv, and their hashes from the lock file. Their licences are
+those of docs/licences.md. cyclonedx-py's own library holds the result to CycloneDX's schema.
+
+usage: python -m dev.supply.sbom
+"""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+from dev.chart.tools import ROOT
+from dev.environment import TOOLS
+from dev.failure import Failure
+from dev.specs import swagger_ui
+from dev.supply.licences import PRODUCT, licence_of, locked
+
+BOM = ROOT / "sbom.cdx.json"
+BIN = TOOLS / "supply" / "bin"
+VALIDATE = """\
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+sys.exit(JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.stdin.read()))
+"""
+
+Piece = dict[str, Any]
+
+
+def merged(installed: Piece, pinned: Piece) -> Piece:
+    """The bill of an environment, reduced to the product's packages, with the hashes of the lock file."""
+    product = set(locked(PRODUCT))
+    hashes = {_name(each): each["externalReferences"] for each in pinned["components"]}
+    kept = [each for each in installed["components"] if _name(each) in product]
+    if missing := product - {_name(each) for each in kept}:
+        raise Failure(f".venv lacks {', '.join(sorted(missing))}: run `make install`")
+    components = [
+        {
+            **each,
+            "licenses": [{"expression": licence_of(_name(each)), "acknowledgement": "concluded"}],
+            "externalReferences": [*each.get("externalReferences", []), *hashes[_name(each)]],
+        }
+        for each in kept
+    ]
+    root = installed["metadata"]["component"]["bom-ref"]
+    refs = {root, *(each["bom-ref"] for each in components)}
+    dependencies = [
+        {"ref": each["ref"], "dependsOn": [ref for ref in each.get("dependsOn", []) if ref in refs]}
+        for each in installed["dependencies"]
+        if each["ref"] in refs
+    ]
+    browser = swagger()
+    for each in dependencies:
+        if each["ref"] == root:
+            each["dependsOn"].append(browser["bom-ref"])
+    return {**installed, "components": [*components, browser], "dependencies": dependencies}
+
+
+def swagger() -> Piece:
+    """Swagger UI, with the hash of each file of it that the gateway serves or keeps."""
+    purl = f"pkg:npm/swagger-ui-dist@{swagger_ui.VERSION}"
+    files = [
+        {"type": "file", "name": name, "hashes": [{"alg": "SHA-256", "content": digest}]}
+        for name, digest in swagger_ui.SHA256.items()
+    ]
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": "swagger-ui-dist",
+        "version": swagger_ui.VERSION,
+        "licenses": [{"expression": "Apache-2.0", "acknowledgement": "declared"}],
+        "purl": purl,
+        "components": files,
+    }
+
+
+def validate(bom: str) -> None:
+    """Failure where the text breaks CycloneDX's schema."""
+    done = _run("python", "-W", "ignore", "-c", VALIDATE, text=bom)
+    if done.returncode:
+        raise Failure(f"the bill of materials breaks CycloneDX's schema: {done.stderr.strip()[:300]}")
+
+
+def _name(component: Piece) -> str:
+    """A package's name as a lock file writes it: lower case, hyphens."""
+    return re.sub(r"[-_.]+", "-", component["name"]).lower()
+
+
+def _cyclonedx(*arguments: str) -> Piece:
+    done = _run("cyclonedx-py", *arguments, "--pyproject", "pyproject.toml", "--output-reproducible")
+    if done.returncode:
+        raise Failure(f"cyclonedx-py failed: {done.stderr.strip()[-500:]}")
+    bom: Piece = json.loads(done.stdout)
+    return bom
+
+
+def _run(program: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / program), *arguments]
+    return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=False)
+
+
+def main() -> None:
+    bom = merged(_cyclonedx("environment", ".venv"), _cyclonedx("requirements", PRODUCT.name))
+    text = json.dumps(bom, indent=2) + "\n"
+    validate(text)
+    BOM.write_text(text)
+    print(f"{BOM.name}: {len(bom['components'])} components")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(str(failure))
