@@ -33,9 +33,9 @@ SERVICES = [name for name in NAMES if name != "migrations"]
 CODE = {name: {name} for name in SERVICES} | {"migrations": {*SERVICES_WITH_TABLES, "audit", "replay"}}
 VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
 ENVIRONMENT = {
-    "GATEWAY_HOST": "0.0.0.0",
+    "GATEWAY_HOST": "::",
     "GATEWAY_PORT": "8000",
-    "HEALTH_HOST": "0.0.0.0",
+    "HEALTH_HOST": "::",
     "HEALTH_PORT": "8001",
     "LOG_FORMAT": "json",
     "PYTHONUNBUFFERED": "1",
