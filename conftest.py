@@ -59,6 +59,11 @@ def loopback() -> list[str]:
     return ["127.0.0.1"]
 
 
+def in_uri(host: str) -> str:
+    """A host as it stands in a URI."""
+    return f"[{host}]" if ":" in host else host
+
+
 def eventually(check: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
     """The first truthy result of `check`, polled; fails after `deadline_s`."""
     with eventlet.Timeout(deadline_s, AssertionError(f"not so within {deadline_s:g} s")):

@@ -11,16 +11,12 @@ import pytest
 import requests
 
 from chaos.proxy import Proxy
-from conftest import eventually, loopback
+from conftest import eventually, in_uri, loopback
 from dev.ports import free_ports
 from dev.servers import Servers
 from dev.suite import QUIET, SERVICES
 from tests.system.processes import START_S, Process
 from tests.system.shopper import Shopper
-
-
-def in_uri(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 @pytest.fixture
