@@ -24,13 +24,14 @@ FROM ${BASE} AS runtime
 ARG BASE
 LABEL org.opencontainers.image.base.name="${BASE}" \
     org.opencontainers.image.licenses="Apache-2.0"
+# `::` is all interfaces, of IPv6 and IPv4, or of IPv4 alone where the kernel has no IPv6.
 # Each line of the log is JSON; a warning of Python's, for developers, would not be.
 ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONWARNINGS=ignore \
-    GATEWAY_HOST=0.0.0.0 \
+    GATEWAY_HOST=:: \
     GATEWAY_PORT=8000 \
-    HEALTH_HOST=0.0.0.0 \
+    HEALTH_HOST=:: \
     HEALTH_PORT=8001 \
     LOG_FORMAT=json
 WORKDIR /app

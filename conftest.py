@@ -8,8 +8,10 @@ import eventlet
 eventlet.monkey_patch()  # first of all, as `nameko run` does
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("processor_only")
         elif path.startswith(OWN_SERVERS):
             item.add_marker("own_servers")
+
+
+def loopback() -> list[str]:
+    """This machine's own addresses. Without IPv6 there is one."""
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return ["127.0.0.1", "::1"]
+    return ["127.0.0.1"]
+
+
+def in_uri(host: str) -> str:
+    """A host as it stands in a URI."""
+    return f"[{host}]" if ":" in host else host
 
 
 def eventually(check: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:

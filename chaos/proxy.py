@@ -24,7 +24,7 @@ CHUNK = 65_536  # bytes
 class Proxy:
     """Listens on `port` and connects to `target`, another port of this machine."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, host: str = HOST) -> None:
         self.forgotten = 0  # connections
         self.cut = 0  # replies
         self.delay_s = 0.0
@@ -35,7 +35,8 @@ class Proxy:
         self._cut_probability = 0.0
         self._chance = random.Random()
         self._connections: set[_Connection] = set()
-        self._listener = eventlet.listen((HOST, 0), backlog=1024)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = eventlet.listen((host, 0), family, backlog=1024)
         self.port: int = self._listener.getsockname()[1]
         self._accepting = eventlet.spawn(self._accept)
 

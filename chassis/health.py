@@ -4,6 +4,7 @@
 is 200 from the end of the start until the stop begins.
 """
 
+import errno
 import json
 import logging
 import socket
@@ -20,6 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from werkzeug.wrappers import Request, Response
 
 from chassis.errors import Unavailable, first_line
+from chassis.lookups import resolve
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ ACCEPT_AGAIN_S = 0.1
 KEPT_S = 1.0  # how long a result counts
 MAX_CONNECTIONS = 200
 SOCKET_TIMEOUT_S = 10
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)  # others are the host's
 
 
 class Check:
@@ -102,19 +105,38 @@ PATHS: dict[str, Callable[[], Response]] = {
 }
 
 
-def listen(address: str, setting: str, *, shared: bool = False) -> socket.socket:
+def listen(address: str, variables: str, *, shared: bool = False, hint: str = "") -> socket.socket:
     """A socket on `[host:]port`, for this process alone unless `shared`.
 
-    eventlet's own default is to share silently. Where the socket can't be had, the process ends with a
-    line that names `setting`.
+    `::` or no host is all interfaces, of both families. Where the kernel has no IPv6 it is 0.0.0.0. A
+    name of both families is the IPv4 address. Where the socket can't be had, the process ends with a
+    line that names the setting: `variables` and _HOST or _PORT.
     """
     host, _, port = address.rpartition(":")
     try:
-        return eventlet.listen((host, int(port)), backlog=1024, reuse_port=shared)
+        number = int(port)
+        *_, ip = resolve(host.strip("[]") or "::")
+        if ip == "::" and not socket.has_dualstack_ipv6():
+            ip = "0.0.0.0"  # noqa: S104 - the host asks for it
+        return socket.create_server(
+            (ip, number),
+            family=socket.AF_INET6 if ":" in ip else socket.AF_INET,
+            backlog=1024,
+            reuse_port=shared,
+            dualstack_ipv6=ip == "::",
+        )
     except (ValueError, OverflowError):
         raise SystemExit(f"config.yaml: {address!r} is not an address: write host:port") from None
     except OSError as exc:
-        raise SystemExit(f"can't listen on {address}: {exc.strerror}; {setting} names the port") from None
+        reason = str(exc.strerror or exc).partition(" (while ")[0]  # Python repeats the address
+        named = f"PORT{hint} names the port" if exc.errno in PORT_ERRORS else "HOST names the host"
+        raise SystemExit(f"can't listen on {address}: {reason}; {variables}_{named}") from None
+
+
+def url(sock: socket.socket) -> str:
+    """Where `sock` listens, for the log."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def accept(take: Callable[[], Any], when_failed: Callable[[], object] = lambda: None) -> Any:
@@ -136,9 +158,8 @@ def serve(address: str) -> None:
     """Start the process's health server, if it does not run yet."""
     global _server
     if _server is None:
-        _server = listen(address, "HEALTH_PORT")
-        host, port = _server.getsockname()[:2]
-        log.info("health", extra={"url": f"http://{host}:{port}/readyz"})
+        _server = listen(address, "HEALTH")
+        log.info("health", extra={"url": f"{url(_server)}/readyz"})
         _server.accept = partial(_accept_newest, _server.accept)  # type: ignore[method-assign]
         eventlet.spawn(
             wsgi.server,

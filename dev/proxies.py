@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-THIS_MACHINE = "127.0.0.1,localhost"
+THIS_MACHINE = "127.0.0.1,::1,localhost"
 
 
 def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:

@@ -34,7 +34,7 @@ MIN_IDLE_S = 0.2  # a client that asks again and again keeps its connection
 DELAY = fields.Float(validate=validate.Range(min=0))  # seconds
 TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 NONE = Schema()
-PORT_SETTING = "GATEWAY_PORT (or GATEWAY_PORT_SHARED=true, for several gateways)"
+PORT_HINT = " (or GATEWAY_PORT_SHARED=true, for several gateways)"
 
 
 class WebServer(NamekoWebServer):
@@ -69,7 +69,8 @@ class WebServer(NamekoWebServer):
         self._is_draining = False
         self._connections: OrderedDict[Connection, None] = OrderedDict()  # oldest request first
         self._in_progress: list[str] = []  # the client of each request
-        self._sock = health.listen(self._address, PORT_SETTING, shared=self._shared)
+        self._sock = health.listen(self._address, "GATEWAY", shared=self._shared, hint=PORT_HINT)
+        log.info("listening", extra={"url": health.url(self._sock)})
         self._sock.settimeout(None)
         self._gt = self.container.spawn_managed_thread(self.run)
 

@@ -35,7 +35,7 @@ LIMITS = "chassis/tests/interface/test_queue_limits.py"
 HEALTH = "chassis/tests/unit/test_health.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
-WEB = "gateway/tests/unit/test_web.py"
+WEB, READING = "gateway/tests/unit/test_web.py", "gateway/tests/unit/test_reading.py"
 MONEY = "gateway/tests/unit/test_money.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
@@ -680,6 +680,26 @@ MUTANTS = [
         "idle connections keep probes out",
         [Change("chassis/health.py", "if len(_accepted) > MAX_CONNECTIONS:", "if False:")],
         tests(HEALTH, "test_idle_connections_do_not_keep_a_probe_from_its_answer"),
+    ),
+    Mutant(
+        "all interfaces are those of IPv6 alone",
+        [Change("chassis/health.py", 'dualstack_ipv6=ip == "::"', "dualstack_ipv6=False")],
+        tests(HEALTH, "test_all_interfaces_are_those_of_both_families"),
+    ),
+    Mutant(
+        "a kernel without IPv6 has no interfaces",
+        [Change("chassis/health.py", " and not socket.has_dualstack_ipv6()", " and False")],
+        tests(HEALTH, "test_where_the_kernel_has_no_ipv6_all_interfaces_are_those_of_ipv4"),
+    ),
+    Mutant(
+        "a client of IPv4 is another one on a socket of both families",
+        [Change("gateway/reading.py", "address.ipv4_mapped or ", "")],
+        tests(READING, "test_a_client_of_ipv4_is_the_same_on_a_socket_of_both_families"),
+    ),
+    Mutant(
+        "each address of IPv6 is a client of its own",
+        [Change("gateway/reading.py", "IPv6Address(int(address) >> 72 << 72)", "address")],
+        tests(READING, "test_a_client_of_ipv6_is_its_network_of_56_bits"),
     ),
     Mutant(
         "busy connections make room for new ones",

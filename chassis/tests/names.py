@@ -23,14 +23,15 @@ class NameServer:
     It never answers questions for the names and types of records in `ignored`.
     """
 
-    def __init__(self) -> None:
-        self.configuration = "nameserver 127.0.0.1\n"  # instead of /etc/resolv.conf
+    def __init__(self, host: str) -> None:
+        self.configuration = f"nameserver {host}\n"  # instead of /etc/resolv.conf
         self.addresses: dict[str, list[str]] = {}
         self.is_silent = False
         self.ignored: set[str] = set()
         self.delay_s = 0.0
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.bind((host, 0))
         self.port: int = self._socket.getsockname()[1]
         self._thread = eventlet.spawn(self._serve)
 
@@ -65,9 +66,9 @@ class NameServer:
 
 
 @contextmanager
-def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+def name_server(monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1") -> Iterator[NameServer]:
     """The only name server of this process; /etc/hosts is read as usual."""
-    server = NameServer()
+    server = NameServer(host)
 
     class Resolver(greendns.dns.resolver.Resolver):  # type: ignore[misc]
         def __init__(self, filename: str = "") -> None:

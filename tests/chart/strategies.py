@@ -22,6 +22,7 @@ NAMES = st.one_of(TRAPS, st.from_regex(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", fullm
 HOSTS = st.lists(
     st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True), min_size=1, max_size=4
 ).map(".".join)
+SERVERS = st.one_of(HOSTS, st.sampled_from(["2001:db8::1", "::1", "192.0.2.1"]))
 KEYS = st.sampled_from(["team", "example.org/cost-centre", "a.b-c_d", "app.kubernetes.io/name", "x/Y"])
 LABELS = st.dictionaries(
     KEYS, st.from_regex(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", fullmatch=True)
@@ -184,7 +185,7 @@ DATABASES = st.one_of(
         {
             "postgresql": st.just({"enabled": False}),
             "externalPostgresql": st.fixed_dictionaries(
-                {"host": HOSTS, "existingSecret": NAMES},
+                {"host": SERVERS, "existingSecret": NAMES},
                 optional={
                     "port": st.integers(1, 65535),
                     "parameters": st.just("sslmode=verify-full&connect_timeout=5"),
@@ -202,7 +203,7 @@ BROKER = st.one_of(
         {
             "rabbitmq": st.just({"enabled": False}),
             "externalRabbitmq": st.fixed_dictionaries(
-                {"host": HOSTS},
+                {"host": SERVERS},
                 optional={"port": st.integers(1, 65535), "tls": st.booleans(), "vhost": PARTS},
             ).flatmap(
                 lambda given: st.sampled_from(
@@ -224,6 +225,8 @@ OTHERS = some(
     imagePullSecrets=st.lists(NAMES.map(lambda name: {"name": name}), max_size=2),
     extraEnv=variables("FOR_ALL"),
     currency=st.from_regex(r"[A-Z]{3}", fullmatch=True),
+    ipFamilyPolicy=st.sampled_from(["", "PreferDualStack", "RequireDualStack"]),
+    ipFamilies=st.sampled_from([[], ["IPv6"], ["IPv4", "IPv6"]]),
     logLevel=st.sampled_from(["DEBUG", "INFO", "WARNING", "ERROR"]),
     image=some(registry=REGISTRIES, namespace=st.sampled_from(["", "a", "a/b"]), tag=TAGS),
     tokenSecret=some(existingSecret=NAMES),

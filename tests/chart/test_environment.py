@@ -9,12 +9,24 @@ import pytest
 import yaml
 from kombu.utils.url import parse_url
 from nameko.cli.main import setup_yaml_parser
+from psycopg2.extensions import parse_dsn
 from sqlalchemy import make_url
 
 from chassis.amqp import broker_settings
 from chassis.db import database_uri
 from tests.chart.environment import COMMANDS, CONFIG, SERVICES, WITH_TABLES, of_container, raw, readers
-from tests.chart.helm import SETS, Object, component, containers, merged, objects, of, pods, user_values
+from tests.chart.helm import (
+    SETS,
+    Object,
+    component,
+    containers,
+    merged,
+    objects,
+    of,
+    pods,
+    render,
+    user_values,
+)
 
 EVERY_SET = pytest.mark.parametrize("name", SETS)
 TRUST = {"PGSSLROOTCERT", "SSL_CERT_FILE"}  # libpq and OpenSSL read them: see test_tls.py
@@ -96,6 +108,49 @@ def test_every_value_is_one_that_config_yaml_understands(name: str) -> None:
                 assert "127.0.0.1" not in uri
                 assert database_uri(config, f"DB_{part}S", kind.lower()) == uri
         assert broker_settings(config)["AMQP_URI"] == config["AMQP_URI"]
+
+
+@pytest.mark.parametrize("host", ["2001:db8::1", "::1", "192.0.2.1", "db.example.org"])
+def test_servers_elsewhere_may_have_an_address_of_either_family(host: str) -> None:
+    found = render(
+        {
+            "postgresql": {"enabled": False},
+            "externalPostgresql": {
+                "host": host,
+                "existingSecret": "theirs",
+                "admin": {"existingSecret": "an-admins"},
+            },
+            "rabbitmq": {"enabled": False},
+            "externalRabbitmq": {"host": host, "existingSecret": "theirs"},
+        }
+    )
+    for service, container in suite(found).items():
+        config = resolved(of_container(container, found))
+        assert parse_url(config["AMQP_URI"])["hostname"] == host
+        broker_settings(config)
+        for variable in MUST[service] - {"AMQP_URI", "TOKEN_SECRET"}:
+            name, part = variable.split("_DB_")
+            assert make_url(database_uri(config, f"DB_{part}S", name.lower())).host == host
+    [databases] = [pod for made_by, pod in pods(found).items() if made_by.startswith("Job/")]
+    server = raw(databases["spec"]["initContainers"][0])["SERVER"]
+    assert parse_dsn(server)["host"] == host
+
+
+def test_all_services_have_the_address_families_that_are_chosen() -> None:
+    chosen = {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6", "IPv4"]}
+    services = of(render({**chosen, "serviceMonitor": {"enabled": True}}), "Service")
+    assert len(services) == len(SERVICES) + 2
+    for each in services:
+        assert chosen.items() <= each["spec"].items()
+    for each in of(objects("default"), "Service"):  # the cluster chooses
+        assert not chosen.keys() & each["spec"].keys()
+
+
+def test_every_pod_listens_on_all_interfaces_of_both_families() -> None:
+    for service, container in suite(objects("default")).items():
+        for variable in readers() if service != "migrations" else ():
+            if variable.endswith("_HOST") and service in readers()[variable]:
+                assert raw(container)[variable] == "::"
 
 
 def resolved(environment: dict[str, str]) -> dict[str, Any]:

@@ -61,6 +61,9 @@ WRONG = {
     "a level is one of logging's": ("logLevel", "LOUD"),
     "a policy is one of Kubernetes'": ("image.pullPolicy", "Sometimes"),
     "a schedule is one": ("audit.schedule", "every night"),
+    "an address family is one": ("ipFamilies", ["IPv5"]),
+    "a host has no port": ("externalPostgresql.host", "db:5432"),
+    "an address has no brackets": ("externalRabbitmq.host", "[::1]"),
     "a port is one": ("externalPostgresql.port", 70000),
     "a digest is one": ("services.users.image.digest", "sha256:abc"),
     "a tag is one": ("image.tag", "a b"),
@@ -108,6 +111,10 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         {"services": {"users": {"replicas": 1, "podDisruptionBudget": {"minAvailable": 1}}}},
     ),
     "a name that no Service may have": ("start with a letter", {"fullnameOverride": "1st-shop"}),
+    "one family that is two": (
+        "ipFamilies names two",
+        {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]},
+    ),
     "no databases": ("externalPostgresql.host", {"postgresql": {"enabled": False}}),
     "databases without passwords": (
         "externalPostgresql.existingSecret",

@@ -39,12 +39,12 @@ def may_mount() -> None:
 
 @pytest.fixture
 def start(workshop: Workshop, tmp_path: Path) -> Iterator[Callable[..., Container]]:
-    """`start(image, *command, **environment)`: a container, which ends with the test."""
+    """`start(image, *command, user="", **environment)`: a container, which ends with the test."""
     with ExitStack() as running:
 
-        def run(image: str, *command: str, **environment: str) -> Container:
+        def run(image: str, *command: str, user: str = "", **environment: str) -> Container:
             log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
-            container = Container(workshop, image, log, *command, **environment)
+            container = Container(workshop, image, log, *command, user=user, **environment)
             running.callback(container.kill)
             return container
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import requests
 from psycopg2.extensions import parse_dsn
 
-from conftest import SERVICES_WITH_TABLES, eventually
+from conftest import SERVICES_WITH_TABLES, eventually, in_uri, loopback
 from dev.broker import MIGRATIONS
 from dev.servers import Servers
 from tests.images.conftest import CHECKOUT
@@ -35,13 +36,15 @@ PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 VERSION, LICENSE = PROJECT["version"], PROJECT["license"]
 LICENSES = ("LICENSE", "NOTICE")
 ENVIRONMENT = {
-    "GATEWAY_HOST": "0.0.0.0",
+    "GATEWAY_HOST": "::",
     "GATEWAY_PORT": "8000",
-    "HEALTH_HOST": "0.0.0.0",
+    "HEALTH_HOST": "::",
     "HEALTH_PORT": "8001",
     "LOG_FORMAT": "json",
     "PYTHONUNBUFFERED": "1",
 }
+# As OpenShift chooses one: of no /etc/passwd, in the group 0.
+FOREIGN = "1000650000:0"
 COMPILERS = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|clang|tcc|as|ld|make|rustc|cargo|go)(-[\d.]+)?")
 # An image must have less than 200 MB. The Dockerfile's default base, which can't be had here, has some
 # 125 MB unpacked, debootstrap's more: so what an image adds is measured.
@@ -151,6 +154,15 @@ def test_a_container_can_write_nothing(start: Callable[..., Container]) -> None:
     assert tried.says().count("Read-only file system") == 4
 
 
+def test_a_foreign_user_has_neither_a_name_nor_a_home(start: Callable[..., Container]) -> None:
+    """So the other tests tell the truth: the suite asks for neither."""
+    script = "import os, pwd; print(os.getuid(), 'HOME' in os.environ); pwd.getpwuid(os.getuid())"
+    tried = start(reference("users"), "python", "-c", script, user=FOREIGN)
+    assert tried.wait() == 1
+    assert tried.says().startswith("1000650000 False\n")
+    assert "uid not found: 1000650000" in tried.says()
+
+
 @pytest.fixture(scope="module")
 def environment_of(servers: Servers) -> Callable[[str], dict[str, str]]:
     """The environment of a user of servers whose databases compose.yaml's script has made."""
@@ -185,11 +197,14 @@ def test_migrations_end_with_one_line_where_a_server_is_away(
         assert [line.partition(": ")[0] for line in lines] == ["config.yaml"], tried.says()
 
 
+@pytest.mark.parametrize("user", ["", FOREIGN], ids=["own user", "foreign user"])
 def test_the_images_sell_an_order_and_end_on_sigterm(
     start: Callable[..., Container],
     environment_of: Callable[[str], dict[str, str]],
     servers: Servers,
+    user: str,
 ) -> None:
+    start = partial(start, user=user)
     databases = environment_of(MIGRATIONS)
     migrations = start(reference("migrations"), **databases)
     assert migrations.wait() == 0, migrations.says()
@@ -231,7 +246,8 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
 def is_ready(servers: Servers, name: str, container: Container) -> bool:
     assert not container.ended(), container.says()
     try:
-        return requests.get(f"http://127.0.0.1:{servers.ports[name]}/readyz", timeout=10).status_code == 200
+        urls = [f"http://{in_uri(host)}:{servers.ports[name]}/readyz" for host in loopback()]
+        return {requests.get(url, timeout=10).status_code for url in urls} == {200}
     except requests.ConnectionError:
         return False
 

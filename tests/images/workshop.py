@@ -125,7 +125,7 @@ class Workshop:
 
 
 class Container:
-    """An image's own command, or another one, in its root file system as its user."""
+    """An image's own command, or another one, in its root file system as its user, or another one."""
 
     def __init__(
         self,
@@ -133,13 +133,14 @@ class Container:
         image: str,
         log: Path,
         *command: str,
+        user: str = "",
         **environment: str,
     ) -> None:
         config = workshop.config(image)
         self.log = log
         variables = [*config["Env"], *(f"{name}={value}" for name, value in environment.items())]
         program = ["/usr/bin/env", "-i", "-C", config["WorkingDir"], *variables, *(command or config["Cmd"])]
-        start = ["bash", "-c", START, "start", str(workshop.root(image)), config["User"], *program]
+        start = ["bash", "-c", START, "start", str(workshop.root(image)), user or config["User"], *program]
         with log.open("wb") as output:
             self._running = subprocess.Popen(
                 [*TIED, *start],

@@ -144,7 +144,7 @@ IN_THE_ENVIRONMENT = {
     "GATEWAY_PORT": ("WEB_SERVER_ADDRESS", ["x"]),
     "HEALTH_PORT": ("HEALTH_ADDRESS", ["99999"]),
     "HEALTH_HOST": ("HEALTH_ADDRESS", [""]),  # would be all interfaces
-    "GATEWAY_HOST": ("203.0.113.1", ["203.0.113.1"]),  # not an address of any machine (RFC 5737)
+    "GATEWAY_HOST": ("GATEWAY_HOST", ["203.0.113.1"]),  # not an address of any machine (RFC 5737)
     "AMQP_URI": ("AMQP_URI", ["amqp://u:p@127.0.0.1:x/"]),
     "LOG_FORMAT": ("LOG_FORMAT", ["xml"]),
     "TOKEN_SECRET": ("TOKEN_SECRET", ["short"]),
@@ -205,6 +205,7 @@ def test_a_taken_port_is_told_in_one_line(environment, tmp_path, service, variab
     *before, last = process.log.read_text().splitlines()
     assert port in last
     assert "in use" in last
+    assert variable in last
     assert not any("Traceback" in line for line in before)
 
 

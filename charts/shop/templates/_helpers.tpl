@@ -101,6 +101,16 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* The address families of a Service. What is empty is the API server's to choose. */}}
+{{- define "shop.ipFamilies" -}}
+{{- with .Values.ipFamilyPolicy -}}
+ipFamilyPolicy: {{ . }}
+{{ end }}
+{{- with .Values.ipFamilies -}}
+ipFamilies: {{ toJson . }}
+{{- end }}
+{{- end }}
+
 {{/* What Pod Security "restricted" asks of each container, and a root file system that nobody writes to. */}}
 {{- define "shop.container" -}}
 securityContext:

@@ -1,5 +1,10 @@
 {{/* Where the broker and the databases are, and whose passwords are where. */}}
 
+{{/* A host as it stands in a URI. */}}
+{{- define "shop.inUri" -}}
+{{- contains ":" . | ternary (printf "[%s]" .) . }}
+{{- end }}
+
 {{/* With the namespace: KEDA reads the broker's URI in another one. Takes root and component. */}}
 {{- define "shop.host" -}}
 {{- printf "%s-%s.%s.svc" (include "shop.fullname" .root) .component .root.Release.Namespace }}
@@ -34,7 +39,7 @@
 {{- $password = printf ":$(%s)" . }}
 {{- end }}
 {{- $parameters := .root.Values.postgresql.enabled | ternary "" .root.Values.externalPostgresql.parameters }}
-{{- $address := printf "%s:%s" (include "shop.postgresql.host" .root) (include "shop.postgresql.port" .root) }}
+{{- $address := printf "%s:%s" (include "shop.postgresql.host" .root | include "shop.inUri") (include "shop.postgresql.port" .root) }}
 {{- printf "postgresql+psycopg2://%s%s@%s/%s" .role $password $address .database }}{{ with $parameters }}?{{ . }}{{ end }}
 {{- end }}
 
@@ -93,7 +98,7 @@ twice as many, and some more are for audit and replay. Takes root and name.
 {{- $host := include "shop.host" (dict "root" .root "component" "rabbitmq") }}
 {{- if not .root.Values.rabbitmq.enabled }}
 {{- $scheme = $external.tls | ternary "amqps" "amqp" }}
-{{- $host = $external.host }}
+{{- $host = include "shop.inUri" $external.host }}
 {{- end }}
 {{- $vhost := include "shop.rabbitmq.vhost" .root | trimPrefix "/" }}
 {{- printf "%s://%s:$(AMQP_PASSWORD)@%s:%s/%s" $scheme .user $host (include "shop.rabbitmq.port" .root) $vhost }}

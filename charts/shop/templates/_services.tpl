@@ -111,13 +111,13 @@ replay:
 {{- if .service.http }}
 {{ include "shop.secretVariable" (dict "variable" "TOKEN_SECRET" "secret" (include "shop.tokenSecret" $root) "key" "token-secret") }}
 {{- end }}
-- name: HEALTH_HOST
-  value: 0.0.0.0
+- name: HEALTH_HOST # all interfaces: probes come by the pod's address, of IPv4 or IPv6
+  value: "::"
 - name: HEALTH_PORT
   value: "8001"
 {{- if .service.http }}
 - name: GATEWAY_HOST
-  value: 0.0.0.0
+  value: "::"
 - name: GATEWAY_PORT
   value: "8000"
 - name: GATEWAY_IDLE_S

@@ -21,7 +21,7 @@ from chassis import amqp, health, lookups
 from chassis.container import Container
 from chassis.tests.conftest import Keeper
 from chassis.tests.names import NameServer, name_server
-from conftest import DEADLINE_S, eventually
+from conftest import DEADLINE_S, eventually, loopback
 from dev.ports import free_ports
 from dev.servers import Servers
 
@@ -186,6 +186,13 @@ def test_a_name_that_comes_back_is_found_at_once(names: NameServer) -> None:
         lookups.resolve(HOST)
     names.addresses[HOST] = [HERE, "::1"]
     assert lookups.resolve(HOST) == ["::1", HERE]
+
+
+@pytest.mark.parametrize("host", loopback())
+def test_a_name_server_and_all_addresses_may_be_of_either_family(monkeypatch, host: str) -> None:
+    with name_server(monkeypatch, host) as names:
+        names.addresses[HOST] = [host]
+        assert lookups.resolve(HOST) == [host]
 
 
 def test_a_short_name_is_found_though_only_the_search_list_is_answered(names: NameServer) -> None:

@@ -1,9 +1,10 @@
 """What /healthz, /readyz and /metrics answer."""
 
+import errno
 import json
 import resource
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import eventlet
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chassis import health, metrics
 from chassis.errors import Unavailable
-from conftest import eventually
+from conftest import eventually, loopback
 from dev.ports import free_ports
 
 
@@ -180,20 +181,20 @@ def test_metrics_are_what_prometheus_reads() -> None:
 
 
 def test_a_port_is_ours_alone() -> None:
-    first = health.listen("127.0.0.1:0", "HEALTH_PORT")
+    first = health.listen("127.0.0.1:0", "HEALTH")
     port = first.getsockname()[1]
     try:
         with pytest.raises(
             SystemExit, match=f"^can't listen on 127.0.0.1:{port}: .*; HEALTH_PORT names the port$"
         ):
-            health.listen(f"127.0.0.1:{port}", "HEALTH_PORT")
+            health.listen(f"127.0.0.1:{port}", "HEALTH")
     finally:
         first.close()
 
 
 def test_several_may_share_a_port_where_all_say_so() -> None:
     address = f"127.0.0.1:{free_ports()['gateway']}"
-    for listening in [health.listen(address, "HEALTH_PORT", shared=True) for _ in range(2)]:
+    for listening in [health.listen(address, "HEALTH", shared=True) for _ in range(2)]:
         listening.close()
 
 
@@ -202,10 +203,64 @@ def test_a_foreign_server_on_the_port_ends_the_start_with_one_line() -> None:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         with pytest.raises(SystemExit, match=r"^can't listen on "):
-            health.listen(f"127.0.0.1:{foreign.getsockname()[1]}", "HEALTH_PORT", shared=True)
+            health.listen(f"127.0.0.1:{foreign.getsockname()[1]}", "HEALTH", shared=True)
 
 
 @pytest.mark.parametrize("address", ["host:http", "127.0.0.1:", "127.0.0.1:99999"])
 def test_what_is_no_address_is_said_to_be_none(address) -> None:
     with pytest.raises(SystemExit, match="is not an address: write host:port"):
-        health.listen(address, "HEALTH_PORT")
+        health.listen(address, "HEALTH")
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "2001:db8::1", "[2001:db8::1]", "name.invalid", ":"])
+def test_a_host_that_is_not_of_this_machine_is_named_and_not_the_port(host) -> None:
+    with pytest.raises(SystemExit, match=r"^can't listen on .*; HEALTH_HOST names the host$"):
+        health.listen(f"{host}:0", "HEALTH")
+
+
+@pytest.mark.parametrize("address", ["[::]:0", ":::0", "0"])
+def test_all_interfaces_are_those_of_both_families(address) -> None:
+    with closing(health.listen(address, "HEALTH")) as listening:
+        port = listening.getsockname()[1]
+        for host in loopback():
+            with socket.create_connection((host, port), timeout=20):
+                listening.accept()[0].close()
+
+
+def test_where_the_kernel_has_no_ipv6_all_interfaces_are_those_of_ipv4(monkeypatch) -> None:
+    real = socket.socket
+
+    def make(family, *rest):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *rest)
+
+    with monkeypatch.context() as without_ipv6:
+        without_ipv6.setattr(socket, "socket", make)
+        listening = health.listen("[::]:0", "HEALTH")
+        with pytest.raises(SystemExit, match="Address family not supported by protocol; HEALTH_HOST"):
+            health.listen("[::1]:0", "HEALTH")
+    with closing(listening):
+        assert listening.family == socket.AF_INET
+        port = listening.getsockname()[1]
+        assert health.url(listening) == f"http://0.0.0.0:{port}"
+        socket.create_connection(("127.0.0.1", port), timeout=20).close()
+
+
+def test_a_name_of_both_families_is_the_address_of_ipv4() -> None:
+    with closing(health.listen("localhost:0", "HEALTH")) as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
+
+
+def test_health_is_served_to_both_families(monkeypatch, caplog) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(health, "_server", None)
+    health.serve("[::]:0")
+    port = health._server.getsockname()[1]
+    assert [record.url for record in caplog.records if record.message == "health"] == [
+        f"http://{'[::]' if socket.has_dualstack_ipv6() else '0.0.0.0'}:{port}/readyz"
+    ]
+    for host in loopback():
+        with socket.create_connection((host, port), timeout=20) as probe:
+            probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n")
+            assert probe.recv(65536).startswith(b"HTTP/1.1 200 ")

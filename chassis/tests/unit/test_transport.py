@@ -12,7 +12,7 @@ from eventlet.greenio import GreenSocket
 
 from chassis.amqp import connect
 from chassis.transport import _Plain
-from conftest import eventually
+from conftest import eventually, in_uri, loopback
 from dev.ports import free_ports
 
 LONG = 1_000_000  # bytes, more than a socket holds
@@ -59,16 +59,17 @@ def test_what_is_written_together_goes_out_at_the_end_or_not_at_all() -> None:
     assert theirs.recv(LONG) == b"one write"
 
 
+@pytest.mark.parametrize("host", loopback())
 def test_an_encrypted_connection_wants_a_certificate_for_the_host_it_asks_for(
-    tmp_path: Path, monkeypatch: Any
+    tmp_path: Path, monkeypatch: Any, host: str
 ) -> None:
     """py-amqp by itself takes a certificate for any name, of any CA that it trusts."""
-    assert "not valid for '127.0.0.1'" in ended_with(tmp_path, monkeypatch, "DNS:example.org")
-    assert "certificate" not in ended_with(tmp_path, monkeypatch, "IP:127.0.0.1")
+    assert f"not valid for '{host}'" in ended_with(tmp_path, monkeypatch, host, "DNS:example.org")
+    assert "certificate" not in ended_with(tmp_path, monkeypatch, host, f"IP:{host}")
 
 
-def ended_with(folder: Path, monkeypatch: Any, name: str) -> str:
-    """What a connection to `amqps://127.0.0.1` ends with, where something that speaks TLS, but not AMQP,
+def ended_with(folder: Path, monkeypatch: Any, host: str, name: str) -> str:
+    """What a connection to `amqps://host` ends with, where something that speaks TLS, but not AMQP,
     has a certificate for `name` by a CA that is trusted."""
     key, certificate, port = str(folder / "key"), str(folder / "crt"), str(free_ports()["rabbitmq"])
     made = ["-x509", "-nodes", "-subj", "/CN=test", "-newkey", "ed25519"]
@@ -78,7 +79,7 @@ def ended_with(folder: Path, monkeypatch: Any, name: str) -> str:
     serve = ["openssl", "s_server", "-quiet", "-accept", port, "-key", key, "-cert", certificate]
     with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as server:
         try:
-            uri = f"amqps://a:b@127.0.0.1:{port}/"
+            uri = f"amqps://a:b@{in_uri(host)}:{port}/"
             return str(eventually(lambda: unless_refused(uri)))
         finally:
             server.kill()

@@ -60,7 +60,7 @@ def test_no_command_asks_a_proxy_for_the_suite(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
     environment = Suite(tmp_path / "run", free_ports()).environ()
     for name in ("NO_PROXY", "no_proxy"):
-        assert environment[name] == "intranet.example.org,127.0.0.1,localhost"
+        assert environment[name] == "intranet.example.org,127.0.0.1,::1,localhost"
 
 
 def test_variables_of_an_own_user_do_not_name_servers_of_others(tmp_path, monkeypatch) -> None:

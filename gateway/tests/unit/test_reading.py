@@ -2,6 +2,7 @@
 
 import string
 from contextlib import suppress
+from ipaddress import ip_address
 from time import process_time
 from typing import Any
 
@@ -443,6 +444,20 @@ def test_a_request_without_a_key_gets_one_of_its_own() -> None:
 def test_a_client_is_the_address_that_the_last_trusted_proxy_saw(peer, forwarded, proxies, client) -> None:
     headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
     assert reading.client_address(peer, headers, proxies) == client
+
+
+@given(st.ip_addresses(v=4))
+def test_a_client_of_ipv4_is_the_same_on_a_socket_of_both_families(address) -> None:
+    assert reading.client_address(f"::ffff:{address}", {}, 0) == str(address)
+    assert reading.client_address("::1", {"x-forwarded-for": f"::FFFF:{address}"}, 1) == str(address)
+
+
+@given(st.ip_addresses(network="2000::/3"), st.integers(0, 2**72 - 1))
+def test_a_client_of_ipv6_is_its_network_of_56_bits(address, other) -> None:
+    neighbour = ip_address(int(address) >> 72 << 72 | other)
+    stranger = ip_address(int(address) ^ 1 << 72)
+    assert reading.normalize(str(neighbour)) == reading.normalize(str(address))
+    assert reading.normalize(str(stranger)) != reading.normalize(str(address))
 
 
 @given(st.text(max_size=50), st.integers(0, 10))
