@@ -87,6 +87,22 @@ def test_scripts_parse_and_call_files_that_there_are(job, script) -> None:
         assert (CHECKOUT / f"{module.replace('.', '/')}.py").is_file()
 
 
+def test_a_job_uses_outputs_of_jobs_that_it_needs_and_of_steps_that_it_has() -> None:
+    """An expression of something else is empty at the host, and no schema finds it."""
+    used = 0
+    for path in WORKFLOWS:
+        workflow = yaml.safe_load(path.read_text())["jobs"]
+        for job in workflow.values():
+            needed = {job["needs"]} if "needs" in job else set()
+            steps = {step["id"] for step in job.get("steps", []) if "id" in step}
+            outputs = {name: set(workflow[name].get("outputs", {})) for name in needed}
+            for need, output in re.findall(r"\bneeds\.(\w+)\.outputs\.(\w+)", json.dumps(job)):
+                assert output in outputs[need]
+                used += 1
+            assert set(re.findall(r"\bsteps\.(\w+)\.", json.dumps(job))) <= steps
+    assert used
+
+
 def test_actions_are_pinned_by_one_commit_each() -> None:
     lines = [line.strip().removeprefix("- ") for path in WORKFLOWS for line in path.read_text().splitlines()]
     uses = [line for line in lines if line.startswith("uses: ") and not line.startswith("uses: ./")]
