@@ -24,13 +24,13 @@ CONVERTING = "docs/operations.md"  # by tests/test_currencies.py
 NOT_RUN = {
     "docker compose": "needs docker's engine; tests/images checks compose.yaml and does what it does",
     "helm install": "needs a cluster; tests/chart renders and installs without one",
+    "cosign verify": "needs a release",
     "name=": "a variable of the lines below it",
     "buildah push": "needs a registry, or several hundred MB of disk; tests/images builds what it pushes",
     "pg_restore ...": "an outline; the function below it is run",
     "nameko shell": "tests/docs/test_readme.py runs the session",
     'AMQP_URI="$(cat': "tests/system/test_secrets.py runs it",
     "python3 -c 'import urllib.parse": "tests/system/test_secrets.py runs it",
-    "cosign verify": "needs a release",
     "pip-audit": "needs a source of advisories",
     "rabbitmqctl set_policy": "chassis/tests/interface/test_queue_limits.py runs it",
 }
