@@ -41,8 +41,7 @@ case $builder in
   docker) build=(docker build) ;;
   buildah) build=(buildah build --layers) ;; # without --layers each image would install all again
   buildx)
-    metadata=$(mktemp)
-    trap 'rm -f "$metadata"' EXIT
+    metadata=$(mktemp -u)
     build=(docker buildx build --push --platform "${PLATFORMS:-linux/amd64,linux/arm64}"
       --sbom=true --provenance=mode=max --metadata-file "$metadata")
     ;;
@@ -59,6 +58,7 @@ for image in "${IMAGES[@]}"; do
   "${build[@]}" --target "${image%%=*}" --tag "$reference" .
   if [ "$builder" = buildx ]; then
     digest=$(sed -n 's/.*"containerimage.digest": *"\(sha256:[0-9a-f]*\)".*/\1/p' "$metadata")
+    rm -f "$metadata"
     [ -n "$digest" ] || fail "docker buildx named no digest of $reference"
     reference=${reference%:*}@$digest
   fi
