@@ -16,6 +16,7 @@ BENCH := $(BIN)/python -m bench
 # With KEEP=1 the result is the reference, which docs/performance.md and README.md show.
 KEPT = $(FLAGS) $(if $(KEEP),--keep && $(BIN)/python -m bench.report)
 PACKAGES := users billing orders notifications gateway chassis
+SCHEMA := $(BIN)/check-jsonschema --builtin-schema vendor
 NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.json \
 	-e postman/shop.postman_environment.json
 
@@ -122,11 +123,16 @@ test-images: install  ## builds the images as root, looks into them, and sells a
 	@dev/images/tools.sh
 	@$(BIN)/pytest tests/images
 
-lint: install  ## ruff, mypy, import-linter
+lint: install  ## ruff, mypy, import-linter; zizmor and schemas for .github
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --quiet --offline --no-progress .github
+	$(SCHEMA).github-workflows .github/workflows/*.yml
+	$(SCHEMA).dependabot .github/dependabot.yml
+	$(SCHEMA).github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
 
 format: install  ## put the code into shape
 	$(BIN)/ruff check --fix

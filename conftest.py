@@ -36,7 +36,13 @@ os.environ.update(without_proxy(os.environ))  # for every client of this run, an
 SERVICES_WITH_TABLES = ("users", "billing", "orders", "notifications")
 SIGNING_KEY = "a secret of more than 32 characters, for tests"
 DEADLINE_S = 20.0  # generous: for waiting, never for measuring
-PROCESSOR_ONLY = ("tests/chart/", "tests/specs/", "tests/docs/test_text.py", "tests/test_mutants.py")
+PROCESSOR_ONLY = (
+    "tests/chart/",
+    "tests/specs/",
+    "tests/docs/test_text.py",
+    "tests/test_mutants.py",
+    "tests/test_workflows.py",
+)
 STARTS_SERVERS = {"servers", "server"}  # fixtures of the tests there that have servers all the same
 OWN_SERVERS = ("tests/docs/", "tests/chaos/")
 

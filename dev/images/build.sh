@@ -4,6 +4,9 @@
 #   REGISTRY   none      NAMESPACE  neversleeps      TAG  the version in pyproject.toml
 #   BASE       what to build on, where the Dockerfile's default is not wanted, best with a digest
 #   BUILDER    docker or buildah; docker if its engine answers, else buildah
+#              buildx, for a release: pushes images for PLATFORMS, with SBOM and provenance, and
+#              prints their digests
+#   PLATFORMS  linux/amd64,linux/arm64
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.."
@@ -37,7 +40,12 @@ builder=${BUILDER:-$(find_builder)}
 case $builder in
   docker) build=(docker build) ;;
   buildah) build=(buildah build --layers) ;; # without --layers each image would install all again
-  *) fail "BUILDER is docker or buildah, not $builder" ;;
+  buildx)
+    metadata=$(mktemp -u)
+    build=(docker buildx build --push --platform "${PLATFORMS:-linux/amd64,linux/arm64}"
+      --sbom=true --provenance=mode=max --metadata-file "$metadata")
+    ;;
+  *) fail "BUILDER is docker, buildah or buildx, not $builder" ;;
 esac
 build+=(--label "org.opencontainers.image.version=$version")
 if revision=$(git rev-parse HEAD 2>/dev/null); then
@@ -48,6 +56,12 @@ fi
 for image in "${IMAGES[@]}"; do
   reference=$prefix/${image#*=}:${TAG:-$version}
   "${build[@]}" --target "${image%%=*}" --tag "$reference" .
+  if [ "$builder" = buildx ]; then
+    digest=$(sed -n 's/.*"containerimage.digest": *"\(sha256:[0-9a-f]*\)".*/\1/p' "$metadata")
+    rm -f "$metadata"
+    [ -n "$digest" ] || fail "docker buildx named no digest of $reference"
+    reference=${reference%:*}@$digest
+  fi
   built+=("$reference")
 done
 echo "images: built with $builder:"

@@ -28,6 +28,7 @@ CONVERTING = "docs/operations.md"  # by tests/test_currencies.py
 NOT_RUN = {
     "docker compose": "needs docker's engine; tests/images checks compose.yaml and does what it does",
     "helm install": "needs a cluster; tests/chart renders and installs without one",
+    "cosign verify": "needs a release",
     "name=": "a variable of the lines below it",
     "buildah push": "needs a registry, or several hundred MB of disk; tests/images builds what it pushes",
     "pg_restore ...": "an outline; the function below it is run",
@@ -190,7 +191,7 @@ def test_a_command_without_a_key_is_found() -> None:
 
 
 SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b(?!\.md)")
-CODE = ("*.py", "*.yaml", "*.sh", "Makefile", "Dockerfile", "*.sql")
+CODE = ("*.py", "*.yaml", "*.yml", "*.sh", "Makefile", "Dockerfile", "*.sql")
 
 
 @pytest.mark.parametrize("file", TOLD, ids=name_of)
