@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-TOLD = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOLD = [
+    *(ROOT / name for name in ("README.md", "README.ru.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 LINKING = [*TOLD, ROOT / "CHANGELOG.md", *sorted((ROOT / "charts").rglob("*.md"))]
 
 FENCE = re.compile(r" *```([\w-]*)$")

@@ -24,6 +24,8 @@ CONVERTING = "docs/operations.md"  # by tests/test_currencies.py
 NOT_RUN = {
     "docker compose": "needs docker's engine; tests/images checks compose.yaml and does what it does",
     "helm install": "needs a cluster; tests/chart renders and installs without one",
+    "helm test": "needs a cluster; tests/chart renders its pod",
+    "npx --prefix postman newman run": "tests/system/test_postman.py runs the collection",
     "name=": "a variable of the lines below it",
     "buildah push": "needs a registry, or several hundred MB of disk; tests/images builds what it pushes",
     "pg_restore ...": "an outline; the function below it is run",
