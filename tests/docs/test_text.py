@@ -17,13 +17,18 @@ from tests.docs.markdown import LINKING, ROOT, TOLD, Block, anchors, blocks_in, 
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 VERBS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-RUN = {"README.md": "tests/docs/test_readme.py", "docs/operations.md": "tests/docs/test_operations.py"}
+RUN = {
+    "README.md": "tests/docs/test_readme.py",
+    "docs/making-it-yours.md": "tests/docs/test_making_it_yours.py",
+    "docs/operations.md": "tests/docs/test_operations.py",
+}
 FOLLOWED = "docs/adding-a-service.md"  # by tests/docs/test_adding_a_service.py
 CONVERTING = "docs/operations.md"  # by tests/test_currencies.py
 # Commands in indented blocks that no test here can run, by their beginnings.
 NOT_RUN = {
     "docker compose": "needs docker's engine; tests/images checks compose.yaml and does what it does",
     "helm install": "needs a cluster; tests/chart renders and installs without one",
+    "git ": "changes a checkout; tests/docs/test_making_it_yours.py follows what it can in a copy",
     "helm test": "needs a cluster; tests/chart renders its pod",
     "npx --prefix postman newman run": "tests/system/test_postman.py runs the collection",
     "name=": "a variable of the lines below it",
