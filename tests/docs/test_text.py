@@ -20,6 +20,7 @@ VERBS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 RUN = {
     "CONTRIBUTING.md": "tests/docs/test_contributing.py",
     "README.md": "tests/docs/test_readme.py",
+    "docs/making-it-yours.md": "tests/docs/test_making_it_yours.py",
     "docs/operations.md": "tests/docs/test_operations.py",
 }
 FOLLOWED = "docs/adding-a-service.md"  # by tests/docs/test_adding_a_service.py
@@ -29,6 +30,9 @@ NOT_RUN = {
     "docker compose": "needs docker's engine; tests/images checks compose.yaml and does what it does",
     "helm install": "needs a cluster; tests/chart renders and installs without one",
     "cosign verify": "needs a release",
+    "git ": "changes a checkout; tests/docs/test_making_it_yours.py follows what it can in a copy",
+    "helm test": "needs a cluster; tests/chart renders its pod",
+    "npx --prefix postman newman run": "tests/system/test_postman.py runs the collection",
     "name=": "a variable of the lines below it",
     "buildah push": "needs a registry, or several hundred MB of disk; tests/images builds what it pushes",
     "pg_restore ...": "an outline; the function below it is run",

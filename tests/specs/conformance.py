@@ -17,9 +17,11 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
 from dev.specs.openapi import YAML
-from gateway import documents
+from gateway import documents, problems
 
 Piece = dict[str, Any]
+
+TYPE = f"^{re.escape(problems.TYPE.format(''))}[a-z-]+$"  # of a problem
 
 # On every answer, and not documented.
 GENERAL = {"cache-control", "connection", "content-length", "content-type", "date", "x-content-type-options"}
@@ -72,7 +74,7 @@ class Conformance:
             allowed = {*map(str.upper, operations), *(["HEAD"] if "get" in operations else [])}
             assert status != 405 or set(headers["Allow"].split(", ")) == allowed
             assert 400 <= status < 500, f"{method} {path} is not documented, and answered {status}"
-            own = {"status": {"const": status}, "type": {"pattern": "^tag:arch\\.homework,2026:[a-z-]+$"}}
+            own = {"status": {"const": status}, "type": {"pattern": TYPE}}
             problem = {"$ref": "#/components/schemas/Problem", "properties": own}
             answer = {
                 "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}},

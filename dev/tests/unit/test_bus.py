@@ -69,7 +69,7 @@ def test_no_service_may_declare_or_delete_an_exchange(service) -> None:
 def test_a_service_has_rights_on_no_queue_of_others(service) -> None:
     queues = {each: bus.service(each).queues for each in bus.SERVICES}
     foreign = [name for other, found in queues.items() for name in found if other != service]
-    assert len(foreign) >= 5
+    assert foreign
     for right in ("configure", "write", "read"):
         assert not any(may(service, right, name) for name in foreign)
 

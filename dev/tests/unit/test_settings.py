@@ -9,12 +9,10 @@ import pytest
 from dev import state
 from dev.failure import Failure
 from dev.ports import DEFAULTS, check_free, free_ports, ports_from
+from dev.servers import DATABASES
 from dev.suite import Suite, _variables, external_servers, wanted_suite, with_secrets
 
-DB_URIS = {
-    f"{name}_DB_URI": f"postgresql://r:p@host/{name}"
-    for name in ("USERS", "BILLING", "ORDERS", "NOTIFICATIONS")
-}
+DB_URIS = {f"{name.upper()}_DB_URI": f"postgresql://r:p@host/{name.upper()}" for name in DATABASES}
 
 
 def test_ports_are_the_default_ones_unless_the_environment_says_otherwise() -> None:
@@ -64,9 +62,10 @@ def test_two_suites_never_get_the_same_ports() -> None:
     assert not set(free_ports().values()) & set(free_ports().values())
 
 
-def test_servers_of_others_need_all_four_databases() -> None:
-    with pytest.raises(Failure, match="set BILLING_DB_URI, ORDERS_DB_URI, NOTIFICATIONS_DB_URI too"):
-        external_servers({"USERS_DB_URI": "postgresql://..."})
+def test_servers_of_others_need_all_databases() -> None:
+    first, *others = (f"{name.upper()}_DB_URI" for name in DATABASES)
+    with pytest.raises(Failure, match=f"set {', '.join(others)} too"):
+        external_servers({first: "postgresql://..."})
 
 
 def test_two_services_never_share_a_database() -> None:

@@ -11,11 +11,11 @@ HEADERS = st.text(st.characters(max_codepoint=255)) | st.lists(st.sampled_from(P
 
 RUSSIAN = [
     *("ru", "ru-RU", "RU", "ru_RU", "ru-RU,ru;q=0.9,en-US;q=0.8,en;q=0.7", "ru-RU, en;q=0.5"),
-    *("de, ru;q=0.1", "de, ru;q=0.2, en;q=0.1", "en;q=0, *", "ru, en", "en;q=0.1,,;, ru"),
+    *("xx, ru;q=0.1", "xx, ru;q=0.2, en;q=0.1", "en;q=0, *", "ru, en", "en;q=0.1,,;, ru"),
     *("en;q=2, ru;q=0.1", "en-GB;q=0, ru;q=0.5", "RU;Q=0.9, EN;Q=0.8", "*;q=0.1, ru;q=0.2"),
 ]
 ENGLISH = [
-    *("", "*", "en", "en-US,en;q=0.9,ru;q=0.8", "de", "de-AT, fr;q=0.5", "ru;q=0", "ru;q=0, *", "*;q=0"),
+    *("", "*", "en", "en-US,en;q=0.9,ru;q=0.8", "xx", "xx-AT, yy;q=0.5", "ru;q=0", "ru;q=0, *", "*;q=0"),
     *("en, ru", "ru;q=0.1, *", "rup", "ru;q=x", ";;;", '"ru', "ру", "en;q=0.5, ru;q=0.4"),
 ]
 

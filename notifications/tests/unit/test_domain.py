@@ -42,7 +42,7 @@ def test_a_letter_is_in_its_readers_language() -> None:
     assert "на сумму 99,90\xa0€ не оплачен" in text.body
 
 
-@pytest.mark.parametrize("locale", ["de", "", "EN", "../en", "en/../ru", "x" * 300, "ru\x00"])
+@pytest.mark.parametrize("locale", ["xx", "", "EN", "../en", "en/../ru", "x" * 300, "ru\x00"])
 @pytest.mark.parametrize("reason", [None, "cancelled"])
 def test_an_unknown_locale_falls_back_to_english(locale, reason) -> None:
     assert write(locale=locale, reason=reason) == write(reason=reason)
