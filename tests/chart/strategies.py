@@ -223,6 +223,8 @@ OTHERS = some(
     commonLabels=LABELS,
     imagePullSecrets=st.lists(NAMES.map(lambda name: {"name": name}), max_size=2),
     extraEnv=variables("FOR_ALL"),
+    priorityClassName=PARTS,
+    fixedUserIds=st.booleans(),
     currency=st.from_regex(r"[A-Z]{3}", fullmatch=True),
     logLevel=st.sampled_from(["DEBUG", "INFO", "WARNING", "ERROR"]),
     image=some(registry=REGISTRIES, namespace=st.sampled_from(["", "a", "a/b"]), tag=TAGS),
