@@ -71,7 +71,10 @@ IDS = {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"}
 
 def test_a_platform_that_assigns_users_and_groups_is_given_none() -> None:
     """OpenShift's restricted-v2 refuses a pod that names one out of the namespace's range."""
-    found, left = pods(render({})), pods(render({"fixedUserIds": False}))
+    found, left = (
+        {component(pod): pod for pod in pods(render(values)).values()}
+        for values in ({}, {"fixedUserIds": False})
+    )
     assert left.keys() == found.keys()
     for made_by, pod in left.items():
         assert violations({"metadata": {}, **pod}) == [], made_by
@@ -309,7 +312,8 @@ def test_a_rolling_update_takes_no_ready_pod_away_first(name: str) -> None:
 def test_the_migrations_are_an_ordinary_job_that_is_repeated(name: str) -> None:
     (job,) = [each for each in of(objects(name), "Job") if component(each) == "migrations"]
     assert job["metadata"].get("annotations", {}) == merged(user_values(name))["migrations"]["annotations"]
-    assert re.search(r"-1$", name_of(job)), "the revision"
+    assert re.search(r"-1-[0-9a-f]{6}$", name_of(job)), "the revision, and what it does"
+    assert len(name_of(job)) <= 63 - len("999"), "a label of its pods"
     spec = job["spec"]["template"]["spec"]
     assert spec["restartPolicy"] == "OnFailure" or job["spec"]["backoffLimit"] > 0
 
