@@ -116,7 +116,7 @@ test-broker: install chart-tools  ## who may do what on the broker, on Debian 13
 	@dev/chart/rabbitmq.sh
 	@RABBITMQ_ROOT=.tools/debian-13 $(BIN)/pytest tests/chart/test_broker.py
 
-images:  ## the images of all services, by docker or buildah (REGISTRY, NAMESPACE, TAG, BASE)
+images:  ## the images of all services, by docker or buildah (REGISTRY, NAMESPACE, TAG, BASE, PIP_INDEX_URL)
 	@dev/images/build.sh
 
 test-images: install  ## builds the images as root, looks into them, and sells an order with them

@@ -7,6 +7,8 @@
 #              buildx, for a release: pushes images for PLATFORMS, with SBOM and provenance, and
 #              prints their digests
 #   PLATFORMS  linux/amd64,linux/arm64
+#   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CERT    pip's own, for a package index of one's own. They may hold a
+#              password: the build sees them as a secret, so that neither a layer nor the history keeps them.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.."
@@ -52,6 +54,20 @@ if revision=$(git rev-parse HEAD 2>/dev/null); then
   build+=(--label "org.opencontainers.image.revision=$revision")
 fi
 [ -z "${BASE:-}" ] || build+=(--build-arg "BASE=$BASE")
+export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # with them an image is an index of several parts, which `kind load` may refuse
+if [ -n "${PIP_INDEX_URL:-}${PIP_EXTRA_INDEX_URL:-}${PIP_CERT:-}" ]; then
+  umask 077
+  secrets=$(mktemp -d)
+  trap 'rm -rf "$secrets"' EXIT
+  {
+    echo "[global]"
+    [ -z "${PIP_INDEX_URL:-}" ] || echo "index-url = $PIP_INDEX_URL"
+    [ -z "${PIP_EXTRA_INDEX_URL:-}" ] || echo "extra-index-url = $PIP_EXTRA_INDEX_URL"
+    [ -z "${PIP_CERT:-}" ] || echo "cert = /etc/pip-ca.pem"
+  } >"$secrets/pip.conf"
+  build+=(--secret "id=pip-conf,src=$secrets/pip.conf")
+  [ -z "${PIP_CERT:-}" ] || build+=(--secret "id=pip-ca,src=$PIP_CERT")
+fi
 
 for image in "${IMAGES[@]}"; do
   reference=$prefix/${image#*=}:${TAG:-$version}

@@ -224,6 +224,8 @@ OTHERS = some(
     commonLabels=LABELS,
     imagePullSecrets=st.lists(NAMES.map(lambda name: {"name": name}), max_size=2),
     extraEnv=variables("FOR_ALL"),
+    priorityClassName=PARTS,
+    fixedUserIds=st.booleans(),
     currency=st.from_regex(r"[A-Z]{3}", fullmatch=True),
     ipFamilyPolicy=st.sampled_from(["", "PreferDualStack", "RequireDualStack"]),
     ipFamilies=st.sampled_from([[], ["IPv6"], ["IPv4", "IPv6"]]),

@@ -1,8 +1,13 @@
 """The roles and databases that the migrations Job makes, on a real PostgreSQL, as each role that may."""
 
 import os
+import signal
+import socket
 import subprocess
+import sys
 import tempfile
+import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,10 +19,11 @@ from psycopg2.extensions import parse_dsn
 
 from conftest import eventually
 from dev.ports import free_ports
-from dev.servers import DATABASES, Servers
+from dev.servers import DATABASES, POSTGRESQL_SETTINGS, Servers
 from tests.chart.environment import data, raw
-from tests.chart.helm import DEFAULTS, containers, objects, of, pods, render
+from tests.chart.helm import CHART, DEFAULTS, containers, objects, of, pods, render
 
+LIMIT_S = 30
 # Where a cloud gives away no superuser.
 KEEPER = {
     "postgresql": {"enabled": False},
@@ -42,9 +48,14 @@ PROPERTIES = """
 
 
 @pytest.fixture
-def server() -> Iterator[dict[str, str]]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """How to connect to a PostgreSQL as its superuser; none of ours is in it yet."""
-    with tempfile.TemporaryDirectory(prefix="shop-tests-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="shop-tests-") as folder,
+        tempfile.TemporaryDirectory(prefix="shop-socket-") as sockets,
+    ):
+        Path(sockets).chmod(0o777)  # the server may run as another user
+        monkeypatch.setitem(POSTGRESQL_SETTINGS, "unix_socket_directories", sockets)
         started = Servers(Path(folder, "run"), free_ports(), broker=False)
         try:
             started.start()
@@ -81,7 +92,7 @@ def make(values: dict[str, Any], admin: dict[str, str], folder: Path) -> dict[st
     environment = {"PATH": os.environ["PATH"], "SERVER": server, "PGPASSWORD": admin["password"], **passwords}
     script = container["command"][-1].replace("/sql/databases.sql", str(sql))
     done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "roles and databases are ready\n"
+    assert done.stdout == f"connecting to {server}\nroles and databases are ready\n"
     assert "ERROR" not in done.stderr
     return passwords
 
@@ -144,6 +155,75 @@ def test_a_statement_that_fails_leaves_nothing_of_its_values_in_the_log(servers:
     eventually(lambda: "duplicate key value" in log.read_text())
     assert "canceling statement due to statement timeout" in log.read_text()
     assert HASH not in log.read_text()
+
+
+def test_a_lost_secret_is_made_good_as_the_readme_says(server: dict[str, str], tmp_path: Path) -> None:
+    """The server keeps the password of the lost Secret. Its pod has that of the new one."""
+    new = {**server, "password": "of-the-new-Secret"}
+    ((folder,),) = ask(server, "SHOW data_directory")
+    rules = Path(folder, "pg_hba.conf")
+    before = rules.read_text()
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        ask(new, "SELECT 1")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PGDATA": folder,
+        "PGHOST": POSTGRESQL_SETTINGS["unix_socket_directories"],
+        "PGPORT": server["port"],
+        "POSTGRES_PASSWORD": new["password"],
+    }
+    subprocess.run(["sh", "-eu"], input=cure(), text=True, env=environment, timeout=60, check=True)
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        ask(server, "SELECT 1")
+    with pytest.raises(psycopg2.OperationalError, match="no password supplied"):
+        psycopg2.connect(host=environment["PGHOST"], port=server["port"], user="postgres")
+    assert rules.read_text() == before
+    check(new, make({}, new, tmp_path))
+
+
+def cure() -> str:
+    """What the README's section gives to a shell in the pod."""
+    section = (CHART / "README.md").read_text().partition("### A lost Secret\n")[2].partition("\n## ")[0]
+    command, _, script = section.partition("<<'EOF'\n")
+    assert command.rstrip().endswith("exec --stdin shop-postgresql-0 -- sh -eu")
+    return textwrap.dedent(script.partition("    EOF\n")[0])
+
+
+@pytest.mark.parametrize("name", ["databases", "migrations"])
+def test_migrations_that_are_answered_nothing_say_so(name: str) -> None:
+    """As behind a firewall that drops packets: the log is where people look for the cause.
+
+    The first line comes before any look at DNS, whose time limits are long.
+    """
+    (job,) = of(render({}), "Job")
+    (container,) = [each for each in containers(job["spec"]["template"]) if each["name"] == name]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        uris = {
+            variable: value.partition("@")[0].replace("$(", "").replace(")", "") + f"@{address}/postgres"
+            for variable, value in raw(container).items()
+            if variable == "SERVER" or (variable.endswith("_URI") and isinstance(value, str))
+        }
+        given = {key: value for key, value in raw(container).items() if isinstance(value, str)}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {"PGPASSWORD": "p", **given, **uris, "PATH": path, "PYTHONWARNINGS": "ignore"}
+        with subprocess.Popen(
+            container["command"],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as running:
+            assert running.stdout
+            limit = threading.Timer(LIMIT_S, os.killpg, (running.pid, signal.SIGKILL))
+            limit.start()
+            try:
+                assert next(running.stdout).startswith("connecting to ")
+                assert any("timeout expired" in line for line in running.stdout)
+            finally:
+                limit.cancel()
+                os.killpg(running.pid, signal.SIGKILL)
 
 
 def test_a_role_that_may_make_roles_and_databases_does(server: dict[str, str], tmp_path: Path) -> None:

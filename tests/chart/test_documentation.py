@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from audit.__main__ import TABLES, _table
+from chassis import health
 from dev.chart.docs import (
     BEGIN,
     COPIES,
@@ -24,7 +27,8 @@ from dev.chart.docs import (
 )
 from dev.chart.tools import ROOT
 from dev.failure import Failure
-from tests.chart.helm import CHART, DEFAULTS, name_of, objects, of
+from tests.chart.helm import CHART, DEFAULTS, name_of, objects, of, pods, selects
+from tests.chart.test_kubernetes import KUBERNETES, faults
 
 VALUES = (CHART / "values.yaml").read_text()
 PARAMS = {path: text for section in parse(VALUES) for path, text in section.params.items()}
@@ -118,6 +122,34 @@ def test_the_chart_has_no_other_files() -> None:
 def test_the_readme_names_the_commands_that_are_there() -> None:
     named = set(re.findall(r"cronjob/([a-z-]+)", (CHART / "README.md").read_text()))
     assert named == {name_of(each) for each in of(objects("default"), "CronJob")}
+
+
+def test_the_samples_in_the_readme_are_what_is_printed() -> None:
+    """After one `helm test`: what the audit counts, and what else is shown of the programs."""
+    readme = (CHART / "README.md").read_text()
+    sample = textwrap.dedent(re.findall(r"(?: {4}.+\n)* {4}differences: none\n", readme)[0]).splitlines()
+    rows = (line.split(maxsplit=1) for line in sample[:-1])
+    checked = {what: int(amount) if amount.isdigit() else amount for what, amount in rows}
+    assert [*checked] == [*TABLES, "money"]
+    assert sample == _table({"checked": checked, "differences": 0, "first": []}).splitlines()
+    assert json.dumps({"status": "ok"}) in readme
+    assert "/healthz" in health.PATHS
+    kept = re.findall(r"^ {4}\[Secret\] (.+)$", readme, re.MULTILINE)
+    assert sorted(kept) == sorted(name_of(each) for each in of(objects("default"), "Secret"))
+    shown = re.findall(r"^ {4}(shop-[a-z]+-).* (?:Running|Completed) ", readme, re.MULTILINE)
+    names = [name_of(each) for each in of(objects("default"), "Deployment", "StatefulSet", "Job")]
+    assert shown
+    assert all(any(f"{name}-".startswith(pod) for name in names) for pod in shown)
+
+
+def test_the_manifests_in_the_readme_are_ones_that_kubernetes_takes() -> None:
+    """A policy beside the chart's own is for the pods of the release."""
+    blocks = re.findall(r"^```yaml\n(.+?)^```", (CHART / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    found = [each for block in blocks if (each := yaml.safe_load(block)).get("kind") == "NetworkPolicy"]
+    assert found
+    for each in found:
+        assert faults([each], KUBERNETES[0]) == []
+        assert all(selects(each["spec"]["podSelector"], pod) for pod in pods(objects("default")).values())
 
 
 def test_all_that_the_gateway_serves_is_let_in_but_what_is_the_clusters_own() -> None:

@@ -60,9 +60,46 @@ def test_every_container_has_a_read_only_root_a_user_by_number_and_bounds(name: 
         for container in containers(pod):
             own = container["securityContext"]
             assert own["readOnlyRootFilesystem"] is True, made_by
-            assert own.get("runAsUser", context.get("runAsUser", 0)) > 0, made_by
+            if merged(user_values(name))["fixedUserIds"]:
+                assert own.get("runAsUser", context.get("runAsUser", 0)) > 0, made_by
             assert container["resources"]["requests"].keys() >= {"cpu", "memory"}, made_by
             assert "memory" in container["resources"]["limits"], made_by
+
+
+IDS = {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"}
+
+
+def test_a_platform_that_assigns_users_and_groups_is_given_none() -> None:
+    """OpenShift's restricted-v2 refuses a pod that names one out of the namespace's range."""
+    found, left = (
+        {component(pod): pod for pod in pods(render(values)).values()}
+        for values in ({}, {"fixedUserIds": False})
+    )
+    assert left.keys() == found.keys()
+    for made_by, pod in left.items():
+        assert violations({"metadata": {}, **pod}) == [], made_by
+        contexts = [pod["spec"]["securityContext"], *(each["securityContext"] for each in containers(pod))]
+        assert not any(context.keys() & IDS for context in contexts), made_by
+        fixed = found[made_by]["spec"]["securityContext"]
+        assert {key: fixed[key] for key in fixed.keys() - IDS} == contexts[0], made_by
+        assert fixed.keys() & IDS == {"runAsUser", "runAsGroup", "fsGroup"}, made_by
+        assert pod["spec"] | {"securityContext": fixed} == found[made_by]["spec"], made_by
+
+
+def test_every_pod_has_the_priority_that_is_set_for_all() -> None:
+    for pod in pods(objects("openshift")).values():
+        assert pod["spec"]["priorityClassName"] == "shop"
+    for pod in pods(objects("default")).values():
+        assert "priorityClassName" not in pod["spec"]
+
+
+@EVERY_SET
+def test_a_start_is_looked_at_three_times_in_its_first_ten_seconds_at_most(name: str) -> None:
+    """Each look that fails is an event, and Python needs some seconds."""
+    for each in of(objects(name), "Deployment", "StatefulSet"):
+        probe = main_container(each)["startupProbe"]
+        looks = range(probe.get("initialDelaySeconds", 0), 11, probe["periodSeconds"])
+        assert 1 <= len(looks) <= 3, name_of(each)
 
 
 def test_the_suites_services_are_the_charts() -> None:
@@ -275,7 +312,8 @@ def test_a_rolling_update_takes_no_ready_pod_away_first(name: str) -> None:
 def test_the_migrations_are_an_ordinary_job_that_is_repeated(name: str) -> None:
     (job,) = [each for each in of(objects(name), "Job") if component(each) == "migrations"]
     assert job["metadata"].get("annotations", {}) == merged(user_values(name))["migrations"]["annotations"]
-    assert re.search(r"-1$", name_of(job)), "the revision"
+    assert re.search(r"-1-[0-9a-f]{6}$", name_of(job)), "the revision, and what it does"
+    assert len(name_of(job)) <= 63 - len("999"), "a label of its pods"
     spec = job["spec"]["template"]["spec"]
     assert spec["restartPolicy"] == "OnFailure" or job["spec"]["backoffLimit"] > 0
 

@@ -1,6 +1,7 @@
 """helm installs and upgrades for real, against an API server that stores what it is given (api.py)."""
 
 import base64
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.chart.helm import (
     CHART,
     FILES,
     NAMESPACE,
+    NEWEST,
     RELEASE,
     SETS,
     VERSIONS,
@@ -69,16 +71,30 @@ def test_it_is_installed_with_every_set_of_values(api: Api, name: str, version: 
 @BOTH
 def test_the_notes_say_where_it_is_and_what_to_do_next(api: Api, version: str) -> None:
     said = install(api, version).partition("NOTES:")[2]
-    assert "http://arch.homework/" in said
+    assert "http://arch.homework/docs " in said
+    assert "http://127.0.0.1:8000/docs\n" in said
     assert "helm test shop --namespace nameko-07" in said
-    assert "job/shop-migrations-1" in said
+    (job,) = api.of("Job")
+    assert f"job/{job} " in said
     assert "--from=cronjob/shop-audit" in said
     assert "shop-audit" in api.of("CronJob")
 
 
 @BOTH
 def test_the_notes_name_a_host_of_ones_own(api: Api, version: str) -> None:
-    assert "http://shop.example.org/" in install(api, version, "--values", FILES["names"])
+    assert "http://shop.example.org/docs " in install(api, version, "--values", FILES["names"])
+
+
+@pytest.mark.parametrize(
+    ("paths", "named"), [("/users,/docs", "/docs"), ("/", "/docs"), ("/users,/orders", "/users")]
+)
+def test_the_notes_name_a_path_that_is_let_in(api: Api, paths: str, named: str) -> None:
+    """By the Ingress, by an HTTPRoute, and the same by a port that is forwarded."""
+    values = (f"publicPaths={{{paths}}}", "httpRoute.enabled=true", "httpRoute.parentRefs[0].name=public")
+    hosts = ("httpRoute.hostnames[0]=by-gateway", "ingress.host=by-ingress")
+    said = install(api, NEWEST, "--set", ",".join((*values, *hosts)))
+    for host in ("by-gateway", "by-ingress", "127.0.0.1:8000"):
+        assert re.findall(rf"http://{host}(\S*)", said) == [named]
 
 
 @BOTH
@@ -152,10 +168,10 @@ def test_two_installations_share_no_password(version: str) -> None:
 @BOTH
 def test_every_revision_has_a_job_of_its_own(api: Api, version: str) -> None:
     install(api, version)
-    assert api.of("Job").keys() == {"shop-migrations-1"}
+    assert [job.rpartition("-")[0] for job in api.of("Job")] == ["shop-migrations-1"]
     upgrade(api, version)
-    assert api.of("Job").keys() == {"shop-migrations-2"}
-    assert "job/shop-migrations-3" in upgrade(api, version)
+    assert [job.rpartition("-")[0] for job in api.of("Job")] == ["shop-migrations-2"]
+    assert "job/shop-migrations-3-" in upgrade(api, version)
 
 
 @BOTH

@@ -1,6 +1,7 @@
 """Dockerfile and compose.yaml, as hadolint and docker compose read them; they need no engine."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -120,6 +121,50 @@ def test_the_databases_of_compose_are_made_beside_the_server_by_a_copied_script(
     assert databases["environment"]["PGHOST"] == "127.0.0.1"
     assert (CHECKOUT / databases["build"]["context"] / "databases.sh").exists()
     assert "COPY --chmod=755 databases.sh " in databases["build"]["dockerfile_inline"]
+
+
+BUILDER = """#!/bin/sh
+[ "$1" = build ] || exit 0
+printf '%s\\n' "$BUILDX_NO_DEFAULT_ATTESTATIONS" "$@" >>"$SEEN"
+for word in "$@"; do
+  case $word in
+  id=pip-conf,src=*)
+    cat "${word#id=pip-conf,src=}" >"$SEEN.conf"
+    echo "$word" >"$SEEN.secret" ;;
+  esac
+done
+"""
+
+
+@pytest.mark.parametrize("builder", ["docker", "buildah"])
+def test_a_package_index_of_ones_own_stands_in_no_layer(tmp_path: Path, builder: str) -> None:
+    """An argument of the build would be in its history. Such a URL may have a password in it."""
+    (tmp_path / builder).write_text(BUILDER)
+    (tmp_path / builder).chmod(0o755)
+    seen = tmp_path / "seen"
+    url = "https://someone:a-password@packages.example.org/simple"
+    given = {"BUILDER": builder, "PIP_INDEX_URL": url, "PIP_CERT": "/etc/our-ca.pem", "SEEN": str(seen)}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **given}
+    subprocess.run([CHECKOUT / "dev/images/build.sh"], env=environment, check=True, capture_output=True)
+    words = seen.read_text().splitlines()
+    assert words.count("--target") == len(NAMES)
+    assert words[0] == "1", "no attestations, for `kind load`"
+    assert "a-password" not in seen.read_text()
+    assert "id=pip-ca,src=/etc/our-ca.pem" in words
+    settings = Path(f"{seen}.conf").read_text().splitlines()
+    assert settings == ["[global]", f"index-url = {url}", "cert = /etc/pip-ca.pem"]
+    secret = Path(f"{seen}.secret").read_text().strip().partition("src=")[2]
+    assert not Path(secret).exists()
+    mounts = re.findall(r"--mount=type=secret,id=(\S+),target=(\S+)", (CHECKOUT / "Dockerfile").read_text())
+    assert dict(mounts) == {"pip-conf": "/etc/pip.conf", "pip-ca": "/etc/pip-ca.pem"}
+
+
+def test_images_are_built_without_secrets_where_there_are_none(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(BUILDER)
+    (tmp_path / "docker").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SEEN": str(tmp_path / "seen")}
+    subprocess.run([CHECKOUT / "dev/images/build.sh"], env=environment, check=True, capture_output=True)
+    assert "--secret" not in (tmp_path / "seen").read_text().splitlines()
 
 
 def test_make_images_says_what_it_lacks(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ labels:
 {{- end }}
 
 {{/*
-What all pods have in common. Takes root, component, user (the number it runs as), and own: what the component sets for
-itself of nodeSelector, tolerations and affinity.
+What all pods have in common. Takes root, component, user (the number it runs as, unless the platform assigns one), and own:
+what the component sets for itself of nodeSelector, tolerations and affinity.
 */}}
 {{- define "shop.pod" -}}
 {{- $values := .root.Values }}
@@ -81,12 +81,17 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   runAsNonRoot: true
+  {{- if $values.fixedUserIds }}
   runAsUser: {{ .user }}
   runAsGroup: {{ .user }}
   fsGroup: {{ .user }}
+  {{- end }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
 {{- with $own.nodeSelector | default $values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
