@@ -56,8 +56,7 @@ fi
 [ -z "${BASE:-}" ] || build+=(--build-arg "BASE=$BASE")
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # with them an image is an index of several parts, which `kind load` may refuse
 if [ -n "${PIP_INDEX_URL:-}${PIP_EXTRA_INDEX_URL:-}${PIP_CERT:-}" ]; then
-  umask 077
-  secrets=$(mktemp -d)
+  secrets=$(mktemp -d) # for this user alone
   trap 'rm -rf "$secrets"' EXIT
   {
     echo "[global]"
