@@ -377,7 +377,7 @@ class EventHandler(NamekoEventHandler):
             return
         stored = self.publisher.publish([self._copy(delivery) for delivery in deliveries])
         if not all(stored):
-            raise Unavailable(f"a queue is missing beside {self.queue.name}: make migrate")
+            raise Unavailable(f"a queue is missing beside {self.queue.name}: the migrations have not run")
         dead = [delivery for delivery in deliveries if delivery.is_exhausted]
         metrics.EVENTS.labels(self.queue.name, "parked").inc(len(dead))
         for delivery in dead:

@@ -14,7 +14,18 @@ from sqlalchemy import make_url
 from chassis.amqp import broker_settings
 from chassis.db import database_uri
 from tests.chart.environment import COMMANDS, CONFIG, SERVICES, WITH_TABLES, of_container, raw, readers
-from tests.chart.helm import SETS, Object, component, containers, merged, objects, of, pods, user_values
+from tests.chart.helm import (
+    SETS,
+    Object,
+    component,
+    containers,
+    merged,
+    objects,
+    of,
+    pods,
+    render,
+    user_values,
+)
 
 EVERY_SET = pytest.mark.parametrize("name", SETS)
 TRUST = {"PGSSLROOTCERT", "SSL_CERT_FILE"}  # libpq and OpenSSL read them: see test_tls.py
@@ -96,6 +107,27 @@ def test_every_value_is_one_that_config_yaml_understands(name: str) -> None:
                 assert "127.0.0.1" not in uri
                 assert database_uri(config, f"DB_{part}S", kind.lower()) == uri
         assert broker_settings(config)["AMQP_URI"] == config["AMQP_URI"]
+
+
+WITH_MORE_RIGHTS = {
+    "of the chart's broker": {"rabbitmq": {"existingSecret": "theirs", "restrictedUsers": False}},
+    "elsewhere": {
+        "rabbitmq": {"enabled": False},
+        "externalRabbitmq": {"host": "a", "existingSecret": "theirs", "restrictedUsers": False},
+    },
+}
+
+
+@EVERY_SET
+def test_all_insist_on_a_user_of_the_broker_with_its_own_rights_alone(name: str) -> None:
+    for service, container in suite(objects(name)).items():
+        assert raw(container)["AMQP_USER_RESTRICTED"] == "true", service
+
+
+@pytest.mark.parametrize("values", WITH_MORE_RIGHTS.values(), ids=WITH_MORE_RIGHTS.keys())
+def test_users_that_others_made_may_have_more_rights(values: dict[str, Any]) -> None:
+    for service, container in suite(render(values)).items():
+        assert raw(container)["AMQP_USER_RESTRICTED"] == "false", service
 
 
 def resolved(environment: dict[str, str]) -> dict[str, Any]:

@@ -111,6 +111,8 @@ replay:
 {{- if .service.http }}
 {{ include "shop.secretVariable" (dict "variable" "TOKEN_SECRET" "secret" (include "shop.tokenSecret" $root) "key" "token-secret") }}
 {{- end }}
+- name: AMQP_USER_RESTRICTED
+  value: {{ include "shop.rabbitmq.restrictedUsers" $root | quote }}
 - name: HEALTH_HOST
   value: 0.0.0.0
 - name: HEALTH_PORT
