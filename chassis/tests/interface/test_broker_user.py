@@ -58,6 +58,11 @@ def wide(servers: Servers, suite_config: dict[str, Any]) -> dict[str, str]:
     return {right: f"amqp://wide-{right}:secret@{place}" for right in (*RIGHTS, *exchanges)}
 
 
+def unconfirmed(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    """The lines about permissions that could not be confirmed."""
+    return [record for record in caplog.records if record.msg == UNCONFIRMED]
+
+
 @pytest.mark.parametrize("user", [*SERVICES, MIGRATIONS])
 def test_each_user_with_its_own_permissions_passes(of_user: Callable[..., Any], user: str) -> None:
     check_broker_user(of_user(user), user)
@@ -88,7 +93,8 @@ def test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart(
     servers.rabbitmqctl("clear_topic_permissions", "users")
     try:
         starting = eventlet.spawn(container.start)
-        (record, *_) = eventually(lambda: [each for each in caplog.records if each.msg == UNCONFIRMED])
+        eventually(lambda: len(unconfirmed(caplog)) > 2)
+        record = unconfirmed(caplog)[0]
         assert "(routing keys of nameko-rpc, routing keys of users.events)" in record.error
         assert health.respond("/startedz").status_code == 503
         assert health.respond("/readyz").status_code == 503
@@ -107,7 +113,7 @@ def test_without_the_setting_a_service_warns_once_and_starts(
 ) -> None:
     with running(Container(Keeper, {**suite_config, "HEALTH_ADDRESS": "127.0.0.1:0"})):
         assert health.respond("/startedz").status_code == 200
-    (warning,) = [each for each in caplog.records if each.msg == UNCONFIRMED]
+    (warning,) = unconfirmed(caplog)
     assert warning.levelname == "WARNING"
     assert WIDE in warning.error
 
