@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 # A service makes much that lives shortly, and few cycles: the default (700, 10, 10) looks for them in vain.
 GC_THRESHOLDS = (20_000, 20, 20)
-CHECK_AGAIN_S = 5.0  # each attempt leaves lines in the broker's log
+CHECK_AGAIN_S = 2.0  # each attempt leaves lines in the broker's log
 
 
 _stopping: set["Container"] = set()  # of this process

@@ -18,11 +18,13 @@ import kombu
 import pytest
 import uuid_utils
 import yaml
+from nameko.exceptions import ConfigurationError
 from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from chassis.amqp import connect
+from chassis.broker_user import check_broker_user
 from chassis.migrate import event_handlers, event_queues
 from chassis.moves import open_channel
 from chassis.queue_limits import check_queue_limits
@@ -122,6 +124,13 @@ def test_the_definitions_have_all_exchanges_as_services_declare_them(
     }
     assert listed == declared
     assert names < listed.keys()
+
+
+def test_a_user_with_all_rights_is_noticed(suite_config: dict[str, Any]) -> None:
+    """The suite above checks that each service's own user is not (AMQP_USER_RESTRICTED)."""
+    wide = "configure, read, write, routing keys of nameko-rpc, routing keys of users.events"
+    with pytest.raises(ConfigurationError, match=rf"too much \({wide}\)"):
+        check_broker_user(suite_config, "users")
 
 
 @pytest.fixture
