@@ -112,9 +112,10 @@ test-chaos: install  ## the promises under real faults, small
 test-upgrade: install  ## copies of the previous version beside new ones, under load, there and back
 	@$(BIN)/pytest tests/upgrade
 
-test-broker: install chart-tools  ## who may do what on the broker, on Debian 13's RabbitMQ 4.0; as root
-	@dev/chart/rabbitmq.sh
-	@RABBITMQ_ROOT=.tools/debian-13 $(BIN)/pytest tests/chart/test_broker.py
+test-broker: install chart-tools  ## who may do what on the broker, on RabbitMQ of Debian 13 (4.0) and testing; as root (DEBIAN=13 for one)
+	@for debian in $(or $(DEBIAN),13 testing); do \
+		dev/chart/rabbitmq.sh $$debian && RABBITMQ_ROOT=.tools/debian-$$debian $(BIN)/pytest tests/chart/test_broker.py || exit 1; \
+	done
 
 images:  ## the images of all services, by docker or buildah (REGISTRY, NAMESPACE, TAG, BASE, PIP_INDEX_URL)
 	@dev/images/build.sh

@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg2
 import yaml
-from amqp.exceptions import ChannelError, MessageNacked
+from amqp.exceptions import ChannelError, IrrecoverableConnectionError, MessageNacked
 from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
 from sqlalchemy.exc import DBAPIError
@@ -25,7 +25,8 @@ def settings(file: str) -> dict[str, Any]:
 def last_line(exc: Exception) -> str:
     """One of Errors, for the one who called the command."""
     line = first_line(exc)
-    if isinstance(exc, ChannelError):
-        return f"{line}: make migrate"  # a queue is not there
+    if isinstance(exc, ChannelError) and exc.reply_code in (312, 404):  # no route, not found
+        return f"{line}: the migrations have not run"
     is_the_brokers = is_away(exc) and not isinstance(exc, DBAPIError)
-    return f"the broker is away: {line}" if is_the_brokers else line
+    verb = "refuses" if isinstance(exc, ChannelError | IrrecoverableConnectionError) else "is away"
+    return f"the broker {verb}: {line}" if is_the_brokers else line

@@ -13,16 +13,18 @@ from nameko.exceptions import BadRequest, ConfigurationError
 from nameko.timer import Timer
 
 from chassis import health, metrics
-from chassis.amqp import Sender, broker_settings, connect
+from chassis.amqp import CONNECTION_ERRORS, Sender, broker_settings, connect
+from chassis.broker_user import check_broker_user
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_away
 from chassis.logs import bind_client, bind_request_id
-from chassis.settings import ADDRESS, COUNT, SECONDS, read
+from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 
 log = logging.getLogger(__name__)
 
 # A service makes much that lives shortly, and few cycles: the default (700, 10, 10) looks for them in vain.
 GC_THRESHOLDS = (20_000, 20, 20)
+CHECK_AGAIN_S = 2.0  # each attempt leaves lines in the broker's log
 
 
 _stopping: set["Container"] = set()  # of this process
@@ -47,6 +49,7 @@ class Container(ServiceContainer):
             )
             read(self.config, "HEALTH_ADDRESS", ADDRESS)
             self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
+            self._must_be_restricted = read(self.config, "AMQP_USER_RESTRICTED", SWITCH)
             self._call_extensions("check")
         except ConfigurationError as exc:
             sys.exit(f"config.yaml: {exc}")  # nameko would print it and exit with 0
@@ -64,6 +67,7 @@ class Container(ServiceContainer):
         health.serve(self.config["HEALTH_ADDRESS"])
         health.add_check(self.service_name, "started", self._started)
         health.add_check(self.service_name, "broker", self._ping_broker)
+        self._check_broker_user()
         super().start()
         self._is_up = True
         gc.set_threshold(*GC_THRESHOLDS)
@@ -97,6 +101,23 @@ class Container(ServiceContainer):
         while _stopping:
             eventlet.sleep(0.1)
         raise SystemExit(0)
+
+    def _check_broker_user(self) -> None:
+        """Warn where the broker's user may do too much; if that must not be, wait until it is mended.
+
+        Nothing of the service runs meanwhile. An import of the right definitions ends the wait.
+        """
+        while True:
+            try:
+                return check_broker_user(self.config, self.service_name)
+            except (ConfigurationError, *CONNECTION_ERRORS) as exc:
+                log.warning(
+                    "broker permissions not confirmed",
+                    extra={"service": self.service_name, "error": first_line(exc)},
+                )
+            if not self._must_be_restricted:
+                return None
+            eventlet.sleep(CHECK_AGAIN_S)
 
     def _started(self) -> None:
         if not self._is_up:

@@ -130,7 +130,7 @@ class Database(NamekoDatabase):
                 return False
             found = None
         log.warning(
-            "waiting for the schema: make migrate",
+            "waiting for the schema: the migrations have not run",
             extra={"service": service, "found": found, "needed": needed},
         )
         return False

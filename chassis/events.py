@@ -378,7 +378,7 @@ class EventHandler(NamekoEventHandler):
         if not deliveries:
             return
         if not all(self.publisher.publish([self._copy(delivery) for delivery in deliveries])):
-            raise Unavailable(f"a queue is missing beside {self.queue.name}: make migrate")
+            raise Unavailable(f"a queue is missing beside {self.queue.name}: the migrations have not run")
         dead = [delivery for delivery in deliveries if delivery.is_exhausted]
         metrics.EVENTS.labels(self.queue.name, "parked").inc(len(dead))
         for delivery in dead:

@@ -29,12 +29,13 @@ from sqlalchemy.exc import OperationalError
 from chassis import command as command_line
 from chassis import lookups
 from chassis.amqp import connect, declare_exchange
+from chassis.broker_user import check_broker_user
 from chassis.database_checks import violations
 from chassis.db import GONE_AFTER, database_uri, migrations_of
 from chassis.events import EventHandler
 from chassis.outbox import Outbox
 from chassis.queue_limits import check_queue_limits
-from chassis.settings import read
+from chassis.settings import SWITCH, read
 
 HERE = Path(__file__).parent
 TAKE_TURN = text("SELECT pg_try_advisory_xact_lock(7369001)")  # any number that is ours
@@ -63,6 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         config = command_line.settings(options.config)
+        if read(config, "AMQP_USER_RESTRICTED", SWITCH):
+            check_broker_user(config, "migrations")
         services = options.services or services_with_tables(config)
         check_databases(config, services)  # an unknown service ends here
         for service in services:

@@ -189,7 +189,7 @@ class Outbox(DependencyProvider):
             if kept:
                 connection.execute(KEEP, {"ids": kept})
         if kept:  # tried again when `_measure` has noticed them
-            log.warning("events without a queue: make migrate", extra={"count": len(kept)})
+            log.warning("events without a queue: the migrations have not run", extra={"count": len(kept)})
         if len(rows) == BATCH:
             self._after = rows[-1].event_id
         else:

@@ -54,6 +54,8 @@ max_message_size = 2097152
 log.file = false
 log.console = true
 log.console.level = info
+log.console.formatter = json
+log.connection.level = warning
 """
 
 POSTGRESQL_SETTINGS = {

@@ -100,7 +100,11 @@ class Suite:
 
     def env(self, user: str = ALL_RIGHTS) -> dict[str, str]:
         """The environment variables by which config.yaml finds what a user of the broker needs."""
-        return {**self.private_env(user), "GATEWAY_PORT": str(self.ports["gateway"])}
+        return {
+            **self.private_env(user),
+            "GATEWAY_PORT": str(self.ports["gateway"]),
+            **({"AMQP_USER_RESTRICTED": str(user != ALL_RIGHTS).lower()} if self.servers.broker else {}),
+        }
 
     def private_env(self, user: str) -> dict[str, str]:
         """Those with passwords and secrets. Servers of others have one URI for all users."""

@@ -32,6 +32,7 @@ UNIT_EVENTS = "chassis/tests/unit/test_events.py"
 DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
+BROKER_USER, COMMAND = "chassis/tests/interface/test_broker_user.py", "chassis/tests/unit/test_command.py"
 HEALTH = "chassis/tests/unit/test_health.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
@@ -575,6 +576,37 @@ MUTANTS = [
         "a killed migration leaves its scratch queues",
         [Change("chassis/queue_limits.py", '{"x-expires": EXPIRES_S * 1000}', "{}")],
         tests(LIMITS, "test_scratch_queues_of_a_killed_migration_expire"),
+    ),
+    # What a user of the broker must not have.
+    Mutant(
+        "a broker user may use every routing key",
+        [
+            Change(
+                "chassis/broker_user.py", '                "routing keys of nameko-rpc": "nameko-rpc",\n', ""
+            )
+        ],
+        tests(BROKER_USER, "test_each_right_that_is_too_wide_is_named_alone"),
+    ),
+    Mutant(
+        "a service starts though its broker user may do too much",
+        [Change("chassis/container.py", "if not self._must_be_restricted:", "if True:")],
+        tests(BROKER_USER, "test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart"),
+    ),
+    Mutant(
+        "the migrations run with a broker user that may do too much",
+        [
+            Change(
+                "chassis/migrate.py",
+                '            check_broker_user(config, "migrations")\n',
+                "            pass\n",
+            )
+        ],
+        tests(BROKER_USER, "test_migrations_end_with_one_line"),
+    ),
+    Mutant(
+        "a refused login is taken for missing migrations",
+        [Change("chassis/command.py", "in (312, 404)", "in (312, 403, 404)")],
+        tests(COMMAND, "test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations"),
     ),
     # What a database must have.
     Mutant(

@@ -260,7 +260,7 @@ def test_a_lost_grant_is_no_missing_schema(clean, run, config, sql, caplog) -> N
     try:
         starting = eventlet.spawn(run, Billing)
         eventually(lambda: "permission denied for table books" in str([r.__dict__ for r in caplog.records]))
-        assert "waiting for the schema: make migrate" not in caplog.messages
+        assert "waiting for the schema: the migrations have not run" not in caplog.messages
     finally:
         sql("billing", "GRANT SELECT, INSERT (currency, exponent) ON books TO billing")
     starting.wait()

@@ -209,6 +209,7 @@ BROKER = st.one_of(
                 lambda given: st.sampled_from(
                     [
                         {"existingSecret": "theirs"},
+                        {"existingSecret": "theirs", "restrictedUsers": False},
                         {"makeDefinitions": True},
                         {"makeDefinitions": True, "permitPrevious": True},
                     ]

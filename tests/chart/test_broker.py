@@ -2,10 +2,15 @@
 
 import base64
 import json
+import os
+import re
+import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import amqp
@@ -13,21 +18,27 @@ import kombu
 import pytest
 import uuid_utils
 import yaml
+from nameko.exceptions import ConfigurationError
 from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 
+from chassis.amqp import connect
+from chassis.broker_user import check_broker_user
 from chassis.migrate import event_handlers, event_queues
+from chassis.moves import open_channel
 from chassis.queue_limits import check_queue_limits
 from chassis.schemas import is_id
 from conftest import DEADLINE_S, eventually
 from dev import bus
+from dev import servers as dev_servers
+from dev.ports import free_ports
 from dev.servers import Servers
 from dev.suite import QUIET
 from tests.chart.attacks import Account, attempts, detours, publish
 from tests.chart.commands import LIMIT_S, Run
 from tests.chart.environment import SERVICES, WITH_TABLES, data
-from tests.chart.helm import CHART, component, objects, of, render
+from tests.chart.helm import CHART, component, objects, of, pods, render
 from tests.system.processes import NAMEKO, Process, Suite
 from tests.system.shopper import Shopper, new_user
 
@@ -49,7 +60,8 @@ class OwnUsers(Suite):
         super().__init__(*rest)
 
     def _process(self, name: str) -> Process:
-        self.environment = {**self.environment, "AMQP_URI": self.uris[name]}
+        own = {"AMQP_URI": self.uris[name], "AMQP_USER_RESTRICTED": "true"}
+        self.environment = {**self.environment, **own}
         return super()._process(name)
 
 
@@ -74,7 +86,7 @@ def uris(servers: Servers, secret: dict[str, str]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def run(environment: dict[str, str], suite_config: dict[str, Any], uris: dict[str, str]) -> Run:
     """`run("dead")`: one of the chart's commands, as the user that the chart has it be."""
-    return Run(render(VALUES), environment, uris)
+    return Run(render(VALUES), {**environment, "AMQP_USER_RESTRICTED": "true"}, uris)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +124,13 @@ def test_the_definitions_have_all_exchanges_as_services_declare_them(
     }
     assert listed == declared
     assert names < listed.keys()
+
+
+def test_a_user_with_all_rights_is_noticed(suite_config: dict[str, Any]) -> None:
+    """The suite above checks that each service's own user is not (AMQP_USER_RESTRICTED)."""
+    wide = "configure, read, write, routing keys of nameko-rpc, routing keys of users.events"
+    with pytest.raises(ConfigurationError, match=rf"too much \({wide}\)"):
+        check_broker_user(suite_config, "users")
 
 
 @pytest.fixture
@@ -327,18 +346,26 @@ def test_a_reply_to_somewhere_else_costs_the_callee_no_connection(
 
 
 def test_an_operator_calls_by_nameko_shell_and_no_service_does(
-    suite: Suite, environment: dict[str, str], uris: dict[str, str]
+    suite: Suite, environment: dict[str, str], uris: dict[str, str], secret: dict[str, str], tmp_path: Path
 ) -> None:
+    """By the command of the chart's README, in the environment of a gateway."""
+    (script,) = re.findall(r"sh -c '\n(.*nameko shell[^']*)'", (CHART / "README.md").read_text(), re.S)
+    assert "password" not in script
+    password = tmp_path / "operator"
+    password.write_text(secret["operator-password"])
+    script = script.replace("/tmp/operator", str(password))
+    path = f"{Path(NAMEKO).parent}:{os.environ['PATH']}"
     shopper = Shopper(suite.url)
     done = subprocess.run(
-        [NAMEKO, "shell", "--config", "config.yaml"],
-        env={**environment, **QUIET, "AMQP_URI": uris["operator"]},
+        ["sh", "-c", script],
+        env={**environment, **QUIET, "AMQP_URI": uris["gateway"], "PATH": path},
         input=f"print('=>', n.rpc.users.get(user_id='{shopper.id}')['username'])\n",
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
     )
     assert f"=> {shopper.user['username']}" in done.stdout, done.stderr
+    assert not password.exists()
     for user in SERVICES:
         with pytest.raises(amqp.AccessRefused), ClusterRpcProxy({"AMQP_URI": uris[user]}, timeout=1) as rpc:
             rpc.users.get(user_id=shopper.id)
@@ -506,6 +533,111 @@ def test_with_the_policies_for_quorum_queues_the_migration_accepts_the_broker(
     servers.rabbitmqctl("set_permissions", "--vhost", vhost, "shop", ".*", ".*", ".*")
     config = {**suite_config, "AMQP_URI": f"{environment['AMQP_URI']}{vhost}"}
     check_queue_limits(config, event_queues(config, WITH_TABLES))
+
+
+STUB = """#!/bin/bash
+cp --recursive "${RABBITMQ_CONFIG_FILES:-/dev/null}" "$OUT"
+"""
+
+
+def start_script(servers: Servers, folder: Path) -> Path:
+    """Run what the chart's container runs before RabbitMQ; a folder with the settings it adds."""
+    (pod,) = (each for name, each in pods(render({})).items() if "rabbitmq" in name)
+    *bash, script = pod["spec"]["containers"][0]["command"]
+    root = Path(getattr(servers, "root", "/"))
+    (home,) = root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*")
+    (folder / "bin").mkdir()
+    entrypoint = folder / "bin" / "docker-entrypoint.sh"
+    entrypoint.write_text(STUB)
+    entrypoint.chmod(0o755)
+    out = folder / "added"
+    path = f"{entrypoint.parent}:{os.environ['PATH']}"
+    env = {"PATH": path, "HOME": str(folder), "RABBITMQ_HOME": str(home.resolve()), "OUT": str(out)}
+    subprocess.run([*bash, script], env=env, check=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def on_an_empty_volume(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A broker as the chart starts it, with the definitions for quorum queues."""
+    maps = of(render({}), "ConfigMap")
+    (conf,) = (each["data"]["rabbitmq.conf"] for each in maps if "rabbitmq.conf" in each["data"])
+    conf = conf.replace("/etc/definitions/definitions.json", "{definitions}")
+    definitions = (data(render(QUORUM), "Secret", "shop-rabbitmq") or {})["definitions.json"]
+    added = start_script(servers, tmp_path_factory.mktemp("container"))
+    with tempfile.TemporaryDirectory(prefix="shop-tests-") as folder, pytest.MonkeyPatch.context() as patch:
+        started = type(servers)(Path(folder, "run"), free_ports(), database=False)
+        started.__dict__ |= {"root": getattr(servers, "root", None)}
+        patch.setattr(dev_servers, "RABBITMQ_CONF", f"{conf}\nlisteners.tcp.1 = 127.0.0.1:{{port}}\n")
+        patch.setattr(started, "_definitions", lambda: definitions)
+        env = started._rabbitmq_env()
+        if added.is_dir():
+            more = started.state / "conf.d"
+            shutil.copytree(added, more)
+            subprocess.run(["chmod", "-R", "a+rX", str(more)], check=True)
+            env["RABBITMQ_CONFIG_FILES"] = str(more)
+        patch.setattr(started, "_rabbitmq_env", lambda: env)
+        try:
+            started.start()
+            yield started
+        finally:
+            started.erase()
+
+
+def assert_loaded(servers: Servers, definitions: dict[str, Any]) -> None:
+    """That the broker has all that the definitions hold, whether it read or imported them."""
+    vhost = definitions["vhosts"][0]["name"]
+
+    def names(what: str, *columns: str) -> list[tuple[str, ...]]:
+        told = servers.rabbitmqctl(f"list_{what}", "--vhost", vhost, "--formatter", "json")
+        return sorted(tuple(each[column] for column in columns) for each in json.loads(told))
+
+    def wanted(what: str, *columns: str) -> list[tuple[str, ...]]:
+        return sorted(tuple(each[column] for column in columns) for each in definitions[what])
+
+    exchanges = wanted("exchanges", "name", "type")
+    assert [each for each in names("exchanges", "name", "type") if each in exchanges] == exchanges
+    rights = ("user", "configure", "write", "read")
+    assert wanted("permissions", *rights) == [e for e in names("permissions", *rights) if e[0] in USERS]
+    topics = ("user", "exchange", "write", "read")
+    assert wanted("topic_permissions", *topics) == names("topic_permissions", *topics)
+    assert wanted("policies", "name") == names("policies", "name")
+
+
+def test_a_broker_that_starts_without_data_loads_all_definitions(on_an_empty_volume: Servers) -> None:
+    """RabbitMQ 4.3.2 and later ends at permissions for an exchange that is missing."""
+    started = on_an_empty_volume
+    definitions = json.loads((started.state / "rabbitmq" / "users.json").read_text())
+    assert definitions["policies"]
+    assert_loaded(started, definitions)
+
+
+def test_a_running_broker_imports_all_definitions(
+    servers: Servers, secret: dict[str, str], uris: dict[str, str]
+) -> None:
+    """A later RabbitMQ stops half-way: it leaves users without topic permissions and policies."""
+    assert_loaded(servers, json.loads(secret["definitions.json"]))
+
+
+def test_the_brokers_log_is_json_and_a_look_at_readiness_adds_no_line(on_an_empty_volume: Servers) -> None:
+    """Each look is a connection (chassis/container.py)."""
+    started = on_an_empty_volume
+    log = started.keeper.log("rabbitmq")
+    definitions = json.loads((started.state / "rabbitmq" / "users.json").read_text())
+    password = next(each["password"] for each in definitions["users"] if each["name"] == "gateway")
+    uri = f"amqp://gateway:{password}@127.0.0.1:{started.ports['rabbitmq']}/quorum"
+    before = log.read_text()
+    for _ in range(50):
+        connect({"AMQP_URI": uri, "HEARTBEAT": 10}).transport.establish_connection().close()
+    with pytest.raises(amqp.AccessRefused), open_channel({"AMQP_URI": uri, "HEARTBEAT": 10}) as channel:
+        channel.queue_delete("the last one")
+    after = eventually(lambda: "the last one" in (text := log.read_text()) and text.endswith("\n") and text)
+    lines = [line for line in after.splitlines() if line.startswith("{")]  # around them it prints a banner
+    told = [json.loads(line)["msg"] for line in lines]
+    assert any("Server startup complete" in message for message in told)
+    assert "the last one" in next(
+        message for message in told[before.count("\n{") :] if "'gateway'" in message
+    )
 
 
 def test_the_charts_own_broker_reads_the_same_definitions() -> None:

@@ -153,6 +153,27 @@ def test_every_pod_listens_on_all_interfaces_of_both_families() -> None:
                 assert raw(container)[variable] == "::"
 
 
+WITH_MORE_RIGHTS = {
+    "of the chart's broker": {"rabbitmq": {"existingSecret": "theirs", "restrictedUsers": False}},
+    "elsewhere": {
+        "rabbitmq": {"enabled": False},
+        "externalRabbitmq": {"host": "a", "existingSecret": "theirs", "restrictedUsers": False},
+    },
+}
+
+
+@EVERY_SET
+def test_all_insist_on_a_user_of_the_broker_with_its_own_rights_alone(name: str) -> None:
+    for service, container in suite(objects(name)).items():
+        assert raw(container)["AMQP_USER_RESTRICTED"] == "true", service
+
+
+@pytest.mark.parametrize("values", WITH_MORE_RIGHTS.values(), ids=WITH_MORE_RIGHTS.keys())
+def test_users_that_others_made_may_have_more_rights(values: dict[str, Any]) -> None:
+    for service, container in suite(render(values)).items():
+        assert raw(container)["AMQP_USER_RESTRICTED"] == "false", service
+
+
 def resolved(environment: dict[str, str]) -> dict[str, Any]:
     """config.yaml as a process with this environment reads it."""
     setup_yaml_parser()

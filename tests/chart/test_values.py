@@ -167,6 +167,17 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
             "externalRabbitmq": {"host": "a", "makeDefinitions": True},
         },
     ),
+    "users with more rights on a broker that is not used": (
+        "externalRabbitmq.restrictedUsers",
+        {
+            "rabbitmq": {"enabled": False, "restrictedUsers": False},
+            "externalRabbitmq": {"host": "a", "makeDefinitions": True},
+        },
+    ),
+    "users with more rights on a broker that is elsewhere, which is not used": (
+        "externalRabbitmq is set",
+        {"externalRabbitmq": {"restrictedUsers": False}},
+    ),
     "rights of the previous version in no definitions": (
         "makeDefinitions=false",
         {

@@ -30,7 +30,7 @@ WRONG: dict[str, list[Any]] = {
     "STOP_DELAY_S": [value for value in SECONDS if value != 0 or value is False],
     **{f"{name}_ADDRESS": ADDRESSES for name in ("WEB_SERVER", "HEALTH")},
     "CURRENCY": [*TEXTS, "ZZZ", "usd", "XAU"],
-    **dict.fromkeys(("WEB_SERVER_SHARED", "WEB_SERVER_HEALTH"), SWITCHES),
+    **dict.fromkeys(("WEB_SERVER_SHARED", "WEB_SERVER_HEALTH", "AMQP_USER_RESTRICTED"), SWITCHES),
     "TRUSTED_PROXIES": [-1, 11, 0.5, "", "x", [], {}],
     "TOKEN_SECRET": ["", "short", "x" * 31, 5, [], {}],
 }

@@ -129,6 +129,11 @@ twice as many, and some more are for audit and replay. Takes root and name.
 {{- end }}
 {{- end }}
 
+{{/* Whether services and migrations insist on a user of the broker that may do its own tasks alone. */}}
+{{- define "shop.rabbitmq.restrictedUsers" -}}
+{{- (.Values.rabbitmq.enabled | ternary .Values.rabbitmq .Values.externalRabbitmq).restrictedUsers }}
+{{- end }}
+
 {{/* The CA of servers that are elsewhere, if there is one: a volume, as JSON. */}}
 {{- define "shop.ca" -}}
 {{- with .Values.trustedCA }}

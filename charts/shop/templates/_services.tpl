@@ -111,6 +111,8 @@ replay:
 {{- if .service.http }}
 {{ include "shop.secretVariable" (dict "variable" "TOKEN_SECRET" "secret" (include "shop.tokenSecret" $root) "key" "token-secret") }}
 {{- end }}
+- name: AMQP_USER_RESTRICTED
+  value: {{ include "shop.rabbitmq.restrictedUsers" $root | quote }}
 - name: HEALTH_HOST # all interfaces: probes come by the pod's address, of IPv4 or IPv6
   value: "::"
 - name: HEALTH_PORT

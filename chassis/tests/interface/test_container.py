@@ -371,7 +371,7 @@ def test_a_service_waits_for_its_schema_and_says_so(config, monkeypatch, caplog)
     monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
     container = Container(Keeper, config)
     starting = eventlet.spawn(container.start)
-    eventually(lambda: "waiting for the schema: make migrate" in caplog.messages)
+    eventually(lambda: "waiting for the schema: the migrations have not run" in caplog.messages)
     assert health.respond("/readyz").status_code == 503
     needed[0] = "0001"
     starting.wait()
@@ -384,7 +384,7 @@ def test_a_service_waits_for_its_tables_and_says_so(config, monkeypatch, caplog,
     sql("users", "ALTER TABLE alembic_version RENAME TO hidden")
     try:
         starting = eventlet.spawn(container.start)
-        eventually(lambda: "waiting for the schema: make migrate" in caplog.messages)
+        eventually(lambda: "waiting for the schema: the migrations have not run" in caplog.messages)
     finally:
         sql("users", "ALTER TABLE hidden RENAME TO alembic_version")
     starting.wait()

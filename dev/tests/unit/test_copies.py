@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dev.broker import ALL_RIGHTS
 from dev.ports import free_ports
 from dev.suite import PRIVATE, SERVICES, USERS, Suite, further_copies, service_of, wanted_suite
 
@@ -39,6 +40,14 @@ def test_a_copy_is_told_of_its_own_database_and_no_other_secret(tmp_path, copy, 
     told = suite._service(copy).env
     assert told.keys() & PRIVATE == {"AMQP_URI", own}
     assert all(told[name] == external[name] for name in external.keys() & told.keys())
+
+
+def test_all_insist_on_restricted_users_of_the_own_broker_but_the_one_with_all_rights(tmp_path) -> None:
+    suite = Suite(tmp_path / "run", free_ports())
+    told = {user: suite.env(user)["AMQP_USER_RESTRICTED"] for user in USERS}
+    assert told == {**dict.fromkeys(USERS, "true"), ALL_RIGHTS: "false"}
+    elsewhere = Suite(tmp_path / "other", free_ports(), EXTERNAL)
+    assert "AMQP_USER_RESTRICTED" not in elsewhere.env("users"), "whoever made these users knows"
 
 
 def test_each_user_has_a_password_of_its_own(tmp_path) -> None:

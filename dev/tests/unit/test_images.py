@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from dev import broker
+from dev.suite import SERVICES
 from tests.proxies import DEAD_PROXY
 
 COMPOSE = broker.CHECKOUT / "compose.yaml"
@@ -103,6 +104,13 @@ def test_each_checkout_has_a_project_of_its_own_which_keeps_its_name(tmp_path: P
 def test_volumes_of_an_earlier_version_stay_in_use(file) -> None:
     file.write_text("POSTGRES_PASSWORD=of-an-earlier-version\n")
     assert make(file)["COMPOSE_PROJECT_NAME"] == "shop"
+
+
+def test_whoever_uses_the_broker_of_compose_insists_on_its_restricted_user() -> None:
+    services = yaml.safe_load(COMPOSE.read_text())["services"].values()
+    users = [each["environment"] for each in services if "AMQP_URI" in each.get("environment", {})]
+    assert len(users) == len((*SERVICES, broker.MIGRATIONS))
+    assert {each["AMQP_USER_RESTRICTED"] for each in users} == {"true"}
 
 
 def test_compose_mounts_no_file_of_the_checkout() -> None:
