@@ -168,11 +168,10 @@ class Service:
             if not missing:
                 return list(_record(connection, accounts, requests))
         undecided = self._open_missing(missing)
+        decidable = [r for r in requests if r.user_id not in undecided]
         with self.db.transaction() as connection:
             accounts = store.accounts(connection, user_ids, lock=True)
-            decided = iter(
-                _record(connection, accounts, [r for r in requests if r.user_id not in undecided]),
-            )
+            decided = iter(_record(connection, accounts, decidable))
         return [None if r.user_id in undecided else next(decided) for r in requests]
 
     def _open_missing(self, user_ids: set[str]) -> set[str]:

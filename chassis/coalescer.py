@@ -29,7 +29,8 @@ class Call:
     def __init__(self, item: Any, timeout_s: float) -> None:
         self.item = item
         self.deadline = monotonic() + timeout_s
-        self.too_late = self.deadline - timeout_s * LAST_PART  # to send it: its whole batch would hurry
+        # From then on it is not sent: its whole batch would have no more time than it.
+        self.too_late = self.deadline - timeout_s * LAST_PART
         self.outcome = eventlet.Event()
 
     def result(self) -> Any:

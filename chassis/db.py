@@ -155,12 +155,8 @@ class Database(NamekoDatabase):
         with self.autocommit() as connection:
             if self._failed_write:
                 connection.execute(TRY_DISK)  # raises where it is full
-            reasons = [
-                *connection.execute(
-                    CANNOT_WRITE,
-                    {"tables": [*self.declarative_base.metadata.tables]},
-                ).scalars()
-            ]
+            tables = [*self.declarative_base.metadata.tables]
+            reasons = [*connection.execute(CANNOT_WRITE, {"tables": tables}).scalars()]
         if self._failed_write and sqlstate(self._failed_write[1]) == NO_RIGHT:
             reasons.append(first_line(self._failed_write[1]))
         if reasons:

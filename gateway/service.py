@@ -90,9 +90,8 @@ class Service:
     def place_order(self, request: Request) -> Answer:
         """Place an order and pay it: 201 once it has ended, 202 while the outcome is open."""
         self._confirm_currency(request.user_id)
-        order = schemas.ORDER.dump(
-            _valid(self.orders.place(user_id=request.user_id, key=request.key, **request.body)),
-        )
+        outcome = self.orders.place(user_id=request.user_id, key=request.key, **request.body)
+        order = schemas.ORDER.dump(_valid(outcome))
         status = 202 if order["status"] == "pending" else 201
         return status, order, {"Location": quote(f"/orders/{order['id']}")}
 

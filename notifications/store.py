@@ -60,8 +60,5 @@ def letters(connection: Connection, of: Mapping[str, str], limit: int, after: st
     size = func.least(func.octet_length(escaped.cast(Text)), MAX_PAGE_BYTES)
     total = func.sum(size).over(order_by=newest.c.id.desc())
     sized = select(newest, size.label("size"), total.label("bytes")).subquery()
-    return list(
-        connection.execute(
-            select(sized).where(sized.c.bytes - sized.c.size <= MAX_PAGE_BYTES).order_by(sized.c.id.desc())
-        ).mappings()
-    )
+    fitting = select(sized).where(sized.c.bytes - sized.c.size <= MAX_PAGE_BYTES)
+    return list(connection.execute(fitting.order_by(sized.c.id.desc())).mappings())

@@ -69,15 +69,8 @@ def insert_new(
     The sweeper leaves them alone for `first_look`. Stored in the order of their keys, so two
     batches with the same keys can't wait for each other in turn.
     """
-    return _by_key(
-        connection.execute(
-            INSERT_NEW,
-            {
-                "rows": recordset(sorted(orders, key=itemgetter("user_id", "key"))),
-                "first_look": first_look,
-            },
-        )
-    )
+    rows = recordset(sorted(orders, key=itemgetter("user_id", "key")))
+    return _by_key(connection.execute(INSERT_NEW, {"rows": rows, "first_look": first_look}))
 
 
 def by_keys(connection: Connection, orders: Sequence[Mapping[str, Any]]) -> dict[Key, Order]:

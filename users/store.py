@@ -28,9 +28,8 @@ def holders(connection: Connection, user: Mapping[str, Any]) -> list[RowMapping]
 
 def by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
     """The users with these ids, by id."""
-    return {
-        row["id"]: row for row in connection.execute(select(*PUBLIC).where(USERS.c.id.in_(ids))).mappings()
-    }
+    rows = connection.execute(select(*PUBLIC).where(USERS.c.id.in_(ids))).mappings()
+    return {row["id"]: row for row in rows}
 
 
 def by_username(connection: Connection, username_key: str) -> RowMapping | None:
