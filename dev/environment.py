@@ -1,4 +1,4 @@
-"""Virtual environments for tools that want other versions of what .venv holds, or that few need.
+"""Virtual environments for tools with other versions than .venv has, or that few people need.
 
 usage: python -m dev.environment NAME LOCK    makes .tools/NAME from a lock file
 """
@@ -14,11 +14,11 @@ TOOLS = Path(__file__).parents[1] / ".tools"
 
 
 def install(name: str, lock: Path) -> None:
-    """Make .tools/`name` from a lock file, unless it is up to date; Failure where pip fails."""
+    """Make .tools/`name` from a lock file, unless it is up to date. Raises Failure if pip fails."""
     venv = TOOLS / name
     stamp = venv / ".stamp"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    wanted = f"{venv} {digest}"  # the programs in it hold the folder's path
+    wanted = f"{venv} {digest}"  # its programs contain the path of the folder
     if stamp.exists() and stamp.read_text() == wanted:
         return
     print(f"install: installing .tools/{name} ...", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The steps of a release beside the images, for `.github/workflows/release.yml`: docs/releasing.md.
+"""Steps of a release, for `.github/workflows/release.yml` (docs/releasing.md).
 
-usage: python -m dev.release check TAG   # tag, version, chart, changelog and settings fit together
-       python -m dev.release notes       # the changelog's part of this version
-       python -m dev.release chart       # packages the chart, pushes it, prints its reference and digest
+usage: python -m dev.release check TAG   # compares tag, version, chart, changelog and settings
+       python -m dev.release notes       # prints the changelog's part of this version
+       python -m dev.release chart       # packages and pushes the chart, prints its digest
 
 REGISTRY is the registry's host, NAMESPACE the path on it. Needs Python alone, no .venv.
 """
@@ -48,19 +48,19 @@ def check(root: Path, tag: str, environ: Mapping[str, str]) -> None:
 
 
 def notes(root: Path) -> str:
-    """The part of CHANGELOG.md below the heading of this version. Raises Failure if there is none."""
+    """The part of CHANGELOG.md on this version. Raises Failure if there is none."""
     version = version_of(root)
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     part = re.search(
         rf"^## \[{re.escape(version)}\][^\n]*\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
     )
     if part is None or not part[1].strip():
-        raise Failure(f'CHANGELOG.md says nothing below "## [{version}]": move the part Unreleased there')
+        raise Failure(f'CHANGELOG.md has no part "## [{version}]": move the part Unreleased there')
     return part[1].strip() + "\n"
 
 
 def package(root: Path, helm: Path, registry: str, namespace: str, folder: Path) -> Path:
-    """Packages the chart into the folder; its values name the registry and namespace of the images."""
+    """Packages the chart into the folder, with the registry and namespace of the images."""
     chart = folder / "shop"
     shutil.copytree(root / "charts/shop", chart)
     values = chart / "values.yaml"
@@ -98,7 +98,7 @@ def _setting(environ: Mapping[str, str], name: str) -> str:
 
 
 def _run(*command: str) -> str:
-    """What the command prints, on both of its channels: versions of helm differ in which one they use."""
+    """The output of the command, both channels: versions of helm differ in the one they use."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise Failure(f"{' '.join(command[1:2])} failed: {done.stdout.strip()}")

@@ -22,18 +22,21 @@ NPM = {
     "dev/diagrams": "Mermaid, which draws the pictures",
 }
 
-# SPDX identifiers. These ask for no more than to keep a notice.
+# SPDX identifiers. These demand no more than to keep a notice.
 PERMISSIVE = {
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "LicenseRef-Public-Domain",
     "LicenseRef-Repoze", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Python-2.0", "Unlicense", "WTFPL", "Zlib",
 }  # fmt: skip
-# These ask for more, so each package has its reason.
+# These demand more, so each package has its reason.
 COPYLEFT = {
     "LGPL-3.0-or-later": {
-        "psycopg2-binary": "used unmodified, as a library that can be replaced; its source is public",
+        "psycopg2-binary": (
+            "used unmodified, as a library that can be replaced; its source is public. "
+            "An exception permits linking with OpenSSL"
+        ),
     },
     "MPL-2.0": {
-        "certifi": "used unmodified; the licence ends at its own files",
+        "certifi": "used unmodified; the licence covers its own files alone",
         "hypothesis": "in tests alone",
         "pathspec": "in linters alone",
     },
@@ -42,7 +45,7 @@ COPYLEFT = {
     },
     "EPL-2.0": {"elkjs": "draws pictures alone"},
 }
-# What packages declare in other words, and what their own LICENSE file says it is.
+# Other names that packages use, and the identifier of the text in their LICENSE file.
 IDENTIFIERS = {
     "Apache": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
@@ -77,9 +80,14 @@ The licences of all locked packages, as SPDX expressions. Made by `make licences
 that [dev/supply/licences.py](../dev/supply/licences.py) does not allow. Permissive ones are allowed, and
 copyleft ones for a named package with its reason. The suite itself is [Apache-2.0](../LICENSE).
 
-Not listed: packages for Windows, checkov and the tools of dev/supply (which no image and no test of the
-product holds), and the programs beside the suite (Python, PostgreSQL, RabbitMQ, Node.js). Swagger UI is
-bundled ([NOTICE](../NOTICE)).
+Not listed:
+
+- packages for Windows
+- checkov and the tools of dev/supply, which are in no image
+- libraries inside wheels, such as libpq and OpenSSL in psycopg2-binary
+- programs beside the suite: Python, PostgreSQL, RabbitMQ, Node.js
+
+Swagger UI is bundled ([NOTICE](../NOTICE)).
 """
 
 
@@ -129,8 +137,8 @@ def page() -> str:
     lines += ["", "## From npm, in tools", "", "| lock file | licences |", "| --- | --- |"]
     for folder, use in NPM.items():
         counts = Counter(licence for _, licence in npm_licences(folder))
-        told = ", ".join(f"{count} {licence}" for licence, count in sorted(counts.items()))
-        lines.append(f"| {folder}: {use} | {told} |")
+        listed = ", ".join(f"{count} {licence}" for licence, count in sorted(counts.items()))
+        lines.append(f"| {folder}: {use} | {listed} |")
     lines += ["", "## Copyleft", "", "| package | licence | why it is accepted |", "| --- | --- | --- |"]
     for licence, reasons in COPYLEFT.items():
         lines += [f"| {name} | {licence} | {reason} |" for name, reason in reasons.items()]

@@ -1,4 +1,4 @@
-"""`helm template | kubectl apply`, as GitOps tools do it: helm sees no cluster and counts no revisions."""
+"""`helm template | kubectl apply`, as GitOps tools do: helm sees no cluster and counts no revisions."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.chart.helm import (
     values_of,
 )
 
-# What Kubernetes lets nobody change, by kind.
+# The fields that Kubernetes refuses to change, by kind.
 FIXED = {
     "Deployment": ("selector",),
     "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
@@ -40,7 +40,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_equal_values_with_secrets_of_ones_own_are_rendered_alike(version: str) -> None:
-    """Nothing is drawn by lot, and no time of day is in it."""
+    """Nothing in it is random, and no time is in it."""
     arguments = ("template", RELEASE, CHART, "--namespace", NAMESPACE, *values_of("secrets"))
     assert helm(version, *arguments) == text("secrets", version)
 
@@ -61,7 +61,7 @@ def test_a_second_apply_changes_nothing_that_is_fixed(change: str) -> None:
     assert jobs(after) != jobs(list(before.values()))
 
 
-def test_a_second_apply_of_what_is_no_matter_of_the_job_does_not_start_it_anew() -> None:
+def test_a_second_apply_that_does_not_concern_the_migrations_makes_no_new_job() -> None:
     before = render(user_values("secrets"))
     after = render(together(user_values("secrets"), {"ingress": {"host": "shop.example.org"}}))
     assert before != after

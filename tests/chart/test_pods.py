@@ -94,12 +94,12 @@ def test_every_pod_has_the_priority_that_is_set_for_all() -> None:
 
 
 @EVERY_SET
-def test_a_start_is_looked_at_three_times_in_its_first_ten_seconds_at_most(name: str) -> None:
-    """Each look that fails is an event, and Python needs some seconds."""
+def test_a_startup_probe_runs_at_most_three_times_in_the_first_ten_seconds(name: str) -> None:
+    """Each probe that fails is an event, and Python needs some seconds."""
     for each in of(objects(name), "Deployment", "StatefulSet"):
         probe = main_container(each)["startupProbe"]
-        looks = range(probe.get("initialDelaySeconds", 0), 11, probe["periodSeconds"])
-        assert 1 <= len(looks) <= 3, name_of(each)
+        times = range(probe.get("initialDelaySeconds", 0), 11, probe["periodSeconds"])
+        assert 1 <= len(times) <= 3, name_of(each)
 
 
 def test_the_suites_services_are_the_charts() -> None:

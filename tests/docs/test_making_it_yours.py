@@ -80,24 +80,24 @@ def test_the_chart_asks_for_the_renamed_images_and_host(copy: Path) -> None:
     assert [rule["host"] for rule in ingress["spec"]["rules"]] == ["shop.example.org"]
 
 
-def test_what_is_made_from_the_renamed_code_is_what_was_renamed(copy: Path) -> None:
+def test_made_files_are_the_renamed_ones(copy: Path) -> None:
     for module in ("dev.specs.openapi", "dev.specs.asyncapi", "dev.chart.docs"):
         run(copy, sys.executable, "-W", "ignore", "-m", module)
     assert run(copy, "git", "diff", "--name-only") == ""
 
 
-def test_each_file_that_names_the_dropped_service_is_told_of() -> None:
+def test_each_file_that_names_the_dropped_service_is_listed() -> None:
     naming = run(ROOT, "git", "grep", "-lIw", DROPPED, "--", ".", f":!{DROPPED}", *TEXTS).split()
-    told = set(FILE.findall(DROP))
-    assert [name for name in naming if name not in told] == []
+    listed = set(FILE.findall(DROP))
+    assert [name for name in naming if name not in listed] == []
 
 
-def test_the_files_of_the_lists_are_there() -> None:
+def test_the_files_of_the_lists_exist() -> None:
     listed = [name for row in ROWS for name in FILE.findall(row.split(" | ")[0])]
     assert len(listed) > 30
     assert [name for name in listed if not (ROOT / name).exists()] == []
 
 
-def test_what_is_to_be_removed_is_there() -> None:
+def test_the_files_to_remove_exist() -> None:
     [command] = [line.split() for line in DROP.splitlines() if line.startswith("    git rm -r ")]
     assert [pattern for pattern in command[3:] if not [*ROOT.glob(pattern)]] == []

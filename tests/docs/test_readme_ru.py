@@ -46,8 +46,8 @@ def test_the_four_styles_take_as_many_messages_as_their_comparison_says() -> Non
 
 def test_the_amounts_and_the_host_of_the_scenario_are_those_of_the_collection() -> None:
     collection = json.loads((ROOT / "postman" / "shop.postman_collection.json").read_text())
-    told = json.dumps(collection, ensure_ascii=False)
-    assert all(amount in told and amount in TEXT for amount in ("100.00", "30.10", "69.91", "69.90"))
+    text = json.dumps(collection, ensure_ascii=False)
+    assert all(amount in text and amount in TEXT for amount in ("100.00", "30.10", "69.91", "69.90"))
     variables = {each["key"]: each["value"] for each in collection["variable"]}
     assert variables["baseUrl"].removeprefix("http://") == "arch.homework"
     assert "`arch.homework`" in TEXT

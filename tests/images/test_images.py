@@ -155,7 +155,7 @@ def test_a_container_can_write_nothing(start: Callable[..., Container]) -> None:
 
 
 def test_a_foreign_user_has_neither_a_name_nor_a_home(start: Callable[..., Container]) -> None:
-    """So the other tests tell the truth: the suite asks for neither."""
+    """Otherwise the tests as this user would not show that the suite needs neither."""
     script = "import os, pwd; print(os.getuid(), 'HOME' in os.environ); pwd.getpwuid(os.getuid())"
     tried = start(reference("users"), "python", "-c", script, user=FOREIGN)
     assert tried.wait() == 1

@@ -86,8 +86,8 @@ def test_another_tag_than_the_version_is_refused(project, tag) -> None:
     [
         ("charts/shop/Chart.yaml", "version: 1.2.3", "version: 1.2.2", "version in charts"),
         ("charts/shop/Chart.yaml", 'appVersion: "1.2.3"', 'appVersion: "1.2.2"', "appVersion in charts"),
-        ("CHANGELOG.md", "[1.2.3]", "[1.2.1]", "CHANGELOG.md says nothing"),
-        ("CHANGELOG.md", "### Added\n\n- This.\n", "", "CHANGELOG.md says nothing"),
+        ("CHANGELOG.md", "[1.2.3]", "[1.2.1]", "CHANGELOG.md has no part"),
+        ("CHANGELOG.md", "### Added\n\n- This.\n", "", "CHANGELOG.md has no part"),
     ],
 )
 def test_a_part_that_was_not_raised_is_named(project, file, old, new, reason) -> None:
@@ -141,11 +141,12 @@ def test_images_of_a_release_are_pushed_for_two_architectures_and_named_by_diges
     command = [CHECKOUT / "dev/images/build.sh"]
     built = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     calls = (docker.parent / "calls").read_text().splitlines()
-    assert len(calls) == 6
+    images = re.findall(r"^FROM runtime AS ", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(calls) == len(images) > 1
     for call in calls:
         assert call.startswith("buildx build --push --platform linux/amd64,linux/arm64 --sbom=true ")
-    names = re.findall(rf"^  registry\.example\.org/acme/shop/([a-z-]+-07)@{DIGEST}$", built, re.MULTILINE)
-    assert len(set(names)) == 6
+    names = re.findall(rf"^  registry\.example\.org/acme/shop/([a-z0-9-]+)@{DIGEST}$", built, re.MULTILINE)
+    assert len(set(names)) == len(images)
 
 
 def test_an_image_without_a_digest_is_no_release(program) -> None:
