@@ -7,8 +7,9 @@
 #              buildx, for a release: pushes images for PLATFORMS, with SBOM and provenance, and
 #              prints their digests
 #   PLATFORMS  linux/amd64,linux/arm64
-#   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CERT    pip's own, for a package index of one's own. They may hold a
-#              password: the build sees them as a secret, so that neither a layer nor the history keeps them.
+#   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CERT
+#              pip's own variables, for another package index. They may hold a password: the build
+#              gets them as a secret, so neither a layer nor the history keeps them.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.."
@@ -54,7 +55,8 @@ if revision=$(git rev-parse HEAD 2>/dev/null); then
   build+=(--label "org.opencontainers.image.revision=$revision")
 fi
 [ -z "${BASE:-}" ] || build+=(--build-arg "BASE=$BASE")
-export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # with them an image is an index of several parts, which `kind load` may refuse
+# With attestations an image is an index of several parts, which `kind load` may refuse.
+export BUILDX_NO_DEFAULT_ATTESTATIONS=1
 if [ -n "${PIP_INDEX_URL:-}${PIP_EXTRA_INDEX_URL:-}${PIP_CERT:-}" ]; then
   secrets=$(mktemp -d) # for this user alone
   trap 'rm -rf "$secrets"' EXIT
