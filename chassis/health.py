@@ -30,7 +30,7 @@ ACCEPT_AGAIN_S = 0.1
 KEPT_S = 1.0  # how long a result counts
 MAX_CONNECTIONS = 200
 SOCKET_TIMEOUT_S = 10
-PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)  # others are the host's
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)  # all others concern the host
 
 
 class Check:
@@ -108,8 +108,8 @@ PATHS: dict[str, Callable[[], Response]] = {
 def listen(address: str, variables: str, *, shared: bool = False, hint: str = "") -> socket.socket:
     """A socket on `[host:]port`, for this process alone unless `shared`.
 
-    `::` or no host is all interfaces, of both families. Where the kernel has no IPv6 it is 0.0.0.0. A
-    name of both families is the IPv4 address. Where the socket can't be had, the process ends with a
+    `::` or no host means all interfaces, of both families, or 0.0.0.0 if the kernel has no IPv6. For
+    a name of both families the IPv4 address is taken. If it cannot listen, the process ends with a
     line that names the setting: `variables` and _HOST or _PORT.
     """
     host, _, port = address.rpartition(":")
@@ -117,7 +117,7 @@ def listen(address: str, variables: str, *, shared: bool = False, hint: str = ""
         number = int(port)
         *_, ip = resolve(host.strip("[]") or "::")
         if ip == "::" and not socket.has_dualstack_ipv6():
-            ip = "0.0.0.0"  # noqa: S104 - the host asks for it
+            ip = "0.0.0.0"  # noqa: S104 - the setting asks for it
         return socket.create_server(
             (ip, number),
             family=socket.AF_INET6 if ":" in ip else socket.AF_INET,

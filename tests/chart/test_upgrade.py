@@ -97,6 +97,12 @@ def test_the_notes_name_a_path_that_is_let_in(api: Api, paths: str, named: str) 
         assert re.findall(rf"http://{host}(\S*)", said) == [named]
 
 
+def test_the_notes_say_which_secret_opens_the_kept_volume(api: Api) -> None:
+    note = "Keep the Secret shop-postgresql and PostgreSQL's volume together"
+    assert note in install(api, NEWEST)
+    assert "volume together" not in upgrade(api, NEWEST, "--set", "postgresql.existingSecret=theirs")
+
+
 @BOTH
 def test_the_notes_tell_of_more_connections_than_the_database_takes(api: Api, version: str) -> None:
     assert "MIND" not in install(api, version)
