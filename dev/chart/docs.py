@@ -1,6 +1,6 @@
 """Writes the generated parts of charts/shop.
 
-They are the table of values in its README, its version, and its copies of the licence and the scenario.
+They are the table of values in its README, its version, and copies of licence and scenario.
 
 The table is made of the comments of values.yaml, in the notation of Bitnami's readme-generator:
 
@@ -15,7 +15,6 @@ import json
 import re
 import shutil
 import sys
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,13 @@ import yaml
 
 from dev.chart.tools import ROOT
 from dev.failure import Failure
+from dev.release import version_of
 
 CHART = ROOT / "charts" / "shop"
 BEGIN, END = "<!-- values -->", "<!-- /values -->"
 SCENARIO = "shop.postman_collection.json"
-# The chart has copies, by path in the repository: helm warns of links, and git on Windows makes none.
+# Copies in the chart, by path in the repository. Not links: helm warns of them, and git on Windows
+# makes none.
 COPIES: dict[str, Path] = {
     "LICENSE": CHART / "LICENSE",
     "NOTICE": CHART / "NOTICE",
@@ -97,9 +98,7 @@ def with_table(readme: str, text: str) -> str:
 
 def suite_version() -> str:
     """The version in pyproject.toml, which is the version of everything here."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        version: str = tomllib.load(file)["project"]["version"]
-    return version
+    return version_of(ROOT)
 
 
 def with_version(chart: str, version: str) -> str:
