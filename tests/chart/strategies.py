@@ -217,6 +217,15 @@ BROKER = st.one_of(
         }
     ),
 )
+FAMILIES = st.sampled_from(
+    [
+        {},
+        {"ipFamilies": ["IPv6"]},
+        {"ipFamilyPolicy": "PreferDualStack"},
+        {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]},
+        {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]},
+    ]
+)
 OTHERS = some(
     **{"global": some(imageRegistry=REGISTRIES, imagePullSecrets=st.lists(NAMES, max_size=2))},
     nameOverride=PARTS,
@@ -227,8 +236,6 @@ OTHERS = some(
     priorityClassName=PARTS,
     fixedUserIds=st.booleans(),
     currency=st.from_regex(r"[A-Z]{3}", fullmatch=True),
-    ipFamilyPolicy=st.sampled_from(["", "PreferDualStack", "RequireDualStack"]),
-    ipFamilies=st.sampled_from([[], ["IPv6"], ["IPv4", "IPv6"]]),
     logLevel=st.sampled_from(["DEBUG", "INFO", "WARNING", "ERROR"]),
     image=some(registry=REGISTRIES, namespace=st.sampled_from(["", "a", "a/b"]), tag=TAGS),
     tokenSecret=some(existingSecret=NAMES),
@@ -275,4 +282,5 @@ def values(draw: st.DrawFn) -> dict[str, Any]:
         "externalPostgresql", {}
     )
     ca = draw(CA) if encrypted and draw(st.booleans()) else {}
-    return draw(OTHERS) | servers | {"trustedCA": ca, "services": own, "networkPolicy": draw(POLICY)}
+    more = {"trustedCA": ca, "services": own, "networkPolicy": draw(POLICY)}
+    return draw(OTHERS) | draw(FAMILIES) | servers | more

@@ -115,6 +115,10 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         "ipFamilies names two",
         {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]},
     ),
+    "two families without a policy, which Kubernetes takes for one": (
+        "need ipFamilyPolicy",
+        {"ipFamilies": ["IPv6", "IPv4"]},
+    ),
     "no databases": ("externalPostgresql.host", {"postgresql": {"enabled": False}}),
     "databases without passwords": (
         "externalPostgresql.existingSecret",
