@@ -66,6 +66,13 @@ def test_it_is_installed_with_every_set_of_values(api: Api, name: str, version: 
     assert "STATUS: deployed" in said
     assert len(api.of("Deployment")) == 5
     assert len(api.of("CronJob")) == 4
+    assert ("Keep Secrets and volumes together" in said) == locks_data(api)
+
+
+def locks_data(api: Api) -> bool:
+    """Whether a Secret of the chart's own opens data that outlives the release."""
+    kept = {name for name, each in api.of("StatefulSet").items() if "volumeClaimTemplates" in each["spec"]}
+    return not kept.isdisjoint(api.of("Secret"))
 
 
 @BOTH
@@ -76,7 +83,7 @@ def test_the_notes_say_where_it_is_and_what_to_do_next(api: Api, version: str) -
     assert "helm test shop --namespace nameko-07" in said
     (job,) = api.of("Job")
     assert f"job/{job} " in said
-    assert "--from=cronjob/shop-audit" in said
+    assert "create job $JOB --from=cronjob/shop-audit\n" in said  # each time under another name
     assert "shop-audit" in api.of("CronJob")
 
 
@@ -104,6 +111,14 @@ def test_the_notes_tell_of_more_connections_than_the_database_takes(api: Api, ve
     assert "MIND" not in upgrade(
         api, version, "--set", "serviceDefaults.replicas=10,postgresql.maxConnections=1100"
     )
+
+
+@BOTH
+def test_the_notes_count_connections_by_the_pools_that_are_set(api: Api, version: str) -> None:
+    """Who does what the notes ask for is not asked again."""
+    assert "up to 1056 connections" in install(api, version, "--set", "serviceDefaults.replicas=10")
+    smaller = ("--set-string", "extraEnv[0].name=DB_POOL_SIZE,extraEnv[0].value=4")
+    assert "MIND" not in upgrade(api, version, "--set", "serviceDefaults.replicas=10", *smaller)
 
 
 @BOTH

@@ -52,18 +52,23 @@
   value: {{ include "shop.postgresql.uri" (dict "root" .root "role" .name "database" .name "password" $variable) | quote }}
 {{- end }}
 
-{{/*
-How many connections the role of a service may have: twice DB_POOL_SIZE for each copy. While all copies are replaced there are
-twice as many, and some more are for audit and replay. Takes root and name.
-*/}}
-{{- define "shop.postgresql.connections" -}}
+{{/* How many connections a copy of a service may take: twice DB_POOL_SIZE. Takes root and name. */}}
+{{- define "shop.postgresql.ofOneCopy" -}}
 {{- $size := 12 }}
 {{- range concat .root.Values.extraEnv (include "shop.settings" . | fromJson).extraEnv }}
 {{- if eq .name "DB_POOL_SIZE" }}
 {{- $size = .value | default $size | int }}
 {{- end }}
 {{- end }}
-{{- add (mul 2 (include "shop.copies" .) 2 $size) 10 }}
+{{- mul 2 $size }}
+{{- end }}
+
+{{/*
+How many connections the role of a service may have. While all copies are replaced there are twice as many, and some more are
+for audit and replay. Takes root and name.
+*/}}
+{{- define "shop.postgresql.connections" -}}
+{{- add (mul 2 (include "shop.copies" .) (include "shop.postgresql.ofOneCopy" .)) 10 }}
 {{- end }}
 
 {{/* What libpq trusts, where the URI says sslmode=verify-full. */}}
