@@ -188,6 +188,7 @@ DATABASES = st.one_of(
                 {"host": SERVERS, "existingSecret": NAMES},
                 optional={
                     "port": st.integers(1, 65535),
+                    "direct": some(host=SERVERS, port=st.integers(1, 65535)),
                     "parameters": st.just("sslmode=verify-full&connect_timeout=5"),
                     "admin": st.fixed_dictionaries(
                         {"existingSecret": NAMES}, optional={"username": st.just("root")}

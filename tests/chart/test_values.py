@@ -129,6 +129,10 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         {"postgresql": {"enabled": False}, "externalPostgresql": {"host": "a"}},
     ),
     "databases twice": ("externalPostgresql is set", {"externalPostgresql": {"host": "a"}}),
+    "a pooler's server for databases that are the chart's own": (
+        "externalPostgresql is set",
+        {"externalPostgresql": {"direct": {"host": "a"}}},
+    ),
     "parameters of databases that are not used": (
         "externalPostgresql is set",
         {"externalPostgresql": {"parameters": "sslmode=require"}},
