@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chassis import health
 from dev.chart.tools import ROOT
 from tests.chart.environment import COMMANDS, SERVICES, of_container
 from tests.chart.helm import (
+    CHART,
     SETS,
     HelmError,
     Object,
@@ -146,6 +148,14 @@ def test_every_image_comes_from_the_registry_that_is_set_for_all(name: str) -> N
     for made_by, pod in pods(objects(name)).items():
         for container in containers(pod):
             assert not registry or container["image"].startswith(f"{registry}/"), made_by
+
+
+def test_images_of_others_name_their_registry_as_cri_o_demands() -> None:
+    """Chart.yaml names the same images, for who copies them to a registry."""
+    used = {each["image"] for pod in pods(objects("default")).values() for each in containers(pod)}
+    listed = yaml.safe_load(yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]["images"])
+    own = {image for image in used if "-07:" in image}
+    assert used - own == {f"docker.io/{image}" for image in listed}
 
 
 def test_a_secret_to_pull_with_is_named_once() -> None:
