@@ -21,6 +21,8 @@ from tests.chart.helm import (
     HelmError,
     Object,
     helm,
+    name_of,
+    parse,
     values_of,
 )
 
@@ -167,6 +169,30 @@ def test_a_password_that_is_missing_is_made_and_the_others_are_kept(api: Api, ve
     kept = before.keys() - {key, "definitions.json"}
     assert all(patch["data"].get(each, before[each]) == before[each] for each in kept)
     assert len(base64.b64decode(patch["data"][key])) >= 32
+
+
+@BOTH
+def test_secrets_of_ones_own_get_the_rights_of_a_new_version_by_the_command_in_the_readme(
+    api: Api, version: str
+) -> None:
+    """Passwords of before and one for a new user; the cluster is read only."""
+    install(api, version)
+    before = secrets(api)
+    users = {"operator-password", "definitions.json"}
+    api.of("Secret")["shop-rabbitmq"]["data"] = {
+        key: value for key, value in before["shop-rabbitmq"].items() if key not in users
+    }
+    api.changes.clear()
+    readme = (CHART / "README.md").read_text()
+    arguments = "--show-only templates/secrets.yaml --dry-run=server"
+    assert f"helm template shop charts/shop --namespace nameko-07 {arguments} >" in readme
+    made = {name_of(each): each["data"] for each in parse(run(api, version, "template", *arguments.split()))}
+    assert api.changes == []
+    assert made.keys() == before.keys()
+    for name, data in made.items():
+        assert data.keys() == before[name].keys()
+        kept = data.keys() - (users if name == "shop-rabbitmq" else set())
+        assert all(data[key] == before[name][key] for key in kept)
 
 
 @BOTH
