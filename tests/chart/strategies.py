@@ -22,6 +22,7 @@ NAMES = st.one_of(TRAPS, st.from_regex(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", fullm
 HOSTS = st.lists(
     st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True), min_size=1, max_size=4
 ).map(".".join)
+CERTIFIED = st.one_of(HOSTS, HOSTS.map(lambda host: f"*.{host}"))  # by a certificate
 SERVERS = st.one_of(HOSTS, st.sampled_from(["2001:db8::1", "::1", "192.0.2.1"]))
 KEYS = st.sampled_from(["team", "example.org/cost-centre", "a.b-c_d", "app.kubernetes.io/name", "x/Y"])
 LABELS = st.dictionaries(
@@ -255,7 +256,7 @@ OTHERS = some(
         className=PARTS,
         host=HOSTS,
         annotations=ANNOTATIONS,
-        tls=st.lists(some(hosts=st.lists(HOSTS, max_size=2), secretName=NAMES), max_size=2),
+        tls=st.lists(some(hosts=st.lists(CERTIFIED, max_size=2), secretName=NAMES), max_size=2),
     ),
     httpRoute=st.fixed_dictionaries(
         {"enabled": st.booleans(), "parentRefs": st.just([{"name": "public", "namespace": "gateways"}])},

@@ -71,6 +71,7 @@ WRONG = {
     "a label's value is one": ("commonLabels.team", "a b"),
     "a label's key is one": ("commonLabels", {"a b": "c"}),
     "an annotation's key has one prefix": ("podAnnotations", {"a/b/c": "d"}),
+    "a wildcard is of one level": ("ingress.tls", [{"hosts": ["*.*.example.org"]}]),
     "a host is written small": ("ingress.host", "Shop.example.org"),
     "a name has no empty part": ("priorityClassName", "a..b"),
     "a variable has a name": ("extraEnv", [{"value": "1"}]),
