@@ -22,6 +22,7 @@ NAMES = st.one_of(TRAPS, st.from_regex(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", fullm
 HOSTS = st.lists(
     st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True), min_size=1, max_size=4
 ).map(".".join)
+CERTIFIED = st.one_of(HOSTS, HOSTS.map(lambda host: f"*.{host}"))  # by a certificate
 SERVERS = st.one_of(HOSTS, st.sampled_from(["2001:db8::1", "::1", "192.0.2.1"]))
 KEYS = st.sampled_from(["team", "example.org/cost-centre", "a.b-c_d", "app.kubernetes.io/name", "x/Y"])
 LABELS = st.dictionaries(
@@ -188,6 +189,7 @@ DATABASES = st.one_of(
                 {"host": SERVERS, "existingSecret": NAMES},
                 optional={
                     "port": st.integers(1, 65535),
+                    "direct": some(host=SERVERS, port=st.integers(1, 65535)),
                     "parameters": st.just("sslmode=verify-full&connect_timeout=5"),
                     "admin": st.fixed_dictionaries(
                         {"existingSecret": NAMES}, optional={"username": st.just("root")}
@@ -218,6 +220,15 @@ BROKER = st.one_of(
         }
     ),
 )
+FAMILIES = st.sampled_from(
+    [
+        {},
+        {"ipFamilies": ["IPv6"]},
+        {"ipFamilyPolicy": "PreferDualStack"},
+        {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]},
+        {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]},
+    ]
+)
 OTHERS = some(
     **{"global": some(imageRegistry=REGISTRIES, imagePullSecrets=st.lists(NAMES, max_size=2))},
     nameOverride=PARTS,
@@ -228,8 +239,6 @@ OTHERS = some(
     priorityClassName=PARTS,
     fixedUserIds=st.booleans(),
     currency=st.from_regex(r"[A-Z]{3}", fullmatch=True),
-    ipFamilyPolicy=st.sampled_from(["", "PreferDualStack", "RequireDualStack"]),
-    ipFamilies=st.sampled_from([[], ["IPv6"], ["IPv4", "IPv6"]]),
     logLevel=st.sampled_from(["DEBUG", "INFO", "WARNING", "ERROR"]),
     image=some(registry=REGISTRIES, namespace=st.sampled_from(["", "a", "a/b"]), tag=TAGS),
     tokenSecret=some(existingSecret=NAMES),
@@ -248,7 +257,7 @@ OTHERS = some(
         className=PARTS,
         host=HOSTS,
         annotations=ANNOTATIONS,
-        tls=st.lists(some(hosts=st.lists(HOSTS, max_size=2), secretName=NAMES), max_size=2),
+        tls=st.lists(some(hosts=st.lists(CERTIFIED, max_size=2), secretName=NAMES), max_size=2),
     ),
     httpRoute=st.fixed_dictionaries(
         {"enabled": st.booleans(), "parentRefs": st.just([{"name": "public", "namespace": "gateways"}])},
@@ -276,4 +285,5 @@ def values(draw: st.DrawFn) -> dict[str, Any]:
         "externalPostgresql", {}
     )
     ca = draw(CA) if encrypted and draw(st.booleans()) else {}
-    return draw(OTHERS) | servers | {"trustedCA": ca, "services": own, "networkPolicy": draw(POLICY)}
+    more = {"trustedCA": ca, "services": own, "networkPolicy": draw(POLICY)}
+    return draw(OTHERS) | draw(FAMILIES) | servers | more

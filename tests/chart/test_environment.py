@@ -136,6 +136,46 @@ def test_servers_elsewhere_may_have_an_address_of_either_family(host: str) -> No
     assert parse_dsn(server)["host"] == host
 
 
+def test_the_migrations_pass_a_pooler_by_and_nobody_else_does() -> None:
+    """docs/operations.md, PgBouncer: a migration sets time limits of its session."""
+    pooler, server = ("pooler", 6432), ("2001:db8::1", 5433)
+    found = render(
+        {
+            "postgresql": {"enabled": False},
+            "externalPostgresql": {
+                "host": pooler[0],
+                "port": pooler[1],
+                "direct": {"host": server[0], "port": server[1]},
+                "existingSecret": "theirs",
+                "admin": {"existingSecret": "an-admins"},
+            },
+        }
+    )
+    uris = {
+        (component(pod), name): make_url(uri)
+        for pod in pods(found).values()
+        for container in containers(pod)
+        for name, uri in raw(container).items()
+        if name == "SERVER" or name.endswith(("_DB_URI", "_DB_OWNER_URI"))
+    }
+    owners = {key for key in uris if key[1] == "SERVER" or key[1].endswith("_OWNER_URI")}
+    assert {who for who, _ in owners} == {"migrations"}
+    for key, uri in uris.items():
+        assert (uri.host, uri.port) == (server if key in owners else pooler), key
+    assert let_out(found, server[1]) == {"migrations"}
+    assert let_out(found, pooler[1]) == {*WITH_TABLES, "audit", "replay"}
+
+
+def let_out(found: list[Object], port: int) -> set[str]:
+    """The components whose policies let them ask a server at this port."""
+    return {
+        component(each)
+        for each in of(found, "NetworkPolicy")
+        for rule in each["spec"].get("egress", [])
+        if {"port": port} in rule["ports"]
+    }
+
+
 def test_all_services_have_the_address_families_that_are_chosen() -> None:
     chosen = {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6", "IPv4"]}
     services = of(render({**chosen, "serviceMonitor": {"enabled": True}}), "Service")

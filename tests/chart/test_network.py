@@ -1,11 +1,14 @@
 """Who may talk to whom: nobody to anybody, but for what is said here."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.chart.environment import COMMANDS, SERVICES, WITH_TABLES
 from tests.chart.helm import (
+    CHART,
     SETS,
     Object,
     component,
@@ -153,6 +156,20 @@ def test_no_port_is_named_which_not_all_network_plugins_know() -> None:
         for each in policies(name):
             rules = [*each["spec"].get("ingress", []), *each["spec"].get("egress", [])]
             assert all(isinstance(port["port"], int) for rule in rules for port in rule["ports"])
+
+
+def test_the_policy_in_the_readme_opens_what_istio_needs_and_nothing_else() -> None:
+    (block,) = re.findall(r"```yaml\n([^`]*name: shop-istio\n[^`]*)```", (CHART / "README.md").read_text())
+    opened = [*policies("default"), yaml.safe_load(block)]
+    istiod = pod({"app": "istiod"}, namespace="istio-system")
+    for end in ends("default").values():
+        assert allowed(opened, end, istiod, 15012)
+        assert allowed(opened, end, INTERNET, 53, "UDP")
+        for source in ("169.254.7.127", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"):
+            assert all(allowed(opened, host(source), end, port) for port in PORTS.values())
+        assert allowed(opened, STRANGER, end, 15008)
+        assert not allowed(opened, end, INTERNET, 443)
+        assert not allowed(opened, STRANGER, end, 5432)
 
 
 def test_servers_elsewhere_are_reached() -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chassis import health
 from dev.chart.tools import ROOT
 from tests.chart.environment import COMMANDS, SERVICES, of_container
 from tests.chart.helm import (
+    CHART,
+    DEFAULTS,
     SETS,
     HelmError,
     Object,
@@ -146,6 +149,15 @@ def test_every_image_comes_from_the_registry_that_is_set_for_all(name: str) -> N
     for made_by, pod in pods(objects(name)).items():
         for container in containers(pod):
             assert not registry or container["image"].startswith(f"{registry}/"), made_by
+
+
+def test_the_images_of_others_are_those_that_the_chart_lists() -> None:
+    """Chart.yaml names them for those who copy images to a registry."""
+    used = {each["image"] for pod in pods(objects("default")).values() for each in containers(pod)}
+    others = {image for image in used if not image.startswith(f"{DEFAULTS['image']['namespace']}/")}
+    assert others == set(
+        yaml.safe_load(yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]["images"])
+    )
 
 
 def test_a_secret_to_pull_with_is_named_once() -> None:

@@ -21,6 +21,8 @@ from tests.chart.helm import (
     HelmError,
     Object,
     helm,
+    name_of,
+    parse,
     values_of,
 )
 
@@ -66,6 +68,13 @@ def test_it_is_installed_with_every_set_of_values(api: Api, name: str, version: 
     assert "STATUS: deployed" in said
     assert len(api.of("Deployment")) == 5
     assert len(api.of("CronJob")) == 4
+    assert ("Keep Secrets and volumes together" in said) == locks_data(api)
+
+
+def locks_data(api: Api) -> bool:
+    """Whether a Secret of the chart's own opens data that outlives the release."""
+    kept = {name for name, each in api.of("StatefulSet").items() if "volumeClaimTemplates" in each["spec"]}
+    return not kept.isdisjoint(api.of("Secret"))
 
 
 @BOTH
@@ -76,7 +85,7 @@ def test_the_notes_say_where_it_is_and_what_to_do_next(api: Api, version: str) -
     assert "helm test shop --namespace nameko-07" in said
     (job,) = api.of("Job")
     assert f"job/{job} " in said
-    assert "--from=cronjob/shop-audit" in said
+    assert "create job $JOB --from=cronjob/shop-audit\n" in said  # each time under another name
     assert "shop-audit" in api.of("CronJob")
 
 
@@ -110,6 +119,14 @@ def test_the_notes_tell_of_more_connections_than_the_database_takes(api: Api, ve
     assert "MIND" not in upgrade(
         api, version, "--set", "serviceDefaults.replicas=10,postgresql.maxConnections=1100"
     )
+
+
+@BOTH
+def test_the_notes_count_connections_by_the_pools_that_are_set(api: Api, version: str) -> None:
+    """Who does what the notes ask for is not asked again."""
+    assert "up to 1056 connections" in install(api, version, "--set", "serviceDefaults.replicas=10")
+    smaller = ("--set-string", "extraEnv[0].name=DB_POOL_SIZE,extraEnv[0].value=4")
+    assert "MIND" not in upgrade(api, version, "--set", "serviceDefaults.replicas=10", *smaller)
 
 
 @BOTH
@@ -158,6 +175,30 @@ def test_a_password_that_is_missing_is_made_and_the_others_are_kept(api: Api, ve
     kept = before.keys() - {key, "definitions.json"}
     assert all(patch["data"].get(each, before[each]) == before[each] for each in kept)
     assert len(base64.b64decode(patch["data"][key])) >= 32
+
+
+@BOTH
+def test_secrets_of_ones_own_get_the_rights_of_a_new_version_by_the_command_in_the_readme(
+    api: Api, version: str
+) -> None:
+    """Passwords of before and one for a new user; the cluster is read only."""
+    install(api, version)
+    before = secrets(api)
+    users = {"operator-password", "definitions.json"}
+    api.of("Secret")["shop-rabbitmq"]["data"] = {
+        key: value for key, value in before["shop-rabbitmq"].items() if key not in users
+    }
+    api.changes.clear()
+    readme = (CHART / "README.md").read_text()
+    arguments = "--show-only templates/secrets.yaml --dry-run=server"
+    assert f"helm template shop charts/shop --namespace nameko-07 {arguments} >" in readme
+    made = {name_of(each): each["data"] for each in parse(run(api, version, "template", *arguments.split()))}
+    assert api.changes == []
+    assert made.keys() == before.keys()
+    for name, data in made.items():
+        assert data.keys() == before[name].keys()
+        kept = data.keys() - (users if name == "shop-rabbitmq" else set())
+        assert all(data[key] == before[name][key] for key in kept)
 
 
 @BOTH

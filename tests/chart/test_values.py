@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.chart.helm import CHART, DEFAULTS, VERSIONS, HelmError, merged, render
+from tests.chart.helm import CHART, DEFAULTS, VERSIONS, HelmError, merged, of, render
 from tests.chart.test_kubernetes import KUBERNETES, faults
 
 BOTH = pytest.mark.parametrize("version", VERSIONS)
@@ -69,6 +69,11 @@ WRONG = {
     "a tag is one": ("image.tag", "a b"),
     "a quantity is one": ("postgresql.persistence.size", "much"),
     "a label's value is one": ("commonLabels.team", "a b"),
+    "a label's key is one": ("commonLabels", {"a b": "c"}),
+    "an annotation's key has one prefix": ("podAnnotations", {"a/b/c": "d"}),
+    "a wildcard is of one level": ("ingress.tls", [{"hosts": ["*.*.example.org"]}]),
+    "a host is written small": ("ingress.host", "Shop.example.org"),
+    "a name has no empty part": ("priorityClassName", "a..b"),
     "a variable has a name": ("extraEnv", [{"value": "1"}]),
     "a variable is a text": ("extraEnv", [{"name": "DB_POOL_SIZE", "value": 12}]),
     "a probe asks nobody else": ("services.users.livenessProbe", {"tcpSocket": {"port": 1, "host": "a.org"}}),
@@ -115,12 +120,20 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         "ipFamilies names two",
         {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]},
     ),
+    "two families without a policy, which Kubernetes takes for one": (
+        "need ipFamilyPolicy",
+        {"ipFamilies": ["IPv6", "IPv4"]},
+    ),
     "no databases": ("externalPostgresql.host", {"postgresql": {"enabled": False}}),
     "databases without passwords": (
         "externalPostgresql.existingSecret",
         {"postgresql": {"enabled": False}, "externalPostgresql": {"host": "a"}},
     ),
     "databases twice": ("externalPostgresql is set", {"externalPostgresql": {"host": "a"}}),
+    "a pooler's server for databases that are the chart's own": (
+        "externalPostgresql is set",
+        {"externalPostgresql": {"direct": {"host": "a"}}},
+    ),
     "parameters of databases that are not used": (
         "externalPostgresql is set",
         {"externalPostgresql": {"parameters": "sslmode=require"}},
@@ -197,6 +210,10 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
     "a CA twice": ("set one of them", {"trustedCA": {"existingSecret": "a", "existingConfigMap": "b"}}),
     "a route of no Gateway": ("parentRefs", {"httpRoute": {"enabled": True}}),
     "a variable of the chart's own": ("AMQP_URI", {"extraEnv": [{"name": "AMQP_URI", "value": "a"}]}),
+    "a file beside the chart's variable": (
+        "AMQP_URI_FILE is set",
+        {"extraEnv": [{"name": "AMQP_URI_FILE", "value": "/run/secrets/amqp"}]},
+    ),
     "a variable twice": (
         "DB_POOL_SIZE",
         {
@@ -245,6 +262,23 @@ def test_a_release_whose_name_no_service_may_have_is_refused(version: str) -> No
     with pytest.raises(HelmError, match="fullnameOverride"):
         render({}, version, release="shop.v1")
     assert render({"fullnameOverride": "shop-v1"}, version, release="shop.v1")
+
+
+@BOTH
+def test_a_large_number_of_a_file_stays_one(version: str) -> None:
+    """helm reads the numbers of a file as fractions, and would print 2592000, a month, as 2.592e+06."""
+    values = {
+        "migrations": {"activeDeadlineSeconds": 3000000, "ttlSecondsAfterFinished": 2592000},
+        "services": {"users": {"keda": {"enabled": True, "queueLength": 1000000}}},
+        "networkPolicy": {"rabbitmqFrom": [{"namespaceSelector": {}}]},
+    }
+    found = render(values, version)
+    jobs = [each["spec"] for each in of(found, "Job")]
+    jobs += [each["spec"]["jobTemplate"]["spec"] for each in of(found, "CronJob")]
+    assert {repr(each["ttlSecondsAfterFinished"]) for each in jobs} == {"2592000"}
+    assert repr(jobs[0]["activeDeadlineSeconds"]) == "3000000"
+    (scaled,) = of(found, "ScaledObject")
+    assert scaled["spec"]["triggers"][0]["metadata"]["value"] == "1000000"
 
 
 def places(values: Any, path: str = "") -> Iterator[str]:

@@ -32,15 +32,27 @@
 {{- or .Values.postgresql.enabled (not (empty .Values.externalPostgresql.admin.existingSecret)) | ternary "true" "" }}
 {{- end }}
 
-{{/* The URI of a database. Takes root, role, database, and the variable with the password, if one is needed. */}}
+{{/* Host and port of the databases, as in a URI. Takes root, and direct: whether to pass a pooler by. */}}
+{{- define "shop.postgresql.address" -}}
+{{- $host := include "shop.postgresql.host" .root }}
+{{- $port := include "shop.postgresql.port" .root }}
+{{- with .root.Values.externalPostgresql.direct }}
+{{- if and $.direct .host }}
+{{- $host = .host }}
+{{- $port = int .port }}
+{{- end }}
+{{- end }}
+{{- printf "%s:%v" (include "shop.inUri" $host) $port }}
+{{- end }}
+
+{{/* The URI of a database. Takes root, role, database, direct, and the variable with the password, if one is needed. */}}
 {{- define "shop.postgresql.uri" -}}
 {{- $password := "" }}
 {{- with .password }}
 {{- $password = printf ":$(%s)" . }}
 {{- end }}
 {{- $parameters := .root.Values.postgresql.enabled | ternary "" .root.Values.externalPostgresql.parameters }}
-{{- $address := printf "%s:%s" (include "shop.postgresql.host" .root | include "shop.inUri") (include "shop.postgresql.port" .root) }}
-{{- printf "postgresql+psycopg2://%s%s@%s/%s" .role $password $address .database }}{{ with $parameters }}?{{ . }}{{ end }}
+{{- printf "postgresql+psycopg2://%s%s@%s/%s" .role $password (include "shop.postgresql.address" .) .database }}{{ with $parameters }}?{{ . }}{{ end }}
 {{- end }}
 
 {{/* The database of a service as that service sees it. Takes root and name. */}}
@@ -52,18 +64,23 @@
   value: {{ include "shop.postgresql.uri" (dict "root" .root "role" .name "database" .name "password" $variable) | quote }}
 {{- end }}
 
-{{/*
-How many connections the role of a service may have: twice DB_POOL_SIZE for each copy. While all copies are replaced there are
-twice as many, and some more are for audit and replay. Takes root and name.
-*/}}
-{{- define "shop.postgresql.connections" -}}
+{{/* How many connections a copy of a service may take: twice DB_POOL_SIZE. Takes root and name. */}}
+{{- define "shop.postgresql.ofOneCopy" -}}
 {{- $size := 12 }}
 {{- range concat .root.Values.extraEnv (include "shop.settings" . | fromJson).extraEnv }}
 {{- if eq .name "DB_POOL_SIZE" }}
 {{- $size = .value | default $size | int }}
 {{- end }}
 {{- end }}
-{{- add (mul 2 (include "shop.copies" .) 2 $size) 10 }}
+{{- mul 2 $size }}
+{{- end }}
+
+{{/*
+How many connections the role of a service may have. While all copies are replaced there are twice as many, and some more are
+for audit and replay. Takes root and name.
+*/}}
+{{- define "shop.postgresql.connections" -}}
+{{- add (mul 2 (include "shop.copies" .) (include "shop.postgresql.ofOneCopy" .)) 10 }}
 {{- end }}
 
 {{/* What libpq trusts, where the URI says sslmode=verify-full. */}}

@@ -143,13 +143,16 @@ replay:
 
 {{/*
 What the chart sets, and behind it extraEnv. A name given twice would be a matter of luck, and the chart's probes and time
-limits count on what it sets. Takes env, extra, who.
+limits count on what it sets. A secret beside its file would keep the pod from starting. Takes env, extra, who.
 */}}
 {{- define "shop.withExtraEnv" -}}
 {{- $names := list }}
 {{- range concat (.env | fromYamlArray) .extra }}
 {{- if has .name $names }}
 {{- fail (printf "extraEnv: %s is set twice for %s, or by the chart itself" .name $.who) }}
+{{- end }}
+{{- if and (hasSuffix "_FILE" .name) (has (trimSuffix "_FILE" .name) $names) }}
+{{- fail (printf "extraEnv: %s is set for %s, which has %s from a Secret" .name $.who (trimSuffix "_FILE" .name)) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
