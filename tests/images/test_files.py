@@ -73,13 +73,14 @@ def test_compose_starts_all_in_order(compose: dict[str, Any]) -> None:
 
 
 def test_compose_tells_each_service_of_its_own_database_alone(compose: dict[str, Any]) -> None:
+    broker = {"AMQP_URI", "AMQP_USER_RESTRICTED"}
     for name in SERVICES:
         own = "TOKEN_SECRET" if name == "gateway" else f"{name.upper()}_DB_URI"
         amounts = {"CURRENCY"} if name in WITH_AMOUNTS else set()
-        assert set(compose[name]["environment"]) == {"AMQP_URI", own, *amounts}
+        assert set(compose[name]["environment"]) == {*broker, own, *amounts}
         assert urlsplit(compose[name]["environment"]["AMQP_URI"]).username == name
     uris = {f"{name.upper()}_{kind}" for name in SERVICES_WITH_TABLES for kind in ("DB_URI", "DB_OWNER_URI")}
-    assert set(compose["migrations"]["environment"]) == {"AMQP_URI", "CURRENCY"} | uris
+    assert set(compose["migrations"]["environment"]) == {*broker, "CURRENCY"} | uris
 
 
 def test_the_images_keep_the_locales_in_which_letters_are_written() -> None:
