@@ -14,9 +14,9 @@ from tests.docs.markdown import ROOT, blocks
 from tests.mutants import copy_to
 
 PAGE = ROOT / "docs" / "making-it-yours.md"
-[RENAMING] = [block.text for block in blocks(PAGE) if block.language == "bash"]
+[RENAMING] = [block.text for block in blocks(PAGE) if block.language == "sh"]
 OLD = r"nameko-shop|neversleeps|(service|migrations|databases|\$name|nameko)-07|arch\\*\.homework"
-KEPT = (":!CHANGELOG.md", ":!docs/adr", ":!docs/diagrams/*.svg", ":!docs/making-it-yours.md")
+KEPT = (":!CHANGELOG.md", ":!docs/adr", ":!docs/diagrams/*.svg", ":!docs/making-it-yours.md", ":!*NOTICE")
 DROPPED = "notifications"
 # Documents, tests, results, and the permissions of the version before.
 TEXTS = (
@@ -53,6 +53,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = copy_to(tmp_path_factory.mktemp("renamed"))
     run(root, "git", "init", "--quiet")
     run(root, "git", "add", "--all")
+    author = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    run(root, "git", *author, "commit", "--quiet", "--message=As it was")
     before = run(root, "git", "write-tree")
     assert rename(root) != before
     return root

@@ -20,7 +20,6 @@ VERBS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 RUN = {
     "CONTRIBUTING.md": "tests/docs/test_contributing.py",
     "README.md": "tests/docs/test_readme.py",
-    "docs/making-it-yours.md": "tests/docs/test_making_it_yours.py",
     "docs/operations.md": "tests/docs/test_operations.py",
 }
 FOLLOWED = "docs/adding-a-service.md"  # by tests/docs/test_adding_a_service.py
