@@ -720,7 +720,7 @@ MUTANTS = [
     ),
     Mutant(
         "all interfaces are those of IPv6 alone",
-        [Change("chassis/health.py", 'dualstack_ipv6=ip == "::"', "dualstack_ipv6=False")],
+        [Change("chassis/health.py", 'dualstack_ipv6=not ip.strip("0:")', "dualstack_ipv6=False")],
         tests(HEALTH, "test_all_interfaces_are_those_of_both_families"),
     ),
     Mutant(
