@@ -121,7 +121,7 @@ class Container(ServiceContainer):
 
     def _started(self) -> None:
         if not self._is_up:
-            raise ConnectionError("it waits for its broker or database")
+            raise ConnectionError("it waits for its broker, its permissions there or its database")
 
     def _ping_broker(self) -> None:
         if any(extension.is_blocked for extension in self.extensions if isinstance(extension, Sender)):

@@ -116,14 +116,14 @@ def listen(address: str, variables: str, *, shared: bool = False, hint: str = ""
     try:
         number = int(port)
         *_, ip = resolve(host.strip("[]") or "::")
-        if ip == "::" and not socket.has_dualstack_ipv6():
+        if not ip.strip("0:") and not socket.has_dualstack_ipv6():  # any spelling of `::`
             ip = "0.0.0.0"  # noqa: S104 - the setting asks for it
         return socket.create_server(
             (ip, number),
             family=socket.AF_INET6 if ":" in ip else socket.AF_INET,
             backlog=1024,
             reuse_port=shared,
-            dualstack_ipv6=ip == "::",
+            dualstack_ipv6=not ip.strip("0:"),
         )
     except (ValueError, OverflowError):
         raise SystemExit(f"config.yaml: {address!r} is not an address: write host:port") from None

@@ -13,8 +13,7 @@ from dev.specs.asyncapi import YAML
 from tests.specs.messages import Bus, Message
 
 QUEUE = "tests-tap"
-# See chassis/queue_limits.py and chassis/broker_user.py.
-OF_CHECKS = re.compile(r"\.check-[0-9a-f]{8}(\.dead)?\Z|\Apermission-check\.[0-9a-f]{16}\Z")
+OF_CHECKS = re.compile(r"\.check-[0-9a-f]{8}(\.dead)?\Z")  # see chassis/queue_limits.py
 FIREHOSE = kombu.Exchange("amq.rabbitmq.trace", "topic", passive=True)
 
 
@@ -44,7 +43,7 @@ class Traffic:
             connection.default_channel.queue_delete(QUEUE)
 
     def messages(self) -> list[Message]:
-        """All messages so far, but those by which queues and permissions are tried."""
+        """All messages so far, but those by which queues are tried."""
         self._messages += [each for each in self._drain() if not OF_CHECKS.search(each.key)]
         return self._messages
 

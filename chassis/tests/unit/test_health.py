@@ -218,7 +218,7 @@ def test_a_host_that_is_not_of_this_machine_is_named_and_not_the_port(host) -> N
         health.listen(f"{host}:0", "HEALTH")
 
 
-@pytest.mark.parametrize("address", ["[::]:0", ":::0", "0"])
+@pytest.mark.parametrize("address", ["[::]:0", ":::0", "0", "[::0]:0", "0:0:0:0:0:0:0:0:0"])
 def test_all_interfaces_are_those_of_both_families(address) -> None:
     with closing(health.listen(address, "HEALTH")) as listening:
         port = listening.getsockname()[1]
