@@ -405,7 +405,7 @@ Where to look
 
 What to try next
   curl -s --noproxy '*' {url}/users -H 'Content-Type: application/json' \\
-    -d '{{"username": "ada'$RANDOM'", "email": "ada'$RANDOM'@example.org", "password": "correct horse battery"}}'
+    -d '{{"username": "ada'$RANDOM'", "email": "ada'$RANDOM'@example.org", "password": "correct horse"}}'
   make shell    then: n.rpc.billing.deposit(user_id="...", amount_minor=10000, ref="till-1")
   make newman   the scenario again
   make down     stops everything; make up starts it again, with all its data
