@@ -588,11 +588,6 @@ MUTANTS = [
         tests(BROKER_USER, "test_each_right_that_is_too_wide_is_named_alone"),
     ),
     Mutant(
-        "a queue gets the message that tries the permissions",
-        [Change("chassis/broker_user.py", "amqp.Message(expiration=name)", "amqp.Message()")],
-        tests(BROKER_USER, "test_an_attempt_that_is_permitted_reaches_no_queue"),
-    ),
-    Mutant(
         "a service starts though its broker user may do too much",
         [Change("chassis/container.py", "if not self._must_be_restricted:", "if True:")],
         tests(BROKER_USER, "test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart"),

@@ -26,7 +26,7 @@ from nameko.standalone.rpc import ClusterRpcProxy
 from chassis.amqp import connect
 from chassis.broker_user import check_broker_user
 from chassis.migrate import event_handlers, event_queues
-from chassis.moves import count, open_channel
+from chassis.moves import open_channel
 from chassis.queue_limits import check_queue_limits
 from chassis.schemas import is_id
 from conftest import DEADLINE_S, eventually
@@ -129,12 +129,8 @@ def test_the_definitions_have_all_exchanges_as_services_declare_them(
 def test_a_user_with_all_rights_is_noticed(suite_config: dict[str, Any]) -> None:
     """The suite above checks that each service's own user is not (AMQP_USER_RESTRICTED)."""
     wide = "configure, read, write, routing keys of nameko-rpc, routing keys of users.events"
-    with open_channel(suite_config) as channel:
-        bound = channel.queue_declare(exclusive=True).queue
-        channel.queue_bind(bound, "users.events", "#")
-        with pytest.raises(ConfigurationError, match=rf"too much \({wide}\)"):
-            check_broker_user(suite_config, "users")
-        assert count(channel, bound) == 0  # the attempts reach no queue
+    with pytest.raises(ConfigurationError, match=rf"too much \({wide}\)"):
+        check_broker_user(suite_config, "users")
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from dev.specs.asyncapi import YAML
 from tests.specs.messages import Bus, Message
 
 QUEUE = "tests-tap"
-OF_CHECKS = re.compile(r"\.check-[0-9a-f]{8}(\.dead)?\Z")  # see chassis/queue_limits.py
+# See chassis/queue_limits.py and chassis/broker_user.py.
+OF_CHECKS = re.compile(r"\.check-[0-9a-f]{8}(\.dead)?\Z|\Apermission-check\.[0-9a-f]{16}\Z")
 FIREHOSE = kombu.Exchange("amq.rabbitmq.trace", "topic", passive=True)
 
 
@@ -43,7 +44,7 @@ class Traffic:
             connection.default_channel.queue_delete(QUEUE)
 
     def messages(self) -> list[Message]:
-        """All messages so far, but those by which queues are tried."""
+        """All messages so far, but those by which queues and permissions are tried."""
         self._messages += [each for each in self._drain() if not OF_CHECKS.search(each.key)]
         return self._messages
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import amqp
 import eventlet
 import pytest
 import yaml
@@ -15,7 +14,6 @@ from chassis import container as chassis_container
 from chassis import health, migrate
 from chassis.broker_user import check_broker_user
 from chassis.container import Container
-from chassis.moves import count, open_channel
 from chassis.tests.conftest import Keeper, running
 from conftest import eventually
 from dev.broker import ALL_RIGHTS, BUS, MIGRATIONS, PREVIOUS, definitions, users
@@ -82,21 +80,6 @@ def test_each_right_that_is_too_wide_is_named_alone(
     named = right if right in RIGHTS else f"routing keys of {right}"
     with pytest.raises(ConfigurationError, match=rf"too much \({re.escape(named)}\)"):
         check_broker_user({**suite_config, "AMQP_URI": wide[right]}, "users")
-
-
-def test_an_attempt_that_is_permitted_reaches_no_queue(suite_config: dict[str, Any]) -> None:
-    """Not even one that is bound to all routing keys, such as that of an archive."""
-    exchanges = ("nameko-rpc", "users.events")
-    with open_channel(suite_config) as channel:
-        bound = channel.queue_declare(exclusive=True).queue
-        for exchange in exchanges:
-            channel.queue_bind(bound, exchange, "#")
-        with pytest.raises(ConfigurationError, match=rf"\({WIDE}\)"):
-            check_broker_user(suite_config, "users")
-        assert count(channel, bound) == 0
-        for exchange in exchanges:
-            channel.basic_publish_confirm(amqp.Message(), exchange, "permission-check")
-        assert count(channel, bound) == len(exchanges)
 
 
 def test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart(
