@@ -1,8 +1,9 @@
-"""Tries whether the broker lets this process do more than its own tasks. AMQP cannot read permissions.
+"""Tries whether the broker lets this process do more than its own tasks.
 
-An import of definitions that stops half-way leaves users without topic permissions: everything works,
-and a stolen account may call every method. Each attempt uses a random name, which no queue and no
-exchange has. Only a queue that is bound to all routing keys gets its empty message, if it is not refused.
+AMQP cannot read permissions. An import of definitions that stops half-way leaves users without topic
+permissions: everything works, and a stolen account may call every method. Each attempt uses a random
+name, which no queue and no exchange has. If the broker permits it, a queue that is bound to all routing
+keys gets its empty message.
 """
 
 import secrets
@@ -22,22 +23,19 @@ def check_broker_user(config: dict[str, Any], service: str) -> None:
 
     Raises ConfigurationError, whose one line names the rights that are too wide, or one of
     CONNECTION_ERRORS. The broker logs each refusal. During its memory or disk alarm it answers no
-    attempt to publish: nothing is said of these rights then, because consumers must start all the same.
+    attempt to publish. The rights to publish count as restricted then, because consumers must start.
     """
     name = f"permission-check.{secrets.token_hex(8)}"
     wide = []
     with suppress(amqp.ResourceError), open_channel(config) as channel:
         channel.connection.on_blocked = _end_attempts
+        publish = partial(write, channel, routing_key=name, content=amqp.Message(), mandatory=False)
         attempts = {
             "configure": partial(channel.queue_delete, name),
             "read": partial(channel.basic_get, name),
-        } | {
-            right: partial(write, channel, exchange, name, amqp.Message(), mandatory=False)
-            for right, exchange in {
-                "write": name,
-                "routing keys of nameko-rpc": "nameko-rpc",
-                f"routing keys of {service}.events": f"{service}.events",
-            }.items()
+            "write": partial(publish, name),
+            "routing keys of nameko-rpc": partial(publish, "nameko-rpc"),
+            f"routing keys of {service}.events": partial(publish, f"{service}.events"),
         }
         for right, attempt in attempts.items():
             with suppress(amqp.AccessRefused):  # the channel lives on: py-amqp opens it again

@@ -103,7 +103,7 @@ class Container(ServiceContainer):
         raise SystemExit(0)
 
     def _check_broker_user(self) -> None:
-        """Warn where the broker's user may do too much; if that must not be, wait until it is mended.
+        """Warn if the broker's user may do too much. With AMQP_USER_RESTRICTED, wait until it may not.
 
         Nothing of the service runs meanwhile. An import of the right definitions ends the wait.
         """

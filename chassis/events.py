@@ -440,7 +440,7 @@ class EventHandler(NamekoEventHandler):
 
 
 def _delivery(message: Any) -> Delivery:
-    """A delivery of the message. An event without an id, of stock Nameko, gets its digest as one."""
+    """A delivery of the message. An event of stock Nameko has no id, and gets its digest as one."""
     return Delivery(
         message=message,
         id=message.properties.get("message_id") or hashlib.sha256(message.body or b"").hexdigest(),

@@ -582,7 +582,9 @@ MUTANTS = [
         "a broker user may use every routing key",
         [
             Change(
-                "chassis/broker_user.py", '                "routing keys of nameko-rpc": "nameko-rpc",\n', ""
+                "chassis/broker_user.py",
+                '            "routing keys of nameko-rpc": partial(publish, "nameko-rpc"),\n',
+                "",
             )
         ],
         tests(BROKER_USER, "test_each_right_that_is_too_wide_is_named_alone"),

@@ -210,7 +210,7 @@ def test_a_service_too_slow_is_waited_for_until_the_deadline_only(asker, echo, n
     with pytest.raises(DeadlineExceeded, match=r"echo\.hold did not answer in 0\.3 s"):
         dependency(asker, name).hold(gate=name)
     assert pending(asker) == 0
-    gates[name].send()  # its late answer finds nobody, and harms nobody
+    gates[name].send()  # its late reply is dropped, and harms no later call
     assert echo.echo(value=1) == 1
 
 
