@@ -96,11 +96,6 @@ def with_table(readme: str, text: str) -> str:
     return f"{before}{begin}\n{table(text)}\n{end}{after}"
 
 
-def suite_version() -> str:
-    """The version in pyproject.toml, which is the version of everything here."""
-    return version_of(ROOT)
-
-
 def with_version(chart: str, version: str) -> str:
     """A Chart.yaml whose chart and app have this version."""
     for key, value in (("version", version), ("appVersion", f'"{version}"')):
@@ -122,7 +117,7 @@ def write() -> None:
     readme = CHART / "README.md"
     readme.write_text(with_table(readme.read_text(), (CHART / "values.yaml").read_text()))
     chart = CHART / "Chart.yaml"
-    chart.write_text(with_version(chart.read_text(), suite_version()))
+    chart.write_text(with_version(chart.read_text(), version_of(ROOT)))
     for source, copy in COPIES.items():
         shutil.copyfile(ROOT / source, copy)
 

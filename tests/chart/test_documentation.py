@@ -20,13 +20,13 @@ from dev.chart.docs import (
     SCENARIO,
     Section,
     parse,
-    suite_version,
     table,
     with_table,
     with_version,
 )
 from dev.chart.tools import ROOT
 from dev.failure import Failure
+from dev.release import version_of
 from tests.chart.helm import CHART, DEFAULTS, name_of, objects, of, pods, selects
 from tests.chart.test_kubernetes import KUBERNETES, faults
 
@@ -171,7 +171,7 @@ def public(name: str) -> list[str]:
 
 def test_the_chart_has_the_version_of_the_suite() -> None:
     chart = (CHART / "Chart.yaml").read_text()
-    assert chart == with_version(chart, suite_version()), "run `make chart-docs`"
+    assert chart == with_version(chart, version_of(ROOT)), "run `make chart-docs`"
     assert yaml.safe_load(chart)["annotations"]["artifacthub.io/license"] == "Apache-2.0"
 
 

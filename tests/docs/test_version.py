@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from dev.chart.docs import suite_version
+from dev.release import version_of
 from tests.docs.markdown import ROOT
 
 # By `make chart-docs` and `make specs`, and the tests of both compare them.
@@ -24,7 +24,7 @@ def test_no_file_quotes_the_version_but_those_that_are_made() -> None:
         ["git", "ls-files", *WRITTEN], cwd=ROOT, capture_output=True, text=True, check=True
     )
     files = {name for name in listed.stdout.split() if (ROOT / name).exists()} - {"CHANGELOG.md"}
-    assert {name for name in files if has((ROOT / name).read_text(), suite_version())} == MADE
+    assert {name for name in files if has((ROOT / name).read_text(), version_of(ROOT))} == MADE
 
 
 def test_a_quoted_version_is_found() -> None:
@@ -37,7 +37,7 @@ def test_make_prints_the_version() -> None:
     printed = subprocess.run(
         ["make", "--no-print-directory", "version"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert printed.stdout == f"{suite_version()}\n"
+    assert printed.stdout == f"{version_of(ROOT)}\n"
 
 
 def releases(changelog: str) -> list[tuple[int, ...]]:
@@ -52,7 +52,7 @@ def releases(changelog: str) -> list[tuple[int, ...]]:
 def test_the_changelog_has_dated_releases_the_newest_of_which_is_the_version() -> None:
     found = releases((ROOT / "CHANGELOG.md").read_text())
     assert found == sorted(set(found), reverse=True)
-    version = tuple(int(part) for part in suite_version().split("."))
+    version = tuple(int(part) for part in version_of(ROOT).split("."))
     assert found[:1] in ([], [version])
 
 
