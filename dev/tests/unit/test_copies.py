@@ -47,7 +47,7 @@ def test_all_insist_on_restricted_users_of_the_own_broker_but_the_one_with_all_r
     told = {user: suite.env(user)["AMQP_USER_RESTRICTED"] for user in USERS}
     assert told == {**dict.fromkeys(USERS, "true"), ALL_RIGHTS: "false"}
     elsewhere = Suite(tmp_path / "other", free_ports(), EXTERNAL)
-    assert "AMQP_USER_RESTRICTED" not in elsewhere.env("users"), "whoever made these users knows"
+    assert "AMQP_USER_RESTRICTED" not in elsewhere.env("users"), "the operator of that server decides"
 
 
 def test_each_user_has_a_password_of_its_own(tmp_path) -> None:
