@@ -37,7 +37,7 @@ find_builder() {
   fi
 }
 
-version=$(make --silent --no-print-directory version)
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 prefix=${REGISTRY:+$REGISTRY/}${NAMESPACE:-neversleeps}
 builder=${BUILDER:-$(find_builder)}
 case $builder in
