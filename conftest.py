@@ -32,7 +32,9 @@ from dev.proxies import without_proxy
 from dev.servers import Servers
 from dev.suite import PRIVATE
 
-os.environ.update(without_proxy(os.environ))  # for every client of this run, and what it starts
+os.environ.update(
+    without_proxy(os.environ)
+)  # for every client of this run, and what it starts
 SERVICES_WITH_TABLES = ("users", "billing", "orders", "notifications")
 SIGNING_KEY = "a secret of more than 32 characters, for tests"
 DEADLINE_S = 20.0  # generous: for waiting, never for measuring
@@ -43,16 +45,23 @@ PROCESSOR_ONLY = (
     "tests/test_mutants.py",
     "tests/test_workflows.py",
 )
-STARTS_SERVERS = {"servers", "server"}  # fixtures of the tests there that have servers all the same
+STARTS_SERVERS = {
+    "servers",
+    "server",
+}  # fixtures of the tests there that have servers all the same
 OWN_SERVERS = ("tests/docs/", "tests/chaos/")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
     """Marks the tests that `make test` runs beside the others: see dev/all_tests.py."""
     for item in items:
         path = item.path.relative_to(config.rootpath).as_posix()
-        if path.startswith(PROCESSOR_ONLY) and not STARTS_SERVERS & set(item.fixturenames):
+        if path.startswith(PROCESSOR_ONLY) and not STARTS_SERVERS & set(
+            item.fixturenames
+        ):
             item.add_marker("processor_only")
         elif path.startswith(OWN_SERVERS):
             item.add_marker("own_servers")
@@ -72,7 +81,9 @@ def in_uri(host: str) -> str:
 
 def eventually(check: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
     """The first truthy result of `check`, polled; fails after `deadline_s`."""
-    with eventlet.Timeout(deadline_s, AssertionError(f"not so within {deadline_s:g} s")):
+    with eventlet.Timeout(
+        deadline_s, AssertionError(f"not so within {deadline_s:g} s")
+    ):
         while not (result := check()):
             eventlet.sleep(0.02)
         return result
@@ -126,9 +137,13 @@ def sql(suite_config: dict[str, Any]) -> Iterator[Callable[..., list[tuple[Any, 
     """`sql("billing", "SELECT ...", parameters)`: rows, read as the owner of that database."""
     connections: dict[str, Any] = {}
 
-    def run(service: str, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    def run(
+        service: str, statement: str, parameters: Any = None
+    ) -> list[tuple[Any, ...]]:
         if service not in connections:
-            uri = suite_config["DB_OWNER_URIS"][f"{service}:Base"].replace("+psycopg2", "")
+            uri = suite_config["DB_OWNER_URIS"][f"{service}:Base"].replace(
+                "+psycopg2", ""
+            )
             connections[service] = psycopg2.connect(uri)
             connections[service].autocommit = True
         with connections[service].cursor() as cursor:
@@ -144,12 +159,18 @@ def sql(suite_config: dict[str, Any]) -> Iterator[Callable[..., list[tuple[Any, 
 def clean(suite_config: dict[str, Any], sql: Callable[..., Any]) -> None:
     """Empty tables and queues before the test."""
     for service in SERVICES_WITH_TABLES:
-        names = sql(service, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        names = sql(
+            service, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        )
         tables = [name for (name,) in names if name != "alembic_version"]
-        sql(service, "; ".join(f"DELETE FROM {table}" for table in tables))  # quicker than TRUNCATE
+        sql(
+            service, "; ".join(f"DELETE FROM {table}" for table in tables)
+        )  # quicker than TRUNCATE
     with connect(suite_config) as connection:
         for service in SERVICES_WITH_TABLES:
-            requests = Queue(f"rpc-{service}", get_rpc_exchange(suite_config), f"{service}.*")
+            requests = Queue(
+                f"rpc-{service}", get_rpc_exchange(suite_config), f"{service}.*"
+            )
             requests(connection.default_channel).declare()
             requests(connection.default_channel).purge()
             for handler in event_handlers(suite_config, service):
@@ -163,7 +184,9 @@ def run(config: dict[str, Any], clean: None) -> Iterator[Callable[..., Container
     running: list[Container] = []
 
     def start(service_cls: type, **settings: Any) -> Container:
-        container = Container(service_cls, {**config, "HEALTH_ADDRESS": "127.0.0.1:0", **settings})
+        container = Container(
+            service_cls, {**config, "HEALTH_ADDRESS": "127.0.0.1:0", **settings}
+        )
         running.append(container)
         container.start()
         return container

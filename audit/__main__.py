@@ -22,7 +22,13 @@ QUEUES = (
     "evt-orders-order_paid--notifications.handle_order_paid",
     "evt-orders-order_rejected--notifications.handle_order_rejected",
 )
-TABLES = ("users.users", "billing.accounts", "billing.operations", "orders.orders", "notifications.letters")
+TABLES = (
+    "users.users",
+    "billing.accounts",
+    "billing.operations",
+    "orders.orders",
+    "notifications.letters",
+)
 MONEY = """billing:
     SELECT concat_ws(' ', round(total / 10::numeric ^ digits, digits), currency)
     FROM
@@ -35,7 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m audit", description=__doc__)
     parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
-    parser.add_argument("--settled", action="store_true", help="nothing is under way: allow no time for it")
+    parser.add_argument(
+        "--settled",
+        action="store_true",
+        help="nothing is under way: allow no time for it",
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args(arguments)
     try:
@@ -56,12 +66,17 @@ def audit(config: dict[str, Any], settled: bool = False) -> dict[str, Any]:
     with snapshots(config, settled) as ask:
         tables = (name.split(".") for name in TABLES)
         checked = {
-            table: next(ask(f"{service}: SELECT count(*) FROM {table}"))[0] for service, table in tables
+            table: next(ask(f"{service}: SELECT count(*) FROM {table}"))[0]
+            for service, table in tables
         }
         checked["money"] = next(ask(MONEY))[0]
         lines = chain(in_queues, differences(ask))
         first = list(islice(lines, SHOWN))
-        return {"checked": checked, "differences": len(first) + sum(1 for _ in lines), "first": first}
+        return {
+            "checked": checked,
+            "differences": len(first) + sum(1 for _ in lines),
+            "first": first,
+        }
 
 
 def _in_queues(config: dict[str, Any], settled: bool) -> Iterator[str]:
@@ -82,7 +97,9 @@ def _ready(channel: Any, queue: str) -> int:
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = [f"{what:12} {amount:>16}" for what, amount in result["checked"].items()] + result["first"]
+    lines = [
+        f"{what:12} {amount:>16}" for what, amount in result["checked"].items()
+    ] + result["first"]
     if more := result["differences"] - len(result["first"]):
         lines.append(f"... and {more} more")
     return "\n".join([*lines, f"differences: {result['differences'] or 'none'}"])

@@ -79,10 +79,18 @@ CHECKS = (  # name, what is due, what is found
             FROM outbox LEFT JOIN orders ON payload ->> 'order_id' = id::text
             GROUP BY 1, status HAVING count(*) > 1 OR min(type) IS DISTINCT FROM 'order_' || status""",
     ),
-    ("pending", f"orders: SELECT id, 'an end', {CREATED_LATE} FROM orders WHERE status = 'pending'", NOTHING),
+    (
+        "pending",
+        f"orders: SELECT id, 'an end', {CREATED_LATE} FROM orders WHERE status = 'pending'",
+        NOTHING,
+    ),
     ("outbox", f"users: {UNSENT}", NOTHING),
     ("outbox", f"orders: {UNSENT}", NOTHING),
-    ("refs", NOTHING, "billing: SELECT ref, count(*), true FROM operations GROUP BY 1 HAVING count(*) > 1"),
+    (
+        "refs",
+        NOTHING,
+        "billing: SELECT ref, count(*), true FROM operations GROUP BY 1 HAVING count(*) > 1",
+    ),
     (
         "keys",
         NOTHING,
@@ -95,11 +103,15 @@ CHECKS = (  # name, what is due, what is found
 def differences(ask: Ask) -> Iterator[str]:
     """All of them, a line each, which begins with the name of the check."""
     for name, due, found in CHECKS:
-        for line in compare(*(ask(question) if question else () for question in (due, found))):
+        for line in compare(
+            *(ask(question) if question else () for question in (due, found))
+        ):
             yield f"{name}: {line}"
 
 
-def compare(due: Iterable[tuple[Any, ...]], found: Iterable[tuple[Any, ...]]) -> Iterator[str]:
+def compare(
+    due: Iterable[tuple[Any, ...]], found: Iterable[tuple[Any, ...]]
+) -> Iterator[str]:
     """The keys of which not the same is said. Holds the rows of one key at a time."""
     rows = heapq.merge(zip(repeat(0), due), zip(repeat(1), found), key=_key)
     for key, together in groupby(rows, _key):
@@ -109,7 +121,9 @@ def compare(due: Iterable[tuple[Any, ...]], found: Iterable[tuple[Any, ...]]) ->
             said[side].append(text)
             is_late |= is_late_alone
         if said[0] != said[1] and None not in said[0] and (is_late or all(said)):
-            about = key if str(key).isprintable() else repr(key)  # a ref may hold what its maker liked
+            about = (
+                key if str(key).isprintable() else repr(key)
+            )  # a ref may hold what its maker liked
             yield f"{about}: due is {said[0]}, found is {said[1]}"
 
 

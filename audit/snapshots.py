@@ -32,7 +32,10 @@ def snapshots(config: dict[str, Any], settled: bool) -> Iterator[Ask]:
     parameter `settled`. Raises ConfigurationError, psycopg2.Error."""
     numbers = count()
     with ExitStack() as stack:
-        databases = {name: stack.enter_context(closing(connect(config, name, **SNAPSHOT))) for name in ORDER}
+        databases = {
+            name: stack.enter_context(closing(connect(config, name, **SNAPSHOT)))
+            for name in ORDER
+        }
         for database in databases.values():
             database.cursor().execute(f"{NO_LIMITS}; SELECT 1")  # takes the snapshot
 
@@ -52,8 +55,14 @@ def connect(config: dict[str, Any], service: str, **session: Any) -> Any:
     `session` must not have autocommit: psycopg2 would then change the session, not the transaction.
     Raises ConfigurationError, psycopg2.Error.
     """
-    url = make_url(database_uri(config, "DB_URIS", service)).set(drivername="postgresql")
-    own: Any = {**GONE_AFTER, "connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
+    url = make_url(database_uri(config, "DB_URIS", service)).set(
+        drivername="postgresql"
+    )
+    own: Any = {
+        **GONE_AFTER,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "client_encoding": "utf8",
+    }
     connection = psycopg2.connect(url.render_as_string(hide_password=False), **own)
     connection.set_session(**session)
     return connection

@@ -23,8 +23,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name, options in PARTS.items():
         part = parts.add_parser(name)
         for option, default in options.items():
-            part.add_argument(f"--{option}", type=int, default=default, help=f"{default} by default")
-        part.add_argument("--keep", action="store_true", help="make it the reference that the docs show")
+            part.add_argument(
+                f"--{option}", type=int, default=default, help=f"{default} by default"
+            )
+        part.add_argument(
+            "--keep",
+            action="store_true",
+            help="make it the reference that the docs show",
+        )
     return parser.parse_args(arguments)
 
 
@@ -41,13 +47,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         return growth.measure(options.operations, options.pairs, options.seconds)
     if options.part == "long":
         return long.measure(options.orders)
-    return (scale if options.part == "scale" else rounds).measure(options.rounds, options.seconds)
+    return (scale if options.part == "scale" else rounds).measure(
+        options.rounds, options.seconds
+    )
 
 
 def main() -> int:
     os.environ.update(without_proxy(os.environ))
     options = parse(sys.argv[1:])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started ends
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that all that was started ends
     try:
         load.require_wrk()
         result = measure(options)

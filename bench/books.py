@@ -47,7 +47,9 @@ class Books:
         self.ask((HERE / "schema.sql").read_text())
         self.ask("CREATE EXTENSION postgres_fdw")
         for service in SEEN:
-            self.ask(OPEN.format(service, make_url(uris[f"{service.upper()}_DB_OWNER_URI"])))
+            self.ask(
+                OPEN.format(service, make_url(uris[f"{service.upper()}_DB_OWNER_URI"]))
+            )
 
     def ask(self, query: str, *parameters: str) -> list[tuple[Any, ...]]:
         """The rows of a query; on a connection of its own, so that none idles beside the suite's."""
@@ -59,7 +61,9 @@ class Books:
 
     def wait_for_letters(self) -> bool:
         """Whether every order got its letter in time."""
-        return wait_for(lambda: self.ask(LETTERS_ARE_WRITTEN)[0][0], LETTERS_TIMEOUT_S, every_s=0.2)
+        return wait_for(
+            lambda: self.ask(LETTERS_ARE_WRITTEN)[0][0], LETTERS_TIMEOUT_S, every_s=0.2
+        )
 
     def letter_lag(self, measure: Measure) -> tuple[float, float]:
         """Seconds from the end of an order to its letter, the 99th percentile of a run; and by how many
@@ -73,7 +77,8 @@ class Books:
         When wrk stops, as many orders as it has clients may be stored and not answered.
         """
         [(stored,)] = self.ask(
-            "SELECT count(*) FROM orders.orders WHERE starts_with(key, %s)", measure.prefix
+            "SELECT count(*) FROM orders.orders WHERE starts_with(key, %s)",
+            measure.prefix,
         )
         answered = measure.answers.get(SETTLED, 0) + measure.answers.get(PENDING, 0)
         return max(0, answered - stored) + max(0, stored - answered - measure.clients)

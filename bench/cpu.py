@@ -29,7 +29,12 @@ def spent(suite: Suite) -> Spent:
     for folder in PROC.glob("[0-9]*"):
         try:
             parent, used = process((folder / "stat").read_text())
-            title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            title = (
+                (folder / "cmdline")
+                .read_bytes()
+                .replace(b"\0", b" ")
+                .decode(errors="replace")
+            )
         except OSError:  # ended meanwhile
             continue
         pid = int(folder.name)
@@ -67,5 +72,11 @@ def backend_kind(title: str) -> str:
 
 def machine(stat: str) -> tuple[float, float, float]:
     """Seconds of all cores together, from /proc/stat: busy, idle, and taken by a virtual machine's host."""
-    user, nice, system, idle, iowait, irq, softirq, steal = map(int, stat.split("\n", 1)[0].split()[1:9])
-    return (user + nice + system + irq + softirq) / TICKS, (idle + iowait) / TICKS, steal / TICKS
+    user, nice, system, idle, iowait, irq, softirq, steal = map(
+        int, stat.split("\n", 1)[0].split()[1:9]
+    )
+    return (
+        (user + nice + system + irq + softirq) / TICKS,
+        (idle + iowait) / TICKS,
+        steal / TICKS,
+    )

@@ -51,14 +51,28 @@ def measure(large: int, pairs: int, seconds: int) -> dict[str, Any]:
             shop.orders(CLIENTS, seconds)  # to warm up
         done = []
         for number in range(pairs):
-            runs = {size: shops[size].orders(CLIENTS, seconds) for size in in_turn(shops, number)}
+            runs = {
+                size: shops[size].orders(CLIENTS, seconds)
+                for size in in_turn(shops, number)
+            }
             done.append([runs[size] for size in shops])
-            say(f"pair {number + 1} of {pairs}: " + ", ".join(f"{run.rate:.0f}" for run in done[-1]))
+            say(
+                f"pair {number + 1} of {pairs}: "
+                + ", ".join(f"{run.rate:.0f}" for run in done[-1])
+            )
         audits = [shop.audit() for shop in shops.values()]
         faults = one.faults + other.faults
         return {
-            "environment": {**one.environment(), "clients": CLIENTS, "pairs": pairs, "seconds": seconds},
-            "targets": [figures.GROWTH.judge_median(ratios(done)), figures.WRONG.judge(len(faults))],
+            "environment": {
+                **one.environment(),
+                "clients": CLIENTS,
+                "pairs": pairs,
+                "seconds": seconds,
+            },
+            "targets": [
+                figures.GROWTH.judge_median(ratios(done)),
+                figures.WRONG.judge(len(faults)),
+            ],
             "operations": list(shops),
             "seeding_s": seeding_s,
             "medians": [asdict(m) for m in figures.medians(done)],
@@ -84,7 +98,9 @@ def ratios(pairs: Sequence[Sequence[Measure]]) -> list[float]:
 def seed(shop: Shop, operations: int) -> float:
     """Fills the ledger, in which no account is off by a cent then; the seconds it took."""
     started = time.monotonic()
-    with closing(psycopg2.connect(shop.suite.servers.superuser_dsn(), dbname="billing")) as connection:
+    with closing(
+        psycopg2.connect(shop.suite.servers.superuser_dsn(), dbname="billing")
+    ) as connection:
         connection.autocommit = True  # VACUUM allows no transaction
         cursor = connection.cursor()
         start_ms = int(time.time() * 1000) - operations

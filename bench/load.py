@@ -19,7 +19,10 @@ from dev.failure import Failure
 HERE = Path(__file__).resolve().parent
 SETTLED, PENDING, READ = "201", "202", "200"
 RIGHT = {"orders": (SETTLED, PENDING), "account": (READ,)}
-RICH, POOR_ONE_IN = "10000000.00", 20  # a user in 20 has no money: all orders are rejected
+RICH, POOR_ONE_IN = (
+    "10000000.00",
+    20,
+)  # a user in 20 has no money: all orders are rejected
 TIMEOUT_S = 10  # longer than any deadline of the suite
 
 
@@ -43,7 +46,11 @@ class Measure:
     prefix: str = ""  # of the run's idempotency keys
 
     def wrong_answers(self) -> dict[str, int]:
-        return {name: n for name, n in self.answers.items() if n and name not in RIGHT[self.what]}
+        return {
+            name: n
+            for name, n in self.answers.items()
+            if n and name not in RIGHT[self.what]
+        }
 
 
 def require_wrk() -> None:
@@ -59,11 +66,17 @@ def sign_up(url: str, number: int) -> list[str]:
 
 
 def _new_user(url: str, number: int) -> str:
-    user = {"username": f"user{number}", "email": f"user{number}@example.org", "password": "correct horse"}
+    user = {
+        "username": f"user{number}",
+        "email": f"user{number}@example.org",
+        "password": "correct horse",
+    }
     user["locale"] = "en" if number % 2 else "ru"
     token: str = _post(f"{url}/users", user)["access_token"]
     if number % POOR_ONE_IN:
-        _post(f"{url}/account/deposits", {"amount": RICH}, Authorization=f"Bearer {token}")
+        _post(
+            f"{url}/account/deposits", {"amount": RICH}, Authorization=f"Bearer {token}"
+        )
     return token
 
 
@@ -73,24 +86,51 @@ def _post(url: str, body: dict[str, str], **headers: str) -> Any:
     return response.json()
 
 
-def wrk(url: str, what: str, clients: int, seconds: int, tokens: Path, prefix: str) -> Measure:
+def wrk(
+    url: str, what: str, clients: int, seconds: int, tokens: Path, prefix: str
+) -> Measure:
     """POST /orders or GET /account on keep-alive connections."""
-    command = ["wrk", "-t", "1", "-c", str(clients), "-d", f"{seconds}s", "--timeout", f"{TIMEOUT_S}s"]
+    command = [
+        "wrk",
+        "-t",
+        "1",
+        "-c",
+        str(clients),
+        "-d",
+        f"{seconds}s",
+        "--timeout",
+        f"{TIMEOUT_S}s",
+    ]
     command += ["-s", str(HERE / "load.lua"), url, "--", what, str(tokens), prefix]
     told = json.loads(_run(command, os.environ, HERE).splitlines()[-1])
     times, answers = told["times"], told["answers"]
     rate = answers.get(RIGHT[what][0], 0) / times["seconds"]
-    return Measure(what, clients, rate, times["p50_ms"], times["p99_ms"], answers=answers, prefix=prefix)
+    return Measure(
+        what,
+        clients,
+        rate,
+        times["p50_ms"],
+        times["p99_ms"],
+        answers=answers,
+        prefix=prefix,
+    )
 
 
 def pgbench(database: Mapping[str, str], seconds: int, clients: int) -> Measure:
     """A plain SQL version of an order, four commits. `database` is libpq's parameters."""
-    env = {**os.environ, **{f"PG{name.upper()}": value for name, value in database.items()}}
+    env = {
+        **os.environ,
+        **{f"PG{name.upper()}": value for name, value in database.items()},
+    }
     command = ["pgbench", "-n", "-c", str(clients), "-j", "1", "-T", str(seconds), "-l"]
     command += ["-f", str(HERE / "one_order.sql"), database["dbname"]]
     with tempfile.TemporaryDirectory() as folder:
         output = _run(command, env, folder)
-        times_ms = [int(line.split()[2]) / 1000 for log in Path(folder).iterdir() for line in log.open()]
+        times_ms = [
+            int(line.split()[2]) / 1000
+            for log in Path(folder).iterdir()
+            for line in log.open()
+        ]
     [rate] = [line.split()[2] for line in output.splitlines() if line.startswith("tps")]
     percentiles = quantiles(times_ms, n=100)
     return Measure("pgbench", clients, float(rate), percentiles[49], percentiles[98])
@@ -99,5 +139,7 @@ def pgbench(database: Mapping[str, str], seconds: int, clients: int) -> Measure:
 def _run(command: list[str], env: Mapping[str, str], cwd: str | Path) -> str:
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
-        raise Failure(f"{command[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise Failure(
+            f"{command[0]} failed: {done.stderr.strip() or done.stdout.strip()}"
+        )
     return done.stdout

@@ -28,7 +28,11 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 2.2,
     "lines.markersize": 7,
 }
-CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of the lines behind a text
+CLEAR = {
+    "facecolor": "white",
+    "edgecolor": "none",
+    "pad": 1,
+}  # of the lines behind a text
 Series = Sequence[Mapping[str, Any]]
 
 
@@ -52,7 +56,14 @@ def _rates(axes: Axes, orders: Series, pgbench: Mapping[str, Any]) -> None:
     _line(axes, orders, "rate", BLUE, "o", "orders-rate")
     axes.set_ylim(0, 1.22 * max(pgbench["rate"], *(m["rate"] for m in orders)))
     text = f"PostgreSQL alone, 16 clients: {pgbench['rate']:,.0f}"
-    axes.annotate(text, (0, pgbench["rate"]), (2, 5), textcoords="offset points", color=GREY, bbox=CLEAR)
+    axes.annotate(
+        text,
+        (0, pgbench["rate"]),
+        (2, 5),
+        textcoords="offset points",
+        color=GREY,
+        bbox=CLEAR,
+    )
     place, best = max(enumerate(orders), key=lambda at: at[1]["rate"])
     is_below_line = best["rate"] < pgbench["rate"] < 1.15 * best["rate"]
     axes.annotate(
@@ -71,7 +82,9 @@ def _latencies(axes: Axes, orders: Series, pgbench: Series) -> None:
     _prepare(axes, "Latency, ms", orders)
     axes.set_yscale("log")
     axes.grid(axis="y", which="major", color="#DDDDDD")
-    _line(axes, orders, "p99_ms", VERMILION, "s", "orders-p99", "order, 99th percentile")
+    _line(
+        axes, orders, "p99_ms", VERMILION, "s", "orders-p99", "order, 99th percentile"
+    )
     _line(axes, orders, "p50_ms", BLUE, "o", "orders-median", "order, median")
     clients = [m["clients"] for m in orders]
     known = [m for m in pgbench if m["clients"] in clients]
@@ -85,7 +98,9 @@ def _latencies(axes: Axes, orders: Series, pgbench: Series) -> None:
         gid="pgbench-median",
         label="PostgreSQL alone, median",
     )
-    values = [m[name] for m in orders for name in ("p50_ms", "p99_ms")] + [m["p50_ms"] for m in known]
+    values = [m[name] for m in orders for name in ("p50_ms", "p99_ms")] + [
+        m["p50_ms"] for m in known
+    ]
     axes.set_ylim(min(values) / 3, max(values) * 2)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -104,6 +119,22 @@ def _prepare(axes: Axes, title: str, orders: Series) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def _line(axes: Axes, orders: Series, name: str, color: str, marker: str, gid: str, label: str = "") -> None:
+def _line(
+    axes: Axes,
+    orders: Series,
+    name: str,
+    color: str,
+    marker: str,
+    gid: str,
+    label: str = "",
+) -> None:
     values = [m[name] for m in orders]
-    axes.plot(range(len(orders)), values, color=color, marker=marker, gid=gid, label=label, clip_on=False)
+    axes.plot(
+        range(len(orders)),
+        values,
+        color=color,
+        marker=marker,
+        gid=gid,
+        label=label,
+        clip_on=False,
+    )

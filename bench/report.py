@@ -17,10 +17,17 @@ DOCUMENT = HERE.parent / "docs" / "performance.md"
 MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 LATENCIES = ("median ms", "p99 ms", "letters p99 s")
-VERBS = {"rounds": "bench", "growth": "bench-growth", "long": "bench-long", "scale": "bench-scale"}
+VERBS = {
+    "rounds": "bench",
+    "growth": "bench-growth",
+    "long": "bench-long",
+    "scale": "bench-scale",
+}
 
 Result = dict[str, Any]
-Table = list[tuple[str, ...]]  # the first row is the head; the first column names, the others figures
+Table = list[
+    tuple[str, ...]
+]  # the first row is the head; the first column names, the others figures
 
 
 def result_file(part: str, *, keep: bool) -> Path:
@@ -32,7 +39,11 @@ def result_file(part: str, *, keep: bool) -> Path:
 def show(part: str, result: Result) -> None:
     """Prints the tables of a result."""
     print(f"\n{measured(result)}\n")
-    for table in (targets({part: result}), *TABLES[part](result).values(), _audit(result)):
+    for table in (
+        targets({part: result}),
+        *TABLES[part](result).values(),
+        _audit(result),
+    ):
         print(plain(table) + "\n")
     for fault in result["faults"]:
         print(f"WRONG: {fault}")
@@ -40,15 +51,28 @@ def show(part: str, result: Result) -> None:
 
 def measured(result: Result) -> str:
     """On what, and how long, in a line."""
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["environment"].items())
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in result["environment"].items()
+    )
 
 
 def targets(results: Mapping[str, Result]) -> Table:
     """All targets of these parts, and by which verb each was measured."""
     rows = [
         (
-            *(t["what"], VERBS[part], number(t["figure"]), number(t.get("lowest")), number(t.get("highest"))),
-            *(t["wanted"], ("" if t.get("always", True) else "mostly ") + ("met" if t["met"] else "missed")),
+            *(
+                t["what"],
+                VERBS[part],
+                number(t["figure"]),
+                number(t.get("lowest")),
+                number(t.get("highest")),
+            ),
+            *(
+                t["wanted"],
+                ("" if t.get("always", True) else "mostly ")
+                + ("met" if t["met"] else "missed"),
+            ),
         )
         for part, result in results.items()
         for t in result["targets"]
@@ -62,7 +86,10 @@ def of_rounds(result: Result) -> dict[str, Table]:
         "cpu": _shares(result["cpu_ms"]),
         "memory": [
             ("memory, MB", "at rest", "after"),
-            *((name, f"{rest:.0f}", f"{after:.0f}") for name, (rest, after) in result["memory_mb"].items()),
+            *(
+                (name, f"{rest:.0f}", f"{after:.0f}")
+                for name, (rest, after) in result["memory_mb"].items()
+            ),
         ],
     }
 
@@ -74,8 +101,17 @@ def _figures(medians: Iterable[Mapping[str, Any]]) -> Table:
 
 def _run(m: Mapping[str, Any]) -> tuple[str, ...]:
     lag, growth = _seconds(m["letter_p99_s"]), _seconds(m["letter_growth"])
-    answers = ", ".join(f"{n} x {name}" for name, n in sorted(m["answers"].items()) if n)
-    return f"{m['rate']:.0f}", f"{m['p50_ms']:.1f}", f"{m['p99_ms']:.1f}", lag, growth, answers
+    answers = ", ".join(
+        f"{n} x {name}" for name, n in sorted(m["answers"].items()) if n
+    )
+    return (
+        f"{m['rate']:.0f}",
+        f"{m['p50_ms']:.1f}",
+        f"{m['p99_ms']:.1f}",
+        lag,
+        growth,
+        answers,
+    )
 
 
 def _seconds(value: float | None) -> str:
@@ -87,7 +123,11 @@ def _shares(cpu_ms: Mapping[str, float]) -> Table:
     total = sum(cpu_ms.values())
     most_first = sorted(cpu_ms.items(), key=_rank)
     rows = [(kind, f"{ms:.3f}", f"{100 * ms / total:.0f} %") for kind, ms in most_first]
-    return [("CPU", "ms an order", "of the sum"), *rows, ("sum", f"{total:.3f}", "100 %")]
+    return [
+        ("CPU", "ms an order", "of the sum"),
+        *rows,
+        ("sum", f"{total:.3f}", "100 %"),
+    ]
 
 
 def _rank(kind_and_ms: tuple[str, float]) -> tuple[bool, float]:
@@ -96,12 +136,30 @@ def _rank(kind_and_ms: tuple[str, float]) -> tuple[bool, float]:
 
 
 def of_growth(result: Result) -> dict[str, Table]:
-    head = ("operations in the ledger at first", "orders a second", "lowest", "highest", *LATENCIES)
+    head = (
+        "operations in the ledger at first",
+        "orders a second",
+        "lowest",
+        "highest",
+        *LATENCIES,
+    )
     rows = []
-    for place, (operations, m) in enumerate(zip(result["operations"], result["medians"], strict=True)):
+    for place, (operations, m) in enumerate(
+        zip(result["operations"], result["medians"], strict=True)
+    ):
         rates = sorted(pair[place]["rate"] for pair in result["pairs"])
         rate, p50, p99, lag, *_ = _run(m)
-        rows.append((f"{operations:,}", rate, f"{rates[0]:.0f}", f"{rates[-1]:.0f}", p50, p99, lag))
+        rows.append(
+            (
+                f"{operations:,}",
+                rate,
+                f"{rates[0]:.0f}",
+                f"{rates[-1]:.0f}",
+                p50,
+                p99,
+                lag,
+            )
+        )
     return {"growth": [head, *rows]}
 
 
@@ -109,7 +167,12 @@ def of_long(result: Result) -> dict[str, Table]:
     samples = result["samples"]
     third = samples[-1]["orders"] / 3
     told = [figures.at(samples, share * third) for share in range(4)]
-    head = ("after so many orders", *(f"{s['orders']:,}" for s in told), "highest", "MB in 100,000")
+    head = (
+        "after so many orders",
+        *(f"{s['orders']:,}" for s in told),
+        "highest",
+        "MB in 100,000",
+    )
     slopes = result["slopes_mb"]
     rows = [
         (
@@ -134,17 +197,36 @@ def _largest(samples: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def of_scale(result: Result) -> dict[str, Table]:
-    head = ("copies of each service", "clients", "orders a second", "/ pgbench", *LATENCIES)
+    head = (
+        "copies of each service",
+        "clients",
+        "orders a second",
+        "/ pgbench",
+        *LATENCIES,
+    )
     rows = []
     for each in result["copies"]:
         for m in each["medians"]:
             if m["what"] == "orders":
                 rate, p50, p99, lag, *_ = _run(m)
                 by_pgbench = f"{each['by_pgbench'][str(m['clients'])]:.2f}"
-                rows.append((str(each["copies"]), str(m["clients"]), rate, by_pgbench, p50, p99, lag))
+                rows.append(
+                    (
+                        str(each["copies"]),
+                        str(m["clients"]),
+                        rate,
+                        by_pgbench,
+                        p50,
+                        p99,
+                        lag,
+                    )
+                )
     costs = [each["cpu_ms"] for each in result["copies"]]
     kinds = [kind for kind, _ in sorted(costs[0].items(), key=_rank)]
-    cpu_head = ("CPU, ms an order", *(f"{each['copies']} of each" for each in result["copies"]))
+    cpu_head = (
+        "CPU, ms an order",
+        *(f"{each['copies']} of each" for each in result["copies"]),
+    )
     cpu = [(kind, *(f"{cost.get(kind, 0):.3f}" for cost in costs)) for kind in kinds]
     return {"scale": [head, *rows], "scale-cpu": [cpu_head, *cpu]}
 
@@ -159,9 +241,14 @@ TABLES: dict[str, Callable[[Result], dict[str, Table]]] = {
 
 def _audit(result: Result) -> Table:
     """What was compared, of all suites together."""
-    audits = result.get("audits") or [part["audit"] for part in result.get("copies", [result])]
+    audits = result.get("audits") or [
+        part["audit"] for part in result.get("copies", [result])
+    ]
     names = {name: None for audit in audits for name in audit["checked"]}
-    rows = [(name, *(str(audit["checked"].get(name, "")) for audit in audits)) for name in names]
+    rows = [
+        (name, *(str(audit["checked"].get(name, "")) for audit in audits))
+        for name in names
+    ]
     return [*rows, ("differences", *(str(audit["differences"]) for audit in audits))]
 
 
@@ -174,7 +261,10 @@ def number(value: float | None) -> str:
 def plain(table: Table) -> str:
     """For a terminal."""
     first, *others = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join([name.ljust(first), *map(str.rjust, row, others)]) for name, *row in table]
+    lines = [
+        "  ".join([name.ljust(first), *map(str.rjust, row, others)])
+        for name, *row in table
+    ]
     return "\n".join(map(str.rstrip, lines))
 
 
@@ -186,17 +276,25 @@ def markdown(table: Table) -> str:
 
 def filled(text: str, results: Mapping[str, Result]) -> str:
     """The document with the tables of these results between its markers."""
-    blocks = {f"{part}-measured": f"{measured(result)}.\n" for part, result in results.items()}
+    blocks = {
+        f"{part}-measured": f"{measured(result)}.\n" for part, result in results.items()
+    }
     for part, result in results.items():
-        blocks |= {name: markdown(table) for name, table in TABLES[part](result).items()}
+        blocks |= {
+            name: markdown(table) for name, table in TABLES[part](result).items()
+        }
     blocks["targets"] = markdown(targets(results))
     return MARKED.sub(lambda found: f"{found[1]}{blocks[found[2]]}{found[3]}", text)
 
 
 def references() -> dict[str, Result]:
-    return {part: json.loads(result_file(part, keep=True).read_text()) for part in TABLES}
+    return {
+        part: json.loads(result_file(part, keep=True).read_text()) for part in TABLES
+    }
 
 
 if __name__ == "__main__":
-    picture.draw(references()["rounds"], result_file("rounds", keep=True).with_suffix(".svg"))
+    picture.draw(
+        references()["rounds"], result_file("rounds", keep=True).with_suffix(".svg")
+    )
     DOCUMENT.write_text(filled(DOCUMENT.read_text(), references()))

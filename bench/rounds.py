@@ -29,7 +29,9 @@ def measure(rounds: int, seconds: int) -> dict[str, Any]:
             ],
             "medians": [asdict(m) for m in medians],
             "cpu_ms": busy.cpu_ms,
-            "memory_mb": {name: (rest, memory[name]) for name, rest in shop.memory_at_rest.items()},
+            "memory_mb": {
+                name: (rest, memory[name]) for name, rest in shop.memory_at_rest.items()
+            },
             "audit": found,
             "faults": shop.faults,
             "rounds": [[asdict(m) for m in measures] for measures in done],

@@ -38,7 +38,9 @@ def _with_copies(copies: int, rounds: int, seconds: int) -> dict[str, Any]:
             "environment": shop.environment(),
             "copies": copies,
             "medians": [asdict(m) for m in medians],
-            "by_pgbench": {str(clients): by_pgbench(done, clients) for clients in CLIENTS},
+            "by_pgbench": {
+                str(clients): by_pgbench(done, clients) for clients in CLIENTS
+            },
             "cpu_ms": cpu_ms,
             "memory_mb": shop.memory_mb(),
             "audit": shop.audit(),

@@ -26,7 +26,9 @@ from dev.ports import free_ports, listening
 from dev.suite import Suite, further_copies
 
 USERS = 1000
-GATEWAYS_TIMEOUT_S = 60  # several listen on one port: when one answers, others may still start
+GATEWAYS_TIMEOUT_S = (
+    60  # several listen on one port: when one answers, others may still start
+)
 LOAD_BEFORE = round(os.getloadavg()[0], 1)
 
 
@@ -50,7 +52,9 @@ class Shop:
         if not self.books.wait_for_letters():
             self.faults.append(f"letters are missing after orders of {clients} clients")
         if astray := self.books.astray(measure):
-            self.faults.append(f"{astray} orders of {clients} clients are lost, or too many")
+            self.faults.append(
+                f"{astray} orders of {clients} clients are lost, or too many"
+            )
         lag_s, growth = self.books.letter_lag(measure)
         return replace(measure, letter_p99_s=lag_s, letter_growth=growth)
 
@@ -69,19 +73,32 @@ class Shop:
         for name, number in measure.wrong_answers().items():
             self.faults.append(f"{what} of {clients} clients: {number} x {name}")
         answers = sum(measure.answers.values()) or 1
-        return replace(measure, cpu_ms={kind: 1000 * s / answers for kind, s in used.items()})
+        return replace(
+            measure, cpu_ms={kind: 1000 * s / answers for kind, s in used.items()}
+        )
 
     def memory_mb(self) -> dict[str, float]:
         """The resident memory of each service's process."""
-        pids, page_mb = self.suite.keeper.processes(), os.sysconf("SC_PAGE_SIZE") / 2**20
-        statm = {name: Path(f"/proc/{pids[name]}/statm").read_text() for name in self.suite.services}
-        return {name: round(int(text.split()[1]) * page_mb, 1) for name, text in statm.items()}
+        pids, page_mb = (
+            self.suite.keeper.processes(),
+            os.sysconf("SC_PAGE_SIZE") / 2**20,
+        )
+        statm = {
+            name: Path(f"/proc/{pids[name]}/statm").read_text()
+            for name in self.suite.services
+        }
+        return {
+            name: round(int(text.split()[1]) * page_mb, 1)
+            for name, text in statm.items()
+        }
 
     def audit(self) -> dict[str, Any]:
         """What the audit finds now that nothing is under way; its differences are faults."""
         command = [sys.executable, "-m", "audit", "--settled", "--json"]
         env = self.suite.environ(MIGRATIONS)
-        done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=env, cwd=CHECKOUT, capture_output=True, text=True
+        )
         if done.returncode > 1:
             raise Failure(f"the audit failed: {done.stderr.strip()}")
         found: dict[str, Any] = json.loads(done.stdout)
@@ -105,12 +122,16 @@ class Shop:
 @contextmanager
 def opened(copies: int = 1) -> Iterator[Shop]:
     """A shop that starts with empty databases and leaves nothing behind."""
-    with tempfile.TemporaryDirectory(prefix=".run-bench-", dir=CHECKOUT) as folder:  # /tmp may be no disk
+    with tempfile.TemporaryDirectory(
+        prefix=".run-bench-", dir=CHECKOUT
+    ) as folder:  # /tmp may be no disk
         ports = free_ports(further_copies(copies))
         suite = Suite(Path(folder, "run"), ports, tied=True, copies=copies)
         try:
             suite.up()
-            wait_for(lambda: len(listening(ports["gateway"])) == copies, GATEWAYS_TIMEOUT_S)
+            wait_for(
+                lambda: len(listening(ports["gateway"])) == copies, GATEWAYS_TIMEOUT_S
+            )
             yield Shop(suite)
         finally:
             suite.servers.erase()

@@ -129,7 +129,11 @@ def decide(
     return Decisions(
         outcomes=outcomes,
         operations=operations,
-        accounts=[account for user_id, account in state.items() if account != accounts[user_id]],
+        accounts=[
+            account
+            for user_id, account in state.items()
+            if account != accounts[user_id]
+        ],
     )
 
 
@@ -137,7 +141,9 @@ def difference(account: Account, ledger: Account, wrong: int) -> str | None:
     """How an account differs from its ledger, `wrong` operations of which do not follow; None: not at all."""
     if account == ledger and not wrong:
         return None
-    stored, due = (f"{a.balance_minor} after operation {a.last_seq}" for a in (account, ledger))
+    stored, due = (
+        f"{a.balance_minor} after operation {a.last_seq}" for a in (account, ledger)
+    )
     return f"{account.user_id}: {stored}, the ledger comes to {due}, wrong operations: {wrong}"
 
 
@@ -147,7 +153,11 @@ def unit_difference(books: Unit | None, wanted: Unit) -> str:
     `books` is None for operations of an earlier version, which have no unit. Their amounts have two
     digits.
     """
-    found = f"in {books.currency} with {books.exponent}" if books else "of an earlier version, with 2"
+    found = (
+        f"in {books.currency} with {books.exponent}"
+        if books
+        else "of an earlier version, with 2"
+    )
     return (
         f"billing: CURRENCY is {wanted.currency} with {wanted.exponent} digits after the point,"
         f" the books are {found}: see Another currency in docs/operations.md"
@@ -156,8 +166,12 @@ def unit_difference(books: Unit | None, wanted: Unit) -> str:
 
 def _settle(account: Account | None, request: Request) -> Operation:
     reason = UNKNOWN_USER if account is None else _refusal(account, request)
-    before = account or Account(request.user_id, last_seq=-1)  # -1: its operation gets number 0
-    signed_amount = request.amount_minor if request.kind == DEPOSIT else -request.amount_minor
+    before = account or Account(
+        request.user_id, last_seq=-1
+    )  # -1: its operation gets number 0
+    signed_amount = (
+        request.amount_minor if request.kind == DEPOSIT else -request.amount_minor
+    )
     return Operation(
         id=request.id,
         ref=request.ref,
@@ -177,7 +191,10 @@ def _refusal(account: Account, request: Request) -> str | None:
         return CANCELLED
     if request.kind == WITHDRAWAL and request.amount_minor > account.balance_minor:
         return INSUFFICIENT_FUNDS
-    if request.kind == DEPOSIT and account.balance_minor + request.amount_minor > MAX_BALANCE_MINOR:
+    if (
+        request.kind == DEPOSIT
+        and account.balance_minor + request.amount_minor > MAX_BALANCE_MINOR
+    ):
         return BALANCE_LIMIT
     return None
 

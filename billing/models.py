@@ -27,7 +27,9 @@ ACCOUNTS = Table(
     Column("user_id", UUID(as_uuid=False), primary_key=True),
     Column("balance_minor", BigInteger, nullable=False, server_default="0"),
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
-    Column("opened_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "opened_at", DateTime(timezone=True), nullable=False, server_default=func.now()
+    ),
     CheckConstraint("balance_minor >= 0", name="balance_never_negative"),
 )
 
@@ -46,12 +48,22 @@ OPERATIONS = Table(
     Column("status", Text, nullable=False),
     Column("reason", Text),
     Column("balance_after_minor", BigInteger, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "created_at", DateTime(timezone=True), nullable=False, server_default=func.now()
+    ),
     CheckConstraint("kind IN ('deposit', 'withdrawal')", name="kind_known"),
     CheckConstraint("status IN ('done', 'refused')", name="status_known"),
-    CheckConstraint("(reason IS NULL) = (status = 'done')", name="refusals_have_reasons"),
+    CheckConstraint(
+        "(reason IS NULL) = (status = 'done')", name="refusals_have_reasons"
+    ),
     CheckConstraint("amount_minor > 0", name="amount_positive"),
-    Index("operations_by_account", "user_id", "seq", unique=True, postgresql_where=text("seq > 0")),
+    Index(
+        "operations_by_account",
+        "user_id",
+        "seq",
+        unique=True,
+        postgresql_where=text("seq > 0"),
+    ),
 )
 
 # The unit of all amounts: one row, which stays once it is written.

@@ -28,7 +28,9 @@ class Movement(OfUser):
     @validates_schema
     def has_one_name(self, data: dict[str, Any], **kwargs: Any) -> None:
         if sum(name in data for name in self.names) != 1:
-            raise ValidationError(f"Give exactly one of {', '.join(self.names)}.", "ref")
+            raise ValidationError(
+                f"Give exactly one of {', '.join(self.names)}.", "ref"
+            )
 
 
 class Withdrawal(Movement):
@@ -53,7 +55,9 @@ class StatementQuery(PageRequest):
     after: fields.Field[Any] = fields.String(
         load_default=None,
         allow_none=True,
-        validate=validate.Regexp(r"\A[1-9][0-9]{0,17}\Z", error="Not a cursor of this list."),
+        validate=validate.Regexp(
+            r"\A[1-9][0-9]{0,17}\Z", error="Not a cursor of this list."
+        ),
     )
 
 

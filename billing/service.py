@@ -32,14 +32,20 @@ from chassis.timers import timer
 OPERATION = OperationOut()
 DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
 ACCOUNT_QUERY = OfUser()
-UNAVAILABLE: Outcome = {"status": "unavailable"}  # users can't be asked now: nothing is decided
+UNAVAILABLE: Outcome = {
+    "status": "unavailable"
+}  # users can't be asked now: nothing is decided
 AUDIT_EVERY_S = 3600
 AUDIT_BATCH = 200  # accounts
 MAX_TOLD = 100  # differences
-AUDIT_DIFFERENCES = Gauge("shop_audit_differences", "Found by billing's last audit of itself.")
+AUDIT_DIFFERENCES = Gauge(
+    "shop_audit_differences", "Found by billing's last audit of itself."
+)
 AUDITED_AT = Gauge("shop_audit_timestamp_seconds", "When that audit ended.")
 MAX_SETTLEMENTS = 5  # of one batch
-ASK_USERS_S = 1.0  # well within every caller's deadline: the batch holds other users' items too
+ASK_USERS_S = (
+    1.0  # well within every caller's deadline: the batch holds other users' items too
+)
 
 
 class Service:
@@ -129,38 +135,61 @@ class Service:
         lines: list[str] = []
         wrong = 0
         with self.db.transaction() as connection:
-            for account, ledger, wrong_operations in store.ledgers(connection, AUDIT_BATCH):
-                seen.update(accounts=1, operations=ledger.last_seq, balance_minor=account.balance_minor)
+            for account, ledger, wrong_operations in store.ledgers(
+                connection, AUDIT_BATCH
+            ):
+                seen.update(
+                    accounts=1,
+                    operations=ledger.last_seq,
+                    balance_minor=account.balance_minor,
+                )
                 if line := domain.difference(account, ledger, wrong_operations):
                     wrong += 1
                     if len(lines) < MAX_TOLD:
                         lines.append(line)
         AUDIT_DIFFERENCES.set(wrong)
         AUDITED_AT.set_to_current_time()
-        return {"status": "differs" if wrong else "balanced", **seen, "differences": lines}
+        return {
+            "status": "differs" if wrong else "balanced",
+            **seen,
+            "differences": lines,
+        }
 
     @event_handler("users", "user_created")
     def handle_user_created(self, events: list[dict[str, Any]]) -> None:
         """Open the new users' accounts."""
         self._open([event["user_id"] for event in events])
 
-    def _move(self, items: Outcomes, schema: Schema, kind: domain.Kind, *, cancels: bool = False) -> Outcomes:
+    def _move(
+        self,
+        items: Outcomes,
+        schema: Schema,
+        kind: domain.Kind,
+        *,
+        cancels: bool = False,
+    ) -> Outcomes:
         """Settle together what is right of the items, answer all in order."""
 
         def settle(right: Outcomes) -> Iterable[Outcome]:
-            return map(_out, self._settle([_request(item, kind, cancels) for item in right]))
+            return map(
+                _out, self._settle([_request(item, kind, cancels) for item in right])
+            )
 
         return answer_each(schema, items, settle)
 
     def _settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
         """The outcome of each request; None where it can't be decided now. Raises Unavailable."""
         for _ in range(MAX_SETTLEMENTS):
-            with suppress(RefTaken):  # a committed transaction took it: the next attempt finds it
+            with suppress(
+                RefTaken
+            ):  # a committed transaction took it: the next attempt finds it
                 return self._try_to_settle(requests)
         # Nothing is committed.
         raise Unavailable("billing is busy: other requests take the same refs")
 
-    def _try_to_settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
+    def _try_to_settle(
+        self, requests: Sequence[Request]
+    ) -> list[Operation | Conflict | None]:
         user_ids = {request.user_id for request in requests}
         with self.db.transaction() as connection:
             accounts = store.accounts(connection, user_ids, lock=True)
@@ -199,9 +228,13 @@ class Service:
         if missing := user_ids - accounts.keys():
             undecided = self._open_missing(missing)
             accounts |= self._read_accounts(missing)
-        return [self._account_out(item["user_id"], accounts, undecided) for item in items]
+        return [
+            self._account_out(item["user_id"], accounts, undecided) for item in items
+        ]
 
-    def _account_out(self, user_id: str, accounts: dict[str, domain.Account], undecided: set[str]) -> Outcome:
+    def _account_out(
+        self, user_id: str, accounts: dict[str, domain.Account], undecided: set[str]
+    ) -> Outcome:
         if account := accounts.get(user_id):
             return {
                 "status": "open",
@@ -225,7 +258,9 @@ def _request(item: dict[str, Any], kind: domain.Kind, cancels: bool) -> Request:
 
 
 def _record(
-    connection: Connection, accounts: dict[str, domain.Account], requests: Sequence[Request]
+    connection: Connection,
+    accounts: dict[str, domain.Account],
+    requests: Sequence[Request],
 ) -> list[Operation | Conflict]:
     """Decide over a batch whose accounts are locked, and write what is new."""
     decisions = domain.decide(
@@ -241,4 +276,8 @@ def _record(
 def _out(result: Operation | Conflict | None) -> Outcome:
     if result is None:
         return UNAVAILABLE
-    return {"status": "conflict"} if isinstance(result, Conflict) else OPERATION.dump(result)
+    return (
+        {"status": "conflict"}
+        if isinstance(result, Conflict)
+        else OPERATION.dump(result)
+    )

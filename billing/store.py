@@ -12,8 +12,12 @@ from chassis.db import recordset
 
 OPERATION = "id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at"
 
-OPEN = text("INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING")
-READ = text("SELECT user_id, balance_minor, last_seq FROM accounts WHERE user_id = ANY(CAST(:ids AS uuid[]))")
+OPEN = text(
+    "INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING"
+)
+READ = text(
+    "SELECT user_id, balance_minor, last_seq FROM accounts WHERE user_id = ANY(CAST(:ids AS uuid[]))"
+)
 LOCK = text(f"{READ.text} ORDER BY user_id FOR UPDATE")
 RECORDED = text(f"SELECT {OPERATION} FROM operations WHERE ref = ANY(:refs)")
 WRITE = text(
@@ -57,7 +61,9 @@ def open_accounts(connection: Connection, user_ids: Iterable[str]) -> None:
     connection.execute(OPEN, {"ids": sorted(user_ids)})
 
 
-def accounts(connection: Connection, user_ids: Iterable[str], *, lock: bool = False) -> dict[str, Account]:
+def accounts(
+    connection: Connection, user_ids: Iterable[str], *, lock: bool = False
+) -> dict[str, Account]:
     """The accounts of these users; with `lock` nobody else changes them until the transaction ends.
 
     Locked in the order of their ids, so two batches that meet can't wait for each other in turn.
@@ -70,10 +76,15 @@ def accounts(connection: Connection, user_ids: Iterable[str], *, lock: bool = Fa
 
 def recorded(connection: Connection, refs: Iterable[str]) -> dict[str, Operation]:
     """The operations that stand under these refs."""
-    return {row.ref: Operation(*row) for row in connection.execute(RECORDED, {"refs": list(refs)})}
+    return {
+        row.ref: Operation(*row)
+        for row in connection.execute(RECORDED, {"refs": list(refs)})
+    }
 
 
-def write(connection: Connection, operations: Sequence[Operation], accounts: Sequence[Account]) -> None:
+def write(
+    connection: Connection, operations: Sequence[Operation], accounts: Sequence[Account]
+) -> None:
     """Write new operations into the ledger, and the balances that follow from them; RefTaken, and nothing
     to be committed, where one of their refs is taken by now.
 
@@ -90,15 +101,21 @@ def write(connection: Connection, operations: Sequence[Operation], accounts: Seq
         raise RefTaken
 
 
-def statement(connection: Connection, user_id: str, limit: int, before: str | None) -> list[Operation]:
+def statement(
+    connection: Connection, user_id: str, limit: int, before: str | None
+) -> list[Operation]:
     """The last `limit` operations of an account, newest first, of those numbered below `before`."""
     return [
         Operation(*row)
-        for row in connection.execute(STATEMENT, {"user_id": user_id, "before": before, "limit": limit})
+        for row in connection.execute(
+            STATEMENT, {"user_id": user_id, "before": before, "limit": limit}
+        )
     ]
 
 
-def ledgers(connection: Connection, batch: int) -> Iterator[tuple[Account, Account, int]]:
+def ledgers(
+    connection: Connection, batch: int
+) -> Iterator[tuple[Account, Account, int]]:
     """Each account, what its operations come to, and how many of these do not follow from the one before.
     Each batch is fetched by a statement of its own; all tell of one moment."""
     allow_statements_of(connection, 60)  # an account may have a long history

@@ -27,14 +27,20 @@ def run(parts: list[Part], seed: int, *, large: bool, again: bool) -> list[Resul
     commit = report.commit()
     results = report.passed(report.earlier(commit, large), seed)
     if again:
-        results = [result for result in results if result.part not in [part.name for part in parts]]
+        results = [
+            result
+            for result in results
+            if result.part not in [part.name for part in parts]
+        ]
     arenas = Arenas()
     try:
         for part in parts:
             if part.name in [result.part for result in results]:
                 report.progress(f"{part.name}: has passed before")
                 continue
-            results.append(play(part, arenas.get(), seed, large=large, say=report.progress))
+            results.append(
+                play(part, arenas.get(), seed, large=large, say=report.progress)
+            )
             report.write(results, commit, seed, large=large)
     finally:
         arenas.close()
@@ -51,12 +57,20 @@ def main() -> int:
     os.environ.update(without_proxy(os.environ))
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
-    parser.add_argument("--part", choices=names, action="append", help="this one alone; may be repeated")
+    parser.add_argument(
+        "--part", choices=names, action="append", help="this one alone; may be repeated"
+    )
     parser.add_argument("--seed", type=int, help="of all that happens by chance")
-    parser.add_argument("--again", action="store_true", help="also what has passed before")
-    parser.add_argument("--small", action="store_true", help="in the size that pytest plays")
+    parser.add_argument(
+        "--again", action="store_true", help="also what has passed before"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="in the size that pytest plays"
+    )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started ends
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that all that was started ends
     large = not options.small
     seed = default_seed(large) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)

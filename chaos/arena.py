@@ -32,7 +32,9 @@ from dev.suite import GATEWAYS, SECOND, SECOND_COPIES, Suite, service_of
 
 T = TypeVar("T")
 READY_S = 90.0  # generous: for waiting, never for measuring
-GATEWAY_LOOKS = 12  # connections fall to one of two gateways: so many all miss one in 1 of 4,096
+GATEWAY_LOOKS = (
+    12  # connections fall to one of two gateways: so many all miss one in 1 of 4,096
+)
 RESTARTED_S = 1.5
 READYZ_S = 5.0  # generous, too
 PROXIED = ("postgresql", "rabbitmq")
@@ -55,7 +57,10 @@ class StagedSuite(Suite):
         return ["/bin/sh", str(self._script(name))]
 
     def plain_command(self, name: str) -> list[str]:
-        return [str(self.config) if word == CONFIG else word for word in super().command(name)]
+        return [
+            str(self.config) if word == CONFIG else word
+            for word in super().command(name)
+        ]
 
     def stage(self, name: str, command: list[str]) -> None:
         """Let the service's next process be `command`."""
@@ -63,7 +68,9 @@ class StagedSuite(Suite):
         folder = shlex.quote(str(self.checkout))
         variables = self.env(service_of(name))
         for direct, place in self.places.items():
-            variables = {key: value.replace(direct, place) for key, value in variables.items()}
+            variables = {
+                key: value.replace(direct, place) for key, value in variables.items()
+            }
         script = f"{exports(variables)}cd {folder} && exec {shlex.join(command)}\n"
         write_private(self._script(name), script)
 
@@ -112,14 +119,18 @@ class Arena:
     def _gateways_are_ready(self) -> bool:
         running = sum(self.pid(name) > 0 for name in GATEWAYS)
         listeners = len(listening(self.suite.ports["gateway"]))
-        return listeners == running and all(self.suite.is_ready("gateway") for _ in range(GATEWAY_LOOKS))
+        return listeners == running and all(
+            self.suite.is_ready("gateway") for _ in range(GATEWAY_LOOKS)
+        )
 
     def await_ready(self, names: Iterable[str] = ()) -> None:
         """Returns when these services (all, if none is named) are ready; raises Failure."""
         for name in names or self.services:
             self.await_(partial(self.is_ready, name), f"{name} is ready")
 
-    def await_(self, done: Callable[[], object], what: str, timeout_s: float = READY_S) -> float:
+    def await_(
+        self, done: Callable[[], object], what: str, timeout_s: float = READY_S
+    ) -> float:
         """The seconds until `done` came true; raises Failure when it takes longer than `timeout_s`."""
         started = time.monotonic()
         while not done():
@@ -138,7 +149,11 @@ class Arena:
             return cursor.fetchall() if cursor.description else []
 
     def pending_orders(self) -> int:
-        return int(self.ask("orders", "SELECT count(*) FROM orders WHERE status = 'pending'")[0][0])
+        return int(
+            self.ask("orders", "SELECT count(*) FROM orders WHERE status = 'pending'")[
+                0
+            ][0]
+        )
 
     def audit(self) -> list[str]:
         """The differences in the books, a line each; none where they balance and all is quiet."""
@@ -154,7 +169,9 @@ class Arena:
         """Run a module of this checkout as a command that finds the suite."""
         command = [sys.executable, "-m", *arguments]
         env = self.suite.environ(MIGRATIONS)
-        return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=CHECKOUT, env=env, capture_output=True, text=True
+        )
 
     # What is done to processes; the supervisor starts again what ends
 
@@ -196,7 +213,9 @@ class Arena:
             yield
         finally:
             for pid in pids:
-                with suppress(ProcessLookupError):  # it has died; the others must go on all the same
+                with suppress(
+                    ProcessLookupError
+                ):  # it has died; the others must go on all the same
                     os.kill(pid, signal.SIGCONT)
 
     @contextmanager
@@ -215,7 +234,14 @@ class Arena:
         _, *arguments = self.suite.plain_command(name)
         options = ["--record", str(record), "--times", str(times), "--call", str(call)]
         options += ["--where", point.where] if point.where else []
-        launcher = [sys.executable, "-m", "chaos.crashing", *options, point.moment, point.function]
+        launcher = [
+            sys.executable,
+            "-m",
+            "chaos.crashing",
+            *options,
+            point.moment,
+            point.function,
+        ]
         self.suite.stage(name, [*launcher, "--", *arguments])
 
     def switch(self, name: str, checkout: Path) -> None:
@@ -239,7 +265,10 @@ class Arena:
             return
         ports = {name: self.suite.ports[name] for name in PROXIED}
         self.proxies = {name: Proxy(port) for name, port in ports.items()}
-        places = {f"{HOST}:{ports[name]}/": f"{HOST}:{self.proxies[name].port}/" for name in ports}
+        places = {
+            f"{HOST}:{ports[name]}/": f"{HOST}:{self.proxies[name].port}/"
+            for name in ports
+        }
         if heartbeat_s:
             self.suite.config = self._config_with(heartbeat_s)
         self._restart_services(places)
@@ -247,7 +276,9 @@ class Arena:
     def _config_with(self, heartbeat_s: int) -> Path:
         """A copy of the suite's config.yaml with another heartbeat."""
         text = (self.suite.checkout / CONFIG).read_text()
-        changed, found = re.subn(r"^HEARTBEAT: \d+", f"HEARTBEAT: {heartbeat_s}", text, flags=re.M)
+        changed, found = re.subn(
+            r"^HEARTBEAT: \d+", f"HEARTBEAT: {heartbeat_s}", text, flags=re.M
+        )
         if found != 1:
             raise Failure(f"{CONFIG} has no line with HEARTBEAT")
         path = self.suite.servers.state / CONFIG
@@ -283,7 +314,9 @@ class Arena:
 
     def crash_broker(self) -> None:
         old = self.send("rabbitmq", signal.SIGKILL)
-        self.await_(lambda: self.pid("rabbitmq") not in (0, old), "rabbitmq is started again")
+        self.await_(
+            lambda: self.pid("rabbitmq") not in (0, old), "rabbitmq is started again"
+        )
         self._await_broker()
 
     def restart_broker(self) -> None:
@@ -309,7 +342,9 @@ class Arena:
             "list_queues", "--quiet", "--no-table-headers", "name", "messages"
         )
         rows = [line.split() for line in listed.splitlines()]
-        return {name: int(messages) for name, messages in rows if name.startswith(prefix)}
+        return {
+            name: int(messages) for name, messages in rows if name.startswith(prefix)
+        }
 
     @contextmanager
     def ready_messages(self, queues: Collection[str]) -> Iterator[Callable[[], int]]:
@@ -319,7 +354,9 @@ class Arena:
             yield lambda: sum(declare(queue).message_count for queue in queues)
 
     def _await_broker(self) -> None:
-        self.await_(lambda: self.suite.servers.answers("rabbitmq"), "the broker answers")
+        self.await_(
+            lambda: self.suite.servers.answers("rabbitmq"), "the broker answers"
+        )
 
     # What is done to the database
 
@@ -365,7 +402,10 @@ class Arena:
 
     def _end_database(self, number: signal.Signals) -> None:
         old = self.send("postgresql", number)
-        self.await_(lambda: self.pid("postgresql") not in (0, old), "postgresql is started again")
+        self.await_(
+            lambda: self.pid("postgresql") not in (0, old),
+            "postgresql is started again",
+        )
         self._await_database()
 
     def start_database(self) -> None:
@@ -373,19 +413,27 @@ class Arena:
         self._await_database()
 
     def _await_database(self) -> None:
-        self.await_(lambda: self.suite.servers.answers("postgresql"), "the database answers")
+        self.await_(
+            lambda: self.suite.servers.answers("postgresql"), "the database answers"
+        )
 
 
 @contextmanager
-def arena(checkout: Path = CHECKOUT, permissions: Sequence[Path] = (BUS,)) -> Iterator[Arena]:
+def arena(
+    checkout: Path = CHECKOUT, permissions: Sequence[Path] = (BUS,)
+) -> Iterator[Arena]:
     """An arena of one's own, with empty databases; nothing is left of it.
 
     Its services run the code of `checkout`, and have these permissions on the broker.
     """
-    with tempfile.TemporaryDirectory(prefix=".run-chaos-", dir=CHECKOUT) as folder:  # /tmp may be no disk
+    with tempfile.TemporaryDirectory(
+        prefix=".run-chaos-", dir=CHECKOUT
+    ) as folder:  # /tmp may be no disk
         ports = free_ports([*SECOND_COPIES, STANDBY])
         run = Path(folder, "run")
-        suite = StagedSuite(run, ports, tied=True, copies=2, checkout=checkout, permissions=permissions)
+        suite = StagedSuite(
+            run, ports, tied=True, copies=2, checkout=checkout, permissions=permissions
+        )
         played = Arena(suite)
         try:
             suite.up()

@@ -25,8 +25,20 @@ PATIENCE_S = 240.0  # for all repetitions of one request
 AGAIN_S = (0.2, 1.0)
 AGAIN = (503, 504)  # the answers that ask for a repetition
 STATEMENT, ORDERS, LETTERS = "/account/operations", "/orders", "/notifications"
-PATHS = {"order": ORDERS, "deposit": "/account/deposits", "withdrawal": "/account/withdrawals"}
-ROUTES = {"/users", "/users/me", "/tokens", "/account", STATEMENT, LETTERS, *PATHS.values()}
+PATHS = {
+    "order": ORDERS,
+    "deposit": "/account/deposits",
+    "withdrawal": "/account/withdrawals",
+}
+ROUTES = {
+    "/users",
+    "/users/me",
+    "/tokens",
+    "/account",
+    STATEMENT,
+    LETTERS,
+    *PATHS.values(),
+}
 LETTER_OF = {"paid": "happiness", "rejected": "grief"}
 MOST_AGAIN = 100  # requests that are made once more at the end
 
@@ -43,7 +55,9 @@ class Asked:
     @property
     def certain(self) -> Answer | None:
         """The answer that says most: one that tells the end, if there is one."""
-        return min(self.told, key=lambda told: told["status"] == "pending", default=None)
+        return min(
+            self.told, key=lambda told: told["status"] == "pending", default=None
+        )
 
     def learn(self, stored: Mapping[str, Answer]) -> None:
         """What is stored for it by now is an answer, too: no later one may contradict it."""
@@ -96,7 +110,9 @@ class Clients:
         self._numbers = count(1)
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy
-        self._session.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=256))
+        self._session.mount(
+            "http://", HTTPAdapter(pool_connections=1, pool_maxsize=256)
+        )
 
     @property
     def orders(self) -> int:
@@ -108,9 +124,14 @@ class Clients:
 
     # One request
 
-    def attempt(self, method: str, path: str, user: User | None = None, **options: Any) -> Reply:
+    def attempt(
+        self, method: str, path: str, user: User | None = None, **options: Any
+    ) -> Reply:
         """One request, once."""
-        headers = {"X-Request-Id": f"{self.name}-{next(self._numbers)}", **options.pop("headers", {})}
+        headers = {
+            "X-Request-Id": f"{self.name}-{next(self._numbers)}",
+            **options.pop("headers", {}),
+        }
         if user and user.token:
             headers["Authorization"] = f"Bearer {user.token}"
         started = time.monotonic()
@@ -118,11 +139,18 @@ class Clients:
             answer = self._session.request(  # returns when the whole body is there
                 method, self.url + path, headers=headers, timeout=CUT_OFF_S, **options
             )
-        except (requests.RequestException, OSError) as exc:  # cut off: its outcome is unknown
+        except (
+            requests.RequestException,
+            OSError,
+        ) as exc:  # cut off: its outcome is unknown
             reply = Reply(0, {"error": str(exc)})
             self.failures[type(exc).__name__] += 1
         else:
-            reply = Reply(answer.status_code, self._body(f"{method} {path}", answer), answer.headers)
+            reply = Reply(
+                answer.status_code,
+                self._body(f"{method} {path}", answer),
+                answer.headers,
+            )
         self.longest_s = max(self.longest_s, time.monotonic() - started)
         self.answers[_route(method, path), reply.status] += 1
         if reply.status in AGAIN and "Retry-After" not in reply.headers:
@@ -136,15 +164,24 @@ class Clients:
             body = None
         if isinstance(body, dict):
             return body
-        self.broken.append(f"{request}: {answer.status_code} without a JSON object: {answer.content[:200]!r}")
+        self.broken.append(
+            f"{request}: {answer.status_code} without a JSON object: {answer.content[:200]!r}"
+        )
         return {}
 
-    def insist(self, method: str, path: str, user: User | None = None, **options: Any) -> Reply:
+    def insist(
+        self, method: str, path: str, user: User | None = None, **options: Any
+    ) -> Reply:
         """The request, repeated until it has an answer."""
         until = time.monotonic() + PATIENCE_S
-        while (reply := self.attempt(method, path, user, **options)).status in (0, *AGAIN):
+        while (reply := self.attempt(method, path, user, **options)).status in (
+            0,
+            *AGAIN,
+        ):
             if time.monotonic() > until:
-                self.broken.append(f"{method} {path}: no answer in {PATIENCE_S:g} s: {reply}")
+                self.broken.append(
+                    f"{method} {path}: no answer in {PATIENCE_S:g} s: {reply}"
+                )
                 break
             self.retries += 1
             eventlet.sleep(self.chance.uniform(*AGAIN_S))
@@ -163,12 +200,16 @@ class Clients:
             reply = self.insist("POST", "/tokens", json=credentials)
         user.token = reply.body.get("access_token", "")
         if reply.status != 201 or not user.token:
-            self.broken.append(f"the sign-up of {user.username} is answered {reply.status}: {reply.body}")
+            self.broken.append(
+                f"the sign-up of {user.username} is answered {reply.status}: {reply.body}"
+            )
             return user
         profile = self.insist("GET", "/users/me", user)
         user.id = profile.body.get("id", "")
         if reply.body.get("id", user.id) != user.id:
-            self.broken.append(f"{user.username} signed up as {reply.body['id']} and is {user.id}")
+            self.broken.append(
+                f"{user.username} signed up as {reply.body['id']} and is {user.id}"
+            )
         self.users.append(user)
         return user
 
@@ -198,7 +239,9 @@ class Clients:
     def _note(self, asked: Asked, earlier: Answer | None, reply: Reply) -> None:
         refused = reply.status == 409 and "operation" in reply.body
         if not (reply.status in (201, 202) and reply.body) and not refused:
-            self.broken.append(f"{asked.kind} {asked.key} is answered {reply.status}: {reply.body}")
+            self.broken.append(
+                f"{asked.kind} {asked.key} is answered {reply.status}: {reply.body}"
+            )
             return
         told = reply.body["operation"] if refused else reply.body
         if earlier and (difference := contradiction(earlier, told)):
@@ -304,8 +347,14 @@ class Clients:
         yield from differences(user.of("order"), orders)
         yield from differences(user.of("deposit", "withdrawal"), operations)
         ended = {order["id"]: order["status"] for order in orders}
-        letters = [(item["order_id"], item["kind"]) for item in self._all(user, LETTERS) if item["order_id"]]
-        if sorted(letters) != sorted((id_, LETTER_OF.get(status, "")) for id_, status in ended.items()):
+        letters = [
+            (item["order_id"], item["kind"])
+            for item in self._all(user, LETTERS)
+            if item["order_id"]
+        ]
+        if sorted(letters) != sorted(
+            (id_, LETTER_OF.get(status, "")) for id_, status in ended.items()
+        ):
             yield f"{len(letters)} letters do not match {len(ended)} orders"
         balance = self.insist("GET", "/account", user).body.get("balance")
         stored = {item["id"]: item for item in (*orders, *operations)}
@@ -357,14 +406,24 @@ def differences(asked: list[Asked], stored: list[Answer]) -> Iterator[str]:
             yield f"{one.kind} {one.key}: {difference}"
     if len(stored) != len(asked):
         yield f"{len(stored)} are stored of {len(asked)} that were asked for"
-    yield from (f"order {item['id']} is still pending" for item in stored if item["status"] == "pending")
+    yield from (
+        f"order {item['id']} is still pending"
+        for item in stored
+        if item["status"] == "pending"
+    )
 
 
 def _sum(asked: Iterable[Asked], stored: Mapping[str, Answer]) -> int:
     """What the orders, deposits and withdrawals that were done come to, in cents."""
     effects = {"deposit": 1, "withdrawal": -1, "order": -1}
-    known = [(one, stored.get(told["id"], told)) for one in asked if (told := one.certain)]
-    return sum(effects[one.kind] * one.cents for one, told in known if told["status"] in ("done", "paid"))
+    known = [
+        (one, stored.get(told["id"], told)) for one in asked if (told := one.certain)
+    ]
+    return sum(
+        effects[one.kind] * one.cents
+        for one, told in known
+        if told["status"] in ("done", "paid")
+    )
 
 
 def _cents_of(amount: str) -> int:

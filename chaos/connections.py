@@ -38,13 +38,17 @@ def halfdead(run: Run) -> None:
     run.expect_only(STATUSES)
     for name, proxy in run.arena.proxies.items():
         run.result.notes[name] = {"forgotten": proxy.forgotten, "cut": proxy.cut}
-        run.expect(proxy.forgotten and proxy.cut, f"the faults of {name} met no connection")
+        run.expect(
+            proxy.forgotten and proxy.cut, f"the faults of {name} met no connection"
+        )
 
 
 def _faults(run: Run) -> list[tuple[Fault, Servers]]:
     """Small: two faults, on both servers. Large: each fault, on both servers and on each alone."""
     faults: list[Fault] = run.pick([forget_and_hold, cut], [forget, hold, delay, cut])
-    servers: list[Servers] = run.pick([PROXIED], [PROXIED, *([name] for name in PROXIED)])
+    servers: list[Servers] = run.pick(
+        [PROXIED], [PROXIED, *([name] for name in PROXIED)]
+    )
     return shuffled(list(product(faults, servers)), run.chance)
 
 
@@ -79,7 +83,10 @@ def _forgetting(run: Run, proxies: Sequence[Proxy]) -> Iterator[None]:
 
 def delay(run: Run, proxies: Sequence[Proxy]) -> None:
     """each byte takes 50 ms each way"""
-    with run.clients.arrivals(per_s=10), _all(proxy.delaying(DELAY_S) for proxy in proxies):
+    with (
+        run.clients.arrivals(per_s=10),
+        _all(proxy.delaying(DELAY_S) for proxy in proxies),
+    ):
         eventlet.sleep(run.pick(3, 5))
 
 

@@ -27,7 +27,9 @@ from nameko.cli.main import main as nameko
 from chaos.points import deaths
 
 
-def wrap(function: Callable[..., Any], moment: str, where: str, passed: Callable[[], None]) -> Any:
+def wrap(
+    function: Callable[..., Any], moment: str, where: str, passed: Callable[[], None]
+) -> Any:
     """`function`, that calls `passed` before or after each call whose arguments show `where`.
 
     A call that returned 0 or False has found nothing to do: it does not count.
@@ -39,7 +41,11 @@ def wrap(function: Callable[..., Any], moment: str, where: str, passed: Callable
         if counts and moment == "before":
             passed()
         result = function(*args, **kwargs)
-        if counts and moment == "after" and not (isinstance(result, int) and result == 0):
+        if (
+            counts
+            and moment == "after"
+            and not (isinstance(result, int) and result == 0)
+        ):
             passed()
         return result
 
@@ -68,11 +74,19 @@ def dies_at(call: int, record: Path) -> Callable[[], None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m chaos.crashing", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos.crashing", description=__doc__
+    )
     parser.add_argument("--record", type=Path, required=True)
-    parser.add_argument("--times", type=int, required=True, help="how many processes die")
-    parser.add_argument("--call", type=int, default=1, help="at which call; the first by default")
-    parser.add_argument("--where", default="", help="a text that the arguments of a call must show")
+    parser.add_argument(
+        "--times", type=int, required=True, help="how many processes die"
+    )
+    parser.add_argument(
+        "--call", type=int, default=1, help="at which call; the first by default"
+    )
+    parser.add_argument(
+        "--where", default="", help="a text that the arguments of a call must show"
+    )
     parser.add_argument("moment", choices=("before", "after"))
     parser.add_argument("function", help="module:name or module:Class.name")
     parser.add_argument("arguments", nargs="+", help="of the nameko command")

@@ -16,7 +16,10 @@ from dev.servers import DATABASES
 
 CLIENTS = 3  # of each kind
 PAUSE_S = (0.1, 0.3)  # of a client, between two requests that write
-SIGN_UP_PAUSE_S = (0.5, 1.5)  # each new user costs a password's hash, and a comparison at the end
+SIGN_UP_PAUSE_S = (
+    0.5,
+    1.5,
+)  # each new user costs a password's hash, and a comparison at the end
 POLL_S = 0.2
 # The least and the most time of a fault; it ends when the services have reported it.
 SHORT, LONG = (1.0, 8.0), (10.0, 10.0)
@@ -27,7 +30,12 @@ CONVERGED_S = 45.0
 ANSWERED_S = 8.0  # the gateway's own limit is 5 s; the machine may be busy
 STATUSES = {200, 201, 202, 409, 503, 504}
 Write = Callable[[Clients, User], None]
-WRITES = {"POST /users", "POST /orders", "POST /account/deposits", "POST /notifications"}
+WRITES = {
+    "POST /users",
+    "POST /orders",
+    "POST /account/deposits",
+    "POST /notifications",
+}
 
 
 def readonly(run: Run) -> None:
@@ -87,24 +95,36 @@ def _fill_disk(run: Run, server: Standby) -> None:
     def silent(seen: set[str]) -> list[str]:
         if not (services := failing()):
             return ["none"]
-        return [service for service in services if not seen & set(run.arena.copies(service))]
+        return [
+            service for service in services if not seen & set(run.arena.copies(service))
+        ]
 
     with server.full():
-        seen = _unready(run, lambda seen: not silent(seen), *run.pick(SHORT_FULL, LONG_FULL))
+        seen = _unready(
+            run, lambda seen: not silent(seen), *run.pick(SHORT_FULL, LONG_FULL)
+        )
         services, unreported = failing(), silent(seen)
     answers = run.clients.answers - before
-    refused = sum(n for (route, status), n in answers.items() if route in WRITES and status == 503)
+    refused = sum(
+        n for (route, status), n in answers.items() if route in WRITES and status == 503
+    )
     run.result.notes["writes refused by a full disk"] = dict(server.disk_full_errors())
-    run.expect(refused, f"no write was answered 503 while the disk was full: {dict(answers)}")
+    run.expect(
+        refused, f"no write was answered 503 while the disk was full: {dict(answers)}"
+    )
     names = ", ".join(unreported)
-    run.expect(not unreported, f"ready while their writes failed: {names}, of {services}")
+    run.expect(
+        not unreported, f"ready while their writes failed: {names}, of {services}"
+    )
     expect_recovery(run, RESUMED_S)
 
 
 def _return_primary(run: Run, server: Standby) -> None:
     """The arena's own server gets the address back, and the data of the other one."""
     server.hand_back()
-    run.arena.proxies["postgresql"].switch(run.arena.suite.ports["postgresql"], hang_up=True)
+    run.arena.proxies["postgresql"].switch(
+        run.arena.suite.ports["postgresql"], hang_up=True
+    )
     expect_recovery(run, RESUMED_S)
 
 
@@ -128,7 +148,9 @@ def _unready(
     started = time.monotonic()
     while (passed_s := time.monotonic() - started) < most_s:
         statuses = GreenPool().imap(run.arena.readiness, names)
-        seen |= {name for name, status in zip(names, statuses, strict=True) if status == 503}
+        seen |= {
+            name for name, status in zip(names, statuses, strict=True) if status == 503
+        }
         if passed_s > least_s and is_enough(seen):
             break
         eventlet.sleep(POLL_S)
@@ -142,7 +164,9 @@ def _writes(run: Run) -> Iterator[None]:
     for write in (_deposit, _order, _send_letter) * CLIENTS:
         run.clients.spawn(_again_and_again, write, run.clients, going, PAUSE_S)
     for _ in range(CLIENTS):
-        run.clients.spawn(_again_and_again, _sign_up, run.clients, going, SIGN_UP_PAUSE_S)
+        run.clients.spawn(
+            _again_and_again, _sign_up, run.clients, going, SIGN_UP_PAUSE_S
+        )
     try:
         yield
     finally:

@@ -45,7 +45,9 @@ def run(clients: Clients, per_s: float) -> None:
     print("Ctrl-C ends it: then every answer is compared.", flush=True)
     clients.join(USERS, 1_000_00)
     if any(status == HTTPStatus.UNPROCESSABLE_ENTITY for _, status in clients.answers):
-        raise Failure("the load is for a currency with two digits after the point, such as EUR")
+        raise Failure(
+            "the load is for a currency with two digits after the point, such as EUR"
+        )
     with clients.arrivals(per_s):
         while not interrupt.came:
             before = Counter(clients.answers)
@@ -61,7 +63,9 @@ def _line(answers: Counter[tuple[str, int]], under_way: int) -> str:
     statuses: Counter[str] = Counter()
     for (_, status), number in answers.items():
         statuses[str(status or "cut off")] += number
-    told = ", ".join(f"{number} x {status}" for status, number in sorted(statuses.items()))
+    told = ", ".join(
+        f"{number} x {status}" for status, number in sorted(statuses.items())
+    )
     return f"{time.strftime('%H:%M:%S')}  {told or 'no answer'}; {under_way} wait"
 
 
@@ -70,7 +74,10 @@ def _audited() -> list[str]:
     command = [sys.executable, "-W", "ignore", "-m", "audit", "--settled"]
     until = time.monotonic() + QUIET_S
     nowhere = subprocess.DEVNULL
-    while subprocess.run(command, stdout=nowhere, stderr=nowhere).returncode and time.monotonic() < until:
+    while (
+        subprocess.run(command, stdout=nowhere, stderr=nowhere).returncode
+        and time.monotonic() < until
+    ):
         eventlet.sleep(1)
     found = subprocess.run(command).returncode
     return [AUDIT_SAYS.get(found, f"the audit ended with {found}")] if found else []
@@ -79,7 +86,10 @@ def _audited() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m chaos.load", description=__doc__)
     parser.add_argument(
-        "--per-s", type=float, default=20, help="requests that begin in a second: %(default)s"
+        "--per-s",
+        type=float,
+        default=20,
+        help="requests that begin in a second: %(default)s",
     )
     options = parser.parse_args()
     clients = Clients(
@@ -91,7 +101,9 @@ def main() -> int:
         run(clients, options.per_s)
     except Failure as failure:
         clients.broken.append(str(failure))
-    print(f"{clients.orders} orders, {clients.retries} repetitions, longest answer {clients.longest_s:.1f} s")
+    print(
+        f"{clients.orders} orders, {clients.retries} repetitions, longest answer {clients.longest_s:.1f} s"
+    )
     print("\n".join(clients.broken) or "every answer holds")
     return 1 if clients.broken else 0
 

@@ -28,8 +28,14 @@ def duplicates(run: Run) -> None:
         run.say("waiting for what is late")
     run.result.faults = repeater.copies.total()
     run.result.notes = dict(repeater.copies)
-    run.expect(run.result.faults >= orders, f"{run.result.faults} messages were delivered again")
-    run.expect(len(repeater.copies) >= 6, f"not every kind of message passed: {dict(repeater.copies)}")
+    run.expect(
+        run.result.faults >= orders,
+        f"{run.result.faults} messages were delivered again",
+    )
+    run.expect(
+        len(repeater.copies) >= 6,
+        f"not every kind of message passed: {dict(repeater.copies)}",
+    )
 
 
 def overdraft(run: Run) -> None:
@@ -38,7 +44,9 @@ def overdraft(run: Run) -> None:
         run.say(f"round {number + 1}")
         [user] = run.clients.join(1, PAID_ONES * PRICE)
         pool = GreenPool(AT_ONCE)
-        for _ in pool.imap(lambda _, user=user: run.clients.ask(user, "order", PRICE), range(ASKED_FOR)):
+        for _ in pool.imap(
+            lambda _, user=user: run.clients.ask(user, "order", PRICE), range(ASKED_FOR)
+        ):
             pass
         run.arena.await_(lambda: run.arena.pending_orders() == 0, "no order is pending")
         _expect_exactly_paid(run, user)
@@ -65,7 +73,9 @@ def keys(run: Run) -> None:
 def _many_with_one_key(run: Run, user: User, other: User, kind: str) -> None:
     asked = Asked(kind, f"{kind}-{uuid.UUID(int=run.chance.getrandbits(128))}", 3_00)
     user.asked.append(asked)
-    threads = [eventlet.spawn(run.clients.repeat, user, asked) for _ in range(SAME_AT_ONCE)]
+    threads = [
+        eventlet.spawn(run.clients.repeat, user, asked) for _ in range(SAME_AT_ONCE)
+    ]
     for thread in threads:
         thread.wait()
     run.clients.repeat(user, asked)
@@ -73,12 +83,16 @@ def _many_with_one_key(run: Run, user: User, other: User, kind: str) -> None:
     run.expect(len(ids) == 1, f"one key of {kind} made {len(ids)}: {ids}")
     _expect_key_reused(run, user, Asked(kind, asked.key, 3_01))
     others = run.clients.ask(other, kind, 4_00, asked.key)
-    run.expect(others.told[-1]["id"] not in ids, f"the key of a {kind} brought someone else's")
+    run.expect(
+        others.told[-1]["id"] not in ids, f"the key of a {kind} brought someone else's"
+    )
 
 
 def _expect_key_reused(run: Run, user: User, asked: Asked) -> None:
     reply: Reply = run.clients.request(user, asked)
-    is_refused = reply.status == 422 and reply.body.get("type", "").endswith(":idempotency-key-reused")
+    is_refused = reply.status == 422 and reply.body.get("type", "").endswith(
+        ":idempotency-key-reused"
+    )
     run.expect(is_refused, f"{asked.kind} with another body and the same key: {reply}")
 
 
@@ -87,19 +101,26 @@ def refusal(run: Run) -> None:
     with tap(run.arena.suite.env()["AMQP_URI"]) as opened:
         [user] = run.clients.join(1, 1_00)
         order = run.clients.ask(user, "order", 5_00)
-        run.arena.await_(lambda: _status(run, user, order) == "rejected", "the order is rejected")
+        run.arena.await_(
+            lambda: _status(run, user, order) == "rejected", "the order is rejected"
+        )
         request = _withdrawal_of(run, opened, order.told[-1]["id"])
         run.clients.ask(user, "deposit", 100_00)
         for number in range(REDELIVERIES):
             run.fault(f"redelivery {number + 1}")
             answer = _answer(run, opened, request)
-            run.expect(answer == "refused", f"a refused withdrawal, delivered again, is {answer}")
+            run.expect(
+                answer == "refused",
+                f"a refused withdrawal, delivered again, is {answer}",
+            )
     balance = run.clients.insist("GET", "/account", user).body.get("balance")
     run.expect(balance == "101.00", f"the balance is {balance}, not 101.00")
 
 
 def _status(run: Run, user: User, order: Asked) -> Any:
-    return run.clients.insist("GET", f"/orders/{order.told[-1]['id']}", user).body.get("status")
+    return run.clients.insist("GET", f"/orders/{order.told[-1]['id']}", user).body.get(
+        "status"
+    )
 
 
 def _withdrawal_of(run: Run, opened: Tap, order_id: str) -> Caught:
@@ -107,7 +128,9 @@ def _withdrawal_of(run: Run, opened: Tap, order_id: str) -> Caught:
 
     def seen() -> list[Caught]:
         opened.look()
-        asked = [one for one in opened.caught if one.routing_key == "billing.withdraw_many"]
+        asked = [
+            one for one in opened.caught if one.routing_key == "billing.withdraw_many"
+        ]
         return [one for one in asked if order_id in one.body.decode()]
 
     run.arena.await_(seen, f"the withdrawal for order {order_id} is seen on the bus")
@@ -123,7 +146,9 @@ def _answer(run: Run, opened: Tap, request: Caught) -> Any:
         return answers
 
     request.publish(opened.producer, reply_to=opened.answers(answers.append))
-    run.arena.await_(answered, "billing answers the withdrawal that was delivered again")
+    run.arena.await_(
+        answered, "billing answers the withdrawal that was delivered again"
+    )
     return answers[0]["error"] or answers[0]["result"][0]["status"]
 
 

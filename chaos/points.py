@@ -29,7 +29,13 @@ RELAYED = "The relay publishes again what is not marked as sent"
 ONE_LETTER = "the order's letter is unique"
 
 POINTS = (
-    Point("gateway, before its RPC", "gateway", "before", "chassis.rpc:RpcProxy._call", f"{REPEATED}."),
+    Point(
+        "gateway, before its RPC",
+        "gateway",
+        "before",
+        "chassis.rpc:RpcProxy._call",
+        f"{REPEATED}.",
+    ),
     Point(
         "gateway, after the reply",
         "gateway",
@@ -171,14 +177,18 @@ def rounds() -> list[list[tuple[str, Point]]]:
     """All points in rounds, with the copy that dies there: in a round each copy has one at most."""
     services = dict.fromkeys(point.service for point in POINTS)
     in_turn = [_pairs(service) for service in services]
-    return [[*chain.from_iterable(pairs)] for pairs in zip_longest(*in_turn, fillvalue=())]
+    return [
+        [*chain.from_iterable(pairs)] for pairs in zip_longest(*in_turn, fillvalue=())
+    ]
 
 
 def _pairs(service: str) -> list[list[tuple[str, Point]]]:
     """The points of a service, two at a time: one for each of its copies."""
     own = [point for point in POINTS if point.service == service]
     copies = (service, service + SECOND)
-    return [list(zip(copies, own[n : n + 2], strict=False)) for n in range(0, len(own), 2)]
+    return [
+        list(zip(copies, own[n : n + 2], strict=False)) for n in range(0, len(own), 2)
+    ]
 
 
 def deaths(record: Path) -> int:

@@ -25,7 +25,9 @@ MOST_UNDER_WAY = 60  # requests
 def kills(run: Run) -> None:
     """Each kill comes at some moment of a wave of orders; whoever is killed was ready before."""
     times, orders = run.pick((3, 300), (20, 2000))
-    victims = shuffled([service for service in SERVICES for _ in range(times)], run.chance)
+    victims = shuffled(
+        [service for service in SERVICES for _ in range(times)], run.chance
+    )
     run.clients.join(8)
     for service in victims:
         name = run.chance.choice(run.arena.copies(service))
@@ -52,13 +54,23 @@ def _play_round(run: Run, armed: Armed) -> None:
         run.arena.arm(name, point, record, times, run.chance.randint(1, 3))
         run.arena.kill(name)
     until = time.monotonic() + DEATH_S * times
-    while any(deaths(record) < times for _, record in armed.values()) and time.monotonic() < until:
-        run.say(", ".join(f"{deaths(record)} x {point.name}" for point, record in armed.values()))
+    while (
+        any(deaths(record) < times for _, record in armed.values())
+        and time.monotonic() < until
+    ):
+        run.say(
+            ", ".join(
+                f"{deaths(record)} x {point.name}" for point, record in armed.values()
+            )
+        )
         _keep_busy(run)
     for point, record in armed.values():
         run.result.notes[point.name] = deaths(record)
         run.result.faults += deaths(record)
-        run.expect(deaths(record) >= times, f"{point.name}: {deaths(record)} deaths, not {times}")
+        run.expect(
+            deaths(record) >= times,
+            f"{point.name}: {deaths(record)} deaths, not {times}",
+        )
 
 
 def _keep_busy(run: Run) -> None:
@@ -76,12 +88,17 @@ def frozen(run: Run) -> None:
     with run.clients.arrivals():
         eventlet.sleep(1)
         for seconds in run.pick((5, 30), (5, 30, 150)):
-            names = [run.chance.choice(run.arena.copies(service)) for service in DATABASES]
+            names = [
+                run.chance.choice(run.arena.copies(service)) for service in DATABASES
+            ]
             with run.arena.frozen(names):
                 run.fault(f"{', '.join(names)} stand still for {seconds} s")
                 served = [_served_in(run, SLICE_S) for _ in range(seconds // SLICE_S)]
             run.result.notes[f"orders answered while frozen for {seconds} s"] = served
-            run.expect(min(served) > 0, f"nobody was served for {SLICE_S} s of {seconds} s frozen: {served}")
+            run.expect(
+                min(served) > 0,
+                f"nobody was served for {SLICE_S} s of {seconds} s frozen: {served}",
+            )
             run.arena.await_ready()
 
 
@@ -125,5 +142,7 @@ PARTS = (
     Part("kills", "nothing acknowledged is lost when processes are killed", kills),
     Part("points", "nothing acknowledged is lost wherever a process dies", points),
     Part("frozen", "a process that stands still holds up its own work only", frozen),
-    Part("rolling", "a rolling restart fails no request and does no work twice", rolling),
+    Part(
+        "rolling", "a rolling restart fails no request and does no work twice", rolling
+    ),
 )

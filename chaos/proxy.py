@@ -132,7 +132,9 @@ class Proxy:
 class _Connection:
     """A client's connection to the proxy, and the proxy's to the server."""
 
-    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+    def __init__(
+        self, proxy: Proxy, client: socket.socket, server: socket.socket
+    ) -> None:
         self.forgotten = False
         self.server = server
         self._client = client

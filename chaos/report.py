@@ -11,9 +11,20 @@ from typing import Any
 from chaos.run import Result
 from dev.broker import CHECKOUT
 
-RESULTS = Path(__file__).parent / "results"  # not tracked: a run must not dirty the checkout
+RESULTS = (
+    Path(__file__).parent / "results"
+)  # not tracked: a run must not dirty the checkout
 WIDTH = 110
-HEAD = ("", "orders", "faults", "converged s", "retries", "longest answer s", "took s", "broken")
+HEAD = (
+    "",
+    "orders",
+    "faults",
+    "converged s",
+    "retries",
+    "longest answer s",
+    "took s",
+    "broken",
+)
 
 
 def progress(text: str) -> None:
@@ -31,7 +42,9 @@ def commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True
+    )
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -50,7 +63,9 @@ def _file(large: bool) -> Path:
 
 def passed(report: Mapping[str, Any], seed: int) -> list[Result]:
     """What has passed with this seed."""
-    results = [Result(**result) for result in report.get("parts", ()) if report["seed"] == seed]
+    results = [
+        Result(**result) for result in report.get("parts", ()) if report["seed"] == seed
+    ]
     return [result for result in results if not result.broken]
 
 
@@ -59,7 +74,9 @@ def write(results: Sequence[Result], of_commit: str, seed: int, *, large: bool) 
     RESULTS.mkdir(exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     head = {"date": now, "commit": of_commit, "seed": seed, "large": large}
-    _file(large).write_text(json.dumps({**head, "parts": [r.as_json() for r in results]}, indent=1) + "\n")
+    _file(large).write_text(
+        json.dumps({**head, "parts": [r.as_json() for r in results]}, indent=1) + "\n"
+    )
 
 
 def show(results: Sequence[Result], seed: int) -> None:
@@ -74,8 +91,19 @@ def show(results: Sequence[Result], seed: int) -> None:
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    figures = (result.orders, result.faults, result.converged_s, result.retries, result.longest_answer_s)
-    return result.part, *map(str, figures), f"{result.took_s:.0f}", str(len(result.broken))
+    figures = (
+        result.orders,
+        result.faults,
+        result.converged_s,
+        result.retries,
+        result.longest_answer_s,
+    )
+    return (
+        result.part,
+        *map(str, figures),
+        f"{result.took_s:.0f}",
+        str(len(result.broken)),
+    )
 
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:

@@ -9,11 +9,15 @@ from chaos.run import Part, Run
 
 ORDERS_AT_ONCE = 25
 PAUSE_S = 0.1  # between two waves of orders
-RETRIES_DUE_S = 1.0 + 5 + 15  # the third retry of all events, which fail together for the first time
+RETRIES_DUE_S = (
+    1.0 + 5 + 15
+)  # the third retry of all events, which fail together for the first time
 DOWN_BEFORE_S = 1.5  # so long before, the broker is killed: it takes longer to start
 EARLIEST_S, LATEST_S = 0.3, 3.0  # a kill comes so long after the broker answers
 POLL_S = 0.005
-DELIVERED = 0.8  # so few of the messages that were ready are left when some have been delivered
+DELIVERED = (
+    0.8  # so few of the messages that were ready are left when some have been delivered
+)
 RANDOM = "at random"
 DELIVERY = "as events are delivered"
 RETURN = "as failed events return"
@@ -54,7 +58,9 @@ def _place(run: Run, orders: int) -> None:
 def _await_waiting_events(run: Run) -> Collection[str]:
     """Returns the queues of the events as soon as they hold one event for each order."""
     [[orders]] = run.arena.ask("orders", "SELECT count(*) FROM orders")
-    [[letters]] = run.arena.ask("notifications", "SELECT count(*) FROM letters WHERE order_id IS NOT NULL")
+    [[letters]] = run.arena.ask(
+        "notifications", "SELECT count(*) FROM letters WHERE order_id IS NOT NULL"
+    )
     waiting = orders - letters
 
     def queues() -> Collection[str]:

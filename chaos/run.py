@@ -14,7 +14,9 @@ from dev.failure import Failure
 
 ORDERS_END_S = 60.0  # after the last fault's end
 LETTERS_COME_S = 90.0
-SHORT_HEARTBEAT_S = 3  # of services behind proxies in the small size: they wait for two of them
+SHORT_HEARTBEAT_S = (
+    3  # of services behind proxies in the small size: they wait for two of them
+)
 
 Say = Callable[[str], None]
 
@@ -58,13 +60,17 @@ class Run:
     copied, depends on who is answered when.
     """
 
-    def __init__(self, part: Part, arena: Arena, seed: int, *, large: bool, say: Say) -> None:
+    def __init__(
+        self, part: Part, arena: Arena, seed: int, *, large: bool, say: Say
+    ) -> None:
         self.part = part
         self.arena = arena
         self.large = large
         self.chance = random.Random(f"{seed}-{part.name}")
         clients_chance = random.Random(f"{seed}-{part.name}-clients")
-        self.clients = Clients(arena.url, f"{part.name}-{seed}-{time.time_ns()}", clients_chance)
+        self.clients = Clients(
+            arena.url, f"{part.name}-{seed}-{time.time_ns()}", clients_chance
+        )
         self.result = Result(part.name, seed)
         self._say = say
 
@@ -82,22 +88,34 @@ class Run:
 
     def expect_only(self, statuses: Collection[int]) -> None:
         """That no request of the clients was answered otherwise; 0 is a connection that failed."""
-        others = {key: n for key, n in self.clients.answers.items() if key[1] not in statuses}
-        told = [f"{n} x {status or 'cut off'} to {route}" for (route, status), n in others.items()]
+        others = {
+            key: n for key, n in self.clients.answers.items() if key[1] not in statuses
+        }
+        told = [
+            f"{n} x {status or 'cut off'} to {route}"
+            for (route, status), n in others.items()
+        ]
         failures = f" ({dict(self.clients.failures)})" if self.clients.failures else ""
-        self.expect(not others, f"answers that should not be: {', '.join(told)}{failures}")
+        self.expect(
+            not others, f"answers that should not be: {', '.join(told)}{failures}"
+        )
 
     def expect_answers_in(self, seconds: float) -> None:
         """Expect that no client has waited longer for an answer."""
         longest = self.clients.longest_s
-        self.expect(longest <= seconds, f"an answer took {longest:.1f} s, more than {seconds:g} s")
+        self.expect(
+            longest <= seconds,
+            f"an answer took {longest:.1f} s, more than {seconds:g} s",
+        )
 
     @contextmanager
     def without_restart(self) -> Iterator[None]:
         """No service may be started again inside."""
         starts = {name: self.arena.keeper.starts(name) for name in self.arena.services}
         yield
-        again = [name for name in starts if self.arena.keeper.starts(name) != starts[name]]
+        again = [
+            name for name in starts if self.arena.keeper.starts(name) != starts[name]
+        ]
         self.expect(not again, f"services were restarted: {', '.join(again)}")
 
     def fault(self, text: str) -> None:
@@ -111,10 +129,14 @@ class Run:
         started = time.monotonic()
         yield
         took_s = time.monotonic() - started
-        self.expect(took_s <= most_s, f"{what} took {took_s:.1f} s, more than {most_s:g} s")
+        self.expect(
+            took_s <= most_s, f"{what} took {took_s:.1f} s, more than {most_s:g} s"
+        )
 
 
-def play(part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say = print) -> Result:
+def play(
+    part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say = print
+) -> Result:
     """Play a part and return what it came to. The arena is spoilt unless the part has passed."""
     arena.spoilt = True  # until all is known to be well
     run = Run(part, arena, seed, large=large, say=say)
@@ -146,7 +168,12 @@ def converge(run: Run) -> None:
     run.say("converging")
     run.clients.finish()
     _within(ORDERS_END_S, healed, "each order has ended", lambda: _pending(run.arena))
-    _within(run.part.converge_s, healed, "the books balance and all is quiet", run.arena.audit)
+    _within(
+        run.part.converge_s,
+        healed,
+        "the books balance and all is quiet",
+        run.arena.audit,
+    )
     run.result.converged_s = round(time.monotonic() - healed, 1)
 
 
@@ -155,11 +182,16 @@ def _pending(arena: Arena) -> list[str]:
     return [f"{number} orders are pending"] if number else []
 
 
-def _within(seconds: float, since: float, what: str, differences: Callable[[], Sequence[str]]) -> None:
+def _within(
+    seconds: float, since: float, what: str, differences: Callable[[], Sequence[str]]
+) -> None:
     """Returns as soon as there are no differences; raises Failure with them when the time is over."""
     while found := differences():
         if time.monotonic() - since > seconds:
-            raise Failure(f"not so {seconds:g} s after the last fault: {what}\n" + "\n".join(found))
+            raise Failure(
+                f"not so {seconds:g} s after the last fault: {what}\n"
+                + "\n".join(found)
+            )
         time.sleep(0.5)
 
 
@@ -168,6 +200,8 @@ def _sum_up(run: Run) -> None:
     result.orders = clients.orders
     result.retries = clients.retries
     result.longest_answer_s = round(clients.longest_s, 1)
-    for (_, status), number in sorted(clients.answers.items(), key=lambda item: item[0][1]):
+    for (_, status), number in sorted(
+        clients.answers.items(), key=lambda item: item[0][1]
+    ):
         name = str(status or "cut off")
         result.statuses[name] = result.statuses.get(name, 0) + number

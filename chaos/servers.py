@@ -19,7 +19,9 @@ RECOVERED_S = 15.0
 # Longer faults: a statement that began in one ends after 7 s, then its handler pauses for 15 s.
 RESUMED_S = 25.0
 PATIENCE_S = 60.0  # then the part ends
-NOT_RECOVERED = Failure(f"no new order is paid, or a service is not ready, after {PATIENCE_S:g} s")
+NOT_RECOVERED = Failure(
+    f"no new order is paid, or a service is not ready, after {PATIENCE_S:g} s"
+)
 UNAFFECTED = ("/users/me", "/orders", "/notifications")
 
 
@@ -37,7 +39,9 @@ def database(run: Run) -> None:
     _under_load(run, faults, lambda: expect_recovery(run))
 
 
-def _under_load(run: Run, faults: tuple[Fault, ...], recovered: Callable[[], object]) -> None:
+def _under_load(
+    run: Run, faults: tuple[Fault, ...], recovered: Callable[[], object]
+) -> None:
     times = run.pick(1, 10)
     run.clients.join(8)
     with run.clients.arrivals():
@@ -82,23 +86,39 @@ def billing_down(run: Run) -> None:
             eventlet.sleep(seconds / orders)
         run.clients.finish()
         answers = run.clients.answers - before
-    told = {status: n for (route, status), n in answers.items() if route == "POST /orders"}
-    run.expect(told == {202: orders}, f"{orders} orders without billing are answered {told}")
-    run.arena.await_(lambda: not run.arena.pending_orders(), "the orders are settled", CONVERGED_S)
+    told = {
+        status: n for (route, status), n in answers.items() if route == "POST /orders"
+    }
+    run.expect(
+        told == {202: orders}, f"{orders} orders without billing are answered {told}"
+    )
+    run.arena.await_(
+        lambda: not run.arena.pending_orders(), "the orders are settled", CONVERGED_S
+    )
 
 
 def _expect_unaffected(run: Run, user: User) -> None:
     """What needs no billing is answered at once, the first time."""
     letter = {"subject": "a", "body": "b"}
     wanted = [(run.clients.attempt("GET", path, user), 200) for path in UNAFFECTED]
-    wanted.append((run.clients.attempt("POST", "/notifications", user, json=letter), 201))
+    wanted.append(
+        (run.clients.attempt("POST", "/notifications", user, json=letter), 201)
+    )
     for reply, status in wanted:
-        run.expect(reply.status == status, f"without billing something else fails: {reply}")
+        run.expect(
+            reply.status == status, f"without billing something else fails: {reply}"
+        )
 
 
 PARTS = (
     Part("broker", "a broker that restarts, dies or hangs up loses nothing", broker),
-    Part("blocked", "a blocked broker is told in time", blocked, converge_s=CONVERGED_S),
-    Part("database", "a database that restarts, dies or hangs up loses nothing", database),
-    Part("billing_down", "one dead service does not take the rest with it", billing_down),
+    Part(
+        "blocked", "a blocked broker is told in time", blocked, converge_s=CONVERGED_S
+    ),
+    Part(
+        "database", "a database that restarts, dies or hangs up loses nothing", database
+    ),
+    Part(
+        "billing_down", "one dead service does not take the rest with it", billing_down
+    ),
 )

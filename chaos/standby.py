@@ -68,13 +68,20 @@ class Standby:
         """Make the disk, copy the data, and return when the server answers reads."""
         self._mount()
         copy = [str(self._servers.postgresql_programs() / "pg_basebackup"), "--no-sync"]
-        copy += ["--pgdata", str(self._data), "--waldir", str(self._home / "standby-wal")]
+        copy += [
+            "--pgdata",
+            str(self._data),
+            "--waldir",
+            str(self._home / "standby-wal"),
+        ]
         copy += ["--write-recovery-conf"]
         copy += ["--checkpoint=fast", "--dbname", self._servers.superuser_dsn()]
         self._run(self._as_postgres(copy))
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
-                self._as_postgres(self._servers.postgresql_command(self._data, STANDBY)),
+                self._as_postgres(
+                    self._servers.postgresql_command(self._data, STANDBY)
+                ),
                 env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -82,7 +89,9 @@ class Standby:
                 start_new_session=True,
             )
         if not wait_for(self._answers, START_S):
-            raise Failure(f"the standby does not answer: see {self._log}\n{tail(self._log)}")
+            raise Failure(
+                f"the standby does not answer: see {self._log}\n{tail(self._log)}"
+            )
 
     def close(self) -> None:
         """End the server and its disk. The primary waits for it no longer."""
@@ -126,7 +135,13 @@ class Standby:
         """Stop, and let the arena's own server go on with this server's data."""
         self._stop()
         self._arena.halt("postgresql")
-        copy = ["cp", "--archive", "--dereference", str(self._data), str(self._home / "data")]
+        copy = [
+            "cp",
+            "--archive",
+            "--dereference",
+            str(self._data),
+            str(self._home / "data"),
+        ]
         self._run(self._as_postgres(copy))
         shutil.rmtree(self._home / "fenced")
         self._arena.start_database()
@@ -142,7 +157,17 @@ class Standby:
             options += f",uid={postgres.pw_uid},gid={postgres.pw_gid}"
         self._disk.mkdir(exist_ok=True)
         own = ["--mount"] if _is_root() else ["--mount", "--user", "--map-root-user"]
-        command = ["unshare", *own, "--", "sh", "-c", HOLD, "sh", str(self._disk), options]
+        command = [
+            "unshare",
+            *own,
+            "--",
+            "sh",
+            "-c",
+            HOLD,
+            "sh",
+            str(self._disk),
+            options,
+        ]
         self._holder = subprocess.Popen(
             command, env=self._env, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -186,7 +211,9 @@ class Standby:
                 self._server = None
 
     def _ask(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(psycopg2.connect(self._servers.superuser_dsn(STANDBY))) as connection:
+        with closing(
+            psycopg2.connect(self._servers.superuser_dsn(STANDBY))
+        ) as connection:
             connection.autocommit = True
             cursor = connection.cursor()
             cursor.execute(query)

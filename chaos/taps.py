@@ -60,7 +60,11 @@ class Tap:
             for key in keys:
                 queue.bind_to(Exchange(exchange), key)
         self._consumer = kombu.Consumer(
-            self._channel, [queue], on_message=self._catch, no_ack=True, auto_declare=False
+            self._channel,
+            [queue],
+            on_message=self._catch,
+            no_ack=True,
+            auto_declare=False,
         )
         self._consumer.consume()
 
@@ -77,7 +81,9 @@ class Tap:
         queue = Queue("", exclusive=True, channel=self._channel)
         queue.declare()
         queue.bind_to(Exchange("nameko-rpc"), key)
-        consumer = kombu.Consumer(self._channel, [queue], no_ack=True, auto_declare=False)
+        consumer = kombu.Consumer(
+            self._channel, [queue], no_ack=True, auto_declare=False
+        )
         consumer.register_callback(lambda body, message: hear(body))
         consumer.consume()
         return key
@@ -89,15 +95,27 @@ class Tap:
         if COPY in message.headers:
             return
         given = message.properties
-        properties = {name: given[name] for name in given if name != "application_headers"}
+        properties = {
+            name: given[name] for name in given if name != "application_headers"
+        }
         if "expiration" in properties:
-            properties["expiration"] = int(properties["expiration"]) / 1000  # kombu's are seconds
+            properties["expiration"] = (
+                int(properties["expiration"]) / 1000
+            )  # kombu's are seconds
         properties.setdefault("content_type", message.content_type)
         properties.setdefault("content_encoding", message.content_encoding)
         info = message.delivery_info
-        body = message.body if isinstance(message.body, bytes) else message.body.encode()
+        body = (
+            message.body if isinstance(message.body, bytes) else message.body.encode()
+        )
         self.caught.append(
-            Caught(info["exchange"], info["routing_key"], body, dict(message.headers), properties)
+            Caught(
+                info["exchange"],
+                info["routing_key"],
+                body,
+                dict(message.headers),
+                properties,
+            )
         )
 
 

@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 RECONNECT_S = 0.5
 CONNECT_TIMEOUT_S = 3
 CLOSE_TIMEOUT_S = 1
-LONGEST_HEADERS = 120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
+LONGEST_HEADERS = (
+    120_000  # bytes; with all other properties they must fit into a frame of 128 KiB
+)
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
 ENCODINGS = ("utf-8", "utf-16", "ascii", "us-ascii", "latin-1", "binary")
 MAX_BODY = 2 * 1024 * 1024  # characters; twice the largest page of letters
@@ -55,7 +57,9 @@ def _decode(body: str) -> Any:
 register("json", None, _decode, content_type="application/json")
 
 _DECODERS = serialization.PROPERTY_CLASSES  # by class
-_read_properties: Callable[..., tuple[dict[str, Any], int]] = _DECODERS[spec.Basic.CLASS_ID]
+_read_properties: Callable[..., tuple[dict[str, Any], int]] = _DECODERS[
+    spec.Basic.CLASS_ID
+]
 
 
 def _read_properties_safely(data: Any, offset: int) -> tuple[dict[str, Any], int]:
@@ -73,7 +77,9 @@ def _read_properties_safely(data: Any, offset: int) -> tuple[dict[str, Any], int
 
 _DECODERS[spec.Basic.CLASS_ID] = _read_properties_safely
 # For the same reason a name or property that is not UTF-8 is text all the same, and no longer than it was.
-serialization.pstr_t = lambda given: given if isinstance(given, str) else given.decode("utf-8", "ignore")
+serialization.pstr_t = lambda given: (
+    given if isinstance(given, str) else given.decode("utf-8", "ignore")
+)
 
 
 class UnsendableError(ValueError):
@@ -134,7 +140,14 @@ def declare_exchange(exchange: kombu.Exchange, channel: Any) -> None:
         exchange.declare(channel=channel)
 
 
-def write(channel: Any, exchange: str, routing_key: str, content: amqp.Message, *, mandatory: bool) -> None:
+def write(
+    channel: Any,
+    exchange: str,
+    routing_key: str,
+    content: amqp.Message,
+    *,
+    mandatory: bool,
+) -> None:
     """Publish a message. channel.basic_publish() would read the connection first."""
     channel.send_method(
         spec.Basic.Publish,
@@ -152,7 +165,9 @@ class Link:
     greenthreads can't read one connection. `is_blocked`: the broker, short of memory or disk, takes nothing.
     """
 
-    def __init__(self, config: dict[str, Any], prepare: Callable[[Any], object]) -> None:
+    def __init__(
+        self, config: dict[str, Any], prepare: Callable[[Any], object]
+    ) -> None:
         self.closed = False
         self.is_blocked = False
         self.when_closed: Callable[[], object] = lambda: None
@@ -184,8 +199,18 @@ class Link:
             **{**JSON, "delivery_mode": 2 if persistent else 1, **message.properties},
         )
         try:
-            write(self.channel, message.exchange, message.routing_key, content, mandatory=True)
-        except (struct.error, TypeError, ValueError) as exc:  # before anything was written
+            write(
+                self.channel,
+                message.exchange,
+                message.routing_key,
+                content,
+                mandatory=True,
+            )
+        except (
+            struct.error,
+            TypeError,
+            ValueError,
+        ) as exc:  # before anything was written
             raise UnsendableError(str(exc)) from exc
 
     def _on_blocked(self, reason: str) -> None:
@@ -215,7 +240,10 @@ class Link:
             return
         self.closed = True
         self._reader.kill()
-        with eventlet.Timeout(CLOSE_TIMEOUT_S, exception=False), suppress(*CONNECTION_ERRORS):
+        with (
+            eventlet.Timeout(CLOSE_TIMEOUT_S, exception=False),
+            suppress(*CONNECTION_ERRORS),
+        ):
             self._connection.close()
         self._connection.collect()
 
@@ -251,7 +279,9 @@ class _LinkOwner(SharedExtension):
     @property
     def is_blocked(self) -> bool:
         """Whether the broker takes no messages now; known once one was sent during its alarm."""
-        return self._link is not None and not self._link.closed and self._link.is_blocked
+        return (
+            self._link is not None and not self._link.closed and self._link.is_blocked
+        )
 
     def kill(self) -> None:
         if self._link:
@@ -271,17 +301,23 @@ class Sender(_LinkOwner):
         self._queue = LightQueue()
         self._error = ""  # of the last attempt to reach the broker
         self._is_stopping = False
-        self.when_returned: list[Callable[[str], object]] = []  # called with a correlation id: nobody took it
+        self.when_returned: list[
+            Callable[[str], object]
+        ] = []  # called with a correlation id: nobody took it
 
     def start(self) -> None:
-        self._thread = self.container.spawn_managed_thread(self._run, identifier="rpc sender")
+        self._thread = self.container.spawn_managed_thread(
+            self._run, identifier="rpc sender"
+        )
 
     @property
     def refusal(self) -> str:
         """The reason why no message can be sent now; empty where one can."""
         return BLOCKED if self.is_blocked else self._error
 
-    def send(self, message: Message, when_unsent: Callable[[str], object] | None = None) -> Queued:
+    def send(
+        self, message: Message, when_unsent: Callable[[str], object] | None = None
+    ) -> Queued:
         """Queue `message`; `properties["expiration"]` (milliseconds, a string) bounds the wait.
 
         `when_unsent(reason)` is called after the message was withdrawn for lack of a broker.
@@ -310,7 +346,9 @@ class Sender(_LinkOwner):
                 if not link.is_blocked:
                     queued.publish(link)
                     return True
-            except UnsendableError as exc:  # nobody's fault but its sender's: the others go on
+            except (
+                UnsendableError
+            ) as exc:  # nobody's fault but its sender's: the others go on
                 log.error("a message can't be sent", extra={"error": str(exc)})
                 return True
             except CONNECTION_ERRORS as exc:
@@ -334,7 +372,9 @@ class Sender(_LinkOwner):
                     self.container.config,
                     lambda channel: channel.events["basic_return"].add(self._returned),
                 )
-            self._link.when_closed = partial(self._queue.put, Queued(None))  # _run connects
+            self._link.when_closed = partial(
+                self._queue.put, Queued(None)
+            )  # _run connects
             self._error = ""
         return self._link
 
@@ -343,7 +383,9 @@ class Sender(_LinkOwner):
             if queued and queued.when_unsent and queued.take():
                 queued.when_unsent(self.refusal)
 
-    def _returned(self, exc: Exception, exchange: str, routing_key: str, message: Any) -> None:
+    def _returned(
+        self, exc: Exception, exchange: str, routing_key: str, message: Any
+    ) -> None:
         log.warning("nobody takes this message", extra={"routing_key": routing_key})
         for callback in self.when_returned:
             callback(message.properties.get("correlation_id"))
@@ -382,7 +424,9 @@ class ConfirmedPublisher(_LinkOwner):
             if self.is_blocked:
                 raise Unavailable(BLOCKED)
             try:
-                with eventlet.Timeout(self._timeout_s, Unavailable("the broker confirms nothing")):
+                with eventlet.Timeout(
+                    self._timeout_s, Unavailable("the broker confirms nothing")
+                ):
                     yield self._connected()
             except UnsendableError:
                 self.stop()  # the tags of the batch are out of step
@@ -393,7 +437,9 @@ class ConfirmedPublisher(_LinkOwner):
 
     def _connected(self) -> Link:
         if self._link is None or self._link.closed:
-            self._link = Link(self.container.config, lambda channel: channel.confirm_select())
+            self._link = Link(
+                self.container.config, lambda channel: channel.confirm_select()
+            )
             self._published = 0
         return self._link
 
@@ -412,7 +458,9 @@ class _Batch:
         self._unconfirmed = set(range(first_tag, first_tag + len(messages)))
         self._done = eventlet.Event()
         link.channel.events["basic_ack"] = {self._on_ack}
-        link.channel.events["basic_nack"] = {partial(self._fail, "it refused a message")}
+        link.channel.events["basic_nack"] = {
+            partial(self._fail, "it refused a message")
+        }
         link.channel.events["basic_return"] = {self._on_return}
         link.when_closed = partial(self._fail, "it closed the connection")
 
@@ -422,11 +470,15 @@ class _Batch:
         return [message_id not in self._returned for message_id in self._ids]
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
-        self._unconfirmed -= {t for t in self._unconfirmed if t <= tag} if multiple else {tag}
+        self._unconfirmed -= (
+            {t for t in self._unconfirmed if t <= tag} if multiple else {tag}
+        )
         if not self._unconfirmed and not self._done.ready():
             self._done.send()
 
-    def _on_return(self, exc: Exception, exchange: str, routing_key: str, message: Any) -> None:
+    def _on_return(
+        self, exc: Exception, exchange: str, routing_key: str, message: Any
+    ) -> None:
         self._returned.add(message.properties["message_id"])
 
     def _fail(self, reason: str, *_: Any) -> None:

@@ -29,7 +29,9 @@ def check_broker_user(config: dict[str, Any], service: str) -> None:
     wide = []
     with suppress(amqp.ResourceError), open_channel(config) as channel:
         channel.connection.on_blocked = _end_attempts
-        publish = partial(write, channel, routing_key=name, content=amqp.Message(), mandatory=False)
+        publish = partial(
+            write, channel, routing_key=name, content=amqp.Message(), mandatory=False
+        )
         attempts = {
             "configure": partial(channel.queue_delete, name),
             "read": partial(channel.basic_get, name),
@@ -38,10 +40,16 @@ def check_broker_user(config: dict[str, Any], service: str) -> None:
             f"routing keys of {service}.events": partial(publish, f"{service}.events"),
         }
         for right, attempt in attempts.items():
-            with suppress(amqp.AccessRefused):  # the channel lives on: py-amqp opens it again
-                with suppress(amqp.NotFound):  # the broker has checked the permission before
+            with suppress(
+                amqp.AccessRefused
+            ):  # the channel lives on: py-amqp opens it again
+                with suppress(
+                    amqp.NotFound
+                ):  # the broker has checked the permission before
                     attempt()
-                    channel.basic_qos(0, 1, a_global=False)  # for an answer: a publish has none
+                    channel.basic_qos(
+                        0, 1, a_global=False
+                    )  # for an answer: a publish has none
                 wide.append(right)
     if wide:
         raise ConfigurationError(

@@ -17,7 +17,9 @@ from chassis.errors import DeadlineExceeded, InternalError
 
 Send = Callable[[Sequence[Any], float, float], list[Any]]
 LAST_PART = 0.2  # of an item's time: then it is too late to send it
-PATIENCE_S = 0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
+PATIENCE_S = (
+    0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
+)
 MOST_SLOW = 16  # as many as a hanging copy takes (WORKERS by default): what comes later goes to others
 
 
@@ -94,7 +96,9 @@ class Coalescer:
             self._slow.discard(lane)
 
     def _send_patiently(self, batch: list[Call], lane: object) -> None:
-        timer = get_hub().schedule_call_global(self._patience_s, self._give_lane_away, lane)
+        timer = get_hub().schedule_call_global(
+            self._patience_s, self._give_lane_away, lane
+        )
         try:
             self._send_batch(batch)
         finally:
@@ -111,7 +115,9 @@ class Coalescer:
         batch: list[Call] = []
         while self._waiting and len(batch) < self._max_items:
             call = self._waiting.popleft()
-            if monotonic() < call.too_late:  # the caller of a late one gets its DeadlineExceeded
+            if (
+                monotonic() < call.too_late
+            ):  # the caller of a late one gets its DeadlineExceeded
                 batch.append(call)
         return batch
 

@@ -13,7 +13,14 @@ from sqlalchemy.exc import DBAPIError
 from chassis.amqp import CONNECTION_ERRORS, broker_settings
 from chassis.errors import first_line, is_away
 
-Errors = (ConfigurationError, yaml.YAMLError, DBAPIError, psycopg2.Error, MessageNacked, *CONNECTION_ERRORS)
+Errors = (
+    ConfigurationError,
+    yaml.YAMLError,
+    DBAPIError,
+    psycopg2.Error,
+    MessageNacked,
+    *CONNECTION_ERRORS,
+)
 
 
 def settings(file: str) -> dict[str, Any]:
@@ -25,8 +32,15 @@ def settings(file: str) -> dict[str, Any]:
 def last_line(exc: Exception) -> str:
     """One of Errors, for the one who called the command."""
     line = first_line(exc)
-    if isinstance(exc, ChannelError) and exc.reply_code in (312, 404):  # no route, not found
+    if isinstance(exc, ChannelError) and exc.reply_code in (
+        312,
+        404,
+    ):  # no route, not found
         return f"{line}: the migrations have not run"
     is_the_brokers = is_away(exc) and not isinstance(exc, DBAPIError)
-    verb = "refuses" if isinstance(exc, ChannelError | IrrecoverableConnectionError) else "is away"
+    verb = (
+        "refuses"
+        if isinstance(exc, ChannelError | IrrecoverableConnectionError)
+        else "is away"
+    )
     return f"the broker {verb}: {line}" if is_the_brokers else line

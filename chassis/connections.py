@@ -22,7 +22,9 @@ from chassis.errors import first_line, is_session_unusable
 MARGIN_S = 2.0  # after the server's own limit, which leaves the connection usable
 CHECK_IDLE_S = 5.0
 CHECK_LIMIT_S = 2.0
-POLL = patcher.original("select").poll  # eventlet removes it, as it may block; with 0 s it does not
+POLL = patcher.original(
+    "select"
+).poll  # eventlet removes it, as it may block; with 0 s it does not
 _UUID_AS_TEXT = extensions.new_type((2950,), "UUID", lambda value, cursor: value)
 
 
@@ -62,10 +64,14 @@ def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
         """
         used_at = record.info.get("used_at")
         try:
-            if used_at and (monotonic() - used_at > CHECK_IDLE_S or _has_input(connection)):
+            if used_at and (
+                monotonic() - used_at > CHECK_IDLE_S or _has_input(connection)
+            ):
                 connection.limit_s = CHECK_LIMIT_S
                 engine.dialect.do_ping(connection)
-        except psycopg2.Error as exc:  # the other idle connections are probably lost, too
+        except (
+            psycopg2.Error
+        ) as exc:  # the other idle connections are probably lost, too
             raise InvalidatePoolError(first_line(exc)) from exc
         connection.limit_s = limit_s  # the last user may have had another one
 
@@ -102,7 +108,9 @@ def _has_input(connection: Any) -> bool:
 
 def _hide_row(context: Any) -> None:
     """Cut an error's text behind its first message: there PostgreSQL quotes the row that it refused."""
-    message = getattr(getattr(context.original_exception, "diag", None), "message_primary", None)
+    message = getattr(
+        getattr(context.original_exception, "diag", None), "message_primary", None
+    )
     for exc in filter(None, (context.original_exception, context.sqlalchemy_exception)):
         if message and exc.args:
             before, found, _ = str(exc.args[0]).partition(message)

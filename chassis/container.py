@@ -42,10 +42,17 @@ class Container(ServiceContainer):
 
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
         try:
-            config = broker_settings(config)  # nameko's extensions look at these while they are bound
+            config = broker_settings(
+                config
+            )  # nameko's extensions look at these while they are bound
             super().__init__(
                 service_cls,
-                {**config, "max_workers": read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)},
+                {
+                    **config,
+                    "max_workers": read(
+                        config, f"WORKERS.{get_service_name(service_cls)}", COUNT
+                    ),
+                },
             )
             read(self.config, "HEALTH_ADDRESS", ADDRESS)
             self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
@@ -75,7 +82,9 @@ class Container(ServiceContainer):
 
     def stop(self) -> None:
         health.remove_checks(self.service_name)
-        if not self._is_up:  # it still waits for broker or database: there is nothing to finish
+        if (
+            not self._is_up
+        ):  # it still waits for broker or database: there is nothing to finish
             self._exit()
         if self._is_stopping:  # asked twice: nameko's extensions stop once only
             self._died.wait()
@@ -121,16 +130,27 @@ class Container(ServiceContainer):
 
     def _started(self) -> None:
         if not self._is_up:
-            raise ConnectionError("it waits for its broker, its permissions there or its database")
+            raise ConnectionError(
+                "it waits for its broker, its permissions there or its database"
+            )
 
     def _ping_broker(self) -> None:
-        if any(extension.is_blocked for extension in self.extensions if isinstance(extension, Sender)):
+        if any(
+            extension.is_blocked
+            for extension in self.extensions
+            if isinstance(extension, Sender)
+        ):
             raise Unavailable("the broker takes no messages")
         # A connection of its own: the broker would close one that idles, for its missing heartbeats.
         connect(self.config).transport.establish_connection().close()
 
     def spawn_worker(
-        self, entrypoint: Any, args: Any, kwargs: Any, context_data: Any = None, handle_result: Any = None
+        self,
+        entrypoint: Any,
+        args: Any,
+        kwargs: Any,
+        context_data: Any = None,
+        handle_result: Any = None,
     ) -> Any:
         """Without the sender's call stack: of one that is no list of texts Nameko's would die."""
         return super().spawn_worker(
@@ -153,17 +173,29 @@ class Container(ServiceContainer):
         seconds = monotonic() - worker_ctx.started
         refused = exc_info and isinstance(
             exc_info[1],
-            (BadRequest, worker_ctx.entrypoint.expected_exceptions),  # it looks into tuples
+            (
+                BadRequest,
+                worker_ctx.entrypoint.expected_exceptions,
+            ),  # it looks into tuples
         )
         outcome = "refused" if refused else "failed" if exc_info else "done"
         method = worker_ctx.entrypoint.method_name
         metrics.HANDLED.labels(self.service_name, method, outcome).observe(seconds)
-        fields = {"service": self.service_name, "method": method, "ms": round(seconds * 1000, 1)}
+        fields = {
+            "service": self.service_name,
+            "method": method,
+            "ms": round(seconds * 1000, 1),
+        }
         if outcome != "failed":
-            quiet = isinstance(worker_ctx.entrypoint, Timer) or getattr(worker_ctx.entrypoint, "quiet", False)
+            quiet = isinstance(worker_ctx.entrypoint, Timer) or getattr(
+                worker_ctx.entrypoint, "quiet", False
+            )
             log.log(logging.DEBUG if quiet else logging.INFO, "handled", extra=fields)
         elif is_away(exc_info[1]):
-            log.warning("failed: a part is away", extra={**fields, "error": first_line(exc_info[1])})
+            log.warning(
+                "failed: a part is away",
+                extra={**fields, "error": first_line(exc_info[1])},
+            )
         else:
             log.error("failed", extra=fields, exc_info=exc_info)
         super()._worker_result(worker_ctx, result, exc_info)

@@ -14,7 +14,11 @@ from chassis.errors import first_line
 log = logging.getLogger(__name__)
 
 ADVISORY_LOCK_ID = 7369_003  # chassis/migrate.py and replay/outbox.py have others
-TIME_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+TIME_LIMITS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+)
 OLDEST_POSTGRESQL = 15  # older ones let every role make tables in the schema public
 
 BY_ROLE = "ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}'"
@@ -67,11 +71,15 @@ LIMITS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
 def violations(connection: Connection, service: str) -> list[str]:
     """A line for each thing that the database, its server or the session lacks, with the remedy."""
     found: dict[str, str] = dict(
-        connection.execute(LOOK, {"names": [*REQUIRED], "oldest": OLDEST_POSTGRESQL}).all()
+        connection.execute(
+            LOOK, {"names": [*REQUIRED], "oldest": OLDEST_POSTGRESQL}
+        ).all()
     )
     return [
         f"{service}: {name} is {found[name]}: "
-        + remedy.format(name=name, value=allowed[0], role=found["role"], database=found["database"])
+        + remedy.format(
+            name=name, value=allowed[0], role=found["role"], database=found["database"]
+        )
         for name, (allowed, remedy) in REQUIRED.items()
         if found[name] not in allowed
     ]
@@ -102,9 +110,13 @@ def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
 
 def _set_for_role(connection: Connection, settings: dict[str, str]) -> None:
     """Store settings of the session's role in this database; a role may change its own."""
-    database = connection.execute(text("SELECT quote_ident(current_database())")).scalar()
+    database = connection.execute(
+        text("SELECT quote_ident(current_database())")
+    ).scalar()
     # Concurrent ALTER ROLE statements fail.
-    connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": ADVISORY_LOCK_ID})
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(:id)"), {"id": ADVISORY_LOCK_ID}
+    )
     for name, value in settings.items():
         connection.exec_driver_sql(
             f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = {value}",

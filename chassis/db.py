@@ -32,7 +32,9 @@ GONE_AFTER = {
 NO_RIGHT = "42501"  # SQLSTATE: insufficient privilege
 NO_TABLE = "42P01"  # undefined table
 # Rows that exceed work_mem go into a temporary file, which needs no privilege and leaves no trace.
-TRY_DISK = text("SET LOCAL work_mem = '64kB'; SELECT count(*) FROM generate_series(1, 20000)")
+TRY_DISK = text(
+    "SET LOCAL work_mem = '64kB'; SELECT count(*) FROM generate_series(1, 20000)"
+)
 CANNOT_WRITE = text("""
     SELECT 'the database is read-only'
     WHERE current_setting('transaction_read_only') = 'on'
@@ -54,11 +56,15 @@ class Database(NamekoDatabase):
     """
 
     def check(self) -> None:
-        self.db_uri = database_uri(self.container.config, "DB_URIS", self.container.service_name)
+        self.db_uri = database_uri(
+            self.container.config, "DB_URIS", self.container.service_name
+        )
         self.engine_options = {
             "pool_size": read(self.container.config, "DB_POOL_SIZE", COUNT),
             "max_overflow": 0,
-            "pool_timeout": read(self.container.config, "DB_STATEMENT_TIMEOUT_S", SECONDS),
+            "pool_timeout": read(
+                self.container.config, "DB_STATEMENT_TIMEOUT_S", SECONDS
+            ),
             "hide_parameters": True,  # an error's text would show them, in the log too
             "connect_args": {
                 **GONE_AFTER,
@@ -71,13 +77,17 @@ class Database(NamekoDatabase):
     def setup(self) -> None:
         # nameko-sqlalchemy's setup() would take braces in a password for fields to fill in.
         self.engine = create_engine(self.db_uri, **self.engine_options)
-        self._autocommit = create_engine(self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options)
+        self._autocommit = create_engine(
+            self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options
+        )
         for engine in (self.engine, self._autocommit):
             event.listen(engine, "do_connect", lookups.connect)
             limit_waits(engine, self.engine_options["pool_timeout"])
             event.listen(engine, "handle_error", self._note_failure)
             event.listen(engine, "after_cursor_execute", self._note_success)
-        self._failed_write: tuple[str, BaseException] | None = None  # the statement, and its error
+        self._failed_write: tuple[str, BaseException] | None = (
+            None  # the statement, and its error
+        )
         health.add_check(self.container.service_name, "database", self._check_writable)
         while not self._is_ready():
             eventlet.sleep(WAIT_S)
@@ -117,8 +127,12 @@ class Database(NamekoDatabase):
             with self.autocommit() as connection:
                 if lines := violations(connection, service):
                     raise SystemExit("\n".join(lines))
-                found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-                if found and found.isdigit() and found >= needed:  # other digits: newer; letters: not ours
+                found = connection.execute(
+                    text("SELECT version_num FROM alembic_version")
+                ).scalar()
+                if (
+                    found and found.isdigit() and found >= needed
+                ):  # other digits: newer; letters: not ours
                     self.check_content(connection)
                     return True
         except DBAPIError as exc:
@@ -142,7 +156,9 @@ class Database(NamekoDatabase):
         if prevents_writing(context.original_exception):
             self._failed_write = context.statement, context.original_exception
 
-    def _note_success(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    def _note_success(
+        self, connection: Any, cursor: Any, statement: str, *_: Any
+    ) -> None:
         if self._failed_write and self._failed_write[0] == statement:
             self._failed_write = None
 

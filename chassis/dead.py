@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m chassis.dead", description=__doc__)
     parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
     parser.add_argument("verb", choices=VERBS)
-    parser.add_argument("queues", nargs="*", metavar="queue", help="default: all event queues")
+    parser.add_argument(
+        "queues", nargs="*", metavar="queue", help="default: all event queues"
+    )
     options = parser.parse_args(arguments)
     try:
         config = command.settings(options.config)
@@ -67,10 +69,15 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
 
 def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
     """Those of the queues that are named, or all."""
-    known = {handler.queue.name: handler for handler in event_handlers(config, *services_with_tables(config))}
+    known = {
+        handler.queue.name: handler
+        for handler in event_handlers(config, *services_with_tables(config))
+    }
     wanted = dict.fromkeys(name.removesuffix(".dead") for name in names or known)
     if unknown := [name for name in wanted if name not in known]:
-        raise ConfigurationError(f"no event queues: {', '.join(unknown)}; there are {', '.join(known)}")
+        raise ConfigurationError(
+            f"no event queues: {', '.join(unknown)}; there are {', '.join(known)}"
+        )
     return [known[name] for name in wanted]
 
 

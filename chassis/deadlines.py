@@ -7,7 +7,9 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-TIMEOUT = "timeout_s"  # the key in nameko's context data, and so in message headers: seconds
+TIMEOUT = (
+    "timeout_s"  # the key in nameko's context data, and so in message headers: seconds
+)
 RESERVE_S = 0.5  # to finish the work and send the answer
 AT_LEAST_S = 0.2
 

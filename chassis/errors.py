@@ -87,4 +87,7 @@ def first_line(exc: BaseException) -> str:
     """What `exc` says, for a log line: its first line, without the SQL that SQLAlchemy adds."""
     cause = exc.orig if isinstance(exc, DBAPIError) else exc
     # "(0, 0)" is py-amqp's name for no method, as at a refused login.
-    return str(cause).removeprefix("(0, 0): ").strip().partition("\n")[0] or type(exc).__name__
+    return (
+        str(cause).removeprefix("(0, 0): ").strip().partition("\n")[0]
+        or type(exc).__name__
+    )

@@ -53,7 +53,9 @@ MAX_COUNT = 1_000_000  # of a header: a forged one must not overflow
 # Our headers: all attempts, those that failed on the event's own content, and the last error.
 ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
 
-Reasons = Sequence[tuple[Any, Exception]]  # the events that a handler did not finish, and why
+Reasons = Sequence[
+    tuple[Any, Exception]
+]  # the events that a handler did not finish, and why
 
 
 class Failure(NamedTuple):
@@ -101,7 +103,9 @@ class EventHandler(NamekoEventHandler):
         self.inbox = LightQueue()
         self.held = HeldDeliveries()
         self._streak = FailureStreak()
-        self.prefetch = PREFETCH  # 0 while it pauses, fewer while it tries whether it can go on
+        self.prefetch = (
+            PREFETCH  # 0 while it pauses, fewer while it tries whether it can go on
+        )
         self._probe = 1  # events to try next
         self._pauses = 0  # in a row
         self._pause_reason = ""
@@ -113,8 +117,12 @@ class EventHandler(NamekoEventHandler):
             lambda: float(self.prefetch != PREFETCH),
         )
         self._watch = LoopWatch(self.container.service_name, self.method_name)
-        health.add_check(self.container.service_name, self.method_name, self._check_running)
-        self._thread = self.container.spawn_managed_thread(self._run, identifier=self.queue.name)
+        health.add_check(
+            self.container.service_name, self.method_name, self._check_running
+        )
+        self._thread = self.container.spawn_managed_thread(
+            self._run, identifier=self.queue.name
+        )
 
     def stop(self) -> None:
         """Finish the batch in hand; all other messages return to the queue unacked."""
@@ -125,7 +133,10 @@ class EventHandler(NamekoEventHandler):
 
     def declare(self, channel: Any) -> None:
         """Declare the queue and its dead-letter queue, on a new channel."""
-        for queue in (self.queue, Queue(self.dead_name(), self.moves, self.dead_name())):
+        for queue in (
+            self.queue,
+            Queue(self.dead_name(), self.moves, self.dead_name()),
+        ):
             declare(queue, channel)
         self.queue.bind_to(self.moves, self.queue.name, channel=channel)
 
@@ -199,7 +210,9 @@ class EventHandler(NamekoEventHandler):
         with self._watch.step():
             result = self._work(batch)
             metrics.EVENTS.labels(self.queue.name, "done").inc(len(result.done))
-            metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - len(result.done))
+            metrics.EVENTS.labels(self.queue.name, "failed").inc(
+                len(batch) - len(result.done)
+            )
             pause_reason = self._settle(batch, result)
             if not pause_reason and self._is_probing and result.has_returned:
                 self._resume()
@@ -214,7 +227,9 @@ class EventHandler(NamekoEventHandler):
         for delivery in batch:
             try:
                 events.append((delivery, _payload(delivery.message)))
-            except Exception as exc:  # whatever the decoder raises: it will not become readable
+            except (
+                Exception
+            ) as exc:  # whatever the decoder raises: it will not become readable
                 delivery.failures = MAX_ATTEMPTS - 1
                 result.failed.append(Failure(delivery, exc, is_named=True))
         if events:
@@ -230,7 +245,9 @@ class EventHandler(NamekoEventHandler):
         elif is_own_dependency(exc):
             result.unavailable = exc
         elif len(events) == 1 or isinstance(exc, CALL_FAULTS):
-            result.failed += [Failure(delivery, exc, is_named=False) for delivery, _ in events]
+            result.failed += [
+                Failure(delivery, exc, is_named=False) for delivery, _ in events
+            ]
             self._stop_if_slow(result, exc)
         else:
             half = len(events) // 2
@@ -247,7 +264,12 @@ class EventHandler(NamekoEventHandler):
         if takes_long or (slow >= MAX_ALIKE and not result.has_returned):
             result.unavailable = exc
 
-    def _sort(self, events: Sequence[tuple[Delivery, Any]], reasons: Reasons, result: BatchResult) -> None:
+    def _sort(
+        self,
+        events: Sequence[tuple[Delivery, Any]],
+        reasons: Reasons,
+        result: BatchResult,
+    ) -> None:
         """Record a call that returned: done, but for the events that it named."""
         result.has_returned = True
         failed = {id(event): reason for event, reason in reasons}
@@ -257,7 +279,9 @@ class EventHandler(NamekoEventHandler):
             else:
                 result.done.append(delivery)
 
-    def _call(self, events: Sequence[tuple[Delivery, Any]]) -> tuple[Reasons, Exception | None]:
+    def _call(
+        self, events: Sequence[tuple[Delivery, Any]]
+    ) -> tuple[Reasons, Exception | None]:
         """Run the handler in a worker, under the request id of the first event.
 
         Returns the events that it could not finish, and what it raised.
@@ -300,7 +324,9 @@ class EventHandler(NamekoEventHandler):
             if not self._hold_dead_letters(moved, now):
                 self._ack(batch, result.done)
                 return first_line(exc)
-            log.warning("dead letters wait", extra={"queue": self.queue.name, "error": str(exc)})
+            log.warning(
+                "dead letters wait", extra={"queue": self.queue.name, "error": str(exc)}
+            )
             moved = []
         self._ack(batch, [*result.done, *moved])
         if any(not delivery.is_exhausted for delivery in moved):
@@ -309,14 +335,20 @@ class EventHandler(NamekoEventHandler):
 
     def _failed_alike(self, result: BatchResult) -> str:
         """What several different events in a row have met, for the log; "" where there is none."""
-        own = [f for f in result.failed if not (f.is_named or isinstance(f.error, CALL_FAULTS))]
+        own = [
+            f
+            for f in result.failed
+            if not (f.is_named or isinstance(f.error, CALL_FAULTS))
+        ]
         if result.has_returned:
             self._streak.succeed([failure.delivery.id for failure in own])
             return ""
         alike = [f.error for f in own if self._streak.fail(f.delivery.id, f.error)]
         return f"different events fail alike: {description(alike[0])}" if alike else ""
 
-    def _give_way(self, batch: Sequence[Delivery], result: BatchResult, alike: str) -> str:
+    def _give_way(
+        self, batch: Sequence[Delivery], result: BatchResult, alike: str
+    ) -> str:
         """Let the next probe meet other events, and more of them; why the handler still pauses.
 
         Those that were tried go to the end of the queue: they may be malformed all the same, and
@@ -333,7 +365,10 @@ class EventHandler(NamekoEventHandler):
         self._probe = min(2 * self._probe, BATCH)
         if all(failure.is_named for failure in result.failed):
             return ""  # nothing was tried: the next one tells
-        return alike or f"no event has succeeded yet: {description(result.failed[0].error)}"
+        return (
+            alike
+            or f"no event has succeeded yet: {description(result.failed[0].error)}"
+        )
 
     def _hold(self, failures: Sequence[Failure], now: float) -> list[Delivery]:
         """Record failed attempts and hold the events for their next one; those to move instead."""
@@ -363,7 +398,8 @@ class EventHandler(NamekoEventHandler):
         A broker in a memory alarm takes none, and needs its queues drained more than ever.
         """
         can_hold = len(self.held) + len(moved) <= MAX_HELD and all(
-            delivery.is_exhausted and self.held.has_room_for(delivery, now) for delivery in moved
+            delivery.is_exhausted and self.held.has_room_for(delivery, now)
+            for delivery in moved
         )
         if can_hold:
             for delivery in moved:
@@ -377,19 +413,31 @@ class EventHandler(NamekoEventHandler):
         """
         if not deliveries:
             return
-        if not all(self.publisher.publish([self._copy(delivery) for delivery in deliveries])):
-            raise Unavailable(f"a queue is missing beside {self.queue.name}: the migrations have not run")
+        if not all(
+            self.publisher.publish([self._copy(delivery) for delivery in deliveries])
+        ):
+            raise Unavailable(
+                f"a queue is missing beside {self.queue.name}: the migrations have not run"
+            )
         dead = [delivery for delivery in deliveries if delivery.is_exhausted]
         metrics.EVENTS.labels(self.queue.name, "parked").inc(len(dead))
         for delivery in dead:
             log.error(
                 "event dead-lettered",
-                extra={"queue": self.dead_name(), "event_id": delivery.id, "error": delivery.error},
+                extra={
+                    "queue": self.dead_name(),
+                    "event_id": delivery.id,
+                    "error": delivery.error,
+                },
             )
 
     def _copy(self, delivery: Delivery) -> Message:
         """The message as it goes into another queue, with what its attempts came to."""
-        counts = {ATTEMPTS: delivery.attempts, FAILURES: delivery.failures, ERROR: delivery.error}
+        counts = {
+            ATTEMPTS: delivery.attempts,
+            FAILURES: delivery.failures,
+            ERROR: delivery.error,
+        }
         return Message(
             exchange=self.moves.name,
             routing_key=self.dead_name() if delivery.is_exhausted else self.queue.name,
@@ -404,12 +452,16 @@ class EventHandler(NamekoEventHandler):
         One ack of many covers all lower tags of the channel. So it may reach only as far as the
         first message that is not settled: one that is held, or another one of the batch.
         """
-        tags = {delivery.tag for delivery in batch} - {delivery.tag for delivery in settled}
+        tags = {delivery.tag for delivery in batch} - {
+            delivery.tag for delivery in settled
+        }
         lowest_open = min([self.held.lowest_tag(), *tags])
         covered = [delivery for delivery in settled if delivery.tag < lowest_open]
         if covered:
             self.queue_consumer.ack_up_to(max(covered, key=attrgetter("tag")).message)
-        self.queue_consumer.ack_each([d.message for d in settled if d.tag > lowest_open])
+        self.queue_consumer.ack_each(
+            [d.message for d in settled if d.tag > lowest_open]
+        )
 
     def _pause(self, reason: str) -> None:
         """Return all messages to the queue; after a while, let one come."""
@@ -443,7 +495,8 @@ def _delivery(message: Any) -> Delivery:
     """A delivery of the message. An event of stock Nameko has no id, and gets its digest as one."""
     return Delivery(
         message=message,
-        id=message.properties.get("message_id") or hashlib.sha256(message.body or b"").hexdigest(),
+        id=message.properties.get("message_id")
+        or hashlib.sha256(message.body or b"").hexdigest(),
         attempts=_count(message, ATTEMPTS),
         failures=_count(message, FAILURES),
         received_at=monotonic(),

@@ -55,7 +55,9 @@ class Check:
                 self._check()
             return "ok"
         except Exception as exc:  # whatever it is, the service can't be called ready
-            log.warning("not ready", extra={"check": self._name, "error": first_line(exc)})
+            log.warning(
+                "not ready", extra={"check": self._name, "error": first_line(exc)}
+            )
             return "away"
         finally:
             self._valid_until = monotonic() + KEPT_S
@@ -83,10 +85,17 @@ def respond(path: str) -> Response:
 
 
 def _readiness(only: str = "") -> Response:
-    runs = {name: eventlet.spawn(_checks[name].result) for name in _checks if name.endswith(only)}
+    runs = {
+        name: eventlet.spawn(_checks[name].result)
+        for name in _checks
+        if name.endswith(only)
+    }
     results = {name: run.wait() for name, run in runs.items()}
     ready = bool(results) and all(result == "ok" for result in results.values())
-    return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": results})
+    return _json(
+        200 if ready else 503,
+        {"status": "ready" if ready else "not ready", "checks": results},
+    )
 
 
 def _json(status: int, data: dict[str, Any]) -> Response:
@@ -105,7 +114,9 @@ PATHS: dict[str, Callable[[], Response]] = {
 }
 
 
-def listen(address: str, variables: str, *, shared: bool = False, hint: str = "") -> socket.socket:
+def listen(
+    address: str, variables: str, *, shared: bool = False, hint: str = ""
+) -> socket.socket:
     """A socket on `[host:]port`, for this process alone unless `shared`.
 
     `::` or no host means all interfaces, of both families, or 0.0.0.0 if the kernel has no IPv6. For
@@ -116,7 +127,9 @@ def listen(address: str, variables: str, *, shared: bool = False, hint: str = ""
     try:
         number = int(port)
         *_, ip = resolve(host.strip("[]") or "::")
-        if not ip.strip("0:") and not socket.has_dualstack_ipv6():  # any spelling of `::`
+        if (
+            not ip.strip("0:") and not socket.has_dualstack_ipv6()
+        ):  # any spelling of `::`
             ip = "0.0.0.0"  # noqa: S104 - the setting asks for it
         return socket.create_server(
             (ip, number),
@@ -126,11 +139,21 @@ def listen(address: str, variables: str, *, shared: bool = False, hint: str = ""
             dualstack_ipv6=not ip.strip("0:"),
         )
     except (ValueError, OverflowError):
-        raise SystemExit(f"config.yaml: {address!r} is not an address: write host:port") from None
+        raise SystemExit(
+            f"config.yaml: {address!r} is not an address: write host:port"
+        ) from None
     except OSError as exc:
-        reason = str(exc.strerror or exc).partition(" (while ")[0]  # Python repeats the address
-        named = f"PORT{hint} names the port" if exc.errno in PORT_ERRORS else "HOST names the host"
-        raise SystemExit(f"can't listen on {address}: {reason}; {variables}_{named}") from None
+        reason = str(exc.strerror or exc).partition(" (while ")[
+            0
+        ]  # Python repeats the address
+        named = (
+            f"PORT{hint} names the port"
+            if exc.errno in PORT_ERRORS
+            else "HOST names the host"
+        )
+        raise SystemExit(
+            f"can't listen on {address}: {reason}; {variables}_{named}"
+        ) from None
 
 
 def url(sock: socket.socket) -> str:
@@ -139,7 +162,9 @@ def url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def accept(take: Callable[[], Any], when_failed: Callable[[], object] = lambda: None) -> Any:
+def accept(
+    take: Callable[[], Any], when_failed: Callable[[], object] = lambda: None
+) -> Any:
     """Return the next connection and its address.
 
     Where there is no descriptor for it, or the client has gone, call `when_failed` and wait for the

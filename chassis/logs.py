@@ -15,14 +15,21 @@ from typing import Any
 
 import uuid_utils
 
-REQUEST_ID, CLIENT = "request_id", "client"  # keys in nameko's context data, and so in headers
+REQUEST_ID, CLIENT = (
+    "request_id",
+    "client",
+)  # keys in nameko's context data, and so in headers
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime"}
 # No line tells these, so logging must not look them up (the logging HOWTO's section on optimization).
 logging._srcfile = None
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-_JSON = json.JSONEncoder(default=repr)  # in ASCII: no line steers a terminal or turns its text around
-_bound: ContextVar[dict[str, Any]] = ContextVar("bound")  # what each line of this greenthread tells
+_JSON = json.JSONEncoder(
+    default=repr
+)  # in ASCII: no line steers a terminal or turns its text around
+_bound: ContextVar[dict[str, Any]] = ContextVar(
+    "bound"
+)  # what each line of this greenthread tells
 _client: ContextVar[str] = ContextVar("client", default="")
 
 
@@ -66,9 +73,13 @@ def formatter(style: str, level: str = "INFO") -> logging.Formatter:
     terminal). `level` is only checked: logging itself would answer a wrong one with a stack."""
     style, level = style.removeprefix(" "), level.removeprefix(" ")
     if level not in logging.getLevelNamesMapping():
-        sys.exit(f"config.yaml: LOG_LEVEL is wrong: {level!r} is not one of DEBUG, INFO, WARNING, ERROR")
+        sys.exit(
+            f"config.yaml: LOG_LEVEL is wrong: {level!r} is not one of DEBUG, INFO, WARNING, ERROR"
+        )
     if style not in ("json", "console", "auto"):
-        sys.exit(f"config.yaml: LOG_FORMAT is wrong: {style!r} is not one of json, console, auto")
+        sys.exit(
+            f"config.yaml: LOG_FORMAT is wrong: {style!r} is not one of json, console, auto"
+        )
     is_console = style == "console" or (style == "auto" and sys.stderr.isatty())
     return _Console() if is_console else _JsonLines()
 
@@ -81,11 +92,25 @@ class _JsonLines(logging.Formatter):
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """What a line tells."""
-        fields = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
-        fields |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        fields = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        fields |= {
+            name: value
+            for name, value in record.__dict__.items()
+            if name not in _STANDARD
+        }
         fields |= _bound.get({})
-        fields["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
-        if record.exc_info and record.name == "kombu.mixins":  # a consumer that can't connect, each second
+        fields["timestamp"] = (
+            datetime.fromtimestamp(record.created, UTC)
+            .isoformat()
+            .replace("+00:00", "Z")
+        )
+        if (
+            record.exc_info and record.name == "kombu.mixins"
+        ):  # a consumer that can't connect, each second
             fields["error"] = str(record.exc_info[1])
         elif record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
@@ -97,10 +122,16 @@ class _Console(_JsonLines):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
-        time, level, event = fields.pop("timestamp")[11:23], fields.pop("level"), fields.pop("event")
+        time, level, event = (
+            fields.pop("timestamp")[11:23],
+            fields.pop("level"),
+            fields.pop("event"),
+        )
         stack = fields.pop("exception", "").splitlines()
         told = " ".join(f"{name}={_printable(value)}" for name, value in fields.items())
-        return "\n".join([f"{time} {level:7} {_printable(event)}  {told}", *map(_printable, stack)])
+        return "\n".join(
+            [f"{time} {level:7} {_printable(event)}  {told}", *map(_printable, stack)]
+        )
 
 
 def _printable(value: object) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 
 import eventlet
 import psycopg2
-from eventlet.support import greendns  # not `socket`, which EVENTLET_NO_GREENDNS changes
+from eventlet.support import (
+    greendns,
+)  # not `socket`, which EVENTLET_NO_GREENDNS changes
 
 from chassis.errors import first_line
 
@@ -40,7 +42,9 @@ def connect(
         target = waiting.pop(0)
         try:
             if needs_lookup(target):
-                waiting[:0] = [{**target, "hostaddr": ip} for ip in resolve(target["host"])]
+                waiting[:0] = [
+                    {**target, "hostaddr": ip} for ip in resolve(target["host"])
+                ]
             else:
                 with eventlet.Timeout(
                     NEXT_ADDRESS_AFTER_S if waiting else CONNECT_TIMEOUT_S,
@@ -73,17 +77,25 @@ def refuse_read_only(connection: Any) -> None:
 
 def targets(parameters: Mapping[str, Any]) -> list[dict[str, str]]:
     """The servers that `parameters` name, in order, each with its own host, hostaddr and port."""
-    lists = {name: str(parameters[name]).split(",") for name in WHERE if name in parameters}
+    lists = {
+        name: str(parameters[name]).split(",") for name in WHERE if name in parameters
+    }
     size = max((len(each) for each in lists.values()), default=1)
     columns = [each * size if len(each) == 1 else each for each in lists.values()]
     if any(len(each) != size for each in columns):
         return [{}]  # libpq reports the mistake
-    return [dict(zip(lists, row, strict=True)) for row in zip(*columns, strict=True)] or [{}]
+    return [
+        dict(zip(lists, row, strict=True)) for row in zip(*columns, strict=True)
+    ] or [{}]
 
 
 def needs_lookup(target: Mapping[str, str]) -> bool:
     """Whether there is a host without an address that is not the folder of a Unix socket."""
-    return not target.get("hostaddr") and target.get("host", "")[:1] not in ("", "/", "@")
+    return not target.get("hostaddr") and target.get("host", "")[:1] not in (
+        "",
+        "/",
+        "@",
+    )
 
 
 def resolve(host: str) -> list[str]:
@@ -95,7 +107,9 @@ def resolve(host: str) -> list[str]:
     if greendns.is_ip_addr(host):
         return [host]
     for query in (greendns.HostsResolver().query, _ask_name_servers):
-        ipv4, ipv6 = (eventlet.spawn(_look_up, query, host, kind) for kind in ("A", "AAAA"))
+        ipv4, ipv6 = (
+            eventlet.spawn(_look_up, query, host, kind) for kind in ("A", "AAAA")
+        )
         addresses, failure = ipv4.wait()
         with eventlet.Timeout(IPV6_TIMEOUT_S if addresses else None, exception=False):
             addresses = ipv6.wait()[0] + addresses
@@ -114,7 +128,9 @@ def _look_up(query: Callable[..., Any], host: str, kind: str) -> tuple[list[str]
         with eventlet.Timeout(LOOKUP_TIMEOUT_S):
             return [
                 record.address
-                for record in query(host.encode("idna").decode(), greendns.dns.rdatatype.from_text(kind))
+                for record in query(
+                    host.encode("idna").decode(), greendns.dns.rdatatype.from_text(kind)
+                )
             ], ""
     except eventlet.Timeout:
         return [], f"no name server answered within {LOOKUP_TIMEOUT_S} s"

@@ -23,7 +23,15 @@ from nameko.containers import ServiceContainer
 from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from psycopg2.errors import LockNotAvailable
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    NullPool,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import OperationalError
 
 from chassis import command as command_line
@@ -58,7 +66,9 @@ LOCK_HOLDERS = text("""
 
 def main(arguments: list[str] | None = None) -> None:
     """The command. Ends with one line and code 1 where something is missing or wrong."""
-    parser = argparse.ArgumentParser(prog="python -m chassis.migrate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m chassis.migrate", description=__doc__
+    )
     parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
     parser.add_argument("services", nargs="*", help="default: all that have a database")
     options = parser.parse_args(arguments)
@@ -100,18 +110,24 @@ def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
     """Exit with code 1 and a line for each violation, if there is one."""
     lines: list[str] = []
     for service in services:
-        with _engine(database_uri(config, "DB_OWNER_URIS", service)).connect() as connection:
+        with _engine(
+            database_uri(config, "DB_OWNER_URIS", service)
+        ).connect() as connection:
             lines += violations(connection, service)
     if lines:
         sys.exit("\n".join(lines))
 
 
-def migrate_tables(config: dict[str, Any], service: str, revision: str = "head") -> None:
+def migrate_tables(
+    config: dict[str, Any], service: str, revision: str = "head"
+) -> None:
     """Bring the service's tables to `revision`, as their owner; several at once take turns."""
     alembic = Config(
         attributes={
             "config": config,
-            "application_role": make_url(database_uri(config, "DB_URIS", service)).username,
+            "application_role": make_url(
+                database_uri(config, "DB_URIS", service)
+            ).username,
             "uri": database_uri(config, "DB_OWNER_URIS", service),
             "service": service,
         }
@@ -153,7 +169,9 @@ def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
 
 def event_handlers(config: dict[str, Any], *services: str) -> list[EventHandler]:
     """What the services do with events, by the names of their queues."""
-    containers = [_container(config, service) for service in services]  # live while they are set up
+    containers = [
+        _container(config, service) for service in services
+    ]  # live while they are set up
     handlers = [
         entrypoint
         for container in containers
@@ -166,7 +184,9 @@ def event_handlers(config: dict[str, Any], *services: str) -> list[EventHandler]
 
 
 def _container(config: dict[str, Any], service: str) -> ServiceContainer:
-    return ServiceContainer(importlib.import_module(f"{service}.service").Service, config)
+    return ServiceContainer(
+        importlib.import_module(f"{service}.service").Service, config
+    )
 
 
 def grant(table: str, privileges: str) -> None:
@@ -213,8 +233,12 @@ def run_migrations() -> None:
             except OperationalError as exc:
                 if not isinstance(exc.orig, LockNotAvailable):
                     raise
-            holders &= {*turn.execute(LOCK_HOLDERS)}  # sessions that held a lock all the time
-            names = ", ".join(sorted(name for _, name in holders)) or "short transactions"
+            holders &= {
+                *turn.execute(LOCK_HOLDERS)
+            }  # sessions that held a lock all the time
+            names = (
+                ", ".join(sorted(name for _, name in holders)) or "short transactions"
+            )
             locked = f"{service}: a table is locked by {names}"
             print(f"{locked}; attempt {attempt} of {MAX_ATTEMPTS}", flush=True)
             sleep(RETRY_S)

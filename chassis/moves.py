@@ -55,7 +55,11 @@ def properties_of(message: Any) -> dict[str, Any]:
     All others are left out: the broker would refuse another user's `user_id`, and drop the copy
     when its `expiration` is over.
     """
-    return {name: message.properties[name] for name in COPIED_PROPERTIES if name in message.properties}
+    return {
+        name: message.properties[name]
+        for name in COPIED_PROPERTIES
+        if name in message.properties
+    }
 
 
 def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:

@@ -16,7 +16,18 @@ import eventlet
 import uuid_utils
 from nameko.exceptions import ConfigurationError
 from nameko.extensions import DependencyProvider
-from sqlalchemy import Column, Connection, DateTime, Index, MetaData, String, Table, Text, func, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    DateTime,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from chassis import metrics
@@ -42,14 +53,18 @@ CLEAN_AT_MOST = 5000  # within the statement's time limit
 
 COLUMNS = "event_id, type, payload, request_id"
 RECORD = "event_id uuid, type text, payload jsonb, request_id text"  # for json_to_recordset()
-ADD = text(f"INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS} FROM json_to_recordset(:rows) AS new ({RECORD})")
+ADD = text(
+    f"INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS} FROM json_to_recordset(:rows) AS new ({RECORD})"
+)
 # ARRAY() runs its query once; IN may run it again for each row, and take more than `limit`.
 TAKE = text(
     "UPDATE outbox SET sent_at = now() WHERE event_id = ANY(ARRAY(SELECT event_id FROM outbox"
     " WHERE sent_at IS NULL AND event_id > CAST(:after AS uuid) ORDER BY event_id LIMIT :limit"
     " FOR UPDATE SKIP LOCKED)) RETURNING event_id, type, payload::text, request_id"
 )
-KEEP = text("UPDATE outbox SET sent_at = NULL WHERE event_id = ANY(CAST(:ids AS uuid[]))")
+KEEP = text(
+    "UPDATE outbox SET sent_at = NULL WHERE event_id = ANY(CAST(:ids AS uuid[]))"
+)
 CLEAN = text(
     "DELETE FROM outbox WHERE event_id IN (SELECT event_id FROM outbox WHERE sent_at < now() - :retention"
     " LIMIT :limit)"
@@ -72,7 +87,12 @@ def outbox_table(metadata: MetaData) -> Table:
         Column("type", String(64), nullable=False),
         Column("payload", JSONB, nullable=False),
         Column("request_id", Text, nullable=False),
-        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+        Column(
+            "created_at",
+            DateTime(timezone=True),
+            nullable=False,
+            server_default=func.now(),
+        ),
         Column("sent_at", DateTime(timezone=True)),
         Index("outbox_unsent", "event_id", postgresql_where=text("sent_at IS NULL")),
     )
@@ -98,11 +118,17 @@ class Outbox(DependencyProvider):
     def check(self) -> None:
         config = self.container.config
         self.retention_s = read(config, "OUTBOX_RETENTION_S", SECONDS)
-        if read(config, "CONFIRM_TIMEOUT_S", SECONDS) >= read(config, "DB_STATEMENT_TIMEOUT_S", SECONDS):
-            raise ConfigurationError("CONFIRM_TIMEOUT_S is wrong: it must be below DB_STATEMENT_TIMEOUT_S")
+        if read(config, "CONFIRM_TIMEOUT_S", SECONDS) >= read(
+            config, "DB_STATEMENT_TIMEOUT_S", SECONDS
+        ):
+            raise ConfigurationError(
+                "CONFIRM_TIMEOUT_S is wrong: it must be below DB_STATEMENT_TIMEOUT_S"
+            )
 
     def setup(self) -> None:
-        [self._database] = [d for d in self.container.dependencies if isinstance(d, Database)]
+        [self._database] = [
+            d for d in self.container.dependencies if isinstance(d, Database)
+        ]
         self._wakeup = eventlet.Event()
         self._unfinished: dict[Any, str] = {}  # by worker: an id below its events
         self._stopping = False
@@ -112,7 +138,9 @@ class Outbox(DependencyProvider):
 
     def start(self) -> None:
         self._watch = LoopWatch(self.container.service_name, "outbox")
-        self._thread = self.container.spawn_managed_thread(self._run, identifier="outbox relay")
+        self._thread = self.container.spawn_managed_thread(
+            self._run, identifier="outbox relay"
+        )
 
     def stop(self) -> None:
         self._stopping = True
@@ -122,7 +150,9 @@ class Outbox(DependencyProvider):
     def get_dependency(self, worker_ctx: Any) -> "Writer":
         return Writer(lambda: self._unfinished.setdefault(worker_ctx, _recent_id()))
 
-    def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
+    def worker_result(
+        self, worker_ctx: Any, result: Any = None, exc_info: Any = None
+    ) -> None:
         """Runs when the answer is on its way to the caller: the relay never delays one."""
         if self._unfinished.pop(worker_ctx, None):
             self._wake()
@@ -140,7 +170,9 @@ class Outbox(DependencyProvider):
                 return
             if taken != BATCH:
                 self._wakeup.wait(timeout=POLL_S)
-                eventlet.sleep(0 if self._stopping else max(0, earliest_next - monotonic()))
+                eventlet.sleep(
+                    0 if self._stopping else max(0, earliest_next - monotonic())
+                )
                 self._wakeup = eventlet.Event()
             if monotonic() >= next_measuring:
                 self._try(self._measure)
@@ -171,7 +203,10 @@ class Outbox(DependencyProvider):
                 raise
             log.warning(
                 "the relay waits",
-                extra={"service": self.container.service_name, "error": first_line(exc)},
+                extra={
+                    "service": self.container.service_name,
+                    "error": first_line(exc),
+                },
             )
             eventlet.sleep(POLL_S)
             return 0
@@ -179,22 +214,37 @@ class Outbox(DependencyProvider):
     def _relay_batch(self) -> int:
         """Publish what waits, BATCH at most; how many were taken from the table."""
         self.publisher.connect()  # without a broker the rows would be written again at each poll
-        with self._database.transaction() as connection:  # a failure rolls it back: nothing is marked as sent
+        with (
+            self._database.transaction() as connection
+        ):  # a failure rolls it back: nothing is marked as sent
             rows = sorted(
                 connection.execute(TAKE, {"after": self._after, "limit": BATCH}),
                 key=attrgetter("event_id"),
             )
-            routed = self.publisher.publish([self._message(row) for row in rows]) if rows else []
-            kept = [row.event_id for row, is_routed in zip(rows, routed, strict=True) if not is_routed]
+            routed = (
+                self.publisher.publish([self._message(row) for row in rows])
+                if rows
+                else []
+            )
+            kept = [
+                row.event_id
+                for row, is_routed in zip(rows, routed, strict=True)
+                if not is_routed
+            ]
             if kept:
                 connection.execute(KEEP, {"ids": kept})
         if kept:  # tried again when `_measure` has noticed them
-            log.warning("events without a queue: the migrations have not run", extra={"count": len(kept)})
+            log.warning(
+                "events without a queue: the migrations have not run",
+                extra={"count": len(kept)},
+            )
         if len(rows) == BATCH:
             self._after = rows[-1].event_id
         else:
             self._position = self._next_position
-        metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(len(rows) - len(kept))
+        metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(
+            len(rows) - len(kept)
+        )
         return len(rows)
 
     def _message(self, row: Any) -> Message:
@@ -211,7 +261,10 @@ class Outbox(DependencyProvider):
         with self._database.autocommit() as connection:
             deleted: int = connection.execute(
                 CLEAN,
-                {"retention": timedelta(seconds=self.retention_s), "limit": CLEAN_AT_MOST},
+                {
+                    "retention": timedelta(seconds=self.retention_s),
+                    "limit": CLEAN_AT_MOST,
+                },
             ).rowcount
         return deleted // CLEAN_AT_MOST
 

@@ -26,9 +26,15 @@ from chassis.transport import MAX_SILENCE_S
 WAIT_S = 3
 MESSAGES = 1000
 LARGE = bytes(2**20)
-RETURNS = 25  # of each kind; a quorum queue of RabbitMQ 4 drops a message after 20 by default
-EXPIRES_S = 60  # the broker deletes the scratch queues of a killed check after this time
-TIMEOUT_S = MAX_SILENCE_S  # for the commit of a trial, or for one delivery from each queue
+RETURNS = (
+    25  # of each kind; a quorum queue of RabbitMQ 4 drops a message after 20 by default
+)
+EXPIRES_S = (
+    60  # the broker deletes the scratch queues of a killed check after this time
+)
+TIMEOUT_S = (
+    MAX_SILENCE_S  # for the commit of a trial, or for one delivery from each queue
+)
 
 Queues = Sequence[str]
 
@@ -124,7 +130,9 @@ def _send_large(channel: Any, queues: Queues) -> set[str]:
     _publish(channel, queues, [b""])
     fetched = {queue: channel.basic_get(queue, no_ack=True) for queue in queues}
     return _purge(channel, queues, 1) | {
-        queue for queue, message in fetched.items() if not message or message.body != LARGE
+        queue
+        for queue, message in fetched.items()
+        if not message or message.body != LARGE
     }
 
 
@@ -154,7 +162,9 @@ def _return_twice(channel: Any, queues: Queues) -> list[str]:
     for queue in queues:
         own.basic_consume(queue, consumer_tag=queue, callback=receive, nowait=True)
     deadline = time.monotonic() + TIMEOUT_S
-    while any(deliveries[queue] < 2 for queue in queues) and time.monotonic() < deadline:
+    while (
+        any(deliveries[queue] < 2 for queue in queues) and time.monotonic() < deadline
+    ):
         with suppress(TimeoutError):
             channel.connection.drain_events(timeout=1)
     own.close()

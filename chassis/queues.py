@@ -64,7 +64,9 @@ class QueueConsumer(NamekoQueueConsumer):
         for provider in self._providers:
             if consumer := self._consumer_of(provider, consumer_cls, channel):
                 self._consumers[provider] = consumer
-        return list(self._consumers.values())  # a pausing provider changes the dictionary meanwhile
+        return list(
+            self._consumers.values()
+        )  # a pausing provider changes the dictionary meanwhile
 
     def _consumer_of(self, provider: Any, consumer_cls: Any, channel: Any) -> Any:
         if own := getattr(provider, "consumer", None):
@@ -91,13 +93,17 @@ class QueueConsumer(NamekoQueueConsumer):
                         _open_connection(channel).drain_events(timeout=LOOK_S)
                     _open_connection(channel).heartbeat_tick()
                     yield
-            except CONNECTION_ERRORS:  # otherwise each cancel and close would wait for an answer
+            except (
+                CONNECTION_ERRORS
+            ):  # otherwise each cancel and close would wait for an answer
                 _cut_off(channel)
                 raise
 
     @contextmanager
     def establish_connection(self) -> Iterator[Any]:
-        with connect(self.container.config) as connection:  # within a limit; Nameko's own has none
+        with connect(
+            self.container.config
+        ) as connection:  # within a limit; Nameko's own has none
             connection.ensure_connection(
                 self.on_connection_error,
                 interval_start=RECONNECT_S,
@@ -123,7 +129,9 @@ class QueueConsumer(NamekoQueueConsumer):
         return bool(consumer and consumer.channel.connection)
 
     def on_iteration(self) -> None:
-        self._end_pending(self._apply_prefetch)  # first: it may bring a consumer to a provider that leaves
+        self._end_pending(
+            self._apply_prefetch
+        )  # first: it may bring a consumer to a provider that leaves
         self._release_leaving()
         if not self._consumers and self._workers_are_done:
             self.should_stop = True
@@ -144,7 +152,9 @@ class QueueConsumer(NamekoQueueConsumer):
             if consumer := self._consumers.pop(provider, None):
                 try:
                     consumer.cancel()
-                except CONNECTION_ERRORS:  # the others must not wait for this broker as well
+                except (
+                    CONNECTION_ERRORS
+                ):  # the others must not wait for this broker as well
                     _cut_off(consumer.channel)
             left.send()
 
@@ -188,7 +198,9 @@ class QueueConsumer(NamekoQueueConsumer):
         if message.channel.connection:  # else it is lost, and the broker delivers again
             try:
                 end()
-            except CONNECTION_ERRORS:  # nothing may follow: an ack of many would end this one, too
+            except (
+                CONNECTION_ERRORS
+            ):  # nothing may follow: an ack of many would end this one, too
                 _cut_off(message.channel)
 
 
@@ -205,7 +217,10 @@ def _cut_off(channel: Any) -> None:
     ValueError.
     """
     if connection := channel.connection:
-        with suppress(OSError), socket(fileno=dup(connection.transport.sock.fileno())) as tcp:
+        with (
+            suppress(OSError),
+            socket(fileno=dup(connection.transport.sock.fileno())) as tcp,
+        ):
             tcp.shutdown(SHUT_RDWR)
 
 

@@ -22,7 +22,9 @@ PAUSES_S = (1, 2, 4, 8, 15)  # the last one repeats
 MAX_ATTEMPTS = 5  # that failed on the event's own content
 MAX_HELD = 200  # events; each one is a message that the broker waits for
 MAX_HELD_S = 300  # RabbitMQ closes a channel that keeps a message for 30 minutes
-MAX_ALIKE = 3  # different events in a row; two malformed ones may follow each other by chance
+MAX_ALIKE = (
+    3  # different events in a row; two malformed ones may follow each other by chance
+)
 MAX_REMEMBERED = 1000  # ids
 CALL_FAULTS = (DeadlineExceeded, Unavailable, InternalError)
 # Codes of PostgreSQL that no value can cause, since the statements are constants: a grant, a table,
@@ -75,14 +77,19 @@ class HeldDeliveries(dict[Delivery, float]):
 
     def has_room_for(self, delivery: Delivery, now: float) -> bool:
         """Whether it may be held for its next delay, within MAX_HELD and MAX_HELD_S."""
-        return len(self) < MAX_HELD and now + delivery.delay_s() - delivery.received_at <= MAX_HELD_S
+        return (
+            len(self) < MAX_HELD
+            and now + delivery.delay_s() - delivery.received_at <= MAX_HELD_S
+        )
 
     def hold(self, delivery: Delivery, now: float) -> None:
         self[delivery] = now + delivery.delay_s()
 
     def take_due(self, now: float, limit: int) -> list[Delivery]:
         """Those whose delay is over, the earliest first, `limit` at most."""
-        due = sorted((each for each in self if self[each] <= now), key=self.__getitem__)[:limit]
+        due = sorted(
+            (each for each in self if self[each] <= now), key=self.__getitem__
+        )[:limit]
         for delivery in due:
             del self[delivery]
         return due

@@ -29,8 +29,20 @@ from chassis import metrics
 from chassis.amqp import BLOCKED, Message, Sender, encode
 from chassis.coalescer import Call, Coalescer
 from chassis.deadlines import TIMEOUT, time_for_a_call
-from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, to_fault
-from chassis.logs import CLIENT, REQUEST_ID, bind_request_id, current_client, current_request_id
+from chassis.errors import (
+    DeadlineExceeded,
+    InternalError,
+    Unavailable,
+    first_line,
+    to_fault,
+)
+from chassis.logs import (
+    CLIENT,
+    REQUEST_ID,
+    bind_request_id,
+    current_client,
+    current_request_id,
+)
 from chassis.queues import QueueConsumer
 from chassis.schemas import is_id
 from chassis.settings import SECONDS, read
@@ -59,13 +71,19 @@ class RpcConsumer(NamekoRpcConsumer):
     def handle_message(self, body: Any, message: Any) -> None:
         method = message.delivery_info["routing_key"]
         if fault := self._fault(message):
-            log.error("request refused without a reply", extra={"method": method, "error": fault})
+            log.error(
+                "request refused without a reply",
+                extra={"method": method, "error": fault},
+            )
             self.queue_consumer.ack_message(message)
             return
         try:
             self.get_provider_for_method(method).handle_message(body, message)
         except Exception as exc:
-            log.warning("malformed request refused", extra={"method": method, "error": first_line(exc)})
+            log.warning(
+                "malformed request refused",
+                extra={"method": method, "error": first_line(exc)},
+            )
             self.handle_result(message, None, sys.exc_info())
 
     def _fault(self, message: Any) -> str:
@@ -84,7 +102,9 @@ class RpcConsumer(NamekoRpcConsumer):
             return "reply_to is not a UUID"
         return ""
 
-    def handle_result(self, message: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
+    def handle_result(
+        self, message: Any, result: Any, exc_info: Any
+    ) -> tuple[Any, Any]:
         self.sender.send(
             Message(
                 exchange=self._exchange,
@@ -96,7 +116,9 @@ class RpcConsumer(NamekoRpcConsumer):
                 },
             )
         )
-        eventlet.sleep(0)  # it goes out now: the caller waits for it, nobody for the ack and the log line
+        eventlet.sleep(
+            0
+        )  # it goes out now: the caller waits for it, nobody for the ack and the log line
         self.queue_consumer.ack_message(message)
         return result, exc_info
 
@@ -108,11 +130,15 @@ class RpcConsumer(NamekoRpcConsumer):
             return self._answer(None, unserializable)
 
     def _error(self, exc: Exception) -> dict[str, Any]:
-        if isinstance(exc, BadRequest):  # the caller's mistake: Nameko's own words for it
+        if isinstance(
+            exc, BadRequest
+        ):  # the caller's mistake: Nameko's own words for it
             return serialize(exc)
         fault = to_fault(exc, self.container.service_name)
         # This service may have done something before its own call failed.
-        return serialize(Unavailable(*fault.args) if isinstance(fault, NotReceived) else fault)
+        return serialize(
+            Unavailable(*fault.args) if isinstance(fault, NotReceived) else fault
+        )
 
 
 class Rpc(NamekoRpc):
@@ -122,7 +148,9 @@ class Rpc(NamekoRpc):
 
     def handle_message(self, body: Any, message: Any) -> None:
         body = body if isinstance(body, dict) else {}
-        if not isinstance(body.get("args"), list) or not isinstance(body.get("kwargs"), dict):
+        if not isinstance(body.get("args"), list) or not isinstance(
+            body.get("kwargs"), dict
+        ):
             raise MalformedRequest('A request is {"args": [...], "kwargs": {...}}')
         super().handle_message(body, message)
 
@@ -170,7 +198,9 @@ class ReplyListener(NamekoReplyListener):
     def forget(self, correlation_id: str) -> None:
         self._reply_events.pop(correlation_id, None)
 
-    def fail(self, correlation_id: str, reason: str = "no such service has ever run") -> None:
+    def fail(
+        self, correlation_id: str, reason: str = "no such service has ever run"
+    ) -> None:
         """End the wait for an answer: the callee never got the call."""
         if event := self._reply_events.pop(correlation_id, None):
             event.send_exception(NotReceived(reason))
@@ -214,16 +244,28 @@ class RpcProxy(DependencyProvider):
         self.limit_s = limit_s
 
     def check(self) -> None:
-        self.timeout_s = min(read(self.container.config, self.timeout, SECONDS), self.limit_s)
+        self.timeout_s = min(
+            read(self.container.config, self.timeout, SECONDS), self.limit_s
+        )
 
     def setup(self) -> None:
         self._exchange = get_rpc_exchange(self.container.config).name
         self._waiting = 0
         self._may_wait = max(self.container.max_workers // 2, 1)
-        spawn = partial(self.container.spawn_managed_thread, identifier="coalescer lane")
-        self._coalescers = {verb: Coalescer(partial(self._call_many, verb), spawn) for verb in self.batched}
-        self._methods = SimpleNamespace(  # what a service method sees of the other service
-            **{name: MethodProxy(self, name) for name in (*self.methods, *self.batched)}
+        spawn = partial(
+            self.container.spawn_managed_thread, identifier="coalescer lane"
+        )
+        self._coalescers = {
+            verb: Coalescer(partial(self._call_many, verb), spawn)
+            for verb in self.batched
+        }
+        self._methods = (
+            SimpleNamespace(  # what a service method sees of the other service
+                **{
+                    name: MethodProxy(self, name)
+                    for name in (*self.methods, *self.batched)
+                }
+            )
         )
 
     def get_dependency(self, worker_ctx: Any) -> SimpleNamespace:
@@ -257,14 +299,20 @@ class RpcProxy(DependencyProvider):
         timeout_s = time_for_a_call(self.timeout_s)
         return self._call(method, kwargs, timeout_s, timeout_s)
 
-    def _call_many(self, verb: str, items: Sequence[Any], tell_s: float, wait_s: float) -> Any:
+    def _call_many(
+        self, verb: str, items: Sequence[Any], tell_s: float, wait_s: float
+    ) -> Any:
         """One call for a batch."""
         method = f"{verb}_many"
         metrics.BATCH_ITEMS.labels(self.service, method).observe(len(items))
-        bind_request_id(items[0])  # a lone call's own id; a batch goes by that of its first
+        bind_request_id(
+            items[0]
+        )  # a lone call's own id; a batch goes by that of its first
         return self._call(method, {"items": list(items)}, tell_s, wait_s)
 
-    def _call(self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float) -> Any:
+    def _call(
+        self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float
+    ) -> Any:
         """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
         body = encode({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
@@ -291,13 +339,17 @@ class RpcProxy(DependencyProvider):
         try:
             with eventlet.Timeout(
                 wait_s,
-                DeadlineExceeded(f"{self.service}.{method} did not answer in {wait_s:.1f} s"),
+                DeadlineExceeded(
+                    f"{self.service}.{method} did not answer in {wait_s:.1f} s"
+                ),
             ):
                 return self._unpack(answer.wait(), method)
         finally:
             queued.take()  # nobody waits for it any more
             self.replies.forget(correlation_id)
-            metrics.RPC_CALLS.labels(self.service, method).observe(monotonic() - started)
+            metrics.RPC_CALLS.labels(self.service, method).observe(
+                monotonic() - started
+            )
 
     def _unpack(self, body: dict[str, Any], method: str) -> Any:
         """Return the result or raise the fault. A stock service may tell more than callers may see."""
@@ -306,10 +358,15 @@ class RpcProxy(DependencyProvider):
                 return body["result"]
             fault = deserialize(body["error"])
         except (AttributeError, TypeError, KeyError):
-            raise InternalError(f"{self.service} answered with what is no answer") from None
+            raise InternalError(
+                f"{self.service} answered with what is no answer"
+            ) from None
         if isinstance(fault, DeadlineExceeded | Unavailable | InternalError):
             raise fault
-        log.error("a call failed", extra={"call": f"{self.service}.{method}", "error": first_line(fault)})
+        log.error(
+            "a call failed",
+            extra={"call": f"{self.service}.{method}", "error": first_line(fault)},
+        )
         raise InternalError(f"{self.service} failed")
 
 

@@ -19,7 +19,9 @@ MAX_BIGINT = 2**63 - 1
 MAX_ITEMS = 1000  # of one request: its answer grows with them
 # A mail command takes an address that begins with a hyphen for an option, and a mail library
 # decodes what follows "=?" (RFC 2047). Both are valid addresses.
-_HEADER_SAFE = validate.Regexp(r"(?!-|.*=\?)", error="Must not begin with a hyphen or contain =?.")
+_HEADER_SAFE = validate.Regexp(
+    r"(?!-|.*=\?)", error="Must not begin with a hyphen or contain =?."
+)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -43,13 +45,17 @@ def email_address(text: str) -> None:
     try:
         validate_email(text, check_deliverability=False, strict=True)
     except EmailNotValidError as exc:
-        raise ValidationError(str(exc)[:200]) from exc  # it may name each character of the address
+        raise ValidationError(
+            str(exc)[:200]
+        ) from exc  # it may name each character of the address
     _HEADER_SAFE(text)
 
 
 def Id(**options: Any) -> fields.String:
     """A UUID in its canonical form (lower case, with hyphens)."""
-    return fields.String(validate=validate.Regexp(UUID_PATTERN, error="Not an id."), **options)
+    return fields.String(
+        validate=validate.Regexp(UUID_PATTERN, error="Not an id."), **options
+    )
 
 
 def is_id(value: object) -> bool:
@@ -71,13 +77,17 @@ class Utc(fields.DateTime):
 
 def utc(moment: datetime) -> str:
     """ISO 8601 in UTC, to the microsecond: 2026-01-31T12:00:00.000000Z."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return (
+        moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    )
 
 
 class PageRequest(Schema):
     """Which part of a list is asked for: at most `limit` items after `after`, newest first."""
 
-    limit = fields.Integer(strict=True, load_default=20, validate=validate.Range(1, 100))
+    limit = fields.Integer(
+        strict=True, load_default=20, validate=validate.Range(1, 100)
+    )
     after: fields.Field[Any] = Id(load_default=None, allow_none=True)
 
 

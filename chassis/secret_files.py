@@ -15,7 +15,9 @@ def read_secret(variable: str, path: str) -> str:
     Raises ConfigurationError with one line.
     """
     if not path.startswith("/"):  # it may be the secret itself
-        raise ConfigurationError(f"{variable} is wrong: it must be the absolute path of a file")
+        raise ConfigurationError(
+            f"{variable} is wrong: it must be the absolute path of a file"
+        )
     try:
         if not S_ISREG(Path(path).stat().st_mode):  # a FIFO may never be written
             raise OSError(0, "not a regular file")
@@ -26,7 +28,9 @@ def read_secret(variable: str, path: str) -> str:
             raise ValueError
     except OSError as exc:
         # Not the path: where there is no such file, it may be the secret itself.
-        raise ConfigurationError(f"{variable} is wrong: its file can't be read: {exc.strerror}") from None
+        raise ConfigurationError(
+            f"{variable} is wrong: its file can't be read: {exc.strerror}"
+        ) from None
     except ValueError:
         raise ConfigurationError(
             f"{variable} is wrong: {path!r} must hold 1 to {MAX_BYTES} bytes of UTF-8 text without NUL"

@@ -19,18 +19,28 @@ SECONDS = fields.Float(validate=validate.Range(min=0, min_inclusive=False))
 WHOLE_SECONDS = fields.Integer(strict=True, validate=validate.Range(min=1))
 COUNT = fields.Integer(strict=True, validate=validate.Range(1, 100_000))
 TEXT = fields.String(validate=validate.Length(min=1))
-_PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-ADDRESS = fields.String(validate=validate.Regexp(rf"(\S+:)?{_PORT}\Z", error="write host:port"))
+_PORT = (
+    r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+)
+ADDRESS = fields.String(
+    validate=validate.Regexp(rf"(\S+:)?{_PORT}\Z", error="write host:port")
+)
 SWITCH = fields.Boolean(
-    truthy={"true", True}, falsy={"false", False}, error_messages={"invalid": "write true or false"}
+    truthy={"true", True},
+    falsy={"false", False},
+    error_messages={"invalid": "write true or false"},
 )
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 # A parameter of libpq, and none of psycopg2 itself. A password stands before the host alone.
-_PARAMETER = r"(port=[0-9,]*|(?!port=|password=|dsn=|async|connection_|cursor_)[a-z_]+=[^@&]*)"
+_PARAMETER = (
+    r"(port=[0-9,]*|(?!port=|password=|dsn=|async|connection_|cursor_)[a-z_]+=[^@&]*)"
+)
 # Visible ASCII in which each % begins an encoded byte.
 _ENCODED = r"(?=[!-~]*\Z)(?!.*%(?![0-9A-Fa-f]{2}))"
 # Digits of an amount after the point, by code of ISO 4217. Codes without a minor unit are left out.
-ISO_4217_DIGITS = {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
+ISO_4217_DIGITS = {
+    each.code: each.exponent for each in iso4217.Currency if each.exponent is not None
+}
 ISO_4217_CODE = fields.String(
     validate=validate.OneOf(
         ISO_4217_DIGITS,
@@ -47,9 +57,13 @@ def _uri(form: str, pattern: str) -> fields.String:
     """
 
     def check(value: str) -> None:
-        is_text = {"\0", "\ufffd"}.isdisjoint(unquote(value))  # U+FFFD: bytes that are not UTF-8
+        is_text = {"\0", "\ufffd"}.isdisjoint(
+            unquote(value)
+        )  # U+FFFD: bytes that are not UTF-8
         if not (is_text and re.fullmatch(_ENCODED + pattern, value)):
-            raise ValidationError(f"it must read {form}, with a percent-encoded password")
+            raise ValidationError(
+                f"it must read {form}, with a percent-encoded password"
+            )
 
     return fields.String(validate=check)
 
@@ -76,14 +90,22 @@ def read(config: Any, name: str, field: fields.Field[Any], variable: str = "") -
     value, path = _find(config, group, *key), _find(config, f"{group}_FILE", *key)
     if path and not isinstance(path, dict):
         if value:
-            raise ConfigurationError(f"{variable} and {variable}_FILE are both set: unset one of them")
+            raise ConfigurationError(
+                f"{variable} and {variable}_FILE are both set: unset one of them"
+            )
         value = read_secret(f"{variable}_FILE", str(path))
     if value is None or value == "":
-        raise ConfigurationError(f"{variable} is missing{field.metadata.get('hint', '')}")
+        raise ConfigurationError(
+            f"{variable} is missing{field.metadata.get('hint', '')}"
+        )
     try:
-        return field.deserialize(_number(value) if isinstance(field, fields.Number) else value)
+        return field.deserialize(
+            _number(value) if isinstance(field, fields.Number) else value
+        )
     except ValidationError as exc:
-        raise ConfigurationError(f"{variable} is wrong: {' '.join(exc.messages)}") from None
+        raise ConfigurationError(
+            f"{variable} is wrong: {' '.join(exc.messages)}"
+        ) from None
 
 
 def _find(config: Any, *path: str) -> Any:

@@ -16,7 +16,9 @@ class Timer(NamekoTimer):
 
     def start(self) -> None:
         self._watch = LoopWatch(
-            self.container.service_name, self.method_name, limit_s=max(self.interval, MAX_BUSY_S)
+            self.container.service_name,
+            self.method_name,
+            limit_s=max(self.interval, MAX_BUSY_S),
         )
         super().start()
 

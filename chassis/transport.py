@@ -40,7 +40,9 @@ class _InLargePieces:
     def _setup_transport(self) -> None:
         super()._setup_transport()  # type: ignore[misc]
         self.sock.settimeout(MAX_SILENCE_S)
-        self._writing = Semaphore()  # a heartbeat must not come into the middle of a long write
+        self._writing = (
+            Semaphore()
+        )  # a heartbeat must not come into the middle of a long write
         receive = self._quick_recv  # type: ignore[has-type]
         self._quick_recv = lambda n: receive(max(n, AT_ONCE))
 
@@ -48,7 +50,9 @@ class _InLargePieces:
         if self._held is not None:
             self._held += frames
             return
-        frames = bytes(frames)  # py-amqp uses its buffer again, for who writes meanwhile
+        frames = bytes(
+            frames
+        )  # py-amqp uses its buffer again, for who writes meanwhile
         with self._writing:
             super().write(frames)  # type: ignore[misc]
 
@@ -76,11 +80,19 @@ class _Encrypted(_InLargePieces, SSLTransport):
 
 
 class _Connection(pyamqp.Connection):
-    def Transport(self, host: str, connect_timeout: Any, ssl: Any, *timeouts: Any, **options: Any) -> Any:
+    def Transport(
+        self, host: str, connect_timeout: Any, ssl: Any, *timeouts: Any, **options: Any
+    ) -> Any:
         options |= zip(("read_timeout", "write_timeout"), timeouts, strict=True)
         options["connect_timeout"] = connect_timeout
-        checked = {"server_hostname": to_host_port(host)[0]}  # else a certificate for any name would do
-        return _Encrypted(host, ssl=checked, **options) if ssl else _Plain(host, **options)
+        checked = {
+            "server_hostname": to_host_port(host)[0]
+        }  # else a certificate for any name would do
+        return (
+            _Encrypted(host, ssl=checked, **options) if ssl else _Plain(host, **options)
+        )
 
 
-pyamqp.Transport.Connection = _Connection  # whatever kombu connects in this process, encrypted or not
+pyamqp.Transport.Connection = (
+    _Connection  # whatever kombu connects in this process, encrypted or not
+)

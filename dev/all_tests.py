@@ -98,7 +98,9 @@ class Track:
         def prepare() -> None:
             end_with_parent()
             os.nice(step.niceness)
-            with suppress(OSError):  # where Linux groups sessions, the niceness of the group counts
+            with suppress(
+                OSError
+            ):  # where Linux groups sessions, the niceness of the group counts
                 Path("/proc/self/autogroup").write_text(str(step.niceness))
 
         return subprocess.Popen(

@@ -13,7 +13,9 @@ import yaml
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUS = CHECKOUT / "charts" / "shop" / "files" / "bus.yaml"
-PREVIOUS = BUS.with_name("bus-previous.yaml")  # what copies of the previous version need
+PREVIOUS = BUS.with_name(
+    "bus-previous.yaml"
+)  # what copies of the previous version need
 TEMPLATE = CHECKOUT / "dev" / "images" / "definitions.json"
 VHOST = "/"
 # For all services in one process (`make run`, tests). Earlier versions had this user alone, with a known
@@ -28,7 +30,9 @@ def users(*files: Path) -> list[str]:
     return list(_rights(*files))
 
 
-def definitions(passwords: Mapping[str, str], *files: Path, vhost: str = VHOST) -> dict[str, Any]:
+def definitions(
+    passwords: Mapping[str, str], *files: Path, vhost: str = VHOST
+) -> dict[str, Any]:
     """Users with these passwords, exchanges, and what the users may do by any of the files.
 
     A pattern must match a whole name.
@@ -39,12 +43,20 @@ def definitions(passwords: Mapping[str, str], *files: Path, vhost: str = VHOST) 
         kinds |= found.get("exchanges", {})
     return {
         "vhosts": [{"name": vhost}],
-        "users": [{"name": user, "password": passwords[user], "tags": []} for user in rights],
+        "users": [
+            {"name": user, "password": passwords[user], "tags": []} for user in rights
+        ],
         "permissions": [
-            {"user": user, "vhost": vhost, **_patterns(may, RIGHTS)} for user, may in rights.items()
+            {"user": user, "vhost": vhost, **_patterns(may, RIGHTS)}
+            for user, may in rights.items()
         ],
         "topic_permissions": [
-            {"user": user, "vhost": vhost, "exchange": exchange, **_patterns(keys, TOPIC_RIGHTS)}
+            {
+                "user": user,
+                "vhost": vhost,
+                "exchange": exchange,
+                **_patterns(keys, TOPIC_RIGHTS),
+            }
             for user, may in rights.items()
             for exchange, keys in may["topics"].items()
         ],
@@ -66,7 +78,9 @@ def template() -> str:
 
     No password fits an empty hash, so the user of earlier versions cannot log in any more.
     """
-    found = definitions({user: f"${{{user.upper()}_AMQP_PASSWORD}}" for user in users(BUS)}, BUS)
+    found = definitions(
+        {user: f"${{{user.upper()}_AMQP_PASSWORD}}" for user in users(BUS)}, BUS
+    )
     found["users"].append({"name": ALL_RIGHTS, "password_hash": "", "tags": []})
     return json.dumps(found, indent=1) + "\n"
 

@@ -35,7 +35,10 @@ from dev.suite import SERVICES
 
 FILE = BUS
 HEADER = "# Made by `make specs` from the services' code (dev/bus.py), for the chart and for `make up`.\n"
-CONFIG: dict[str, Any] = {"AMQP_URI": "memory://", "WORKERS": dict.fromkeys(SERVICES, 1)}
+CONFIG: dict[str, Any] = {
+    "AMQP_URI": "memory://",
+    "WORKERS": dict.fromkeys(SERVICES, 1),
+}
 UUID = "[0-9a-f-]{36}"
 UUID_REST = "[0-9a-f-]{28}"  # behind the 8 digits of a service
 DEFAULT_EXCHANGE = "amq.default"
@@ -57,7 +60,9 @@ class Service:
     def queues(self) -> list[str]:
         """The queues that it consumes or publishes to."""
         requests = [f"rpc-{self.name}"] if self.methods else []
-        return requests + [name for h in self.handlers for name in (h.queue.name, h.dead_name())]
+        return requests + [
+            name for h in self.handlers for name in (h.queue.name, h.dead_name())
+        ]
 
     @property
     def sources(self) -> dict[str, list[str]]:
@@ -73,19 +78,27 @@ def service(name: str) -> Service:
     module = importlib.import_module(f"{name}.service")
     container = ServiceContainer(module.Service, CONFIG)
     calls: dict[str, list[str]] = {}
-    for proxy in (each for each in container.dependencies if isinstance(each, RpcProxy)):
+    for proxy in (
+        each for each in container.dependencies if isinstance(each, RpcProxy)
+    ):
         batched = [f"{verb}_many" for verb in proxy.batched]
         calls.setdefault(proxy.service, []).extend([*proxy.methods, *batched])
-    handlers = [each for each in container.entrypoints if isinstance(each, EventHandler)]
+    handlers = [
+        each for each in container.entrypoints if isinstance(each, EventHandler)
+    ]
     for handler in handlers:
         handler.setup()
     return Service(
         name=name,
-        methods=sorted(each.method_name for each in container.entrypoints if isinstance(each, Rpc)),
+        methods=sorted(
+            each.method_name for each in container.entrypoints if isinstance(each, Rpc)
+        ),
         calls=calls,
         handlers=sorted(handlers, key=lambda handler: handler.queue.name),
         emits=any(isinstance(each, Outbox) for each in container.dependencies),
-        has_replies=any(isinstance(each, ReplyListener) for each in container.extensions),
+        has_replies=any(
+            isinstance(each, ReplyListener) for each in container.extensions
+        ),
     )
 
 
@@ -100,18 +113,27 @@ def permissions(each: Service) -> dict[str, Any]:
     moves = [moves_exchange(each.name).name] if each.handlers else []
     own = [f"{each.name}.events"] if each.emits else []
     sources = [f"{source}.events" for source in each.sources]
-    requests = sorted(f"{callee}.{verb}" for callee, verbs in each.calls.items() for verb in verbs)
+    requests = sorted(
+        f"{callee}.{verb}" for callee, verbs in each.calls.items() for verb in verbs
+    )
     topics = {
         "nameko-rpc": topic(
             write=[*map(literal, requests), *([UUID] if each.methods else [])],
             read=[
                 *([literal(f"{each.name}.*")] if each.methods else []),
-                *([f"{reply_prefix(each.name)}{UUID_REST}"] if each.has_replies else []),
+                *(
+                    [f"{reply_prefix(each.name)}{UUID_REST}"]
+                    if each.has_replies
+                    else []
+                ),
             ],
         )
     }
     topics |= {exchange: topic(write=["[a-z_]+"], read=[]) for exchange in own}
-    topics |= {f"{name}.events": topic(write=[], read=types) for name, types in each.sources.items()}
+    topics |= {
+        f"{name}.events": topic(write=[], read=types)
+        for name, types in each.sources.items()
+    }
     return {
         "configure": names([*each.queues, *replies]),
         "write": names(["nameko-rpc", *each.queues, *replies, *own, *moves]),
@@ -135,7 +157,9 @@ def migrations() -> dict[str, Any]:
 
 def operator(services: Iterable[Service]) -> dict[str, Any]:
     """Of people with `nameko shell`: it may call every method. Nameko declares the exchange itself."""
-    requests = [literal(f"{each.name}.{verb}") for each in services for verb in each.methods]
+    requests = [
+        literal(f"{each.name}.{verb}") for each in services for verb in each.methods
+    ]
     own = names(["nameko-rpc", f"{SHELL_REPLIES}*"])
     topics = {"nameko-rpc": topic(write=requests, read=[UUID])}
     return {"configure": own, "write": own, "read": own, "topics": topics}

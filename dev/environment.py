@@ -30,7 +30,9 @@ def install(name: str, lock: Path) -> None:
 
 
 def _run(*arguments: str) -> None:
-    if subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=False).returncode:
+    if subprocess.run(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, check=False
+    ).returncode:
         raise Failure(f"python failed: {' '.join(arguments[:3])} ...")
 
 

@@ -101,7 +101,9 @@ class Program:
     stop_wait_s: int = 30  # longer than config.yaml's STOP_TIMEOUT_S
 
 
-def wait_for(done: Callable[[], object], timeout_s: float, every_s: float = 0.05) -> bool:
+def wait_for(
+    done: Callable[[], object], timeout_s: float, every_s: float = 0.05
+) -> bool:
     """Whether `done` came true in time."""
     deadline = time.monotonic() + timeout_s
     while not done():
@@ -118,7 +120,9 @@ class Keeper:
         self.state = state
         self._child: subprocess.Popen[bytes] | None = None
 
-    def begin(self, programs: list[Program], environ: Mapping[str, str], *, tied: bool) -> None:
+    def begin(
+        self, programs: list[Program], environ: Mapping[str, str], *, tied: bool
+    ) -> None:
         """Starts supervisord with the programs, none of which runs yet.
 
         What an earlier supervisord left behind is ended first. `tied`: it ends, and all with it,
@@ -130,14 +134,23 @@ class Keeper:
             (self.state / folder).chmod(mode)
         for program in programs:
             write_private(self.state / "starts" / program.name, "", program.user)
-            write_private(self.state / "programs" / program.name, _script(program), program.user)
+            write_private(
+                self.state / "programs" / program.name, _script(program), program.user
+            )
         start = self.state / "start.sh"
         start.write_text(START)
         start.chmod(0o644)  # whatever the umask is: programs of other users read it
         config = self.state / "supervisord.conf"
         write_private(config, self._config(programs))
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(config)],
+            [
+                sys.executable,
+                "-m",
+                "supervisor.supervisord",
+                "--nodaemon",
+                "-c",
+                str(config),
+            ],
             env={**environ, MARK: str(self.state)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -197,7 +210,10 @@ class Keeper:
         return self.state / "log" / f"{name}.log"
 
     def _config(self, programs: list[Program]) -> str:
-        names = {group: [p.name for p in programs if p.group == group] for group in ("servers", "services")}
+        names = {
+            group: [p.name for p in programs if p.group == group]
+            for group in ("servers", "services")
+        }
         head = SUPERVISORD.format(
             state=_escape(str(self.state)),
             user="user=root" if os.geteuid() == 0 else "",
@@ -229,7 +245,9 @@ class Keeper:
         return []  # it ended meanwhile
 
     def _full_name(self, name: str) -> str:
-        return next(f"{i['group']}:{i['name']}" for i in self._infos() if i["name"] == name)
+        return next(
+            f"{i['group']}:{i['name']}" for i in self._infos() if i["name"] == name
+        )
 
     def _answers(self) -> bool:
         return bool(self._infos())

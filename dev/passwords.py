@@ -20,7 +20,9 @@ class Passwords:
     def __getitem__(self, name: str) -> str:
         known = self._known()
         if name not in known:
-            known[name] = secrets.token_hex(16)  # needs no quotes, neither in a URI nor in SQL
+            known[name] = secrets.token_hex(
+                16
+            )  # needs no quotes, neither in a URI nor in SQL
             write_private(self._file, json.dumps(known, indent=1))
         return known[name]
 
@@ -34,7 +36,9 @@ class Passwords:
 
 def exports(variables: Mapping[str, str]) -> str:
     """A script for a shell that exports the variables."""
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    return "".join(
+        f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()
+    )
 
 
 def write_private(file: Path, text: str, owner: str | None = None) -> None:

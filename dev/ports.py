@@ -55,7 +55,9 @@ def ports_from(environ: Mapping[str, str]) -> Ports:
     for name, port in ports.items():
         twins = [VARIABLES[other] for other in ports if ports[other] == port]
         if len(twins) > 1:
-            raise Failure(f"port {port} is given twice, to {name}: set {' or '.join(twins)}")
+            raise Failure(
+                f"port {port} is given twice, to {name}: set {' or '.join(twins)}"
+            )
     return ports
 
 
@@ -66,7 +68,9 @@ def _port(environ: Mapping[str, str], name: str) -> int:
 
 
 def _offset(text: str) -> int:
-    return _number("PORT_OFFSET", text, "a number", 0, MAX_PORT - max(DEFAULTS.values()))
+    return _number(
+        "PORT_OFFSET", text, "a number", 0, MAX_PORT - max(DEFAULTS.values())
+    )
 
 
 def _number(variable: str, text: str, what: str, least: int, most: int) -> int:
@@ -88,7 +92,10 @@ def free_ports(more: Iterable[str] = ()) -> Ports:
         except OSError:
             claim.close()
             continue
-        ports = {name: base + offset for offset, name in enumerate([*DEFAULTS, *more], start=1)}
+        ports = {
+            name: base + offset
+            for offset, name in enumerate([*DEFAULTS, *more], start=1)
+        }
         if all(is_free(port) for port in ports.values()):
             _claims.append(claim)
             return ports
@@ -121,7 +128,11 @@ def check_free(ports: Ports, names: list[str], host: str = "127.0.0.1") -> None:
     """Raises Failure with one line for the first port that is taken."""
     for name in names:
         if not is_free(ports[name], host):
-            remedy = f", or set {VARIABLES[name]}, or PORT_OFFSET=100 for all" if name in VARIABLES else ""
+            remedy = (
+                f", or set {VARIABLES[name]}, or PORT_OFFSET=100 for all"
+                if name in VARIABLES
+                else ""
+            )
             raise Failure(
                 f"port {ports[name]} ({name}) is taken (by {_holder(ports[name])}): stop it{remedy}"
             )

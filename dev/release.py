@@ -29,7 +29,9 @@ DIGEST = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 def version_of(root: Path) -> str:
     """The version in pyproject.toml."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     return str(project["version"])
 
 
@@ -37,9 +39,16 @@ def check(root: Path, tag: str, environ: Mapping[str, str]) -> None:
     """Raises Failure with the first reason not to release."""
     version = version_of(root)
     if tag != f"v{version}":
-        raise Failure(f"the tag is {tag}, but pyproject.toml has version {version}: tag v{version}")
-    for field, pattern in (("version", r"^version: (.+)$"), ("appVersion", r'^appVersion: "(.+)"$')):
-        found = re.findall(pattern, (root / "charts/shop/Chart.yaml").read_text(encoding="utf-8"), re.M)
+        raise Failure(
+            f"the tag is {tag}, but pyproject.toml has version {version}: tag v{version}"
+        )
+    for field, pattern in (
+        ("version", r"^version: (.+)$"),
+        ("appVersion", r'^appVersion: "(.+)"$'),
+    ):
+        found = re.findall(
+            pattern, (root / "charts/shop/Chart.yaml").read_text(encoding="utf-8"), re.M
+        )
         if found != [version]:
             raise Failure(f"{field} in charts/shop/Chart.yaml is not {version}")
     notes(root)
@@ -52,14 +61,20 @@ def notes(root: Path) -> str:
     version = version_of(root)
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     part = re.search(
-        rf"^## \[{re.escape(version)}\][^\n]*\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
+        rf"^## \[{re.escape(version)}\][^\n]*\n(.*?)(?=^## |\Z)",
+        changelog,
+        re.MULTILINE | re.DOTALL,
     )
     if part is None or not part[1].strip():
-        raise Failure(f'CHANGELOG.md has no part "## [{version}]": move the part Unreleased there')
+        raise Failure(
+            f'CHANGELOG.md has no part "## [{version}]": move the part Unreleased there'
+        )
     return part[1].strip() + "\n"
 
 
-def package(root: Path, helm: Path, registry: str, namespace: str, folder: Path) -> Path:
+def package(
+    root: Path, helm: Path, registry: str, namespace: str, folder: Path
+) -> Path:
     """Packages the chart into the folder, with the registry and namespace of the images."""
     chart = folder / "shop"
     shutil.copytree(root / "charts/shop", chart)
@@ -67,7 +82,9 @@ def package(root: Path, helm: Path, registry: str, namespace: str, folder: Path)
     images = f'image:\n  registry: "{registry}"\n  namespace: "{namespace}"'
     text, changes = IMAGES.subn(lambda _: images, values.read_text(encoding="utf-8"))
     if changes != 1:
-        raise Failure("charts/shop/values.yaml has no image.registry and image.namespace to fill in")
+        raise Failure(
+            "charts/shop/values.yaml has no image.registry and image.namespace to fill in"
+        )
     values.write_text(text, encoding="utf-8")
     _run(str(helm), "package", "--destination", str(folder), str(chart))
     return folder / f"shop-{version_of(root)}.tgz"
@@ -99,7 +116,9 @@ def _setting(environ: Mapping[str, str], name: str) -> str:
 
 def _run(*command: str) -> str:
     """The output of the command, both channels: versions of helm differ in the one they use."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         raise Failure(f"{' '.join(command[1:2])} failed: {done.stdout.strip()}")
     return done.stdout

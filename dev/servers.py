@@ -35,7 +35,9 @@ from dev.passwords import Passwords, write_private
 from dev.ports import Ports, accepts, check_free
 
 DATABASES = ("users", "billing", "orders", "notifications")
-RABBITMQ = Path("/usr/lib/rabbitmq/bin")  # Debian's wrappers in /usr/sbin know only the system's node
+RABBITMQ = Path(
+    "/usr/lib/rabbitmq/bin"
+)  # Debian's wrappers in /usr/sbin know only the system's node
 POSTGRESQL = Path("/usr/lib/postgresql")
 OLDEST_POSTGRESQL = 15
 OLDEST_RABBITMQ = (3, 10)
@@ -104,7 +106,9 @@ class Servers:
         self.keeper = Keeper(self.state)
         self.passwords = Passwords(self.state / "passwords.json")
 
-    def start(self, more: list[Program] | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    def start(
+        self, more: list[Program] | None = None, environ: Mapping[str, str] = os.environ
+    ) -> None:
         """Starts what does not run and returns when both answer and all databases exist.
 
         `more` programs are made known to the same supervisord, not started.
@@ -145,7 +149,9 @@ class Servers:
         if not self.broker:
             return {}
         password = self.passwords[f"rabbitmq:{user}"]
-        return {"AMQP_URI": f"amqp://{user}:{password}@127.0.0.1:{self.ports['rabbitmq']}/"}
+        return {
+            "AMQP_URI": f"amqp://{user}:{password}@127.0.0.1:{self.ports['rabbitmq']}/"
+        }
 
     def _database_uris(self) -> dict[str, str]:
         uris = {}
@@ -153,7 +159,9 @@ class Servers:
             for role, variable in ((name, "DB_URI"), (f"{name}_owner", "DB_OWNER_URI")):
                 user = f"{role}:{self.passwords[f'postgresql:{role}']}"
                 place = f"127.0.0.1:{self.ports['postgresql']}/{name}"
-                uris[f"{name.upper()}_{variable}"] = f"postgresql+psycopg2://{user}@{place}"
+                uris[f"{name.upper()}_{variable}"] = (
+                    f"postgresql+psycopg2://{user}@{place}"
+                )
         return uris
 
     def superuser_dsn(self, name: str = "postgresql") -> str:
@@ -175,7 +183,10 @@ class Servers:
 
     def answers(self, name: str) -> bool:
         """Whether the program serves now."""
-        checks = {"rabbitmq": self._broker_answers, "postgresql": self._database_answers}
+        checks = {
+            "rabbitmq": self._broker_answers,
+            "postgresql": self._database_answers,
+        }
         return checks[name]() if name in checks else accepts(self.ports[name])
 
     def _begin(self, more: list[Program], environ: Mapping[str, str]) -> None:
@@ -188,13 +199,19 @@ class Servers:
         if self.database:
             programs.append(self._postgresql())
             self._forget_other_postgres()
-        kept = {name: value for name, value in environ.items() if not FOREIGN_VARIABLES.match(name)}
+        kept = {
+            name: value
+            for name, value in environ.items()
+            if not FOREIGN_VARIABLES.match(name)
+        }
         self.keeper.begin([*programs, *more], kept, tied=self.tied)
 
     def _await(self, name: str, answers: Callable[[], bool]) -> None:
         if not wait_for(answers, START_TIMEOUT_S):
             log = self.keeper.log(name)
-            raise Failure(f"{name} does not answer after {START_TIMEOUT_S} s: see {log}\n{tail(log)}")
+            raise Failure(
+                f"{name} does not answer after {START_TIMEOUT_S} s: see {log}\n{tail(log)}"
+            )
 
     # RabbitMQ
 
@@ -205,7 +222,10 @@ class Servers:
         if not cookie.exists():  # Erlang would make a weak one
             cookie.touch(mode=0o600)
             cookie.write_text(secrets.token_hex(32))
-        settings = {"port": self.ports["rabbitmq"], "definitions": self._definitions_file}
+        settings = {
+            "port": self.ports["rabbitmq"],
+            "definitions": self._definitions_file,
+        }
         (home / "rabbitmq.conf").write_text(RABBITMQ_CONF.format(**settings))
         write_private(self._definitions_file, self._definitions())
         (home / "enabled_plugins").write_text("[].\n")
@@ -217,9 +237,14 @@ class Servers:
 
     def _definitions(self) -> str:
         """The broker's users and permissions, among them the user with all rights."""
-        known = {user: self.passwords[f"rabbitmq:{user}"] for user in users(*self.permissions)}
+        known = {
+            user: self.passwords[f"rabbitmq:{user}"]
+            for user in users(*self.permissions)
+        }
         found = definitions(known, *self.permissions)
-        for kind, more in with_all_rights(self.passwords[f"rabbitmq:{ALL_RIGHTS}"]).items():
+        for kind, more in with_all_rights(
+            self.passwords[f"rabbitmq:{ALL_RIGHTS}"]
+        ).items():
             found[kind] += more
         return json.dumps(found, indent=1)
 
@@ -269,7 +294,9 @@ class Servers:
     def _broker_answers(self) -> bool:
         """Whether a connection is greeted, which RabbitMQ does as its last step of starting."""
         try:
-            with socket.create_connection(("127.0.0.1", self.ports["rabbitmq"]), 2) as connection:
+            with socket.create_connection(
+                ("127.0.0.1", self.ports["rabbitmq"]), 2
+            ) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")
                 return connection.recv(1) == b"\x01"
         except OSError:
@@ -285,7 +312,10 @@ class Servers:
         unfinished, password = data.with_name("unfinished"), data.with_name("password")
         shutil.rmtree(unfinished, ignore_errors=True)
         secret = secrets.token_hex(32)
-        for path, owner in ((self.state / "superuser.password", None), (password, _user("postgres"))):
+        for path, owner in (
+            (self.state / "superuser.password", None),
+            (password, _user("postgres")),
+        ):
             path.touch(mode=0o600)
             path.write_text(secret)
             _give(path, owner)
@@ -312,19 +342,34 @@ class Servers:
     def postgresql_programs(self) -> Path:
         """Where the programs are of the version that the cluster has or will have."""
         version = self.state / "postgresql" / "data" / "PG_VERSION"
-        found = sorted((int(p.parts[4]) for p in POSTGRESQL.glob("[0-9]*/bin/postgres")), reverse=True)
+        found = sorted(
+            (int(p.parts[4]) for p in POSTGRESQL.glob("[0-9]*/bin/postgres")),
+            reverse=True,
+        )
         if not found or found[0] < OLDEST_POSTGRESQL:
-            had = f"PostgreSQL {found[0]} is too old" if found else "PostgreSQL is missing"
-            raise Failure(f"{had}: install postgresql, version {OLDEST_POSTGRESQL} or later")
+            had = (
+                f"PostgreSQL {found[0]} is too old"
+                if found
+                else "PostgreSQL is missing"
+            )
+            raise Failure(
+                f"{had}: install postgresql, version {OLDEST_POSTGRESQL} or later"
+            )
         wanted = int(version.read_text()) if version.exists() else found[0]
         if wanted not in found:
-            raise Failure(f"{self.state} holds data of PostgreSQL {wanted}: install postgresql-{wanted}")
+            raise Failure(
+                f"{self.state} holds data of PostgreSQL {wanted}: install postgresql-{wanted}"
+            )
         return POSTGRESQL / str(wanted) / "bin"
 
     def postgresql_command(self, data: Path, name: str = "postgresql") -> list[str]:
         """What runs PostgreSQL on a data directory, on the port of that name."""
         settings = POSTGRESQL_SETTINGS | {"port": str(self.ports[name])}
-        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        options = [
+            word
+            for name, value in settings.items()
+            for word in ("-c", f"{name}={value}")
+        ]
         return [str(self.postgresql_programs() / "postgres"), "-D", str(data), *options]
 
     def _postgresql(self) -> Program:
@@ -352,7 +397,9 @@ class Servers:
         connection = psycopg2.connect(self.superuser_dsn())
         connection.autocommit = True  # CREATE DATABASE allows no transaction
         with connection.cursor() as cursor:
-            cursor.execute("SELECT rolname FROM pg_roles UNION SELECT 'db:' || datname FROM pg_database")
+            cursor.execute(
+                "SELECT rolname FROM pg_roles UNION SELECT 'db:' || datname FROM pg_database"
+            )
             present = {row[0] for row in cursor.fetchall()}
             cursor.execute("REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC")
             for name in DATABASES:
@@ -378,7 +425,9 @@ class Servers:
         if owner and path.owner() != owner:
             _give(path, owner)
         elif not owner and path.stat().st_uid != os.geteuid():
-            raise Failure(f"{path} belongs to {path.owner()}: run as root, or remove it")
+            raise Failure(
+                f"{path} belongs to {path.owner()}: run as root, or remove it"
+            )
         return path
 
 
@@ -391,7 +440,10 @@ def uri_names(user: str) -> list[str]:
     kinds = ["DB_URI"]
     if user in (ALL_RIGHTS, MIGRATIONS):
         databases, kinds = list(DATABASES), ["DB_URI", "DB_OWNER_URI"]
-    return ["AMQP_URI", *(f"{name.upper()}_{kind}" for name in databases for kind in kinds)]
+    return [
+        "AMQP_URI",
+        *(f"{name.upper()}_{kind}" for name in databases for kind in kinds),
+    ]
 
 
 def tail(log: Path, lines: int = 15, start: int = 0) -> str:
@@ -404,10 +456,16 @@ def tail(log: Path, lines: int = 15, start: int = 0) -> str:
 
 def _check_rabbitmq() -> None:
     """Raises Failure when RabbitMQ is missing or too old. Asking it would take a second."""
-    if not (RABBITMQ / "rabbitmq-server").exists() or not shutil.which("epmd", path=PATH):
+    if not (RABBITMQ / "rabbitmq-server").exists() or not shutil.which(
+        "epmd", path=PATH
+    ):
         raise Failure("RabbitMQ is missing: install rabbitmq-server")
     paths = [str(path) for path in RABBITMQ.parent.glob("lib/rabbitmq_server-*")]
-    versions = [tuple(map(int, found)) for path in paths for found in re.findall(r"-(\d+)\.(\d+)", path)]
+    versions = [
+        tuple(map(int, found))
+        for path in paths
+        for found in re.findall(r"-(\d+)\.(\d+)", path)
+    ]
     if versions and max(versions) < OLDEST_RABBITMQ:
         raise Failure("RabbitMQ is too old: install version 3.10 or later")
 
@@ -417,7 +475,9 @@ def _user(name: str) -> str | None:
     return name if os.geteuid() == 0 else None
 
 
-def _run(command: list[str], user: str, env: Mapping[str, str], cwd: Path) -> CompletedProcess[str]:
+def _run(
+    command: list[str], user: str, env: Mapping[str, str], cwd: Path
+) -> CompletedProcess[str]:
     """Runs a command to its end as the user that a server runs as."""
     owner = _user(user)
     return subprocess.run(
@@ -435,4 +495,6 @@ def _run(command: list[str], user: str, env: Mapping[str, str], cwd: Path) -> Co
 def _give(path: Path, owner: str | None) -> None:
     """Makes the owner own the path and what is below."""
     if owner:
-        subprocess.run(["chown", "-R", "--no-dereference", f"{owner}:", str(path)], check=True)
+        subprocess.run(
+            ["chown", "-R", "--no-dereference", f"{owner}:", str(path)], check=True
+        )

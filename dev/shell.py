@@ -88,16 +88,22 @@ class Publisher:
         self.channel = channel
         self.options = options
 
-    def publish(self, payload: Any, *, extra_headers: dict[str, Any], **options: Any) -> None:
+    def publish(
+        self, payload: Any, *, extra_headers: dict[str, Any], **options: Any
+    ) -> None:
         """Publish `payload`, and close the channel.
 
         Raises UndeliverableMessage if no queue is bound for it.
         """
         returned: list[Any] = []
         self.channel.tx_select()
-        producer = Producer(self.channel, on_return=lambda *message: returned.append(message))
+        producer = Producer(
+            self.channel, on_return=lambda *message: returned.append(message)
+        )
         producer.publish(payload, headers=extra_headers, **self.options, **options)
-        self.channel.basic_qos(0, 0, False)  # its reply shows that the broker has read the request
+        self.channel.basic_qos(
+            0, 0, False
+        )  # its reply shows that the broker has read the request
         self.channel.tx_commit()
         self.channel.close()
         if returned:
@@ -118,19 +124,28 @@ class MethodProxy(nameko.rpc.MethodProxy):
             with time_limit(self.timeout_s):
                 return super().__call__(*args, **kwargs)
         except TimeUp:
-            failure = OutcomeUnknown(self._text(f"no reply within {self.timeout_s:g} s"))
+            failure = OutcomeUnknown(
+                self._text(f"no reply within {self.timeout_s:g} s")
+            )
         except KeyboardInterrupt:
             failure = KeyboardInterrupt(self._text("interrupted"))
         except AccessRefused:
-            failure = NotPermitted(f"{self._name}: no service has this method, or it is not for you")
+            failure = NotPermitted(
+                f"{self._name}: no service has this method, or it is not for you"
+            )
         except CONNECTION_ERRORS as error:
-            failure = OutcomeUnknown(self._text(f"connection to the broker lost ({error})"))
+            failure = OutcomeUnknown(
+                self._text(f"connection to the broker lost ({error})")
+            )
         self.reply_listener.disconnect()
         raise failure
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         channel = self.reply_listener.channel()
-        options = {"serializer": self.serializer, "expiration": self.timeout_s}  # in seconds
+        options = {
+            "serializer": self.serializer,
+            "expiration": self.timeout_s,
+        }  # in seconds
         self.publisher = Publisher(channel, **options)
         return super()._call(*args, **kwargs)
 
@@ -154,7 +169,9 @@ class ServiceProxy(nameko.rpc.ServiceProxy):
     """A service: `n.rpc.orders`."""
 
     def __getattr__(self, name: str) -> MethodProxy:
-        return MethodProxy(self.worker_ctx, self.service_name, name, self.reply_listener)
+        return MethodProxy(
+            self.worker_ctx, self.service_name, name, self.reply_listener
+        )
 
 
 class ClusterProxy(standalone.ClusterProxy):

@@ -30,7 +30,9 @@ def count_statements(source: str) -> int:
     """Return the number of statements in Python source, without docstrings."""
     nodes = list(ast.walk(ast.parse(source)))
     statements = [node for node in nodes if isinstance(node, ast.stmt)]
-    docstrings = [node for node in nodes if isinstance(node, DOCUMENTED) and has_docstring(node)]
+    docstrings = [
+        node for node in nodes if isinstance(node, DOCUMENTED) and has_docstring(node)
+    ]
     return len(statements) - len(docstrings)
 
 
@@ -42,13 +44,17 @@ def has_docstring(node: DOCUMENTED) -> bool:
 def size_of(folder: Path) -> Size:
     """Measure the product code below a folder."""
     sizes = [_size_of_file(path) for path in product_files(folder)]
-    return Size(sum(size.statements for size in sizes), sum(size.lines for size in sizes))
+    return Size(
+        sum(size.statements for size in sizes), sum(size.lines for size in sizes)
+    )
 
 
 def product_files(folder: Path) -> Iterator[Path]:
     """Yield the Python files and letter templates below a folder, without the excluded folders."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix in SUFFIXES and not EXCLUDED.intersection(path.relative_to(folder).parts):
+        if path.suffix in SUFFIXES and not EXCLUDED.intersection(
+            path.relative_to(folder).parts
+        ):
             yield path
 
 
@@ -69,7 +75,9 @@ def main(folders: Sequence[str]) -> int:
     statements = sum(size.statements for size in sizes.values())
     lines = sum(size.lines for size in sizes.values())
     limit = LIMIT + MORE * max(len(folders) - PACKAGES, 0)
-    print(f"{statements:10,}  {lines:5,}  together; at most {limit:,} statements are allowed")
+    print(
+        f"{statements:10,}  {lines:5,}  together; at most {limit:,} statements are allowed"
+    )
     return 1 if statements > limit else 0
 
 

@@ -11,7 +11,9 @@ from dev.failure import Failure
 
 ELSEWHERE = Path("/var/tmp")  # noqa: S108 - survives a reboot, and everyone can enter it
 LONGEST = 80  # bytes; a Unix socket's path may have 107 and ours adds "/supervisord.sock.12345"
-PLAIN = re.compile(r"[\w@+=,./-]+", re.ASCII)  # what supervisord's and the servers' settings can hold
+PLAIN = re.compile(
+    r"[\w@+=,./-]+", re.ASCII
+)  # what supervisord's and the servers' settings can hold
 
 
 def make(wanted: Path) -> Path:
@@ -32,7 +34,9 @@ def make(wanted: Path) -> Path:
     real = elsewhere(wanted)
     real.mkdir(exist_ok=True)
     if real.lstat().st_uid != os.geteuid() or not stat.S_ISDIR(real.lstat().st_mode):
-        raise Failure(f"{real} belongs to {real.owner()}: run as {real.owner()}, or remove it")
+        raise Failure(
+            f"{real} belongs to {real.owner()}: run as {real.owner()}, or remove it"
+        )
     _admit(real)
     _link(wanted, real)
     return real
@@ -58,7 +62,9 @@ def _suits(wanted: Path) -> bool:
     if len(os.fsencode(place)) > LONGEST or not PLAIN.fullmatch(str(place)):
         return False
     folders = [folder for folder in place.parents if folder.exists()]
-    return os.geteuid() != 0 or all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
+    return os.geteuid() != 0 or all(
+        folder.stat().st_mode & stat.S_IXOTH for folder in folders
+    )
 
 
 def _admit(place: Path) -> None:
@@ -77,5 +83,7 @@ def _link(wanted: Path, real: Path) -> None:
         try:
             wanted.rmdir()
         except OSError:
-            raise Failure(f"{wanted} cannot be used by the servers' users: remove it") from None
+            raise Failure(
+                f"{wanted} cannot be used by the servers' users: remove it"
+            ) from None
     wanted.symlink_to(real)

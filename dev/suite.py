@@ -41,13 +41,23 @@ SERVICES = (*DATABASES, "gateway")
 USERS = (*SERVICES, MIGRATIONS, OPERATOR, ALL_RIGHTS)  # of the broker
 SIGNING_KEY = "TOKEN_SECRET"
 SECRETS = (*uri_names(ALL_RIGHTS), SIGNING_KEY)
-PRIVATE = frozenset({*SECRETS, *(f"{name}_FILE" for name in SECRETS)})  # only some processes get them
+PRIVATE = frozenset(
+    {*SECRETS, *(f"{name}_FILE" for name in SECRETS)}
+)  # only some processes get them
 SECOND = "2"
 GATEWAYS = ("gateway", "gateway" + SECOND)
 NOTHING_RUNS = "nothing runs: make up starts it"
 READY_TIMEOUT_S = 120
-HOPELESS_STARTS = 4  # a service that died so often while `up` waits will not come up by itself
-WARNING = ("nameko.cli.main", "nameko.cli.commands", "nameko.containers", "chassis.amqp", "chassis.db")
+HOPELESS_STARTS = (
+    4  # a service that died so often while `up` waits will not come up by itself
+)
+WARNING = (
+    "nameko.cli.main",
+    "nameko.cli.commands",
+    "nameko.containers",
+    "chassis.amqp",
+    "chassis.db",
+)
 QUIET = {  # whatever imports pkg_resources or eventlet first warns that they will be retired
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": ",".join(f"ignore::Warning:{module}" for module in WARNING),
@@ -90,11 +100,21 @@ class Suite:
         self.checkout = checkout
         more = further_copies(copies)
         self.services = [*SERVICES, *more]
-        self.ports = ports | {name: ports["gateway"] for name in more if service_of(name) == "gateway"}
+        self.ports = ports | {
+            name: ports["gateway"] for name in more if service_of(name) == "gateway"
+        }
         self.external = dict(external or {})
-        broker, database = "AMQP_URI" not in self.external, "USERS_DB_URI" not in self.external
+        broker, database = (
+            "AMQP_URI" not in self.external,
+            "USERS_DB_URI" not in self.external,
+        )
         self.servers = Servers(
-            state, ports, broker=broker, database=database, tied=tied, permissions=permissions
+            state,
+            ports,
+            broker=broker,
+            database=database,
+            tied=tied,
+            permissions=permissions,
         )
         self.keeper = self.servers.keeper
 
@@ -103,7 +123,11 @@ class Suite:
         return {
             **self.private_env(user),
             "GATEWAY_PORT": str(self.ports["gateway"]),
-            **({"AMQP_USER_RESTRICTED": str(user != ALL_RIGHTS).lower()} if self.servers.broker else {}),
+            **(
+                {"AMQP_USER_RESTRICTED": str(user != ALL_RIGHTS).lower()}
+                if self.servers.broker
+                else {}
+            ),
         }
 
     def private_env(self, user: str) -> dict[str, str]:
@@ -138,7 +162,9 @@ class Suite:
         services = [self._service(name) for name in self.services]
         write_private(self.settings_file, json.dumps(self._settings))
         self._write_env()
-        public = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+        public = {
+            name: value for name, value in os.environ.items() if name not in PRIVATE
+        }
         self.servers.start(services, public)
 
     def _write_env(self) -> None:
@@ -150,7 +176,9 @@ class Suite:
 
     def environ(self, user: str = "") -> dict[str, str]:
         """The environment of a command that acts as this user; without one it gets no password."""
-        public = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+        public = {
+            name: value for name, value in os.environ.items() if name not in PRIVATE
+        }
         own = self.env(user) if user else {"GATEWAY_PORT": str(self.ports["gateway"])}
         return {**public, **own, **QUIET, **without_proxy(os.environ)}
 
@@ -160,7 +188,9 @@ class Suite:
         command = [sys.executable, "-m", "chassis.migrate", "--config", "config.yaml"]
         env = self.environ(MIGRATIONS)
         with log.open("w") as output:
-            done = subprocess.run(command, cwd=self.checkout, env=env, stdout=output, stderr=output)
+            done = subprocess.run(
+                command, cwd=self.checkout, env=env, stdout=output, stderr=output
+            )
         if done.returncode:
             raise Failure(f"the migration failed: see {log}\n{tail(log)}")
 
@@ -182,22 +212,36 @@ class Suite:
     def status(self) -> list[tuple[str, ...]]:
         """A row for each program: name, state, process id, restarts, address, log."""
         running = self.keeper.processes()
-        return [self._row(name, running.get(name, 0)) for name in (*self.servers.names(), *self.services)]
+        return [
+            self._row(name, running.get(name, 0))
+            for name in (*self.servers.names(), *self.services)
+        ]
 
     def check_unchanged(self) -> None:
         """Raises Failure when it runs with other settings, which `up` and `restart` would not change."""
-        if self.keeper.pid() and json.loads(self.settings_file.read_text()) != self._settings:
-            raise Failure("already up with other ports, servers, users or variables: make down first")
+        if (
+            self.keeper.pid()
+            and json.loads(self.settings_file.read_text()) != self._settings
+        ):
+            raise Failure(
+                "already up with other ports, servers, users or variables: make down first"
+            )
 
     def check_answers(self, *, servers: bool, gateway: bool) -> None:
         """Raises Failure when what a command needs does not answer; servers of others are not asked."""
-        own = [name for name in ("rabbitmq", "postgresql") if servers and name in self.servers.names()]
+        own = [
+            name
+            for name in ("rabbitmq", "postgresql")
+            if servers and name in self.servers.names()
+        ]
         for name in [*own, *["gateway"] * gateway]:
             if not accepts(self.ports[name]):
                 if self.keeper.pid() is None:
                     raise Failure(NOTHING_RUNS)
                 place = f"127.0.0.1:{self.ports[name]}"
-                raise Failure(f"{name} does not answer on {place}: make up starts what does not run")
+                raise Failure(
+                    f"{name} does not answer on {place}: make up starts what does not run"
+                )
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -212,7 +256,11 @@ class Suite:
         """An environment without what a file of env/ has put there, and with the content of secret files."""
         own = self.servers.passwords.occur_in
         return with_secrets(
-            {name: value for name, value in environ.items() if name not in PRIVATE or not own(value)}
+            {
+                name: value
+                for name, value in environ.items()
+                if name not in PRIVATE or not own(value)
+            }
         )
 
     @property
@@ -231,24 +279,33 @@ class Suite:
         if len(self.services) > len(SERVICES):
             ports["GATEWAY_PORT_SHARED"] = "true"
         env = {**self.env(service_of(name)), **ports, **QUIET}
-        return Program(name, self.command(name), self.checkout, env=env, group="services")
+        return Program(
+            name, self.command(name), self.checkout, env=env, group="services"
+        )
 
     def _check_ports(self) -> None:
         if self.keeper.pid() is None:
             self.keeper.stop()  # what a killed supervisord left
         running = self.keeper.processes()
-        check_free(self.ports, [name for name in self.services if not running.get(name)])
+        check_free(
+            self.ports, [name for name in self.services if not running.get(name)]
+        )
 
     def _start_services(self) -> None:
         starts = {name: self.keeper.starts(name) for name in self.services}
         logs = {name: self.keeper.log(name) for name in self.services}
-        sizes = {name: log.stat().st_size if log.exists() else 0 for name, log in logs.items()}
+        sizes = {
+            name: log.stat().st_size if log.exists() else 0
+            for name, log in logs.items()
+        }
         deadline = time.monotonic() + READY_TIMEOUT_S
         for name in self.services:
             self.keeper.start(name)
         for name in self.services:
             if not self._await_ready(name, deadline, starts[name] + HOPELESS_STARTS):
-                lines = tail(logs[name], start=sizes[name])  # not those of earlier starts
+                lines = tail(
+                    logs[name], start=sizes[name]
+                )  # not those of earlier starts
                 raise Failure(
                     f"{name} does not become ready, the others run (make down ends all): "
                     f"see {logs[name]}\n{lines}"
@@ -278,7 +335,14 @@ class Suite:
         state = ("ready" if answers(name) else "not ready") if pid else "stopped"
         restarts = str(max(self.keeper.starts(name) - 1, 0)) if pid else "-"
         address = f"127.0.0.1:{self.ports[name]}"
-        return name, state, str(pid or "-"), restarts, address, str(self.keeper.log(name))
+        return (
+            name,
+            state,
+            str(pid or "-"),
+            restarts,
+            address,
+            str(self.keeper.log(name)),
+        )
 
 
 def _variables(environ: Mapping[str, str]) -> str:
@@ -293,7 +357,9 @@ def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
     Raises Failure where both are set, or a file is no secret.
     """
-    found = {name: value for name, value in environ.items() if value or name not in PRIVATE}
+    found = {
+        name: value for name, value in environ.items() if value or name not in PRIVATE
+    }
     for name in SECRETS:
         variable = f"{name}_FILE"
         if path := found.pop(variable, ""):
@@ -312,15 +378,26 @@ def external_servers(environ: Mapping[str, str]) -> dict[str, str]:
     What has no owner's URI is migrated by the role that uses it.
     """
     external = {"AMQP_URI": environ["AMQP_URI"]} if environ.get("AMQP_URI") else {}
-    uris = {f"{name.upper()}_DB_URI": environ.get(f"{name.upper()}_DB_URI", "") for name in DATABASES}
+    uris = {
+        f"{name.upper()}_DB_URI": environ.get(f"{name.upper()}_DB_URI", "")
+        for name in DATABASES
+    }
     owners = {name: name.replace("DB_URI", "DB_OWNER_URI") for name in uris}
     if not any(uris.values()) and not any(map(environ.get, owners.values())):
         return external
     if missing := [name for name, uri in uris.items() if not uri]:
-        raise Failure(f"some databases are set but not all: set {', '.join(missing)} too")
+        raise Failure(
+            f"some databases are set but not all: set {', '.join(missing)} too"
+        )
     if len({uri.rpartition("@")[2] for uri in uris.values()}) < len(uris):
-        raise Failure("two *_DB_URI name one database: each service needs its own, empty at first")
-    return external | uris | {owner: environ.get(owner) or uris[name] for name, owner in owners.items()}
+        raise Failure(
+            "two *_DB_URI name one database: each service needs its own, empty at first"
+        )
+    return (
+        external
+        | uris
+        | {owner: environ.get(owner) or uris[name] for name, owner in owners.items()}
+    )
 
 
 def wanted_suite(state: Path) -> Suite:
@@ -336,7 +413,9 @@ def present_suite(state: Path) -> Suite:
         return wanted_suite(state)
     settings = json.loads(suite.settings_file.read_text())
     if settings.get("users") != list(USERS):
-        raise Failure("it was started by another version, with other users: make down first")
+        raise Failure(
+            "it was started by another version, with other users: make down first"
+        )
     return Suite(state, settings["ports"], settings["external"])
 
 
@@ -382,7 +461,9 @@ def status(state: Path) -> int:
     for name in suite.external:
         print(f"{name} is set: that server is used.")
     if not suite.keeper.pid() and suite.keeper.orphans():
-        print("supervisord was killed, what it started is alone: make up (or down) ends it.")
+        print(
+            "supervisord was killed, what it started is alone: make up (or down) ends it."
+        )
     elif not suite.keeper.pid():
         print(f"{NOTHING_RUNS}.")
     return 0 if all(row[1] == "ready" for row in rows) else 1
@@ -460,16 +541,33 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.suite", description=__doc__)
     default = Path(os.environ.get("RUN_DIR") or CHECKOUT / ".run")
-    parser.add_argument("--state", type=Path, default=default, help="where it keeps its files")
+    parser.add_argument(
+        "--state", type=Path, default=default, help="where it keeps its files"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("up", "down", "restart", "migrate", "clean", "status", "hints", "logs"):
+    for verb in (
+        "up",
+        "down",
+        "restart",
+        "migrate",
+        "clean",
+        "status",
+        "hints",
+        "logs",
+    ):
         verbs.add_parser(verb)
     command = verbs.add_parser("exec")
-    command.add_argument("--user", choices=USERS, default="", help="whose URIs and secrets it gets")
-    command.add_argument("--gateway", action="store_true", help="fail at once where it does not answer")
+    command.add_argument(
+        "--user", choices=USERS, default="", help="whose URIs and secrets it gets"
+    )
+    command.add_argument(
+        "--gateway", action="store_true", help="fail at once where it does not answer"
+    )
     command.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    socket.setdefaulttimeout(10)  # seconds; a frozen supervisord would not answer for ever
+    socket.setdefaulttimeout(
+        10
+    )  # seconds; a frozen supervisord would not answer for ever
     try:
         return run(arguments)
     except Failure as failure:
@@ -480,9 +578,17 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> int:
     state: Path = arguments.state
     looking = {"status": status, "hints": hints, "logs": logs}
-    changing = {"up": up, "down": down, "restart": restart, "migrate": migrate, "clean": clean}
+    changing = {
+        "up": up,
+        "down": down,
+        "restart": restart,
+        "migrate": migrate,
+        "clean": clean,
+    }
     if arguments.verb == "exec":
-        return execute(state, arguments.command, arguments.user, gateway=arguments.gateway)
+        return execute(
+            state, arguments.command, arguments.user, gateway=arguments.gateway
+        )
     if arguments.verb in looking:
         return looking[arguments.verb](state)
     with _alone(state):

@@ -16,7 +16,9 @@ _LINE = re.compile(
     rb"(?:=(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++|"
     rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?)*+\r\n'
 )
-_START_OF_LINE = re.compile(rb"(?=[^\n]{0,1023}\Z)(?:[0-9A-Fa-f]{1,16}(?:;[\t -~\x80-\xff]*)?\r?)?")
+_START_OF_LINE = re.compile(
+    rb"(?=[^\n]{0,1023}\Z)(?:[0-9A-Fa-f]{1,16}(?:;[\t -~\x80-\xff]*)?\r?)?"
+)
 
 
 def split_sized(length: int, received: bytes) -> tuple[bytes, bytes] | None:
@@ -43,7 +45,10 @@ class Chunked:
         while line := _LINE.match(received, self._position):
             start, size = line.end(), int(line[1], 16)
             end = start + size
-            if len(self._content) + size > reading.MAX_BODY or start - len(self._content) > MAX_FRAMING:
+            if (
+                len(self._content) + size > reading.MAX_BODY
+                or start - len(self._content) > MAX_FRAMING
+            ):
                 raise reading.too_large(
                     f"At most {reading.MAX_BODY} bytes, and {MAX_FRAMING} of chunk lines."
                 )
@@ -59,5 +64,7 @@ class Chunked:
             self._content += received[start:end]
             self._position = end + 2
         if not _START_OF_LINE.fullmatch(received, self._position):
-            raise problems.malformed("The line before a chunk is malformed or too long.")
+            raise problems.malformed(
+                "The line before a chunk is malformed or too long."
+            )
         return None

@@ -8,7 +8,12 @@ from werkzeug.http import parse_accept_header
 from gateway.responses import Response
 
 STATIC = Path(__file__).with_name("static")
-TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".json": "application/json"}
+TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+}
 HEADERS = {
     "Cache-Control": "max-age=600",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
@@ -16,17 +21,24 @@ HEADERS = {
     "Vary": "Accept-Encoding",
 }
 FILES = {  # the media type and the content, by path
-    f"/{path.relative_to(STATIC)}".removesuffix("/index.html"): (TYPES[path.suffix], path.read_bytes())
+    f"/{path.relative_to(STATIC)}".removesuffix("/index.html"): (
+        TYPES[path.suffix],
+        path.read_bytes(),
+    )
     for path in STATIC.rglob("*.*")
     if path.suffix in TYPES
 }
-COMPRESSED = {path: gzip.compress(content, mtime=0) for path, (_, content) in FILES.items()}
+COMPRESSED = {
+    path: gzip.compress(content, mtime=0) for path, (_, content) in FILES.items()
+}
 
 
 def respond(path: str, accept_encoding: str) -> Response:
     """The file at `path`, compressed where the client takes that (RFC 9110, section 12.5.3)."""
     media_type, content = FILES[path]
     headers = {"Content-Type": media_type, **HEADERS}
-    if parse_accept_header(accept_encoding[:200])["gzip"]:  # 16 KB would take 10 ms to read
+    if parse_accept_header(accept_encoding[:200])[
+        "gzip"
+    ]:  # 16 KB would take 10 ms to read
         return Response(200, COMPRESSED[path], {**headers, "Content-Encoding": "gzip"})
     return Response(200, content, headers)

@@ -12,18 +12,24 @@ MAX_AMOUNT_MINOR = 10_000_000_00
 EXACT = Context(traps=[Inexact])
 _WRITTEN = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
 currency = "EUR"  # of all amounts of this process; gateway/web.py sets it at the start
-confirmed: set[str] = set()  # currencies that the books of billing have, as far as this process knows
+confirmed: set[str] = (
+    set()
+)  # currencies that the books of billing have, as far as this process knows
 
 
 class Money(fields.Field[int]):
     """An amount: "99.90", or the JSON number 99.9 (a Decimal, never a float); loads as minor units (9990)."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> int:
         no_amount = f'Not an amount: write it like "{format_minor(9990)}".'
         amount = _decimal(value)
         if amount is None:
             raise ValidationError(no_amount)
-        if amount <= 0:  # comparing is exact for any number; arithmetic would overflow or round
+        if (
+            amount <= 0
+        ):  # comparing is exact for any number; arithmetic would overflow or round
             raise ValidationError("Must be more than 0.")
         if amount > _exact(MAX_AMOUNT_MINOR):
             raise ValidationError(f"Must be at most {format_minor(MAX_AMOUNT_MINOR)}.")
@@ -39,7 +45,11 @@ def digits() -> int:
 
 
 def _decimal(value: object) -> Decimal | None:
-    if isinstance(value, str) and _WRITTEN.fullmatch(value) and len(value.partition(".")[2]) <= digits():
+    if (
+        isinstance(value, str)
+        and _WRITTEN.fullmatch(value)
+        and len(value.partition(".")[2]) <= digits()
+    ):
         value = Decimal(value)
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None

@@ -16,19 +16,32 @@ TYPE = "tag:arch.homework,2026:{}"  # stable, and nothing to be fetched (RFC 415
 RETRY = {"Retry-After": "2"}  # seconds
 UNKNOWN = "Whether it was done is unknown. Repeat it, with the same Idempotency-Key if it had one."
 AWAY = f"A part that this needs is away or overloaded. {UNKNOWN}"
-NOTHING_DONE = "A dependency is unavailable or overloaded. Nothing was done: send it again later."
+NOTHING_DONE = (
+    "A dependency is unavailable or overloaded. Nothing was done: send it again later."
+)
 
 
 class Problem(Exception):
     """An answer that refuses: `name` is the stable part of its type, a `detail` is for people."""
 
     def __init__(
-        self, status: int, name: str, title: str, *, headers: dict[str, str] | None = None, **members: Any
+        self,
+        status: int,
+        name: str,
+        title: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **members: Any,
     ) -> None:
         super().__init__(title)
         self.status = status
         self.headers = headers or {}
-        self.body = {"type": TYPE.format(name), "title": title, "status": status, **members}
+        self.body = {
+            "type": TYPE.format(name),
+            "title": title,
+            "status": status,
+            **members,
+        }
 
     def response(self) -> Response:
         return Response(
@@ -79,7 +92,9 @@ def key_reused() -> Problem:
 
 
 def unavailable(detail: str = AWAY) -> Problem:
-    return Problem(503, "unavailable", "Not available just now", detail=detail, headers=RETRY)
+    return Problem(
+        503, "unavailable", "Not available just now", detail=detail, headers=RETRY
+    )
 
 
 def from_exception(exc: Exception) -> Problem:
@@ -87,7 +102,9 @@ def from_exception(exc: Exception) -> Problem:
     if isinstance(exc, Problem):
         return exc
     if isinstance(exc, DeadlineExceeded):
-        return Problem(504, "deadline-exceeded", "It took too long", detail=UNKNOWN, headers=RETRY)
+        return Problem(
+            504, "deadline-exceeded", "It took too long", detail=UNKNOWN, headers=RETRY
+        )
     if isinstance(exc, Unavailable):  # a request makes one call, so that decides it
         return unavailable(NOTHING_DONE if isinstance(exc, NotReceived) else AWAY)
     if isinstance(exc, MethodNotAllowed):
@@ -97,7 +114,9 @@ def from_exception(exc: Exception) -> Problem:
             "Method Not Allowed",
             headers={"Allow": ", ".join(sorted(exc.valid_methods or []))},
         )
-    if isinstance(exc, HTTPException):  # routing's: no such path, or a redirect of `/orders//x`; we don't
+    if isinstance(
+        exc, HTTPException
+    ):  # routing's: no such path, or a redirect of `/orders//x`; we don't
         return not_found()
     log.error("a request failed", exc_info=exc)
     return Problem(500, "internal-error", "Something broke on our side")

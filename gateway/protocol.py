@@ -21,7 +21,9 @@ WRITE_TIMEOUT_S = 15.0
 ANSWER_TIMEOUT_S = 60.0  # for all writes of an answer
 REQUEST_TIMEOUT_S = 10.0  # for all headers of a request, and for its body
 LINGER_S = 2.0
-MAX_UNSENT = 128 * 1024  # bytes of an answer that the kernel copies before its client takes them
+MAX_UNSENT = (
+    128 * 1024
+)  # bytes of an answer that the kernel copies before its client takes them
 # Phases of a connection. Up to ANSWERING it may be closed to make room for another one, in this order.
 IDLE, ARRIVING, ANSWERING, IN_PROGRESS, CLOSING = range(5)
 
@@ -48,14 +50,18 @@ class Connection:
     def serve(self) -> None:
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
+            self.sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT
+            )
             self.sock.settimeout(WRITE_TIMEOUT_S)
             while request := self._read_request():
                 self._answer(request)
                 if self.is_last:
                     self._linger()
                     break
-                if self._received:  # pipelined requests: let other connections run between
+                if (
+                    self._received
+                ):  # pipelined requests: let other connections run between
                     sleep(0)
         except OSError as exc:  # the client is gone, or late
             log.debug("connection lost", extra={"error": str(exc)})
@@ -64,13 +70,18 @@ class Connection:
 
     def idles_for(self, seconds: float = 0) -> bool:
         """Whether nothing of the next request has come for so long."""
-        return self.phase == IDLE and monotonic() >= self._deadline - self._idle_s + seconds
+        return (
+            self.phase == IDLE
+            and monotonic() >= self._deadline - self._idle_s + seconds
+        )
 
     def finish(self) -> None:
         """Close the connection. A request that has just arrived is answered; an answer that its client
         does not read is cut."""
         with suppress(OSError):  # the client has closed it already
-            self.sock.shutdown(socket.SHUT_RDWR if self.phase == ANSWERING else socket.SHUT_RD)
+            self.sock.shutdown(
+                socket.SHUT_RDWR if self.phase == ANSWERING else socket.SHUT_RD
+            )
         self.is_last = True
         self.phase = CLOSING
 
@@ -85,12 +96,16 @@ class Connection:
         except TimeoutError:
             if self.phase != ARRIVING:
                 raise
-            request.refusal = problems.Problem(408, "request-timeout", "The request did not arrive in time")
+            request.refusal = problems.Problem(
+                408, "request-timeout", "The request did not arrive in time"
+            )
         return request
 
     def _read_head(self) -> list[str]:
         """The lines before the next request's body; none where no more come."""
-        self.phase = ARRIVING if self._received.strip(b"\r\n") else IDLE  # an empty line is no request yet
+        self.phase = (
+            ARRIVING if self._received.strip(b"\r\n") else IDLE
+        )  # an empty line is no request yet
         self._wait_for(self._idle_s if self.phase == IDLE else REQUEST_TIMEOUT_S)
         while not self._received or not (split := reading.split_head(self._received)):
             if not self._receive():
@@ -107,13 +122,19 @@ class Connection:
         # What is left of a body would be read as the next request.
         self.is_last |= request.unread != 0 or not request.keeps
         with Timeout(ANSWER_TIMEOUT_S, TimeoutError):
-            for piece in answer.pieces(closes=self.is_last, has_body=request.method != "HEAD"):
+            for piece in answer.pieces(
+                closes=self.is_last, has_body=request.method != "HEAD"
+            ):
                 self.sock.sendall(piece)
 
     def read_body(self, request: reading.HttpRequest) -> bytes:
         """The whole body; raises a Problem where it does not come."""
         self._wait_for(REQUEST_TIMEOUT_S)
-        split = Chunked().split if request.unread is None else partial(split_sized, request.unread)
+        split = (
+            Chunked().split
+            if request.unread is None
+            else partial(split_sized, request.unread)
+        )
         body = split(self._received)
         try:
             if body is None and request.expects:
@@ -121,7 +142,9 @@ class Connection:
             while body is None and self._receive():
                 body = split(self._received)
         except TimeoutError:
-            raise problems.Problem(408, "body-timeout", "The body did not arrive in time") from None
+            raise problems.Problem(
+                408, "body-timeout", "The body did not arrive in time"
+            ) from None
         except OSError:  # the client is gone: nobody reads the answer
             pass
         if body is None and self.is_last:  # we ended the reading: see `finish`
@@ -134,7 +157,12 @@ class Connection:
 
     def _receive(self) -> bool:
         """Wait for more bytes; False where no more come. Raises TimeoutError, however slowly they drip."""
-        trampoline(self.sock, read=True, timeout=self._deadline - monotonic(), timeout_exc=TimeoutError)
+        trampoline(
+            self.sock,
+            read=True,
+            timeout=self._deadline - monotonic(),
+            timeout_exc=TimeoutError,
+        )
         piece: bytes = self.sock.recv(64 * 1024)
         self._received += piece
         return bool(piece)

@@ -23,13 +23,24 @@ MOST_LINES = 101  # a request's first one, and its headers
 LONGEST_LENGTH = 20  # digits of a Content-Length; Python refuses integers of 4,300
 LONGEST_KEY = 255
 MAX_FIELDS = 20  # of a body or a query; no route has as many
-SINGLE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
+SINGLE = (
+    "authorization",
+    "content-length",
+    "content-type",
+    "host",
+    "idempotency-key",
+    "transfer-encoding",
+)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Nobody has a method in lower case, nor a path like `//orders`; routing would take both for others.
 _FIRST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Z-]+) ([!-~]+) HTTP/([0-9])\.([0-9])")
-_IN_HOST = r"[0-9A-Za-z_.~!$&'()*+;=%:\[\]-]"  # no user, and none that others read as two
+_IN_HOST = (
+    r"[0-9A-Za-z_.~!$&'()*+;=%:\[\]-]"  # no user, and none that others read as two
+)
 _HOST = re.compile(f"{_IN_HOST}*")
-_ORIGIN = re.compile(f"(?i:https?)://{_IN_HOST}+")  # before the path, where a client talks as if to a proxy
+_ORIGIN = re.compile(
+    f"(?i:https?)://{_IN_HOST}+"
+)  # before the path, where a client talks as if to a proxy
 # What a head may hold: no control character but these (RFC 9110, section 5.5).
 _ALLOWED = b"\t\r\n" + bytes([*range(0x20, 0x7F), *range(0x80, 0x100)])
 
@@ -41,7 +52,9 @@ class HttpRequest:
     method: str = ""
     path: str = ""
     query: str = ""
-    headers: dict[str, str] = field(default_factory=dict)  # by their names in lower case
+    headers: dict[str, str] = field(
+        default_factory=dict
+    )  # by their names in lower case
     unread: int | None = 0  # bytes of its body; None if it is chunked
     expects: bool = False  # to be told when to send the body
     keeps: bool = False  # the connection
@@ -58,15 +71,24 @@ class HttpRequest:
         if major != "1" or minor not in "01":
             raise _no_request(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
         # CONNECT has an authority in the place of a path (RFC 9112, section 3.2.3).
-        if not path.startswith("/") or self.path.startswith("//") or self.method == "CONNECT":
+        if (
+            not path.startswith("/")
+            or self.path.startswith("//")
+            or self.method == "CONNECT"
+        ):
             raise problems.malformed("The target is no path.")
         for line in lines:
             _add_header(self.headers, line)
         if not _HOST.fullmatch(self.headers.get("host", "" if minor == "0" else "?")):
             raise problems.malformed("The header host is missing or wrong.")
         self.unread = _body_length(self.headers, minor)
-        self.expects = minor != "0" and self.headers.get("expect", "").lower() == "100-continue"
-        wanted = [token.strip() for token in self.headers.get("connection", "").lower().split(",")]
+        self.expects = (
+            minor != "0" and self.headers.get("expect", "").lower() == "100-continue"
+        )
+        wanted = [
+            token.strip()
+            for token in self.headers.get("connection", "").lower().split(",")
+        ]
         self.keeps = "close" not in wanted and (minor != "0" or "keep-alive" in wanted)
 
 
@@ -89,11 +111,17 @@ def split_head(received: bytes) -> tuple[list[str], bytes] | None:
     head, end, rest = received.removeprefix(b"\r\n").partition(b"\r\n\r\n")
     text = (head if end else head.removesuffix(b"\r")).decode("latin-1")
     lines = text.split("\r\n")
-    if not text.count("\r") == text.count("\n") == len(lines) - 1 or head.translate(None, _ALLOWED):
+    if not text.count("\r") == text.count("\n") == len(lines) - 1 or head.translate(
+        None, _ALLOWED
+    ):
         raise _no_request(HTTPStatus.BAD_REQUEST)
     if len(lines[0]) >= LONGEST_LINE:
         raise _no_request(HTTPStatus.REQUEST_URI_TOO_LONG)
-    if len(text) > LONGEST_HEAD or len(lines) > MOST_LINES or max(map(len, lines)) >= LONGEST_LINE:
+    if (
+        len(text) > LONGEST_HEAD
+        or len(lines) > MOST_LINES
+        or max(map(len, lines)) >= LONGEST_LINE
+    ):
         raise _no_request(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     return (lines, rest) if end else None
 
@@ -105,12 +133,16 @@ def _no_request(status: HTTPStatus) -> problems.Problem:
 def _add_header(headers: dict[str, str], line: str) -> None:
     written, colon, value = line.partition(":")
     name = _name(written)
-    value = value.strip(" " if name == "transfer-encoding" else " \t")  # llhttp refuses a tab there
+    value = value.strip(
+        " " if name == "transfer-encoding" else " \t"
+    )  # llhttp refuses a tab there
     if not (name and colon):  # what follows it would be lost
         raise problems.malformed("A header can't be read.")
     if name in headers:
         if name in SINGLE:
-            raise problems.malformed(f"The header {name} stands twice, or in a trailer.")
+            raise problems.malformed(
+                f"The header {name} stands twice, or in a trailer."
+            )
         value = f"{headers[name]}, {value}"
     headers[name] = value
 
@@ -133,7 +165,10 @@ def _body_length(headers: Mapping[str, str], minor: str) -> int | None:
     Raises Problem for framing that servers read in different ways: a Content-Length beside a
     transfer coding (RFC 9112, section 6.3), another coding, or any in HTTP/1.0 (section 6.1).
     """
-    length, coding = headers.get("content-length", "0"), headers.get("transfer-encoding")
+    length, coding = (
+        headers.get("content-length", "0"),
+        headers.get("transfer-encoding"),
+    )
     if not (length.isascii() and length.isdigit()):
         raise problems.malformed("Content-Length is not a number.")
     if coding is None:
@@ -156,7 +191,9 @@ def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
     stands before these entries is what the client claims. Without a valid entry it is the peer's address.
     """
     addresses = [*headers.get("x-forwarded-for", "").split(","), peer][-1 - proxies :]
-    return normalize(addresses[0].strip() if len(addresses) > proxies else peer) or normalize(peer)
+    return normalize(
+        addresses[0].strip() if len(addresses) > proxies else peer
+    ) or normalize(peer)
 
 
 @lru_cache(1000)
@@ -191,14 +228,22 @@ def read_body(
     """
     if schema is None:
         # A chunked body may be empty. A client that waits for 100 Continue has one to send.
-        if request.unread or (request.unread is None and (request.expects or read(request))):
+        if request.unread or (
+            request.unread is None and (request.expects or read(request))
+        ):
             raise problems.malformed("No body is expected here.")
         return {}
     media_type = request.headers.get("content-type", "").partition(";")[0]
-    if media_type.strip().lower() != "application/json" or request.headers.get("content-encoding"):
-        raise problems.Problem(415, "unsupported-media-type", "Send application/json, not encoded")
+    if media_type.strip().lower() != "application/json" or request.headers.get(
+        "content-encoding"
+    ):
+        raise problems.Problem(
+            415, "unsupported-media-type", "Send application/json, not encoded"
+        )
     if request.unread == 0 and "content-length" not in request.headers:
-        raise problems.Problem(411, "length-required", "Send the body with a Content-Length, or in chunks")
+        raise problems.Problem(
+            411, "length-required", "Send the body with a Content-Length, or in chunks"
+        )
     try:
         data = strict_json.parse(read(request))
     except strict_json.NotStrictJson as exc:
@@ -242,6 +287,10 @@ def idempotency_key(request: HttpRequest) -> str:
     key = given[1:-1] if len(given) > 1 and given[0] == given[-1] == '"' else given
     if not 1 <= len(key) <= LONGEST_KEY or not all("!" <= c <= "~" for c in key):
         raise problems.invalid(
-            {"Idempotency-Key": [f"Must have 1 to {LONGEST_KEY} visible ASCII characters."]}
+            {
+                "Idempotency-Key": [
+                    f"Must have 1 to {LONGEST_KEY} visible ASCII characters."
+                ]
+            }
         )
     return key

@@ -62,7 +62,9 @@ class NewMessage(Schema):
 
 def _limit(text: str) -> int:
     """How many items a page has at most."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 100):
+    if not (
+        text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 100
+    ):
         raise ValidationError("Must be 1 to 100.")
     return int(text)
 
@@ -99,10 +101,19 @@ class View:
 USER = View("id", "username", "email", "locale")
 ACCOUNT = View("user_id", "currency", "balance_minor")
 OPERATION = View(
-    "id", "kind", "status", "reason", "order_id", "created_at", "amount_minor", "balance_after_minor"
+    "id",
+    "kind",
+    "status",
+    "reason",
+    "order_id",
+    "created_at",
+    "amount_minor",
+    "balance_after_minor",
 )
 ORDER = View("id", "status", "reason", "created_at", "ended_at", "price_minor")
-LETTER = View("id", "kind", "order_id", "subject", "body", "created_at", "state", to="email")
+LETTER = View(
+    "id", "kind", "order_id", "subject", "body", "created_at", "state", to="email"
+)
 
 
 def page_of(view: View, page: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,9 @@ class Service:
     name = "gateway"
 
     users = RpcProxy("users", ["create", "authenticate", "get"])
-    billing = RpcProxy("billing", ["statement"], batched=["deposit", "withdraw", "account"])
+    billing = RpcProxy(
+        "billing", ["statement"], batched=["deposit", "withdraw", "account"]
+    )
     orders = RpcProxy("orders", ["get", "list"], batched=["place"])
     notifications = RpcProxy("notifications", ["send", "list"])
     tokens = Tokens()
@@ -36,7 +38,8 @@ class Service:
         """Create a user; the answer carries a token."""
         outcome = self.users.create(
             id=str(uuid_utils.uuid7()),  # makes it safe to deliver twice
-            **{"locale": schemas.accepted_locale(request.accept_language)} | request.body,
+            **{"locale": schemas.accepted_locale(request.accept_language)}
+            | request.body,
         )
         if outcome["status"] == "taken":
             raise problems.Problem(
@@ -67,30 +70,45 @@ class Service:
     @http("GET", "/account")
     def account(self, request: Request) -> Answer:
         """The balance."""
-        return 200, schemas.ACCOUNT.dump(_valid(self.billing.account(user_id=request.user_id)))
+        return 200, schemas.ACCOUNT.dump(
+            _valid(self.billing.account(user_id=request.user_id))
+        )
 
     @http("GET", "/account/operations", query=schemas.Page())
     def statement(self, request: Request) -> Answer:
         """The operations, newest first."""
-        return _page(schemas.OPERATION, self.billing.statement(user_id=request.user_id, **request.query))
+        return _page(
+            schemas.OPERATION,
+            self.billing.statement(user_id=request.user_id, **request.query),
+        )
 
     @http("POST", "/account/deposits", body=schemas.NewMovement())
     def deposit(self, request: Request) -> Answer:
         """Put money on the account."""
         self._confirm_currency(request.user_id)
-        return _moved(self.billing.deposit(user_id=request.user_id, key=request.key, **request.body))
+        return _moved(
+            self.billing.deposit(
+                user_id=request.user_id, key=request.key, **request.body
+            )
+        )
 
     @http("POST", "/account/withdrawals", body=schemas.NewMovement())
     def withdraw(self, request: Request) -> Answer:
         """Take money off the account."""
         self._confirm_currency(request.user_id)
-        return _moved(self.billing.withdraw(user_id=request.user_id, key=request.key, **request.body))
+        return _moved(
+            self.billing.withdraw(
+                user_id=request.user_id, key=request.key, **request.body
+            )
+        )
 
     @http("POST", "/orders", body=schemas.NewOrder())
     def place_order(self, request: Request) -> Answer:
         """Place an order and pay it: 201 once it has ended, 202 while the outcome is open."""
         self._confirm_currency(request.user_id)
-        outcome = self.orders.place(user_id=request.user_id, key=request.key, **request.body)
+        outcome = self.orders.place(
+            user_id=request.user_id, key=request.key, **request.body
+        )
         order = schemas.ORDER.dump(_valid(outcome))
         status = 202 if order["status"] == "pending" else 201
         return status, order, {"Location": quote(f"/orders/{order['id']}")}
@@ -98,13 +116,17 @@ class Service:
     @http("GET", "/orders", query=schemas.Page())
     def list_orders(self, request: Request) -> Answer:
         """The orders, newest first."""
-        return _page(schemas.ORDER, self.orders.list(user_id=request.user_id, **request.query))
+        return _page(
+            schemas.ORDER, self.orders.list(user_id=request.user_id, **request.query)
+        )
 
     @http("GET", "/orders/<order_id>")
     def get_order(self, request: Request) -> Answer:
         """One order; someone else's does not exist."""
         order_id = request.path["order_id"]
-        order = is_id(order_id) and self.orders.get(order_id=order_id, user_id=request.user_id)
+        order = is_id(order_id) and self.orders.get(
+            order_id=order_id, user_id=request.user_id
+        )
         if not order:
             raise problems.not_found()
         return 200, schemas.ORDER.dump(order)
@@ -112,13 +134,18 @@ class Service:
     @http("POST", "/notifications", body=schemas.NewMessage())
     def send_message(self, request: Request) -> Answer:
         """A message to one's own address; its id makes it safe to deliver twice."""
-        letter = self.notifications.send(id=str(uuid_utils.uuid7()), user_id=request.user_id, **request.body)
+        letter = self.notifications.send(
+            id=str(uuid_utils.uuid7()), user_id=request.user_id, **request.body
+        )
         return 201, schemas.LETTER.dump(_valid(letter))
 
     @http("GET", "/notifications", query=schemas.Page())
     def list_notifications(self, request: Request) -> Answer:
         """The letters, newest first."""
-        return _page(schemas.LETTER, self.notifications.list(user_id=request.user_id, **request.query))
+        return _page(
+            schemas.LETTER,
+            self.notifications.list(user_id=request.user_id, **request.query),
+        )
 
     def _confirm_currency(self, user_id: str) -> None:
         """Ask billing for an account, once, before this process sends it an amount.
@@ -129,7 +156,9 @@ class Service:
         if money.currency not in money.confirmed:
             with (
                 suppress(DeadlineExceeded, Unavailable),
-                eventlet.Timeout(CONFIRM_S, Unavailable("billing does not say its currency")),
+                eventlet.Timeout(
+                    CONFIRM_S, Unavailable("billing does not say its currency")
+                ),
             ):
                 account = self.billing.account(user_id=user_id)
                 if account["status"] == "open":
@@ -141,14 +170,19 @@ def _valid(outcome: Outcome) -> Outcome:
     match outcome.get("status"):
         case "invalid":
             errors = outcome["errors"]  # under the names the client knows
-            raise problems.invalid({"cursor" if name == "after" else name: errors[name] for name in errors})
+            raise problems.invalid(
+                {"cursor" if name == "after" else name: errors[name] for name in errors}
+            )
         case "conflict":
             raise problems.key_reused()
         case "unavailable":  # the callee could not decide, and changed nothing
             raise problems.unavailable(problems.NOTHING_DONE)
         case "unknown-user":
             raise problems.unauthorized("This user is no more.")
-        case "open" if (outcome["currency"], outcome["exponent"]) != (money.currency, money.digits()):
+        case "open" if (outcome["currency"], outcome["exponent"]) != (
+            money.currency,
+            money.digits(),
+        ):
             raise RuntimeError(
                 f"CURRENCY is {money.currency} with {money.digits()} digits after the point, billing's books"
                 f" are in {outcome['currency']} with {outcome['exponent']}"

@@ -13,7 +13,9 @@ from chassis.settings import read
 
 ALGORITHM = "HS256"
 ISSUER = "shop"
-LIFETIME = fields.Float(validate=validate.Range(0, 366 * 86_400, min_inclusive=False))  # seconds
+LIFETIME = fields.Float(
+    validate=validate.Range(0, 366 * 86_400, min_inclusive=False)
+)  # seconds
 MOST_KEPT = 10_000  # verified tokens
 HOW_TO_MAKE = ": make one with `openssl rand -hex 32`"
 
@@ -24,7 +26,10 @@ def _check_secret(secret: str) -> None:
         raise ValidationError(f"it needs 32 characters or more{HOW_TO_MAKE}")
     try:
         jwt.encode({}, secret, ALGORITHM)
-    except (jwt.InvalidKeyError, ValueError):  # a key of another algorithm, or bytes that are not UTF-8
+    except (
+        jwt.InvalidKeyError,
+        ValueError,
+    ):  # a key of another algorithm, or bytes that are not UTF-8
         raise ValidationError("it can't sign tokens") from None
 
 
@@ -36,7 +41,9 @@ class Tokens(DependencyProvider):
 
     def check(self) -> None:
         self.secret: str = read(self.container.config, "TOKEN_SECRET", SECRET)
-        self.lifetime_s: float = read(self.container.config, "TOKEN_LIFETIME_S", LIFETIME)
+        self.lifetime_s: float = read(
+            self.container.config, "TOKEN_LIFETIME_S", LIFETIME
+        )
         self._verified = lru_cache(MOST_KEPT)(self._verify)  # what raises is not kept
 
     def get_dependency(self, worker_ctx: Any) -> "Tokens":

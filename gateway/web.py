@@ -60,22 +60,32 @@ class WebServer(NamekoWebServer):
         self._open = {
             *documents.FILES,
             "/healthz",
-            *(health.PATHS if read(self.container.config, "WEB_SERVER_HEALTH", SWITCH) else ()),
+            *(
+                health.PATHS
+                if read(self.container.config, "WEB_SERVER_HEALTH", SWITCH)
+                else ()
+            ),
         }
 
     def open(self) -> None:
         """Answer from now on: about health, and with 503 until the container is up."""
         self._match: Any = None
         self._is_draining = False
-        self._connections: OrderedDict[Connection, None] = OrderedDict()  # oldest request first
+        self._connections: OrderedDict[Connection, None] = (
+            OrderedDict()
+        )  # oldest request first
         self._in_progress: list[str] = []  # the client of each request
-        self._sock = health.listen(self._address, "GATEWAY", shared=self._shared, hint=PORT_HINT)
+        self._sock = health.listen(
+            self._address, "GATEWAY", shared=self._shared, hint=PORT_HINT
+        )
         log.info("listening", extra={"url": health.url(self._sock)})
         self._sock.settimeout(None)
         self._gt = self.container.spawn_managed_thread(self.run)
 
     def start(self) -> None:
-        [self._tokens] = [d for d in self.container.dependencies if isinstance(d, Tokens)]
+        [self._tokens] = [
+            d for d in self.container.dependencies if isinstance(d, Tokens)
+        ]
         self._match = lru_cache(1000)(self.make_url_map().bind("").match)
 
     def run(self) -> None:
@@ -89,10 +99,14 @@ class WebServer(NamekoWebServer):
         eventlet.sleep(self._stop_delay_s)
         self._gt.kill()
         self._sock.setblocking(False)
-        with suppress(OSError):  # nobody waits in its queue any more, or there are no descriptors left
+        with suppress(
+            OSError
+        ):  # nobody waits in its queue any more, or there are no descriptors left
             while True:  # closing it now would cut them off
                 sock, peer = self._sock.accept()
-                self.container.spawn_managed_thread(partial(self._serve, greenio.GreenSocket(sock), peer[0]))
+                self.container.spawn_managed_thread(
+                    partial(self._serve, greenio.GreenSocket(sock), peer[0])
+                )
         self._sock.close()
         eventlet.sleep(0)  # those taken last enter the set when their threads first run
         patience = monotonic() + LAST_REQUEST_S
@@ -140,11 +154,20 @@ class WebServer(NamekoWebServer):
 
     def _refuse(self, sock: Any, client: str) -> None:
         """Answer one connection too many, before what it asks is looked at."""
-        log.warning("too many connections", extra={"client": client, "connections": len(self._connections)})
+        log.warning(
+            "too many connections",
+            extra={"client": client, "connections": len(self._connections)},
+        )
         with suppress(OSError):
-            sock.sendall(b"".join(problems.unavailable("Too many connections.").response().pieces()))
+            sock.sendall(
+                b"".join(
+                    problems.unavailable("Too many connections.").response().pieces()
+                )
+            )
             sock.setblocking(False)
-            sock.recv(64 * 1024)  # closing with its request unread would take the answer back
+            sock.recv(
+                64 * 1024
+            )  # closing with its request unread would take the answer back
         sock.close()
 
     def _respond(self, request: HttpRequest, connection: Connection) -> Response:
@@ -165,7 +188,9 @@ class WebServer(NamekoWebServer):
         )
         return answer
 
-    def _answer(self, request: HttpRequest, request_id: str, connection: Connection) -> Response:
+    def _answer(
+        self, request: HttpRequest, request_id: str, connection: Connection
+    ) -> Response:
         try:
             if request.refusal:
                 raise request.refusal
@@ -175,19 +200,27 @@ class WebServer(NamekoWebServer):
         except Exception as exc:
             connection.is_last = True  # its body may still be on the way
             return problems.from_exception(exc).response()
-        client = reading.client_address(connection.client, request.headers, self._proxies)
+        client = reading.client_address(
+            connection.client, request.headers, self._proxies
+        )
         connection.phase = IN_PROGRESS
         self._in_progress.append(client)
         try:
-            if self._in_progress.count(client) > max(self.container.max_workers * MAX_SHARE, 1):
-                raise problems.unavailable("Too many of your requests are in progress. Nothing was done.")
+            if self._in_progress.count(client) > max(
+                self.container.max_workers * MAX_SHARE, 1
+            ):
+                raise problems.unavailable(
+                    "Too many of your requests are in progress. Nothing was done."
+                )
             return route.run(checked, request_id, client)
         except Exception as exc:
             return problems.from_exception(exc).response()
         finally:
             self._in_progress.remove(client)
 
-    def _check(self, request: HttpRequest, connection: Connection) -> tuple["Route", Request]:
+    def _check(
+        self, request: HttpRequest, connection: Connection
+    ) -> tuple["Route", Request]:
         """The route and the checked request; raises a Problem, or werkzeug's 404 and 405."""
         if not self._match:
             raise problems.unavailable(problems.NOTHING_DONE)
@@ -195,7 +228,9 @@ class WebServer(NamekoWebServer):
         return route, Request(
             user_id="" if route.public else reading.authenticate(request, self._tokens),
             body=reading.read_body(request, route.body, connection.read_body),
-            query=reading.read_query(request.query, route.query) if request.query else route.defaults,
+            query=reading.read_query(request.query, route.query)
+            if request.query
+            else route.defaults,
             key=reading.idempotency_key(request),
             path=path,
             accept_language=request.headers.get("accept-language", ""),
@@ -207,9 +242,13 @@ def _answer_open(request: HttpRequest) -> Response:
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed(["GET", "HEAD"])
     if request.path in documents.FILES:
-        return documents.respond(request.path, request.headers.get("accept-encoding", ""))
+        return documents.respond(
+            request.path, request.headers.get("accept-encoding", "")
+        )
     told = health.respond(request.path)
-    return Response(told.status_code, told.get_data(), {"Content-Type": str(told.content_type)})
+    return Response(
+        told.status_code, told.get_data(), {"Content-Type": str(told.content_type)}
+    )
 
 
 class Route(HttpRequestHandler):
@@ -220,7 +259,12 @@ class Route(HttpRequestHandler):
     quiet = True  # the line about the request tells it
 
     def __init__(
-        self, *rule: str, body: Schema | None = None, query: Schema = NONE, public: bool = False, **more: Any
+        self,
+        *rule: str,
+        body: Schema | None = None,
+        query: Schema = NONE,
+        public: bool = False,
+        **more: Any,
     ) -> None:
         self.body = body
         self.query = query

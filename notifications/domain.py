@@ -87,7 +87,9 @@ def _template(locale: str, name: str) -> tuple[Template, Template]:
 @cache
 def _reasons(locale: str) -> dict[str, str]:
     """The text of each known reason, and `other` for the rest. A letter never quotes an event's."""
-    return dict(line.split(": ", 1) for line in _read(locale, "reasons").splitlines()[1:])
+    return dict(
+        line.split(": ", 1) for line in _read(locale, "reasons").splitlines()[1:]
+    )
 
 
 def _read(locale: str, name: str) -> str:

@@ -31,9 +31,13 @@ LETTERS = Table(
     Column("subject", Text, nullable=False),
     Column("body", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "created_at", DateTime(timezone=True), nullable=False, server_default=func.now()
+    ),
     CheckConstraint("kind IN ('happiness', 'grief', 'message')", name="kind_known"),
-    CheckConstraint("(order_id IS NULL) = (kind = 'message')", name="orders_have_outcomes"),
+    CheckConstraint(
+        "(order_id IS NULL) = (kind = 'message')", name="orders_have_outcomes"
+    ),
     Index("letters_by_user", "user_id", "id"),
     Index("letters_by_email", "email", "id"),
 )

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 LETTER = LetterOut()
 Events = list[dict[str, Any]]  # named here: inside the class `list` is a method
 ASK_USERS_S = 1.0  # events of other users wait behind a batch
-UNKNOWN_USER = "unknown-user"  # billing's reason for an order of somebody who is no user
+UNKNOWN_USER = (
+    "unknown-user"  # billing's reason for an order of somebody who is no user
+)
 
 
 class Service:
@@ -47,7 +49,12 @@ class Service:
             if not recipients:
                 return {"status": "unknown-user"}
             message["email"] = recipients[user_id].email
-        letter = {"id": str(uuid_utils.uuid7()), "order_id": None, "user_id": None, **message}
+        letter = {
+            "id": str(uuid_utils.uuid7()),
+            "order_id": None,
+            "user_id": None,
+            **message,
+        }
         stored = self._store([{"kind": domain.MESSAGE, **letter}])
         if not stored:
             with self.db.autocommit() as connection:
@@ -80,8 +87,12 @@ class Service:
         """Write letters of grief."""
         for event in events:
             if event["reason"] == UNKNOWN_USER:
-                log.warning("no user to write to", extra={"order_id": event["order_id"]})
-        return self._write_letters([event for event in events if event["reason"] != UNKNOWN_USER])
+                log.warning(
+                    "no user to write to", extra={"order_id": event["order_id"]}
+                )
+        return self._write_letters(
+            [event for event in events if event["reason"] != UNKNOWN_USER]
+        )
 
     def _write_letters(self, events: Events) -> Reasons:
         """Write one letter an order, however often its event comes; the events without a recipient.
@@ -101,11 +112,17 @@ class Service:
                 recipients |= found
             except CALL_FAULTS as fault:
                 reason = fault
-        return [(event, reason) for event in events if event["user_id"] not in recipients]
+        return [
+            (event, reason) for event in events if event["user_id"] not in recipients
+        ]
 
-    def _write_to(self, recipients: dict[str, Recipient], endings: Sequence[Ending]) -> None:
+    def _write_to(
+        self, recipients: dict[str, Recipient], endings: Sequence[Ending]
+    ) -> None:
         if ours := [ending for ending in endings if ending.user_id in recipients]:
-            self._store([self._letter(ending, recipients[ending.user_id]) for ending in ours])
+            self._store(
+                [self._letter(ending, recipients[ending.user_id]) for ending in ours]
+            )
 
     def _letter(self, ending: Ending, to: Recipient) -> dict[str, Any]:
         # Letters are listed by their ids: in the order in which orders end, to the millisecond.

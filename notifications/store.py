@@ -28,35 +28,46 @@ def keep_recipients(connection: Connection, recipients: Sequence[Recipient]) -> 
     """Store new recipients."""
     connection.execute(
         insert(RECIPIENTS).on_conflict_do_nothing(),
-        sorted(map(asdict, recipients), key=itemgetter("user_id")),  # two copies wait in one order
+        sorted(
+            map(asdict, recipients), key=itemgetter("user_id")
+        ),  # two copies wait in one order
     )
 
 
 def recipients(connection: Connection, user_ids: Iterable[str]) -> dict[str, Recipient]:
     """Who these users are, as far as we were told."""
     return {
-        row.user_id: Recipient(*row) for row in connection.execute(RECIPIENTS_OF, {"ids": list(user_ids)})
+        row.user_id: Recipient(*row)
+        for row in connection.execute(RECIPIENTS_OF, {"ids": list(user_ids)})
     }
 
 
-def insert_letters(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[RowMapping]:
+def insert_letters(
+    connection: Connection, letters: Sequence[dict[str, Any]]
+) -> list[RowMapping]:
     """Store letters, but those whose order has one already; those stored. In the order of their orders, so
     two batches with the same ones can't wait for each other in turn."""
     rows = recordset(sorted(letters, key=lambda letter: letter["order_id"] or ""))
     return list(connection.execute(INSERT_LETTERS, {"rows": rows}).mappings())
 
 
-def letters(connection: Connection, of: Mapping[str, str], limit: int, after: str | None) -> list[RowMapping]:
+def letters(
+    connection: Connection, of: Mapping[str, str], limit: int, after: str | None
+) -> list[RowMapping]:
     """The last `limit` letters before `after` that have these values (a user's id, say), newest first.
 
     Each has `bytes`, the size as JSON of all texts read up to and with its own. The first letter with which
     that is more than MAX_PAGE_BYTES is the last one read. A letter counts as a page at most.
     """
-    query = select(LETTERS).where(*[LETTERS.c[name] == value for name, value in of.items()])
+    query = select(LETTERS).where(
+        *[LETTERS.c[name] == value for name, value in of.items()]
+    )
     if after:
         query = query.where(LETTERS.c.id < after)
     newest = query.order_by(LETTERS.c.id.desc()).limit(limit).subquery()
-    escaped = func.to_json(newest.c.subject + newest.c.body)  # a control character takes six bytes
+    escaped = func.to_json(
+        newest.c.subject + newest.c.body
+    )  # a control character takes six bytes
     size = func.least(func.octet_length(escaped.cast(Text)), MAX_PAGE_BYTES)
     total = func.sum(size).over(order_by=newest.c.id.desc())
     sized = select(newest, size.label("size"), total.label("bytes")).subquery()

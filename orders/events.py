@@ -12,4 +12,8 @@ def order_ended(order: Order, reason: str | None) -> Event:
         "price_minor": order.price_minor,
         "request_id": order.request_id,
     }
-    return ("order_rejected", {**fact, "reason": reason}) if reason else ("order_paid", fact)
+    return (
+        ("order_rejected", {**fact, "reason": reason})
+        if reason
+        else ("order_paid", fact)
+    )

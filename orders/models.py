@@ -1,6 +1,17 @@
 """The tables of orders. Prices are in minor units (such as cents), as bigint."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, Integer, Table, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    Table,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.orm import DeclarativeBase
 
@@ -25,14 +36,22 @@ ORDERS = Table(
     Column("request_id", Text, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_attempt_at", DateTime(timezone=True), nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "created_at", DateTime(timezone=True), nullable=False, server_default=func.now()
+    ),
     Column("ended_at", DateTime(timezone=True)),
     CheckConstraint("status IN ('pending', 'paid', 'rejected')", name="status_known"),
-    CheckConstraint("(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"),
-    CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_when_settled"),
+    CheckConstraint(
+        "(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"
+    ),
+    CheckConstraint(
+        "(ended_at IS NULL) = (status = 'pending')", name="ended_when_settled"
+    ),
     CheckConstraint("price_minor > 0", name="price_positive"),
     Index("orders_by_key", "user_id", "key", unique=True),
     Index("orders_by_user", "user_id", "id"),
-    Index("orders_pending", "next_attempt_at", postgresql_where=text("status = 'pending'")),
+    Index(
+        "orders_pending", "next_attempt_at", postgresql_where=text("status = 'pending'")
+    ),
 )
 outbox_table(Base.metadata)

@@ -25,9 +25,13 @@ ORDER, NEW_ORDER = OrderOut(), NewOrder()
 SWEEP_EVERY_S = 1
 SWEEP_AT_MOST = 200
 MEASURE_EVERY_S = 15
-OLDEST_PENDING = Gauge("shop_oldest_pending_seconds", "Age of the oldest pending order.")
+OLDEST_PENDING = Gauge(
+    "shop_oldest_pending_seconds", "Age of the oldest pending order."
+)
 LEASE = timedelta(seconds=30)  # a sweeper that dies gives its orders back after this
-REACH = timedelta(seconds=10)  # longer than a statement takes, from its now() to its commit
+REACH = timedelta(
+    seconds=10
+)  # longer than a statement takes, from its now() to its commit
 
 
 class Service:
@@ -38,8 +42,12 @@ class Service:
     db = Database(models.Base)
     outbox = Outbox()
     call_id = CallId()
-    billing = RpcProxy("billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S")
-    is_behind: ClassVar[bool] = True  # whether an order may have been due for REACH or longer
+    billing = RpcProxy(
+        "billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S"
+    )
+    is_behind: ClassVar[bool] = (
+        True  # whether an order may have been due for REACH or longer
+    )
 
     @rpc
     def place_many(self, items: Outcomes) -> Outcomes:
@@ -92,11 +100,16 @@ class Service:
             return
         log.info("settling what is pending", extra={"orders": len(due)})
         self._settle([order for order in due if not domain.is_overdue(order.age)])
-        self._settle([order for order in due if domain.is_overdue(order.age)], cancel=True)
+        self._settle(
+            [order for order in due if domain.is_overdue(order.age)], cancel=True
+        )
         with self.db.autocommit() as connection:
             store.postpone(
                 connection,
-                {order.id: domain.wait_s(order.attempts, random.random()) for order in due},
+                {
+                    order.id: domain.wait_s(order.attempts, random.random())
+                    for order in due
+                },
             )
 
     @timer(interval=MEASURE_EVERY_S, eager=True)
@@ -114,11 +127,17 @@ class Service:
         wanted = [{"id": str(uuid_utils.uuid7()), **item} for item in items]
         with self.db.autocommit() as connection:
             new = store.insert_new(connection, wanted, domain.FIRST_LOOK)
-            stored = store.by_keys(connection, wanted) if len(new) < len(wanted) else new
-        stored |= {(order.user_id, order.key): order for order in self._settle([*new.values()])}
+            stored = (
+                store.by_keys(connection, wanted) if len(new) < len(wanted) else new
+            )
+        stored |= {
+            (order.user_id, order.key): order for order in self._settle([*new.values()])
+        }
         return [_out(stored[item["user_id"], item["key"]], item) for item in items]
 
-    def _settle(self, orders: Sequence[store.Order], *, cancel: bool = False) -> Sequence[store.Order]:
+    def _settle(
+        self, orders: Sequence[store.Order], *, cancel: bool = False
+    ) -> Sequence[store.Order]:
         """Have billing withdraw the prices (or cancel the withdrawals), and end the orders as it answers.
 
         Returns those that have ended. The order's id keys the withdrawal: it can always be repeated.
@@ -140,21 +159,34 @@ class Service:
             if ending := domain.ending(order.id, answer):
                 endings.append((order, ending))
             elif domain.is_misunderstood(answer):
-                log.error("billing can't take it", extra={"order_id": order.id, "answer": answer})
+                log.error(
+                    "billing can't take it",
+                    extra={"order_id": order.id, "answer": answer},
+                )
         if len(endings) < len(orders):
             log.warning("outcome unknown", extra={"orders": len(orders) - len(endings)})
         return self._end(endings) if endings else []
 
-    def _end(self, endings: Sequence[tuple[store.Order, domain.Ending]]) -> Sequence[store.Order]:
+    def _end(
+        self, endings: Sequence[tuple[store.Order, domain.Ending]]
+    ) -> Sequence[store.Order]:
         """The one transition of each order, and its event with it."""
-        events = self.outbox.rows([order_ended(order, ending.reason) for order, ending in endings])
+        events = self.outbox.rows(
+            [order_ended(order, ending.reason) for order, ending in endings]
+        )
         with self.db.autocommit() as connection:
             ended = store.end(connection, [ending for _, ending in endings], events)
             if len(ended) == len(endings):
                 return ended
             # The sweeper, or the first attempt, was quicker with some of them.
-            return [*store.by_ids(connection, [order.id for order, _ in endings]).values()]
+            return [
+                *store.by_ids(connection, [order.id for order, _ in endings]).values()
+            ]
 
 
 def _out(order: store.Order, item: Outcome) -> Outcome:
-    return ORDER.dump(order) if order.price_minor == item["price_minor"] else {"status": "conflict"}
+    return (
+        ORDER.dump(order)
+        if order.price_minor == item["price_minor"]
+        else {"status": "conflict"}
+    )

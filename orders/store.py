@@ -70,10 +70,14 @@ def insert_new(
     batches with the same keys can't wait for each other in turn.
     """
     rows = recordset(sorted(orders, key=itemgetter("user_id", "key")))
-    return _by_key(connection.execute(INSERT_NEW, {"rows": rows, "first_look": first_look}))
+    return _by_key(
+        connection.execute(INSERT_NEW, {"rows": rows, "first_look": first_look})
+    )
 
 
-def by_keys(connection: Connection, orders: Sequence[Mapping[str, Any]]) -> dict[Key, Order]:
+def by_keys(
+    connection: Connection, orders: Sequence[Mapping[str, Any]]
+) -> dict[Key, Order]:
     """The orders under these (user_id, key), by that pair."""
     return _by_key(connection.execute(BY_KEYS, {"rows": recordset(orders)}))
 
@@ -83,16 +87,27 @@ def _by_key(orders: Iterable[Order]) -> dict[Key, Order]:
 
 
 def end(
-    connection: Connection, endings: Sequence[Ending], events: Sequence[Mapping[str, Any]]
+    connection: Connection,
+    endings: Sequence[Ending],
+    events: Sequence[Mapping[str, Any]],
 ) -> list[Order]:
     """End orders that are still pending, each with its event: one statement, so both or none. Returns the
     orders that this call ended. `status = 'pending'` is the guard: an order ends once.
     """
     rows = [
-        {"order_id": ending.order_id, "status": ending.status, "reason": ending.reason, **event}
+        {
+            "order_id": ending.order_id,
+            "status": ending.status,
+            "reason": ending.reason,
+            **event,
+        }
         for ending, event in zip(endings, events, strict=True)
     ]
-    return [*connection.execute(END, {"rows": recordset(sorted(rows, key=itemgetter("order_id")))})]
+    return [
+        *connection.execute(
+            END, {"rows": recordset(sorted(rows, key=itemgetter("order_id")))}
+        )
+    ]
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Order]:
@@ -108,7 +123,9 @@ def claim_due(
     With `reach`, only orders that have been due for less than that. A search for all of them costs
     more: it reads the index entry of each order that has ended since the oldest snapshot.
     """
-    return [*connection.execute(CLAIM_DUE, {"lease": lease, "limit": limit, "reach": reach})]
+    return [
+        *connection.execute(CLAIM_DUE, {"lease": lease, "limit": limit, "reach": reach})
+    ]
 
 
 def measure_pending(connection: Connection, reach: timedelta) -> tuple[float, bool]:
@@ -121,9 +138,17 @@ def measure_pending(connection: Connection, reach: timedelta) -> tuple[float, bo
 def postpone(connection: Connection, waits_s: Mapping[str, float]) -> None:
     """Set the next attempt of orders, in so many seconds from now."""
     ids = sorted(waits_s)
-    connection.execute(POSTPONE, {"ids": ids, "waits_s": [waits_s[order_id] for order_id in ids]})
+    connection.execute(
+        POSTPONE, {"ids": ids, "waits_s": [waits_s[order_id] for order_id in ids]}
+    )
 
 
-def of_user(connection: Connection, user_id: str, limit: int, after: str | None) -> list[Order]:
+def of_user(
+    connection: Connection, user_id: str, limit: int, after: str | None
+) -> list[Order]:
     """The last `limit` orders of a user, newest first, of those before the order `after`."""
-    return [*connection.execute(OF_USER, {"user_id": user_id, "after": after, "limit": limit})]
+    return [
+        *connection.execute(
+            OF_USER, {"user_id": user_id, "after": after, "limit": limit}
+        )
+    ]

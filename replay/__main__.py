@@ -54,11 +54,17 @@ def _moment(config: dict[str, Any], since: str) -> str:
 
 
 def _lines(source: Source, report: Report, dry_run: bool) -> list[str]:
-    counts = [f"{report.effects[effect.name]} without {effect.name}" for effect in source.effects]
+    counts = [
+        f"{report.effects[effect.name]} without {effect.name}"
+        for effect in source.effects
+    ]
     counts.append(f"{report.replayed} {'to replay' if dry_run else 'replayed'}")
     counts.append(f"{report.missing - report.replayed} already on the way")
     lines = [f"{source.service}: {report.checked} checked, {', '.join(counts)}"]
-    lines += [f"  {each.row.id} has no {' and no '.join(each.effects)}" for each in report.first]
+    lines += [
+        f"  {each.row.id} has no {' and no '.join(each.effects)}"
+        for each in report.first
+    ]
     if more := report.missing - len(report.first):
         lines.append(f"  ... and {more} more")
     return lines

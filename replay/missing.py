@@ -34,11 +34,15 @@ def find_missing(
     with ExitStack() as stack:
 
         def connected(service: str, session: dict[str, Any]) -> Any:
-            connection = stack.enter_context(closing(connect(config, service, **session)))
+            connection = stack.enter_context(
+                closing(connect(config, service, **session))
+            )
             connection.cursor().execute(NO_LIMITS)
             return connection
 
-        others = {effect: connected(effect.service, LATEST) for effect in source.effects}
+        others = {
+            effect: connected(effect.service, LATEST) for effect in source.effects
+        }
         snapshot = connected(source.service, SNAPSHOT)
         rows = snapshot.cursor("replay", cursor_factory=NamedTupleCursor)
         rows.execute(source.query, {"since": options.since, "settled": options.settled})

@@ -37,7 +37,9 @@ INSERT = f"""
 """
 
 
-def write(connection: Any, source: Source, found: Sequence[Missing], options: Options) -> int:
+def write(
+    connection: Any, source: Source, found: Sequence[Missing], options: Options
+) -> int:
     """Have the events of these rows published again, in one transaction; how many they are.
 
     An event has one row: if the outbox still holds it, it is marked as unsent, else it is inserted.
@@ -53,7 +55,9 @@ def write(connection: Any, source: Source, found: Sequence[Missing], options: Op
         lost, on_the_way = _held(cursor, source, ids, options.settled)
         replayed = {key: row for key, row in rows.items() if key not in on_the_way}
         if not options.dry_run:
-            cursor.execute(MARK_UNSENT, [[lost[key] for key in replayed if key in lost]])
+            cursor.execute(
+                MARK_UNSENT, [[lost[key] for key in replayed if key in lost]]
+            )
             # The service may have deleted some of them meanwhile.
             marked = {event_id for (event_id,) in cursor}
             new = [row for key, row in replayed.items() if lost.get(key) not in marked]
@@ -61,7 +65,9 @@ def write(connection: Any, source: Source, found: Sequence[Missing], options: Op
     return len(replayed)
 
 
-def _held(cursor: Any, source: Source, ids: list[str], settled: bool) -> tuple[dict[Key, str], set[Key]]:
+def _held(
+    cursor: Any, source: Source, ids: list[str], settled: bool
+) -> tuple[dict[Key, str], set[Key]]:
     """What the outbox holds of these: event ids of those that are lost, and those on the way."""
     lost: dict[Key, str] = {}
     on_the_way: set[Key] = set()
@@ -81,7 +87,9 @@ def _row(source: Source, missing: Missing) -> dict[str, Any]:
     """
     event_type, fact = source.event(missing.row)
     occurred_at = utc(missing.row.occurred_at)
-    return event_row((event_type, {REQUEST_ID: "replay", **fact, "occurred_at": occurred_at}))
+    return event_row(
+        (event_type, {REQUEST_ID: "replay", **fact, "occurred_at": occurred_at})
+    )
 
 
 def _key(row: dict[str, Any], source: Source) -> Key:

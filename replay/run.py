@@ -11,7 +11,9 @@ from replay.options import Options
 from replay.outbox import write
 from replay.sources import Source
 
-BATCH = 1000  # events in a transaction, or more: each transaction reads the whole outbox
+BATCH = (
+    1000  # events in a transaction, or more: each transaction reads the whole outbox
+)
 SHOWN = 20
 
 

@@ -65,4 +65,7 @@ ORDERS = Source(
     effects=(Effect("letter", "notifications", HAVING.format("order_id", "letters")),),
     event=_order_event,
 )
-SOURCES = (USERS, ORDERS)  # in this order: a letter whose recipient is known needs no call to users
+SOURCES = (
+    USERS,
+    ORDERS,
+)  # in this order: a letter whose recipient is known needs no call to users

@@ -29,10 +29,14 @@ def buffers_of(uri: str, statement: str, parameters: Any) -> int:
     """The 8 KB pages that the statement reads. What it changes is rolled back."""
     connection = psycopg2.connect(uri.replace("+psycopg2", ""))
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+        cursor.execute(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
+        )
         [([explained],)] = cursor.fetchall()
     connection.close()
-    return int(explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"])
+    return int(
+        explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"]
+    )
 
 
 @contextmanager

@@ -31,7 +31,10 @@ def rpc_sample(name: str) -> dict[str, Any]:
 
 def methods_with_samples(service: str) -> list[str]:
     """The RPC methods of a service that have a sample."""
-    return sorted(path.stem.partition(".")[2] for path in (CONTRACTS / "rpc").glob(f"{service}.*.json"))
+    return sorted(
+        path.stem.partition(".")[2]
+        for path in (CONTRACTS / "rpc").glob(f"{service}.*.json")
+    )
 
 
 def rpc_methods(service: type, config: dict[str, Any]) -> list[str]:
@@ -53,5 +56,7 @@ def alike(value: Any) -> Any:
 
 
 def _sample(kind: str, name: str) -> dict[str, Any]:
-    sample: dict[str, Any] = json.loads((CONTRACTS / kind / f"{name}.json").read_text(encoding="utf-8"))
+    sample: dict[str, Any] = json.loads(
+        (CONTRACTS / kind / f"{name}.json").read_text(encoding="utf-8")
+    )
     return sample

@@ -18,6 +18,8 @@ def read_back(subject: str, username: str, address: str) -> email.message.Messag
     assert read.keys() == message.keys(), "a header was made of a value"
     assert not read["Subject"].defects
     defects = {type(defect) for defect in read["To"].defects}
-    assert defects <= (set() if local.isascii() else {NonASCIILocalPartDefect})  # no defect in RFC 6532
+    assert defects <= (
+        set() if local.isascii() else {NonASCIILocalPartDefect}
+    )  # no defect in RFC 6532
     assert [to.addr_spec for to in read["To"].addresses] == [address]
     return read

@@ -20,22 +20,46 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 300  # of one run of tests
 FAILED = 1  # pytest's exit code; others say that the tests could not be run
 
-BOOKS, LEDGER = "billing/tests/unit/test_domain.py", "billing/tests/interface/test_ledger.py"
-PLACE, SWEEPER = "orders/tests/interface/test_place.py", "orders/tests/interface/test_sweeper.py"
-LETTERS, USERS = "notifications/tests/interface/test_letters.py", "users/tests/interface/test_users.py"
-AMQP, EVENTS = "chassis/tests/interface/test_amqp.py", "chassis/tests/interface/test_events.py"
+BOOKS, LEDGER = (
+    "billing/tests/unit/test_domain.py",
+    "billing/tests/interface/test_ledger.py",
+)
+PLACE, SWEEPER = (
+    "orders/tests/interface/test_place.py",
+    "orders/tests/interface/test_sweeper.py",
+)
+LETTERS, USERS = (
+    "notifications/tests/interface/test_letters.py",
+    "users/tests/interface/test_users.py",
+)
+AMQP, EVENTS = (
+    "chassis/tests/interface/test_amqp.py",
+    "chassis/tests/interface/test_events.py",
+)
 POSITION = "chassis/tests/interface/test_outbox_position.py"
 MIGRATIONS = "chassis/tests/interface/test_migration_limits.py"
-OUTBOX, RPC = "chassis/tests/interface/test_outbox.py", "chassis/tests/interface/test_rpc.py"
+OUTBOX, RPC = (
+    "chassis/tests/interface/test_outbox.py",
+    "chassis/tests/interface/test_rpc.py",
+)
 RETRIES = "chassis/tests/unit/test_retries.py"
 UNIT_EVENTS = "chassis/tests/unit/test_events.py"
-DEAD, STORE = "chassis/tests/interface/test_dead.py", "orders/tests/interface/test_store.py"
+DEAD, STORE = (
+    "chassis/tests/interface/test_dead.py",
+    "orders/tests/interface/test_store.py",
+)
 REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
-BROKER_USER, COMMAND = "chassis/tests/interface/test_broker_user.py", "chassis/tests/unit/test_command.py"
+BROKER_USER, COMMAND = (
+    "chassis/tests/interface/test_broker_user.py",
+    "chassis/tests/unit/test_command.py",
+)
 HEALTH = "chassis/tests/unit/test_health.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
-CONTAINER, LOOPS = "chassis/tests/interface/test_container.py", "chassis/tests/unit/test_loops.py"
+CONTAINER, LOOPS = (
+    "chassis/tests/interface/test_container.py",
+    "chassis/tests/unit/test_loops.py",
+)
 WEB, READING = "gateway/tests/unit/test_web.py", "gateway/tests/unit/test_reading.py"
 MONEY = "gateway/tests/unit/test_money.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
@@ -44,7 +68,10 @@ POOLER = "tests/system/test_pooler.py"
 TLS = "chassis/tests/interface/test_tls.py"
 SETTINGS = "chassis/tests/unit/test_settings.py"
 SECRET_FILES = "chassis/tests/unit/test_secret_files.py"
-FAIR_QUEUE, LOGS = "users/tests/unit/test_fair_queue.py", "chassis/tests/unit/test_logs.py"
+FAIR_QUEUE, LOGS = (
+    "users/tests/unit/test_fair_queue.py",
+    "chassis/tests/unit/test_logs.py",
+)
 MESSAGES = "notifications/tests/interface/test_messages.py"
 COPIES, SERVERS = "dev/tests/unit/test_copies.py", "dev/tests/interface/test_servers.py"
 
@@ -86,16 +113,23 @@ def tests(file: str, *names: str) -> list[str]:
 
 OWN_EXCHANGES = "test_only_services_with_an_outbox_have_an_exchange_of_events"
 DETOUR = "test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed"
-GUARD = Change("orders/store.py", "new.order_id AND orders.status = 'pending'", "new.order_id")
+GUARD = Change(
+    "orders/store.py", "new.order_id AND orders.status = 'pending'", "new.order_id"
+)
 TRIGGER = Change(
-    "orders/migrations/0001_orders_and_outbox.py", " WHEN (OLD.status <> 'pending')", " WHEN (false)"
+    "orders/migrations/0001_orders_and_outbox.py",
+    " WHEN (OLD.status <> 'pending')",
+    " WHEN (false)",
 )
 MUTANTS = [
     # Amounts mean what the books say.
     Mutant(
         "books in another currency start",
         [Change("billing/books.py", "if books != self.unit:", "if books == ():")],
-        tests("billing/tests/unit/test_books.py", "test_other_books_end_the_start_with_one_line"),
+        tests(
+            "billing/tests/unit/test_books.py",
+            "test_other_books_end_the_start_with_one_line",
+        ),
     ),
     Mutant(
         "every currency has two digits",
@@ -104,12 +138,24 @@ MUTANTS = [
     ),
     Mutant(
         "a text may have more digits than its currency",
-        [Change("gateway/money.py", ' and len(value.partition(".")[2]) <= digits():', ":")],
+        [
+            Change(
+                "gateway/money.py",
+                ' and len(value.partition(".")[2]) <= digits():',
+                ":",
+            )
+        ],
         tests(MONEY, "test_no_amount_with_more_digits_is_accepted"),
     ),
     Mutant(
         "letters have the digits of CLDR",
-        [Change("notifications/domain.py", "currency_digits=False", "currency_digits=True")],
+        [
+            Change(
+                "notifications/domain.py",
+                "currency_digits=False",
+                "currency_digits=True",
+            )
+        ],
         tests(
             "notifications/tests/unit/test_domain.py",
             "test_money_is_written_as_in_the_language_with_the_digits_of_iso_4217",
@@ -124,7 +170,11 @@ MUTANTS = [
                 '"ref", sa.Text, nullable=False, unique=True',
                 '"ref", sa.Text, nullable=False',
             ),
-            Change("billing/store.py", " ON CONFLICT (ref) DO NOTHING RETURNING 1", " RETURNING 1"),
+            Change(
+                "billing/store.py",
+                " ON CONFLICT (ref) DO NOTHING RETURNING 1",
+                " RETURNING 1",
+            ),
         ],
         tests(
             LEDGER,
@@ -140,10 +190,16 @@ MUTANTS = [
                 '["user_id", "key"], unique=True',
                 '["user_id", "key"]',
             ),
-            Change("orders/store.py", " ON CONFLICT (user_id, key) DO NOTHING RETURNING", " RETURNING"),
+            Change(
+                "orders/store.py",
+                " ON CONFLICT (user_id, key) DO NOTHING RETURNING",
+                " RETURNING",
+            ),
         ],
         tests(
-            PLACE, "test_the_same_key_is_the_same_order", "test_the_same_key_many_times_at_once_is_one_order"
+            PLACE,
+            "test_the_same_key_is_the_same_order",
+            "test_the_same_key_many_times_at_once_is_one_order",
         ),
     ),
     Mutant(
@@ -155,11 +211,20 @@ MUTANTS = [
                 '"order_id", UUID(as_uuid=False)',
             )
         ],
-        tests(LETTERS, "test_however_often_and_in_whatever_order_ends_are_told_each_order_has_one_letter"),
+        tests(
+            LETTERS,
+            "test_however_often_and_in_whatever_order_ends_are_told_each_order_has_one_letter",
+        ),
     ),
     Mutant(
         "a redelivered sign-up is refused",
-        [Change("users/service.py", 'if holder["id"] == row["id"] and', 'if holder["id"] != row["id"] and')],
+        [
+            Change(
+                "users/service.py",
+                'if holder["id"] == row["id"] and',
+                'if holder["id"] != row["id"] and',
+            )
+        ],
         tests(USERS, "test_a_redelivered_sign_up_is_answered_as_the_first"),
     ),
     # An order ends once.
@@ -192,7 +257,10 @@ MUTANTS = [
     Mutant(
         "sweepers wait for each other",
         [Change("orders/store.py", " FOR UPDATE SKIP LOCKED))", "))")],
-        tests(STORE, "test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another"),
+        tests(
+            STORE,
+            "test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another",
+        ),
     ),
     Mutant(
         "an order is swept without a lease",
@@ -203,7 +271,10 @@ MUTANTS = [
                 "next_attempt_at = next_attempt_at + 0 * CAST(:lease AS interval)",
             )
         ],
-        tests(STORE, "test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again"),
+        tests(
+            STORE,
+            "test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again",
+        ),
     ),
     # The ledger.
     Mutant(
@@ -226,11 +297,18 @@ MUTANTS = [
                 '            if operation.status == "done":\n                operations.append(operation)\n',
             )
         ],
-        tests(LEDGER, "test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up"),
+        tests(
+            LEDGER,
+            "test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up",
+        ),
     ),
     Mutant(
         "the balance is read without a lock",
-        [Change("billing/store.py", " ORDER BY user_id FOR UPDATE", " ORDER BY user_id")],
+        [
+            Change(
+                "billing/store.py", " ORDER BY user_id FOR UPDATE", " ORDER BY user_id"
+            )
+        ],
         tests(LEDGER, "test_many_at_once_on_one_account_never_overdraw_it"),
     ),
     Mutant(
@@ -275,7 +353,9 @@ MUTANTS = [
                 """return f"key:{item['user_id']}:{item['order_id']}\"""",
             )
         ],
-        tests(LEDGER, "test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order"),
+        tests(
+            LEDGER, "test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order"
+        ),
     ),
     Mutant(
         "a key is not its user's own",
@@ -295,8 +375,15 @@ MUTANTS = [
     ),
     Mutant(
         "a batch whose refs are taken again and again never ends",
-        [Change("billing/service.py", "MAX_SETTLEMENTS = 5", "MAX_SETTLEMENTS = 100_000")],
-        tests(LEDGER, "test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry"),
+        [
+            Change(
+                "billing/service.py", "MAX_SETTLEMENTS = 5", "MAX_SETTLEMENTS = 100_000"
+            )
+        ],
+        tests(
+            LEDGER,
+            "test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry",
+        ),
     ),
     # Migrations.
     Mutant(
@@ -310,19 +397,27 @@ MUTANTS = [
     Mutant(
         "an index build has a time limit",
         [Change("chassis/migrate.py", "SET statement_timeout = 0", "SELECT")],
-        tests(MIGRATIONS, "test_index_builds_have_no_time_limit_and_several_migrations_take_turns"),
+        tests(
+            MIGRATIONS,
+            "test_index_builds_have_no_time_limit_and_several_migrations_take_turns",
+        ),
     ),
     Mutant(
         "several migrations at once take no turns",
         [Change("chassis/migrate.py", "pg_try_advisory_xact_lock(7369001)", "true")],
-        tests(MIGRATIONS, "test_index_builds_have_no_time_limit_and_several_migrations_take_turns"),
+        tests(
+            MIGRATIONS,
+            "test_index_builds_have_no_time_limit_and_several_migrations_take_turns",
+        ),
     ),
     # The outbox.
     Mutant(
         "an order ends without its event",
         [
             Change(
-                "orders/store.py", "{outbox.COLUMNS} FROM ended)", "{outbox.COLUMNS} FROM ended WHERE false)"
+                "orders/store.py",
+                "{outbox.COLUMNS} FROM ended)",
+                "{outbox.COLUMNS} FROM ended WHERE false)",
             )
         ],
         tests(PLACE, "test_an_end_and_its_event_are_stored_together_or_not_at_all"),
@@ -356,7 +451,9 @@ MUTANTS = [
     Mutant(
         "an event that found no queue is marked as sent",
         [Change("chassis/outbox.py", " if not is_routed]", " if False]")],
-        tests(OUTBOX, "test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one"),
+        tests(
+            OUTBOX, "test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one"
+        ),
     ),
     Mutant(
         "relays do not skip what another has",
@@ -365,12 +462,27 @@ MUTANTS = [
     ),
     Mutant(
         "each look of the relay begins at the start",
-        [Change("chassis/outbox.py", "FIRST if self._is_behind else self._position", "FIRST")],
-        tests(POSITION, "test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot"),
+        [
+            Change(
+                "chassis/outbox.py",
+                "FIRST if self._is_behind else self._position",
+                "FIRST",
+            )
+        ],
+        tests(
+            POSITION,
+            "test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot",
+        ),
     ),
     Mutant(
         "nobody notices an event below the position",
-        [Change("chassis/outbox.py", "self._is_behind = below > 0", "self._is_behind = False")],
+        [
+            Change(
+                "chassis/outbox.py",
+                "self._is_behind = below > 0",
+                "self._is_behind = False",
+            )
+        ],
         tests(
             POSITION,
             "test_an_event_whose_clock_is_an_hour_behind_is_published",
@@ -386,7 +498,9 @@ MUTANTS = [
                 "_recent_id()",
             )
         ],
-        tests(POSITION, "test_an_event_that_is_committed_after_newer_ones_goes_at_once"),
+        tests(
+            POSITION, "test_an_event_that_is_committed_after_newer_ones_goes_at_once"
+        ),
     ),
     Mutant(
         "the position passes events that could not be published",
@@ -401,25 +515,45 @@ MUTANTS = [
     ),
     Mutant(
         "nobody notices an order that the sweeper missed",
-        [Change("orders/service.py", "Service.is_behind |= is_behind", "Service.is_behind |= False")],
-        tests(SWEEPER, "test_orders_that_were_missed_for_long_are_noticed_and_all_settled"),
+        [
+            Change(
+                "orders/service.py",
+                "Service.is_behind |= is_behind",
+                "Service.is_behind |= False",
+            )
+        ],
+        tests(
+            SWEEPER, "test_orders_that_were_missed_for_long_are_noticed_and_all_settled"
+        ),
     ),
     # Publishing and handling.
     Mutant(
         "publishing is not mandatory",
-        [Change("chassis/amqp.py", "content, mandatory=True)", "content, mandatory=False)")],
+        [
+            Change(
+                "chassis/amqp.py",
+                "content, mandatory=True)",
+                "content, mandatory=False)",
+            )
+        ],
         tests(AMQP, "test_each_message_without_a_queue_is_told"),
     ),
     Mutant(
         "nobody waits for a confirm",
         [
             Change(
-                "chassis/amqp.py", "        return batch.wait()\n", "        return [True] * len(messages)\n"
+                "chassis/amqp.py",
+                "        return batch.wait()\n",
+                "        return [True] * len(messages)\n",
             )
         ],
         [
-            *tests(EVENTS, "test_an_event_without_a_dead_letter_queue_stays_in_its_own"),
-            *tests(AMQP, "test_a_refused_message_is_unavailable_and_the_next_publish_works"),
+            *tests(
+                EVENTS, "test_an_event_without_a_dead_letter_queue_stays_in_its_own"
+            ),
+            *tests(
+                AMQP, "test_a_refused_message_is_unavailable_and_the_next_publish_works"
+            ),
         ],
     ),
     Mutant(
@@ -430,9 +564,16 @@ MUTANTS = [
                 "        result = self._work(batch)\n",
                 "        self._ack(batch, batch)\n        result = self._work(batch)\n",
             ),
-            Change("chassis/events.py", "        self._ack(batch, [*result.done, *moved])\n", ""),
+            Change(
+                "chassis/events.py",
+                "        self._ack(batch, [*result.done, *moved])\n",
+                "",
+            ),
         ],
-        tests(EVENTS, "test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process"),
+        tests(
+            EVENTS,
+            "test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_process",
+        ),
     ),
     Mutant(
         "a dead letter is acked though it was not confirmed",
@@ -444,13 +585,23 @@ MUTANTS = [
                 "                return first_line(exc)\n",
                 "",
             ),
-            Change("chassis/events.py", "            moved = []\n        self._ack", "        self._ack"),
+            Change(
+                "chassis/events.py",
+                "            moved = []\n        self._ack",
+                "        self._ack",
+            ),
         ],
         tests(UNIT_EVENTS, "test_no_event_is_lost_whatever_fails"),
     ),
     Mutant(
         "an ack covers an event that is held",
-        [Change("chassis/events.py", "min([self.held.lowest_tag(), *tags])", "min([float('inf'), *tags])")],
+        [
+            Change(
+                "chassis/events.py",
+                "min([self.held.lowest_tag(), *tags])",
+                "min([float('inf'), *tags])",
+            )
+        ],
         tests(EVENTS, "test_no_ack_covers_an_event_that_is_held"),
     ),
     Mutant(
@@ -466,12 +617,27 @@ MUTANTS = [
     ),
     Mutant(
         "of a batch that fails one half is forgotten",
-        [Change("chassis/events.py", "            self._try(events[half:], result)\n", "")],
-        tests(EVENTS, "test_one_malformed_event_is_found_in_its_batch_and_dead_lettered_alone"),
+        [
+            Change(
+                "chassis/events.py",
+                "            self._try(events[half:], result)\n",
+                "",
+            )
+        ],
+        tests(
+            EVENTS,
+            "test_one_malformed_event_is_found_in_its_batch_and_dead_lettered_alone",
+        ),
     ),
     Mutant(
         "an unavailable database exhausts an event",
-        [Change("chassis/retries.py", "return code in MISSING or (is_away", "return bool(0) and (is_away")],
+        [
+            Change(
+                "chassis/retries.py",
+                "return code in MISSING or (is_away",
+                "return bool(0) and (is_away",
+            )
+        ],
         tests(EVENTS, "test_an_event_waits_for_the_database_for_as_long_as_it_takes"),
     ),
     Mutant(
@@ -493,28 +659,59 @@ MUTANTS = [
                 "if not pause_reason and self._is_probing and result.has_returned:",
                 "if not pause_reason and self._is_probing:",
             ),
-            Change("chassis/events.py", "if self._is_probing and not result.has_returned:", "if False:"),
+            Change(
+                "chassis/events.py",
+                "if self._is_probing and not result.has_returned:",
+                "if False:",
+            ),
         ],
         tests(EVENTS, "test_a_probe_that_fails_on_its_own_does_not_end_the_pause"),
     ),
     Mutant(
         "a handler that pauses goes on consuming",
-        [Change("chassis/events.py", "        self.prefetch = 0\n", "        self.prefetch = PREFETCH\n")],
-        tests(EVENTS, "test_while_a_handler_pauses_its_queue_has_no_consumer_and_all_messages"),
+        [
+            Change(
+                "chassis/events.py",
+                "        self.prefetch = 0\n",
+                "        self.prefetch = PREFETCH\n",
+            )
+        ],
+        tests(
+            EVENTS,
+            "test_while_a_handler_pauses_its_queue_has_no_consumer_and_all_messages",
+        ),
     ),
     Mutant(
         "a failed call to another service exhausts an event",
-        [Change("chassis/retries.py", "+= not (isinstance(exc, CALL_FAULTS) or is_contention(exc))", "+= 1")],
+        [
+            Change(
+                "chassis/retries.py",
+                "+= not (isinstance(exc, CALL_FAULTS) or is_contention(exc))",
+                "+= 1",
+            )
+        ],
         tests(RETRIES, "test_a_failed_call_delays_the_event_and_never_exhausts_it"),
     ),
     Mutant(
         "an event is retried at once",
-        [Change("chassis/retries.py", "self[delivery] = now + delivery.delay_s()", "self[delivery] = now")],
+        [
+            Change(
+                "chassis/retries.py",
+                "self[delivery] = now + delivery.delay_s()",
+                "self[delivery] = now",
+            )
+        ],
         tests(EVENTS, "test_no_try_follows_the_last_one_before_its_delay"),
     ),
     Mutant(
         "any number of events is held",
-        [Change("chassis/retries.py", "return len(self) < MAX_HELD and now", "return now")],
+        [
+            Change(
+                "chassis/retries.py",
+                "return len(self) < MAX_HELD and now",
+                "return now",
+            )
+        ],
         tests(RETRIES, "test_no_more_than_the_limit_are_held"),
     ),
     Mutant(
@@ -553,7 +750,10 @@ MUTANTS = [
     Mutant(
         "redriving is not mandatory",
         [Change("chassis/moves.py", "mandatory=True", "mandatory=False")],
-        tests(DEAD, "test_a_missing_queue_ends_the_command_with_one_line_and_loses_nothing"),
+        tests(
+            DEAD,
+            "test_a_missing_queue_ends_the_command_with_one_line_and_loses_nothing",
+        ),
     ),
     Mutant(
         "redriving goes on while there is something parked",
@@ -569,7 +769,13 @@ MUTANTS = [
     # Queues whose limits the broker decides.
     Mutant(
         "the migration returns a message only twice",
-        [Change("chassis/queue_limits.py", "for _ in range(RETURNS)", "for _ in range(1)")],
+        [
+            Change(
+                "chassis/queue_limits.py",
+                "for _ in range(RETURNS)",
+                "for _ in range(1)",
+            )
+        ],
         tests(LIMITS, "test_a_policy_that_drops_events_is_refused_by_name"),
     ),
     Mutant(
@@ -591,8 +797,15 @@ MUTANTS = [
     ),
     Mutant(
         "a service starts though its broker user may do too much",
-        [Change("chassis/container.py", "if not self._must_be_restricted:", "if True:")],
-        tests(BROKER_USER, "test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart"),
+        [
+            Change(
+                "chassis/container.py", "if not self._must_be_restricted:", "if True:"
+            )
+        ],
+        tests(
+            BROKER_USER,
+            "test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart",
+        ),
     ),
     Mutant(
         "the migrations run with a broker user that may do too much",
@@ -608,22 +821,43 @@ MUTANTS = [
     Mutant(
         "a refused login is taken for missing migrations",
         [Change("chassis/command.py", "in (312, 404)", "in (312, 403, 404)")],
-        tests(COMMAND, "test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations"),
+        tests(
+            COMMAND,
+            "test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations",
+        ),
     ),
     # What a database must have.
     Mutant(
         "a database that cannot hold all texts is taken",
-        [Change("chassis/database_checks.py", '("UTF8",)', '("UTF8", "LATIN1", "SQL_ASCII")')],
+        [
+            Change(
+                "chassis/database_checks.py",
+                '("UTF8",)',
+                '("UTF8", "LATIN1", "SQL_ASCII")',
+            )
+        ],
         tests(DATABASE, "test_a_service_refuses_a_database_that_is_not_utf8"),
     ),
     Mutant(
         "the role gets no time limits",
-        [Change("chassis/database_checks.py", "            _set_for_role(connection, wanted)\n", "")],
+        [
+            Change(
+                "chassis/database_checks.py",
+                "            _set_for_role(connection, wanted)\n",
+                "",
+            )
+        ],
         tests(DATABASE, "test_the_first_start_makes_the_limits_settings_of_the_role"),
     ),
     Mutant(
         "a pooler keeps the session that set the time limits, and that has none",
-        [Change("chassis/database_checks.py", "pg_terminate_backend(pg_backend_pid())", "1")],
+        [
+            Change(
+                "chassis/database_checks.py",
+                "pg_terminate_backend(pg_backend_pid())",
+                "1",
+            )
+        ],
         tests(POOLER, "test_an_order_is_paid_and_the_books_agree"),
     ),
     # Calls.
@@ -637,27 +871,53 @@ MUTANTS = [
     ),
     Mutant(
         "a request that nobody can answer is taken",
-        [Change("chassis/rpc.py", 'if not is_id(message.properties.get("reply_to")):', "if False:")],
-        tests(RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"),
+        [
+            Change(
+                "chassis/rpc.py",
+                'if not is_id(message.properties.get("reply_to")):',
+                "if False:",
+            )
+        ],
+        tests(
+            RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"
+        ),
     ),
     Mutant(
         "an error quotes the row that was refused",
-        [Change("chassis/connections.py", "before + found, *exc.args[1:]", "*exc.args,")],
+        [
+            Change(
+                "chassis/connections.py", "before + found, *exc.args[1:]", "*exc.args,"
+            )
+        ],
         tests(CONNECTIONS, "test_an_error_does_not_quote_the_row_that_was_refused"),
     ),
     Mutant(
         "a body of any encoding is unpacked",
-        [Change("chassis/amqp.py", 'properties.get("content_encoding") not in ENCODINGS', "False")],
-        tests("chassis/tests/unit/test_properties.py", "test_a_body_is_never_unpacked_by_its_encoding"),
+        [
+            Change(
+                "chassis/amqp.py",
+                'properties.get("content_encoding") not in ENCODINGS',
+                "False",
+            )
+        ],
+        tests(
+            "chassis/tests/unit/test_properties.py",
+            "test_a_body_is_never_unpacked_by_its_encoding",
+        ),
     ),
     Mutant(
         "a callee adds headers to a response",
         [
             Change(
-                "gateway/service.py", """quote(f"/orders/{order['id']}")""", """f"/orders/{order['id']}\""""
+                "gateway/service.py",
+                """quote(f"/orders/{order['id']}")""",
+                """f"/orders/{order['id']}\"""",
             )
         ],
-        tests("gateway/tests/interface/test_answers.py", "test_a_callee_adds_no_header_to_a_response"),
+        tests(
+            "gateway/tests/interface/test_answers.py",
+            "test_a_callee_adds_no_header_to_a_response",
+        ),
     ),
     Mutant(
         "the publisher of an event chooses the queues of its copies",
@@ -671,12 +931,24 @@ MUTANTS = [
     ),
     Mutant(
         "a request from another exchange is executed",
-        [Change("chassis/rpc.py", 'message.delivery_info["exchange"] != self._exchange:', "False:")],
+        [
+            Change(
+                "chassis/rpc.py",
+                'message.delivery_info["exchange"] != self._exchange:',
+                "False:",
+            )
+        ],
         tests(RPC, DETOUR),
     ),
     Mutant(
         "a withdrawn call is sent all the same",
-        [Change("chassis/amqp.py", "queued.when_unsent and queued.take():", "queued.when_unsent:")],
+        [
+            Change(
+                "chassis/amqp.py",
+                "queued.when_unsent and queued.take():",
+                "queued.when_unsent:",
+            )
+        ],
         tests(AMQP, "test_a_withdrawn_message_is_never_sent_and_its_sender_knows"),
     ),
     Mutant(
@@ -688,7 +960,10 @@ MUTANTS = [
                 "serialize(fault)",
             )
         ],
-        tests(RPC, "test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service"),
+        tests(
+            RPC,
+            "test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service",
+        ),
     ),
     # Permissions.
     Mutant(
@@ -701,38 +976,72 @@ MUTANTS = [
     ),
     Mutant(
         "another user's order is shown",
-        [Change("gateway/service.py", "order_id=order_id, user_id=request.user_id", "order_id=order_id")],
-        tests("tests/system/test_permissions.py", "test_a_route_does_what_the_table_says"),
+        [
+            Change(
+                "gateway/service.py",
+                "order_id=order_id, user_id=request.user_id",
+                "order_id=order_id",
+            )
+        ],
+        tests(
+            "tests/system/test_permissions.py", "test_a_route_does_what_the_table_says"
+        ),
     ),
     # The gateway.
     Mutant(
         "a gateway leaves its Service for lack of a broker",
         [Change("chassis/health.py", 'partial(_readiness, " started")', "_readiness")],
-        tests(HEALTH, "test_startedz_asks_whether_services_have_started_and_nothing_else"),
+        tests(
+            HEALTH, "test_startedz_asks_whether_services_have_started_and_nothing_else"
+        ),
     ),
     Mutant(
         "idle connections keep probes out",
-        [Change("chassis/health.py", "if len(_accepted) > MAX_CONNECTIONS:", "if False:")],
+        [
+            Change(
+                "chassis/health.py", "if len(_accepted) > MAX_CONNECTIONS:", "if False:"
+            )
+        ],
         tests(HEALTH, "test_idle_connections_do_not_keep_a_probe_from_its_answer"),
     ),
     Mutant(
         "all interfaces are those of IPv6 alone",
-        [Change("chassis/health.py", 'dualstack_ipv6=not ip.strip("0:")', "dualstack_ipv6=False")],
+        [
+            Change(
+                "chassis/health.py",
+                'dualstack_ipv6=not ip.strip("0:")',
+                "dualstack_ipv6=False",
+            )
+        ],
         tests(HEALTH, "test_all_interfaces_are_those_of_both_families"),
     ),
     Mutant(
         "a kernel without IPv6 has no interfaces",
-        [Change("chassis/health.py", " and not socket.has_dualstack_ipv6()", " and False")],
-        tests(HEALTH, "test_where_the_kernel_has_no_ipv6_all_interfaces_are_those_of_ipv4"),
+        [
+            Change(
+                "chassis/health.py",
+                " and not socket.has_dualstack_ipv6()",
+                " and False",
+            )
+        ],
+        tests(
+            HEALTH, "test_where_the_kernel_has_no_ipv6_all_interfaces_are_those_of_ipv4"
+        ),
     ),
     Mutant(
         "a client of IPv4 is another one on a socket of both families",
         [Change("gateway/reading.py", "address.ipv4_mapped or ", "")],
-        tests(READING, "test_a_client_of_ipv4_is_the_same_on_a_socket_of_both_families"),
+        tests(
+            READING, "test_a_client_of_ipv4_is_the_same_on_a_socket_of_both_families"
+        ),
     ),
     Mutant(
         "each address of IPv6 is a client of its own",
-        [Change("gateway/reading.py", "IPv6Address(int(address) >> 72 << 72)", "address")],
+        [
+            Change(
+                "gateway/reading.py", "IPv6Address(int(address) >> 72 << 72)", "address"
+            )
+        ],
         tests(READING, "test_a_client_of_ipv6_is_its_network_of_56_bits"),
     ),
     Mutant(
@@ -745,7 +1054,13 @@ MUTANTS = [
     ),
     Mutant(
         "a client with all connections keeps others out",
-        [Change("gateway/web.py", "(c.client in greedy and c.phase < IN_PROGRESS)\n            or ", "")],
+        [
+            Change(
+                "gateway/web.py",
+                "(c.client in greedy and c.phase < IN_PROGRESS)\n            or ",
+                "",
+            )
+        ],
         tests(WEB, "test_the_client_that_has_most_makes_room_for_one_that_has_fewer"),
     ),
     Mutant(
@@ -762,7 +1077,10 @@ MUTANTS = [
                 "c.idles_for(MIN_IDLE_S)",
             )
         ],
-        tests(WEB, "test_a_client_that_has_most_takes_the_place_of_its_own_connections_alone"),
+        tests(
+            WEB,
+            "test_a_client_that_has_most_takes_the_place_of_its_own_connections_alone",
+        ),
     ),
     Mutant(
         "one client may use all workers",
@@ -774,7 +1092,11 @@ MUTANTS = [
     ),
     Mutant(
         "a length beside chunks is ignored",
-        [Change("gateway/reading.py", '"content-length" in headers or coding', "coding")],
+        [
+            Change(
+                "gateway/reading.py", '"content-length" in headers or coding', "coding"
+            )
+        ],
         tests(
             "gateway/tests/unit/test_reading.py",
             "test_framing_that_could_be_read_in_two_ways_is_refused",
@@ -782,7 +1104,13 @@ MUTANTS = [
     ),
     Mutant(
         "two bytes behind a chunk are skipped, whatever they are",
-        [Change("gateway/bodies.py", 'if received[end : end + 2] != b"\\r\\n":', "if False:")],
+        [
+            Change(
+                "gateway/bodies.py",
+                'if received[end : end + 2] != b"\\r\\n":',
+                "if False:",
+            )
+        ],
         tests(
             "gateway/tests/unit/test_bodies.py",
             "test_malformed_chunks_are_refused_however_they_arrive",
@@ -798,13 +1126,24 @@ MUTANTS = [
     ),
     Mutant(
         "a large answer is copied for each client",
-        [Change("gateway/responses.py", "else [head, memoryview(body)]", "else [head + body]")],
-        tests("gateway/tests/unit/test_responses.py", "test_a_large_body_is_never_copied"),
+        [
+            Change(
+                "gateway/responses.py",
+                "else [head, memoryview(body)]",
+                "else [head + body]",
+            )
+        ],
+        tests(
+            "gateway/tests/unit/test_responses.py", "test_a_large_body_is_never_copied"
+        ),
     ),
     Mutant(
         "caches may keep answers",
         [Change("gateway/responses.py", '"Cache-Control": "no-store", ', "")],
-        tests("gateway/tests/unit/test_responses.py", "test_nobody_keeps_an_answer_or_guesses_its_type"),
+        tests(
+            "gateway/tests/unit/test_responses.py",
+            "test_nobody_keeps_an_answer_or_guesses_its_type",
+        ),
     ),
     # Settings are text, and no message shows a secret.
     Mutant(
@@ -820,17 +1159,32 @@ MUTANTS = [
     Mutant(
         "a URI may have two unencoded @",
         [Change("chassis/settings.py", "([^@:/]*(:[^@]*)?@)?", "([^@:/]*(:.*)?@)?")],
-        tests(SETTINGS, "test_a_wrong_database_uri_is_named_and_its_password_not_shown"),
+        tests(
+            SETTINGS, "test_a_wrong_database_uri_is_named_and_its_password_not_shown"
+        ),
     ),
     Mutant(
         "a file that holds no secret is quoted",
-        [Change("chassis/secret_files.py", "{path!r} must hold", "{content!r} must hold")],
+        [
+            Change(
+                "chassis/secret_files.py", "{path!r} must hold", "{content!r} must hold"
+            )
+        ],
         tests(SECRET_FILES, "test_a_file_that_holds_no_secret_is_named_and_not_quoted"),
     ),
     Mutant(
         "a path that may be the secret is shown",
-        [Change("chassis/secret_files.py", "is wrong: it must be", "is wrong: {path} must be")],
-        tests(SECRET_FILES, "test_what_is_no_absolute_path_may_be_the_secret_and_is_not_shown"),
+        [
+            Change(
+                "chassis/secret_files.py",
+                "is wrong: it must be",
+                "is wrong: {path} must be",
+            )
+        ],
+        tests(
+            SECRET_FILES,
+            "test_what_is_no_absolute_path_may_be_the_secret_and_is_not_shown",
+        ),
     ),
     # One client starves nobody, and a text steers nothing.
     Mutant(
@@ -842,7 +1196,10 @@ MUTANTS = [
                 "next(iter(self._waiting))",
             )
         ],
-        tests(FAIR_QUEUE, "test_a_crowd_delays_a_caller_of_another_address_and_name_by_few_turns"),
+        tests(
+            FAIR_QUEUE,
+            "test_a_crowd_delays_a_caller_of_another_address_and_name_by_few_turns",
+        ),
     ),
     Mutant(
         "usernames have no turns of their own",
@@ -858,17 +1215,34 @@ MUTANTS = [
                 "key=lambda turn: 0",
             )
         ],
-        tests(FAIR_QUEUE, "test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller"),
+        tests(
+            FAIR_QUEUE, "test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller"
+        ),
     ),
     Mutant(
         "the slot of a killed caller is lost",
-        [Change("users/fair_queue.py", "            self._working.discard(turn)\n", "")],
-        tests(FAIR_QUEUE, "test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back"),
+        [
+            Change(
+                "users/fair_queue.py", "            self._working.discard(turn)\n", ""
+            )
+        ],
+        tests(
+            FAIR_QUEUE,
+            "test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back",
+        ),
     ),
     Mutant(
         "the client's address does not travel",
-        [Change("chassis/rpc.py", 'f"nameko.{CLIENT}": current_client()', 'f"nameko.{CLIENT}": ""')],
-        tests(RPC, "test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch"),
+        [
+            Change(
+                "chassis/rpc.py",
+                'f"nameko.{CLIENT}": current_client()',
+                'f"nameko.{CLIENT}": ""',
+            )
+        ],
+        tests(
+            RPC, "test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch"
+        ),
     ),
     Mutant(
         "a page of letters has no bound in bytes",
@@ -879,7 +1253,9 @@ MUTANTS = [
                 "MAX_PAGE_BYTES = 64 * 1024 * 1024",
             )
         ],
-        tests(MESSAGES, "test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once"),
+        tests(
+            MESSAGES, "test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once"
+        ),
     ),
     Mutant(
         "a letter quotes an unknown reason of an event",
@@ -911,12 +1287,24 @@ MUTANTS = [
     Mutant(
         "a long address is examined before it is refused",
         [Change("chassis/schemas.py", "validate.Length(max=254)(text)", "pass")],
-        tests("users/tests/unit/test_schemas.py", "test_a_long_text_is_refused_before_it_is_examined"),
+        tests(
+            "users/tests/unit/test_schemas.py",
+            "test_a_long_text_is_refused_before_it_is_examined",
+        ),
     ),
     Mutant(
         "two forms of one domain are two addresses",
-        [Change("users/domain.py", "@{address.ascii_domain}", "@{written.rpartition('@')[2].casefold()}")],
-        tests("users/tests/unit/test_domain.py", "test_two_spellings_of_an_international_address_are_one"),
+        [
+            Change(
+                "users/domain.py",
+                "@{address.ascii_domain}",
+                "@{written.rpartition('@')[2].casefold()}",
+            )
+        ],
+        tests(
+            "users/tests/unit/test_domain.py",
+            "test_two_spellings_of_an_international_address_are_one",
+        ),
     ),
     Mutant(
         "the key of an address is not that of earlier versions",
@@ -929,7 +1317,10 @@ MUTANTS = [
     Mutant(
         "a region hides the language that a client accepts",
         [Change("gateway/schemas.py", '"[-_][a-z0-9]+"', '"[-_][A-Z]+"')],
-        tests("gateway/tests/unit/test_schemas.py", "test_russian_is_chosen_where_it_is_liked_best"),
+        tests(
+            "gateway/tests/unit/test_schemas.py",
+            "test_russian_is_chosen_where_it_is_liked_best",
+        ),
     ),
     Mutant(
         "a line of the log steers a terminal",
@@ -960,17 +1351,39 @@ MUTANTS = [
     ),
     Mutant(
         "a wait for the database has no limit",
-        [Change("chassis/connections.py", "        limit_s or None,\n", "        None,\n")],
-        tests(CONNECTIONS, "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced"),
+        [
+            Change(
+                "chassis/connections.py",
+                "        limit_s or None,\n",
+                "        None,\n",
+            )
+        ],
+        tests(
+            CONNECTIONS,
+            "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced",
+        ),
     ),
     Mutant(
         "a connection that may only read stays in the pool",
-        [Change("chassis/errors.py", 'return sqlstate(exc)[:2] == "25"', "return False")],
-        tests(CONNECTIONS, "test_a_connection_that_may_only_read_is_replaced_at_the_first_error"),
+        [
+            Change(
+                "chassis/errors.py", 'return sqlstate(exc)[:2] == "25"', "return False"
+            )
+        ],
+        tests(
+            CONNECTIONS,
+            "test_a_connection_that_may_only_read_is_replaced_at_the_first_error",
+        ),
     ),
     Mutant(
         "a service that cannot write says that it is ready",
-        [Change("chassis/db.py", "if prevents_writing(context.original_exception):", "if False:")],
+        [
+            Change(
+                "chassis/db.py",
+                "if prevents_writing(context.original_exception):",
+                "if False:",
+            )
+        ],
         tests(
             CONNECTIONS,
             "test_a_write_that_is_refused_is_told_until_one_succeeds",
@@ -980,15 +1393,33 @@ MUTANTS = [
     Mutant(
         "a lost connection is made again without consumers",
         [
-            Change("chassis/queues.py", "as (_, channel, _)", "as (silent, channel, _)"),
-            Change("chassis/queues.py", "_open_connection(channel).drain_events", "silent.drain_events"),
-            Change("chassis/queues.py", "_open_connection(channel).heartbeat_tick", "silent.heartbeat_check"),
+            Change(
+                "chassis/queues.py", "as (_, channel, _)", "as (silent, channel, _)"
+            ),
+            Change(
+                "chassis/queues.py",
+                "_open_connection(channel).drain_events",
+                "silent.drain_events",
+            ),
+            Change(
+                "chassis/queues.py",
+                "_open_connection(channel).heartbeat_tick",
+                "silent.heartbeat_check",
+            ),
         ],
-        tests(CONTAINER, "test_no_consumer_is_missing_after_a_connection_was_lost_unseen"),
+        tests(
+            CONTAINER, "test_no_consumer_is_missing_after_a_connection_was_lost_unseen"
+        ),
     ),
     Mutant(
         "a connection is cut off at TLS and not beneath it",
-        [Change("chassis/queues.py", "tcp.shutdown(", "connection.transport.sock.shutdown(")],
+        [
+            Change(
+                "chassis/queues.py",
+                "tcp.shutdown(",
+                "connection.transport.sock.shutdown(",
+            )
+        ],
         tests(TLS, "test_a_connection_that_is_cut_off_while_it_is_read_is_replaced"),
     ),
     Mutant(
@@ -1009,12 +1440,27 @@ MUTANTS = [
     # Names.
     Mutant(
         "libpq looks up the names of databases",
-        [Change("chassis/lookups.py", "            if needs_lookup(target):", "            if False:")],
-        tests(LOOKUPS, "test_a_service_is_alive_without_name_server_and_follows_its_database"),
+        [
+            Change(
+                "chassis/lookups.py",
+                "            if needs_lookup(target):",
+                "            if False:",
+            )
+        ],
+        tests(
+            LOOKUPS,
+            "test_a_service_is_alive_without_name_server_and_follows_its_database",
+        ),
     ),
     Mutant(
         "only the first address of a database is tried",
-        [Change("chassis/lookups.py", 'resolve(target["host"])', 'resolve(target["host"])[:1]')],
+        [
+            Change(
+                "chassis/lookups.py",
+                'resolve(target["host"])',
+                'resolve(target["host"])[:1]',
+            )
+        ],
         tests(LOOKUPS, "test_the_next_address_is_tried_where_one_refuses"),
     ),
     Mutant(
@@ -1025,17 +1471,29 @@ MUTANTS = [
     Mutant(
         "each address of a database has as much time as the last",
         [Change("chassis/lookups.py", "NEXT_ADDRESS_AFTER_S if waiting else", "")],
-        tests(LOOKUPS, "test_a_database_is_ready_though_the_first_addresses_never_answer"),
+        tests(
+            LOOKUPS, "test_a_database_is_ready_though_the_first_addresses_never_answer"
+        ),
     ),
     Mutant(
         "each address of the broker has all the time",
         [Change("chassis/transport.py", "timeout / (1 + len(others))", "timeout")],
-        tests(LOOKUPS, "test_a_broker_is_ready_though_the_first_addresses_never_answer"),
+        tests(
+            LOOKUPS, "test_a_broker_is_ready_though_the_first_addresses_never_answer"
+        ),
     ),
     Mutant(
         "the end of a sender's time is taken for an address that refuses",
-        [Change("chassis/amqp.py", 'kombu.exceptions.OperationalError("no', 'ConnectionError("no')],
-        tests(LOOKUPS, "test_the_time_of_a_sender_ends_though_there_are_more_addresses"),
+        [
+            Change(
+                "chassis/amqp.py",
+                'kombu.exceptions.OperationalError("no',
+                'ConnectionError("no',
+            )
+        ],
+        tests(
+            LOOKUPS, "test_the_time_of_a_sender_ends_though_there_are_more_addresses"
+        ),
     ),
     Mutant(
         "a standby is taken for the primary",
@@ -1044,7 +1502,13 @@ MUTANTS = [
     ),
     Mutant(
         "migrations connect to the first server",
-        [Change("chassis/migrate.py", 'event.listen(engine, "do_connect", lookups.connect)', "")],
+        [
+            Change(
+                "chassis/migrate.py",
+                'event.listen(engine, "do_connect", lookups.connect)',
+                "",
+            )
+        ],
         tests(LOOKUPS, "test_migrations_skip_a_standby"),
     ),
     # Passwords and values are for those who need them.
@@ -1055,7 +1519,13 @@ MUTANTS = [
     ),
     Mutant(
         "a command without a user gets the secrets of the terminal",
-        [Change("dev/suite.py", "**public, **own, **QUIET", "**os.environ, **own, **QUIET")],
+        [
+            Change(
+                "dev/suite.py",
+                "**public, **own, **QUIET",
+                "**os.environ, **own, **QUIET",
+            )
+        ],
         tests(COPIES, "test_a_command_without_a_user_gets_no_secret"),
     ),
     Mutant(
@@ -1065,7 +1535,13 @@ MUTANTS = [
     ),
     Mutant(
         "all checkouts share one project of compose",
-        [Change("dev/images/passwords.sh", "project=shop-$(random_hex 3)", "project=shop")],
+        [
+            Change(
+                "dev/images/passwords.sh",
+                "project=shop-$(random_hex 3)",
+                "project=shop",
+            )
+        ],
         tests(
             "dev/tests/unit/test_images.py",
             "test_each_checkout_has_a_project_of_its_own_which_keeps_its_name",
@@ -1111,12 +1587,22 @@ MUTANTS = [
     ),
     Mutant(
         "a failed statement is in PostgreSQL's log",
-        [Change("dev/servers.py", '"log_min_error_statement": "panic"', '"timezone": "UTC"')],
+        [
+            Change(
+                "dev/servers.py",
+                '"log_min_error_statement": "panic"',
+                '"timezone": "UTC"',
+            )
+        ],
         tests(SERVERS, "test_the_log_of_postgresql_has_no_values"),
     ),
     Mutant(
         "the details of an error are in PostgreSQL's log",
-        [Change("dev/servers.py", '"log_error_verbosity": "terse"', '"timezone": "UTC"')],
+        [
+            Change(
+                "dev/servers.py", '"log_error_verbosity": "terse"', '"timezone": "UTC"'
+            )
+        ],
         tests(SERVERS, "test_the_log_of_postgresql_has_no_values"),
     ),
     Mutant(
@@ -1137,21 +1623,33 @@ MUTANTS = [
     ),
     Mutant(
         "migrations declare exchanges that no service publishes to",
-        [Change("chassis/migrate.py", "if isinstance(dependency, Outbox)", "if dependency")],
+        [
+            Change(
+                "chassis/migrate.py",
+                "if isinstance(dependency, Outbox)",
+                "if dependency",
+            )
+        ],
         tests("chassis/tests/interface/test_migrations.py", OWN_EXCHANGES),
     ),
 ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only those whose tests need no server")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants", description=__doc__
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="only those whose tests need no server"
+    )
     parser.add_argument("words", nargs="*", metavar="word", help="default: all mutants")
     options = parser.parse_args()
     chosen = [m for m in MUTANTS if all(word in m.name for word in options.words)]
     chosen = [m for m in chosen if m.is_quick or not options.quick]
     if not chosen:
-        parser.error("no mutant has these words")  # pytest without a name would run all tests
+        parser.error(
+            "no mutant has these words"
+        )  # pytest without a name would run all tests
     with tempfile.TemporaryDirectory(prefix="shop-mutants-") as folder:
         return judge(chosen, Path(folder))
 
@@ -1160,10 +1658,15 @@ def judge(mutants: Sequence[Mutant], folder: Path) -> int:
     """Run them all and print a line each; 0 where the tests notice every one."""
     named = sorted({test for mutant in mutants for test in mutant.tests})
     code, red, seconds = run_tests(copy_to(folder / "as-it-is"), named)
-    print(f"{seconds:5.0f} s  {len(named)} tests on the code as it is: exit code {code} {red}", flush=True)
+    print(
+        f"{seconds:5.0f} s  {len(named)} tests on the code as it is: exit code {code} {red}",
+        flush=True,
+    )
     if code != 0:
         return 1
-    survivors = [mutant.name for mutant in mutants if not is_noticed(mutant, folder / "mutant")]
+    survivors = [
+        mutant.name for mutant in mutants if not is_noticed(mutant, folder / "mutant")
+    ]
     print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants noticed")
     return 1 if survivors else 0
 
@@ -1184,7 +1687,11 @@ def is_noticed(mutant: Mutant, root: Path) -> bool:
 def copy_to(root: Path) -> Path:
     """The files that git tracks as they are now, with the environment of the checkout."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
         if (CHECKOUT / name).exists():
@@ -1197,7 +1704,15 @@ def copy_to(root: Path) -> Path:
 def run_tests(root: Path, named: Iterable[str]) -> tuple[int, str, float]:
     """pytest's exit code, the first test that failed, and how many seconds it took."""
     report = root / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", f"--junitxml={report}", *named]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        f"--junitxml={report}",
+        *named,
+    ]
     started = time.monotonic()
     try:
         ran = subprocess.run(command, cwd=root, capture_output=True, timeout=TIMEOUT_S)
@@ -1208,7 +1723,9 @@ def run_tests(root: Path, named: Iterable[str]) -> tuple[int, str, float]:
 
 def _first_failure(report: Path) -> str:
     cases = ET.parse(report).iter("testcase") if report.exists() else ()
-    return next((case.attrib["name"] for case in cases if case.find("failure") is not None), "")
+    return next(
+        (case.attrib["name"] for case in cases if case.find("failure") is not None), ""
+    )
 
 
 if __name__ == "__main__":

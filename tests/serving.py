@@ -39,7 +39,10 @@ class Twin:
 @contextmanager
 def serving(config: dict[str, Any], *services: type) -> Iterator[None]:
     """The services run on the broker and databases of `config`."""
-    containers = [Container(service, {**config, "HEALTH_ADDRESS": "127.0.0.1:0"}) for service in services]
+    containers = [
+        Container(service, {**config, "HEALTH_ADDRESS": "127.0.0.1:0"})
+        for service in services
+    ]
     try:
         for container in containers:
             container.start()

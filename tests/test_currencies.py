@@ -28,7 +28,9 @@ from tests.system.test_postman import COLLECTION, NEWMAN
 from users.service import Service as Users
 
 TO_JPY_BILLING, TO_JPY_ORDERS, TO_KWD_BILLING, TO_KWD_ORDERS = (
-    block.text for block in blocks(ROOT / "docs" / "operations.md") if block.language == "sql"
+    block.text
+    for block in blocks(ROOT / "docs" / "operations.md")
+    if block.language == "sql"
 )
 CONVERSIONS = {  # digits, the documented SQL, a price, and the balance
     "JPY": (0, TO_JPY_BILLING, TO_JPY_ORDERS, "30", "65"),
@@ -45,7 +47,9 @@ Shop = Callable[..., str]
 
 
 @pytest.fixture
-def shop(run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def shop(
+    run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shop]:
     """`shop("JPY")`: all five services in this process, in this currency; the gateway's URL.
 
     Those of the last call are stopped. `gateway` is another currency for that service; the one
@@ -62,9 +66,15 @@ def shop(run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Iter
         stop()
         money.confirmed.clear()
         settings = {"CURRENCY": currency, "WEB_SERVER_ADDRESS": "127.0.0.1:0"}
-        running[:] = [run(service, **settings) for service in SERVICES[:-1] if service is not without]
+        running[:] = [
+            run(service, **settings)
+            for service in SERVICES[:-1]
+            if service is not without
+        ]
         running.append(run(Gateway, **{**settings, "CURRENCY": gateway or currency}))
-        [server] = [each for each in running[-1].extensions if isinstance(each, WebServer)]
+        [server] = [
+            each for each in running[-1].extensions if isinstance(each, WebServer)
+        ]
         return f"http://127.0.0.1:{server._sock.getsockname()[1]}"
 
     yield start
@@ -84,7 +94,9 @@ def unconverted(clean: None, sql: Sql, config: dict[str, Any]) -> Iterator[None]
 def refusal(config: dict[str, Any], currency: str) -> str:
     """The line with which billing refuses to start."""
     with pytest.raises(SystemExit) as ended, eventlet.Timeout(DEADLINE_S):
-        Container(Billing, {**config, "CURRENCY": currency, "HEALTH_ADDRESS": "127.0.0.1:0"}).start()
+        Container(
+            Billing, {**config, "CURRENCY": currency, "HEALTH_ADDRESS": "127.0.0.1:0"}
+        ).start()
     return str(ended.value)
 
 
@@ -128,7 +140,10 @@ def test_the_story_has_the_digits_of_its_currency(shop, config, currency) -> Non
         assert grief["kind"] == "grief"
     found = audit(config, settled=True)
     assert (found["differences"], found["first"]) == (0, [])
-    assert found["checked"]["money"] == f"{Decimal(left) * len(LETTERS[currency])} {currency}"
+    assert (
+        found["checked"]["money"]
+        == f"{Decimal(left) * len(LETTERS[currency])} {currency}"
+    )
 
 
 @pytest.mark.parametrize("currency", STORIES)
@@ -165,7 +180,9 @@ def test_books_of_an_earlier_version_are_converted_as_documented(
     assert sql("billing", BOOKS) == []
     sql("billing", EARLIER)
     wanted = {**config, "CURRENCY": currency}
-    with pytest.raises(ConfigurationError, match=f"of an earlier version, with 2: {SEE}"):
+    with pytest.raises(
+        ConfigurationError, match=f"of an earlier version, with 2: {SEE}"
+    ):
         migrate_tables(wanted, "billing")
 
     execute(sql, "billing", to_currency)
@@ -175,7 +192,10 @@ def test_books_of_an_earlier_version_are_converted_as_documented(
     found = audit(config, settled=True)
     assert (found["differences"], found["first"]) == (0, [])
     assert found["checked"]["money"] == f"{left} {currency}"
-    for service, conversion in (("billing", to_currency), ("orders", orders_to_currency)):
+    for service, conversion in (
+        ("billing", to_currency),
+        ("orders", orders_to_currency),
+    ):
         with pytest.raises(psycopg2.errors.RaiseException):
             execute(sql, service, conversion)  # a second time
     with pytest.raises(psycopg2.errors.RaiseException, match="has ended"):
@@ -190,11 +210,17 @@ def test_books_of_an_earlier_version_are_converted_as_documented(
 def test_an_amount_that_is_not_whole_is_not_converted(unconverted, sql) -> None:
     tell(sql, shoppers=1, orders=1)
     tables = {"billing": "accounts", "orders": "orders"}
-    before = {service: sql(service, f"SELECT * FROM {table}") for service, table in tables.items()}
+    before = {
+        service: sql(service, f"SELECT * FROM {table}")
+        for service, table in tables.items()
+    }
     for service, conversion in (("billing", TO_JPY_BILLING), ("orders", TO_JPY_ORDERS)):
         with pytest.raises(psycopg2.errors.RaiseException, match="is not whole"):
             execute(sql, service, conversion)
-    assert {service: sql(service, f"SELECT * FROM {table}") for service, table in tables.items()} == before
+    assert {
+        service: sql(service, f"SELECT * FROM {table}")
+        for service, table in tables.items()
+    } == before
     assert sql("billing", BOOKS) == []
 
 
@@ -214,39 +240,57 @@ def test_books_in_another_currency_refuse_to_start(clean, run, config, sql) -> N
     assert sql("billing", BOOKS) == [("EUR", 2)]
 
 
-def test_books_with_another_number_of_digits_refuse_to_start(clean, config, sql) -> None:
+def test_books_with_another_number_of_digits_refuse_to_start(
+    clean, config, sql
+) -> None:
     tell(sql, shoppers=1, orders=1)
     sql("billing", "INSERT INTO books (currency, exponent) VALUES ('UYW', 2)")
-    assert "UYW with 4 digits after the point, the books are in UYW with 2: " in refusal(config, "UYW")
+    assert (
+        "UYW with 4 digits after the point, the books are in UYW with 2: "
+        in refusal(config, "UYW")
+    )
 
 
-def test_books_without_operations_may_change_their_currency_by_hand(clean, run, sql) -> None:
+def test_books_without_operations_may_change_their_currency_by_hand(
+    clean, run, sql
+) -> None:
     for currency, digits in (("EUR", 2), ("RUB", 2), ("KWD", 3)):
         start_billing(run, currency)
         assert sql("billing", BOOKS) == [(currency, digits)]
         sql("billing", "DELETE FROM books")
 
 
-def test_a_second_copy_of_billing_does_not_change_the_currency_of_the_first(clean, run, config, sql) -> None:
+def test_a_second_copy_of_billing_does_not_change_the_currency_of_the_first(
+    clean, run, config, sql
+) -> None:
     run(Billing, CURRENCY="EUR")
     assert "the books are in EUR with 2" in refusal(config, "JPY")
     assert sql("billing", BOOKS) == [("EUR", 2)]
 
 
 @pytest.mark.parametrize("currency", ["EUR", "KWD"])
-def test_a_gateway_in_another_currency_moves_no_money(shop, config, sql, currency) -> None:
+def test_a_gateway_in_another_currency_moves_no_money(
+    shop, config, sql, currency
+) -> None:
     user = Shopper(shop("JPY"))
     user.deposit("1000")
     operations = sql("billing", "SELECT count(*) FROM operations")
     wrong = Shopper(shop("JPY", gateway=currency))
     wrong.use(user.user["access_token"])
-    for answer in (wrong.deposit("10"), wrong.order("10"), wrong.withdraw("10"), wrong.get("/account")):
+    for answer in (
+        wrong.deposit("10"),
+        wrong.order("10"),
+        wrong.withdraw("10"),
+        wrong.get("/account"),
+    ):
         assert_problem(answer, 500)
     assert sql("billing", "SELECT count(*) FROM operations") == operations
     assert sql("orders", "SELECT count(*) FROM orders") == [(0,)]
 
 
-def test_orders_are_taken_while_billing_does_not_confirm_its_currency(shop, config) -> None:
+def test_orders_are_taken_while_billing_does_not_confirm_its_currency(
+    shop, config
+) -> None:
     user = Shopper(shop("EUR"))
     user.deposit("10.00")
     later = Shopper(shop("EUR", without=Billing))
@@ -259,21 +303,32 @@ def test_a_lost_grant_is_no_missing_schema(clean, run, config, sql, caplog) -> N
     sql("billing", "REVOKE ALL ON books FROM billing")
     try:
         starting = eventlet.spawn(run, Billing)
-        eventually(lambda: "permission denied for table books" in str([r.__dict__ for r in caplog.records]))
-        assert "waiting for the schema: the migrations have not run" not in caplog.messages
+        eventually(
+            lambda: (
+                "permission denied for table books"
+                in str([r.__dict__ for r in caplog.records])
+            )
+        )
+        assert (
+            "waiting for the schema: the migrations have not run" not in caplog.messages
+        )
     finally:
         sql("billing", "GRANT SELECT, INSERT (currency, exponent) ON books TO billing")
     starting.wait()
 
 
 @pytest.mark.parametrize("currency", ["EUR", "RUB"])
-def test_books_of_an_earlier_version_with_two_digits_go_on(clean, run, sql, currency) -> None:
+def test_books_of_an_earlier_version_with_two_digits_go_on(
+    clean, run, sql, currency
+) -> None:
     tell(sql, shoppers=1, orders=1)
     start_billing(run, currency)
     assert sql("billing", BOOKS) == [(currency, 2)]
 
 
-def test_a_dump_of_unconverted_books_is_refused_beside_the_converted_ones(unconverted, config, sql) -> None:
+def test_a_dump_of_unconverted_books_is_refused_beside_the_converted_ones(
+    unconverted, config, sql
+) -> None:
     """pg_restore drops the tables that the dump has, and leaves `books`."""
     tell(sql, shoppers=1, orders=1)
     sql("billing", "INSERT INTO books (currency, exponent) VALUES ('KWD', 3)")
@@ -286,7 +341,9 @@ def test_a_dump_of_unconverted_books_is_refused_beside_the_converted_ones(unconv
     assert sql("billing", BOOKS) == [("KWD", 3)]
 
 
-def test_books_that_never_were_of_an_earlier_version_are_not_converted(unconverted, sql) -> None:
+def test_books_that_never_were_of_an_earlier_version_are_not_converted(
+    unconverted, sql
+) -> None:
     tell(sql, shoppers=1, orders=1)
     sql("billing", "INSERT INTO books (currency, exponent) VALUES ('JPY', 0)")
     for conversion in (TO_JPY_BILLING, TO_KWD_BILLING):
@@ -294,7 +351,9 @@ def test_books_that_never_were_of_an_earlier_version_are_not_converted(unconvert
             execute(sql, "billing", conversion)
 
 
-def test_books_that_a_start_in_the_wrong_currency_has_labelled_are_converted(unconverted, run, sql) -> None:
+def test_books_that_a_start_in_the_wrong_currency_has_labelled_are_converted(
+    unconverted, run, sql
+) -> None:
     tell(sql, shoppers=1, orders=1)
     start_billing(run, "EUR")
     execute(sql, "billing", TO_KWD_BILLING)
@@ -302,14 +361,20 @@ def test_books_that_a_start_in_the_wrong_currency_has_labelled_are_converted(unc
     assert sql("billing", BOOKS) == [("KWD", 3)]
 
 
-def test_a_dump_that_is_older_than_the_table_is_brought_up_to_date(clean, run, config, sql) -> None:
+def test_a_dump_that_is_older_than_the_table_is_brought_up_to_date(
+    clean, run, config, sql
+) -> None:
     start_billing(run, "EUR")
-    sql("billing", "UPDATE alembic_version SET version_num = '0001'")  # pg_restore leaves other tables alone
+    sql(
+        "billing", "UPDATE alembic_version SET version_num = '0001'"
+    )  # pg_restore leaves other tables alone
     migrate_tables(config, "billing")
     assert sql("billing", BOOKS) == [("EUR", 2)]
 
 
-@pytest.mark.parametrize("service", [Billing, Gateway, Notifications], ids=lambda service: service.name)
+@pytest.mark.parametrize(
+    "service", [Billing, Gateway, Notifications], ids=lambda service: service.name
+)
 @pytest.mark.parametrize("code", ["ZZZ", "usd", "XAU", "XXX", "XTS", "EURO", "E\nR"])
 def test_a_service_refuses_a_code_without_amounts(config, service, code) -> None:
     with pytest.raises(SystemExit) as ended:

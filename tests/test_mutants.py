@@ -14,7 +14,9 @@ def test_no_two_mutants_have_one_name() -> None:
 
 
 @pytest.mark.parametrize("mutant", ALL)
-def test_what_a_mutant_changes_stands_in_the_code_exactly_once(mutant: Mutant, tmp_path) -> None:
+def test_what_a_mutant_changes_stands_in_the_code_exactly_once(
+    mutant: Mutant, tmp_path
+) -> None:
     for file in {change.file for change in mutant.changes}:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text((CHECKOUT / file).read_text())

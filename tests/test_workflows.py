@@ -15,9 +15,13 @@ from dev import ports
 from dev.broker import CHECKOUT
 
 WORKFLOWS = sorted((CHECKOUT / ".github/workflows").glob("*.yml"))
-VERBS = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+VERBS = set(
+    re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+)
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-LOCKED = re.findall(r"^([a-z0-9.-]+)==", (CHECKOUT / "requirements-dev.lock").read_text(), re.MULTILINE)
+LOCKED = re.findall(
+    r"^([a-z0-9.-]+)==", (CHECKOUT / "requirements-dev.lock").read_text(), re.MULTILINE
+)
 PROGRAMS = {"lint-imports": "import-linter"}  # by another name than their package's
 PINNED = re.compile(r"uses: ([a-z]+/[a-z-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)$")
 
@@ -38,7 +42,9 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
 def scripts() -> Iterator[tuple[str, str]]:
     """The script of each step that has one, with its job."""
     for name, job in jobs():
-        yield from ((name, step["run"]) for step in job.get("steps", []) if "run" in step)
+        yield from (
+            (name, step["run"]) for step in job.get("steps", []) if "run" in step
+        )
 
 
 def hooks() -> list[dict[str, Any]]:
@@ -52,7 +58,9 @@ def hooks() -> list[dict[str, Any]]:
 def devcontainer() -> dict[str, Any]:
     """devcontainer.json without its comments, which have lines of their own."""
     text = (CHECKOUT / ".devcontainer/devcontainer.json").read_text()
-    found: dict[str, Any] = json.loads(re.sub(r"^ *//.*$", "", text, flags=re.MULTILINE))
+    found: dict[str, Any] = json.loads(
+        re.sub(r"^ *//.*$", "", text, flags=re.MULTILINE)
+    )
     return found
 
 
@@ -67,7 +75,15 @@ def test_verbs_that_are_called_are_the_makefiles() -> None:
         verbs.update(job.get("strategy", {}).get("matrix", {}).get("verb", []))
     verbs |= {verb for hook in hooks() for verb in called(hook["entry"])}
     verbs |= called(devcontainer()["postCreateCommand"])
-    assert verbs >= {"demo", "test", "test-upgrade", "test-broker", "test-images", "size", "install"}
+    assert verbs >= {
+        "demo",
+        "test",
+        "test-upgrade",
+        "test-broker",
+        "test-images",
+        "size",
+        "install",
+    }
     assert verbs <= VERBS
 
 
@@ -75,7 +91,9 @@ def test_the_two_commands_run_on_each_python_that_the_project_accepts() -> None:
     lowest, highest = re.findall(r"3\.(\d+)", PROJECT["project"]["requires-python"])
     accepted = [f"3.{minor}" for minor in range(int(lowest), int(highest))]
     suite = dict(jobs())["ci: suite"]
-    assert [entry["python"] for entry in suite["strategy"]["matrix"]["include"]] == accepted
+    assert [
+        entry["python"] for entry in suite["strategy"]["matrix"]["include"]
+    ] == accepted
     commands = [step.get("run", "") for step in suite["steps"]]
     assert {"make demo", "make test"} <= set(commands)
 
@@ -104,7 +122,9 @@ def test_a_job_uses_outputs_of_jobs_that_it_needs_and_of_steps_that_it_has() -> 
             needed = {job["needs"]} if "needs" in job else set()
             steps = {step["id"] for step in job.get("steps", []) if "id" in step}
             outputs = {name: set(workflow[name].get("outputs", {})) for name in needed}
-            for need, output in re.findall(r"\bneeds\.(\w+)\.outputs\.(\w+)", json.dumps(job)):
+            for need, output in re.findall(
+                r"\bneeds\.(\w+)\.outputs\.(\w+)", json.dumps(job)
+            ):
                 assert output in outputs[need]
                 used += 1
             assert set(re.findall(r"\bsteps\.(\w+)\.", json.dumps(job))) <= steps
@@ -112,8 +132,16 @@ def test_a_job_uses_outputs_of_jobs_that_it_needs_and_of_steps_that_it_has() -> 
 
 
 def test_actions_are_pinned_by_one_commit_each() -> None:
-    lines = [line.strip().removeprefix("- ") for path in WORKFLOWS for line in path.read_text().splitlines()]
-    uses = [line for line in lines if line.startswith("uses: ") and not line.startswith("uses: ./")]
+    lines = [
+        line.strip().removeprefix("- ")
+        for path in WORKFLOWS
+        for line in path.read_text().splitlines()
+    ]
+    uses = [
+        line
+        for line in lines
+        if line.startswith("uses: ") and not line.startswith("uses: ./")
+    ]
     pins = {match.groups() for line in uses if (match := PINNED.fullmatch(line))}
     assert len(uses) > 5
     assert all(PINNED.fullmatch(line) for line in uses)
@@ -122,19 +150,29 @@ def test_actions_are_pinned_by_one_commit_each() -> None:
 
 def test_workflows_repeat_no_name_of_an_image() -> None:
     """dev/images/build.sh has the list."""
-    images = re.findall(r"^  [a-z]+=(\S+)$", (CHECKOUT / "dev/images/build.sh").read_text(), re.MULTILINE)
+    images = re.findall(
+        r"^  [a-z]+=(\S+)$",
+        (CHECKOUT / "dev/images/build.sh").read_text(),
+        re.MULTILINE,
+    )
     assert images
     for path in WORKFLOWS:
         assert not [name for name in images if name in path.read_text()], path.name
 
 
 def test_hooks_run_what_is_locked() -> None:
-    programs = [match[1] for hook in hooks() if (match := re.match(r"\.venv/bin/([a-z-]+)", hook["entry"]))]
+    programs = [
+        match[1]
+        for hook in hooks()
+        if (match := re.match(r"\.venv/bin/([a-z-]+)", hook["entry"]))
+    ]
     assert len(programs) == 4
     assert {PROGRAMS.get(program, program) for program in programs} <= set(LOCKED)
 
 
 def test_the_devcontainer_forwards_ports_of_the_suite() -> None:
     forwarded = devcontainer()["forwardPorts"]
-    assert sorted(forwarded) == sorted(set(ports.DEFAULTS.values()) - {7369, 7673})  # Erlang's own
+    assert sorted(forwarded) == sorted(
+        set(ports.DEFAULTS.values()) - {7369, 7673}
+    )  # Erlang's own
     assert [str(port) for port in forwarded] == list(devcontainer()["portsAttributes"])

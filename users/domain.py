@@ -37,9 +37,14 @@ def locale(tag: str) -> str:
     return language if language in LOCALES else LOCALES[0]
 
 
-def taken(wanted: Mapping[str, Any], holders: list[Mapping[str, Any]]) -> dict[str, list[str]]:
+def taken(
+    wanted: Mapping[str, Any], holders: list[Mapping[str, Any]]
+) -> dict[str, list[str]]:
     """The fields of `wanted` that one of `holders` has already, with a message each."""
-    messages = {"username": "This username is taken.", "email": "This address is in use."}
+    messages = {
+        "username": "This username is taken.",
+        "email": "This address is in use.",
+    }
     return {
         name: [message]
         for name, message in messages.items()

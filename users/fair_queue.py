@@ -26,8 +26,12 @@ class FairQueue:
         self._slots = slots
         self._max_waiting = max_waiting
         self._working: set[Event] = set()
-        self._waiting: dict[Event, tuple[str, str]] = {}  # their groups, in the order of arrival
-        self._last_turns: dict[str, int] = {}  # of the waiting groups; at first, of their arrival
+        self._waiting: dict[
+            Event, tuple[str, str]
+        ] = {}  # their groups, in the order of arrival
+        self._last_turns: dict[
+            str, int
+        ] = {}  # of the waiting groups; at first, of their arrival
         self._turns = 0
 
     @contextmanager
@@ -48,7 +52,9 @@ class FairQueue:
     def _share_places(self) -> None:
         """Put new groups at the end of their round, and dismiss one caller too many."""
         sizes = Counter(group for groups in self._waiting.values() for group in groups)
-        self._last_turns = {group: self._last_turns.get(group, self._turns) for group in sizes}
+        self._last_turns = {
+            group: self._last_turns.get(group, self._turns) for group in sizes
+        }
         if len(self._waiting) > self._max_waiting:
             heaviest = max(
                 reversed(self._waiting),
@@ -61,7 +67,10 @@ class FairQueue:
         """Give a free slot to the first caller of the group whose last turn is longest ago."""
         if self._waiting and len(self._working) < self._slots:
             kind = self._turns % 2
-            turn = min(self._waiting, key=lambda turn: self._last_turns[self._waiting[turn][kind]])
+            turn = min(
+                self._waiting,
+                key=lambda turn: self._last_turns[self._waiting[turn][kind]],
+            )
             self._turns += 1
             self._last_turns |= dict.fromkeys(self._waiting.pop(turn), self._turns)
             self._working.add(turn)

@@ -23,6 +23,8 @@ USERS = Table(
     Column("email_key", Text, nullable=False, unique=True),
     Column("locale", Text, nullable=False),
     Column("password_hash", Text, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "created_at", DateTime(timezone=True), nullable=False, server_default=func.now()
+    ),
 )
 outbox_table(Base.metadata)

@@ -23,8 +23,12 @@ AT_ONCE = 2  # each takes 19 MiB and a core for 0.05 s
 MAX_WAITING = 100  # 2.5 s of hashing, half of a caller's timeout
 
 tpool.set_num_threads(AT_ONCE)
-if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc; else each thread keeps its 19 MiB
-    mallopt(M_MMAP_THRESHOLD, 1024 * 1024)  # larger blocks go back to the system when they are freed
+if mallopt := getattr(
+    ctypes.CDLL(None), "mallopt", None
+):  # glibc; else each thread keeps its 19 MiB
+    mallopt(
+        M_MMAP_THRESHOLD, 1024 * 1024
+    )  # larger blocks go back to the system when they are freed
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 _queue = FairQueue(AT_ONCE, MAX_WAITING)
@@ -41,13 +45,17 @@ def slot(username: str) -> AbstractContextManager[None]:
 
 def hash_password(password: str) -> str:
     """The hash, with its salt and parameters."""
-    return str(tpool.execute(_hasher.hash, password))  # in a thread: the event loop goes on
+    return str(
+        tpool.execute(_hasher.hash, password)
+    )  # in a thread: the event loop goes on
 
 
 def verify_password(user: RowMapping | None, password: str) -> bool:
     """Whether `password` is that of `user`; as slow for a user who does not exist (None)."""
     try:
-        tpool.execute(_hasher.verify, user["password_hash"] if user else _NOBODYS, password)
+        tpool.execute(
+            _hasher.verify, user["password_hash"] if user else _NOBODYS, password
+        )
     except VerifyMismatchError:
         return False
     except (VerificationError, ValueError):  # the hash is damaged, or of another kind

@@ -5,11 +5,14 @@ from marshmallow import Schema, fields, validate
 from chassis.schemas import Id, Text, email_address
 
 USERNAME = validate.Regexp(
-    r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", error="Only Latin letters, digits, dots, hyphens and underscores."
+    r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z",
+    error="Only Latin letters, digits, dots, hyphens and underscores.",
 )
 # The tags of browsers (BCP 47) and of POSIX. A tag of another language is valid: its user gets
 # English letters. A text that is no tag is the client's error, which a fallback would hide.
-LOCALE = validate.Regexp(r"\A[A-Za-z]{1,8}([-_.@][A-Za-z0-9]+)*\Z", error="Not a tag such as en-US.")
+LOCALE = validate.Regexp(
+    r"\A[A-Za-z]{1,8}([-_.@][A-Za-z0-9]+)*\Z", error="Not a tag such as en-US."
+)
 
 
 class NewUser(Schema):

@@ -52,7 +52,10 @@ class Service:
         check_list(user_ids, "user_ids")
         with self.db.autocommit() as connection:
             found = store.by_ids(connection, [id_ for id_ in user_ids if is_id(id_)])
-        return [USER.dump(found[id_]) if is_id(id_) and id_ in found else None for id_ in user_ids]
+        return [
+            USER.dump(found[id_]) if is_id(id_) and id_ in found else None
+            for id_ in user_ids
+        ]
 
     @rpc
     def get(self, user_id: str) -> Outcome | None:
@@ -67,13 +70,19 @@ class Service:
         with passwords.slot(username):
             with self.db.autocommit() as connection:
                 user = store.by_username(connection, domain.fold(username))
-            return USER.dump(user) if passwords.verify_password(user, password) else None
+            return (
+                USER.dump(user) if passwords.verify_password(user, password) else None
+            )
 
 
 def _not_inserted(row: dict[str, Any], holders: list[Any]) -> Outcome:
     """A redelivered sign-up (same id, same names) is answered as the first; else what is taken."""
     errors = domain.taken(row, holders)
     [holder, *others] = holders
-    if holder["id"] == row["id"] and not others and set(errors) == {"username", "email"}:
+    if (
+        holder["id"] == row["id"]
+        and not others
+        and set(errors) == {"username", "email"}
+    ):
         return {"status": "created", "user": USER.dump(holder)}
     return {"status": "taken", "errors": errors or {"id": ["This id is taken."]}}

@@ -14,7 +14,9 @@ UNIQUE = (USERS.c.id, USERS.c.username_key, USERS.c.email_key)
 
 def insert_new(connection: Connection, user: Mapping[str, Any]) -> bool:
     """Store a user; False where its id, username or address is taken."""
-    statement = insert(USERS).values(**user).on_conflict_do_nothing().returning(USERS.c.id)
+    statement = (
+        insert(USERS).values(**user).on_conflict_do_nothing().returning(USERS.c.id)
+    )
     return connection.execute(statement).scalar() is not None
 
 
@@ -34,5 +36,7 @@ def by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
 
 def by_username(connection: Connection, username_key: str) -> RowMapping | None:
     """A user with the password hash."""
-    statement = select(*PUBLIC, USERS.c.password_hash).where(USERS.c.username_key == username_key)
+    statement = select(*PUBLIC, USERS.c.password_hash).where(
+        USERS.c.username_key == username_key
+    )
     return connection.execute(statement).mappings().first()

@@ -16,7 +16,12 @@ def upgrade() -> None:
         sa.Column("user_id", UUID(as_uuid=False), primary_key=True),
         sa.Column("balance_minor", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("last_seq", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("opened_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        sa.Column(
+            "opened_at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            server_default=sa.func.now(),
+        ),
         sa.CheckConstraint("balance_minor >= 0", name="balance_never_negative"),
     )
     op.create_table(
@@ -30,10 +35,17 @@ def upgrade() -> None:
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("reason", sa.Text),
         sa.Column("balance_after_minor", sa.BigInteger, nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            server_default=sa.func.now(),
+        ),
         sa.CheckConstraint("kind IN ('deposit', 'withdrawal')", name="kind_known"),
         sa.CheckConstraint("status IN ('done', 'refused')", name="status_known"),
-        sa.CheckConstraint("(reason IS NULL) = (status = 'done')", name="refusals_have_reasons"),
+        sa.CheckConstraint(
+            "(reason IS NULL) = (status = 'done')", name="refusals_have_reasons"
+        ),
         sa.CheckConstraint("amount_minor > 0", name="amount_positive"),
     )
     op.create_index(

@@ -23,7 +23,13 @@ from chassis.db import Database
 from conftest import eventually
 from dev.servers import Servers
 
-SERVICES = ("echo", "asker", "listener", "worker", "leaver")  # of these tests, beside those with tables
+SERVICES = (
+    "echo",
+    "asker",
+    "listener",
+    "worker",
+    "leaver",
+)  # of these tests, beside those with tables
 WORKERS = 8
 SHORT_S = 0.3  # for calls that must run out of time
 
@@ -66,7 +72,9 @@ class Broker:
     def __init__(self, connection: kombu.Connection) -> None:
         self.channel = connection.default_channel
 
-    def publish(self, exchange: str, routing_key: str, body: bytes | str, **properties: Any) -> None:
+    def publish(
+        self, exchange: str, routing_key: str, body: bytes | str, **properties: Any
+    ) -> None:
         message = self.channel.prepare_message(body, **properties)
         self.channel.basic_publish(message, exchange=exchange, routing_key=routing_key)
 
@@ -78,7 +86,9 @@ class Broker:
         """A new queue that goes with this test; its name."""
         queue = self.channel.queue_declare(exclusive=True, arguments=arguments).queue
         if exchange:
-            self.channel.exchange_declare(exchange, "topic", durable=True, auto_delete=False)
+            self.channel.exchange_declare(
+                exchange, "topic", durable=True, auto_delete=False
+            )
             self.channel.queue_bind(queue, exchange, routing_key)
         return str(queue)
 
@@ -182,14 +192,19 @@ def _all(steps: Any) -> None:
 class Process:
     """`nameko run` of services in a process of its own."""
 
-    def __init__(self, log: Path, environment: dict[str, str], services: tuple[str, ...]) -> None:
+    def __init__(
+        self, log: Path, environment: dict[str, str], services: tuple[str, ...]
+    ) -> None:
         nameko = str(Path(sys.executable).with_name("nameko"))
         command = [nameko, "run", "--config", "config.yaml", *services]
         own = {"HEALTH_PORT": "0", "LOG_FORMAT": "json", "PYTHONWARNINGS": "ignore"}
         self.log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                command, env={**environment, **own}, stdout=output, stderr=subprocess.STDOUT
+                command,
+                env={**environment, **own},
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
 
     def says(self, text: str) -> bool:

@@ -44,7 +44,10 @@ class NameServer:
             data, client = self._socket.recvfrom(65_535)
             query = dns.message.from_wire(data)
             [asked] = query.question
-            about = {asked.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(asked.rdtype)}
+            about = {
+                asked.name.to_text(omit_final_dot=True),
+                dns.rdatatype.to_text(asked.rdtype),
+            }
             if not self.is_silent and not about & self.ignored:
                 answer = self._answer(query).to_wire()
                 eventlet.spawn_after(self.delay_s, self._socket.sendto, answer, client)
@@ -55,18 +58,26 @@ class NameServer:
         found = self.addresses.get(asked.name.to_text(omit_final_dot=True))
         if found is None:
             answer.set_rcode(dns.rcode.NXDOMAIN)
-            authority = dns.rrset.from_text(asked.name, DAY_S, "IN", "SOA", NO_SUCH_NAME)
+            authority = dns.rrset.from_text(
+                asked.name, DAY_S, "IN", "SOA", NO_SUCH_NAME
+            )
             answer.authority.append(authority)
         is_ipv6 = asked.rdtype == dns.rdatatype.AAAA
-        for address in found or ():  # one record each: dnspython would shuffle those of a set
+        for address in (
+            found or ()
+        ):  # one record each: dnspython would shuffle those of a set
             if (":" in address) == is_ipv6:
-                record = dns.rrset.from_text(asked.name, DAY_S, "IN", asked.rdtype, address)
+                record = dns.rrset.from_text(
+                    asked.name, DAY_S, "IN", asked.rdtype, address
+                )
                 answer.answer.append(record)
         return answer
 
 
 @contextmanager
-def name_server(monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1") -> Iterator[NameServer]:
+def name_server(
+    monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1"
+) -> Iterator[NameServer]:
     """The only name server of this process; /etc/hosts is read as usual."""
     server = NameServer(host)
 
@@ -76,7 +87,9 @@ def name_server(monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1") -> Ite
             self.port = server.port  # /etc/resolv.conf can't say it
 
     monkeypatch.setattr(greendns.dns.resolver, "Resolver", Resolver)
-    monkeypatch.setattr(greendns, "resolver", greendns.ResolverProxy(greendns.HostsResolver()))
+    monkeypatch.setattr(
+        greendns, "resolver", greendns.ResolverProxy(greendns.HostsResolver())
+    )
     try:
         yield server
     finally:

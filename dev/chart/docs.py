@@ -56,7 +56,9 @@ def parse(text: str) -> list[Section]:
         if tag == "@section":
             sections.append(Section(rest))
         elif not sections:
-            raise Failure(f"values.yaml: a comment stands before the first @section: {line}")
+            raise Failure(
+                f"values.yaml: a comment stands before the first @section: {line}"
+            )
         elif tag == "@param":
             path, _, description = rest.partition(" ")
             sections[-1].params[path] = description
@@ -79,10 +81,17 @@ def table(text: str) -> str:
     values = yaml.safe_load(text)
     lines: list[str] = []
     for section in parse(text):
-        lines += [f"### {section.title}", "", *section.text, *([""] if section.text else [])]
+        lines += [
+            f"### {section.title}",
+            "",
+            *section.text,
+            *([""] if section.text else []),
+        ]
         lines += ["| value | what it is | default |", "| --- | --- | --- |"]
         for path, description in section.params.items():
-            lines.append(f"| `{path}` | {_cell(description)} | `{_cell(_default(at(values, path)))}` |")
+            lines.append(
+                f"| `{path}` | {_cell(description)} | `{_cell(_default(at(values, path)))}` |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -99,14 +108,20 @@ def with_table(readme: str, text: str) -> str:
 def with_version(chart: str, version: str) -> str:
     """A Chart.yaml whose chart and app have this version."""
     for key, value in (("version", version), ("appVersion", f'"{version}"')):
-        chart, found = re.subn(rf"^{key}: .*$", f"{key}: {value}", chart, flags=re.MULTILINE)
+        chart, found = re.subn(
+            rf"^{key}: .*$", f"{key}: {value}", chart, flags=re.MULTILINE
+        )
         if found != 1:
             raise Failure(f"Chart.yaml needs one line {key}:")
     return chart
 
 
 def _default(value: Any) -> str:
-    return value if value and isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        value
+        if value and isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def _cell(text: str) -> str:
@@ -115,7 +130,9 @@ def _cell(text: str) -> str:
 
 def write() -> None:
     readme = CHART / "README.md"
-    readme.write_text(with_table(readme.read_text(), (CHART / "values.yaml").read_text()))
+    readme.write_text(
+        with_table(readme.read_text(), (CHART / "values.yaml").read_text())
+    )
     chart = CHART / "Chart.yaml"
     chart.write_text(with_version(chart.read_text(), version_of(ROOT)))
     for source, copy in COPIES.items():

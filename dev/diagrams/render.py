@@ -50,7 +50,9 @@ def picture_of(source: Path, suffix: str) -> Path:
 
 def made_of(source: Path) -> str:
     """The digest of all that a picture of this source depends on."""
-    parts = [hashlib.sha256(path.read_bytes()).digest() for path in (source, CONFIG, LOCK)]
+    parts = [
+        hashlib.sha256(path.read_bytes()).digest() for path in (source, CONFIG, LOCK)
+    ]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
@@ -62,7 +64,11 @@ def stamp_of(picture: Path) -> str | None:
     if picture.suffix == ".svg":
         found = STAMP.match(content.decode(errors="replace"))
         return found and found[1]
-    texts = (data for kind, data in _chunks(content) if kind == b"tEXt" and data.startswith(PNG_KEY))
+    texts = (
+        data
+        for kind, data in _chunks(content)
+        if kind == b"tEXt" and data.startswith(PNG_KEY)
+    )
     return next((data.removeprefix(PNG_KEY).decode() for data in texts), None)
 
 
@@ -82,20 +88,29 @@ def stale(folder: Path = DIAGRAMS) -> list[Path]:
     return [
         source
         for source in sources(folder)
-        if any(stamp_of(picture_of(source, suffix)) != made_of(source) for suffix in FORMATS)
+        if any(
+            stamp_of(picture_of(source, suffix)) != made_of(source)
+            for suffix in FORMATS
+        )
     ]
 
 
 def orphans(folder: Path = DIAGRAMS) -> list[Path]:
     """The pictures without a source."""
-    return [picture for picture in pictures(folder) if not picture.with_suffix(".mmd").exists()]
+    return [
+        picture
+        for picture in pictures(folder)
+        if not picture.with_suffix(".mmd").exists()
+    ]
 
 
 def render(source: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         made = {suffix: _rendered(source, suffix, Path(scratch)) for suffix in FORMATS}
     for suffix, content in made.items():
-        picture_of(source, suffix).write_bytes(stamped(content, suffix, made_of(source)))
+        picture_of(source, suffix).write_bytes(
+            stamped(content, suffix, made_of(source))
+        )
 
 
 def _rendered(source: Path, suffix: str, scratch: Path) -> bytes:
@@ -107,11 +122,17 @@ def _rendered(source: Path, suffix: str, scratch: Path) -> bytes:
         "--scale", str(PNG_PIXELS),
     ]  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RENDER_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=RENDER_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise Failure(f"{source.name}: not rendered within {RENDER_S} s") from None
     if done.returncode or not target.exists():
-        told = [line for line in done.stderr.splitlines() if line and not line.startswith("    at ")]
+        told = [
+            line
+            for line in done.stderr.splitlines()
+            if line and not line.startswith("    at ")
+        ]
         raise Failure("\n".join([f"{source.name} can't be rendered:", *told]))
     return target.read_bytes()
 

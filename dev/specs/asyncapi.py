@@ -111,7 +111,10 @@ DUMPED: dict[str, tuple[type[Schema], Piece]] = {
             "id": ID,
             "ref": text(pattern="^(order|key|shell):"),
             "user_id": ID,
-            "seq": {**COUNT, "description": "Its number in the account; 0 where there is no account."},
+            "seq": {
+                **COUNT,
+                "description": "Its number in the account; 0 where there is no account.",
+            },
             "kind": KIND,
             "amount_minor": MINOR,
             "status": one_of("done", "refused"),
@@ -167,9 +170,12 @@ OUTCOMES: dict[str, Piece] = {
             "differences": {"type": "array", "maxItems": 100, "items": text()},
         }
     ),
-    "Invalid": status("invalid", errors=ERRORS) | {"description": "Which fields are wrong, and why."},
-    "Conflict": status("conflict") | {"description": "The ref or key stands for something else."},
-    "Unavailable": status("unavailable") | {"description": "It can't be decided now; nothing changed."},
+    "Invalid": status("invalid", errors=ERRORS)
+    | {"description": "Which fields are wrong, and why."},
+    "Conflict": status("conflict")
+    | {"description": "The ref or key stands for something else."},
+    "Unavailable": status("unavailable")
+    | {"description": "It can't be decided now; nothing changed."},
     "UnknownUser": status("unknown-user"),
 }
 MOVED = ("Operation", "Conflict", "Unavailable", "Invalid")
@@ -214,22 +220,46 @@ EXACTLY_ONE: dict[type[Schema], tuple[str, ...]] = {  # what is checked across f
 
 ORDER_ENDED = {"order_id": ID, "user_id": ID, "price_minor": MINOR}
 EVENTS: dict[str, Piece] = {
-    "users.user_created": {"user_id": ID, **{name: USER[name] for name in USER if name != "id"}},
+    "users.user_created": {
+        "user_id": ID,
+        **{name: USER[name] for name in USER if name != "id"},
+    },
     "orders.order_paid": ORDER_ENDED,
     "orders.order_rejected": {**ORDER_ENDED, "reason": one_of(*REASONS)},
 }
-EVENT = {"event_id": ID, "version": {"type": "integer", "const": 1}, "occurred_at": TIME}
+EVENT = {
+    "event_id": ID,
+    "version": {"type": "integer", "const": 1},
+    "occurred_at": TIME,
+}
 
 # Headers and properties
 
-REQUEST_ID = {"nameko.request_id": text(description="Stands in every line of the logs about it.")}
-CLIENT = {"nameko.client": text(description="The address of the client; empty where it is not known.")}
-TIMEOUT = {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that the caller waits."}
-EXPIRES = text(pattern="^[0-9]+$", description="Milliseconds; when its caller has stopped waiting.")
-CALL = {"correlation_id": text(description="The caller's choice; the answer has it too.")}
+REQUEST_ID = {
+    "nameko.request_id": text(description="Stands in every line of the logs about it.")
+}
+CLIENT = {
+    "nameko.client": text(
+        description="The address of the client; empty where it is not known."
+    )
+}
+TIMEOUT = {
+    "type": "number",
+    "exclusiveMinimum": 0,
+    "description": "Seconds that the caller waits.",
+}
+EXPIRES = text(
+    pattern="^[0-9]+$", description="Milliseconds; when its caller has stopped waiting."
+)
+CALL = {
+    "correlation_id": text(description="The caller's choice; the answer has it too.")
+}
 ASKED = {
     **CALL,
-    "reply_to": {**openapi.ID, "description": "The routing key of the caller's reply queue."},
+    "reply_to": {
+        **openapi.ID,
+        "description": "The routing key of the caller's reply queue.",
+    },
 }
 REQUEUED = {  # nothing is counted against an event while different ones fail alike
     ATTEMPTS: {**COUNT, "description": "All attempts."},
@@ -266,7 +296,11 @@ HEADERS: dict[str, Piece] = {
                 "description": "Nameko's own callers'.",
             }
         },
-        priority={"type": "integer", "const": 0, "description": "Nameko's own callers'."},
+        priority={
+            "type": "integer",
+            "const": 0,
+            "description": "Nameko's own callers'.",
+        },
     ),
     "AnswerHeaders": closed({**CALL, "expiration": text(const=REPLY_EXPIRES_MS)}),
     "EventHeaders": closed({"message_id": ID, **REQUEST_ID}),
@@ -277,12 +311,21 @@ HEADERS: dict[str, Piece] = {
 CORRELATED = {"correlationId": ref("correlationIds", "call")}
 BINDINGS: Piece = {
     "operationBindings": {
-        "transient": {"amqp": {"deliveryMode": 1, "mandatory": True, "bindingVersion": "0.3.0"}},
-        "persistent": {"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": "0.3.0"}},
+        "transient": {
+            "amqp": {"deliveryMode": 1, "mandatory": True, "bindingVersion": "0.3.0"}
+        },
+        "persistent": {
+            "amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": "0.3.0"}
+        },
         "acked": {"amqp": {"ack": True, "bindingVersion": "0.3.0"}},
     },
     "messageBindings": {
-        "json": {"amqp": {"contentEncoding": JSON["content_encoding"], "bindingVersion": "0.3.0"}}
+        "json": {
+            "amqp": {
+                "contentEncoding": JSON["content_encoding"],
+                "bindingVersion": "0.3.0",
+            }
+        }
     },
 }
 
@@ -291,12 +334,19 @@ def channel_bindings() -> Piece:
     """One for each exchange."""
     kinds = {RPC_EXCHANGE: "topic"}
     kinds |= {f"{name.partition('.')[0]}.events": "topic" for name in EVENTS}
-    kinds |= {moves_exchange(name).name: "direct" for name in SERVICES if handlers(name)}
+    kinds |= {
+        moves_exchange(name).name: "direct" for name in SERVICES if handlers(name)
+    }
     return {
         name: {
             "amqp": {
                 "is": "routingKey",
-                "exchange": {"name": name, "type": kind, "durable": True, "autoDelete": False},
+                "exchange": {
+                    "name": name,
+                    "type": kind,
+                    "durable": True,
+                    "autoDelete": False,
+                },
                 "bindingVersion": "0.3.0",
             }
         }
@@ -309,13 +359,28 @@ def document() -> Piece:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     whole: Piece = {
         "asyncapi": "3.1.0",
-        "info": {"title": project["name"], "version": project["version"], "description": DESCRIPTION},
+        "info": {
+            "title": project["name"],
+            "version": project["version"],
+            "description": DESCRIPTION,
+        },
         "defaultContentType": JSON["content_type"],
-        "servers": {"broker": {"host": "127.0.0.1:7672", "protocol": "amqp", "protocolVersion": "0.9.1"}},
+        "servers": {
+            "broker": {
+                "host": "127.0.0.1:7672",
+                "protocol": "amqp",
+                "protocolVersion": "0.9.1",
+            }
+        },
         "channels": {"replies": replies()},
         "operations": {},
         "components": {
-            "schemas": {**SCALARS, **schemas_of_arguments(), **schemas_of_answers(), **HEADERS},
+            "schemas": {
+                **SCALARS,
+                **schemas_of_arguments(),
+                **schemas_of_answers(),
+                **HEADERS,
+            },
             "messages": {"fault": fault()},
             "replies": {},
             "correlationIds": {"call": {"location": "$message.header#/correlation_id"}},
@@ -343,14 +408,20 @@ def add_methods(whole: Piece, service: str) -> None:
     for name, method in methods(service).items():
         full = f"{service}.{name}"
         request, answered = f"{full}.request", f"{full}.answer"
-        components["messages"] |= {request: request_of(full, method), answered: answer_of(full)}
+        components["messages"] |= {
+            request: request_of(full, method),
+            answered: answer_of(full),
+        }
         channels[full] = routed(RPC_EXCHANGE, full, request)
         channels.setdefault(queue, queued(queue))["messages"] |= messages(request)
         channels["replies"]["messages"] |= messages(answered)
         components["replies"][full] = {
             "address": {"location": "$message.header#/reply_to"},
             "channel": {"$ref": "#/channels/replies"},
-            "messages": [of_channel("replies", answered), of_channel("replies", "fault")],
+            "messages": [
+                of_channel("replies", answered),
+                of_channel("replies", "fault"),
+            ],
         }
         whole["operations"][full] = {
             **operation("receive", queue, request, first_sentence(method), "acked"),
@@ -359,24 +430,35 @@ def add_methods(whole: Piece, service: str) -> None:
 
 
 def request_of(full: str, method: Callable[..., Any]) -> Piece:
-    payload = {"args": {"type": "array", "maxItems": 0}, "kwargs": arguments(full, method)}
+    payload = {
+        "args": {"type": "array", "maxItems": 0},
+        "kwargs": arguments(full, method),
+    }
     example = {"args": [], "kwargs": {"$ref": f"contracts/rpc/{full}.json#/request"}}
-    return message(first_sentence(method), "RequestHeaders", closed(payload), example, CORRELATED)
+    return message(
+        first_sentence(method), "RequestHeaders", closed(payload), example, CORRELATED
+    )
 
 
 def answer_of(full: str) -> Piece:
     payload = {"result": result(full), "error": NULL}
     example = {"result": {"$ref": f"contracts/rpc/{full}.json#/answer"}, "error": None}
-    return message(f"What `{full}` answers.", "AnswerHeaders", closed(payload), example, CORRELATED)
+    return message(
+        f"What `{full}` answers.", "AnswerHeaders", closed(payload), example, CORRELATED
+    )
 
 
 def add_calls(whole: Piece, service: str) -> None:
     """Whom a service asks."""
     for full in calls(service_class(service)):
         if full not in whole["channels"]:
-            raise Failure(f"dev/specs/asyncapi.py: {service} calls {full}, which is not there")
+            raise Failure(
+                f"dev/specs/asyncapi.py: {service} calls {full}, which is not there"
+            )
         whole["operations"][f"{service}.asks.{full}"] = {
-            **operation("send", full, f"{full}.request", f"{service} asks.", "transient"),
+            **operation(
+                "send", full, f"{full}.request", f"{service} asks.", "transient"
+            ),
             "reply": ref("replies", full),
         }
 
@@ -388,17 +470,33 @@ def replies() -> Piece:
         "In the suite's own its first 8 digits are a digest of the caller's name."
     )
     queue = queued("rpc.reply-<caller>-<id>")
-    return {**queue, "address": None, "description": description, "messages": messages("fault")}
+    return {
+        **queue,
+        "address": None,
+        "description": description,
+        "messages": messages("fault"),
+    }
 
 
 def fault() -> Piece:
     """What broke, as Nameko sends an exception."""
-    faults: list[type[Exception]] = [errors.DeadlineExceeded, errors.Unavailable, errors.InternalError]
+    faults: list[type[Exception]] = [
+        errors.DeadlineExceeded,
+        errors.Unavailable,
+        errors.InternalError,
+    ]
     mistakes = [
-        kind for kind in vars(exceptions).values() if inspect.isclass(kind) and issubclass(kind, BadRequest)
+        kind
+        for kind in vars(exceptions).values()
+        if inspect.isclass(kind) and issubclass(kind, BadRequest)
     ]
     paths = [f"{kind.__module__}.{kind.__name__}" for kind in (*faults, *mistakes)]
-    told = {"exc_type": text(), "exc_path": one_of(*paths), "exc_args": {"type": "array"}, "value": text()}
+    told = {
+        "exc_type": text(),
+        "exc_path": one_of(*paths),
+        "exc_args": {"type": "array"},
+        "value": text(),
+    }
     shown = serialize(errors.Unavailable("billing can't reach a part it needs"))
     return message(
         "A call that failed: nothing is known of what was done, or the request can't be right.",
@@ -411,12 +509,23 @@ def fault() -> Piece:
 
 def arguments(full: str, method: Callable[..., Any]) -> Piece:
     """The keyword arguments of a method."""
-    if full.endswith("_many") and full.removesuffix("_many") in ANSWERS and full not in ARGUMENTS:
+    if (
+        full.endswith("_many")
+        and full.removesuffix("_many") in ANSWERS
+        and full not in ARGUMENTS
+    ):
         schema = of_one(full.removesuffix("_many"))
-        return closed({"items": {"type": "array", "items": ref("schemas", schema.__name__)}})
+        return closed(
+            {"items": {"type": "array", "items": ref("schemas", schema.__name__)}}
+        )
     if full in MADE_IF_MISSING:
         whole = of_schema(of_one(full))
-        return {**whole, "required": [n for n in whole["required"] if n not in MADE_IF_MISSING[full]]}
+        return {
+            **whole,
+            "required": [
+                n for n in whole["required"] if n not in MADE_IF_MISSING[full]
+            ],
+        }
     given = ARGUMENTS.get(full)
     if isinstance(given, dict):
         return of_signature(full, method, given)
@@ -433,9 +542,13 @@ def of_one(full: str) -> type[Schema]:
 
 
 def of_signature(full: str, method: Callable[..., Any], types: Piece) -> Piece:
-    parameters = [p for name, p in inspect.signature(method).parameters.items() if name != "self"]
+    parameters = [
+        p for name, p in inspect.signature(method).parameters.items() if name != "self"
+    ]
     if [p.name for p in parameters] != [*types]:
-        raise Failure(f"dev/specs/asyncapi.py: {full} has other arguments than ARGUMENTS says")
+        raise Failure(
+            f"dev/specs/asyncapi.py: {full} has other arguments than ARGUMENTS says"
+        )
     required = [p.name for p in parameters if p.default is p.empty]
     return closed(types) | {"required": required}
 
@@ -458,7 +571,10 @@ def add_events(whole: Piece, service: str) -> None:
     for full, facts in EVENTS.items():
         if full.startswith(f"{service}."):
             event = full.partition(".")[2]
-            payload, example = ref("schemas", full), {"$ref": f"contracts/events/{full}.json"}
+            payload, example = (
+                ref("schemas", full),
+                {"$ref": f"contracts/events/{full}.json"},
+            )
             whole["components"]["schemas"][full] = closed({**EVENT, **facts})
             forms = {
                 "": ("EventHeaders", "as it is told"),
@@ -484,7 +600,9 @@ def add_handlers(whole: Piece, service: str) -> None:
         queue = handler.queue.name
         name = f"{service}.{handler.method_name}"
         dead = handler.dead_name()
-        requeued, dead_letter, redriven = (f"{full}.{form}" for form in ("requeued", "dead", "redriven"))
+        requeued, dead_letter, redriven = (
+            f"{full}.{form}" for form in ("requeued", "dead", "redriven")
+        )
         moves = moves_exchange(service).name
         moved, moved_to_dead = f"{queue}.moves", f"{dead}.moves"
         whole["channels"] |= {
@@ -499,12 +617,18 @@ def add_handlers(whole: Piece, service: str) -> None:
                 **operation("receive", queue, full, summary, "acked"),
                 "messages": [of_channel(queue, full), of_channel(queue, redriven)],
             },
-            f"{name}.again": operation("receive", queue, requeued, "Once requeued.", "acked"),
+            f"{name}.again": operation(
+                "receive", queue, requeued, "Once requeued.", "acked"
+            ),
             f"{name}.requeue": operation(
                 "send", moved, requeued, "It failed and can't be held.", "persistent"
             ),
             f"{name}.dead_letter": operation(
-                "send", moved_to_dead, dead_letter, f"It failed {MAX_ATTEMPTS} times.", "persistent"
+                "send",
+                moved_to_dead,
+                dead_letter,
+                f"It failed {MAX_ATTEMPTS} times.",
+                "persistent",
             ),
             f"{name}.redrive": operation(
                 "send", moved, redriven, "`make redrive` moves it back.", "persistent"
@@ -515,7 +639,9 @@ def add_handlers(whole: Piece, service: str) -> None:
 # Pieces
 
 
-def message(summary: str, headers: str, payload: Piece, example: Any, more: Piece | None = None) -> Piece:
+def message(
+    summary: str, headers: str, payload: Piece, example: Any, more: Piece | None = None
+) -> Piece:
     return {
         "summary": summary,
         "headers": ref("schemas", headers),
@@ -535,7 +661,11 @@ def of_channel(channel: str, name: str) -> Piece:
 
 
 def routed(exchange: str, key: str, *names: str) -> Piece:
-    return {"address": key, "messages": messages(*names), "bindings": ref("channelBindings", exchange)}
+    return {
+        "address": key,
+        "messages": messages(*names),
+        "bindings": ref("channelBindings", exchange),
+    }
 
 
 def queued(name: str, *names: str) -> Piece:
@@ -544,7 +674,9 @@ def queued(name: str, *names: str) -> Piece:
     return {"address": name, "messages": messages(*names), "bindings": bindings}
 
 
-def operation(action: str, channel: str, name: str, summary: str, binding: str) -> Piece:
+def operation(
+    action: str, channel: str, name: str, summary: str, binding: str
+) -> Piece:
     return {
         "action": action,
         "summary": summary,
@@ -558,7 +690,9 @@ def first_sentence(method: Callable[..., Any]) -> str:
     """Of its docstring; a list of arguments after a colon is told by the schema."""
     line = " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
     sentence = line.partition("; ")[0].partition(". ")[0]
-    return (sentence if sentence.startswith("{") else sentence.partition(": ")[0]).rstrip(".") + "."
+    return (
+        sentence if sentence.startswith("{") else sentence.partition(": ")[0]
+    ).rstrip(".") + "."
 
 
 # Schemas
@@ -568,7 +702,11 @@ def schemas_of_arguments() -> Piece:
     """The components that check what is asked."""
     named = [schema for schema in ARGUMENTS.values() if not isinstance(schema, dict)]
     for service in SERVICES:
-        named += [type(schema) for method in methods(service).values() if (schema := checking(method))]
+        named += [
+            type(schema)
+            for method in methods(service).values()
+            if (schema := checking(method))
+        ]
     return {schema.__name__: of_schema(schema) for schema in named}
 
 
@@ -577,11 +715,15 @@ def schemas_of_answers() -> Piece:
     found: Piece = {}
     for name, (schema, types) in DUMPED.items():
         if types.keys() != schema().fields.keys():
-            raise Failure(f"dev/specs/asyncapi.py: {name} has other fields than {schema.__name__}")
+            raise Failure(
+                f"dev/specs/asyncapi.py: {name} has other fields than {schema.__name__}"
+            )
         found[name] = closed(types)
     for name, item in PAGES.items():
         items = {"type": "array", "maxItems": 100, "items": ref("schemas", item)}
-        found[name] = closed({"items": items, "next": nullable(text(description="The next `after`."))})
+        found[name] = closed(
+            {"items": items, "next": nullable(text(description="The next `after`."))}
+        )
     return {**found, **OUTCOMES}
 
 
@@ -632,14 +774,20 @@ def checking(method: Callable[..., Any]) -> Schema | None:
 
 def handlers(service: str) -> list[EventHandler]:
     """What a service hears, in the order of its source."""
-    listens = any(has_entrypoint(method, EventHandler) for method in vars(service_class(service)).values())
+    listens = any(
+        has_entrypoint(method, EventHandler)
+        for method in vars(service_class(service)).values()
+    )
     found = event_handlers({"AMQP_URI": "amqp://"}, service) if listens else []
     order = [*vars(service_class(service))]
     return sorted(found, key=lambda handler: order.index(handler.method_name))
 
 
 def has_entrypoint(method: Any, kind: type) -> bool:
-    return any(isinstance(entrypoint, kind) for entrypoint in getattr(method, "nameko_entrypoints", ()))
+    return any(
+        isinstance(entrypoint, kind)
+        for entrypoint in getattr(method, "nameko_entrypoints", ())
+    )
 
 
 def calls(service: type) -> list[str]:
@@ -648,12 +796,16 @@ def calls(service: type) -> list[str]:
 
 
 def _calls(service: type) -> Iterator[str]:
-    proxies = {name: proxy for name, proxy in vars(service).items() if isinstance(proxy, RpcProxy)}
+    proxies = {
+        name: proxy
+        for name, proxy in vars(service).items()
+        if isinstance(proxy, RpcProxy)
+    }
     for node in ast.walk(ast.parse(inspect.getsource(service))):
         match node:
-            case ast.Attribute(value=ast.Attribute(value=ast.Name(id="self"), attr=name), attr=verb) if (
-                name in proxies
-            ):
+            case ast.Attribute(
+                value=ast.Attribute(value=ast.Name(id="self"), attr=name), attr=verb
+            ) if name in proxies:
                 many = "_many" if verb in proxies[name].batched else ""
                 yield f"{proxies[name].service}.{verb}{many}"
 
@@ -663,25 +815,33 @@ def check_names(whole: Piece) -> None:
     names = whole["components"]["replies"].keys()
     samples = {f"{path.parent.name}/{path.stem}" for path in SAMPLES.glob("*/*.json")}
     wrong = {
-        "dev/specs/asyncapi.py: ANSWERS": ANSWERS.keys() ^ {name.removesuffix("_many") for name in names},
-        "dev/specs/asyncapi.py: ARGUMENTS": (ARGUMENTS.keys() | MADE_IF_MISSING.keys()) - names,
+        "dev/specs/asyncapi.py: ANSWERS": ANSWERS.keys()
+        ^ {name.removesuffix("_many") for name in names},
+        "dev/specs/asyncapi.py: ARGUMENTS": (ARGUMENTS.keys() | MADE_IF_MISSING.keys())
+        - names,
         "docs/contracts": samples
         ^ {*(f"rpc/{name}" for name in names), *(f"events/{name}" for name in EVENTS)},
     }
     for place, found in wrong.items():
         if found:
-            raise Failure(f"{place}: missing, or of what is not there: {', '.join(sorted(found))}")
+            raise Failure(
+                f"{place}: missing, or of what is not there: {', '.join(sorted(found))}"
+            )
 
 
 class Compact(Plain):
     """Without anchors, and what is short on one line."""
 
-    def represent_mapping(self, tag: Any, mapping: Any, flow_style: Any = None) -> yaml.MappingNode:
+    def represent_mapping(
+        self, tag: Any, mapping: Any, flow_style: Any = None
+    ) -> yaml.MappingNode:
         node = super().represent_mapping(tag, mapping, flow_style)
         node.flow_style = 0 < _length(node) <= ONE_LINE
         return node
 
-    def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> yaml.SequenceNode:
+    def represent_sequence(
+        self, tag: Any, sequence: Any, flow_style: Any = None
+    ) -> yaml.SequenceNode:
         node = super().represent_sequence(tag, sequence, flow_style)
         node.flow_style = 0 < _length(node) <= ONE_LINE
         return node
@@ -695,14 +855,20 @@ def _length(node: yaml.Node) -> int:
     """How many characters it takes on one line; 0 where it must not stand on one."""
     if isinstance(node, yaml.ScalarNode):
         return 0 if node.style == "|" else len(node.value) + 4
-    parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+    parts = [
+        part
+        for pair in node.value
+        for part in (pair if isinstance(pair, tuple) else (pair,))
+    ]
     lengths = [_length(part) for part in parts]
     return sum(lengths) + 2 if all(lengths) else 0
 
 
 def written() -> str:
     """What the file must hold."""
-    readable = yaml.dump(document(), Dumper=Compact, sort_keys=False, allow_unicode=True, width=110)
+    readable = yaml.dump(
+        document(), Dumper=Compact, sort_keys=False, allow_unicode=True, width=110
+    )
     return f"# Made by `make specs` of dev/specs/asyncapi.py.\n{readable}"
 
 

@@ -86,13 +86,24 @@ def pattern(python: Any) -> str:
 # What the services answer, by the fields the API shows
 
 ID = text(format="uuid", pattern=pattern(UUID_PATTERN))
-TIME = text(format="date-time", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$")
+TIME = text(
+    format="date-time",
+    pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$",
+)
 EMAIL = text(format="idn-email", maxLength=254)
 AMOUNT = ref("schemas", "Amount")
 KIND = one_of(domain.DEPOSIT, domain.WITHDRAWAL)
-REASONS = (domain.INSUFFICIENT_FUNDS, domain.BALANCE_LIMIT, domain.CANCELLED, domain.UNKNOWN_USER)
+REASONS = (
+    domain.INSUFFICIENT_FUNDS,
+    domain.BALANCE_LIMIT,
+    domain.CANCELLED,
+    domain.UNKNOWN_USER,
+)
 REASON = nullable(one_of(*REASONS))
-ERRORS: Piece = {"type": "object", "additionalProperties": {"type": "array", "items": text()}}  # by field
+ERRORS: Piece = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "items": text()},
+}  # by field
 USER = {
     "id": ID,
     "username": text(maxLength=64, pattern=pattern(USERNAME.regex.pattern)),
@@ -170,11 +181,22 @@ MORE: dict[tuple[str, str | None], Piece] = {
         "there are no letters in it. Without a tag `Accept-Language` decides.",
     },
     ("NewMessage", "subject"): {"pattern": pattern(SUBJECT.regex.pattern)},
-    ("Page", "limit"): {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most."},
-    ("Page", "after"): text(pattern=CURSOR, description="`next_cursor` of the page before."),
+    ("Page", "limit"): {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 100,
+        "description": "At most.",
+    },
+    ("Page", "after"): text(
+        pattern=CURSOR, description="`next_cursor` of the page before."
+    ),
 }
 BODIES: dict[str, Piece] = {
-    "SignUp": {"username": "ann", "email": "ann@example.com", "password": "correct horse battery"},
+    "SignUp": {
+        "username": "ann",
+        "email": "ann@example.com",
+        "password": "correct horse battery",
+    },
     "Login": {"username": "ann", "password": "correct horse battery"},
     "NewMovement": {"amount": "100.00"},
     "NewOrder": {"price": "99.90"},
@@ -208,7 +230,14 @@ REFUSALS: dict[str, tuple[int, tuple[str, ...], str, Problem | None]] = {
     "NotThisVersion": (505, ("malformed-request",), "Another version of HTTP.", None),
 }  # fmt: skip
 ANYWHERE = (
-    *("Malformed", "Late", "LengthRequired", "TooLarge", "TargetTooLong", "HeadersTooLarge"),
+    *(
+        "Malformed",
+        "Late",
+        "LengthRequired",
+        "TooLarge",
+        "TargetTooLong",
+        "HeadersTooLarge",
+    ),
     *("InternalError", "Unavailable", "NotThisVersion"),
 )
 ASKING = ("Invalid", "DeadlineExceeded")  # what calls a service
@@ -231,7 +260,12 @@ ANSWERS: dict[str, tuple[dict[int, str], tuple[str, ...]]] = {
 MEANING = {200: "As asked.", 201: "Done.", 202: "Taken; the outcome is open."}
 LOCATED = ("sign_up", "place_order")  # whose answers have a Location
 FOLLOWED = {
-    "place_order": {"order": {"operationId": "get_order", "parameters": {"order_id": "$response.body#/id"}}}
+    "place_order": {
+        "order": {
+            "operationId": "get_order",
+            "parameters": {"order_id": "$response.body#/id"},
+        }
+    }
 }
 
 REQUEST_ID: Piece = {
@@ -240,8 +274,16 @@ REQUEST_ID: Piece = {
 }
 HEADERS: dict[str, Piece] = {
     "X-Request-Id": {**REQUEST_ID, "required": True},
-    "Retry-After": {"description": "Seconds.", "required": True, "schema": text(pattern="^[0-9]+$")},
-    "Location": {"description": "The path of what was made.", "required": True, "schema": text(pattern="^/")},
+    "Retry-After": {
+        "description": "Seconds.",
+        "required": True,
+        "schema": text(pattern="^[0-9]+$"),
+    },
+    "Location": {
+        "description": "The path of what was made.",
+        "required": True,
+        "schema": text(pattern="^/"),
+    },
     "WWW-Authenticate": {"required": True, "schema": text(const="Bearer")},
 }
 PARAMETERS: dict[str, Piece] = {
@@ -282,7 +324,13 @@ def document() -> Piece:
     )
     marshmallow.converter.add_attribute_function(lambda _, field, **__: of_field(field))  # type: ignore[union-attr]
     spec.components.security_scheme(
-        "bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": TOKENS}
+        "bearer",
+        {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": TOKENS,
+        },
     )
     for name, piece in schemas_of_answers().items():
         spec.components.schema(name, piece)
@@ -294,7 +342,9 @@ def document() -> Piece:
         spec.components.parameter(name, piece["in"], piece)
     for handler, route in routes():
         path = re.sub(r"<(\w+)>", r"{\1}", route.url)
-        spec.path(path, operations={route.method.lower(): operation(handler, route, path)})
+        spec.path(
+            path, operations={route.method.lower(): operation(handler, route, path)}
+        )
     for path, piece in open_paths().items():
         spec.path(path, operations={"get": piece})
     whole: Piece = {"openapi": None, **spec.to_dict()}  # first of all
@@ -305,10 +355,18 @@ def document() -> Piece:
 
 def routes() -> list[tuple[Callable[..., Any], Route]]:
     """The handlers of the service with their routes, in the order of the source."""
-    handlers = [handler for handler in vars(Service).values() if hasattr(handler, "nameko_entrypoints")]
-    found = [(handler, route) for handler in handlers for route in handler.nameko_entrypoints]
+    handlers = [
+        handler
+        for handler in vars(Service).values()
+        if hasattr(handler, "nameko_entrypoints")
+    ]
+    found = [
+        (handler, route) for handler in handlers for route in handler.nameko_entrypoints
+    ]
     if unknown := {handler.__name__ for handler, _ in found} ^ ANSWERS.keys():
-        raise Failure(f"dev/specs/openapi.py: ANSWERS and the routes differ: {', '.join(sorted(unknown))}")
+        raise Failure(
+            f"dev/specs/openapi.py: ANSWERS and the routes differ: {', '.join(sorted(unknown))}"
+        )
     return found
 
 
@@ -323,21 +381,33 @@ def operation(handler: Any, route: Route, path: str) -> Piece:
         parameters.append("Accept-Language")
     # By hand: apispec fails where a field has a default and no way to dump it.
     for field in route.query.fields.values():
-        default = {"default": field.load_default} if field.load_default is not missing else {}
+        default = (
+            {"default": field.load_default} if field.load_default is not missing else {}
+        )
         name = field.data_key or field.name
-        parameters.append({"in": "query", "name": name, "schema": {**of_field(field), **default}})
+        parameters.append(
+            {"in": "query", "name": name, "schema": {**of_field(field), **default}}
+        )
     for name in re.findall(r"{(\w+)}", path):
         parameters.append({"in": "path", "name": name, "required": True, "schema": ID})
-    piece = described(handler.__name__, path.split("/")[1], inspect.getdoc(handler) or "")
+    piece = described(
+        handler.__name__, path.split("/")[1], inspect.getdoc(handler) or ""
+    )
     piece["parameters"] = parameters
     if route.body:
         refusals.append("NotJson")
-        piece["requestBody"] = {"required": True, "content": {"application/json": {"schema": route.body}}}
+        piece["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": route.body}},
+        }
     if route.public:
         piece["security"] = []
     else:
         refusals.append("Unauthorized")
-    responses = {status: answer(status, name, handler.__name__) for status, name in answers.items()}
+    responses = {
+        status: answer(status, name, handler.__name__)
+        for status, name in answers.items()
+    }
     return {**piece, "responses": with_refusals(responses, refusals)}
 
 
@@ -350,22 +420,36 @@ def described(name: str, tag: str, docstring: str) -> Piece:
 def answer(status: int, name: str, handler: str) -> Piece:
     located = ("Location",) if handler in LOCATED else ()
     links = {"links": FOLLOWED[handler]} if handler in FOLLOWED else {}
-    return {**response(MEANING[status], {"application/json": ref("schemas", name)}, *located), **links}
+    return {
+        **response(
+            MEANING[status], {"application/json": ref("schemas", name)}, *located
+        ),
+        **links,
+    }
 
 
 def response(description: str, contents: dict[str, Piece], *headers: str) -> Piece:
     return {
         "description": description,
         "headers": {name: ref("headers", name) for name in ("X-Request-Id", *headers)},
-        "content": {media_type: {"schema": schema} for media_type, schema in contents.items()},
+        "content": {
+            media_type: {"schema": schema} for media_type, schema in contents.items()
+        },
     }
 
 
 def refusal(name: str) -> Piece:
     """The response of one of REFUSALS."""
     status, types, description, real = REFUSALS[name]
-    kinds = {"type": {"enum": [problems.TYPE.format(kind) for kind in types]}, "status": {"const": status}}
-    headers = {401: ["WWW-Authenticate"], 503: ["Retry-After"], 504: ["Retry-After"]}.get(status, [])
+    kinds = {
+        "type": {"enum": [problems.TYPE.format(kind) for kind in types]},
+        "status": {"const": status},
+    }
+    headers = {
+        401: ["WWW-Authenticate"],
+        503: ["Retry-After"],
+        504: ["Retry-After"],
+    }.get(status, [])
     schema = {**ref("schemas", "Problem"), "properties": kinds}
     piece = response(description, {"application/problem+json": schema}, *headers)
     if status == 503:  # one connection too many is answered before the request is read
@@ -375,8 +459,12 @@ def refusal(name: str) -> Piece:
     return piece
 
 
-def with_refusals(responses: dict[int, Piece], names: list[str] | tuple[str, ...]) -> dict[str, Piece]:
-    by_status = responses | {REFUSALS[name][0]: ref("responses", name) for name in names}
+def with_refusals(
+    responses: dict[int, Piece], names: list[str] | tuple[str, ...]
+) -> dict[str, Piece]:
+    by_status = responses | {
+        REFUSALS[name][0]: ref("responses", name) for name in names
+    }
     return {str(status): by_status[status] for status in sorted(by_status)}
 
 
@@ -391,7 +479,9 @@ def schemas_of_answers() -> dict[str, Piece]:
     }
     for name, (view, types, sample) in VIEWS.items():
         if unknown := types.keys() ^ view.fields.keys():
-            raise Failure(f"dev/specs/openapi.py: {name} differs from its View: {', '.join(sorted(unknown))}")
+            raise Failure(
+                f"dev/specs/openapi.py: {name} differs from its View: {', '.join(sorted(unknown))}"
+            )
         inside = json.loads((SAMPLES / f"{sample}.json").read_text())["answer"]
         found[name] = {
             **closed({field: types[field] for field in view.fields}),
@@ -399,11 +489,21 @@ def schemas_of_answers() -> dict[str, Piece]:
         }
     for name, item in PAGES.items():
         items = {"type": "array", "maxItems": 100, "items": ref("schemas", item)}
-        found[name] = closed({"items": items, "next_cursor": nullable(text(pattern=CURSOR))})
+        found[name] = closed(
+            {"items": items, "next_cursor": nullable(text(pattern=CURSOR))}
+        )
     found["Token"] = closed(TOKEN)
     found["SignedUp"] = closed(USER | TOKEN)
-    members = {"detail": text(), "errors": ERRORS, "operation": ref("schemas", "Operation")}
-    needed = {"type": text(format="uri"), "title": text(), "status": {"type": "integer"}}
+    members = {
+        "detail": text(),
+        "errors": ERRORS,
+        "operation": ref("schemas", "Operation"),
+    }
+    needed = {
+        "type": text(format="uri"),
+        "title": text(),
+        "status": {"type": "integer"},
+    }
     found["Problem"] = closed(needed, **members)
     return found
 
@@ -411,7 +511,12 @@ def schemas_of_answers() -> dict[str, Piece]:
 def closed(needed: Piece, **optional: Piece) -> Piece:
     """An object of these fields and no others."""
     properties = {**needed, **optional}
-    return {"type": "object", "properties": properties, "required": [*needed], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [*needed],
+        "additionalProperties": False,
+    }
 
 
 def of_field(field: fields.Field[Any]) -> Piece:
@@ -432,7 +537,11 @@ def of_field(field: fields.Field[Any]) -> Piece:
         }
     no_nul = {"pattern": r"^[^\x00]*$"} if storable in field.validators else {}
     parent = field.parent
-    return no_nul | (MORE.get((type(parent).__name__, field.name), {}) if isinstance(parent, Schema) else {})
+    return no_nul | (
+        MORE.get((type(parent).__name__, field.name), {})
+        if isinstance(parent, Schema)
+        else {}
+    )
 
 
 def open_paths() -> dict[str, Piece]:
@@ -445,29 +554,52 @@ def open_paths() -> dict[str, Piece]:
         }
     )
     whole = {"type": "object", "required": ["openapi"]}
-    files = {path.removeprefix("/docs/"): told for path, told in documents.FILES.items() if "/docs/" in path}
+    files = {
+        path.removeprefix("/docs/"): told
+        for path, told in documents.FILES.items()
+        if "/docs/" in path
+    }
     shown = {media_type: text() for media_type, _ in files.values()}
-    file = {"in": "path", "name": "file", "required": True, "schema": one_of(*sorted(files))}
+    file = {
+        "in": "path",
+        "name": "file",
+        "required": True,
+        "schema": one_of(*sorted(files)),
+    }
     where = {
         "description": "On the health port; here only where GATEWAY_HEALTH_PUBLIC is true, otherwise 404."
     }
     summary = "Whether broker and services are reached"
-    readyz = open_path("readyz", summary, {"application/json": ready}, "NotFound") | where
-    summary = "Whether it has started and is not stopping: for a gateway's readiness probe"
-    startedz = open_path("startedz", summary, {"application/json": ready}, "NotFound") | where
+    readyz = (
+        open_path("readyz", summary, {"application/json": ready}, "NotFound") | where
+    )
+    summary = (
+        "Whether it has started and is not stopping: for a gateway's readiness probe"
+    )
+    startedz = (
+        open_path("startedz", summary, {"application/json": ready}, "NotFound") | where
+    )
     summary = "Metrics, as Prometheus reads them"
     metrics = open_path("metrics", summary, {"text/plain": text()}, "NotFound") | where
     for path in (readyz, startedz):
-        unready = path["responses"]["503"] = response("Not ready.", {"application/json": ready})
+        unready = path["responses"]["503"] = response(
+            "Not ready.", {"application/json": ready}
+        )
         unready["content"] |= refusal("Unavailable")["content"]
         unready["headers"] = {"X-Request-Id": REQUEST_ID}
     return {
-        "/healthz": open_path("healthz", "Whether the process is alive", {"application/json": ok}),
+        "/healthz": open_path(
+            "healthz", "Whether the process is alive", {"application/json": ok}
+        ),
         "/readyz": readyz,
         "/startedz": startedz,
         "/metrics": metrics,
-        "/openapi.json": open_path("openapi", "This document", {"application/json": whole}),
-        "/docs": open_path("docs", "This document, to read and to try out", {"text/html": text()}),
+        "/openapi.json": open_path(
+            "openapi", "This document", {"application/json": whole}
+        ),
+        "/docs": open_path(
+            "docs", "This document, to read and to try out", {"text/html": text()}
+        ),
         "/docs/{file}": {
             **open_path("docs_file", "What the page is made of", shown, "NotFound"),
             "parameters": [file],
@@ -477,8 +609,16 @@ def open_paths() -> dict[str, Piece]:
 
 def open_path(name: str, summary: str, contents: dict[str, Piece], *own: str) -> Piece:
     tag = "documents" if name.startswith(("docs", "openapi")) else "health"
-    responses = with_refusals({200: response(MEANING[200], contents)}, [*ANYWHERE, *own])
-    return {"operationId": name, "tags": [tag], "summary": summary, "security": [], "responses": responses}
+    responses = with_refusals(
+        {200: response(MEANING[200], contents)}, [*ANYWHERE, *own]
+    )
+    return {
+        "operationId": name,
+        "tags": [tag],
+        "summary": summary,
+        "security": [],
+        "responses": responses,
+    }
 
 
 class Plain(yaml.SafeDumper):
@@ -488,7 +628,9 @@ class Plain(yaml.SafeDumper):
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+        return self.represent_scalar(
+            "tag:yaml.org,2002:str", data, style="|" if "\n" in data else None
+        )
 
 
 Plain.add_representer(str, Plain.represent_str)
@@ -497,9 +639,14 @@ Plain.add_representer(str, Plain.represent_str)
 def written() -> dict[Path, str]:
     """What the two files must hold."""
     whole = document()
-    readable = yaml.dump(whole, Dumper=Plain, sort_keys=False, allow_unicode=True, width=110)
+    readable = yaml.dump(
+        whole, Dumper=Plain, sort_keys=False, allow_unicode=True, width=110
+    )
     compact = json.dumps(whole, separators=(",", ":"), ensure_ascii=False)
-    return {YAML: f"# Made by `make specs` of dev/specs/openapi.py.\n{readable}", JSON: f"{compact}\n"}
+    return {
+        YAML: f"# Made by `make specs` of dev/specs/openapi.py.\n{readable}",
+        JSON: f"{compact}\n",
+    }
 
 
 if __name__ == "__main__":

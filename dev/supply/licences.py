@@ -102,7 +102,10 @@ def licence_of(name: str) -> str:
     metadata = distribution(name).metadata
     fields = ("License-Expression", "License", "Classifier")
     texts = [text for field in fields for text in metadata.get_all(field, [])]
-    return allowed(name, [text for text in texts if "::" not in text or text.startswith("License ::")])
+    return allowed(
+        name,
+        [text for text in texts if "::" not in text or text.startswith("License ::")],
+    )
 
 
 def allowed(name: str, declared: list[str]) -> str:
@@ -111,7 +114,9 @@ def allowed(name: str, declared: list[str]) -> str:
         expression = IDENTIFIERS.get(text, text).strip("()")
         if is_permissive(expression) or name in COPYLEFT.get(expression, {}):
             return expression
-    raise Failure(f"{name} has no licence that is allowed: {' | '.join(declared)[:200]}")
+    raise Failure(
+        f"{name} has no licence that is allowed: {' | '.join(declared)[:200]}"
+    )
 
 
 def is_permissive(expression: str) -> bool:
@@ -134,19 +139,39 @@ def page() -> str:
     lines = [HEAD, "## In the images", "", *_table(product)]
     further = [name for name in locked(DEVELOPMENT) if name not in product]
     lines += ["", "## In tests and tools", "", *_table(further)]
-    lines += ["", "## From npm, in tools", "", "| lock file | licences |", "| --- | --- |"]
+    lines += [
+        "",
+        "## From npm, in tools",
+        "",
+        "| lock file | licences |",
+        "| --- | --- |",
+    ]
     for folder, use in NPM.items():
         counts = Counter(licence for _, licence in npm_licences(folder))
-        listed = ", ".join(f"{count} {licence}" for licence, count in sorted(counts.items()))
+        listed = ", ".join(
+            f"{count} {licence}" for licence, count in sorted(counts.items())
+        )
         lines.append(f"| {folder}: {use} | {listed} |")
-    lines += ["", "## Copyleft", "", "| package | licence | why it is accepted |", "| --- | --- | --- |"]
+    lines += [
+        "",
+        "## Copyleft",
+        "",
+        "| package | licence | why it is accepted |",
+        "| --- | --- | --- |",
+    ]
     for licence, reasons in COPYLEFT.items():
-        lines += [f"| {name} | {licence} | {reason} |" for name, reason in reasons.items()]
+        lines += [
+            f"| {name} | {licence} | {reason} |" for name, reason in reasons.items()
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _table(names: list[str]) -> list[str]:
-    return ["| package | licence |", "| --- | --- |", *(f"| {name} | {licence_of(name)} |" for name in names)]
+    return [
+        "| package | licence |",
+        "| --- | --- |",
+        *(f"| {name} | {licence_of(name)} |" for name in names),
+    ]
 
 
 if __name__ == "__main__":

@@ -41,15 +41,23 @@ def merged(installed: Piece, pinned: Piece) -> Piece:
     components = [
         {
             **each,
-            "licenses": [{"expression": licence_of(_name(each)), "acknowledgement": "concluded"}],
-            "externalReferences": [*each.get("externalReferences", []), *hashes[_name(each)]],
+            "licenses": [
+                {"expression": licence_of(_name(each)), "acknowledgement": "concluded"}
+            ],
+            "externalReferences": [
+                *each.get("externalReferences", []),
+                *hashes[_name(each)],
+            ],
         }
         for each in kept
     ]
     root = installed["metadata"]["component"]["bom-ref"]
     refs = {root, *(each["bom-ref"] for each in components)}
     dependencies = [
-        {"ref": each["ref"], "dependsOn": [ref for ref in each.get("dependsOn", []) if ref in refs]}
+        {
+            "ref": each["ref"],
+            "dependsOn": [ref for ref in each.get("dependsOn", []) if ref in refs],
+        }
         for each in installed["dependencies"]
         if each["ref"] in refs
     ]
@@ -57,14 +65,22 @@ def merged(installed: Piece, pinned: Piece) -> Piece:
     for each in dependencies:
         if each["ref"] == root:
             each["dependsOn"].append(browser["bom-ref"])
-    return {**installed, "components": [*components, browser], "dependencies": dependencies}
+    return {
+        **installed,
+        "components": [*components, browser],
+        "dependencies": dependencies,
+    }
 
 
 def swagger() -> Piece:
     """Swagger UI, with the hash of each file of it that the gateway serves or keeps."""
     purl = f"pkg:npm/swagger-ui-dist@{swagger_ui.VERSION}"
     files = [
-        {"type": "file", "name": name, "hashes": [{"alg": "SHA-256", "content": digest}]}
+        {
+            "type": "file",
+            "name": name,
+            "hashes": [{"alg": "SHA-256", "content": digest}],
+        }
         for name, digest in swagger_ui.SHA256.items()
     ]
     return {
@@ -82,7 +98,9 @@ def validate(bom: str) -> None:
     """Failure where the text breaks CycloneDX's schema."""
     done = _run("python", "-W", "ignore", "-c", VALIDATE, text=bom)
     if done.returncode:
-        raise Failure(f"the bill of materials breaks CycloneDX's schema: {done.stderr.strip()[:300]}")
+        raise Failure(
+            f"the bill of materials breaks CycloneDX's schema: {done.stderr.strip()[:300]}"
+        )
 
 
 def _name(component: Piece) -> str:
@@ -91,20 +109,32 @@ def _name(component: Piece) -> str:
 
 
 def _cyclonedx(*arguments: str) -> Piece:
-    done = _run("cyclonedx-py", *arguments, "--pyproject", "pyproject.toml", "--output-reproducible")
+    done = _run(
+        "cyclonedx-py",
+        *arguments,
+        "--pyproject",
+        "pyproject.toml",
+        "--output-reproducible",
+    )
     if done.returncode:
         raise Failure(f"cyclonedx-py failed: {done.stderr.strip()[-500:]}")
     bom: Piece = json.loads(done.stdout)
     return bom
 
 
-def _run(program: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+def _run(
+    program: str, *arguments: str, text: str = ""
+) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / program), *arguments]
-    return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, input=text, capture_output=True, text=True, check=False
+    )
 
 
 def main() -> None:
-    bom = merged(_cyclonedx("environment", ".venv"), _cyclonedx("requirements", PRODUCT.name))
+    bom = merged(
+        _cyclonedx("environment", ".venv"), _cyclonedx("requirements", PRODUCT.name)
+    )
     text = json.dumps(bom, indent=2) + "\n"
     validate(text)
     BOM.write_text(text)

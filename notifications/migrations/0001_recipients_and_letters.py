@@ -28,9 +28,18 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
-        sa.CheckConstraint("kind IN ('happiness', 'grief', 'message')", name="kind_known"),
-        sa.CheckConstraint("(order_id IS NULL) = (kind = 'message')", name="orders_have_outcomes"),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            server_default=sa.func.now(),
+        ),
+        sa.CheckConstraint(
+            "kind IN ('happiness', 'grief', 'message')", name="kind_known"
+        ),
+        sa.CheckConstraint(
+            "(order_id IS NULL) = (kind = 'message')", name="orders_have_outcomes"
+        ),
     )
     op.create_index("letters_by_user", "letters", ["user_id", "id"])
     op.create_index("letters_by_email", "letters", ["email", "id"])

@@ -23,11 +23,20 @@ def upgrade() -> None:
         sa.Column("request_id", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
         sa.Column("next_attempt_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), nullable=False, server_default=now
+        ),
         sa.Column("ended_at", sa.DateTime(timezone=True)),
-        sa.CheckConstraint("status IN ('pending', 'paid', 'rejected')", name="status_known"),
-        sa.CheckConstraint("(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"),
-        sa.CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_when_settled"),
+        sa.CheckConstraint(
+            "status IN ('pending', 'paid', 'rejected')", name="status_known"
+        ),
+        sa.CheckConstraint(
+            "(reason IS NOT NULL) = (status = 'rejected')",
+            name="rejections_have_reasons",
+        ),
+        sa.CheckConstraint(
+            "(ended_at IS NULL) = (status = 'pending')", name="ended_when_settled"
+        ),
         sa.CheckConstraint("price_minor > 0", name="price_positive"),
     )
     op.create_index("orders_by_key", "orders", ["user_id", "key"], unique=True)
@@ -44,10 +53,17 @@ def upgrade() -> None:
         sa.Column("type", sa.String(64), nullable=False),
         sa.Column("payload", JSONB, nullable=False),
         sa.Column("request_id", sa.Text, nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), nullable=False, server_default=now
+        ),
         sa.Column("sent_at", sa.DateTime(timezone=True)),
     )
-    op.create_index("outbox_unsent", "outbox", ["event_id"], postgresql_where=sa.text("sent_at IS NULL"))
+    op.create_index(
+        "outbox_unsent",
+        "outbox",
+        ["event_id"],
+        postgresql_where=sa.text("sent_at IS NULL"),
+    )
     # An order ends once and is never changed again, whatever the code above the database does.
     op.execute(
         "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
@@ -57,5 +73,8 @@ def upgrade() -> None:
         "CREATE TRIGGER ended_orders_stay BEFORE UPDATE ON orders FOR EACH ROW"
         " WHEN (OLD.status <> 'pending') EXECUTE FUNCTION refuse_change()"
     )
-    grant("orders", "SELECT, INSERT, UPDATE (status, reason, ended_at, attempts, next_attempt_at)")
+    grant(
+        "orders",
+        "SELECT, INSERT, UPDATE (status, reason, ended_at, attempts, next_attempt_at)",
+    )
     grant("outbox", "SELECT, INSERT, UPDATE, DELETE")

@@ -28,7 +28,9 @@ def test_one_idempotency_key_has_one_effect(prove) -> None:
     prove("keys")
 
 
-def test_a_refused_withdrawal_is_refused_each_of_ten_times_it_comes_again(prove) -> None:
+def test_a_refused_withdrawal_is_refused_each_of_ten_times_it_comes_again(
+    prove,
+) -> None:
     assert prove("refusal").faults == 10
 
 
@@ -40,7 +42,9 @@ def test_a_blocked_broker_is_told_in_time_and_all_comes_right_behind_it(prove) -
     prove("blocked")
 
 
-def test_a_database_that_restarts_dies_or_hangs_up_loses_nothing_and_is_back_soon(prove) -> None:
+def test_a_database_that_restarts_dies_or_hangs_up_loses_nothing_and_is_back_soon(
+    prove,
+) -> None:
     prove("database")
 
 
@@ -56,15 +60,21 @@ def test_orders_wait_for_billing_while_it_is_down_and_all_else_goes_on(prove) ->
     prove("billing_down")
 
 
-def test_events_that_wait_for_a_retry_survive_a_broker_that_is_killed_again_and_again(prove) -> None:
+def test_events_that_wait_for_a_retry_survive_a_broker_that_is_killed_again_and_again(
+    prove,
+) -> None:
     result = prove("retries")
     assert result.notes["events that wait"] >= 600
     assert result.faults == 4
 
 
-def test_connections_that_are_there_and_do_not_work_hold_up_nothing_for_long(prove) -> None:
+def test_connections_that_are_there_and_do_not_work_hold_up_nothing_for_long(
+    prove,
+) -> None:
     prove("halfdead")
 
 
-def test_a_database_that_cannot_write_is_noticed_and_used_again_when_it_can(prove) -> None:
+def test_a_database_that_cannot_write_is_noticed_and_used_again_when_it_can(
+    prove,
+) -> None:
     prove("readonly")

@@ -44,7 +44,9 @@ def client(proxy: Proxy) -> Iterator[socket.socket]:
         yield connection
 
 
-def echoed(connection: socket.socket, data: bytes, wait_s: float = WAIT_S) -> bytes | None:
+def echoed(
+    connection: socket.socket, data: bytes, wait_s: float = WAIT_S
+) -> bytes | None:
     """What comes back; None if nothing does in time."""
     connection.settimeout(wait_s)
     connection.sendall(data)
@@ -54,7 +56,9 @@ def echoed(connection: socket.socket, data: bytes, wait_s: float = WAIT_S) -> by
         return None
 
 
-def test_bytes_pass_both_ways_and_so_does_the_end(proxy: Proxy, client: socket.socket) -> None:
+def test_bytes_pass_both_ways_and_so_does_the_end(
+    proxy: Proxy, client: socket.socket
+) -> None:
     assert echoed(client, b"hello") == b"hello"
     proxy.hang_up()
     assert client.recv(1024) == b""
@@ -94,7 +98,9 @@ def test_a_forgotten_connection_ends_for_the_server_alone(proxy: Proxy) -> None:
     listener.close()
 
 
-def test_held_bytes_come_when_the_hold_ends(proxy: Proxy, client: socket.socket) -> None:
+def test_held_bytes_come_when_the_hold_ends(
+    proxy: Proxy, client: socket.socket
+) -> None:
     with proxy.holding():
         assert echoed(client, b"late", SILENT_S) is None
     client.settimeout(WAIT_S)

@@ -54,7 +54,9 @@ class Api:
         return {each["metadata"]["name"]: each for each in found}
 
     def get(self, path: str, query: str) -> Object | None:
-        return self.objects.get(path) or self._discovery(path) or self._list(path, query)
+        return (
+            self.objects.get(path) or self._discovery(path) or self._list(path, query)
+        )
 
     def _discovery(self, path: str) -> Object | None:
         if path == "/version":
@@ -77,16 +79,35 @@ class Api:
         version = path.removeprefix("/apis/").removeprefix("/api/")
         if not resources:
             return None
-        return {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+        return {
+            "kind": "APIResourceList",
+            "groupVersion": version,
+            "resources": resources,
+        }
 
     def _list(self, path: str, query: str) -> Object | None:
         plural = path.rpartition("/")[2]
-        wanted = dict(parse_qsl(dict(parse_qsl(query)).get("labelSelector", "").replace(",", "&"))).items()
+        wanted = dict(
+            parse_qsl(dict(parse_qsl(query)).get("labelSelector", "").replace(",", "&"))
+        ).items()
         for version, known, kind in KINDS:
             if known == plural and path.startswith(f"{_root(version)}/"):
-                below = [each for at, each in self.objects.items() if at.rpartition("/")[0] == path]
-                items = [each for each in below if wanted <= each["metadata"].get("labels", {}).items()]
-                return {"kind": f"{kind}List", "apiVersion": version, "items": items, "metadata": {}}
+                below = [
+                    each
+                    for at, each in self.objects.items()
+                    if at.rpartition("/")[0] == path
+                ]
+                items = [
+                    each
+                    for each in below
+                    if wanted <= each["metadata"].get("labels", {}).items()
+                ]
+                return {
+                    "kind": f"{kind}List",
+                    "apiVersion": version,
+                    "items": items,
+                    "metadata": {},
+                }
         return None
 
 
@@ -96,9 +117,15 @@ def _root(version: str) -> str:
 
 def _groups() -> list[Object]:
     versions = dict.fromkeys(version for version, _, _ in KINDS if "/" in version)
-    served = [{"groupVersion": each, "version": each.partition("/")[2]} for each in versions]
+    served = [
+        {"groupVersion": each, "version": each.partition("/")[2]} for each in versions
+    ]
     return [
-        {"name": each["groupVersion"].partition("/")[0], "versions": [each], "preferredVersion": each}
+        {
+            "name": each["groupVersion"].partition("/")[0],
+            "versions": [each],
+            "preferredVersion": each,
+        }
         for each in served
     ]
 
@@ -148,7 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _store(self, path: str, body: Object) -> Object:
         body["metadata"]["namespace"] = path.split("/namespaces/")[1].split("/")[0]
         if body["kind"] == "Secret" and "stringData" in body:
-            raise AssertionError("the API server would turn stringData into data: this one does not")
+            raise AssertionError(
+                "the API server would turn stringData into data: this one does not"
+            )
         self.api.objects[path] = body
         return body
 
@@ -180,9 +209,15 @@ def _secret(message: bytes) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": metadata[1][0].decode(), "labels": _strings(metadata.get(11, []))},
+        "metadata": {
+            "name": metadata[1][0].decode(),
+            "labels": _strings(metadata.get(11, [])),
+        },
         "type": secret[3][0].decode(),
-        "data": {key: base64.b64encode(value).decode() for key, value in _pairs(secret.get(2, []))},
+        "data": {
+            key: base64.b64encode(value).decode()
+            for key, value in _pairs(secret.get(2, []))
+        },
     }
 
 
@@ -219,7 +254,13 @@ def _number(message: bytes, at: int) -> tuple[int, int]:
 
 
 def _status(code: int, reason: str) -> Object:
-    return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code}
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "reason": reason,
+        "code": code,
+    }
 
 
 @contextmanager

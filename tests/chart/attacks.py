@@ -74,7 +74,11 @@ class Account:
     @property
     def own_queue(self) -> str:
         """A name for a new queue. `users` may declare the queue of its requests only, which is there."""
-        stems = {"migrations": "evt-attack--", "operator": bus.SHELL_REPLIES, "users": "rpc-users-"}
+        stems = {
+            "migrations": "evt-attack--",
+            "operator": bus.SHELL_REPLIES,
+            "users": "rpc-users-",
+        }
         return f"{stems.get(self.user, f'rpc.reply-{self.user}-')}{uuid.uuid4()}"
 
     @property
@@ -84,17 +88,28 @@ class Account:
 
 
 def publish(
-    channel: Any, exchange: str, key: str, body: bytes = b"{}", headers: Any = None, **properties: Any
+    channel: Any,
+    exchange: str,
+    key: str,
+    body: bytes = b"{}",
+    headers: Any = None,
+    **properties: Any,
 ) -> None:
     """With a confirm: the broker refuses at once or not at all."""
     channel.confirm_select()
-    properties = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
+    properties = {
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        **properties,
+    }
     message = amqp.Message(body, application_headers=headers or {}, **properties)
     channel.basic_publish(message, exchange, key)
     channel.wait([amqp.spec.Basic.Ack, amqp.spec.Basic.Nack, amqp.spec.Channel.Close])
 
 
-def attempts(account: Account, queues: Iterable[str], reply_keys: Iterable[str]) -> Iterator[Attempt]:
+def attempts(
+    account: Account, queues: Iterable[str], reply_keys: Iterable[str]
+) -> Iterator[Attempt]:
     """Everything that bus.yaml does not permit this account.
 
     dev/tests/unit/test_bus.py says what that may permit. `queues` are all that exist, and `reply_keys`
@@ -119,15 +134,28 @@ def _on_exchanges(account: Account) -> Iterator[Attempt]:
         if not account.has("configure", name):
             yield Attempt(f"delete {name}", lambda c, n=name: c.exchange_delete(n))
             for type_ in ("fanout", "headers"):
-                yield Attempt(f"declare {name} as {type_}", partial(_declare_exchange, name, type_, None))
+                yield Attempt(
+                    f"declare {name} as {type_}",
+                    partial(_declare_exchange, name, type_, None),
+                )
         if not (account.has("configure", own) and account.has("write", name)):
             alternate = {"alternate-exchange": name}
-            yield Attempt(f"alternate exchange {name}", partial(_declare_exchange, own, "topic", alternate))
+            yield Attempt(
+                f"alternate exchange {name}",
+                partial(_declare_exchange, own, "topic", alternate),
+            )
     for name in (*shared, "amq.topic"):
         for source in shared:
-            if not (account.has("write", name) and account.has_key("read", source, "attack")):
-                yield Attempt(f"bind {name} to {source}", partial(_bind_exchange, name, source))
-                yield Attempt(f"unbind {name} from {source}", partial(_unbind_exchange, name, source))
+            if not (
+                account.has("write", name) and account.has_key("read", source, "attack")
+            ):
+                yield Attempt(
+                    f"bind {name} to {source}", partial(_bind_exchange, name, source)
+                )
+                yield Attempt(
+                    f"unbind {name} from {source}",
+                    partial(_unbind_exchange, name, source),
+                )
 
 
 def _on_queues(account: Account, queues: Iterable[str]) -> Iterator[Attempt]:
@@ -135,24 +163,41 @@ def _on_queues(account: Account, queues: Iterable[str]) -> Iterator[Attempt]:
     for name in queues:
         if not account.has("configure", name):
             yield Attempt(f"delete {name}", lambda c, n=name: c.queue_delete(n))
-            yield Attempt(f"declare {name}", lambda c, n=name: c.queue_declare(n, durable=False))
+            yield Attempt(
+                f"declare {name}", lambda c, n=name: c.queue_declare(n, durable=False)
+            )
         if not account.has("read", name):
             yield Attempt(f"purge {name}", lambda c, n=name: c.queue_purge(n))
             yield Attempt(f"get from {name}", lambda c, n=name: c.basic_get(n))
-            yield Attempt(f"consume {name}", lambda c, n=name: c.basic_consume(n, no_ack=True))
+            yield Attempt(
+                f"consume {name}", lambda c, n=name: c.basic_consume(n, no_ack=True)
+            )
         for exchange, key in ((RPC, "users.*"), ("users.events", "user_created")):
-            if not (account.has("write", name) and account.has_key("read", exchange, key)):
-                yield Attempt(f"bind {name} to {exchange}", partial(_bind, name, exchange, key))
-                yield Attempt(f"unbind {name} from {exchange}", partial(_unbind, name, exchange, key))
+            if not (
+                account.has("write", name) and account.has_key("read", exchange, key)
+            ):
+                yield Attempt(
+                    f"bind {name} to {exchange}", partial(_bind, name, exchange, key)
+                )
+                yield Attempt(
+                    f"unbind {name} from {exchange}",
+                    partial(_unbind, name, exchange, key),
+                )
 
 
 def _dead_letters(account: Account) -> Iterator[Attempt]:
     """A queue of its own that dead-letters into an exchange that it may not write to."""
     own = account.own_queue
     for name in ("", *bus.bus()["exchanges"], *BUILT_IN):
-        if not (account.has("configure", own) and account.has("write", name or bus.DEFAULT_EXCHANGE)):
+        if not (
+            account.has("configure", own)
+            and account.has("write", name or bus.DEFAULT_EXCHANGE)
+        ):
             arguments = {"x-dead-letter-exchange": name, "x-message-ttl": 0}
-            yield Attempt(f"dead-letter into {name or 'any queue'}", partial(_declare, own, arguments))
+            yield Attempt(
+                f"dead-letter into {name or 'any queue'}",
+                partial(_declare, own, arguments),
+            )
 
 
 def _requests(account: Account) -> Iterator[Attempt]:
@@ -170,14 +215,18 @@ def _events(account: Account) -> Iterator[Attempt]:
     for exchange, types in EVENTS.items():
         if not account.has("write", exchange):
             yield from (
-                Attempt(f"publish {type_}", lambda c, e=exchange, t=type_: publish(c, e, t))
+                Attempt(
+                    f"publish {type_}", lambda c, e=exchange, t=type_: publish(c, e, t)
+                )
                 for type_ in types
             )
     for name in bus.SERVICES:
         for handler in bus.service(name).handlers:
             moves, key = handler.moves.name, handler.queue.name
             if not account.has("write", moves):
-                yield Attempt(f"move into {key}", lambda c, m=moves, k=key: publish(c, m, k))
+                yield Attempt(
+                    f"move into {key}", lambda c, m=moves, k=key: publish(c, m, k)
+                )
 
 
 def _by_queue_name(account: Account, queues: Iterable[str]) -> Iterator[Attempt]:
@@ -186,7 +235,9 @@ def _by_queue_name(account: Account, queues: Iterable[str]) -> Iterator[Attempt]
         for name in queues:
             yield Attempt(f"publish to {name}", lambda c, n=name: publish(c, "", n))
     for exchange in BUILT_IN:
-        yield Attempt(f"publish to {exchange}", lambda c, e=exchange: publish(c, e, "key"))
+        yield Attempt(
+            f"publish to {exchange}", lambda c, e=exchange: publish(c, e, "key")
+        )
 
 
 def _replies(account: Account, reply_keys: Iterable[str]) -> Iterator[Attempt]:
@@ -200,7 +251,9 @@ def _bind_to(account: Account, key: str) -> Iterator[Attempt]:
     """Bind a queue of its own, a new one or the one that is there."""
     yield Attempt(f"bind to {key}", partial(_bind_new, account.own_queue, key))
     if account.has("write", f"rpc-{account.user}"):
-        yield Attempt(f"bind its queue to {key}", partial(_bind, f"rpc-{account.user}", RPC, key))
+        yield Attempt(
+            f"bind its queue to {key}", partial(_bind, f"rpc-{account.user}", RPC, key)
+        )
 
 
 def _publish_as_another(account: Account, channel: Any) -> None:
@@ -216,7 +269,9 @@ def _publish_as_another(account: Account, channel: Any) -> None:
 
 
 def _declare_exchange(name: str, type_: str, arguments: Any, channel: Any) -> None:
-    channel.exchange_declare(name, type_, durable=True, auto_delete=False, arguments=arguments)
+    channel.exchange_declare(
+        name, type_, durable=True, auto_delete=False, arguments=arguments
+    )
 
 
 def _declare(name: str, arguments: dict[str, Any], channel: Any) -> None:
@@ -266,7 +321,9 @@ def detours(account: Account, method: str, body: bytes) -> Iterator[Attempt]:
 
     def alternate(channel: Any) -> None:
         arguments = {"alternate-exchange": RPC}
-        channel.exchange_declare(exchange, "topic", auto_delete=False, arguments=arguments)
+        channel.exchange_declare(
+            exchange, "topic", auto_delete=False, arguments=arguments
+        )
         send(channel, exchange, method)
         channel.exchange_delete(exchange)
 
@@ -283,14 +340,19 @@ def detours(account: Account, method: str, body: bytes) -> Iterator[Attempt]:
 
     yield Attempt("a direct call", lambda c: send(c, RPC, method))
     yield Attempt("a dead letter", partial(dead_letter, RPC, method))
-    yield Attempt("a dead letter by the default exchange", partial(dead_letter, "", queue))
+    yield Attempt(
+        "a dead letter by the default exchange", partial(dead_letter, "", queue)
+    )
     yield Attempt("an alternate exchange", alternate)
     yield Attempt("a bound exchange", bound)
     yield Attempt("the exchange of its moves", bound_moves)
     yield Attempt("the default exchange", lambda c: send(c, "", queue))
     for header in ("CC", "BCC"):
         copies = {header: [method]}
-        yield Attempt(f"the header {header}", lambda c, h=copies: send(c, RPC, permitted, headers=h))
+        yield Attempt(
+            f"the header {header}",
+            lambda c, h=copies: send(c, RPC, permitted, headers=h),
+        )
 
 
 def _permitted_key(account: Account) -> str:

@@ -29,10 +29,14 @@ class Run:
     Its variables have the values of the tests' servers; that of the broker is one of `uris`, by user.
     """
 
-    def __init__(self, found: list[Object], servers: Mapping[str, str], uris: Mapping[str, str]) -> None:
+    def __init__(
+        self, found: list[Object], servers: Mapping[str, str], uris: Mapping[str, str]
+    ) -> None:
         jobs = of(found, "Job", "CronJob")
         self._containers = {
-            component(each): pod["spec"]["containers"][0] for each in jobs for pod in pods([each]).values()
+            component(each): pod["spec"]["containers"][0]
+            for each in jobs
+            for pod in pods([each]).values()
         }
         self._servers = servers
         self._uris = uris
@@ -53,8 +57,14 @@ class Run:
 
     def _environment(self, container: Object) -> dict[str, str]:
         """What it is given and no more, so that what the chart forgets is missed."""
-        given = {name: value for name, value in raw(container).items() if isinstance(value, str)}
+        given = {
+            name: value
+            for name, value in raw(container).items()
+            if isinstance(value, str)
+        }
         here = {name: self._servers[name] for name in given if name in self._servers}
-        for name in (each for each in here if each.endswith(("_DB_URI", "_DB_OWNER_URI"))):
+        for name in (
+            each for each in here if each.endswith(("_DB_URI", "_DB_OWNER_URI"))
+        ):
             assert make_url(given[name]).username == make_url(here[name]).username
         return {**here, "AMQP_URI": self._uris[parse_url(given["AMQP_URI"])["userid"]]}

@@ -15,7 +15,11 @@ from dev.chart.tools import CRDS
 from tests.chart.helm import Object
 
 FILES = {(crd.api_version, crd.kind): crd.path for crd in CRDS}
-NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "maxLength": 253}
+NAME = {
+    "type": "string",
+    "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+    "maxLength": 253,
+}
 TEXT = {"type": "string", "minLength": 1}
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 
@@ -23,16 +27,25 @@ TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 def closed(required: str = "", **fields: Any) -> dict[str, Any]:
     """A map with these fields and no others; the required ones are named in one text."""
     needed = required.split()
-    return {"type": "object", "properties": fields, "required": needed, "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": needed,
+        "additionalProperties": False,
+    }
 
 
-METADATA = closed("name labels", name=NAME, namespace=NAME, labels=TEXTS, annotations=TEXTS)
+METADATA = closed(
+    "name labels", name=NAME, namespace=NAME, labels=TEXTS, annotations=TEXTS
+)
 RABBITMQ = closed(
     "protocol queueName mode value",
     protocol={"const": "amqp"},
     hostFromEnv=TEXT,
     queueName=TEXT,
-    mode={"enum": ["QueueLength"]},  # MessageRate asks RabbitMQ's HTTP API, which is not there
+    mode={
+        "enum": ["QueueLength"]
+    },  # MessageRate asks RabbitMQ's HTTP API, which is not there
     value={"type": "string", "pattern": "^[1-9][0-9]*$"},  # of metadata all is text
 )
 
@@ -44,7 +57,9 @@ def validator(api_version: str, kind: str) -> jsonschema.Draft202012Validator:
     schema = strict(json.loads(path.read_text()))
     schema["properties"]["metadata"] = METADATA
     if kind == "ScaledObject":
-        trigger = schema["properties"]["spec"]["properties"]["triggers"]["items"]["properties"]
+        trigger = schema["properties"]["spec"]["properties"]["triggers"]["items"][
+            "properties"
+        ]
         trigger |= {"type": {"const": "rabbitmq"}, "metadata": RABBITMQ}
     return jsonschema.Draft202012Validator(schema)
 
@@ -56,7 +71,10 @@ def strict(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     inner = {key: strict(each) for key, each in schema.items()}
-    is_map = isinstance(schema.get("properties"), dict) and schema.get("type", "object") == "object"
+    is_map = (
+        isinstance(schema.get("properties"), dict)
+        and schema.get("type", "object") == "object"
+    )
     return {"additionalProperties": False, **inner} if is_map else inner
 
 

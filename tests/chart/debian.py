@@ -19,12 +19,18 @@ class OfAnotherDebian(Servers):
 
     def _inside(self, *command: str) -> list[str]:
         user = pwd.getpwnam(USER)
-        place = [str(self.root.resolve()), str(self.state.resolve()), f"{user.pw_uid}:{user.pw_gid}"]
+        place = [
+            str(self.root.resolve()),
+            str(self.state.resolve()),
+            f"{user.pw_uid}:{user.pw_gid}",
+        ]
         return ["unshare", "--mount", "bash", str(START), *place, *command]
 
     def _rabbitmq(self) -> Program:
         command = self._inside(str(RABBITMQ / "rabbitmq-server"))
-        return Program("rabbitmq", command, self.state / "rabbitmq", None, self._rabbitmq_env())
+        return Program(
+            "rabbitmq", command, self.state / "rabbitmq", None, self._rabbitmq_env()
+        )
 
     def rabbitmqctl(self, *arguments: str) -> str:
         """Runs rabbitmqctl in the same root file system; raises CalledProcessError."""

@@ -34,9 +34,15 @@ def readers() -> dict[str, frozenset[str]]:
     return found
 
 
-def _leaves(config: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
+def _leaves(
+    config: Any, path: tuple[str, ...] = ()
+) -> list[tuple[tuple[str, ...], str]]:
     if isinstance(config, dict):
-        return [leaf for key, value in config.items() for leaf in _leaves(value, (*path, key))]
+        return [
+            leaf
+            for key, value in config.items()
+            for leaf in _leaves(value, (*path, key))
+        ]
     return [(path, str(config))]
 
 
@@ -44,7 +50,9 @@ def _readers_of(path: tuple[str, ...]) -> frozenset[str]:
     group = path[0].removesuffix("_FILE")
     if group == "DB_OWNER_URIS":
         return frozenset({"migrations"})
-    below = {service for service in SERVICES if path[-1] in (service, f"{service}:Base")}
+    below = {
+        service for service in SERVICES if path[-1] in (service, f"{service}:Base")
+    }
     if below:
         return frozenset(below | ({"migrations"} if group == "DB_URIS" else set()))
     naming = {service for service in SERVICES if f'"{group}"' in _code(service)}
@@ -60,7 +68,10 @@ def _code(folder: str) -> str:
 
 def raw(container: Object) -> dict[str, Any]:
     """The variables of a container as they stand in the object: a text, or where it is from."""
-    return {each["name"]: each.get("value", each.get("valueFrom")) for each in container.get("env", [])}
+    return {
+        each["name"]: each.get("value", each.get("valueFrom"))
+        for each in container.get("env", [])
+    }
 
 
 def of_container(container: Object, found: list[Object]) -> dict[str, str]:
@@ -71,7 +82,11 @@ def of_container(container: Object, found: list[Object]) -> dict[str, str]:
             if word in source:
                 environment |= data(found, kind, source[word]["name"]) or {}
     for name, value in raw(container).items():
-        environment[name] = _expanded(value, environment) if isinstance(value, str) else _taken(value, found)
+        environment[name] = (
+            _expanded(value, environment)
+            if isinstance(value, str)
+            else _taken(value, found)
+        )
     return environment
 
 
@@ -94,6 +109,10 @@ def data(found: list[Object], kind: str, name: str) -> dict[str, str] | None:
     for each in of(found, kind):
         if name_of(each) == name:
             encoded = each.get("data", {}) if kind == "Secret" else {}
-            plain = each.get("stringData", {}) if kind == "Secret" else each.get("data", {})
-            return {key: base64.b64decode(value).decode() for key, value in encoded.items()} | plain
+            plain = (
+                each.get("stringData", {}) if kind == "Secret" else each.get("data", {})
+            )
+            return {
+                key: base64.b64decode(value).decode() for key, value in encoded.items()
+            } | plain
     return None

@@ -20,7 +20,10 @@ DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 VERSIONS = {helm.version: helm.path for helm in HELMS}
 NEWEST = HELMS[-1].version
 # The sets of values that all checks look at, by name: the default, and those of values/.
-FILES = {path.stem: path for path in sorted(Path(__file__).with_name("values").glob("*.yaml"))}
+FILES = {
+    path.stem: path
+    for path in sorted(Path(__file__).with_name("values").glob("*.yaml"))
+}
 SETS = ("default", *FILES)
 
 Object = dict[str, Any]
@@ -47,10 +50,20 @@ def helm(version: str, *arguments: str | Path, stdin: str | None = None) -> str:
         "HOME": _home().name,
         "KUBECONFIG": os.devnull,
         "HELM_QPS": "10000",  # it asks its server five times a second by default
-        **{f"HELM_{kind}_HOME": f"{_home().name}/{kind}" for kind in ("CACHE", "CONFIG", "DATA")},
+        **{
+            f"HELM_{kind}_HOME": f"{_home().name}/{kind}"
+            for kind in ("CACHE", "CONFIG", "DATA")
+        },
     }
     command = [str(part) for part in (program, *arguments)]
-    done = subprocess.run(command, input=stdin, text=True, capture_output=True, env=environment, timeout=120)
+    done = subprocess.run(
+        command,
+        input=stdin,
+        text=True,
+        capture_output=True,
+        env=environment,
+        timeout=120,
+    )
     if done.returncode:
         raise HelmError(done.stderr + done.stdout)
     return done.stdout
@@ -64,7 +77,9 @@ def values_of(name: str) -> list[str]:
 @functools.cache
 def text(name: str, version: str = NEWEST) -> str:
     """What `helm template` prints with a set of values."""
-    return helm(version, "template", RELEASE, CHART, "--namespace", NAMESPACE, *values_of(name))
+    return helm(
+        version, "template", RELEASE, CHART, "--namespace", NAMESPACE, *values_of(name)
+    )
 
 
 @functools.cache
@@ -77,7 +92,9 @@ def parse(manifest: str) -> list[Object]:
     return [each for each in yaml.load_all(manifest, Loader) if each]
 
 
-def render(values: dict[str, Any], version: str = NEWEST, release: str = RELEASE) -> list[Object]:
+def render(
+    values: dict[str, Any], version: str = NEWEST, release: str = RELEASE
+) -> list[Object]:
     """The objects with values of one's own."""
     given = json.dumps(values, ensure_ascii=False)
     arguments = (release, CHART, "--namespace", NAMESPACE, "--values", "-")
@@ -93,8 +110,15 @@ def merged(values: Any, defaults: Any = DEFAULTS) -> Any:
     """The values over the defaults, as helm lays them."""
     if not isinstance(values, dict) or not isinstance(defaults, dict):
         return values
-    both = {key: merged(values[key], defaults[key]) for key in values.keys() & defaults.keys()}
-    return {key: value for key, value in (defaults | values | both).items() if value is not None}
+    both = {
+        key: merged(values[key], defaults[key])
+        for key in values.keys() & defaults.keys()
+    }
+    return {
+        key: value
+        for key, value in (defaults | values | both).items()
+        if value is not None
+    }
 
 
 def of(found: Iterable[Object], *kinds: str) -> list[Object]:
@@ -140,7 +164,10 @@ def selects(selector: Object | None, found: Object) -> bool:
     own = labels(found)
     if not selector.get("matchLabels", {}).items() <= own.items():
         return False
-    return all(_fits(each, own.get(each["key"])) for each in selector.get("matchExpressions", []))
+    return all(
+        _fits(each, own.get(each["key"]))
+        for each in selector.get("matchExpressions", [])
+    )
 
 
 def _fits(expression: Object, value: str | None) -> bool:

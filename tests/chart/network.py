@@ -11,9 +11,17 @@ from typing import Any
 from tests.chart.helm import NAMESPACE, Object, selects
 
 
-def pod(labels: dict[str, str], namespace: str = NAMESPACE, ports: dict[str, int] | None = None) -> Object:
+def pod(
+    labels: dict[str, str],
+    namespace: str = NAMESPACE,
+    ports: dict[str, int] | None = None,
+) -> Object:
     """One end of a connection: a pod with its labels and the names of its ports."""
-    return {"metadata": {"labels": labels}, "namespace": namespace, "ports": ports or {}}
+    return {
+        "metadata": {"labels": labels},
+        "namespace": namespace,
+        "ports": ports or {},
+    }
 
 
 def host(address: str) -> Object:
@@ -21,11 +29,20 @@ def host(address: str) -> Object:
     return {"address": address, "ports": {}}
 
 
-def allowed(policies: list[Object], source: Object, target: Object, port: int, protocol: str = "TCP") -> bool:
+def allowed(
+    policies: list[Object],
+    source: Object,
+    target: Object,
+    port: int,
+    protocol: str = "TCP",
+) -> bool:
     """Whether a connection from `source` to this port of `target` goes through."""
     return all(
         _open(policies, end, direction, other, target, port, protocol)
-        for end, direction, other in ((source, "Egress", target), (target, "Ingress", source))
+        for end, direction, other in (
+            (source, "Egress", target),
+            (target, "Ingress", source),
+        )
     )
 
 
@@ -40,11 +57,15 @@ def _open(
 ) -> bool:
     if "address" in end or end["namespace"] != NAMESPACE:
         return True  # these policies have no say there
-    mine = [each["spec"] for each in policies if _concerns(each["spec"], end, direction)]
+    mine = [
+        each["spec"] for each in policies if _concerns(each["spec"], end, direction)
+    ]
     rules = [rule for spec in mine for rule in spec.get(direction.lower()) or []]
     side = {"Egress": "to", "Ingress": "from"}[direction]
     return not mine or any(
-        _peers(rule.get(side), other) and _ports(rule.get("ports"), target, port, protocol) for rule in rules
+        _peers(rule.get(side), other)
+        and _ports(rule.get("ports"), target, port, protocol)
+        for rule in rules
     )
 
 
@@ -65,17 +86,22 @@ def _peer(peer: Object, other: Object) -> bool:
     if "namespaceSelector" not in peer:
         return other["namespace"] == NAMESPACE and selects(peer["podSelector"], other)
     namespace = pod({"kubernetes.io/metadata.name": other["namespace"]})
-    return selects(peer["namespaceSelector"], namespace) and selects(peer.get("podSelector", {}), other)
+    return selects(peer["namespaceSelector"], namespace) and selects(
+        peer.get("podSelector", {}), other
+    )
 
 
 def _within(block: Object, address: str) -> bool:
     inside = ip_address(address) in ip_network(block["cidr"])
-    return inside and not any(ip_address(address) in ip_network(each) for each in block.get("except", []))
+    return inside and not any(
+        ip_address(address) in ip_network(each) for each in block.get("except", [])
+    )
 
 
 def _ports(ports: list[Any] | None, target: Object, port: int, protocol: str) -> bool:
     return not ports or any(
-        each.get("protocol", "TCP") == protocol and _same(each, target, port) for each in ports
+        each.get("protocol", "TCP") == protocol and _same(each, target, port)
+        for each in ports
     )
 
 

@@ -30,7 +30,13 @@ SYSCTLS = {
     "net.ipv4.tcp_rmem",
     "net.ipv4.tcp_wmem",
 }
-SELINUX_TYPES = {"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
+SELINUX_TYPES = {
+    "",
+    "container_t",
+    "container_init_t",
+    "container_kvm_t",
+    "container_engine_t",
+}
 CONFINED = {"RuntimeDefault", "Localhost"}
 HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe", "postStart", "preStop")
 
@@ -42,7 +48,10 @@ def violations(pod: dict[str, Any]) -> list[str]:
     found = [*_pod(spec), *_annotations(pod), *_confinement("pod", context)]
     for kind in ("initContainers", "containers", "ephemeralContainers"):
         for container in spec.get(kind, []):
-            found += [f"{container['name']}: {what}" for what in _container(container, context)]
+            found += [
+                f"{container['name']}: {what}"
+                for what in _container(container, context)
+            ]
     return found
 
 
@@ -72,7 +81,10 @@ def _container(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
     yield from _privileges(context)
     if not context.get("runAsNonRoot", pod.get("runAsNonRoot", False)):
         yield "runAsNonRoot is not true"
-    if context.get("seccompProfile", pod.get("seccompProfile", {})).get("type") not in CONFINED:
+    if (
+        context.get("seccompProfile", pod.get("seccompProfile", {})).get("type")
+        not in CONFINED
+    ):
         yield "seccompProfile is neither RuntimeDefault nor Localhost"
     if any(port.get("hostPort") for port in container.get("ports", [])):
         yield "a hostPort is set"
@@ -109,5 +121,9 @@ def _confinement(whose: str, context: dict[str, Any]) -> Iterator[str]:
         if context.get(name, {"type": "RuntimeDefault"}).get("type") not in CONFINED:
             yield f"{whose}: {name} is unconfined"
     options = context.get("seLinuxOptions", {})
-    if options.get("type", "") not in SELINUX_TYPES or options.get("user") or options.get("role"):
+    if (
+        options.get("type", "") not in SELINUX_TYPES
+        or options.get("user")
+        or options.get("role")
+    ):
         yield f"{whose}: seLinuxOptions are not the runtime's"

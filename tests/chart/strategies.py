@@ -17,19 +17,30 @@ def some(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
 
 # What YAML takes for something else stands for all that has to be quoted.
 TRAPS = st.sampled_from(["y", "on", "no", "null", "true"])
-PARTS = st.one_of(TRAPS, st.from_regex(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True))
-NAMES = st.one_of(TRAPS, st.from_regex(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", fullmatch=True))
+PARTS = st.one_of(
+    TRAPS, st.from_regex(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True)
+)
+NAMES = st.one_of(
+    TRAPS, st.from_regex(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", fullmatch=True)
+)
 HOSTS = st.lists(
-    st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True), min_size=1, max_size=4
+    st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True),
+    min_size=1,
+    max_size=4,
 ).map(".".join)
 CERTIFIED = st.one_of(HOSTS, HOSTS.map(lambda host: f"*.{host}"))  # by a certificate
 SERVERS = st.one_of(HOSTS, st.sampled_from(["2001:db8::1", "::1", "192.0.2.1"]))
-KEYS = st.sampled_from(["team", "example.org/cost-centre", "a.b-c_d", "app.kubernetes.io/name", "x/Y"])
+KEYS = st.sampled_from(
+    ["team", "example.org/cost-centre", "a.b-c_d", "app.kubernetes.io/name", "x/Y"]
+)
 LABELS = st.dictionaries(
-    KEYS, st.from_regex(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", fullmatch=True)
+    KEYS,
+    st.from_regex(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", fullmatch=True),
 )
 TEXTS = st.one_of(
-    st.sampled_from(["", "yes", "1", "1.0", "null", "a: b", "# a", "{{ a }}", "'", '"', "a\nb", "ж"]),
+    st.sampled_from(
+        ["", "yes", "1", "1.0", "null", "a: b", "# a", "{{ a }}", "'", '"', "a\nb", "ж"]
+    ),
     st.text(st.characters(exclude_categories=["C"]), max_size=20),
 )
 ANNOTATIONS = st.dictionaries(KEYS, TEXTS, max_size=3)
@@ -50,12 +61,20 @@ TIMES = some(
 HANDLER = st.one_of(
     st.just({}),
     st.fixed_dictionaries(
-        {"exec": st.fixed_dictionaries({"command": st.lists(TEXTS, min_size=1, max_size=3)})}
+        {
+            "exec": st.fixed_dictionaries(
+                {"command": st.lists(TEXTS, min_size=1, max_size=3)}
+            )
+        }
     ),
     st.fixed_dictionaries({"tcpSocket": st.fixed_dictionaries({"port": PORTS})}),
     st.fixed_dictionaries({"grpc": st.just({"port": 8001})}),
     st.fixed_dictionaries(
-        {"httpGet": st.fixed_dictionaries({"port": PORTS}, optional={"path": st.just("/a?b=c")})}
+        {
+            "httpGet": st.fixed_dictionaries(
+                {"port": PORTS}, optional={"path": st.just("/a?b=c")}
+            )
+        }
     ),
 )
 PROBE = st.builds(lambda times, handler: times | handler, TIMES, HANDLER)
@@ -63,8 +82,18 @@ TOLERATIONS = st.lists(
     st.sampled_from(
         [
             {"operator": "Exists"},
-            {"key": "dedicated", "operator": "Equal", "value": "shop", "effect": "NoSchedule"},
-            {"key": "gone", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30},
+            {
+                "key": "dedicated",
+                "operator": "Equal",
+                "value": "shop",
+                "effect": "NoSchedule",
+            },
+            {
+                "key": "gone",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": 30,
+            },
         ]
     ),
     max_size=2,
@@ -75,7 +104,10 @@ AFFINITY = st.sampled_from(
         {
             "podAntiAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": [
-                    {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}
+                    {
+                        "topologyKey": "kubernetes.io/hostname",
+                        "labelSelector": {"matchLabels": {"a": "b"}},
+                    }
                 ]
             }
         },
@@ -93,16 +125,24 @@ def variables(prefix: str) -> st.SearchStrategy[list[dict[str, Any]]]:
     """extraEnv, with names that no other place uses."""
     source = st.one_of(
         TEXTS.map(lambda text: {"value": text}),
-        NAMES.map(lambda name: {"valueFrom": {"secretKeyRef": {"name": name, "key": "a-key"}}}),
+        NAMES.map(
+            lambda name: {"valueFrom": {"secretKeyRef": {"name": name, "key": "a-key"}}}
+        ),
         st.just({"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
     )
     return st.lists(source, max_size=2).map(
-        lambda sources: [{"name": f"{prefix}_{at}", **each} for at, each in enumerate(sources)]
+        lambda sources: [
+            {"name": f"{prefix}_{at}", **each} for at, each in enumerate(sources)
+        ]
     )
 
 
-TAGS = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,20}", fullmatch=True).filter(lambda tag: tag != "latest")
-REGISTRIES = st.one_of(HOSTS, HOSTS.map(lambda host: f"{host}:5000"), HOSTS.map(lambda host: f"{host}/a/b"))
+TAGS = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,20}", fullmatch=True).filter(
+    lambda tag: tag != "latest"
+)
+REGISTRIES = st.one_of(
+    HOSTS, HOSTS.map(lambda host: f"{host}:5000"), HOSTS.map(lambda host: f"{host}/a/b")
+)
 IMAGE = some(
     registry=REGISTRIES,
     repository=st.sampled_from(["a", "a/b", "a-b/c.d/e_f"]),
@@ -111,20 +151,28 @@ IMAGE = some(
 )
 SCALING = st.one_of(
     st.just({}),
-    st.tuples(st.sampled_from(["autoscaling", "keda"]), st.integers(2, 5), st.integers(5, 9)).map(
-        lambda each: {each[0]: {"enabled": True, "minReplicas": each[1], "maxReplicas": each[2]}}
+    st.tuples(
+        st.sampled_from(["autoscaling", "keda"]), st.integers(2, 5), st.integers(5, 9)
+    ).map(
+        lambda each: {
+            each[0]: {"enabled": True, "minReplicas": each[1], "maxReplicas": each[2]}
+        }
     ),
 )
 BUDGET = st.one_of(
     st.fixed_dictionaries({"enabled": st.booleans()}),
-    st.fixed_dictionaries({"maxUnavailable": st.sampled_from([1, 2, "1%", "50%", "100%"])}),
+    st.fixed_dictionaries(
+        {"maxUnavailable": st.sampled_from([1, 2, "1%", "50%", "100%"])}
+    ),
     st.fixed_dictionaries({"minAvailable": st.sampled_from([1, "50%"])}),
 )
 SPREAD = st.lists(
     st.fixed_dictionaries(
         {
             "maxSkew": st.integers(1, 3),
-            "topologyKey": st.sampled_from(["kubernetes.io/hostname", "topology.kubernetes.io/zone"]),
+            "topologyKey": st.sampled_from(
+                ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+            ),
             "whenUnsatisfiable": st.sampled_from(["DoNotSchedule", "ScheduleAnyway"]),
         }
     ),
@@ -160,7 +208,11 @@ def service(draw: st.DrawFn, name: str) -> dict[str, Any]:
 PEERS = st.lists(
     st.sampled_from(
         [
-            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "a"}}},
+            {
+                "namespaceSelector": {
+                    "matchLabels": {"kubernetes.io/metadata.name": "a"}
+                }
+            },
             {"podSelector": {}},
             {"podSelector": {"matchLabels": {"a": "b"}}, "namespaceSelector": {}},
             {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
@@ -171,7 +223,9 @@ PEERS = st.lists(
 SERVER: dict[str, st.SearchStrategy[Any]] = {
     "existingSecret": NAMES,
     "image": IMAGE,
-    "persistence": some(enabled=st.booleans(), size=st.sampled_from(["1Gi", "500M"]), storageClass=PARTS),
+    "persistence": some(
+        enabled=st.booleans(), size=st.sampled_from(["1Gi", "500M"]), storageClass=PARTS
+    ),
     "resources": RESOURCES,
     **PLACES,
 }
@@ -181,7 +235,9 @@ CA = st.builds(
     some(key=st.sampled_from(["ca.crt", "root.pem"])),
 )
 DATABASES = st.one_of(
-    st.fixed_dictionaries({"postgresql": some(maxConnections=st.integers(20, 900), **SERVER)}),
+    st.fixed_dictionaries(
+        {"postgresql": some(maxConnections=st.integers(20, 900), **SERVER)}
+    ),
     st.fixed_dictionaries(
         {
             "postgresql": st.just({"enabled": False}),
@@ -192,7 +248,8 @@ DATABASES = st.one_of(
                     "direct": some(host=SERVERS, port=st.integers(1, 65535)),
                     "parameters": st.just("sslmode=verify-full&connect_timeout=5"),
                     "admin": st.fixed_dictionaries(
-                        {"existingSecret": NAMES}, optional={"username": st.just("root")}
+                        {"existingSecret": NAMES},
+                        optional={"username": st.just("root")},
                     ),
                 },
             ),
@@ -206,7 +263,11 @@ BROKER = st.one_of(
             "rabbitmq": st.just({"enabled": False}),
             "externalRabbitmq": st.fixed_dictionaries(
                 {"host": SERVERS},
-                optional={"port": st.integers(1, 65535), "tls": st.booleans(), "vhost": PARTS},
+                optional={
+                    "port": st.integers(1, 65535),
+                    "tls": st.booleans(),
+                    "vhost": PARTS,
+                },
             ).flatmap(
                 lambda given: st.sampled_from(
                     [
@@ -230,7 +291,11 @@ FAMILIES = st.sampled_from(
     ]
 )
 OTHERS = some(
-    **{"global": some(imageRegistry=REGISTRIES, imagePullSecrets=st.lists(NAMES, max_size=2))},
+    **{
+        "global": some(
+            imageRegistry=REGISTRIES, imagePullSecrets=st.lists(NAMES, max_size=2)
+        )
+    },
     nameOverride=PARTS,
     fullnameOverride=PARTS,
     commonLabels=LABELS,
@@ -240,7 +305,9 @@ OTHERS = some(
     fixedUserIds=st.booleans(),
     currency=st.from_regex(r"[A-Z]{3}", fullmatch=True),
     logLevel=st.sampled_from(["DEBUG", "INFO", "WARNING", "ERROR"]),
-    image=some(registry=REGISTRIES, namespace=st.sampled_from(["", "a", "a/b"]), tag=TAGS),
+    image=some(
+        registry=REGISTRIES, namespace=st.sampled_from(["", "a", "a/b"]), tag=TAGS
+    ),
     tokenSecret=some(existingSecret=NAMES),
     migrations=some(
         image=IMAGE,
@@ -249,29 +316,50 @@ OTHERS = some(
         extraEnv=variables("OF_MIGRATIONS"),
         **PLACES,
     ),
-    audit=some(schedule=st.sampled_from(["", "@daily", "*/5 0-6,22 * JAN,feb MON-FRI"])),
-    publicPaths=st.lists(st.sampled_from(["/", "/users", "/a.b/c-d_e"]), min_size=1, unique=True),
+    audit=some(
+        schedule=st.sampled_from(["", "@daily", "*/5 0-6,22 * JAN,feb MON-FRI"])
+    ),
+    publicPaths=st.lists(
+        st.sampled_from(["/", "/users", "/a.b/c-d_e"]), min_size=1, unique=True
+    ),
     trustedProxies=st.sampled_from(["", 0, 2]),
     ingress=some(
         enabled=st.booleans(),
         className=PARTS,
         host=HOSTS,
         annotations=ANNOTATIONS,
-        tls=st.lists(some(hosts=st.lists(CERTIFIED, max_size=2), secretName=NAMES), max_size=2),
+        tls=st.lists(
+            some(hosts=st.lists(CERTIFIED, max_size=2), secretName=NAMES), max_size=2
+        ),
     ),
     httpRoute=st.fixed_dictionaries(
-        {"enabled": st.booleans(), "parentRefs": st.just([{"name": "public", "namespace": "gateways"}])},
-        optional={"hostnames": st.lists(HOSTS, min_size=1, max_size=2), "annotations": ANNOTATIONS},
+        {
+            "enabled": st.booleans(),
+            "parentRefs": st.just([{"name": "public", "namespace": "gateways"}]),
+        },
+        optional={
+            "hostnames": st.lists(HOSTS, min_size=1, max_size=2),
+            "annotations": ANNOTATIONS,
+        },
     ),
     serviceMonitor=some(enabled=st.booleans(), interval=st.just("15s"), labels=LABELS),
     test=some(image=IMAGE, resources=RESOURCES),
     **PLACES,
 )
 POLICY = st.fixed_dictionaries(
-    {"rabbitmqFrom": st.just([{"namespaceSelector": {}}])},  # or KEDA would be kept from the broker
+    {
+        "rabbitmqFrom": st.just([{"namespaceSelector": {}}])
+    },  # or KEDA would be kept from the broker
     optional={"enabled": st.booleans(), "dnsPorts": st.just([53, 5353])}
     | dict.fromkeys(
-        ("gatewayFrom", "metricsFrom", "postgresqlFrom", "externalRabbitmqTo", "externalPostgresqlTo"), PEERS
+        (
+            "gatewayFrom",
+            "metricsFrom",
+            "postgresqlFrom",
+            "externalRabbitmqTo",
+            "externalPostgresqlTo",
+        ),
+        PEERS,
     ),
 )
 
@@ -281,9 +369,9 @@ def values(draw: st.DrawFn) -> dict[str, Any]:
     """Values that a user may give."""
     own = {name: draw(service(name)) for name in SERVICES}
     servers = draw(DATABASES) | draw(BROKER)
-    encrypted = servers.get("externalRabbitmq", {}).get("tls") or "parameters" in servers.get(
-        "externalPostgresql", {}
-    )
+    encrypted = servers.get("externalRabbitmq", {}).get(
+        "tls"
+    ) or "parameters" in servers.get("externalPostgresql", {})
     ca = draw(CA) if encrypted and draw(st.booleans()) else {}
     more = {"trustedCA": ca, "services": own, "networkPolicy": draw(POLICY)}
     return draw(OTHERS) | draw(FAMILIES) | servers | more

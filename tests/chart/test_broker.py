@@ -80,11 +80,16 @@ def uris(servers: Servers, secret: dict[str, str]) -> dict[str, str]:
     definitions.write_text(secret["definitions.json"])
     servers.rabbitmqctl("import_definitions", str(definitions))
     port = servers.ports["rabbitmq"]
-    return {user: f"amqp://{user}:{secret[f'{user}-password']}@127.0.0.1:{port}/{VHOST}" for user in USERS}
+    return {
+        user: f"amqp://{user}:{secret[f'{user}-password']}@127.0.0.1:{port}/{VHOST}"
+        for user in USERS
+    }
 
 
 @pytest.fixture(scope="module")
-def run(environment: dict[str, str], suite_config: dict[str, Any], uris: dict[str, str]) -> Run:
+def run(
+    environment: dict[str, str], suite_config: dict[str, Any], uris: dict[str, str]
+) -> Run:
     """`run("dead")`: one of the chart's commands, as the user that the chart has it be."""
     return Run(render(VALUES), {**environment, "AMQP_USER_RESTRICTED": "true"}, uris)
 
@@ -109,17 +114,26 @@ def test_the_definitions_have_all_exchanges_as_services_declare_them(
     """RabbitMQ 4.3.2 and later does not start with topic permissions for an exchange that is missing."""
     definitions = json.loads(secret["definitions.json"])
     names = {permission["exchange"] for permission in definitions["topic_permissions"]}
-    handlers = [each for name in WITH_TABLES for each in event_handlers(suite_config, name)]
+    handlers = [
+        each for name in WITH_TABLES for each in event_handlers(suite_config, name)
+    ]
     declared = {
         exchange.name: (exchange.type, exchange.durable, exchange.auto_delete)
         for exchange in (
             get_rpc_exchange(suite_config),
-            *(get_event_exchange(service, suite_config) for service in ("users", "orders")),
+            *(
+                get_event_exchange(service, suite_config)
+                for service in ("users", "orders")
+            ),
             *(handler.moves for handler in handlers),
         )
     }
     listed = {
-        exchange["name"]: (exchange["type"], exchange["durable"], exchange["auto_delete"])
+        exchange["name"]: (
+            exchange["type"],
+            exchange["durable"],
+            exchange["auto_delete"],
+        )
         for exchange in definitions["exchanges"]
     }
     assert listed == declared
@@ -152,7 +166,11 @@ def test_the_whole_story_goes_well_with_a_user_for_each(suite: Suite) -> None:
     assert shopper.deposit("10.00").status_code == 201
     assert shopper.order("7.00").json()["status"] == "paid"
     assert shopper.order("7.00").json()["status"] == "rejected"
-    letters = eventually(lambda: len(found := shopper.get("/notifications").json()["items"]) == 2 and found)
+    letters = eventually(
+        lambda: (
+            len(found := shopper.get("/notifications").json()["items"]) == 2 and found
+        )
+    )
     assert {letter["kind"] for letter in letters} == {"happiness", "grief"}
     assert shopper.get("/account").json()["balance"] == "3.00"
 
@@ -167,9 +185,15 @@ def test_a_replay_reports_what_is_missing_and_with_another_command_brings_it_bac
     assert run("replay").code == 0
     sql("notifications", "DELETE FROM letters WHERE id = %s", [letter["id"]])
     reported = run("replay", "replay", "--settled", "--dry-run")
-    assert (reported.code, "1 without letter, 1 to replay" in reported.says) == (1, True), reported.says
+    assert (reported.code, "1 without letter, 1 to replay" in reported.says) == (
+        1,
+        True,
+    ), reported.says
     replayed = run("replay", "replay", "--settled")
-    assert (replayed.code, "1 without letter, 1 replayed" in replayed.says) == (0, True), replayed.says
+    assert (replayed.code, "1 without letter, 1 replayed" in replayed.says) == (
+        0,
+        True,
+    ), replayed.says
     [again] = shopper.letters(1)
     assert (again["subject"], again["body"]) == (letter["subject"], letter["body"])
 
@@ -182,7 +206,10 @@ def test_an_event_that_can_not_be_right_is_shown_told_by_the_audit_and_moved_bac
     publish(channel("users"), "users.events", "user_created", b"no JSON")
     eventually(lambda: f"{USER_CREATED}: 1 parked" in run("dead").says)
     audit = run("audit")
-    assert (audit.code, f"parked: {USER_CREATED}.dead: 1 events" in audit.says) == (1, True), audit.says
+    assert (audit.code, f"parked: {USER_CREATED}.dead: 1 events" in audit.says) == (
+        1,
+        True,
+    ), audit.says
     assert f"{USER_CREATED}: 1 redriven" in run("redrive").says
 
 
@@ -210,7 +237,9 @@ def listed(servers: Servers) -> Callable[..., list[dict[str, Any]]]:
 
     def ask(what: str, *columns: str) -> list[dict[str, Any]]:
         where = [] if what == "connections" else ["--vhost", VHOST]
-        told = servers.rabbitmqctl(f"list_{what}", *where, "--formatter", "json", *columns)
+        told = servers.rabbitmqctl(
+            f"list_{what}", *where, "--formatter", "json", *columns
+        )
         return json.loads(told)
 
     return ask
@@ -225,7 +254,9 @@ def test_no_account_does_more_than_its_own_tasks(
 ) -> None:
     queues = [each["name"] for each in listed("queues", "name")]
     queues += [f"{queue}.retry.0" for queue in queues if queue.startswith("evt-")]
-    keys = [each["routing_key"] for each in listed("bindings", "source_name", "routing_key")]
+    keys = [
+        each["routing_key"] for each in listed("bindings", "source_name", "routing_key")
+    ]
     reply_keys = {key[:8]: key for key in keys if is_id(key)}  # one of each service
     assert len(reply_keys) == sum(bus.service(name).has_replies for name in SERVICES)
     counts, through = {}, []
@@ -233,7 +264,9 @@ def test_no_account_does_more_than_its_own_tasks(
         thief = account(user)
         tried = list(attempts(thief, queues, reply_keys.values()))
         counts[user] = len(tried)
-        through += [(user, attempt.name) for attempt in tried if not thief.is_refused(attempt)]
+        through += [
+            (user, attempt.name) for attempt in tried if not thief.is_refused(attempt)
+        ]
     assert through == []
     assert min(counts.values()) >= ATTEMPTS, counts
 
@@ -254,9 +287,17 @@ def requests_of(shopper: Shopper) -> dict[str, dict[str, Any]]:
     """Requests that would have an effect each."""
     order = {"user_id": shopper.id, "price_minor": 1}
     return {
-        "billing.deposit": {"user_id": shopper.id, "amount_minor": 700, "ref": str(uuid.uuid4())},
+        "billing.deposit": {
+            "user_id": shopper.id,
+            "amount_minor": 700,
+            "ref": str(uuid.uuid4()),
+        },
         "users.create": new_user(),
-        "notifications.send": {"user_id": shopper.id, "subject": "Win", "body": "Pay here"},
+        "notifications.send": {
+            "user_id": shopper.id,
+            "subject": "Win",
+            "body": "Pay here",
+        },
         "orders.place": {**order, "key": str(uuid.uuid4())},
     }
 
@@ -295,7 +336,9 @@ def test_a_stolen_account_moves_no_money_and_writes_no_letter_by_any_detour(
     eventually(lambda: not waiting(listed))
     assert held(sql) == before
     assert shopper.balance == "10.00"
-    told = {line.get("error") for each in suite.processes.values() for line in each.lines()}
+    told = {
+        line.get("error") for each in suite.processes.values() for line in each.lines()
+    }
     assert {"dead-lettered", "published to another exchange"} <= told
     assert taken
     assert len(refused | taken) >= DETOURS  # RabbitMQ 4 refuses more of them itself
@@ -304,13 +347,19 @@ def test_a_stolen_account_moves_no_money_and_writes_no_letter_by_any_detour(
             service, _, verb = method.partition(".")
             getattr(getattr(rpc, service), verb)(**kwargs)
     after = held(sql)
-    assert all(after[each] != before[each] for each in ("money", "users", "orders", "letters"))
+    assert all(
+        after[each] != before[each] for each in ("money", "users", "orders", "letters")
+    )
 
 
 def waiting(listed: Callable[..., list[dict[str, Any]]]) -> list[str]:
     """The queues with messages, but for dead letters; what is being worked on counts."""
     found = listed("queues", "name", "messages")
-    return [each["name"] for each in found if each["messages"] and not each["name"].endswith(".dead")]
+    return [
+        each["name"]
+        for each in found
+        if each["messages"] and not each["name"].endswith(".dead")
+    ]
 
 
 NO_UUIDS = (
@@ -324,21 +373,36 @@ NO_UUIDS = (
 
 
 def test_a_reply_to_somewhere_else_costs_the_callee_no_connection(
-    suite: Suite, channel: Callable[[str], Any], listed: Callable[..., list[dict[str, Any]]]
+    suite: Suite,
+    channel: Callable[[str], Any],
+    listed: Callable[..., list[dict[str, Any]]],
 ) -> None:
     shopper = Shopper(suite.url)
 
     def connections() -> set[str]:
-        return {each["pid"] for each in listed("connections", "pid", "user") if each["user"] == "users"}
+        return {
+            each["pid"]
+            for each in listed("connections", "pid", "user")
+            if each["user"] == "users"
+        }
 
     before = connections()
     body = json.dumps({"args": [], "kwargs": {"user_ids": [shopper.id]}}).encode()
     caller = channel("notifications")
     caller.basic_consume(
-        "amq.rabbitmq.reply-to", no_ack=True, callback=lambda message: pytest.fail("a reply")
+        "amq.rabbitmq.reply-to",
+        no_ack=True,
+        callback=lambda message: pytest.fail("a reply"),
     )
     for reply_to in NO_UUIDS:
-        publish(caller, "nameko-rpc", "users.get_many", body, reply_to=reply_to, correlation_id="1")
+        publish(
+            caller,
+            "nameko-rpc",
+            "users.get_many",
+            body,
+            reply_to=reply_to,
+            correlation_id="1",
+        )
     eventually(lambda: not waiting(listed))
     assert shopper.get("/users/me").status_code == 200
     assert before
@@ -346,10 +410,16 @@ def test_a_reply_to_somewhere_else_costs_the_callee_no_connection(
 
 
 def test_an_operator_calls_by_nameko_shell_and_no_service_does(
-    suite: Suite, environment: dict[str, str], uris: dict[str, str], secret: dict[str, str], tmp_path: Path
+    suite: Suite,
+    environment: dict[str, str],
+    uris: dict[str, str],
+    secret: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     """By the command of the chart's README, in the environment of a gateway."""
-    (script,) = re.findall(r"sh -c '\n(.*nameko shell[^']*)'", (CHART / "README.md").read_text(), re.S)
+    (script,) = re.findall(
+        r"sh -c '\n(.*nameko shell[^']*)'", (CHART / "README.md").read_text(), re.S
+    )
     assert "password" not in script
     password = tmp_path / "operator"
     password.write_text(secret["operator-password"])
@@ -367,7 +437,10 @@ def test_an_operator_calls_by_nameko_shell_and_no_service_does(
     assert f"=> {shopper.user['username']}" in done.stdout, done.stderr
     assert not password.exists()
     for user in SERVICES:
-        with pytest.raises(amqp.AccessRefused), ClusterRpcProxy({"AMQP_URI": uris[user]}, timeout=1) as rpc:
+        with (
+            pytest.raises(amqp.AccessRefused),
+            ClusterRpcProxy({"AMQP_URI": uris[user]}, timeout=1) as rpc,
+        ):
             rpc.users.get(user_id=shopper.id)
 
 
@@ -379,40 +452,84 @@ def test_the_audit_names_what_a_stolen_account_forges_among_its_own_tasks(
 
     def order_paid(order_id: str) -> bytes:
         at = datetime.now(UTC).isoformat()
-        event = {"order_id": order_id, "user_id": shopper.id, "price_minor": 700, "occurred_at": at}
+        event = {
+            "order_id": order_id,
+            "user_id": shopper.id,
+            "price_minor": 700,
+            "occurred_at": at,
+        }
         return json.dumps(event).encode()
 
-    user = json.dumps({"user_id": nobody, "username": "nobody", "email": "a@b.org", "locale": "en"})
-    item = {"user_id": shopper.id, "amount_minor": 700, "order_id": withdrawn, "request_id": "1"}
+    user = json.dumps(
+        {"user_id": nobody, "username": "nobody", "email": "a@b.org", "locale": "en"}
+    )
+    item = {
+        "user_id": shopper.id,
+        "amount_minor": 700,
+        "order_id": withdrawn,
+        "request_id": "1",
+    }
     request = {"args": [], "kwargs": {"items": [item]}}
     queue = "evt-orders-order_paid--notifications.handle_order_paid"
     publish(channel("users"), "users.events", "user_created", user.encode())
     publish(channel("orders"), "orders.events", "order_paid", order_paid(paid))
-    publish(channel("notifications"), "evt-moves--notifications.direct", queue, order_paid(moved))
+    publish(
+        channel("notifications"),
+        "evt-moves--notifications.direct",
+        queue,
+        order_paid(moved),
+    )
     properties = {"reply_to": str(uuid.uuid4()), "correlation_id": "1"}
     call = json.dumps(request).encode()
-    publish(channel("orders"), "nameko-rpc", "billing.withdraw_many", call, **properties)
+    publish(
+        channel("orders"), "nameko-rpc", "billing.withdraw_many", call, **properties
+    )
     forged = {"recipients": nobody, "letters": moved, "ledger": withdrawn}
     try:
-        eventually(lambda: sql("notifications", "SELECT 1 FROM recipients WHERE user_id = %s", [nobody]))
-        eventually(lambda: sql("billing", "SELECT 1 FROM accounts WHERE user_id = %s", [nobody]))
+        eventually(
+            lambda: sql(
+                "notifications", "SELECT 1 FROM recipients WHERE user_id = %s", [nobody]
+            )
+        )
+        eventually(
+            lambda: sql(
+                "billing", "SELECT 1 FROM accounts WHERE user_id = %s", [nobody]
+            )
+        )
         query = "SELECT 1 FROM letters WHERE order_id IN (%s, %s)"
         eventually(lambda: len(sql("notifications", query, [paid, moved])) == 2)
-        eventually(lambda: sql("billing", "SELECT 1 FROM operations WHERE ref = %s", [f"order:{withdrawn}"]))
+        eventually(
+            lambda: sql(
+                "billing",
+                "SELECT 1 FROM operations WHERE ref = %s",
+                [f"order:{withdrawn}"],
+            )
+        )
         said = run("audit", "audit", "--settled").says
         for check, key in (*forged.items(), ("letters", paid), ("users", nobody)):
             assert f"{check}: {key}: due is []" in said, said
     finally:
-        sql("notifications", "DELETE FROM letters WHERE order_id IN (%s, %s)", [paid, moved])
+        sql(
+            "notifications",
+            "DELETE FROM letters WHERE order_id IN (%s, %s)",
+            [paid, moved],
+        )
         sql("notifications", "DELETE FROM recipients WHERE user_id = %s", [nobody])
         sql("billing", "DELETE FROM accounts WHERE user_id = %s", [nobody])
         sql("billing", "DELETE FROM operations WHERE ref = %s", [f"order:{withdrawn}"])
-        sql("billing", "UPDATE accounts SET last_seq = 0 WHERE user_id = %s", [shopper.id])
+        sql(
+            "billing",
+            "UPDATE accounts SET last_seq = 0 WHERE user_id = %s",
+            [shopper.id],
+        )
 
 
 @pytest.mark.parametrize("header", ["CC", "BCC"])
 def test_a_copy_of_a_failed_event_goes_nowhere_by_its_headers(
-    suite: Suite, channel: Callable[[str], Any], listed: Callable[..., list[dict[str, Any]]], header: str
+    suite: Suite,
+    channel: Callable[[str], Any],
+    listed: Callable[..., list[dict[str, Any]]],
+    header: str,
 ) -> None:
     """Into its queue again, it would fail again, and make two of itself each time."""
     looks = channel("migrations")
@@ -420,7 +537,9 @@ def test_a_copy_of_a_failed_event_goes_nowhere_by_its_headers(
     before = ready(looks, dead)
     copies = {header: [USER_CREATED, dead]}
     try:
-        publish(channel("users"), "users.events", "user_created", b"no JSON", headers=copies)
+        publish(
+            channel("users"), "users.events", "user_created", b"no JSON", headers=copies
+        )
     except amqp.AccessRefused:  # RabbitMQ 4 checks these keys, too
         assert ready(looks, dead) == before
         return
@@ -436,7 +555,11 @@ def test_a_service_scales_by_its_rpc_queue_alone_which_it_may_look_at(
 ) -> None:
     """An event queue grows while its handler pauses, and more copies would pause as well."""
     scaled = of(objects("everything"), "ScaledObject")
-    assert {component(each) for each in scaled} == {"billing", "orders", "notifications"}
+    assert {component(each) for each in scaled} == {
+        "billing",
+        "orders",
+        "notifications",
+    }
     for each in scaled:
         service = component(each)
         (trigger,) = each["spec"]["triggers"]
@@ -448,21 +571,41 @@ def test_a_service_scales_by_its_rpc_queue_alone_which_it_may_look_at(
 def test_no_user_can_take_all_connections_of_the_broker(
     servers: Servers, secret: dict[str, str], uris: dict[str, str]
 ) -> None:
-    many = {"services": {"billing": {"keda": {"enabled": True, "maxReplicas": 60}}}, **VALUES}
+    many = {
+        "services": {"billing": {"keda": {"enabled": True, "maxReplicas": 60}}},
+        **VALUES,
+    }
     for values, connections in ((VALUES, 500), (many, 1200)):
-        definitions = json.loads((data(render(values), "Secret", "shop-rabbitmq") or {})["definitions.json"])
+        definitions = json.loads(
+            (data(render(values), "Secret", "shop-rabbitmq") or {})["definitions.json"]
+        )
         limits = {"max-connections": connections, "max-channels": 4 * connections}
         assert all(user["limits"] == limits for user in definitions["users"])
-    told = json.loads(servers.rabbitmqctl("list_user_limits", "--global", "--formatter", "json"))
-    found = {each["user"]: json.loads(each["limits"]) for each in told if each["user"] in USERS}
-    assert found == {user: {"max-connections": 500, "max-channels": 2000} for user in USERS}
+    told = json.loads(
+        servers.rabbitmqctl("list_user_limits", "--global", "--formatter", "json")
+    )
+    found = {
+        each["user"]: json.loads(each["limits"])
+        for each in told
+        if each["user"] in USERS
+    }
+    assert found == {
+        user: {"max-connections": 500, "max-channels": 2000} for user in USERS
+    }
 
 
 def test_with_permit_previous_a_user_may_do_what_it_may_by_both_versions() -> None:
-    previous = yaml.safe_load((CHART / "files" / "bus-previous.yaml").read_text())["users"]
+    previous = yaml.safe_load((CHART / "files" / "bus-previous.yaml").read_text())[
+        "users"
+    ]
     now = bus.bus()["users"]
     external = {**VALUES["externalRabbitmq"], "permitPrevious": True}
-    found = data(render({**VALUES, "externalRabbitmq": external}), "Secret", "shop-rabbitmq") or {}
+    found = (
+        data(
+            render({**VALUES, "externalRabbitmq": external}), "Secret", "shop-rabbitmq"
+        )
+        or {}
+    )
     definitions = json.loads(found["definitions.json"])
     for permission in definitions["permissions"]:
         user = permission["user"]
@@ -471,13 +614,19 @@ def test_with_permit_previous_a_user_may_do_what_it_may_by_both_versions() -> No
             assert permission[right] == f"^({'|'.join(parts)})$"
     for permission in definitions["topic_permissions"]:
         user, exchange = permission["user"], permission["exchange"]
-        tables = [table[user]["topics"][exchange] for table in (now, previous) if user in table]
+        tables = [
+            table[user]["topics"][exchange]
+            for table in (now, previous)
+            if user in table
+        ]
         for right in ("write", "read"):
             parts = [table[right] for table in tables if table[right]]
             assert permission[right] == f"^({'|'.join(parts)})$"
 
 
-def test_the_definitions_have_the_passwords_that_the_services_get(secret: dict[str, str]) -> None:
+def test_the_definitions_have_the_passwords_that_the_services_get(
+    secret: dict[str, str],
+) -> None:
     users = json.loads(secret["definitions.json"])["users"]
     assert {user["name"]: user["password"] for user in users} == {
         user: secret[f"{user}-password"] for user in USERS
@@ -502,20 +651,34 @@ def test_with_quorum_queues_the_broker_takes_the_policy_and_applies_it(
     servers: Servers, environment: dict[str, str]
 ) -> None:
     """Which type a queue has by default, RabbitMQ 3.10 does not take from definitions: here it is said."""
-    definitions = json.loads((data(render(QUORUM), "Secret", "shop-rabbitmq") or {})["definitions.json"])
+    definitions = json.loads(
+        (data(render(QUORUM), "Secret", "shop-rabbitmq") or {})["definitions.json"]
+    )
     assert definitions["vhosts"][0]["metadata"]["default_queue_type"] == "quorum"
     file = servers.state / "rabbitmq" / "quorum.json"
-    file.write_text(json.dumps({key: definitions[key] for key in ("vhosts", "policies")}))
+    file.write_text(
+        json.dumps({key: definitions[key] for key in ("vhosts", "policies")})
+    )
     servers.rabbitmqctl("import_definitions", str(file))
-    servers.rabbitmqctl("set_permissions", "--vhost", "quorum", "shop", ".*", ".*", ".*")
+    servers.rabbitmqctl(
+        "set_permissions", "--vhost", "quorum", "shop", ".*", ".*", ".*"
+    )
     names = (USER_CREATED, f"{USER_CREATED}.dead", "rpc-users")
     with kombu.Connection(f"{environment['AMQP_URI']}quorum") as connection:
         for name in names:
             quorum = {"x-queue-type": "quorum"}
-            connection.default_channel.queue_declare(name, durable=True, auto_delete=False, arguments=quorum)
-    told = servers.rabbitmqctl("list_queues", "--vhost", "quorum", "--formatter", "json", "name", "policy")
-    assert {each["name"]: each["policy"] for each in json.loads(told)} == dict.fromkeys(names, "deliveries")
-    told = servers.rabbitmqctl("list_policies", "--vhost", "quorum", "--formatter", "json")
+            connection.default_channel.queue_declare(
+                name, durable=True, auto_delete=False, arguments=quorum
+            )
+    told = servers.rabbitmqctl(
+        "list_queues", "--vhost", "quorum", "--formatter", "json", "name", "policy"
+    )
+    assert {each["name"]: each["policy"] for each in json.loads(told)} == dict.fromkeys(
+        names, "deliveries"
+    )
+    told = servers.rabbitmqctl(
+        "list_policies", "--vhost", "quorum", "--formatter", "json"
+    )
     taken = {each["name"]: json.loads(each["definition"]) for each in json.loads(told)}
     assert taken == {"deliveries": {"delivery-limit": MANY}}
 
@@ -525,8 +688,13 @@ def test_with_the_policies_for_quorum_queues_the_migration_accepts_the_broker(
 ) -> None:
     vhost = "quorum-limits"
     servers.rabbitmqctl("add_vhost", vhost, "--default-queue-type", "quorum")
-    values = {**QUORUM, "externalRabbitmq": {**QUORUM["externalRabbitmq"], "vhost": vhost}}
-    definitions = json.loads((data(render(values), "Secret", "shop-rabbitmq") or {})["definitions.json"])
+    values = {
+        **QUORUM,
+        "externalRabbitmq": {**QUORUM["externalRabbitmq"], "vhost": vhost},
+    }
+    definitions = json.loads(
+        (data(render(values), "Secret", "shop-rabbitmq") or {})["definitions.json"]
+    )
     file = servers.state / "rabbitmq" / "quorum-limits.json"
     file.write_text(json.dumps({"policies": definitions["policies"]}))
     servers.rabbitmqctl("import_definitions", str(file))
@@ -552,23 +720,43 @@ def start_script(servers: Servers, folder: Path) -> Path:
     entrypoint.chmod(0o755)
     out = folder / "added"
     path = f"{entrypoint.parent}:{os.environ['PATH']}"
-    env = {"PATH": path, "HOME": str(folder), "RABBITMQ_HOME": str(home.resolve()), "OUT": str(out)}
+    env = {
+        "PATH": path,
+        "HOME": str(folder),
+        "RABBITMQ_HOME": str(home.resolve()),
+        "OUT": str(out),
+    }
     subprocess.run([*bash, script], env=env, check=True)
     return out
 
 
 @pytest.fixture(scope="module")
-def on_an_empty_volume(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def on_an_empty_volume(
+    servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
     """A broker as the chart starts it, with the definitions for quorum queues."""
     maps = of(render({}), "ConfigMap")
-    (conf,) = (each["data"]["rabbitmq.conf"] for each in maps if "rabbitmq.conf" in each["data"])
+    (conf,) = (
+        each["data"]["rabbitmq.conf"]
+        for each in maps
+        if "rabbitmq.conf" in each["data"]
+    )
     conf = conf.replace("/etc/definitions/definitions.json", "{definitions}")
-    definitions = (data(render(QUORUM), "Secret", "shop-rabbitmq") or {})["definitions.json"]
+    definitions = (data(render(QUORUM), "Secret", "shop-rabbitmq") or {})[
+        "definitions.json"
+    ]
     added = start_script(servers, tmp_path_factory.mktemp("container"))
-    with tempfile.TemporaryDirectory(prefix="shop-tests-") as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="shop-tests-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         started = type(servers)(Path(folder, "run"), free_ports(), database=False)
         started.__dict__ |= {"root": getattr(servers, "root", None)}
-        patch.setattr(dev_servers, "RABBITMQ_CONF", f"{conf}\nlisteners.tcp.1 = 127.0.0.1:{{port}}\n")
+        patch.setattr(
+            dev_servers,
+            "RABBITMQ_CONF",
+            f"{conf}\nlisteners.tcp.1 = 127.0.0.1:{{port}}\n",
+        )
         patch.setattr(started, "_definitions", lambda: definitions)
         env = started._rabbitmq_env()
         if added.is_dir():
@@ -589,22 +777,34 @@ def assert_loaded(servers: Servers, definitions: dict[str, Any]) -> None:
     vhost = definitions["vhosts"][0]["name"]
 
     def names(what: str, *columns: str) -> list[tuple[str, ...]]:
-        told = servers.rabbitmqctl(f"list_{what}", "--vhost", vhost, "--formatter", "json")
-        return sorted(tuple(each[column] for column in columns) for each in json.loads(told))
+        told = servers.rabbitmqctl(
+            f"list_{what}", "--vhost", vhost, "--formatter", "json"
+        )
+        return sorted(
+            tuple(each[column] for column in columns) for each in json.loads(told)
+        )
 
     def wanted(what: str, *columns: str) -> list[tuple[str, ...]]:
-        return sorted(tuple(each[column] for column in columns) for each in definitions[what])
+        return sorted(
+            tuple(each[column] for column in columns) for each in definitions[what]
+        )
 
     exchanges = wanted("exchanges", "name", "type")
-    assert [each for each in names("exchanges", "name", "type") if each in exchanges] == exchanges
+    assert [
+        each for each in names("exchanges", "name", "type") if each in exchanges
+    ] == exchanges
     rights = ("user", "configure", "write", "read")
-    assert wanted("permissions", *rights) == [e for e in names("permissions", *rights) if e[0] in USERS]
+    assert wanted("permissions", *rights) == [
+        e for e in names("permissions", *rights) if e[0] in USERS
+    ]
     topics = ("user", "exchange", "write", "read")
     assert wanted("topic_permissions", *topics) == names("topic_permissions", *topics)
     assert wanted("policies", "name") == names("policies", "name")
 
 
-def test_a_broker_that_starts_without_data_loads_all_definitions(on_an_empty_volume: Servers) -> None:
+def test_a_broker_that_starts_without_data_loads_all_definitions(
+    on_an_empty_volume: Servers,
+) -> None:
     """RabbitMQ 4.3.2 and later ends at permissions for an exchange that is missing."""
     started = on_an_empty_volume
     definitions = json.loads((started.state / "rabbitmq" / "users.json").read_text())
@@ -619,20 +819,35 @@ def test_a_running_broker_imports_all_definitions(
     assert_loaded(servers, json.loads(secret["definitions.json"]))
 
 
-def test_the_brokers_log_is_json_and_a_look_at_readiness_adds_no_line(on_an_empty_volume: Servers) -> None:
+def test_the_brokers_log_is_json_and_a_look_at_readiness_adds_no_line(
+    on_an_empty_volume: Servers,
+) -> None:
     """Each look is a connection (chassis/container.py)."""
     started = on_an_empty_volume
     log = started.keeper.log("rabbitmq")
     definitions = json.loads((started.state / "rabbitmq" / "users.json").read_text())
-    password = next(each["password"] for each in definitions["users"] if each["name"] == "gateway")
+    password = next(
+        each["password"] for each in definitions["users"] if each["name"] == "gateway"
+    )
     uri = f"amqp://gateway:{password}@127.0.0.1:{started.ports['rabbitmq']}/quorum"
     before = log.read_text()
     for _ in range(50):
-        connect({"AMQP_URI": uri, "HEARTBEAT": 10}).transport.establish_connection().close()
-    with pytest.raises(amqp.AccessRefused), open_channel({"AMQP_URI": uri, "HEARTBEAT": 10}) as channel:
+        connect(
+            {"AMQP_URI": uri, "HEARTBEAT": 10}
+        ).transport.establish_connection().close()
+    with (
+        pytest.raises(amqp.AccessRefused),
+        open_channel({"AMQP_URI": uri, "HEARTBEAT": 10}) as channel,
+    ):
         channel.queue_delete("the last one")
-    after = eventually(lambda: "the last one" in (text := log.read_text()) and text.endswith("\n") and text)
-    lines = [line for line in after.splitlines() if line.startswith("{")]  # around them it prints a banner
+    after = eventually(
+        lambda: (
+            "the last one" in (text := log.read_text()) and text.endswith("\n") and text
+        )
+    )
+    lines = [
+        line for line in after.splitlines() if line.startswith("{")
+    ]  # around them it prints a banner
     told = [json.loads(line)["msg"] for line in lines]
     assert any("Server startup complete" in message for message in told)
     assert "the last one" in next(
@@ -641,7 +856,13 @@ def test_the_brokers_log_is_json_and_a_look_at_readiness_adds_no_line(on_an_empt
 
 
 def test_the_charts_own_broker_reads_the_same_definitions() -> None:
-    (own,) = [each for each in of(objects("default"), "Secret") if "definitions.json" in each["data"]]
+    (own,) = [
+        each
+        for each in of(objects("default"), "Secret")
+        if "definitions.json" in each["data"]
+    ]
     definitions = json.loads(base64.b64decode(own["data"]["definitions.json"]))
     assert [vhost["name"] for vhost in definitions["vhosts"]] == ["/"]
-    assert {permission["user"] for permission in definitions["permissions"]} == set(USERS)
+    assert {permission["user"] for permission in definitions["permissions"]} == set(
+        USERS
+    )

@@ -25,8 +25,19 @@ ONLY = {
 def failures(folder: Path, config: Path) -> dict[str, set[str]]:
     """The objects that checkov finds fault with, by check."""
     assert CHECKOV.exists(), f"{CHECKOV} is missing: `make test-chart` installs it"
-    command = [CHECKOV, "--config-file", config, "--directory", folder, "--output", "json", "--soft-fail"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    command = [
+        CHECKOV,
+        "--config-file",
+        config,
+        "--directory",
+        folder,
+        "--output",
+        "json",
+        "--soft-fail",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=True
+    )
     report = json.loads(done.stdout)
     assert report["summary"]["parsing_errors"] == 0
     assert report["summary"]["passed"] > 100
@@ -48,7 +59,9 @@ def test_checkov_finds_nothing(rendered: Path) -> None:
     assert failures(rendered, CONFIG) == {}
 
 
-def test_each_check_that_is_skipped_would_find_something_and_just_that(rendered: Path, tmp_path) -> None:
+def test_each_check_that_is_skipped_would_find_something_and_just_that(
+    rendered: Path, tmp_path
+) -> None:
     (rendered / "openshift.yaml").unlink()  # no pod of it names a user at all
     config = yaml.safe_load(CONFIG.read_text())
     skipped = set(config.pop("skip-check"))
@@ -57,7 +70,9 @@ def test_each_check_that_is_skipped_would_find_something_and_just_that(rendered:
     found = failures(rendered, unskipped)
     assert found.keys() == skipped
     for check, whom in ONLY.items():
-        assert [resource for resource in found[check] if not re.match(whom, resource)] == []
+        assert [
+            resource for resource in found[check] if not re.match(whom, resource)
+        ] == []
 
 
 def test_each_check_that_is_skipped_has_its_reason() -> None:

@@ -31,9 +31,14 @@ from tests.chart.helm import CHART, DEFAULTS, name_of, objects, of, pods, select
 from tests.chart.test_kubernetes import KUBERNETES, faults
 
 VALUES = (CHART / "values.yaml").read_text()
-PARAMS = {path: text for section in parse(VALUES) for path, text in section.params.items()}
+PARAMS = {
+    path: text for section in parse(VALUES) for path, text in section.params.items()
+}
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-PERMISSION_FILES = ("bus.yaml", "bus-previous.yaml")  # what each user may do on the broker
+PERMISSION_FILES = (
+    "bus.yaml",
+    "bus-previous.yaml",
+)  # what each user may do on the broker
 COMMENTED = """\
 ## @section The first
 ## A line about it.
@@ -58,17 +63,30 @@ def leaves(values: Any, path: str = "") -> Iterator[str]:
 def resolved(schema: Any) -> list[dict[str, Any]]:
     """A schema and all that it refers to or is made of."""
     if "$ref" in schema:
-        return resolved(SCHEMA["definitions"][schema["$ref"].removeprefix("#/definitions/")])
-    return [schema, *(each for part in schema.get("allOf", []) for each in resolved(part))]
+        return resolved(
+            SCHEMA["definitions"][schema["$ref"].removeprefix("#/definitions/")]
+        )
+    return [
+        schema,
+        *(each for part in schema.get("allOf", []) for each in resolved(part)),
+    ]
 
 
 def in_schema(path: str) -> bool:
     places = resolved(SCHEMA)
     for part in path.split("."):
-        inner = [place["properties"][part] for place in places if part in place.get("properties", {})]
+        inner = [
+            place["properties"][part]
+            for place in places
+            if part in place.get("properties", {})
+        ]
         if not inner:
-            return any(isinstance(place.get("additionalProperties"), dict) for place in places)
-        places = [each for schema in inner if schema is not False for each in resolved(schema)]
+            return any(
+                isinstance(place.get("additionalProperties"), dict) for place in places
+            )
+        places = [
+            each for schema in inner if schema is not False for each in resolved(schema)
+        ]
     return True
 
 
@@ -99,8 +117,15 @@ def test_the_schema_knows_no_value_that_is_not_told() -> None:
         assert name in DEFAULTS
         for place in resolved(schema):
             for key, inner in place.get("properties", {}).items():
-                told = any(path == name or f"{path}.".startswith(f"{name}.{key}.") for path in PARAMS)
-                assert inner is False or told or (name, key) == ("serviceDefaults", "image"), f"{name}.{key}"
+                told = any(
+                    path == name or f"{path}.".startswith(f"{name}.{key}.")
+                    for path in PARAMS
+                )
+                assert (
+                    inner is False
+                    or told
+                    or (name, key) == ("serviceDefaults", "image")
+                ), f"{name}.{key}"
 
 
 def test_the_table_in_the_readme_is_the_one_of_the_comments() -> None:
@@ -116,7 +141,10 @@ def test_the_chart_has_true_copies_of_the_scenario_and_the_licence(source: str) 
 
 
 def test_the_chart_has_no_other_files() -> None:
-    assert {path.name for path in Path(CHART, "files").iterdir()} == {SCENARIO, *PERMISSION_FILES}
+    assert {path.name for path in Path(CHART, "files").iterdir()} == {
+        SCENARIO,
+        *PERMISSION_FILES,
+    }
 
 
 def test_the_readme_names_the_commands_that_are_there() -> None:
@@ -127,36 +155,66 @@ def test_the_readme_names_the_commands_that_are_there() -> None:
 def test_the_samples_in_the_readme_are_what_is_printed() -> None:
     """After one `helm test`: what the audit counts, and what else is shown of the programs."""
     readme = (CHART / "README.md").read_text()
-    sample = textwrap.dedent(re.findall(r"(?: {4}.+\n)* {4}differences: none\n", readme)[0]).splitlines()
+    sample = textwrap.dedent(
+        re.findall(r"(?: {4}.+\n)* {4}differences: none\n", readme)[0]
+    ).splitlines()
     rows = (line.split(maxsplit=1) for line in sample[:-1])
-    checked = {what: int(amount) if amount.isdigit() else amount for what, amount in rows}
+    checked = {
+        what: int(amount) if amount.isdigit() else amount for what, amount in rows
+    }
     assert [*checked] == [*TABLES, "money"]
-    assert sample == _table({"checked": checked, "differences": 0, "first": []}).splitlines()
+    assert (
+        sample
+        == _table({"checked": checked, "differences": 0, "first": []}).splitlines()
+    )
     assert json.dumps({"status": "ok"}) in readme
     assert "/healthz" in health.PATHS
     kept = re.findall(r"^ {4}\[Secret\] (.+)$", readme, re.MULTILINE)
-    assert sorted(kept) == sorted(name_of(each) for each in of(objects("default"), "Secret"))
-    shown = re.findall(r"^ {4}(shop-[a-z]+-).* (?:Running|Completed) ", readme, re.MULTILINE)
-    names = [name_of(each) for each in of(objects("default"), "Deployment", "StatefulSet", "Job")]
+    assert sorted(kept) == sorted(
+        name_of(each) for each in of(objects("default"), "Secret")
+    )
+    shown = re.findall(
+        r"^ {4}(shop-[a-z]+-).* (?:Running|Completed) ", readme, re.MULTILINE
+    )
+    names = [
+        name_of(each)
+        for each in of(objects("default"), "Deployment", "StatefulSet", "Job")
+    ]
     assert shown
     assert all(any(f"{name}-".startswith(pod) for name in names) for pod in shown)
 
 
 def test_the_manifests_in_the_readme_are_ones_that_kubernetes_takes() -> None:
     """A policy beside the chart's own is for the pods of the release."""
-    blocks = re.findall(r"^```yaml\n(.+?)^```", (CHART / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    found = [each for block in blocks if (each := yaml.safe_load(block)).get("kind") == "NetworkPolicy"]
+    blocks = re.findall(
+        r"^```yaml\n(.+?)^```",
+        (CHART / "README.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    found = [
+        each
+        for block in blocks
+        if (each := yaml.safe_load(block)).get("kind") == "NetworkPolicy"
+    ]
     assert found
     for each in found:
         assert faults([each], KUBERNETES[0]) == []
-        assert all(selects(each["spec"]["podSelector"], pod) for pod in pods(objects("default")).values())
+        assert all(
+            selects(each["spec"]["podSelector"], pod)
+            for pod in pods(objects("default")).values()
+        )
 
 
 def test_all_that_the_gateway_serves_is_let_in_but_what_is_the_clusters_own() -> None:
-    routes = re.findall(r'@http\(\s*"[A-Z]+", "(/[^"<]*)', Path(ROOT, "gateway", "service.py").read_text())
+    routes = re.findall(
+        r'@http\(\s*"[A-Z]+", "(/[^"<]*)',
+        Path(ROOT, "gateway", "service.py").read_text(),
+    )
     assert len(routes) > 5
     described = ["/openapi.json", "/docs", "/docs/page"]
-    for name, path in itertools.product(("default", "gateway-api"), [*routes, *described, "/healthz"]):
+    for name, path in itertools.product(
+        ("default", "gateway-api"), [*routes, *described, "/healthz"]
+    ):
         assert any(f"{path}/".startswith(f"{prefix}/") for prefix in public(name)), path
         assert not {"/", "/readyz", "/metrics"} & set(public(name))
 
@@ -164,20 +222,38 @@ def test_all_that_the_gateway_serves_is_let_in_but_what_is_the_clusters_own() ->
 def public(name: str) -> list[str]:
     """The prefixes that an Ingress or HTTPRoute lets in."""
     found = objects(name)
-    rules = [rule for each in of(found, "Ingress", "HTTPRoute") for rule in each["spec"]["rules"]]
-    paths = [path["path"] for rule in rules for path in rule.get("http", {}).get("paths", [])]
-    return [*paths, *(match["path"]["value"] for rule in rules for match in rule.get("matches", []))]
+    rules = [
+        rule
+        for each in of(found, "Ingress", "HTTPRoute")
+        for rule in each["spec"]["rules"]
+    ]
+    paths = [
+        path["path"] for rule in rules for path in rule.get("http", {}).get("paths", [])
+    ]
+    return [
+        *paths,
+        *(
+            match["path"]["value"]
+            for rule in rules
+            for match in rule.get("matches", [])
+        ),
+    ]
 
 
 def test_the_chart_has_the_version_of_the_suite() -> None:
     chart = (CHART / "Chart.yaml").read_text()
     assert chart == with_version(chart, version_of(ROOT)), "run `make chart-docs`"
-    assert yaml.safe_load(chart)["annotations"]["artifacthub.io/license"] == "Apache-2.0"
+    assert (
+        yaml.safe_load(chart)["annotations"]["artifacthub.io/license"] == "Apache-2.0"
+    )
 
 
 def test_a_version_is_written_as_text_into_both_lines() -> None:
     chart = 'version: 0.0.1\nappVersion: "0.0.1"\nkubeVersion: ">=1"\n'
-    assert with_version(chart, "1.10") == 'version: 1.10\nappVersion: "1.10"\nkubeVersion: ">=1"\n'
+    assert (
+        with_version(chart, "1.10")
+        == 'version: 1.10\nappVersion: "1.10"\nkubeVersion: ">=1"\n'
+    )
     with pytest.raises(Failure, match="appVersion"):
         with_version("version: 0.0.1\n", "1.10")
 
@@ -203,7 +279,9 @@ def test_only_what_is_between_the_marks_is_written_anew() -> None:
     assert "old" not in written
 
 
-@pytest.mark.parametrize("wrong", ["## @param a What", "## @section A\n## @param b What\na: 1"])
+@pytest.mark.parametrize(
+    "wrong", ["## @param a What", "## @section A\n## @param b What\na: 1"]
+)
 def test_a_comment_that_stands_for_nothing_is_refused(wrong: str) -> None:
     with pytest.raises(Failure):
         table(wrong)

@@ -34,7 +34,9 @@ def test_nine_sets_of_values_are_looked_at_or_more() -> None:
 @BOTH
 @EVERY_SET
 def test_lint_is_strict_and_finds_nothing(name: str, version: str) -> None:
-    said = helm(version, "lint", CHART, "--strict", "--namespace", NAMESPACE, *values_of(name))
+    said = helm(
+        version, "lint", CHART, "--strict", "--namespace", NAMESPACE, *values_of(name)
+    )
     assert "1 chart(s) linted, 0 chart(s) failed" in said
     assert "[WARNING]" not in said
 
@@ -50,7 +52,10 @@ def without_chance(found: list[Object]) -> dict[tuple[str, str], Object]:
     same = {(each["kind"], name_of(each)): each for each in found}
     for kind, name in same:
         if kind == "Secret":
-            same[kind, name] = {**same[kind, name], "data": dict.fromkeys(same[kind, name]["data"])}
+            same[kind, name] = {
+                **same[kind, name],
+                "data": dict.fromkeys(same[kind, name]["data"]),
+            }
     return same
 
 
@@ -70,7 +75,9 @@ def test_every_object_goes_into_the_namespace_of_the_release(name: str) -> None:
 def test_a_package_renders_as_the_folder_does(version: str, tmp_path) -> None:
     helm(version, "package", CHART, "--destination", tmp_path)
     (package,) = tmp_path.glob("shop-*.tgz")
-    packed = parse(helm(version, "template", RELEASE, package, "--namespace", NAMESPACE))
+    packed = parse(
+        helm(version, "template", RELEASE, package, "--namespace", NAMESPACE)
+    )
     assert without_chance(packed) == without_chance(objects("default", version))
 
 
@@ -79,7 +86,9 @@ def test_a_package_holds_the_chart_and_nothing_else(tmp_path) -> None:
     (package,) = tmp_path.glob("shop-*.tgz")
     with tarfile.open(package) as archive:
         packed = {name.removeprefix("shop/") for name in archive.getnames()}
-    there = {str(path.relative_to(CHART)) for path in CHART.rglob("*") if path.is_file()}
+    there = {
+        str(path.relative_to(CHART)) for path in CHART.rglob("*") if path.is_file()
+    }
     assert packed == there - {".helmignore"} or packed == there
 
 

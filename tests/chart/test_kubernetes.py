@@ -28,12 +28,16 @@ def _fault(text: str, version: str) -> str | None:
 def faults(found: list[Object], version: str) -> list[str]:
     """What Kubernetes' own schemas, strictly, and those of upstream's CRDs do not allow in these objects."""
     checked = [(each, _any_fault(each, version)) for each in found]
-    return [f"{each['kind']}/{name_of(each)}: {fault}" for each, fault in checked if fault]
+    return [
+        f"{each['kind']}/{name_of(each)}: {fault}" for each, fault in checked if fault
+    ]
 
 
 def _any_fault(found: Object, version: str) -> str | None:
     return (
-        custom.fault(found) if custom.is_custom(found) else _fault(json.dumps(found, sort_keys=True), version)
+        custom.fault(found)
+        if custom.is_custom(found)
+        else _fault(json.dumps(found, sort_keys=True), version)
     )
 
 
@@ -61,7 +65,9 @@ WRONG_CUSTOM: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("place", WRONG_CUSTOM)
 def test_what_a_crd_refuses_is_noticed(place: str) -> None:
     name, value = WRONG_CUSTOM[place]
-    kind, *path, last = (int(step) if step.isdigit() else step for step in place.split("."))
+    kind, *path, last = (
+        int(step) if step.isdigit() else step for step in place.split(".")
+    )
     (found, *_) = deepcopy([each for each in objects(name) if each["kind"] == kind])
     assert faults([found], KUBERNETES[0]) == []
     target: Any = found
@@ -75,12 +81,33 @@ def test_what_a_crd_refuses_is_noticed(place: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"selectors": {}}},
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"count": 1}},
-        {"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": {"name": "a"}},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "a"},
+            "spec": {"selectors": {}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "a"},
+            "data": {"count": 1},
+        },
+        {
+            "apiVersion": "policy/v1beta1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": "a"},
+        },
         {"apiVersion": "keda.sh/v1", "kind": "ScaledObject", "metadata": {"name": "a"}},
     ],
-    ids=["an unknown key", "a wrong type", "a version that is gone", "one that never was"],
+    ids=[
+        "an unknown key",
+        "a wrong type",
+        "a version that is gone",
+        "one that never was",
+    ],
 )
-def test_what_kubernetes_refuses_is_noticed(wrong: dict[str, Any], version: str) -> None:
+def test_what_kubernetes_refuses_is_noticed(
+    wrong: dict[str, Any], version: str
+) -> None:
     assert faults([wrong], version)

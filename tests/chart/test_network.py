@@ -53,7 +53,9 @@ def policies(name: str) -> list[Object]:
 def ends(name: str) -> dict[str, Object]:
     """The pods of the chart by component, as ends of connections."""
     found = pods(objects(name)).values()
-    return {component(each): pod(labels(each), ports=dict(_ports(each))) for each in found}
+    return {
+        component(each): pod(labels(each), ports=dict(_ports(each))) for each in found
+    }
 
 
 def _ports(found: Object) -> Iterator[tuple[str, int]]:
@@ -74,22 +76,31 @@ def test_every_pod_is_closed_in_both_directions(name: str) -> None:
         for who, end in ends(name).items():
             specs = [each["spec"] for each in policies(name)]
             assert any(
-                selects(each["podSelector"], end) and direction in each["policyTypes"] for each in specs
+                selects(each["podSelector"], end) and direction in each["policyTypes"]
+                for each in specs
             ), who
 
 
 @EVERY_GUARDED_SET
-def test_pods_of_the_suite_talk_to_each_other_as_said_and_not_otherwise(name: str) -> None:
+def test_pods_of_the_suite_talk_to_each_other_as_said_and_not_otherwise(
+    name: str,
+) -> None:
     found = ends(name)
     for source in found:
         for target in found.keys() - {source}:
             for word, port in PORTS.items():
-                goes_through = allowed(policies(name), found[source], found[target], port)
-                assert goes_through == ((source, target, word) in SAID), f"{source} -> {target}:{port}"
+                goes_through = allowed(
+                    policies(name), found[source], found[target], port
+                )
+                assert goes_through == ((source, target, word) in SAID), (
+                    f"{source} -> {target}:{port}"
+                )
 
 
 @EVERY_GUARDED_SET
-def test_nobody_else_reaches_more_than_the_gateway_and_where_it_is_asked_for_the_metrics(name: str) -> None:
+def test_nobody_else_reaches_more_than_the_gateway_and_where_it_is_asked_for_the_metrics(
+    name: str,
+) -> None:
     meant = {("gateway", "http")}
     if settings(name)["serviceMonitor"]["enabled"]:
         meant |= {(service, "health") for service in SERVICES}
@@ -111,23 +122,35 @@ def test_everybody_reaches_the_gateway_by_default() -> None:
         assert reached_by("default", other) == {("gateway", "http")}
 
 
-def test_those_who_are_named_reach_the_gateway_the_metrics_and_the_servers_and_nobody_else() -> None:
+def test_those_who_are_named_reach_the_gateway_the_metrics_and_the_servers_and_nobody_else() -> (
+    None
+):
     assert reached_by("closed", ELSEWHERE) == {("gateway", "http")}
-    assert reached_by("closed", pod({}, namespace="monitoring")) == {(each, "health") for each in SERVICES}
+    assert reached_by("closed", pod({}, namespace="monitoring")) == {
+        (each, "health") for each in SERVICES
+    }
     assert reached_by("closed", pod({}, namespace="keda")) == {("rabbitmq", "amqp")}
-    assert reached_by("closed", pod({}, namespace="backup")) == {("postgresql", "postgresql")}
+    assert reached_by("closed", pod({}, namespace="backup")) == {
+        ("postgresql", "postgresql")
+    }
     assert reached_by("closed", STRANGER) == reached_by("closed", INTERNET) == set()
 
 
 @EVERY_GUARDED_SET
-def test_nobody_calls_out_but_for_names_and_servers_that_are_elsewhere(name: str) -> None:
+def test_nobody_calls_out_but_for_names_and_servers_that_are_elsewhere(
+    name: str,
+) -> None:
     given = settings(name)
     for source, end in ends(name).items():
         reached = {
-            port for port in (80, 443, 5432, 5671, 5672) if allowed(policies(name), end, INTERNET, port)
+            port
+            for port in (80, 443, 5432, 5671, 5672)
+            if allowed(policies(name), end, INTERNET, port)
         }
         assert reached <= elsewhere(given, source), source
-        assert allowed(policies(name), end, INTERNET, 53, "UDP") == (source not in ("postgresql", "rabbitmq"))
+        assert allowed(policies(name), end, INTERNET, 53, "UDP") == (
+            source not in ("postgresql", "rabbitmq")
+        )
 
 
 def elsewhere(given: Object, source: str) -> set[int]:
@@ -146,27 +169,38 @@ def test_names_are_asked_for_where_it_is_said(name: str) -> None:
     for source, end in ends(name).items():
         for port in (53, 5353):
             goes_through = {
-                allowed(policies(name), end, INTERNET, port, protocol) for protocol in ("UDP", "TCP")
+                allowed(policies(name), end, INTERNET, port, protocol)
+                for protocol in ("UDP", "TCP")
             }
-            assert goes_through == {port in asked and source not in ("postgresql", "rabbitmq")}
+            assert goes_through == {
+                port in asked and source not in ("postgresql", "rabbitmq")
+            }
 
 
 def test_no_port_is_named_which_not_all_network_plugins_know() -> None:
     for name in GUARDED:
         for each in policies(name):
             rules = [*each["spec"].get("ingress", []), *each["spec"].get("egress", [])]
-            assert all(isinstance(port["port"], int) for rule in rules for port in rule["ports"])
+            assert all(
+                isinstance(port["port"], int)
+                for rule in rules
+                for port in rule["ports"]
+            )
 
 
 def test_the_policy_in_the_readme_opens_what_istio_needs_and_nothing_else() -> None:
-    (block,) = re.findall(r"```yaml\n([^`]*name: shop-istio\n[^`]*)```", (CHART / "README.md").read_text())
+    (block,) = re.findall(
+        r"```yaml\n([^`]*name: shop-istio\n[^`]*)```", (CHART / "README.md").read_text()
+    )
     opened = [*policies("default"), yaml.safe_load(block)]
     istiod = pod({"app": "istiod"}, namespace="istio-system")
     for end in ends("default").values():
         assert allowed(opened, end, istiod, 15012)
         assert allowed(opened, end, INTERNET, 53, "UDP")
         for source in ("169.254.7.127", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"):
-            assert all(allowed(opened, host(source), end, port) for port in PORTS.values())
+            assert all(
+                allowed(opened, host(source), end, port) for port in PORTS.values()
+            )
         assert allowed(opened, STRANGER, end, 15008)
         assert not allowed(opened, end, INTERNET, 443)
         assert not allowed(opened, STRANGER, end, 5432)

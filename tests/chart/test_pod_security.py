@@ -10,11 +10,17 @@ from tests.chart.pod_security import violations
 RESTRICTED: dict[str, Any] = {
     "metadata": {},
     "spec": {
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "containers": [
             {
                 "name": "users",
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                },
             }
         ],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
@@ -27,7 +33,10 @@ FAULTS: dict[str, tuple[tuple[str | int, ...], Any]] = {
     "a host's network": (("spec", "hostNetwork"), True),
     "a host's processes": (("spec", "hostPID"), True),
     "a host's memory": (("spec", "hostIPC"), True),
-    "a host's folder": (("spec", "volumes", 0), {"name": "tmp", "hostPath": {"path": "/"}}),
+    "a host's folder": (
+        ("spec", "volumes", 0),
+        {"name": "tmp", "hostPath": {"path": "/"}},
+    ),
     "a host's port": ((*CONTAINER, "ports"), [{"containerPort": 80, "hostPort": 80}]),
     "a host's AppArmor": (
         ("metadata", "annotations"),
@@ -49,8 +58,14 @@ FAULTS: dict[str, tuple[tuple[str | int, ...], Any]] = {
     "added capabilities": ((*CONTEXT, "capabilities", "add"), ["SYS_ADMIN"]),
     "an unmasked /proc": ((*CONTEXT, "procMount"), "Unmasked"),
     "a Windows host process": ((*CONTEXT, "windowsOptions"), {"hostProcess": True}),
-    "a probe elsewhere": ((*CONTAINER, "livenessProbe"), {"httpGet": {"host": "example.org", "port": 80}}),
-    "a hook elsewhere": ((*CONTAINER, "lifecycle"), {"preStop": {"tcpSocket": {"host": "10.0.0.1"}}}),
+    "a probe elsewhere": (
+        (*CONTAINER, "livenessProbe"),
+        {"httpGet": {"host": "example.org", "port": 80}},
+    ),
+    "a hook elsewhere": (
+        (*CONTAINER, "lifecycle"),
+        {"preStop": {"tcpSocket": {"host": "10.0.0.1"}}},
+    ),
 }
 
 

@@ -57,7 +57,9 @@ def test_every_pod_is_restricted(name: str) -> None:
 
 
 @EVERY_SET
-def test_every_container_has_a_read_only_root_a_user_by_number_and_bounds(name: str) -> None:
+def test_every_container_has_a_read_only_root_a_user_by_number_and_bounds(
+    name: str,
+) -> None:
     for made_by, pod in pods(objects(name)).items():
         context = pod["spec"]["securityContext"]
         for container in containers(pod):
@@ -65,7 +67,9 @@ def test_every_container_has_a_read_only_root_a_user_by_number_and_bounds(name: 
             assert own["readOnlyRootFilesystem"] is True, made_by
             if merged(user_values(name))["fixedUserIds"]:
                 assert own.get("runAsUser", context.get("runAsUser", 0)) > 0, made_by
-            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}, made_by
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}, (
+                made_by
+            )
             assert "memory" in container["resources"]["limits"], made_by
 
 
@@ -81,12 +85,17 @@ def test_a_platform_that_assigns_users_and_groups_is_given_none() -> None:
     assert left.keys() == found.keys()
     for made_by, pod in left.items():
         assert violations({"metadata": {}, **pod}) == [], made_by
-        contexts = [pod["spec"]["securityContext"], *(each["securityContext"] for each in containers(pod))]
+        contexts = [
+            pod["spec"]["securityContext"],
+            *(each["securityContext"] for each in containers(pod)),
+        ]
         assert not any(context.keys() & IDS for context in contexts), made_by
         fixed = found[made_by]["spec"]["securityContext"]
         assert {key: fixed[key] for key in fixed.keys() - IDS} == contexts[0], made_by
         assert fixed.keys() & IDS == {"runAsUser", "runAsGroup", "fsGroup"}, made_by
-        assert pod["spec"] | {"securityContext": fixed} == found[made_by]["spec"], made_by
+        assert pod["spec"] | {"securityContext": fixed} == found[made_by]["spec"], (
+            made_by
+        )
 
 
 def test_every_pod_has_the_priority_that_is_set_for_all() -> None:
@@ -97,7 +106,9 @@ def test_every_pod_has_the_priority_that_is_set_for_all() -> None:
 
 
 @EVERY_SET
-def test_a_startup_probe_runs_at_most_three_times_in_the_first_ten_seconds(name: str) -> None:
+def test_a_startup_probe_runs_at_most_three_times_in_the_first_ten_seconds(
+    name: str,
+) -> None:
     """Each probe that fails is an event, and Python needs some seconds."""
     for each in of(objects(name), "Deployment", "StatefulSet"):
         probe = main_container(each)["startupProbe"]
@@ -106,7 +117,11 @@ def test_a_startup_probe_runs_at_most_three_times_in_the_first_ten_seconds(name:
 
 
 def test_the_suites_services_are_the_charts() -> None:
-    shaped = {path.parent.name for path in ROOT.glob("*/service.py") if path.parent.name != "chassis"}
+    shaped = {
+        path.parent.name
+        for path in ROOT.glob("*/service.py")
+        if path.parent.name != "chassis"
+    }
     assert shaped == set(SERVICES)
     for name in SETS:
         assert deployments(objects(name)).keys() == shaped
@@ -120,15 +135,20 @@ def test_each_service_runs_its_own_image(name: str) -> None:
             own[component(each)].append(main_container(each)["image"])
     given = merged(user_values(name))
     for kind, (image,) in own.items():
-        custom = (given["services"].get(kind) or given.get(kind) or {}).get("image") or {}
+        custom = (given["services"].get(kind) or given.get(kind) or {}).get(
+            "image"
+        ) or {}
         assert re.search(rf"(^|/){custom.get('repository') or IMAGES[kind]}[:@]", image)
 
 
 def test_the_default_images_are_those_of_the_version_of_the_suite() -> None:
-    version = re.search(r'^version = "(.+)"$', Path(ROOT, "pyproject.toml").read_text(), re.MULTILINE)
+    version = re.search(
+        r'^version = "(.+)"$', Path(ROOT, "pyproject.toml").read_text(), re.MULTILINE
+    )
     assert version
     found = {
-        component(each): main_container(each)["image"] for each in of(objects("default"), "Deployment", "Job")
+        component(each): main_container(each)["image"]
+        for each in of(objects("default"), "Deployment", "Job")
     }
     for kind, image in IMAGES.items():
         assert found[kind] == f"neversleeps/{image}:{version[1]}"
@@ -139,7 +159,9 @@ def test_every_image_names_its_version_and_never_the_latest(name: str) -> None:
     for made_by, pod in pods(objects(name)).items():
         for container in containers(pod):
             reference = container["image"]
-            assert re.fullmatch(r"[\w./:-]+?(:[\w.-]+|@sha256:[0-9a-f]{64})", reference), made_by
+            assert re.fullmatch(
+                r"[\w./:-]+?(:[\w.-]+|@sha256:[0-9a-f]{64})", reference
+            ), made_by
             assert not reference.endswith(":latest"), made_by
 
 
@@ -148,21 +170,36 @@ def test_every_image_comes_from_the_registry_that_is_set_for_all(name: str) -> N
     registry = merged(user_values(name))["global"].get("imageRegistry")
     for made_by, pod in pods(objects(name)).items():
         for container in containers(pod):
-            assert not registry or container["image"].startswith(f"{registry}/"), made_by
+            assert not registry or container["image"].startswith(f"{registry}/"), (
+                made_by
+            )
 
 
 def test_the_images_of_others_are_those_that_the_chart_lists() -> None:
     """Chart.yaml names them for those who copy images to a registry."""
-    used = {each["image"] for pod in pods(objects("default")).values() for each in containers(pod)}
-    others = {image for image in used if not image.startswith(f"{DEFAULTS['image']['namespace']}/")}
+    used = {
+        each["image"]
+        for pod in pods(objects("default")).values()
+        for each in containers(pod)
+    }
+    others = {
+        image
+        for image in used
+        if not image.startswith(f"{DEFAULTS['image']['namespace']}/")
+    }
     assert others == set(
-        yaml.safe_load(yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]["images"])
+        yaml.safe_load(
+            yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]["images"]
+        )
     )
 
 
 def test_a_secret_to_pull_with_is_named_once() -> None:
     for pod in pods(objects("registry")).values():
-        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry-key"}, {"name": "other-key"}]
+        assert pod["spec"]["imagePullSecrets"] == [
+            {"name": "registry-key"},
+            {"name": "other-key"},
+        ]
 
 
 def test_the_tag_latest_is_refused() -> None:
@@ -182,7 +219,9 @@ def test_a_probe_has_exactly_one_handler(name: str) -> None:
 
 
 @EVERY_SET
-def test_every_service_and_server_is_probed_at_start_and_for_life_and_readiness(name: str) -> None:
+def test_every_service_and_server_is_probed_at_start_and_for_life_and_readiness(
+    name: str,
+) -> None:
     for each in of(objects(name), "Deployment", "StatefulSet"):
         container = main_container(each)
         assert container.keys() >= set(PROBES), name_of(each)
@@ -199,7 +238,9 @@ def test_every_service_and_server_is_probed_at_start_and_for_life_and_readiness(
     ],
     ids=lambda handler: next(iter(handler)),
 )
-def test_a_probe_that_is_overridden_has_the_new_handler_alone(probe: str, handler: dict[str, Any]) -> None:
+def test_a_probe_that_is_overridden_has_the_new_handler_alone(
+    probe: str, handler: dict[str, Any]
+) -> None:
     values = {"services": {service: {probe: handler} for service in SERVICES}}
     for service, each in deployments(render(values)).items():
         found = main_container(each)[probe]
@@ -243,15 +284,26 @@ def test_kubernetes_waits_longer_than_the_suite_for_a_stop(name: str) -> None:
         spec = each["spec"]["template"]["spec"]
         container = spec["containers"][0]
         drain_s = float(of_container(container, found).get("STOP_TIMEOUT_S", 20))
-        hook_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        assert spec["terminationGracePeriodSeconds"] >= drain_s + hook_s + 5, name_of(each)
+        hook_s = (
+            container.get("lifecycle", {})
+            .get("preStop", {})
+            .get("sleep", {})
+            .get("seconds", 0)
+        )
+        assert spec["terminationGracePeriodSeconds"] >= drain_s + hook_s + 5, name_of(
+            each
+        )
 
 
 @EVERY_SET
 def test_the_gateway_serves_on_until_nobody_sends_to_it_any_more(name: str) -> None:
     found = objects(name)
     environment = of_container(main_container(deployments(found)["gateway"]), found)
-    assert 0 < float(environment["STOP_DELAY_S"]) < float(environment.get("STOP_TIMEOUT_S", 20))
+    assert (
+        0
+        < float(environment["STOP_DELAY_S"])
+        < float(environment.get("STOP_TIMEOUT_S", 20))
+    )
 
 
 # upstream-keepalive-timeout of ingress-nginx, keepalive_timeout of nginx in an upstream
@@ -259,7 +311,9 @@ NGINX_KEEPS_S = 60
 
 
 @EVERY_SET
-def test_an_ingress_closes_its_idle_connections_before_the_gateway_does(name: str) -> None:
+def test_an_ingress_closes_its_idle_connections_before_the_gateway_does(
+    name: str,
+) -> None:
     found = objects(name)
     environment = of_container(main_container(deployments(found)["gateway"]), found)
     assert float(environment["GATEWAY_IDLE_S"]) > NGINX_KEEPS_S
@@ -281,7 +335,9 @@ def replicas(found: list[Object], deployment: Object) -> int:
     """The fewest replicas it may have."""
     for each in of(found, "HorizontalPodAutoscaler", "ScaledObject"):
         if each["spec"]["scaleTargetRef"]["name"] == name_of(deployment):
-            return each["spec"].get("minReplicas", each["spec"].get("minReplicaCount", 0))
+            return each["spec"].get(
+                "minReplicas", each["spec"].get("minReplicaCount", 0)
+            )
     return deployment["spec"]["replicas"]
 
 
@@ -289,7 +345,10 @@ def replicas(found: list[Object], deployment: Object) -> int:
 def test_no_disruption_budget_blocks_the_drain_of_a_node(name: str) -> None:
     """One that allows no pod to go, or counts on more than there are, would do so for ever."""
     found = objects(name)
-    budgets = {each["metadata"]["name"]: each["spec"] for each in of(found, "PodDisruptionBudget")}
+    budgets = {
+        each["metadata"]["name"]: each["spec"]
+        for each in of(found, "PodDisruptionBudget")
+    }
     for each in of(found, "Deployment", "StatefulSet"):
         selector = each["spec"]["selector"]["matchLabels"]
         for budget in budgets.values():
@@ -300,17 +359,28 @@ def test_no_disruption_budget_blocks_the_drain_of_a_node(name: str) -> None:
 def allowed_to_go(budget: Object, count: int) -> int:
     if "maxUnavailable" in budget:
         value = budget["maxUnavailable"]
-        return value if isinstance(value, int) else -(-count * int(value.rstrip("%")) // 100)
+        return (
+            value
+            if isinstance(value, int)
+            else -(-count * int(value.rstrip("%")) // 100)
+        )
     value = budget["minAvailable"]
-    return count - (value if isinstance(value, int) else -(-count * int(value.rstrip("%")) // 100))
+    return count - (
+        value if isinstance(value, int) else -(-count * int(value.rstrip("%")) // 100)
+    )
 
 
 @EVERY_SET
 def test_several_replicas_are_spread_over_nodes(name: str) -> None:
     found = objects(name)
     for each in of(found, "Deployment"):
-        for constraint in each["spec"]["template"]["spec"].get("topologySpreadConstraints", []):
-            assert constraint["labelSelector"]["matchLabels"] == each["spec"]["selector"]["matchLabels"]
+        for constraint in each["spec"]["template"]["spec"].get(
+            "topologySpreadConstraints", []
+        ):
+            assert (
+                constraint["labelSelector"]["matchLabels"]
+                == each["spec"]["selector"]["matchLabels"]
+            )
 
 
 @EVERY_SET
@@ -322,8 +392,13 @@ def test_a_rolling_update_takes_no_ready_pod_away_first(name: str) -> None:
 
 @EVERY_SET
 def test_the_migrations_are_an_ordinary_job_that_is_repeated(name: str) -> None:
-    (job,) = [each for each in of(objects(name), "Job") if component(each) == "migrations"]
-    assert job["metadata"].get("annotations", {}) == merged(user_values(name))["migrations"]["annotations"]
+    (job,) = [
+        each for each in of(objects(name), "Job") if component(each) == "migrations"
+    ]
+    assert (
+        job["metadata"].get("annotations", {})
+        == merged(user_values(name))["migrations"]["annotations"]
+    )
     assert re.search(r"-1-[0-9a-f]{6}$", name_of(job)), "the revision, and what it does"
     assert len(name_of(job)) <= 63 - len("999"), "a label of its pods"
     spec = job["spec"]["template"]["spec"]
@@ -340,13 +415,20 @@ def test_a_command_runs_once_when_asked_from_the_image_that_has_it(name: str) ->
         (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
         assert container["image"] == main_container(migrations)["image"]
         assert spec["jobTemplate"]["spec"]["backoffLimit"] == 0
-        assert spec["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] == "Never"
-        scheduled = command == "audit" and merged(user_values(name))["audit"]["schedule"]
+        assert (
+            spec["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+        )
+        scheduled = (
+            command == "audit" and merged(user_values(name))["audit"]["schedule"]
+        )
         assert spec["suspend"] is not bool(scheduled)
         assert not scheduled or spec["schedule"] == scheduled
 
 
 @EVERY_SET
 def test_no_hook_waits_for_what_comes_after_it(name: str) -> None:
-    hooks = {each["metadata"].get("annotations", {}).get("helm.sh/hook") for each in objects(name)}
+    hooks = {
+        each["metadata"].get("annotations", {}).get("helm.sh/hook")
+        for each in objects(name)
+    }
     assert hooks <= {None, "test"}

@@ -4,7 +4,16 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, note, settings
 
-from tests.chart.helm import Object, component, containers, name_of, of, pods, render, selects
+from tests.chart.helm import (
+    Object,
+    component,
+    containers,
+    name_of,
+    of,
+    pods,
+    render,
+    selects,
+)
 from tests.chart.pod_security import violations
 from tests.chart.strategies import PARTS, values
 from tests.chart.test_kubernetes import KUBERNETES, faults
@@ -54,11 +63,17 @@ def check_containers(pod: Object, given_values: dict[str, Any]) -> None:
 
 def check_selectors(found: list[Object]) -> None:
     for each in of(found, "Deployment", "StatefulSet"):
-        selected = [made_by for made_by, pod in pods(found).items() if selects(each["spec"]["selector"], pod)]
+        selected = [
+            made_by
+            for made_by, pod in pods(found).items()
+            if selects(each["spec"]["selector"], pod)
+        ]
         assert selected == [f"{each['kind']}/{name_of(each)}"]
     for each in of(found, "Service"):
         selector = {"matchLabels": each["spec"]["selector"]}
-        assert [component(pod) for pod in pods(found).values() if selects(selector, pod)] == [component(each)]
+        assert [
+            component(pod) for pod in pods(found).values() if selects(selector, pod)
+        ] == [component(each)]
 
 
 def check_budgets(found: list[Object]) -> None:

@@ -71,7 +71,10 @@ def ask(servers: Servers, statement: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def encrypted(
-    environment: dict[str, str], suite_config: dict[str, Any], brokers: dict[str, int], ca: Path
+    environment: dict[str, str],
+    suite_config: dict[str, Any],
+    brokers: dict[str, int],
+    ca: Path,
 ) -> dict[str, str]:
     """The servers' environment with what the chart adds to each URI, and the CA where it is here."""
     (gateway, billing) = (variables(name) for name in ("gateway", "billing"))
@@ -91,9 +94,13 @@ def encrypted(
 def variables(name: str) -> dict[str, str]:
     """What a component is given with values/tls.yaml, of what is no secret."""
     (container,) = (
-        pod["spec"]["containers"][0] for pod in pods(objects("tls")).values() if component(pod) == name
+        pod["spec"]["containers"][0]
+        for pod in pods(objects("tls")).values()
+        if component(pod) == name
     )
-    return {key: value for key, value in raw(container).items() if isinstance(value, str)}
+    return {
+        key: value for key, value in raw(container).items() if isinstance(value, str)
+    }
 
 
 class AsGiven(Suite):
@@ -101,8 +108,12 @@ class AsGiven(Suite):
 
     def _process(self, name: str) -> Process:
         whole, given = self.environment, variables(name)
-        doubtful = {key for key in whole if key in TRUST or key.endswith("_URI")} - given.keys()
-        self.environment = {key: value for key, value in whole.items() if key not in doubtful}
+        doubtful = {
+            key for key in whole if key in TRUST or key.endswith("_URI")
+        } - given.keys()
+        self.environment = {
+            key: value for key, value in whole.items() if key not in doubtful
+        }
         try:
             return super()._process(name)
         finally:
@@ -111,7 +122,9 @@ class AsGiven(Suite):
 
 @pytest.fixture(scope="module")
 def run(encrypted: dict[str, str]) -> Run:
-    return Run(objects("tls"), encrypted, dict.fromkeys(["migrations"], encrypted["AMQP_URI"]))
+    return Run(
+        objects("tls"), encrypted, dict.fromkeys(["migrations"], encrypted["AMQP_URI"])
+    )
 
 
 def test_the_whole_story_goes_well_over_encrypted_connections_alone(
@@ -119,13 +132,17 @@ def test_the_whole_story_goes_well_over_encrypted_connections_alone(
 ) -> None:
     assert run("migrations", "chassis.migrate").code == 0
     before = broker_connections(servers)
-    [(since,)] = ask(servers, "SELECT now()::text")  # other tests may have left sessions behind
+    [(since,)] = ask(
+        servers, "SELECT now()::text"
+    )  # other tests may have left sessions behind
     with AsGiven(encrypted, servers.ports, tmp_path).running() as suite:
         shopper = Shopper(suite.url)
         assert shopper.deposit("10.00").status_code == 201
         assert shopper.ended_order("7.00")["status"] == "paid"
         assert shopper.letters(1)[0]["kind"] == "happiness"
-        assert dict(ask(servers, ENCRYPTED.format(since=since))) == dict.fromkeys(WITH_TABLES, True)
+        assert dict(ask(servers, ENCRYPTED.format(since=since))) == dict.fromkeys(
+            WITH_TABLES, True
+        )
         new = broker_connections(servers) - before
         assert {ssl for _, ssl in new} == {"true"}
         assert len(new) > 5
@@ -134,7 +151,9 @@ def test_the_whole_story_goes_well_over_encrypted_connections_alone(
 
 def broker_connections(servers: Servers) -> set[tuple[str, str]]:
     """Each with whether it is encrypted; other tests may have left some behind."""
-    told = servers.rabbitmqctl("list_connections", "--quiet", "--no-table-headers", "pid", "ssl")
+    told = servers.rabbitmqctl(
+        "list_connections", "--quiet", "--no-table-headers", "pid", "ssl"
+    )
     return {(pid, ssl) for pid, ssl in map(str.split, told.splitlines())}
 
 
@@ -143,25 +162,35 @@ def test_a_server_whose_certificate_another_ca_has_signed_is_refused(
     trust: str, run: Run, tmp_path: Path
 ) -> None:
     make_certificates(tmp_path)
-    refused(run("audit", **{trust: str(tmp_path / "ca.crt")}), "certificate verify failed")
+    refused(
+        run("audit", **{trust: str(tmp_path / "ca.crt")}), "certificate verify failed"
+    )
 
 
 def test_a_database_whose_certificate_is_for_another_name_is_refused(
     run: Run, encrypted: dict[str, str]
 ) -> None:
     elsewhere = encrypted["USERS_DB_URI"].replace("localhost", "elsewhere.example.org")
-    refused(run("audit", USERS_DB_URI=f"{elsewhere}&hostaddr=127.0.0.1"), "does not match")
+    refused(
+        run("audit", USERS_DB_URI=f"{elsewhere}&hostaddr=127.0.0.1"), "does not match"
+    )
 
 
-@pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")  # eventlet does
+@pytest.mark.filterwarnings(
+    "ignore:please use dns.resolver:DeprecationWarning"
+)  # eventlet does
 def test_a_database_whose_address_a_service_looks_up_is_refused_for_another_name(
     encrypted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = encrypted["USERS_DB_URI"].replace("localhost", "elsewhere.example.org")
-    engine = create_engine(uri, connect_args={"sslrootcert": encrypted["PGSSLROOTCERT"]})
+    engine = create_engine(
+        uri, connect_args={"sslrootcert": encrypted["PGSSLROOTCERT"]}
+    )
     event.listen(engine, "do_connect", lookups.connect)
     with name_server(monkeypatch) as names:
-        names.addresses["elsewhere.example.org"] = ["127.0.0.1"]  # which the certificate names too
+        names.addresses["elsewhere.example.org"] = [
+            "127.0.0.1"
+        ]  # which the certificate names too
         with pytest.raises(OperationalError, match="does not match host name"):
             engine.connect()
 
@@ -169,8 +198,12 @@ def test_a_database_whose_address_a_service_looks_up_is_refused_for_another_name
 def test_a_broker_whose_certificate_is_for_another_name_is_refused(
     run: Run, encrypted: dict[str, str], brokers: dict[str, int]
 ) -> None:
-    elsewhere = encrypted["AMQP_URI"].replace(str(brokers["here"]), str(brokers["elsewhere"]))
-    refused(run("audit", AMQP_URI=elsewhere), "certificate verify failed", "not valid for")
+    elsewhere = encrypted["AMQP_URI"].replace(
+        str(brokers["here"]), str(brokers["elsewhere"])
+    )
+    refused(
+        run("audit", AMQP_URI=elsewhere), "certificate verify failed", "not valid for"
+    )
 
 
 def refused(tried: Command, *words: str) -> None:
@@ -181,11 +214,16 @@ def refused(tried: Command, *words: str) -> None:
 def test_the_ca_is_mounted_where_the_variables_say_in_all_that_is_the_suites() -> None:
     own = list(pods(of(objects("tls"), "Deployment", "Job", "CronJob")).values())
     for container in (each for pod in own for each in containers(pod)):
-        places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        places = {
+            mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]
+        }
         assert places["ca"] == str(Path(CA_FILE).parent)
         given = raw(container)
         assert {given[name] for name in TRUST if name in given} == {CA_FILE}
         assert ("SSL_CERT_FILE" in given) == ("AMQP_URI" in given)
     for pod in own:
         (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == "ca"]
-        assert volume["configMap"] == {"name": "our-ca", "items": [{"key": "root.pem", "path": "ca.crt"}]}
+        assert volume["configMap"] == {
+            "name": "our-ca",
+            "items": [{"key": "root.pem", "path": "ca.crt"}],
+        }

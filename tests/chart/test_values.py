@@ -76,16 +76,26 @@ WRONG = {
     "a name has no empty part": ("priorityClassName", "a..b"),
     "a variable has a name": ("extraEnv", [{"value": "1"}]),
     "a variable is a text": ("extraEnv", [{"name": "DB_POOL_SIZE", "value": 12}]),
-    "a probe asks nobody else": ("services.users.livenessProbe", {"tcpSocket": {"port": 1, "host": "a.org"}}),
+    "a probe asks nobody else": (
+        "services.users.livenessProbe",
+        {"tcpSocket": {"port": 1, "host": "a.org"}},
+    ),
     "names leave room for what follows": ("fullnameOverride", "a" * 41),
     "a path starts with a slash": ("publicPaths", ["users"]),
-    "a budget lets somebody go": ("services.users.podDisruptionBudget.maxUnavailable", 0),
+    "a budget lets somebody go": (
+        "services.users.podDisruptionBudget.maxUnavailable",
+        0,
+    ),
 }
 # Values that are well formed each and do not go together: what is said, and the values.
 TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
     "two that scale one service": (
         "autoscaling and keda",
-        {"services": {"users": {"autoscaling": {"enabled": True}, "keda": {"enabled": True}}}},
+        {
+            "services": {
+                "users": {"autoscaling": {"enabled": True}, "keda": {"enabled": True}}
+            }
+        },
     ),
     "a queue for a service that has none": (
         "no queue",
@@ -97,7 +107,14 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a share of nothing": (
         "resources.requests.cpu",
-        {"services": {"users": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}}},
+        {
+            "services": {
+                "users": {
+                    "autoscaling": {"enabled": True},
+                    "resources": {"requests": {"cpu": None}},
+                }
+            }
+        },
     ),
     "a stop that is over before it ends": (
         "stopDelaySeconds",
@@ -109,13 +126,29 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a probe of two kinds": (
         "one handler",
-        {"services": {"users": {"livenessProbe": {"exec": {"command": ["a"]}, "tcpSocket": {"port": 1}}}}},
+        {
+            "services": {
+                "users": {
+                    "livenessProbe": {
+                        "exec": {"command": ["a"]},
+                        "tcpSocket": {"port": 1},
+                    }
+                }
+            }
+        },
     ),
     "a budget that lets nobody go": (
         "podDisruptionBudget",
-        {"services": {"users": {"replicas": 1, "podDisruptionBudget": {"minAvailable": 1}}}},
+        {
+            "services": {
+                "users": {"replicas": 1, "podDisruptionBudget": {"minAvailable": 1}}
+            }
+        },
     ),
-    "a name that no Service may have": ("start with a letter", {"fullnameOverride": "1st-shop"}),
+    "a name that no Service may have": (
+        "start with a letter",
+        {"fullnameOverride": "1st-shop"},
+    ),
     "one family that is two": (
         "ipFamilies names two",
         {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]},
@@ -129,7 +162,10 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         "externalPostgresql.existingSecret",
         {"postgresql": {"enabled": False}, "externalPostgresql": {"host": "a"}},
     ),
-    "databases twice": ("externalPostgresql is set", {"externalPostgresql": {"host": "a"}}),
+    "databases twice": (
+        "externalPostgresql is set",
+        {"externalPostgresql": {"host": "a"}},
+    ),
     "a pooler's server for databases that are the chart's own": (
         "externalPostgresql is set",
         {"externalPostgresql": {"direct": {"host": "a"}}},
@@ -166,7 +202,11 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         "makeDefinitions",
         {
             "rabbitmq": {"enabled": False},
-            "externalRabbitmq": {"host": "a", "existingSecret": "b", "makeDefinitions": True},
+            "externalRabbitmq": {
+                "host": "a",
+                "existingSecret": "b",
+                "makeDefinitions": True,
+            },
         },
     ),
     "rights of the previous version in definitions of the user's own": (
@@ -195,7 +235,11 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         "makeDefinitions=false",
         {
             "rabbitmq": {"enabled": False},
-            "externalRabbitmq": {"host": "a", "existingSecret": "b", "permitPrevious": True},
+            "externalRabbitmq": {
+                "host": "a",
+                "existingSecret": "b",
+                "permitPrevious": True,
+            },
         },
     ),
     "a CA for nothing": ("in vain", {"trustedCA": {"existingSecret": "a"}}),
@@ -207,9 +251,15 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
             "trustedCA": {"existingSecret": "a"},
         },
     ),
-    "a CA twice": ("set one of them", {"trustedCA": {"existingSecret": "a", "existingConfigMap": "b"}}),
+    "a CA twice": (
+        "set one of them",
+        {"trustedCA": {"existingSecret": "a", "existingConfigMap": "b"}},
+    ),
     "a route of no Gateway": ("parentRefs", {"httpRoute": {"enabled": True}}),
-    "a variable of the chart's own": ("AMQP_URI", {"extraEnv": [{"name": "AMQP_URI", "value": "a"}]}),
+    "a variable of the chart's own": (
+        "AMQP_URI",
+        {"extraEnv": [{"name": "AMQP_URI", "value": "a"}]},
+    ),
     "a file beside the chart's variable": (
         "AMQP_URI_FILE is set",
         {"extraEnv": [{"name": "AMQP_URI_FILE", "value": "/run/secrets/amqp"}]},
@@ -218,11 +268,16 @@ TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
         "DB_POOL_SIZE",
         {
             "extraEnv": [{"name": "DB_POOL_SIZE", "value": "1"}],
-            "services": {"users": {"extraEnv": [{"name": "DB_POOL_SIZE", "value": "2"}]}},
+            "services": {
+                "users": {"extraEnv": [{"name": "DB_POOL_SIZE", "value": "2"}]}
+            },
         },
     ),
     "the latest image": ("latest", {"image": {"tag": "latest"}}),
-    "the latest image of one service": ("latest", {"services": {"users": {"image": {"tag": "latest"}}}}),
+    "the latest image of one service": (
+        "latest",
+        {"services": {"users": {"image": {"tag": "latest"}}}},
+    ),
     "the latest database": ("latest", {"postgresql": {"image": {"tag": "latest"}}}),
 }
 
@@ -245,13 +300,17 @@ def test_a_key_that_is_not_known_is_refused_and_named(path: str, version: str) -
 @pytest.mark.parametrize("rule", WRONG)
 def test_a_wrong_value_is_refused_and_its_place_named(rule: str, version: str) -> None:
     path, value = WRONG[rule]
-    with pytest.raises(HelmError, match=rf"(?s)values don't meet.*{path.rpartition('.')[2]}"):
+    with pytest.raises(
+        HelmError, match=rf"(?s)values don't meet.*{path.rpartition('.')[2]}"
+    ):
         render(at(path, value), version)
 
 
 @BOTH
 @pytest.mark.parametrize("what", TOGETHER)
-def test_values_that_do_not_go_together_are_refused_with_words(what: str, version: str) -> None:
+def test_values_that_do_not_go_together_are_refused_with_words(
+    what: str, version: str
+) -> None:
     words, values = TOGETHER[what]
     with pytest.raises(HelmError, match=words):
         render(values, version)
@@ -268,7 +327,10 @@ def test_a_release_whose_name_no_service_may_have_is_refused(version: str) -> No
 def test_a_large_number_of_a_file_stays_one(version: str) -> None:
     """helm reads the numbers of a file as fractions, and would print 2592000, a month, as 2.592e+06."""
     values = {
-        "migrations": {"activeDeadlineSeconds": 3000000, "ttlSecondsAfterFinished": 2592000},
+        "migrations": {
+            "activeDeadlineSeconds": 3000000,
+            "ttlSecondsAfterFinished": 2592000,
+        },
         "services": {"users": {"keda": {"enabled": True, "queueLength": 1000000}}},
         "networkPolicy": {"rabbitmqFrom": [{"namespaceSelector": {}}]},
     }
@@ -293,7 +355,9 @@ def places(values: Any, path: str = "") -> Iterator[str]:
 UNSET = re.compile(r"(.*\.resources|serviceDefaults\.\w+Probe|services)\..*")
 
 
-@pytest.mark.parametrize("path", [path for path in places(DEFAULTS) if not UNSET.fullmatch(path)])
+@pytest.mark.parametrize(
+    "path", [path for path in places(DEFAULTS) if not UNSET.fullmatch(path)]
+)
 def test_a_value_that_is_taken_away_is_missed(path: str) -> None:
     """`null` does it, and so does a key with nothing below it; else it would be empty without a word."""
     missing = jsonschema.Draft7Validator(SCHEMA).iter_errors(merged(at(path, None)))
@@ -302,14 +366,19 @@ def test_a_value_that_is_taken_away_is_missed(path: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize(
-    "path", ["postgresql", "global", "networkPolicy.enabled", "serviceDefaults.keda.enabled"]
+    "path",
+    ["postgresql", "global", "networkPolicy.enabled", "serviceDefaults.keda.enabled"],
 )
 def test_helm_says_which_value_is_missing(path: str, version: str) -> None:
-    with pytest.raises(HelmError, match=rf"(?s)values don't meet.*{path.rpartition('.')[2]}"):
+    with pytest.raises(
+        HelmError, match=rf"(?s)values don't meet.*{path.rpartition('.')[2]}"
+    ):
         render(at(path, None), version)
 
 
-@pytest.mark.parametrize("path", [path for path in places(DEFAULTS) if UNSET.fullmatch(path)])
+@pytest.mark.parametrize(
+    "path", [path for path in places(DEFAULTS) if UNSET.fullmatch(path)]
+)
 def test_what_may_be_left_out_leaves_valid_objects(path: str) -> None:
     assert faults(render(at(path, None)), KUBERNETES[-1]) == []
 
@@ -331,7 +400,11 @@ def test_every_map_of_the_schema_is_closed_or_meant_to_be_open() -> None:
     assert len(found) > 20
     for path, schema in found.items():
         is_open = schema.get("additionalProperties", True) is not False
-        assert not is_open or "additionalProperties" in schema or path.rpartition(".")[2] in FREE, path
+        assert (
+            not is_open
+            or "additionalProperties" in schema
+            or path.rpartition(".")[2] in FREE
+        ), path
 
 
 def test_the_defaults_alone_meet_the_schema() -> None:

@@ -49,7 +49,9 @@ class Terminal:
                 timeout=TIMEOUT_S,
             )
             assert done.returncode == 0, f"{text}\n{done.stdout}"
-            self.variables = dict(line.split("=", 1) for line in kept.read().split("\0") if line)
+            self.variables = dict(
+                line.split("=", 1) for line in kept.read().split("\0") if line
+            )
         return done.stdout
 
 
@@ -60,7 +62,9 @@ def variables(suite: Suite) -> dict[str, str]:
     A proxy is set, which does not answer: nothing in the documents asks it for this machine.
     """
     unwanted = {*PRIVATE, *EXEMPTIONS}
-    others = {name: value for name, value in os.environ.items() if name not in unwanted} | DEAD_PROXY
+    others = {
+        name: value for name, value in os.environ.items() if name not in unwanted
+    } | DEAD_PROXY
     ports = {variable: str(suite.ports[name]) for name, variable in VARIABLES.items()}
     return {**others, **ports, "RUN_DIR": str(suite.servers.wanted)}
 

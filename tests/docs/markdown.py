@@ -7,7 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 HISTORY = ROOT / "CHANGELOG.md"  # names things that are gone
-TOLD = [*sorted({*ROOT.glob("*.md")} - {HISTORY}), *sorted((ROOT / "docs").rglob("*.md"))]
+TOLD = [
+    *sorted({*ROOT.glob("*.md")} - {HISTORY}),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 LINKING = [*TOLD, HISTORY, *sorted((ROOT / "charts").rglob("*.md"))]
 
 FENCE = re.compile(r" *```([\w-]*)$")
@@ -39,7 +42,9 @@ def blocks(file: Path) -> list[Block]:
 
 def blocks_in(language: str) -> list[Block]:
     """The blocks in a language, of all files that tell something."""
-    return [block for file in TOLD for block in blocks(file) if block.language == language]
+    return [
+        block for file in TOLD for block in blocks(file) if block.language == language
+    ]
 
 
 def _blocks(file: Path, text: str) -> Iterator[Block]:
@@ -54,7 +59,9 @@ def _blocks(file: Path, text: str) -> Iterator[Block]:
             yield Block(file, start, fence[1], "\n".join(body) + "\n", named)
             at = end + 1
         elif line.startswith("    ") and not lines[at - 1].strip():
-            while at < len(lines) and (lines[at].startswith("    ") or not lines[at].strip()):
+            while at < len(lines) and (
+                lines[at].startswith("    ") or not lines[at].strip()
+            ):
                 at += 1
             body = [each[4:] for each in lines[start - 1 : at]]
             yield Block(file, start, "", "\n".join(body).rstrip() + "\n")
@@ -79,7 +86,10 @@ def links(file: Path) -> list[str]:
 def anchors(file: Path) -> set[str]:
     """The names by which the headings of a file are linked to, as GitHub makes them."""
     headings = HEADING.findall(without_blocks(file.read_text()))
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
 
 
 def commands(block: Block) -> list[str]:

@@ -69,7 +69,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if step.path:
             follow(step, root)
     for made in ("dev.specs.asyncapi", "dev.bus"):  # what `make specs` does
-        subprocess.run([BIN / "python", "-W", "ignore", "-m", made], cwd=root, check=True, timeout=TIMEOUT_S)
+        subprocess.run(
+            [BIN / "python", "-W", "ignore", "-m", made],
+            cwd=root,
+            check=True,
+            timeout=TIMEOUT_S,
+        )
     return root
 
 
@@ -80,7 +85,9 @@ def test_every_step_names_its_file() -> None:
 
 def test_each_file_that_names_all_services_is_told_of() -> None:
     """But for what is about the five: tests, what measures and breaks them, clients and their document."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     folders = "tests|audit|bench|chaos|docs|gateway|notifications|postman|replay|specs"
     about_the_five = re.compile(rf"(.*/)?({folders})/")
     others = [name for name in listed.stdout.split() if not about_the_five.match(name)]
@@ -91,7 +98,10 @@ def test_each_file_that_names_all_services_is_told_of() -> None:
 
 def names_all(path: Path) -> bool:
     text = path.read_text(errors="ignore") if path.exists() else ""
-    return all(re.search(rf"\b{name}\b", text) for name in ("users", "billing", "orders", "notifications"))
+    return all(
+        re.search(rf"\b{name}\b", text)
+        for name in ("users", "billing", "orders", "notifications")
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +118,11 @@ def names_all(path: Path) -> bool:
 def test_linters_and_tests_pass_over_the_copy(copy: Path, command: str) -> None:
     program, *arguments = command.split()
     done = subprocess.run(
-        [BIN / program, *arguments], cwd=copy, capture_output=True, text=True, timeout=TIMEOUT_S
+        [BIN / program, *arguments],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -122,19 +136,31 @@ def chart(copy: Path) -> list[dict[str, Any]]:
         "externalRabbitmq.makeDefinitions=true",
     ]
     arguments = [part for value in values for part in ("--set", value)]
-    told = helm(NEWEST, "template", RELEASE, copy / "charts" / "shop", "--namespace", NAMESPACE, *arguments)
+    told = helm(
+        NEWEST,
+        "template",
+        RELEASE,
+        copy / "charts" / "shop",
+        "--namespace",
+        NAMESPACE,
+        *arguments,
+    )
     return [each for each in yaml.safe_load_all(told) if each]
 
 
 def test_the_chart_deploys_it(chart: list[dict[str, Any]]) -> None:
-    deployed = {each["metadata"]["name"] for each in chart if each["kind"] == "Deployment"}
+    deployed = {
+        each["metadata"]["name"] for each in chart if each["kind"] == "Deployment"
+    }
     assert "shop-points" in deployed
     [migrations] = [each for each in chart if each["kind"] == "Job"]
     assert "POINTS_DB_OWNER_URI" in json.dumps(migrations)
 
 
 def test_the_document_of_the_bus_tells_of_it(copy: Path) -> None:
-    operations = yaml.safe_load((copy / "docs" / "asyncapi.yaml").read_text())["operations"]
+    operations = yaml.safe_load((copy / "docs" / "asyncapi.yaml").read_text())[
+        "operations"
+    ]
     assert {"points.balance", "points.handle_order_paid"} <= operations.keys()
 
 
@@ -166,8 +192,14 @@ def broker(suite: Suite, chart: list[dict[str, Any]]) -> dict[str, str]:
     secret = data(chart, "Secret", "shop-rabbitmq")
     assert secret is not None
     definitions = json.loads(secret["definitions.json"])
-    for kind, key in (("users", "name"), ("permissions", "user"), ("topic_permissions", "user")):
-        definitions[kind] = [each for each in definitions[kind] if each[key] == "points"]
+    for kind, key in (
+        ("users", "name"),
+        ("permissions", "user"),
+        ("topic_permissions", "user"),
+    ):
+        definitions[kind] = [
+            each for each in definitions[kind] if each[key] == "points"
+        ]
     file = suite.servers.state / "rabbitmq" / "definitions.json"
     file.write_text(json.dumps(definitions))
     suite.servers.rabbitmqctl("import_definitions", str(file))
@@ -177,10 +209,20 @@ def broker(suite: Suite, chart: list[dict[str, Any]]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def points(
-    copy: Path, variables: dict[str, str], suite: Suite, database: dict[str, str], broker: dict[str, str]
+    copy: Path,
+    variables: dict[str, str],
+    suite: Suite,
+    database: dict[str, str],
+    broker: dict[str, str],
 ) -> Iterator[str]:
     """The URL at which the sixth service tells its health: migrated, running, ready."""
-    environment = {**variables, **QUIET, **suite.env(), **database, "LOG_FORMAT": "json"}
+    environment = {
+        **variables,
+        **QUIET,
+        **suite.env(),
+        **database,
+        "LOG_FORMAT": "json",
+    }
     migrate = [BIN / "python", "-m", "chassis.migrate", "points"]
     subprocess.run(migrate, cwd=copy, env=environment, check=True, timeout=TIMEOUT_S)
     log = copy / "points.log"
@@ -202,8 +244,12 @@ def points(
             stderr=output,
         )
     try:
-        told = eventually(lambda: "readyz" in log.read_text() and log.read_text(), START_S)
-        [url] = [line["url"] for line in map(json.loads, told.splitlines()) if "url" in line]
+        told = eventually(
+            lambda: "readyz" in log.read_text() and log.read_text(), START_S
+        )
+        [url] = [
+            line["url"] for line in map(json.loads, told.splitlines()) if "url" in line
+        ]
         eventually(lambda: requests.get(url, timeout=10).ok, START_S)
         yield url
     finally:
@@ -211,16 +257,24 @@ def points(
         running.wait(timeout=60)
 
 
-def test_it_runs_beside_the_others_and_an_order_earns_points(suite: Suite, points: str) -> None:
+def test_it_runs_beside_the_others_and_an_order_earns_points(
+    suite: Suite, points: str
+) -> None:
     shopper = Shopper(suite.url)
     shopper.deposit("100.00")
     shopper.ended_order("30.10")  # paid
     shopper.ended_order("99.00")  # rejected: too little money
     with ClusterRpcProxy({"AMQP_URI": suite.env()["AMQP_URI"]}, timeout=20) as rpc:
-        eventually(lambda: rpc.points.balance(user_id=shopper.id) == {"points": 30, "orders": 1})
+        eventually(
+            lambda: (
+                rpc.points.balance(user_id=shopper.id) == {"points": 30, "orders": 1}
+            )
+        )
         time.sleep(0.5)
         assert rpc.points.balance(user_id=shopper.id) == {"points": 30, "orders": 1}
         assert rpc.points.balance(user_id="x")["status"] == "invalid"
         [example] = doctest.DocTestParser().get_examples(SESSION.text)
-        assert f"{eval(example.source, {'n': SimpleNamespace(rpc=rpc)})}\n" == example.want
+        assert (
+            f"{eval(example.source, {'n': SimpleNamespace(rpc=rpc)})}\n" == example.want
+        )
     assert requests.get(points, timeout=10).json()["status"] == "ready"

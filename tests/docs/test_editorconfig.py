@@ -17,7 +17,11 @@ def sections() -> dict[str, Settings]:
     """The settings of .editorconfig by pattern, in its order."""
     parser = ConfigParser()
     parser.read_string(f"[{PREAMBLE}]\n" + (ROOT / ".editorconfig").read_text())
-    return {pattern: dict(parser[pattern]) for pattern in parser.sections() if pattern != PREAMBLE}
+    return {
+        pattern: dict(parser[pattern])
+        for pattern in parser.sections()
+        if pattern != PREAMBLE
+    }
 
 
 def settings_of(name: str, found: dict[str, Settings]) -> Settings:
@@ -32,23 +36,33 @@ def settings_of(name: str, found: dict[str, Settings]) -> Settings:
 
 def faults(text: bytes, settings: Settings) -> Iterator[str]:
     """The settings that a file's content does not follow."""
-    if settings["charset"] == "utf-8" and text != text.decode(errors="replace").encode():
+    if (
+        settings["charset"] == "utf-8"
+        and text != text.decode(errors="replace").encode()
+    ):
         yield "charset"
     if settings["end_of_line"] == "lf" and b"\r" in text:
         yield "end_of_line"
     if settings["insert_final_newline"] == "true" and text and not text.endswith(b"\n"):
         yield "insert_final_newline"
-    if settings["trim_trailing_whitespace"] == "true" and re.search(rb"[ \t]$", text, re.MULTILINE):
+    if settings["trim_trailing_whitespace"] == "true" and re.search(
+        rb"[ \t]$", text, re.MULTILINE
+    ):
         yield "trim_trailing_whitespace"
     if settings["indent_style"] == "space" and re.search(rb"^ *\t", text, re.MULTILINE):
         yield "indent_style"
 
 
 def test_all_files_are_as_it_says() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     names = [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
     found = sections()
-    wrong = {name: list(faults((ROOT / name).read_bytes(), settings_of(name, found))) for name in names}
+    wrong = {
+        name: list(faults((ROOT / name).read_bytes(), settings_of(name, found)))
+        for name in names
+    }
     assert {name: each for name, each in wrong.items() if each} == {}
     assert len(wrong) > 500
 
@@ -61,9 +75,14 @@ def test_it_agrees_with_ruff() -> None:
 
 
 def test_each_fault_is_found() -> None:
-    python, makefile = (settings_of(name, sections()) for name in ("a/b.py", "Makefile"))
+    python, makefile = (
+        settings_of(name, sections()) for name in ("a/b.py", "Makefile")
+    )
     assert list(faults(b"\tx\r\xff ", python)) == [
         "charset", "end_of_line", "insert_final_newline", "trim_trailing_whitespace", "indent_style",
     ]  # fmt: skip
     assert list(faults(b"a:\n\tb\n", makefile)) == []
-    assert settings_of("gateway/static/docs/swagger-ui.css", sections())["charset"] == "unset"
+    assert (
+        settings_of("gateway/static/docs/swagger-ui.css", sections())["charset"]
+        == "unset"
+    )

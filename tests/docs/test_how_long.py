@@ -54,7 +54,10 @@ def test_versions_are_the_locked_ones() -> None:
 
 
 def test_the_modules_that_depend_on_each_library_are_named() -> None:
-    named = {library: set(MODULE.findall(modules)) for library, modules in IMPORTED.findall(TEXT)}
+    named = {
+        library: set(MODULE.findall(modules))
+        for library, modules in IMPORTED.findall(TEXT)
+    }
     assert named == importers()
 
 

@@ -16,7 +16,13 @@ from tests.mutants import copy_to
 PAGE = ROOT / "docs" / "making-it-yours.md"
 [RENAMING] = [block.text for block in blocks(PAGE) if block.language == "sh"]
 OLD = r"nameko-shop|neversleeps|(service|migrations|databases|\$name|nameko)-07|arch\\*\.homework"
-KEPT = (":!CHANGELOG.md", ":!docs/adr", ":!docs/diagrams/*.svg", ":!docs/making-it-yours.md", ":!*NOTICE")
+KEPT = (
+    ":!CHANGELOG.md",
+    ":!docs/adr",
+    ":!docs/diagrams/*.svg",
+    ":!docs/making-it-yours.md",
+    ":!*NOTICE",
+)
 DROPPED = "notifications"
 # Documents, tests, results, and the permissions of the version before.
 TEXTS = (
@@ -35,7 +41,9 @@ TIMEOUT_S = 120
 
 def run(root: Path, *command: str | Path) -> str:
     """What a command prints; fails where the command does."""
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=TIMEOUT_S)
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -62,7 +70,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_old_name_is_left(copy: Path) -> None:
     found = subprocess.run(
-        ["git", "grep", "-nIE", OLD, "--", ".", *KEPT], cwd=copy, capture_output=True, text=True
+        ["git", "grep", "-nIE", OLD, "--", ".", *KEPT],
+        cwd=copy,
+        capture_output=True,
+        text=True,
     )
     assert (found.returncode, found.stdout) == (1, "")
 
@@ -72,7 +83,14 @@ def test_the_renaming_can_be_repeated(copy: Path) -> None:
 
 
 def test_the_chart_asks_for_the_renamed_images_and_host(copy: Path) -> None:
-    chart = helm(NEWEST, "template", RELEASE, copy / "charts" / "shop", "--namespace", "bazaar-eu")
+    chart = helm(
+        NEWEST,
+        "template",
+        RELEASE,
+        copy / "charts" / "shop",
+        "--namespace",
+        "bazaar-eu",
+    )
     objects: list[dict[str, Any]] = [each for each in yaml.safe_load_all(chart) if each]
     images = set(re.findall(r"image: \"?(\S+?)\"?$", chart, re.MULTILINE))
     ours = {image for image in images if image.startswith("acme/")}
@@ -89,7 +107,9 @@ def test_made_files_are_the_renamed_ones(copy: Path) -> None:
 
 
 def test_each_file_that_names_the_dropped_service_is_listed() -> None:
-    naming = run(ROOT, "git", "grep", "-lIw", DROPPED, "--", ".", f":!{DROPPED}", *TEXTS).split()
+    naming = run(
+        ROOT, "git", "grep", "-lIw", DROPPED, "--", ".", f":!{DROPPED}", *TEXTS
+    ).split()
     listed = set(FILE.findall(DROP))
     assert [name for name in naming if name not in listed] == []
 
@@ -101,5 +121,7 @@ def test_the_files_of_the_lists_exist() -> None:
 
 
 def test_the_files_to_remove_exist() -> None:
-    [command] = [line.split() for line in DROP.splitlines() if line.startswith("    git rm -r ")]
+    [command] = [
+        line.split() for line in DROP.splitlines() if line.startswith("    git rm -r ")
+    ]
     assert [pattern for pattern in command[3:] if not [*ROOT.glob(pattern)]] == []

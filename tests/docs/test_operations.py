@@ -28,7 +28,10 @@ def buy(suite: Suite) -> None:
     """A new user with an order that is paid and one that is not, and the letters of both."""
     shopper = Shopper(suite.url)
     shopper.deposit("100.00")
-    assert [shopper.ended_order(price)["status"] for price in ("30.10", "99.00")] == ["paid", "rejected"]
+    assert [shopper.ended_order(price)["status"] for price in ("30.10", "99.00")] == [
+        "paid",
+        "rejected",
+    ]
     shopper.letters(2)
 
 
@@ -66,11 +69,15 @@ def operated(suite: Suite, variables: dict[str, str]) -> Operated:
     for block in (HEALTH, STATUSES, REQUEST_ID):
         printed[block] = terminal.run(block)
     with kombu.Connection(suite.env()["AMQP_URI"]) as connection:
-        connection.Producer().publish(b"{", routing_key=QUEUE, content_type="application/json")
+        connection.Producer().publish(
+            b"{", routing_key=QUEUE, content_type="application/json"
+        )
     eventually(lambda: f"{QUEUE}: 1 parked" in terminal.run("make dead"))
     printed[PARKED] = terminal.run(PARKED)
     eventually(lambda: f"{QUEUE}: 1 parked" in terminal.run("make dead"))
-    metrics = "".join(requests.get(url(suite, name), timeout=10).text for name in SERVICES)
+    metrics = "".join(
+        requests.get(url(suite, name), timeout=10).text for name in SERVICES
+    )
     terminal.run(f"{BACKUP}BEFORE=$BACKUP")
     buy(suite)  # letters that will be lost, with events that only the tables still hold
     forget_what_was_sent(terminal, "users")
@@ -102,7 +109,10 @@ def test_answers_are_counted_by_their_status(operated: Operated) -> None:
 
 
 def test_a_request_is_found_by_its_id(operated: Operated) -> None:
-    assert re.search(r'"path": "/account", "status": 401, .*what-was-that', operated.printed[REQUEST_ID])
+    assert re.search(
+        r'"path": "/account", "status": 401, .*what-was-that',
+        operated.printed[REQUEST_ID],
+    )
 
 
 def test_a_parked_event_is_shown_and_moved_back(operated: Operated) -> None:
@@ -112,14 +122,22 @@ def test_a_parked_event_is_shown_and_moved_back(operated: Operated) -> None:
 
 def test_the_audit_tells_what_a_restore_has_forgotten(operated: Operated) -> None:
     told = operated.printed["restored"]
-    for name, side in (("letters", "found is []"), ("ledger", "due is []"), ("recipients", "found is []")):
+    for name, side in (
+        ("letters", "found is []"),
+        ("ledger", "due is []"),
+        ("recipients", "found is []"),
+    ):
         assert re.search(rf"^{name}: .*{re.escape(side)}", told, re.MULTILINE), told
 
 
 def test_a_replay_tells_first_and_then_replays_the_same(operated: Operated) -> None:
     told = operated.printed[REPLAY]
-    [dry] = re.findall(r"orders: \d+ checked, (\d+) without letter, (\d+) to replay", told)
-    [done] = re.findall(r"orders: \d+ checked, (\d+) without letter, (\d+) replayed", told)
+    [dry] = re.findall(
+        r"orders: \d+ checked, (\d+) without letter, (\d+) to replay", told
+    )
+    [done] = re.findall(
+        r"orders: \d+ checked, (\d+) without letter, (\d+) replayed", told
+    )
     assert dry == done == ("4", "4")
 
 
@@ -140,16 +158,24 @@ def test_what_was_restored_comes_together_again(operated: Operated) -> None:
 def shown(operated: Operated) -> Callable[[str], set[str]]:
     """The labels, with their values, that a metric has somewhere; none of a metric that nobody shows."""
     told = dict(PROMETHEUS_OWN)
-    for name, labels in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", operated.metrics, re.MULTILINE):
+    for name, labels in re.findall(
+        r"^(\w+)(?:\{(.*)\})? \S+$", operated.metrics, re.MULTILINE
+    ):
         pairs = re.findall(r'(\w+)="([^"]*)"', labels)
-        told.setdefault(name, {"job"}).update([name for name, _ in pairs], [f'{n}="{v}"' for n, v in pairs])
+        told.setdefault(name, {"job"}).update(
+            [name for name, _ in pairs], [f'{n}="{v}"' for n, v in pairs]
+        )
     return lambda name: told.get(name, set())
 
 
-def test_alarms_go_by_metrics_and_labels_that_there_are(shown: Callable[[str], set[str]]) -> None:
+def test_alarms_go_by_metrics_and_labels_that_there_are(
+    shown: Callable[[str], set[str]],
+) -> None:
     [block] = [block for block in blocks(FILE) if block.language == "yaml"]
     for rule in yaml.safe_load(block.text)["groups"][0]["rules"]:
-        selected = re.findall(r"\b(up|shop_\w+|process_\w+)(?:\{([^}]*)\})?", rule["expr"])
+        selected = re.findall(
+            r"\b(up|shop_\w+|process_\w+)(?:\{([^}]*)\})?", rule["expr"]
+        )
         assert selected, rule
         for name, labels in selected:
             assert shown(name), name
@@ -163,10 +189,14 @@ def test_alarms_go_by_metrics_and_labels_that_there_are(shown: Callable[[str], s
 def test_each_alarm_says_what_to_do() -> None:
     alarms = re.findall(r"- alert: (\w+)", FILE.read_text())
     assert alarms
-    assert [alarm for alarm in alarms if f"\n| {alarm} | " not in FILE.read_text()] == []
+    assert [
+        alarm for alarm in alarms if f"\n| {alarm} | " not in FILE.read_text()
+    ] == []
 
 
 @pytest.mark.parametrize("file", TOLD, ids=lambda file: file.name)
-def test_metrics_that_a_document_names_are_shown(shown: Callable[[str], set[str]], file) -> None:
+def test_metrics_that_a_document_names_are_shown(
+    shown: Callable[[str], set[str]], file
+) -> None:
     for name in re.findall(r"`(shop_\w+)", file.read_text()):
         assert shown(name) or shown(f"{name}_count"), name

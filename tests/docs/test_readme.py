@@ -23,14 +23,21 @@ def test_the_story_with_curl_is_as_its_comments_say(suite, terminal) -> None:
     assert deposit["status"] == "done"
     assert alike(paid) == alike(SAMPLE)
     assert list(paid) == list(SAMPLE)
-    assert (rejected["status"], rejected["reason"]) == ("rejected", "insufficient-funds")
+    assert (rejected["status"], rejected["reason"]) == (
+        "rejected",
+        "insufficient-funds",
+    )
     assert [letter["kind"] for letter in letters["items"]] == ["grief", "happiness"]
 
 
 @pytest.mark.parametrize(
-    "command", ["\n".join(commands(SESSION)), "make --no-print-directory shell"], ids=["nameko", "make"]
+    "command",
+    ["\n".join(commands(SESSION)), "make --no-print-directory shell"],
+    ids=["nameko", "make"],
 )
-def test_the_session_in_nameko_shell_answers_as_it_says(suite, terminal, tmp_path, command) -> None:
+def test_the_session_in_nameko_shell_answers_as_it_says(
+    suite, terminal, tmp_path, command
+) -> None:
     examples = doctest.DocTestParser().get_examples(SESSION.text)
     typed = tmp_path / "typed"
     typed.write_text("".join(example.source for example in examples))
@@ -39,4 +46,6 @@ def test_the_session_in_nameko_shell_answers_as_it_says(suite, terminal, tmp_pat
     command = command.replace(".run/", f"{suite.servers.wanted}/")
     told = terminal.run(f"PATH=.venv/bin:$PATH\n{command} <{typed} 2>/dev/null")
     answers = [line.replace(">>> ", "") for line in told.splitlines()]
-    assert [f"{answer}\n" for answer in answers if answer] == [each.want for each in examples if each.want]
+    assert [f"{answer}\n" for answer in answers if answer] == [
+        each.want for each in examples if each.want
+    ]

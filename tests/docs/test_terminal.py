@@ -8,7 +8,8 @@ from tests.docs.conftest import Terminal
 
 
 @pytest.mark.parametrize(
-    "text", ["false\ntrue", "false | cat\ntrue", "f() { false; true; }\nf\ntrue", "false"]
+    "text",
+    ["false\ntrue", "false | cat\ntrue", "f() { false; true; }\nf\ntrue", "false"],
 )
 def test_each_command_of_a_block_counts(text: str) -> None:
     with pytest.raises(AssertionError):

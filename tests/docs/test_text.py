@@ -13,7 +13,16 @@ import pytest
 import yaml
 
 from dev.suite import USERS
-from tests.docs.markdown import LINKING, ROOT, TOLD, Block, anchors, blocks_in, commands, links
+from tests.docs.markdown import (
+    LINKING,
+    ROOT,
+    TOLD,
+    Block,
+    anchors,
+    blocks_in,
+    commands,
+    links,
+)
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 VERBS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
@@ -50,9 +59,17 @@ def name_of(path: Path) -> str:
 def tracked(*patterns: str) -> str:
     """The text of all files that git tracks, of these patterns."""
     listed = subprocess.run(
-        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    return "\n".join((ROOT / name).read_text() for name in listed.stdout.split() if (ROOT / name).exists())
+    return "\n".join(
+        (ROOT / name).read_text()
+        for name in listed.stdout.split()
+        if (ROOT / name).exists()
+    )
 
 
 @pytest.mark.parametrize("file", LINKING, ids=name_of)
@@ -73,8 +90,13 @@ def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
 
 def test_every_decision_is_listed_by_its_title() -> None:
     folder = ROOT / "docs" / "adr"
-    titles = [(path.name, path.read_text().partition("\n")[0]) for path in sorted(folder.glob("0*.md"))]
-    listed = re.findall(r"^(\d+\.) \[(.+)\]\((.+)\)$", (folder / "README.md").read_text(), re.MULTILINE)
+    titles = [
+        (path.name, path.read_text().partition("\n")[0])
+        for path in sorted(folder.glob("0*.md"))
+    ]
+    listed = re.findall(
+        r"^(\d+\.) \[(.+)\]\((.+)\)$", (folder / "README.md").read_text(), re.MULTILINE
+    )
     assert [(name, f"# {number} {title}") for number, title, name in listed] == titles
 
 
@@ -102,7 +124,11 @@ def test_all_bash_is_run() -> None:
     assert [test for test in RUN.values() if not (ROOT / test).exists()] == []
 
 
-TYPED = [(str(block), command.strip()) for block in blocks_in("") for command in commands(block)]
+TYPED = [
+    (str(block), command.strip())
+    for block in blocks_in("")
+    for command in commands(block)
+]
 
 
 @pytest.mark.parametrize(("where", "command"), TYPED)
@@ -120,7 +146,9 @@ def test_what_is_to_be_typed_is_there(where: str, command: str) -> None:
         elif part.startswith("nameko run --config config.yaml "):
             modules = words[3:]
             assert modules
-            assert all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules), where
+            assert all(
+                (ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules
+            ), where
         elif program == ".":
             assert words[0].removeprefix(".run/env/") in USERS, f"{where}: {part}"
         elif program.startswith("dev/"):
@@ -134,12 +162,16 @@ def is_make(words: list[str]) -> bool:
     variables = {word.partition("=")[0] for word in words if "=" in word}
     read = MAKEFILE + tracked("dev/*.sh", "config.yaml")
     verbs = {word for word in words if "=" not in word}
-    return verbs <= VERBS and all(re.search(rf"\$[({{]+{name}\b", read) for name in variables)
+    return verbs <= VERBS and all(
+        re.search(rf"\$[({{]+{name}\b", read) for name in variables
+    )
 
 
 def test_the_list_of_what_is_not_run_has_nothing_that_is_not_told() -> None:
     told = [command for _, command in TYPED]
-    assert [start for start in NOT_RUN if not any(start in command for command in told)] == []
+    assert [
+        start for start in NOT_RUN if not any(start in command for command in told)
+    ] == []
 
 
 def test_a_verb_or_a_variable_that_there_is_not_is_found() -> None:
@@ -177,7 +209,11 @@ KEYED = re.compile(rf"{MONEY.pattern}\([^)]*\b(?:key|ref|order_id)=")
 
 def without_key(text: str) -> list[str]:
     """The commands that move money or place an order and that could not be repeated safely."""
-    return [text[each.start() :][:80] for each in MONEY.finditer(text) if not KEYED.match(text, each.start())]
+    return [
+        text[each.start() :][:80]
+        for each in MONEY.finditer(text)
+        if not KEYED.match(text, each.start())
+    ]
 
 
 def test_each_documented_command_that_moves_money_has_a_key() -> None:
@@ -189,8 +225,14 @@ def test_each_documented_command_that_moves_money_has_a_key() -> None:
 
 def test_a_command_without_a_key_is_found() -> None:
     keyed = 'n.rpc.orders.place(user_id=u["id"],\n    price_minor=1, key="k")'
-    bare = ["n.rpc.orders.place(user_id=1, price_minor=2)[key]", "n.rpc.billing.cancel(...), ref=1"]
-    assert without_key("\n".join([keyed, *bare])) == [f"{bare[0]}\n{bare[1]}"[:80], bare[1]]
+    bare = [
+        "n.rpc.orders.place(user_id=1, price_minor=2)[key]",
+        "n.rpc.billing.cancel(...), ref=1",
+    ]
+    assert without_key("\n".join([keyed, *bare])) == [
+        f"{bare[0]}\n{bare[1]}"[:80],
+        bare[1],
+    ]
 
 
 SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b(?!\.md)")
@@ -202,4 +244,6 @@ def test_settings_in_the_text_are_there(file: Path) -> None:
     """Those of config.yaml, and constants of the code; a test follows what is added with a service."""
     if name_of(file) != FOLLOWED:
         named = set(SETTING.findall(file.read_text()))
-        assert [name for name in named if not re.search(rf"\b{name}\b", tracked(*CODE))] == []
+        assert [
+            name for name in named if not re.search(rf"\b{name}\b", tracked(*CODE))
+        ] == []

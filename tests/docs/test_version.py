@@ -21,21 +21,35 @@ def has(text: str, version: str) -> bool:
 
 def test_no_file_quotes_the_version_but_those_that_are_made() -> None:
     listed = subprocess.run(
-        ["git", "ls-files", *WRITTEN], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", *WRITTEN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    files = {name for name in listed.stdout.split() if (ROOT / name).exists()} - {"CHANGELOG.md"}
-    assert {name for name in files if has((ROOT / name).read_text(), version_of(ROOT))} == MADE
+    files = {name for name in listed.stdout.split() if (ROOT / name).exists()} - {
+        "CHANGELOG.md"
+    }
+    assert {
+        name for name in files if has((ROOT / name).read_text(), version_of(ROOT))
+    } == MADE
 
 
 def test_a_quoted_version_is_found() -> None:
     assert has("shop-07:0.1.0", "0.1.0")
     assert has("TAG=0.1.0-2.", "0.1.0")
-    assert not any(has(text, "0.1.0") for text in ("10.1.0", "0.1.0.5", "0.1.05", "^0.1.00"))
+    assert not any(
+        has(text, "0.1.0") for text in ("10.1.0", "0.1.0.5", "0.1.05", "^0.1.00")
+    )
 
 
 def test_make_prints_the_version() -> None:
     printed = subprocess.run(
-        ["make", "--no-print-directory", "version"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert printed.stdout == f"{version_of(ROOT)}\n"
 

@@ -31,7 +31,9 @@ def may_mount() -> None:
     """A check that cannot be made has failed."""
     if os.geteuid() != 0:
         pytest.fail("images are built and started here by root alone", pytrace=False)
-    tried = subprocess.run([*NAMESPACES, "mount", "--bind", "/", "/"], capture_output=True, text=True)
+    tried = subprocess.run(
+        [*NAMESPACES, "mount", "--bind", "/", "/"], capture_output=True, text=True
+    )
     if tried.returncode:
         why = f"root may not mount here, as in a chroot or a container without privileges: {tried.stderr}"
         pytest.fail(f"images can't be built or started: {why}", pytrace=False)
@@ -42,9 +44,13 @@ def start(workshop: Workshop, tmp_path: Path) -> Iterator[Callable[..., Containe
     """`start(image, *command, user="", **environment)`: a container, which ends with the test."""
     with ExitStack() as running:
 
-        def run(image: str, *command: str, user: str = "", **environment: str) -> Container:
+        def run(
+            image: str, *command: str, user: str = "", **environment: str
+        ) -> Container:
             log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
-            container = Container(workshop, image, log, *command, user=user, **environment)
+            container = Container(
+                workshop, image, log, *command, user=user, **environment
+            )
             running.callback(container.kill)
             return container
 

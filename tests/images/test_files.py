@@ -68,18 +68,27 @@ def test_compose_starts_all_in_order(compose: dict[str, Any]) -> None:
     databases = compose["migrations"]["depends_on"]["databases"]
     assert databases["condition"] == "service_completed_successfully"
     for name in SERVICES:
-        assert compose[name]["depends_on"]["migrations"]["condition"] == "service_completed_successfully"
+        assert (
+            compose[name]["depends_on"]["migrations"]["condition"]
+            == "service_completed_successfully"
+        )
         assert '"127.0.0.1", 8001' in compose[name]["healthcheck"]["test"][-1]
 
 
-def test_compose_tells_each_service_of_its_own_database_alone(compose: dict[str, Any]) -> None:
+def test_compose_tells_each_service_of_its_own_database_alone(
+    compose: dict[str, Any],
+) -> None:
     broker = {"AMQP_URI", "AMQP_USER_RESTRICTED"}
     for name in SERVICES:
         own = "TOKEN_SECRET" if name == "gateway" else f"{name.upper()}_DB_URI"
         amounts = {"CURRENCY"} if name in WITH_AMOUNTS else set()
         assert set(compose[name]["environment"]) == {*broker, own, *amounts}
         assert urlsplit(compose[name]["environment"]["AMQP_URI"]).username == name
-    uris = {f"{name.upper()}_{kind}" for name in SERVICES_WITH_TABLES for kind in ("DB_URI", "DB_OWNER_URI")}
+    uris = {
+        f"{name.upper()}_{kind}"
+        for name in SERVICES_WITH_TABLES
+        for kind in ("DB_URI", "DB_OWNER_URI")
+    }
     assert set(compose["migrations"]["environment"]) == {*broker, "CURRENCY"} | uris
 
 
@@ -101,22 +110,39 @@ def test_compose_asks_for_passwords_first(tmp_path: Path) -> None:
     assert "run dev/images/passwords.sh first" in tried.stderr
 
 
-def test_the_broker_of_compose_loads_its_users_and_permissions(project: dict[str, Any]) -> None:
-    files = {each["source"]: each["target"] for each in project["services"]["rabbitmq"]["configs"]}
+def test_the_broker_of_compose_loads_its_users_and_permissions(
+    project: dict[str, Any],
+) -> None:
+    files = {
+        each["source"]: each["target"]
+        for each in project["services"]["rabbitmq"]["configs"]
+    }
     assert files["load_definitions"].startswith("/etc/rabbitmq/conf.d/")
     loaded = project["configs"]["load_definitions"]["content"].splitlines()
     assert f"load_definitions = {files['definitions']}" in loaded
     assert project["configs"]["definitions"]["environment"] == "RABBITMQ_DEFINITIONS"
 
 
-def test_compose_publishes_the_gateway_alone_and_on_this_machine(compose: dict[str, Any]) -> None:
-    published = {name: service["ports"] for name, service in compose.items() if "ports" in service}
+def test_compose_publishes_the_gateway_alone_and_on_this_machine(
+    compose: dict[str, Any],
+) -> None:
+    published = {
+        name: service["ports"]
+        for name, service in compose.items()
+        if "ports" in service
+    }
     assert list(published) == ["gateway"]
     [port] = published["gateway"]
-    assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8000", 8000)
+    assert (port["host_ip"], port["published"], port["target"]) == (
+        "127.0.0.1",
+        "8000",
+        8000,
+    )
 
 
-def test_the_databases_of_compose_are_made_beside_the_server_by_a_copied_script(compose) -> None:
+def test_the_databases_of_compose_are_made_beside_the_server_by_a_copied_script(
+    compose,
+) -> None:
     databases = compose["databases"]
     assert databases["network_mode"] == "service:postgres"
     assert databases["environment"]["PGHOST"] == "127.0.0.1"
@@ -138,15 +164,27 @@ done
 
 
 @pytest.mark.parametrize("builder", ["docker", "buildah"])
-def test_a_package_index_of_ones_own_stands_in_no_layer(tmp_path: Path, builder: str) -> None:
+def test_a_package_index_of_ones_own_stands_in_no_layer(
+    tmp_path: Path, builder: str
+) -> None:
     """An argument of the build would be in its history. Such a URL may have a password in it."""
     (tmp_path / builder).write_text(BUILDER)
     (tmp_path / builder).chmod(0o755)
     seen = tmp_path / "seen"
     url = "https://someone:a-password@packages.example.org/simple"
-    given = {"BUILDER": builder, "PIP_INDEX_URL": url, "PIP_CERT": "/etc/our-ca.pem", "SEEN": str(seen)}
+    given = {
+        "BUILDER": builder,
+        "PIP_INDEX_URL": url,
+        "PIP_CERT": "/etc/our-ca.pem",
+        "SEEN": str(seen),
+    }
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **given}
-    subprocess.run([CHECKOUT / "dev/images/build.sh"], env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [CHECKOUT / "dev/images/build.sh"],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
     words = seen.read_text().splitlines()
     assert words.count("--target") == len(NAMES)
     assert words[0] == "1", "no attestations, for `kind load`"
@@ -156,15 +194,26 @@ def test_a_package_index_of_ones_own_stands_in_no_layer(tmp_path: Path, builder:
     assert settings == ["[global]", f"index-url = {url}", "cert = /etc/pip-ca.pem"]
     secret = Path(f"{seen}.secret").read_text().strip().partition("src=")[2]
     assert not Path(secret).exists()
-    mounts = re.findall(r"--mount=type=secret,id=(\S+),target=(\S+)", (CHECKOUT / "Dockerfile").read_text())
+    mounts = re.findall(
+        r"--mount=type=secret,id=(\S+),target=(\S+)",
+        (CHECKOUT / "Dockerfile").read_text(),
+    )
     assert dict(mounts) == {"pip-conf": "/etc/pip.conf", "pip-ca": "/etc/pip-ca.pem"}
 
 
 def test_images_are_built_without_secrets_where_there_are_none(tmp_path: Path) -> None:
     (tmp_path / "docker").write_text(BUILDER)
     (tmp_path / "docker").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SEEN": str(tmp_path / "seen")}
-    subprocess.run([CHECKOUT / "dev/images/build.sh"], env=environment, check=True, capture_output=True)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SEEN": str(tmp_path / "seen"),
+    }
+    subprocess.run(
+        [CHECKOUT / "dev/images/build.sh"],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
     assert "--secret" not in (tmp_path / "seen").read_text().splitlines()
 
 
@@ -172,7 +221,13 @@ def test_make_images_says_what_it_lacks(tmp_path: Path) -> None:
     for program in ("bash", "dirname", "sed"):
         (tmp_path / program).symlink_to(str(shutil.which(program)))
     tried = subprocess.run(
-        [CHECKOUT / "dev/images/build.sh"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+        [CHECKOUT / "dev/images/build.sh"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert (tried.returncode, tried.stdout) == (1, "")
-    assert tried.stderr == "images: neither docker nor buildah is here: install one of them\n"
+    assert (
+        tried.stderr
+        == "images: neither docker nor buildah is here: install one of them\n"
+    )

@@ -31,7 +31,9 @@ NAMES = {
     "migrations": "migrations-07",
 }
 SERVICES = [name for name in NAMES if name != "migrations"]
-CODE = {name: {name} for name in SERVICES} | {"migrations": {*SERVICES_WITH_TABLES, "audit", "replay"}}
+CODE = {name: {name} for name in SERVICES} | {
+    "migrations": {*SERVICES_WITH_TABLES, "audit", "replay"}
+}
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 VERSION, LICENSE = PROJECT["version"], PROJECT["license"]
 LICENSES = ("LICENSE", "NOTICE")
@@ -45,7 +47,9 @@ ENVIRONMENT = {
 }
 # As OpenShift chooses one: of no /etc/passwd, in the group 0.
 FOREIGN = "1000650000:0"
-COMPILERS = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|clang|tcc|as|ld|make|rustc|cargo|go)(-[\d.]+)?")
+COMPILERS = re.compile(
+    r"(.*-)?(cc|c\+\+|gcc|g\+\+|clang|tcc|as|ld|make|rustc|cargo|go)(-[\d.]+)?"
+)
 # An image must have less than 200 MB. The Dockerfile's default base, which can't be had here, has some
 # 125 MB unpacked, debootstrap's more: so what an image adds is measured.
 OWN_MB = 75
@@ -78,23 +82,38 @@ def test_an_image_says_how_it_is_run(workshop: Workshop, name: str) -> None:
     run = ["nameko", "run", "--config", "config.yaml", f"{name}.service"]
     assert config["User"] == "10001:10001"
     assert config["WorkingDir"] == "/app"
-    assert config["Cmd"] == (["python", "-m", "chassis.migrate"] if name == "migrations" else run)
+    assert config["Cmd"] == (
+        ["python", "-m", "chassis.migrate"] if name == "migrations" else run
+    )
     assert "Entrypoint" not in config
-    assert ENVIRONMENT.items() <= dict(line.split("=", 1) for line in config["Env"]).items()
-    assert set(config["ExposedPorts"]) == {"8001/tcp"} | ({"8000/tcp"} if name == "gateway" else set())
-    labels = {key.removeprefix(LABELS): value for key, value in config["Labels"].items()}
+    assert (
+        ENVIRONMENT.items()
+        <= dict(line.split("=", 1) for line in config["Env"]).items()
+    )
+    assert set(config["ExposedPorts"]) == {"8001/tcp"} | (
+        {"8000/tcp"} if name == "gateway" else set()
+    )
+    labels = {
+        key.removeprefix(LABELS): value for key, value in config["Labels"].items()
+    }
     assert labels["title"] == NAMES[name]
     assert labels["version"] == VERSION
     assert labels["base.name"] == BASE
     assert labels["licenses"] == LICENSE
 
 
-def test_registry_namespace_and_tag_are_chosen_by_who_builds(workshop: Workshop) -> None:
-    said = workshop.make_images(REGISTRY="registry.example.org", NAMESPACE="shop", TAG="rc1")
+def test_registry_namespace_and_tag_are_chosen_by_who_builds(
+    workshop: Workshop,
+) -> None:
+    said = workshop.make_images(
+        REGISTRY="registry.example.org", NAMESPACE="shop", TAG="rc1"
+    )
     for name in NAMES.values():
         assert f"  registry.example.org/shop/{name}:rc1\n" in said
     assert (
-        workshop.config("registry.example.org/shop/migrations-07:rc1")["Labels"][f"{LABELS}version"]
+        workshop.config("registry.example.org/shop/migrations-07:rc1")["Labels"][
+            f"{LABELS}version"
+        ]
         == VERSION
     )
 
@@ -105,7 +124,11 @@ def test_an_image_holds_its_own_code_alone_compiled_and_not_its_own_to_change(
 ) -> None:
     app = workshop.root(reference(name)) / "app"
     assert not list(app.rglob("tests"))
-    assert {path.name for path in app.iterdir()} == {"chassis", "config.yaml", *LICENSES} | CODE[name]
+    assert {path.name for path in app.iterdir()} == {
+        "chassis",
+        "config.yaml",
+        *LICENSES,
+    } | CODE[name]
     for file in LICENSES:
         assert (app / file).read_bytes() == (CHECKOUT / file).read_bytes()
     for path in files(app):
@@ -116,20 +139,28 @@ def test_an_image_holds_its_own_code_alone_compiled_and_not_its_own_to_change(
 
 
 @each_image
-def test_an_image_holds_neither_a_compiler_nor_what_installs(workshop: Workshop, name: str) -> None:
+def test_an_image_holds_neither_a_compiler_nor_what_installs(
+    workshop: Workshop, name: str
+) -> None:
     root = workshop.root(reference(name))
     programs = [
-        path.name for place in ("usr/bin", "usr/local/bin", "venv/bin") for path in files(root / place)
+        path.name
+        for place in ("usr/bin", "usr/local/bin", "venv/bin")
+        for path in files(root / place)
     ]
     assert {"nameko", "env"} <= set(programs)
     assert not [program for program in programs if COMPILERS.fullmatch(program)]
-    assert not [path for path in files(root / "venv") if {"pip", "tests"} & {*path.parts}]
+    assert not [
+        path for path in files(root / "venv") if {"pip", "tests"} & {*path.parts}
+    ]
     assert not (root / "root/.cache").exists()
     assert not (root / "requirements.lock").exists()
 
 
 @each_image
-def test_an_image_is_small(workshop: Workshop, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_is_small(
+    workshop: Workshop, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, base = mb(workshop.root(reference(name))), mb(workshop.root(BASE))
     with capsys.disabled():
         print(f" {name}: {whole - base:.0f} MB on a base of {base:.0f} MB ", end="")  # noqa: T201 - the figures are wanted
@@ -137,9 +168,16 @@ def test_an_image_is_small(workshop: Workshop, name: str, capsys: pytest.Capture
 
 
 @each_service
-def test_a_service_cannot_import_another_one(start: Callable[..., Container], name: str) -> None:
+def test_a_service_cannot_import_another_one(
+    start: Callable[..., Container], name: str
+) -> None:
     found = f"[name for name in {SERVICES} if importlib.util.find_spec(name)]"
-    tried = start(reference(name), "python", "-c", f"import importlib.util, {name}.service; print({found})")
+    tried = start(
+        reference(name),
+        "python",
+        "-c",
+        f"import importlib.util, {name}.service; print({found})",
+    )
     assert tried.wait() == 0, tried.says()
     assert tried.says() == f"['{name}']\n"
 
@@ -147,14 +185,19 @@ def test_a_service_cannot_import_another_one(start: Callable[..., Container], na
 def test_a_container_can_write_nothing(start: Callable[..., Container]) -> None:
     """So the other tests tell the truth: nothing needs a writable folder, not even /tmp."""
     tried = start(
-        reference("users"), "bash", "-c", "id -u; id -g; for d in / /app /tmp /dev/shm; do >$d/x; done"
+        reference("users"),
+        "bash",
+        "-c",
+        "id -u; id -g; for d in / /app /tmp /dev/shm; do >$d/x; done",
     )
     assert tried.wait() == 1
     assert tried.says().startswith("10001\n10001\n")
     assert tried.says().count("Read-only file system") == 4
 
 
-def test_a_foreign_user_has_neither_a_name_nor_a_home(start: Callable[..., Container]) -> None:
+def test_a_foreign_user_has_neither_a_name_nor_a_home(
+    start: Callable[..., Container],
+) -> None:
     """Otherwise the tests as this user would not show that the suite needs neither."""
     script = "import os, pwd; print(os.getuid(), 'HOME' in os.environ); pwd.getpwuid(os.getuid())"
     tried = start(reference("users"), "python", "-c", script, user=FOREIGN)
@@ -174,13 +217,22 @@ def environment_of(servers: Servers) -> Callable[[str], dict[str, str]]:
             for what in (f"DATABASE {name}", f"ROLE {name}", f"ROLE {name}_owner"):
                 cursor.execute(f"DROP {what}")
     connection.close()
-    address = {"PGHOST": superuser["host"], "PGPORT": superuser["port"], "PGPASSWORD": superuser["password"]}
+    address = {
+        "PGHOST": superuser["host"],
+        "PGPORT": superuser["port"],
+        "PGPASSWORD": superuser["password"],
+    }
     passwords = {
         f"{name.upper()}_{variable}_PASSWORD": servers.passwords[f"postgresql:{role}"]
         for name in SERVICES_WITH_TABLES
         for role, variable in ((name, "DB"), (f"{name}_owner", "DB_OWNER"))
     }
-    environment = {**os.environ, **address, **passwords, "POSTGRES_PASSWORD": superuser["password"]}
+    environment = {
+        **os.environ,
+        **address,
+        **passwords,
+        "POSTGRES_PASSWORD": superuser["password"],
+    }
     subprocess.run([CHECKOUT / "dev/images/databases.sh"], env=environment, check=True)
     return servers.env
 
@@ -193,8 +245,14 @@ def test_migrations_end_with_one_line_where_a_server_is_away(
         elsewhere = re.sub(r"127.0.0.1:\d+", "127.0.0.1:1", databases[gone])
         tried = start(reference("migrations"), **{**databases, gone: elsewhere})
         assert tried.wait() == 1
-        lines = [line for line in tried.says().splitlines() if not line.endswith(" are ready")]
-        assert [line.partition(": ")[0] for line in lines] == ["config.yaml"], tried.says()
+        lines = [
+            line
+            for line in tried.says().splitlines()
+            if not line.endswith(" are ready")
+        ]
+        assert [line.partition(": ")[0] for line in lines] == ["config.yaml"], (
+            tried.says()
+        )
 
 
 @pytest.mark.parametrize("user", ["", FOREIGN], ids=["own user", "foreign user"])
@@ -210,16 +268,25 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
     assert migrations.wait() == 0, migrations.says()
     running = {}
     for name in SERVICES:
-        ports = {"GATEWAY_PORT" if name == "gateway" else "HEALTH_PORT": str(servers.ports[name])}
+        ports = {
+            "GATEWAY_PORT" if name == "gateway" else "HEALTH_PORT": str(
+                servers.ports[name]
+            )
+        }
         if name == "gateway":
             ports |= {"HEALTH_PORT": "0", "GATEWAY_HEALTH_PUBLIC": "true"}
             ports["TOKEN_SECRET"] = "a secret of this test's, long enough"
         running[name] = start(reference(name), **environment_of(name), **ports)
     for name, container in running.items():
-        eventually(lambda name=name, container=container: is_ready(servers, name, container), START_S)
+        eventually(
+            lambda name=name, container=container: is_ready(servers, name, container),
+            START_S,
+        )
 
     shopper = Shopper(f"http://127.0.0.1:{servers.ports['gateway']}")
-    assert [shopper.get(path).status_code for path in ("/docs", "/docs/swagger-ui.css")] == [200] * 2
+    assert [
+        shopper.get(path).status_code for path in ("/docs", "/docs/swagger-ui.css")
+    ] == [200] * 2
     assert shopper.deposit("10.00").status_code == 201
     assert shopper.ended_order("9.99")["status"] == "paid"
     assert shopper.letters(1)[0]["kind"] == "happiness"
@@ -230,7 +297,9 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
         "chassis.dead list": ": 0 parked\n",
     }
     for command, end in commands.items():
-        look = start(reference("migrations"), "python", "-m", *command.split(), **databases)
+        look = start(
+            reference("migrations"), "python", "-m", *command.split(), **databases
+        )
         assert look.wait() == 0, look.says()
         assert look.says().endswith(end)
 
@@ -239,22 +308,33 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
     codes = {name: container.wait(STOP_S) for name, container in running.items()}
     assert codes == dict.fromkeys(SERVICES, 0)
     for container in running.values():
-        lines: list[dict[str, Any]] = [json.loads(line) for line in container.says().splitlines()]
+        lines: list[dict[str, Any]] = [
+            json.loads(line) for line in container.says().splitlines()
+        ]
         assert lines
 
 
 def is_ready(servers: Servers, name: str, container: Container) -> bool:
     assert not container.ended(), container.says()
     try:
-        urls = [f"http://{in_uri(host)}:{servers.ports[name]}/readyz" for host in loopback()]
+        urls = [
+            f"http://{in_uri(host)}:{servers.ports[name]}/readyz" for host in loopback()
+        ]
         return {requests.get(url, timeout=10).status_code for url in urls} == {200}
     except requests.ConnectionError:
         return False
 
 
-def test_the_bytecode_is_taken_whatever_the_time_of_its_source(workshop: Workshop) -> None:
+def test_the_bytecode_is_taken_whatever_the_time_of_its_source(
+    workshop: Workshop,
+) -> None:
     """Bit 0 without bit 1: by hash, unchecked. Nobody could write a fresh one."""
     root = workshop.root(reference("users"))
-    compiled = [path for folder in ("app", "venv") for path in files(root / folder) if path.suffix == ".pyc"]
+    compiled = [
+        path
+        for folder in ("app", "venv")
+        for path in files(root / folder)
+        if path.suffix == ".pyc"
+    ]
     assert len(compiled) > 500
     assert {path.read_bytes()[4] for path in compiled} == {1}

@@ -40,7 +40,12 @@ mount -o remount,bind,ro "$root"
 exec setpriv --no-new-privs chroot --userspec="$user" --groups="${user#*:}" "$root" "$@"
 """
 NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-TIED = ["setpriv", "--pdeathsig", "KILL", *NAMESPACES]  # ends with the tests, even where they are killed
+TIED = [
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    *NAMESPACES,
+]  # ends with the tests, even where they are killed
 START_S = 90.0
 
 
@@ -67,7 +72,14 @@ class Workshop:
         container = self.buildah("from", "scratch")
         root = Path(self.buildah("mount", container))
         # In namespaces of its own: one that is killed leaves nothing mounted, and nothing running.
-        self._run(*TIED, "debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN, str(root))
+        self._run(
+            *TIED,
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={PACKAGES}",
+            DEBIAN,
+            str(root),
+        )
         shutil.copyfile(Path("/", CERTIFICATES), root / CERTIFICATES)
         for rest in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
             shutil.rmtree(root / rest)
@@ -75,12 +87,22 @@ class Workshop:
 
     def make_images(self, **settings: str) -> str:
         """What `make images` says."""
-        defaults = {"BASE": BASE, "BUILDER": "buildah", "REGISTRY": "", "NAMESPACE": "", "TAG": ""}
-        return self._run("dev/images/build.sh", environment=self._environment | defaults | settings)
+        defaults = {
+            "BASE": BASE,
+            "BUILDER": "buildah",
+            "REGISTRY": "",
+            "NAMESPACE": "",
+            "TAG": "",
+        }
+        return self._run(
+            "dev/images/build.sh", environment=self._environment | defaults | settings
+        )
 
     def config(self, image: str) -> dict[str, Any]:
         """How an image says it is run: User, Env, Cmd, ..."""
-        found: dict[str, Any] = json.loads(self.buildah("inspect", "--type=image", image))
+        found: dict[str, Any] = json.loads(
+            self.buildah("inspect", "--type=image", image)
+        )
         return found["OCIv1"]["config"]
 
     def root(self, image: str) -> Path:
@@ -94,7 +116,9 @@ class Workshop:
         return self._run("buildah", *arguments).strip()
 
     def remove(self) -> None:
-        if (self.store / "storage.conf").exists():  # without it these would be others' containers
+        if (
+            self.store / "storage.conf"
+        ).exists():  # without it these would be others' containers
             self.buildah("rm", "--all")  # nothing stays mounted
         shutil.rmtree(self.store)
 
@@ -103,7 +127,9 @@ class Workshop:
         for driver in ("overlay", "vfs"):
             settings = STORAGE.format(store=self.store, driver=driver)
             (self.store / "storage.conf").write_text(settings)
-            tried = subprocess.run(["buildah", "images"], env=self._environment, capture_output=True)
+            tried = subprocess.run(
+                ["buildah", "images"], env=self._environment, capture_output=True
+            )
             if tried.returncode == 0:
                 return
 
@@ -138,9 +164,27 @@ class Container:
     ) -> None:
         config = workshop.config(image)
         self.log = log
-        variables = [*config["Env"], *(f"{name}={value}" for name, value in environment.items())]
-        program = ["/usr/bin/env", "-i", "-C", config["WorkingDir"], *variables, *(command or config["Cmd"])]
-        start = ["bash", "-c", START, "start", str(workshop.root(image)), user or config["User"], *program]
+        variables = [
+            *config["Env"],
+            *(f"{name}={value}" for name, value in environment.items()),
+        ]
+        program = [
+            "/usr/bin/env",
+            "-i",
+            "-C",
+            config["WorkingDir"],
+            *variables,
+            *(command or config["Cmd"]),
+        ]
+        start = [
+            "bash",
+            "-c",
+            START,
+            "start",
+            str(workshop.root(image)),
+            user or config["User"],
+            *program,
+        ]
         with log.open("wb") as output:
             self._running = subprocess.Popen(
                 [*TIED, *start],
@@ -160,7 +204,11 @@ class Container:
 
     def terminate(self) -> None:
         """SIGTERM for its process 1."""
-        [child] = Path(f"/proc/{self._running.pid}/task/{self._running.pid}/children").read_text().split()
+        [child] = (
+            Path(f"/proc/{self._running.pid}/task/{self._running.pid}/children")
+            .read_text()
+            .split()
+        )
         os.kill(int(child), signal.SIGTERM)
 
     def kill(self) -> None:

@@ -24,10 +24,19 @@ Piece = dict[str, Any]
 TYPE = f"^{re.escape(problems.TYPE.format(''))}[a-z-]+$"  # of a problem
 
 # On every answer, and not documented.
-GENERAL = {"cache-control", "connection", "content-length", "content-type", "date", "x-content-type-options"}
+GENERAL = {
+    "cache-control",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "x-content-type-options",
+}
 
 
-def _pattern(validator: Any, pattern: str, value: Any, schema: Piece) -> Iterator[ValidationError]:
+def _pattern(
+    validator: Any, pattern: str, value: Any, schema: Piece
+) -> Iterator[ValidationError]:
     """As in ECMAScript, where `$` is the very end; Python's lets one more line feed pass."""
     if isinstance(value, str) and not re.search(re.sub(r"\$$", r"\\Z", pattern), value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
@@ -57,10 +66,17 @@ class Conformance:
 
     def __init__(self, document: Piece) -> None:
         self.document = document
-        self._root = Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        self._root = Validator(
+            document, format_checker=Draft202012Validator.FORMAT_CHECKER
+        )
 
     def check(
-        self, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes
+        self,
+        method: str,
+        url: str,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
     ) -> Piece | None:
         """That an answer is documented; the operation, where the request names one. `headers` by any case."""
         path = unquote(urlsplit(url).path)
@@ -68,16 +84,25 @@ class Conformance:
         operation = operations.get("get" if method == "HEAD" else method.lower())
         if operation:
             responses = operation["responses"]
-            assert str(status) in responses, f"{method} {path}: {status} is not documented: {body!r}"
+            assert str(status) in responses, (
+                f"{method} {path}: {status} is not documented: {body!r}"
+            )
             answer = self._resolved(responses[str(status)])
         else:
-            allowed = {*map(str.upper, operations), *(["HEAD"] if "get" in operations else [])}
+            allowed = {
+                *map(str.upper, operations),
+                *(["HEAD"] if "get" in operations else []),
+            }
             assert status != 405 or set(headers["Allow"].split(", ")) == allowed
-            assert 400 <= status < 500, f"{method} {path} is not documented, and answered {status}"
+            assert 400 <= status < 500, (
+                f"{method} {path} is not documented, and answered {status}"
+            )
             own = {"status": {"const": status}, "type": {"pattern": TYPE}}
             problem = {"$ref": "#/components/schemas/Problem", "properties": own}
             answer = {
-                "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}},
+                "headers": {
+                    "X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}
+                },
                 "content": {"application/problem+json": {"schema": problem}},
             }
         self._check_values(answer["headers"], headers)
@@ -89,7 +114,11 @@ class Conformance:
             *(["Allow"] if status == 405 else []),
             *([*documents.HEADERS, "Content-Encoding"] if is_file else []),
         ]
-        more = {name.lower() for name in headers} - {name.lower() for name in known} - GENERAL
+        more = (
+            {name.lower() for name in headers}
+            - {name.lower() for name in known}
+            - GENERAL
+        )
         assert not more, f"{method} {path}: {more} are not documented for {status}"
         media_type = headers["Content-Type"].partition(";")[0]
         assert media_type in answer["content"], (
@@ -97,7 +126,11 @@ class Conformance:
         )
         if method != "HEAD":
             is_json = media_type.endswith("json")
-            value = json.loads(body, object_pairs_hook=_no_key_twice) if is_json else body.decode()
+            value = (
+                json.loads(body, object_pairs_hook=_no_key_twice)
+                if is_json
+                else body.decode()
+            )
             self._valid(answer["content"][media_type]["schema"], value)
         return operation
 
@@ -105,9 +138,14 @@ class Conformance:
         """That an answer is documented; and its request, if it was granted."""
         request = response.request
         method, url = str(request.method), str(request.url)
-        operation = self.check(method, url, response.status_code, response.headers, response.content)
+        operation = self.check(
+            method, url, response.status_code, response.headers, response.content
+        )
         if operation and response.ok:
-            given = {"query": dict(parse_qsl(urlsplit(url).query)), "header": request.headers}
+            given = {
+                "query": dict(parse_qsl(urlsplit(url).query)),
+                "header": request.headers,
+            }
             for kind, values in given.items():
                 known = {
                     p["name"]: p
@@ -135,8 +173,15 @@ class Conformance:
         for name, piece in known.items():
             piece = self._resolved(piece)
             if name in given:
-                value = given[name] if isinstance(given[name], str) else given[name].decode("latin-1")
-                self._valid(piece["schema"], int(value) if piece["schema"]["type"] == "integer" else value)
+                value = (
+                    given[name]
+                    if isinstance(given[name], str)
+                    else given[name].decode("latin-1")
+                )
+                self._valid(
+                    piece["schema"],
+                    int(value) if piece["schema"]["type"] == "integer" else value,
+                )
             else:
                 assert not piece.get("required"), f"{name} is missing"
 

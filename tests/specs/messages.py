@@ -18,7 +18,12 @@ from tests.specs.conformance import resolved
 Piece = dict[str, Any]
 
 RPC = "nameko-rpc"
-APART = {"content_type", "content_encoding", "delivery_mode", "headers"}  # not among the described headers
+APART = {
+    "content_type",
+    "content_encoding",
+    "delivery_mode",
+    "headers",
+}  # not among the described headers
 MISTAKES = "nameko.exceptions."  # the faults that say so of a request
 
 
@@ -35,13 +40,17 @@ class Message:
     @property
     def headers(self) -> Piece:
         """AMQP's headers, and properties by their names."""
-        shown = {name: value for name, value in self.properties.items() if name not in APART}
+        shown = {
+            name: value for name, value in self.properties.items() if name not in APART
+        }
         return {**shown, **self.properties.get("headers", {})}
 
     @property
     def call(self) -> tuple[Any, Any]:
         """The correlation id, and the routing key of the answer: what a request and its answer share."""
-        return self.properties.get("correlation_id"), self.properties.get("reply_to", self.key)
+        return self.properties.get("correlation_id"), self.properties.get(
+            "reply_to", self.key
+        )
 
     def __str__(self) -> str:
         return f"{self.exchange or 'queue'} {self.key}"
@@ -53,13 +62,19 @@ class Bus:
     def __init__(self, document: Piece) -> None:
         self.document = document
         self.seen: set[str] = set()
-        self._root = Draft7Validator(document, format_checker=Draft7Validator.FORMAT_CHECKER)
-        self._services = {operation.partition(".")[0] for operation in document["operations"]}
+        self._root = Draft7Validator(
+            document, format_checker=Draft7Validator.FORMAT_CHECKER
+        )
+        self._services = {
+            operation.partition(".")[0] for operation in document["operations"]
+        }
         self._validators: dict[str, Any] = {}
         self._addresses: dict[tuple[str | None, str], str] = {}
         for name, channel in document["channels"].items():
             binding = self._at(channel["bindings"])["amqp"]
-            exchange = binding["exchange"]["name"] if binding["is"] == "routingKey" else ""
+            exchange = (
+                binding["exchange"]["name"] if binding["is"] == "routingKey" else ""
+            )
             if channel["address"]:
                 self._addresses[exchange, channel["address"]] = name
 
@@ -88,7 +103,11 @@ class Bus:
 
     def differences(self, messages: Sequence[Message]) -> list[str]:
         """What is not as documented, in the words of a test that fails."""
-        requests = {m.call: m for m in messages if m.exchange == RPC and (RPC, m.key) in self._addresses}
+        requests = {
+            m.call: m
+            for m in messages
+            if m.exchange == RPC and (RPC, m.key) in self._addresses
+        }
         answers: dict[tuple[Any, Any], list[Message]] = defaultdict(list)
         found: list[tuple[Message, str]] = []
         for message in messages:
@@ -99,9 +118,13 @@ class Bus:
             elif requests[message.call].key != message.key:
                 answers[message.call].append(message)
         for call, request in requests.items():
-            found += [(request, wrong) for wrong in self._request(request, answers[call])]
+            found += [
+                (request, wrong) for wrong in self._request(request, answers[call])
+            ]
         first = {f"{message}: {wrong}": message for message, wrong in reversed(found)}
-        return [f"{wrong}\n    {message.body[:300]!r}" for wrong, message in first.items()]
+        return [
+            f"{wrong}\n    {message.body[:300]!r}" for wrong, message in first.items()
+        ]
 
     # RPC
 
@@ -134,7 +157,9 @@ class Bus:
         if is_fault:
             self.seen.add("fault")
         elif unseen := self._outcomes(right) - self.seen:
-            results = told["result"] if isinstance(told["result"], list) else [told["result"]]
+            results = (
+                told["result"] if isinstance(told["result"], list) else [told["result"]]
+            )
             for name in unseen:
                 if any(map(self._root.evolve(schema=_ref(name)).is_valid, results)):
                     self.seen.add(name)
@@ -142,16 +167,26 @@ class Bus:
 
     def _outcomes(self, answer: str) -> set[str]:
         """The schemas of what a call, or an item of it, may come to."""
-        result = self.document["components"]["messages"][answer]["payload"]["properties"]["result"]
+        result = self.document["components"]["messages"][answer]["payload"][
+            "properties"
+        ]["result"]
         outcome = result.get("items", result)
         return {
-            piece["$ref"].rpartition("/")[2] for piece in outcome.get("oneOf", [outcome]) if "$ref" in piece
+            piece["$ref"].rpartition("/")[2]
+            for piece in outcome.get("oneOf", [outcome])
+            if "$ref" in piece
         }
 
     def _caller(self, full: str, request: Message, answer: Message) -> list[str]:
         """Who of the suite called, told by the name of the queue that the answer went into, may do so."""
-        queue = self._at(self.document["channels"]["replies"]["bindings"])["amqp"]["queue"]["name"]
-        pattern = re.escape(queue).replace("<caller>", "(.+)").replace("<id>", request.properties["reply_to"])
+        queue = self._at(self.document["channels"]["replies"]["bindings"])["amqp"][
+            "queue"
+        ]["name"]
+        pattern = (
+            re.escape(queue)
+            .replace("<caller>", "(.+)")
+            .replace("<id>", request.properties["reply_to"])
+        )
         for name in answer.queues:
             match = re.fullmatch(pattern, name)
             if match is None:
@@ -173,11 +208,15 @@ class Bus:
         candidates = [
             (name, operation)
             for name, operation in self.document["operations"].items()
-            if operation["action"] == action and operation["channel"] == {"$ref": f"#/channels/{channel}"}
+            if operation["action"] == action
+            and operation["channel"] == {"$ref": f"#/channels/{channel}"}
         ]
         found = ["not documented"]
         for name, operation in candidates:
-            found = min((self._errors(told, message) for told in self._messages(operation)), key=len)
+            found = min(
+                (self._errors(told, message) for told in self._messages(operation)),
+                key=len,
+            )
             if action == "send":
                 missing = self._hearers(message, operation) - set(message.queues)
                 found += [f"did not reach {queue}" for queue in sorted(missing)]
@@ -191,12 +230,15 @@ class Bus:
         """The queues that an event must reach."""
         if (message.exchange or "").endswith(".direct"):
             return {message.key}
-        wanted = {reference["$ref"].rpartition("/")[2] for reference in operation["messages"]}
+        wanted = {
+            reference["$ref"].rpartition("/")[2] for reference in operation["messages"]
+        }
         return {
             self._address(other)
             for other in self.document["operations"].values()
             if other["action"] == "receive"
-            and wanted & {reference["$ref"].rpartition("/")[2] for reference in other["messages"]}
+            and wanted
+            & {reference["$ref"].rpartition("/")[2] for reference in other["messages"]}
         }
 
     # Pieces
@@ -207,11 +249,16 @@ class Bus:
         mode = message.properties.get("delivery_mode")
         return [] if mode == binding["deliveryMode"] else [f"delivery mode {mode}"]
 
-    def _errors(self, name: str, message: Message, ignored: Iterable[str] = ()) -> list[str]:
+    def _errors(
+        self, name: str, message: Message, ignored: Iterable[str] = ()
+    ) -> list[str]:
         """What of a message is not as the document says."""
         piece = self.document["components"]["messages"][name]
         encoding = self._at(piece["bindings"])["amqp"]["contentEncoding"]
-        wanted = {"content_type": self.document["defaultContentType"], "content_encoding": encoding}
+        wanted = {
+            "content_type": self.document["defaultContentType"],
+            "content_encoding": encoding,
+        }
         found = [
             f"{property_} {message.properties.get(property_)}"
             for property_, value in wanted.items()
@@ -262,8 +309,12 @@ def _refuses(answer: Piece, errors: Sequence[Any]) -> bool:
     result = answer["result"]
     if not isinstance(result, list):
         return _is_refusal(result)
-    places = [[*error.absolute_path][2:3] for error in errors]  # of kwargs, items, 3, ...
-    refused = {position for position, outcome in enumerate(result) if _is_refusal(outcome)}
+    places = [
+        [*error.absolute_path][2:3] for error in errors
+    ]  # of kwargs, items, 3, ...
+    refused = {
+        position for position, outcome in enumerate(result) if _is_refusal(outcome)
+    }
     return all(refused.issuperset(place or [None]) for place in places)
 
 

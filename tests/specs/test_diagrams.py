@@ -14,7 +14,16 @@ import pytest
 from chassis.events import EventHandler
 from chassis.rpc import RpcProxy
 from dev.diagrams import render
-from dev.diagrams.render import DIAGRAMS, PNG_PIXELS, orphans, picture_of, sources, stale, stamp_of, stamped
+from dev.diagrams.render import (
+    DIAGRAMS,
+    PNG_PIXELS,
+    orphans,
+    picture_of,
+    sources,
+    stale,
+    stamp_of,
+    stamped,
+)
 from dev.suite import SERVICES
 
 MOST_WIDE = 1100  # px: in a page of 830 px letters of 14 px are shown with 10.5
@@ -53,7 +62,9 @@ UNREADABLE = [
 def lines_of(source: str) -> list[str]:
     """The lines of a diagram, its kind first; no comments, no front matter."""
     text = re.sub(r"\A---\n.*?\n---\n", "", source, flags=re.DOTALL)
-    return [line for each in text.splitlines() if (line := each.partition("%%")[0].strip())]
+    return [
+        line for each in text.splitlines() if (line := each.partition("%%")[0].strip())
+    ]
 
 
 def labels(source: str) -> list[str]:
@@ -61,7 +72,9 @@ def labels(source: str) -> list[str]:
     kind, *lines = lines_of(source)
     if kind == "sequenceDiagram":
         return [label for line in lines if (label := in_sequence(line))]
-    assert kind.startswith("flowchart "), f"labels of a {kind} can't be checked here: teach it"
+    assert kind.startswith("flowchart "), (
+        f"labels of a {kind} can't be checked here: teach it"
+    )
     return [label for line in lines for label in in_flowchart(line)]
 
 
@@ -69,7 +82,9 @@ def in_sequence(line: str) -> str | None:
     for pattern in SEQUENCE:
         if found := re.fullmatch(pattern, line):
             return found[1] if found.re.groups else None
-    raise AssertionError(f"not a line of a sequence diagram that can be checked: {line}")
+    raise AssertionError(
+        f"not a line of a sequence diagram that can be checked: {line}"
+    )
 
 
 def in_flowchart(line: str) -> list[str]:
@@ -90,7 +105,10 @@ def letters(text: str) -> str:
 
 def said_by(svg: str) -> str:
     return letters(
-        "".join("".join(text.itertext()) for text in ElementTree.fromstring(svg).iter(f"{SVG}text"))
+        "".join(
+            "".join(text.itertext())
+            for text in ElementTree.fromstring(svg).iter(f"{SVG}text")
+        )
     )
 
 
@@ -103,14 +121,20 @@ def drawn(begin: str, end: str) -> set[tuple[str, str, str]]:
     """The arrows of one kind between services in the picture of the containers: from, label, to."""
     text = (DIAGRAMS / "architecture-containers.mmd").read_text()
     found = re.findall(
-        rf'^ +(\w+) {re.escape(begin)} "(.+)" {re.escape(end)} (\w+)$', text, flags=re.MULTILINE
+        rf'^ +(\w+) {re.escape(begin)} "(.+)" {re.escape(end)} (\w+)$',
+        text,
+        flags=re.MULTILINE,
     )
-    return {(source, label, target) for source, label, target in found if source in SERVICES}
+    return {
+        (source, label, target) for source, label, target in found if source in SERVICES
+    }
 
 
 def declared(kind: type) -> list[tuple[str, Any]]:
     """What the services declare of one kind, each with the service's name."""
-    classes = {name: importlib.import_module(f"{name}.service").Service for name in SERVICES}
+    classes = {
+        name: importlib.import_module(f"{name}.service").Service for name in SERVICES
+    }
     return [
         (name, each)
         for name, service in classes.items()
@@ -129,7 +153,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     return tmp_path
 
 
-each_source = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
+each_source = pytest.mark.parametrize(
+    "source", sources(), ids=lambda source: source.stem
+)
 
 
 def test_there_are_pictures() -> None:
@@ -150,13 +176,22 @@ def test_the_containers_call_each_other_as_the_services_do() -> None:
 
 
 def test_the_containers_hear_the_events_that_the_services_hear() -> None:
-    events = {(s, event, t) for s, label, t in drawn("-.", ".->") for event in label.split(",<br/>")}
-    assert events == {(e.source_service, e.event_type, name) for name, e in declared(EventHandler)}
+    events = {
+        (s, event, t)
+        for s, label, t in drawn("-.", ".->")
+        for event in label.split(",<br/>")
+    }
+    assert events == {
+        (e.source_service, e.event_type, name) for name, e in declared(EventHandler)
+    }
 
 
 @each_source
 def test_a_picture_says_all_that_its_source_says(source: Path) -> None:
-    wanted, said = labels(source.read_text()), said_by(picture_of(source, "svg").read_text())
+    wanted, said = (
+        labels(source.read_text()),
+        said_by(picture_of(source, "svg").read_text()),
+    )
     assert wanted
     assert [label for label in wanted if letters(label) not in said] == []
 
@@ -165,7 +200,9 @@ def test_a_picture_says_all_that_its_source_says(source: Path) -> None:
 def test_a_picture_shows_in_any_page(source: Path) -> None:
     svg = picture_of(source, "svg").read_text()
     assert "background-color: white" in svg
-    assert not re.search(r"<foreignObject|<script|<image|@import|url\((?!#)|href=\"(?!#)", svg)
+    assert not re.search(
+        r"<foreignObject|<script|<image|@import|url\((?!#)|href=\"(?!#)", svg
+    )
 
 
 @each_source
@@ -186,7 +223,11 @@ def test_the_png_is_the_same_picture(source: Path) -> None:
 def test_a_digest_is_read_as_it_was_written(folder: Path, suffix: str) -> None:
     picture = folder / f"one.{suffix}"
     content = picture.read_bytes()
-    plain = content.partition(b"\n")[2] if suffix == "svg" else content[:33] + content[33 + 12 + 79 :]
+    plain = (
+        content.partition(b"\n")[2]
+        if suffix == "svg"
+        else content[:33] + content[33 + 12 + 79 :]
+    )
     picture.write_bytes(plain)
     assert stamp_of(picture) is None
     picture.write_bytes(stamped(plain, suffix, "a" * 64))
@@ -210,7 +251,9 @@ def test_another_look_or_tool_makes_all_stale(
 
 
 @pytest.mark.parametrize("suffix", render.FORMATS)
-def test_a_missing_picture_is_stale_and_one_alone_an_orphan(folder: Path, suffix: str) -> None:
+def test_a_missing_picture_is_stale_and_one_alone_an_orphan(
+    folder: Path, suffix: str
+) -> None:
     (folder / f"one.{suffix}").rename(folder / f"two.{suffix}")
     assert stale(folder) == [folder / "one.mmd"]
     assert orphans(folder) == [folder / f"two.{suffix}"]

@@ -33,18 +33,24 @@ PROBLEM = {**JSON, "Content-Type": "application/problem+json"}
 
 
 @pytest.mark.parametrize(
-    "path", sorted(openapi.ROOT.glob("docs/**/openapi*.yaml")), ids=lambda path: path.stem
+    "path",
+    sorted(openapi.ROOT.glob("docs/**/openapi*.yaml")),
+    ids=lambda path: path.stem,
 )
 def test_every_document_is_valid_openapi(path: Path) -> None:
     validate(yaml.safe_load(path.read_text()))
 
 
-@pytest.mark.parametrize("path", [openapi.YAML, openapi.JSON], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [openapi.YAML, openapi.JSON], ids=lambda path: path.name
+)
 def test_the_documents_are_what_the_code_says(path: Path) -> None:
     assert path.read_text() == openapi.written()[path], "run `make specs`"
 
 
-def test_the_gateway_offers_the_locales_that_users_stores_and_that_there_are_letters_for() -> None:
+def test_the_gateway_offers_the_locales_that_users_stores_and_that_there_are_letters_for() -> (
+    None
+):
     assert schemas.LOCALES == users.domain.LOCALES
     assert set(schemas.LOCALES) == notifications.domain.LOCALES
     assert schemas.LOCALES[0] == notifications.domain.FALLBACK_LOCALE
@@ -55,8 +61,16 @@ def test_both_documents_say_the_same() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    handlers = {name for name, value in vars(Service).items() if hasattr(value, "nameko_entrypoints")}
-    operations = [operation for methods in DOCUMENT["paths"].values() for operation in methods.values()]
+    handlers = {
+        name
+        for name, value in vars(Service).items()
+        if hasattr(value, "nameko_entrypoints")
+    }
+    operations = [
+        operation
+        for methods in DOCUMENT["paths"].values()
+        for operation in methods.values()
+    ]
     ids = [operation["operationId"] for operation in operations]
     assert handlers < set(ids)
     assert len(ids) == len(set(ids))
@@ -74,8 +88,16 @@ def test_a_new_route_or_field_is_missed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def every(piece: Any, wanted: Callable[[Any], bool]) -> list[Any]:
     """All parts of a document, at any depth, that are wanted."""
-    inner = piece.values() if isinstance(piece, dict) else piece if isinstance(piece, list) else []
-    return [part for value in inner for part in every(value, wanted)] + ([piece] if wanted(piece) else [])
+    inner = (
+        piece.values()
+        if isinstance(piece, dict)
+        else piece
+        if isinstance(piece, list)
+        else []
+    )
+    return [part for value in inner for part in every(value, wanted)] + (
+        [piece] if wanted(piece) else []
+    )
 
 
 def answer_body(response: dict[str, Any]) -> dict[str, Any]:
@@ -85,12 +107,18 @@ def answer_body(response: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_object_is_closed_and_every_field_has_a_type() -> None:
     pieces = DOCUMENT["components"]["schemas"]
-    objects = every(DOCUMENT, lambda piece: isinstance(piece, dict) and piece.get("type") == "object")
+    objects = every(
+        DOCUMENT,
+        lambda piece: isinstance(piece, dict) and piece.get("type") == "object",
+    )
     assert len(objects) >= len(pieces) - 1  # all but Amount
     checks = DOCUMENT["paths"]["/readyz"]["get"]["responses"]
     open_ones = [
         pieces["Problem"]["properties"]["errors"],
-        *(answer_body(checks[status])["properties"]["checks"] for status in ("200", "503")),
+        *(
+            answer_body(checks[status])["properties"]["checks"]
+            for status in ("200", "503")
+        ),
         answer_body(DOCUMENT["paths"]["/openapi.json"]["get"]["responses"]["200"]),
     ]
     for piece in objects:
@@ -113,13 +141,20 @@ def test_every_example_is_right() -> None:
 
 
 def test_every_refusal_in_the_code_is_documented_and_no_other() -> None:
-    source = "".join(path.read_text() for path in sorted((openapi.ROOT / "gateway").glob("*.py")))
+    source = "".join(
+        path.read_text() for path in sorted((openapi.ROOT / "gateway").glob("*.py"))
+    )
     calls = re.findall(r'Problem\(\s*(\d{3}),\s*"([a-z-]+)"', source)
     plain = {(int(status), kind) for status, kind in calls}
     early = {
-        (HTTPStatus[name], "malformed-request") for name in re.findall(r"HTTPStatus\.([A-Z_]+)\)", source)
+        (HTTPStatus[name], "malformed-request")
+        for name in re.findall(r"HTTPStatus\.([A-Z_]+)\)", source)
     }
-    known = {(status, kind) for status, kinds, *_ in openapi.REFUSALS.values() for kind in kinds}
+    known = {
+        (status, kind)
+        for status, kinds, *_ in openapi.REFUSALS.values()
+        for kind in kinds
+    }
     assert plain | early == known - {(409, reason) for reason in openapi.REASONS} | {
         (405, "method-not-allowed")
     }
@@ -141,13 +176,19 @@ def check(
     method: str = "GET",
     document: dict[str, Any] = DOCUMENT,
 ) -> None:
-    Conformance(document).check(method, url, status, headers, json.dumps(value).encode())
+    Conformance(document).check(
+        method, url, status, headers, json.dumps(value).encode()
+    )
 
 
 def test_an_answer_as_documented_passes() -> None:
     check(order())
     check(problems.not_found().body, 404, PROBLEM)
-    check(problems.unauthorized("Why.").body, 401, {**PROBLEM, "WWW-Authenticate": "Bearer"})
+    check(
+        problems.unauthorized("Why.").body,
+        401,
+        {**PROBLEM, "WWW-Authenticate": "Bearer"},
+    )
     check(problems.not_found().body, 404, PROBLEM, "http://shop/nowhere")
 
 
@@ -157,14 +198,32 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "a field of another form": (order(price="99.9"),),
     "a null": (order(status=None),),
     "an unknown value": (order(status="lost"),),
-    "a field less": ({name: value for name, value in order().items() if name != "ended_at"},),
+    "a field less": (
+        {name: value for name, value in order().items() if name != "ended_at"},
+    ),
     "another status": (order(), 201),
     "another media type": (order(), 200, PROBLEM),
-    "a header less": (order(), 200, {name: JSON[name] for name in JSON if name != "X-Request-Id"}),
-    "an answer that caches may keep": (order(), 200, {**JSON, "Cache-Control": "max-age=600"}),
-    "an answer whose type browsers may guess": (order(), 200, {**JSON, "X-Content-Type-Options": ""}),
+    "a header less": (
+        order(),
+        200,
+        {name: JSON[name] for name in JSON if name != "X-Request-Id"},
+    ),
+    "an answer that caches may keep": (
+        order(),
+        200,
+        {**JSON, "Cache-Control": "max-age=600"},
+    ),
+    "an answer whose type browsers may guess": (
+        order(),
+        200,
+        {**JSON, "X-Content-Type-Options": ""},
+    ),
     "a problem of another type": (problems.malformed("Why.").body, 404, PROBLEM),
-    "a problem with a status of its own": ({**problems.not_found().body, "status": 400}, 404, PROBLEM),
+    "a problem with a status of its own": (
+        {**problems.not_found().body, "status": 400},
+        404,
+        PROBLEM,
+    ),
     "a problem without its header": (problems.unauthorized("Why.").body, 401, PROBLEM),
     "an answer where nothing is": (order(), 200, JSON, "http://shop/nowhere"),
     "a problem of nobody's": (
@@ -173,7 +232,12 @@ WRONG: dict[str, tuple[Any, ...]] = {
         PROBLEM,
         "http://shop/nowhere",
     ),
-    "another status where nothing is": (problems.not_found().body, 400, PROBLEM, "http://shop/nowhere"),
+    "another status where nothing is": (
+        problems.not_found().body,
+        400,
+        PROBLEM,
+        "http://shop/nowhere",
+    ),
     "another status by a wrong method": (
         problems.not_found().body,
         405,
@@ -208,25 +272,45 @@ def exchange(
 ) -> requests.Response:
     """An answer with its request, as a client has them."""
     response = requests.Response()
-    response.request = requests.Request(method, f"http://shop{path}", json=body).prepare()
+    response.request = requests.Request(
+        method, f"http://shop{path}", json=body
+    ).prepare()
     response.status_code = status
-    response.headers.update({**JSON, "Location": f"/orders/{ID}"} if status == 201 else JSON)
+    response.headers.update(
+        {**JSON, "Location": f"/orders/{ID}"} if status == 201 else JSON
+    )
     response._content = json.dumps(answer).encode()
     return response
 
 
 def test_a_granted_request_as_documented_passes() -> None:
-    documented().check_exchange(exchange("GET", "/orders?limit=1", 200, {"items": [], "next_cursor": None}))
-    documented().check_exchange(exchange("POST", "/orders", 201, order(), {"price": "99.90"}))
+    documented().check_exchange(
+        exchange("GET", "/orders?limit=1", 200, {"items": [], "next_cursor": None})
+    )
+    documented().check_exchange(
+        exchange("POST", "/orders", 201, order(), {"price": "99.90"})
+    )
 
 
 ORDERS = {"items": [order()], "next_cursor": None}
 GRANTED_WRONG: dict[str, tuple[Any, ...]] = {
     "an unknown query parameter": ("GET", "/orders?limits=1", 200, ORDERS),
     "a query parameter out of its range": ("GET", "/orders?limit=0", 200, ORDERS),
-    "a field more": ("POST", "/orders", 201, order(), {"price": "99.90", "currency": "EUR"}),
+    "a field more": (
+        "POST",
+        "/orders",
+        201,
+        order(),
+        {"price": "99.90", "currency": "EUR"},
+    ),
     "no body": ("POST", "/orders", 201, order()),
-    "a body where none is documented": ("GET", f"/orders/{ID}", 200, order(), {"price": "99.90"}),
+    "a body where none is documented": (
+        "GET",
+        f"/orders/{ID}",
+        200,
+        order(),
+        {"price": "99.90"},
+    ),
 }
 
 
@@ -235,7 +319,9 @@ def test_a_granted_request_that_differs_fails(case: str) -> None:
     response = exchange(*GRANTED_WRONG[case])
     request = response.request
     answer = (response.status_code, response.headers, response.content)
-    documented().check(str(request.method), str(request.url), *answer)  # the answer itself is right
+    documented().check(
+        str(request.method), str(request.url), *answer
+    )  # the answer itself is right
     with pytest.raises(AssertionError):
         documented().check_exchange(response)
 
@@ -257,4 +343,6 @@ def test_what_a_document_loses_is_missed() -> None:
 def test_swagger_ui_is_what_is_pinned() -> None:
     files = {path.name: path.read_bytes() for path in swagger_ui.FOLDER.iterdir()}
     own = {"index.html", "initializer.js"}
-    assert {name: swagger_ui.sha256(files[name]) for name in files.keys() - own} == swagger_ui.SHA256
+    assert {
+        name: swagger_ui.sha256(files[name]) for name in files.keys() - own
+    } == swagger_ui.SHA256

@@ -34,12 +34,16 @@ class Broker:
         file = servers.state / "rabbitmq" / "permissions.json"
         file.write_text(json.dumps(self._definitions()))
         servers.rabbitmqctl("import_definitions", str(file))
-        servers.rabbitmqctl("set_permissions", "--vhost", VHOST, "shop", ".*", ".*", ".*")
+        servers.rabbitmqctl(
+            "set_permissions", "--vhost", VHOST, "shop", ".*", ".*", ".*"
+        )
         self._opened["shop"] = kombu.Connection(f"{servers.env()['AMQP_URI']}{VHOST}")
         self._channel = self._opened["shop"].channel()
         for service in bus.SERVICES:
             self._bind(f"rpc-{service}", "nameko-rpc", f"{service}.*")
-        for exchange in {f"{event.partition('.')[0]}.events" for event in permissions.events()}:
+        for exchange in {
+            f"{event.partition('.')[0]}.events" for event in permissions.events()
+        }:
             self._bind(EVENTS_QUEUE, exchange, "#")
 
     def publishes(self, user: str, exchange: str, key: str) -> bool:
@@ -70,7 +74,9 @@ class Broker:
         """A channel for one attempt: a refusal closes it."""
         if user not in self._opened:
             login = f"{VHOST}-{user}:{self._passwords[user]}"
-            self._opened[user] = kombu.Connection(f"amqp://{login}@127.0.0.1:{self._port}/{VHOST}")
+            self._opened[user] = kombu.Connection(
+                f"amqp://{login}@127.0.0.1:{self._port}/{VHOST}"
+            )
         return self._opened[user].channel()
 
     def close(self) -> None:
@@ -80,7 +86,9 @@ class Broker:
     def _own_queue(self, user: str) -> str:
         """A queue that this user may bind, where it may bind any."""
         special = {"gateway": "rpc.reply-gateway-1", "migrations": "evt-a-b--c.d"}
-        return special.get(user, f"{bus.SHELL_REPLIES}1" if user == "operator" else f"rpc-{user}")
+        return special.get(
+            user, f"{bus.SHELL_REPLIES}1" if user == "operator" else f"rpc-{user}"
+        )
 
     def _arrived(self) -> list[str]:
         """The routing keys of all that is in the queues, which it takes out."""
@@ -97,7 +105,11 @@ class Broker:
     def _definitions(self) -> dict[str, Any]:
         """bus.yaml as RabbitMQ imports it, with names that no other virtual host has."""
         found = definitions(self._passwords, BUS, vhost=VHOST)
-        for kind, key in (("users", "name"), ("permissions", "user"), ("topic_permissions", "user")):
+        for kind, key in (
+            ("users", "name"),
+            ("permissions", "user"),
+            ("topic_permissions", "user"),
+        ):
             for each in found[kind]:
                 each[key] = f"{VHOST}-{each[key]}"
         return found
@@ -119,20 +131,34 @@ def test_the_broker_knows_the_users_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize("user", permissions.USERS)
-def test_the_broker_confirms_the_calls_of_the_table_and_refuses_all_others(broker, user) -> None:
+def test_the_broker_confirms_the_calls_of_the_table_and_refuses_all_others(
+    broker, user
+) -> None:
     methods = bus.methods()
-    confirmed = {method for method in methods if broker.publishes(user, "nameko-rpc", method)}
-    assert confirmed == {method for method in methods if permissions.may_call(user, method)}
+    confirmed = {
+        method for method in methods if broker.publishes(user, "nameko-rpc", method)
+    }
+    assert confirmed == {
+        method for method in methods if permissions.may_call(user, method)
+    }
 
 
 @pytest.mark.parametrize("user", permissions.USERS)
-def test_events_are_published_and_received_by_whom_the_table_names_alone(broker, user) -> None:
+def test_events_are_published_and_received_by_whom_the_table_names_alone(
+    broker, user
+) -> None:
     for event in permissions.events():
         exchange, key = f"{event.partition('.')[0]}.events", event.partition(".")[2]
-        assert broker.publishes(user, exchange, key) == permissions.may_publish(user, event), event
-        assert broker.receives(user, exchange, key) == permissions.may_receive(user, event), event
+        assert broker.publishes(user, exchange, key) == permissions.may_publish(
+            user, event
+        ), event
+        assert broker.receives(user, exchange, key) == permissions.may_receive(
+            user, event
+        ), event
 
 
 def test_only_migrations_publish_to_queues_by_their_names(broker) -> None:
     attempts = product(permissions.USERS, (*BY_SERVICE, EVENTS_QUEUE))
-    assert {user for user, queue in attempts if broker.publishes(user, "", queue)} == {"migrations"}
+    assert {user for user, queue in attempts if broker.publishes(user, "", queue)} == {
+        "migrations"
+    }

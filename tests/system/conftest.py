@@ -38,7 +38,9 @@ def suite(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Suite]:
     """All five services, ready, each as its own user of the broker."""
-    servers.load_permissions(again=True)  # other tests may have given these users other ones
+    servers.load_permissions(
+        again=True
+    )  # other tests may have given these users other ones
     folder = tmp_path_factory.mktemp("suite")
     with Suite(environment, servers.ports, folder, servers.env).running() as suite:
         yield suite
@@ -69,7 +71,9 @@ def state(sql: Callable[..., Any]) -> Callable[[str], tuple[Any, ...]]:
 
     def read(user_id: str) -> tuple[Any, ...]:
         return tuple(
-            sql(service, statement, [user_id]) for service, all_ in COUNTS.items() for statement in all_
+            sql(service, statement, [user_id])
+            for service, all_ in COUNTS.items()
+            for statement in all_
         )
 
     return read

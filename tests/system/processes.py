@@ -31,7 +31,11 @@ def debian_program(name: str) -> str:
 
 def without_uris(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment that names no servers."""
-    return {name: value for name, value in environment.items() if name not in uri_names(ALL_RIGHTS)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in uri_names(ALL_RIGHTS)
+    }
 
 
 class Process:
@@ -45,14 +49,31 @@ class Process:
         config: Path = Path("config.yaml"),
     ) -> None:
         self.log = log
-        self._environment = {**environment, **QUIET, "LOG_FORMAT": environment.get("LOG_FORMAT", "json")}
+        self._environment = {
+            **environment,
+            **QUIET,
+            "LOG_FORMAT": environment.get("LOG_FORMAT", "json"),
+        }
         modules = [f"{service}.service" for service in services]
-        self._command = ["setpriv", "--pdeathsig", "TERM", NAMEKO, "run", "--config", str(config), *modules]
+        self._command = [
+            "setpriv",
+            "--pdeathsig",
+            "TERM",
+            NAMEKO,
+            "run",
+            "--config",
+            str(config),
+            *modules,
+        ]
 
     def start(self) -> None:
         with self.log.open("ab") as output:
             self._running = subprocess.Popen(
-                self._command, env=self._environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                self._command,
+                env=self._environment,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
             )
 
     @property
@@ -137,14 +158,18 @@ class Suite:
 
     def is_ready(self, name: str) -> bool:
         process = self.processes[name]
-        assert not process.ended(), f"{name} has ended:\n{process.log.read_text()[-2000:]}"
+        assert not process.ended(), (
+            f"{name} has ended:\n{process.log.read_text()[-2000:]}"
+        )
         answer = self.health(name, "/readyz")
         return answer is not None and answer.status_code == 200
 
     def health(self, name: str, path: str) -> requests.Response | None:
         """What a service's health server says; None where it does not listen (yet)."""
         try:
-            return requests.get(f"http://127.0.0.1:{self.ports[name]}{path}", timeout=10)
+            return requests.get(
+                f"http://127.0.0.1:{self.ports[name]}{path}", timeout=10
+            )
         except requests.ConnectionError:
             return None
 
@@ -156,6 +181,10 @@ class Suite:
 
     def _process(self, name: str) -> Process:
         is_gateway = name == "gateway"
-        health = {"GATEWAY_HEALTH_PUBLIC": "true"} if is_gateway else {"HEALTH_PORT": str(self.ports[name])}
+        health = (
+            {"GATEWAY_HEALTH_PUBLIC": "true"}
+            if is_gateway
+            else {"HEALTH_PORT": str(self.ports[name])}
+        )
         environment = {**self.environment_of(name), **health}
         return Process((name,), environment, self.folder / f"{name}.log")

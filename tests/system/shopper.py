@@ -12,7 +12,9 @@ from tests.specs.conformance import documented
 
 PASSWORD = "a long enough password"
 TIMEOUT_S = 60
-INSIDES = re.compile(r"Traceback|psycopg|sqlalchemy|SELECT |INSERT |nameko|\.py\b|amqp", re.IGNORECASE)
+INSIDES = re.compile(
+    r"Traceback|psycopg|sqlalchemy|SELECT |INSERT |nameko|\.py\b|amqp", re.IGNORECASE
+)
 
 _numbers = itertools.count(1)
 
@@ -25,16 +27,22 @@ class Client(requests.Session):
         self.trust_env = False  # no proxy
         self.url = url
 
-    def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
+    def request(
+        self, method: Any, url: Any, *args: Any, **kwargs: Any
+    ) -> requests.Response:
         kwargs.setdefault("timeout", TIMEOUT_S)
         response = super().request(method, f"{self.url}{url}", *args, **kwargs)
         documented().check_exchange(response)
         return response
 
-    def post_raw(self, path: str, body: bytes | str, **headers: str) -> requests.Response:
+    def post_raw(
+        self, path: str, body: bytes | str, **headers: str
+    ) -> requests.Response:
         """A POST of exactly these bytes, as JSON."""
         data = body.encode() if isinstance(body, str) else body
-        return self.post(path, data=data, headers={"Content-Type": "application/json", **headers})
+        return self.post(
+            path, data=data, headers={"Content-Type": "application/json", **headers}
+        )
 
 
 class Shopper(Client):
@@ -53,10 +61,14 @@ class Shopper(Client):
         self.headers["Authorization"] = f"Bearer {token}"
 
     def deposit(self, amount: str, key: str | None = None) -> requests.Response:
-        return self.post("/account/deposits", json={"amount": amount}, headers=_key(key))
+        return self.post(
+            "/account/deposits", json={"amount": amount}, headers=_key(key)
+        )
 
     def withdraw(self, amount: str, key: str | None = None) -> requests.Response:
-        return self.post("/account/withdrawals", json={"amount": amount}, headers=_key(key))
+        return self.post(
+            "/account/withdrawals", json={"amount": amount}, headers=_key(key)
+        )
 
     def order(self, price: str, key: str | None = None) -> requests.Response:
         return self.post("/orders", json={"price": price}, headers=_key(key))
@@ -85,11 +97,15 @@ class Shopper(Client):
             items += page["items"]
             if page["next_cursor"] is None:
                 return items
-            page = self.get(path, params={"limit": limit, "cursor": page["next_cursor"]}).json()
+            page = self.get(
+                path, params={"limit": limit, "cursor": page["next_cursor"]}
+            ).json()
 
     def letters(self, count: int) -> list[dict[str, Any]]:
         """His letters, newest first, as soon as there are `count`."""
-        found = eventually(lambda: (all_ := self.all("/notifications")) and len(all_) >= count and all_)
+        found = eventually(
+            lambda: (all_ := self.all("/notifications")) and len(all_) >= count and all_
+        )
         assert len(found) == count
         return found
 

@@ -14,7 +14,9 @@ from tests.specs.messages import Bus, Message
 
 QUEUE = "tests-tap"
 # See chassis/queue_limits.py and chassis/broker_user.py.
-OF_CHECKS = re.compile(r"\.check-[0-9a-f]{8}(\.dead)?\Z|\Apermission-check\.[0-9a-f]{16}\Z")
+OF_CHECKS = re.compile(
+    r"\.check-[0-9a-f]{8}(\.dead)?\Z|\Apermission-check\.[0-9a-f]{16}\Z"
+)
 FIREHOSE = kombu.Exchange("amq.rabbitmq.trace", "topic", passive=True)
 
 
@@ -28,13 +30,18 @@ class Traffic:
         self.bus = Bus(yaml.safe_load(YAML.read_text()))
 
     def __enter__(self) -> "Traffic":
-        keys = ["publish.#", *(f"deliver.{queue}" for queue in self.bus.queues_of_events())]
+        keys = [
+            "publish.#",
+            *(f"deliver.{queue}" for queue in self.bus.queues_of_events()),
+        ]
         bindings = [kombu.binding(FIREHOSE, routing_key=key) for key in keys]
         with connect(self._config) as connection:
             for queue in self.bus.bound("queue"):
                 if queue["name"].startswith("evt-"):  # what other tests have left
                     connection.default_channel.queue_purge(queue["name"])
-            kombu.Queue(QUEUE, bindings=bindings, durable=False)(connection.default_channel).declare()
+            kombu.Queue(QUEUE, bindings=bindings, durable=False)(
+                connection.default_channel
+            ).declare()
         self._servers.rabbitmqctl("trace_on")
         return self
 
@@ -45,7 +52,9 @@ class Traffic:
 
     def messages(self) -> list[Message]:
         """All messages so far, but those by which queues and permissions are tried."""
-        self._messages += [each for each in self._drain() if not OF_CHECKS.search(each.key)]
+        self._messages += [
+            each for each in self._drain() if not OF_CHECKS.search(each.key)
+        ]
         return self._messages
 
     def differences(self) -> list[str]:

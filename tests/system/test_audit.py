@@ -24,7 +24,9 @@ def at_rest(suite, sql, request) -> None:
         ("orders", "SELECT FROM outbox WHERE sent_at IS NULL"),
         ("users", "SELECT FROM outbox WHERE sent_at IS NULL"),
     ]
-    eventually(lambda: not any(sql(service, query) for service, query in unfinished), 60)
+    eventually(
+        lambda: not any(sql(service, query) for service, query in unfinished), 60
+    )
     eventlet.sleep(1)  # for the last letter
     request.getfixturevalue("clean")
 
@@ -36,13 +38,17 @@ def audit(suite, at_rest):
     def run(*flags: str) -> tuple[int, dict[str, Any]]:
         command = [sys.executable, "-m", "audit", "--json", *flags]
         env = {**suite.environment_of(MIGRATIONS), **QUIET}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=120
+        )
         return done.returncode, json.loads(done.stdout)
 
     return run
 
 
-def test_a_story_that_is_told_to_its_end_leaves_no_difference(audit, new_shopper) -> None:
+def test_a_story_that_is_told_to_its_end_leaves_no_difference(
+    audit, new_shopper
+) -> None:
     for locale in ("en", "ru"):
         shopper = new_shopper(locale=locale)
         shopper.deposit("10.00")

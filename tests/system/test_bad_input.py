@@ -47,7 +47,11 @@ NO_AMOUNTS = {
     "one over the cap": "10000000.01",
     "one over the cap as text": '"10000000.01"',
 }
-PLACES = {"/orders": "price", "/account/deposits": "amount", "/account/withdrawals": "amount"}
+PLACES = {
+    "/orders": "price",
+    "/account/deposits": "amount",
+    "/account/withdrawals": "amount",
+}
 NO_JSON = {
     "empty": b"",
     "spaces": b"   ",
@@ -117,7 +121,9 @@ def nobody_new(sql):
 @pytest.mark.parametrize("amount", NO_AMOUNTS)
 def test_a_wrong_amount_is_refused_by_name(rich, amount) -> None:
     for path, field in PLACES.items():
-        assert_problem(rich.post_raw(path, f'{{"{field}": {NO_AMOUNTS[amount]}}}'), 422, field)
+        assert_problem(
+            rich.post_raw(path, f'{{"{field}": {NO_AMOUNTS[amount]}}}'), 422, field
+        )
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -140,7 +146,9 @@ def test_a_missing_field_is_named(rich, path) -> None:
 
 
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize("key", ["", '""', "a b", "a\tb", b"\xc3\xa9", "x" * 256, f'"{"x" * 256}"'], ids=repr)
+@pytest.mark.parametrize(
+    "key", ["", '""', "a b", "a\tb", b"\xc3\xa9", "x" * 256, f'"{"x" * 256}"'], ids=repr
+)
 def test_a_key_that_is_none_is_refused_by_name(rich, key) -> None:
     for path, field in PLACES.items():
         answer = rich.post(path, json={field: "1.00"}, headers={"Idempotency-Key": key})
@@ -150,7 +158,9 @@ def test_a_key_that_is_none_is_refused_by_name(rich, key) -> None:
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("key", [b"\x7f", b"a\x01b"], ids=repr)
 def test_a_control_character_in_a_header_is_malformed(rich, key) -> None:
-    answer = rich.post("/orders", json={"price": "1.00"}, headers={"Idempotency-Key": key})
+    answer = rich.post(
+        "/orders", json={"price": "1.00"}, headers={"Idempotency-Key": key}
+    )
     assert_problem(answer, 400)
 
 
@@ -165,7 +175,11 @@ def test_a_control_character_in_a_header_is_malformed(rich, key) -> None:
             (f"limit={value}", "limit")
             for value in ("0", "-1", "1e9", "1000000000", "101", "NaN", "", "x", "%00")
         ),
-        *(("limit=1&limit=1", "limit"), ("cursor=MTI=&cursor=MTI=", "cursor"), ("user_id=1", "user_id")),
+        *(
+            ("limit=1&limit=1", "limit"),
+            ("cursor=MTI=&cursor=MTI=", "cursor"),
+            ("user_id=1", "user_id"),
+        ),
         *(
             (f"cursor={value}", "cursor")
             for value in ("x", "!!!", "", "%00", "LTE=", "MCAx", "eA==", "' OR 1=1")
@@ -180,7 +194,17 @@ def test_a_wrong_page_parameter_is_refused_by_name(rich, path, query, field) -> 
 @pytest.mark.parametrize(
     "order_id",
     [
-        *("1", "x", "None", "%00", "%ff%fe", "٣", "..%2f..%2fusers", "' OR 1=1 --", "A" * 4000),
+        *(
+            "1",
+            "x",
+            "None",
+            "%00",
+            "%ff%fe",
+            "٣",
+            "..%2f..%2fusers",
+            "' OR 1=1 --",
+            "A" * 4000,
+        ),
         *("0199d6a8-5b7e-7c3a-8000-00000000000", "0199d6a85b7e7c3a8000000000000001"),
     ],
 )
@@ -196,7 +220,16 @@ def test_ones_own_id_in_upper_case_finds_nothing(rich, new_shopper) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nowhere", "/orders/", "/orders//x", "/users", "/orders/x/y", "/%2e%2e/users/me"]
+    "path",
+    [
+        "/",
+        "/nowhere",
+        "/orders/",
+        "/orders//x",
+        "/users",
+        "/orders/x/y",
+        "/%2e%2e/users/me",
+    ],
 )
 def test_a_path_that_is_none_is_refused(rich, path) -> None:
     assert_problem(rich.get(path), (404, 405))
@@ -211,19 +244,50 @@ def test_a_path_that_is_none_is_refused(rich, path) -> None:
     [
         *(
             ("username", value)
-            for value in ("", " ", "a b", "a\nb", "a\x00b", "x" * 65, "\u202eann", "a\u200bb", "<b>")
+            for value in (
+                "",
+                " ",
+                "a b",
+                "a\nb",
+                "a\x00b",
+                "x" * 65,
+                "\u202eann",
+                "a\u200bb",
+                "<b>",
+            )
         ),
         *(
             ("username", value)
-            for value in ("' OR 1=1 --", "{{7*7}}", "анна", "\ud800", None, 5, ["ann"], {"a": 1})
+            for value in (
+                "' OR 1=1 --",
+                "{{7*7}}",
+                "анна",
+                "\ud800",
+                None,
+                5,
+                ["ann"],
+                {"a": 1},
+            )
         ),
         *(
             ("email", value)
-            for value in ("", "x", "a@b", "a b@example.org", "a@example.org\r\nBcc: b@example.org")
+            for value in (
+                "",
+                "x",
+                "a@b",
+                "a b@example.org",
+                "a@example.org\r\nBcc: b@example.org",
+            )
         ),
         *(
             ("email", value)
-            for value in ("\x00@example.org", f"{'x' * 250}@example.org", "a@example.org ", None, 5)
+            for value in (
+                "\x00@example.org",
+                f"{'x' * 250}@example.org",
+                "a@example.org ",
+                None,
+                5,
+            )
         ),
         *(
             ("email", value)
@@ -237,9 +301,20 @@ def test_a_path_that_is_none_is_refused(rich, path) -> None:
         ),
         *(
             ("password", value)
-            for value in ("", "x" * 7, "x" * 129, "x" * 7 + "\x00", "\ud800" * 8, None, 12345678)
+            for value in (
+                "",
+                "x" * 7,
+                "x" * 129,
+                "x" * 7 + "\x00",
+                "\ud800" * 8,
+                None,
+                12345678,
+            )
         ),
-        *(("locale", value) for value in ("", "../ru", "ru RU", f"ru{'-a' * 17}", "\ud800", None, 5)),
+        *(
+            ("locale", value)
+            for value in ("", "../ru", "ru RU", f"ru{'-a' * 17}", "\ud800", None, 5)
+        ),
         *(("id", "0199d6a8-5b7e-7c3a-8000-000000000001"), ("is_admin", True)),
     ],
     ids=ascii,
@@ -251,7 +326,9 @@ def test_a_sign_up_with_a_wrong_field_is_refused_by_name(client, field, value) -
 
 @pytest.mark.usefixtures("nobody_new")
 def test_a_password_of_a_million_characters_is_too_large(client) -> None:
-    assert_problem(client.post("/users", json={**new_user(), "password": "x" * 1_000_000}), 413)
+    assert_problem(
+        client.post("/users", json={**new_user(), "password": "x" * 1_000_000}), 413
+    )
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -260,13 +337,35 @@ def test_a_password_of_a_million_characters_is_too_large(client) -> None:
     [
         *(
             ("subject", value)
-            for value in ("", "x" * 201, "a\r\nBcc: b@example.org", "a\nb", "a\x00", "\ud800", None, 5)
+            for value in (
+                "",
+                "x" * 201,
+                "a\r\nBcc: b@example.org",
+                "a\nb",
+                "a\x00",
+                "\ud800",
+                None,
+                5,
+            )
         ),
         *(
             ("body", value)
-            for value in ("", "x" * 10_001, "a\x00b", "\udfff", None, 5, ["x"], {"__type__": "uuid"})
+            for value in (
+                "",
+                "x" * 10_001,
+                "a\x00b",
+                "\udfff",
+                None,
+                5,
+                ["x"],
+                {"__type__": "uuid"},
+            )
         ),
-        *(("email", "someone@example.org"), ("user_id", "0199d6a8-5b7e-7c3a-8000-000000000001"), ("to", "x")),
+        *(
+            ("email", "someone@example.org"),
+            ("user_id", "0199d6a8-5b7e-7c3a-8000-000000000001"),
+            ("to", "x"),
+        ),
     ],
     ids=ascii,
 )
@@ -277,37 +376,66 @@ def test_a_message_with_a_wrong_field_is_refused_by_name(rich, field, value) -> 
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_message_of_a_hundred_thousand_characters_is_too_large(rich) -> None:
-    assert_problem(rich.post("/notifications", json={"subject": "Hi", "body": "x" * 100_000}), 413)
+    assert_problem(
+        rich.post("/notifications", json={"subject": "Hi", "body": "x" * 100_000}), 413
+    )
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("'; DROP TABLE letters; --", "$username ${body} %s {0} {{7*7}}", "<script>alert(1)</script>"),
-        *(" ", "\u202eabc", "\u200b\u200d", "a\tb", "\u0301" * 100, "🥛" * 200, "\\u0000", '"', "\x1b[31m"),
+        *(
+            "'; DROP TABLE letters; --",
+            "$username ${body} %s {0} {{7*7}}",
+            "<script>alert(1)</script>",
+        ),
+        *(
+            " ",
+            "\u202eabc",
+            "\u200b\u200d",
+            "a\tb",
+            "\u0301" * 100,
+            "🥛" * 200,
+            "\\u0000",
+            '"',
+            "\x1b[31m",
+        ),
     ],
     ids=ascii,
 )
 def test_a_storable_text_is_stored_exactly(shopper, text) -> None:
     """A subject takes no control character, but a text does."""
     subject = text.replace("\t", " ").replace("\x1b", " ")
-    letter = shopper.post("/notifications", json={"subject": subject, "body": text}).json()
+    letter = shopper.post(
+        "/notifications", json={"subject": subject, "body": text}
+    ).json()
     assert (letter["subject"], letter["body"]) == (subject, text)
     assert shopper.all("/notifications") == [letter]
 
 
 @pytest.mark.parametrize(
-    "password", ["x" * 8, "п" * 128, " " * 8, "' OR 1=1 --", "a\r\nb{{}}\u202e"], ids=ascii
+    "password",
+    ["x" * 8, "п" * 128, " " * 8, "' OR 1=1 --", "a\r\nb{{}}\u202e"],
+    ids=ascii,
 )
 def test_a_password_of_any_characters_lets_in(new_shopper, client, password) -> None:
     shopper = new_shopper(password=password)
     login = {"username": shopper.wanted["username"], "password": password}
     assert client.post("/tokens", json=login).status_code == 201
-    assert client.post("/tokens", json={**login, "password": f"{password[:-1]}y"}).status_code == 401
+    assert (
+        client.post(
+            "/tokens", json={**login, "password": f"{password[:-1]}y"}
+        ).status_code
+        == 401
+    )
 
 
-@pytest.mark.parametrize("request_id", ["a b", "x" * 5000, '"}{"level": "error"', "%0d%0aSet-Cookie: a"])
-def test_a_request_id_can_not_forge_a_header_or_a_log_line(rich, suite, request_id) -> None:
+@pytest.mark.parametrize(
+    "request_id", ["a b", "x" * 5000, '"}{"level": "error"', "%0d%0aSet-Cookie: a"]
+)
+def test_a_request_id_can_not_forge_a_header_or_a_log_line(
+    rich, suite, request_id
+) -> None:
     answer = rich.get("/users/me", headers={"X-Request-Id": request_id})
     assert answer.status_code == 200
     assert "Set-Cookie" not in answer.headers

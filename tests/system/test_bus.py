@@ -24,7 +24,10 @@ from conftest import eventually
 from dev.broker import MIGRATIONS
 from tests.system.shopper import PASSWORD
 
-WRITTEN_BY_HANDLERS = {"billing": ["accounts"], "notifications": ["recipients", "letters"]}
+WRITTEN_BY_HANDLERS = {
+    "billing": ["accounts"],
+    "notifications": ["recipients", "letters"],
+}
 REFUSE = """
 CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
     AS 'BEGIN RAISE check_violation; END';
@@ -37,7 +40,9 @@ def new_id() -> str:
     return str(uuid_utils.uuid7())
 
 
-def test_all_that_is_documented_is_seen(suite, suite_config, traffic, new_shopper, rpc, sql) -> None:
+def test_all_that_is_documented_is_seen(
+    suite, suite_config, traffic, new_shopper, rpc, sql
+) -> None:
     shopper = new_shopper()
     use_the_whole_api(shopper)
     call_what_the_suite_does_not(rpc, shopper)
@@ -64,7 +69,10 @@ def use_the_whole_api(shopper) -> None:
     assert shopper.balance == "5.00"
     assert len(shopper.all("/account/operations")) == 4
     assert len(shopper.all("/orders")) == len(shopper.letters(2))
-    assert shopper.post("/notifications", json={"subject": "a", "body": "b"}).status_code == 201
+    assert (
+        shopper.post("/notifications", json={"subject": "a", "body": "b"}).status_code
+        == 201
+    )
 
 
 def call_what_the_suite_does_not(rpc, shopper) -> None:
@@ -80,7 +88,10 @@ def call_what_the_suite_does_not(rpc, shopper) -> None:
     assert rpc.billing.cancel(**order, order_id=new_id())["reason"] == "cancelled"
     assert rpc.billing.audit()["status"] == "balanced"
     assert rpc.orders.place(user_id=shopper.id, price_minor=-1)["status"] == "invalid"
-    assert rpc.notifications.send(user_id=new_id(), subject="a", body="b")["status"] == "unknown-user"
+    assert (
+        rpc.notifications.send(user_id=new_id(), subject="a", body="b")["status"]
+        == "unknown-user"
+    )
     with pytest.raises(IncorrectSignature):
         rpc.users.get()
 
@@ -96,7 +107,11 @@ def have_an_order_cancelled(suite, rpc, sql, shopper) -> None:
     suite.start("billing")
     try:
         assert rpc.billing.account(user_id=new_id()) == {"status": "unavailable"}
-        eventually(lambda: shopper.get(f"/orders/{order['id']}").json()["reason"] == "cancelled")
+        eventually(
+            lambda: (
+                shopper.get(f"/orders/{order['id']}").json()["reason"] == "cancelled"
+            )
+        )
     finally:
         suite.start("users")
 
@@ -104,13 +119,22 @@ def have_an_order_cancelled(suite, rpc, sql, shopper) -> None:
 def let_handlers_lose_a_grant(suite, config, queues, sql, new_shopper) -> None:
     """A lost grant is no property of an event: all handlers pause, and nothing is dead-lettered."""
     payer = known_payer(sql, new_shopper)
-    revoke, grant = "REVOKE INSERT ON {table} FROM {role}", "GRANT INSERT ON {table} TO {role}"
+    revoke, grant = (
+        "REVOKE INSERT ON {table} FROM {role}",
+        "GRANT INSERT ON {table} TO {role}",
+    )
     with everywhere(sql, revoke, grant):
         newcomer = new_shopper()
         orders = [payer.ended_order(price)["id"] for price in ("1.00", "100.00")]
         databases = {f"{service} database" for service in WRITTEN_BY_HANDLERS}
-        eventually(lambda: failed_checks(suite) == databases | {handler(queue) for queue in queues})
-        eventually(lambda: [count(config, queue) for queue in queues] == [1] * len(queues))
+        eventually(
+            lambda: (
+                failed_checks(suite) == databases | {handler(queue) for queue in queues}
+            )
+        )
+        eventually(
+            lambda: [count(config, queue) for queue in queues] == [1] * len(queues)
+        )
     assert_effects(sql, payer, orders, [newcomer])
     eventually(lambda: all(map(suite.is_ready, WRITTEN_BY_HANDLERS)))
     assert not any(count(config, f"{queue}.dead") for queue in queues)
@@ -121,7 +145,9 @@ def let_different_events_fail_alike(config, traffic, queues, sql, new_shopper) -
     payer = known_payer(sql, new_shopper)
     with new_rows_refused(sql):
         newcomers = [new_shopper() for _ in range(MAX_ALIKE)]
-        orders = [payer.ended_order(price)["id"] for price in ("1.00", "100.00") * MAX_ALIKE]
+        orders = [
+            payer.ended_order(price)["id"] for price in ("1.00", "100.00") * MAX_ALIKE
+        ]
         eventually(lambda: requeued(traffic) == set(queues))
     assert_effects(sql, payer, orders, newcomers)
     assert not any(count(config, f"{queue}.dead") for queue in queues)
@@ -143,7 +169,9 @@ def let_events_fail_on_their_own(suite, config, queues, sql, new_shopper) -> Non
         suite.start("billing", "notifications")
         eventually(lambda: all(count(config, f"{queue}.dead") for queue in queues))
     command = [sys.executable, "-W", "ignore", "-m", "chassis.dead", "redrive"]
-    printed = subprocess.check_output(command, env=suite.environment_of(MIGRATIONS), text=True)
+    printed = subprocess.check_output(
+        command, env=suite.environment_of(MIGRATIONS), text=True
+    )
     assert set(printed.splitlines()) == {f"{queue}: 1 redriven" for queue in queues}
     assert_effects(sql, payer, orders, [newcomer])
 
@@ -169,7 +197,11 @@ def assert_effects(sql, payer, orders, newcomers) -> None:
 @contextmanager
 def everywhere(sql, statement: str, undo: str) -> Iterator[None]:
     """Run `statement` for each table that a handler writes, and `undo` afterwards."""
-    places = [(role, table) for role, tables in WRITTEN_BY_HANDLERS.items() for table in tables]
+    places = [
+        (role, table)
+        for role, tables in WRITTEN_BY_HANDLERS.items()
+        for table in tables
+    ]
     try:
         for role, table in places:
             sql(role, statement.format(role=role, table=table))
@@ -192,7 +224,10 @@ def handler(queue: str) -> str:
 def failed_checks(suite) -> set[str]:
     """What /readyz of billing and notifications names as away."""
     answers = [suite.health(service, "/readyz") for service in WRITTEN_BY_HANDLERS]
-    assert {(answer.status_code, answer.ok) for answer in answers} <= {(200, True), (503, False)}
+    assert {(answer.status_code, answer.ok) for answer in answers} <= {
+        (200, True),
+        (503, False),
+    }
     checks = [check for answer in answers for check in answer.json()["checks"].items()]
     return {name for name, result in checks if result == "away"}
 
@@ -213,24 +248,41 @@ def mark_as_failed(config: dict[str, Any], queue: str) -> bool:
         channel = connection.default_channel
         event = channel.basic_get(queue, no_ack=True)
         if event:
-            counts = {ATTEMPTS: MAX_ATTEMPTS - 1, FAILURES: MAX_ATTEMPTS - 1, ERROR: "refused"}
-            properties = {**event.properties, "application_headers": {**event.headers, **counts}}
+            counts = {
+                ATTEMPTS: MAX_ATTEMPTS - 1,
+                FAILURES: MAX_ATTEMPTS - 1,
+                ERROR: "refused",
+            }
+            properties = {
+                **event.properties,
+                "application_headers": {**event.headers, **counts},
+            }
             exchange = moves_exchange(queue.partition("--")[2].partition(".")[0]).name
-            channel.basic_publish(amqp.Message(event.body, **properties), exchange, queue)
+            channel.basic_publish(
+                amqp.Message(event.body, **properties), exchange, queue
+            )
         return bool(event)
 
 
 def count(config: dict[str, Any], queue: str) -> int:
     """How many messages wait in a queue."""
     with connect(config) as connection:
-        messages: int = connection.default_channel.queue_declare(queue, passive=True).message_count
+        messages: int = connection.default_channel.queue_declare(
+            queue, passive=True
+        ).message_count
         return messages
 
 
-@pytest.mark.parametrize(("kind", "more"), [("queue", "exclusive"), ("exchange", "type")])
-def test_queues_and_exchanges_are_as_documented(suite, shopper, traffic, servers, kind, more) -> None:
+@pytest.mark.parametrize(
+    ("kind", "more"), [("queue", "exclusive"), ("exchange", "type")]
+)
+def test_queues_and_exchanges_are_as_documented(
+    suite, shopper, traffic, servers, kind, more
+) -> None:
     columns = ("name", "durable", "auto_delete", more)
-    there = json.loads(servers.rabbitmqctl("-q", f"list_{kind}s", "--formatter", "json", *columns))
+    there = json.loads(
+        servers.rabbitmqctl("-q", f"list_{kind}s", "--formatter", "json", *columns)
+    )
     for documented in traffic.bus.bound(kind):
         pattern = re.sub("<[a-z]+>", ".+", re.escape(documented["name"]))
         found = [line for line in there if re.fullmatch(pattern, line["name"])]
@@ -240,4 +292,6 @@ def test_queues_and_exchanges_are_as_documented(suite, shopper, traffic, servers
             more: documented[more],
         }
         assert found, pattern
-        assert [line for line in found if line != {**wanted, "name": line["name"]}] == []
+        assert [
+            line for line in found if line != {**wanted, "name": line["name"]}
+        ] == []

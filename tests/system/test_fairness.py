@@ -8,7 +8,13 @@ import itertools
 import socket
 import string
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    suppress,
+)
 from http.client import HTTPConnection
 from math import ceil
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
@@ -36,7 +42,9 @@ ALL_CONNECTIONS = 1_000
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n"
 BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: shop\r\n\r\n"
 LOGIN = b'{"username": "ann", "password": "long enough"}'
-NAMES = "&".join(map("".join, itertools.product(string.ascii_letters, repeat=2)))[:8_099]  # fills the line
+NAMES = "&".join(map("".join, itertools.product(string.ascii_letters, repeat=2)))[
+    :8_099
+]  # fills the line
 MANY_NAMES = f"POST /tokens?{NAMES} HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n".encode()
 MANY_NAMES += b"Content-Length: %d\r\n\r\n%s" % (len(LOGIN), LOGIN)
 
@@ -62,7 +70,9 @@ class Gateway:
     def ask(self) -> float:
         """How long the second user waits for the balance on a new connection, in seconds."""
         started = perf_counter()
-        with closing(HTTPConnection(HOST, self.port, timeout=60, source_address=(SECOND, 0))) as connection:
+        with closing(
+            HTTPConnection(HOST, self.port, timeout=60, source_address=(SECOND, 0))
+        ) as connection:
             connection.request("GET", "/account", headers=self._headers)
             answer = connection.getresponse()
             answer.read()
@@ -71,17 +81,23 @@ class Gateway:
 
 
 @pytest.fixture(scope="module")
-def gateway(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(
+    suite: Suite, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
     ports = free_ports()
     own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
     log = tmp_path_factory.mktemp("fairness") / "log"
     process = Process(("gateway",), {**suite.environment, **own}, log)
     limit, most = getrlimit(RLIMIT_NOFILE)
-    setrlimit(RLIMIT_NOFILE, (most, most))  # of the attackers, and inherited by the gateway
+    setrlimit(
+        RLIMIT_NOFILE, (most, most)
+    )  # of the attackers, and inherited by the gateway
     process.start()
     try:
         eventually(lambda: status(ports["users"], "/readyz") == 200, START_S)
-        yield Gateway(process, ports["gateway"], Shopper(suite.url).user["access_token"])
+        yield Gateway(
+            process, ports["gateway"], Shopper(suite.url).user["access_token"]
+        )
     finally:
         setrlimit(RLIMIT_NOFILE, (limit, most))
         assert process.stop() == 0
@@ -115,7 +131,9 @@ def p99(waits: list[float]) -> float:
 
 
 @pytest.fixture
-def second_user_beside(gateway: Gateway) -> Callable[[AbstractContextManager[object]], None]:
+def second_user_beside(
+    gateway: Gateway,
+) -> Callable[[AbstractContextManager[object]], None]:
     """`second_user_beside(attack)`: the second user is answered then, too, and nearly as soon as alone."""
 
     def compare(attack: AbstractContextManager[object]) -> None:
@@ -160,7 +178,9 @@ def test_of_the_health_paths_only_healthz_is_on_the_public_port(gateway, suite) 
     }
 
 
-def test_requests_of_many_names_leave_others_their_turn(gateway, second_user_beside) -> None:
+def test_requests_of_many_names_leave_others_their_turn(
+    gateway, second_user_beside
+) -> None:
     def send() -> None:
         with closing(gateway.connect(MANY_NAMES)) as connection:
             assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
@@ -168,7 +188,9 @@ def test_requests_of_many_names_leave_others_their_turn(gateway, second_user_bes
     second_user_beside(repeated(4, send))
 
 
-def test_many_requests_in_one_write_leave_others_their_turn(gateway, second_user_beside) -> None:
+def test_many_requests_in_one_write_leave_others_their_turn(
+    gateway, second_user_beside
+) -> None:
     def send() -> None:
         last = HEALTHZ.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         with closing(gateway.connect(HEALTHZ * 2_000 + last)) as connection:
@@ -178,7 +200,9 @@ def test_many_requests_in_one_write_leave_others_their_turn(gateway, second_user
     second_user_beside(repeated(2, send))
 
 
-def test_slow_readers_of_a_large_file_take_little_memory(gateway, second_user_beside) -> None:
+def test_slow_readers_of_a_large_file_take_little_memory(
+    gateway, second_user_beside
+) -> None:
     before = gateway.process.rss_mb()
     with ExitStack() as connections:
         for _ in range(SLOW_READERS):
@@ -188,26 +212,39 @@ def test_slow_readers_of_a_large_file_take_little_memory(gateway, second_user_be
         assert gateway.process.rss_mb() < before + GROWTH_MB
 
 
-@pytest.mark.parametrize("letter", ["\x01" * 10_000, "\U0001f40e" * 5_000], ids=["controls", "emoji"])
+@pytest.mark.parametrize(
+    "letter", ["\x01" * 10_000, "\U0001f40e" * 5_000], ids=["controls", "emoji"]
+)
 def test_slow_readers_of_pages_take_less_memory_than_the_chart_allows(
     gateway, suite, second_user_beside, letter
 ) -> None:
     """A control character takes six bytes in JSON, an emoji four in UTF-8."""
     writer = Shopper(suite.url)
     for _ in range(14):
-        assert writer.post("/notifications", json={"subject": "a", "body": letter}).status_code == 201
+        assert (
+            writer.post(
+                "/notifications", json={"subject": "a", "body": letter}
+            ).status_code
+            == 201
+        )
     token = writer.user["access_token"]
     page = f"GET /notifications?limit=100 HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer {token}\r\n\r\n"
     with ExitStack() as connections:
         for _ in range(SLOW_READERS):
-            slow = connections.enter_context(closing(gateway.connect(page.encode(), 4_096)))
+            slow = connections.enter_context(
+                closing(gateway.connect(page.encode(), 4_096))
+            )
             assert slow.recv(12) == b"HTTP/1.1 200"
         second_user_beside(ExitStack())
         assert gateway.process.rss_mb() < memory_limit_mb()
 
 
-@pytest.mark.parametrize("first", [b"", b"GET ", BUNDLE], ids=["idle", "slow", "unread"])
-def test_a_client_with_all_connections_keeps_nobody_out(gateway, second_user_beside, first) -> None:
+@pytest.mark.parametrize(
+    "first", [b"", b"GET ", BUNDLE], ids=["idle", "slow", "unread"]
+)
+def test_a_client_with_all_connections_keeps_nobody_out(
+    gateway, second_user_beside, first
+) -> None:
     """It opens new ones all the time."""
     with ExitStack() as connections:
 

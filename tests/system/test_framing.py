@@ -28,15 +28,25 @@ def send(suite, rich) -> Callable[..., tuple[int, bytes]]:
 
     def send(headers: bytes, body: bytes = BODY) -> tuple[int, bytes]:
         start = b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %s\r\n"
-        with socket.create_connection(("127.0.0.1", suite.ports["gateway"]), DEADLINE_S) as connection:
-            connection.sendall(start % rich.headers["Authorization"].encode() + headers + b"\r\n\r\n" + body)
+        with socket.create_connection(
+            ("127.0.0.1", suite.ports["gateway"]), DEADLINE_S
+        ) as connection:
+            connection.sendall(
+                start % rich.headers["Authorization"].encode()
+                + headers
+                + b"\r\n\r\n"
+                + body
+            )
             answer = b""
             while part := connection.recv(65536):
                 answer += part
         assert answer.count(b"HTTP/1.1 ") == 1
         head, _, content = answer.partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
-        told, status = dict(line.split(": ", 1) for line in lines), int(first.split()[1])
+        told, status = (
+            dict(line.split(": ", 1) for line in lines),
+            int(first.split()[1]),
+        )
         assert told["Content-Type"] == "application/problem+json"
         documented().check("POST", "/orders", status, told, content)
         assert not INSIDES.search(content.decode())
@@ -57,26 +67,66 @@ CUT_WRONG = {
     "a length with an underscore": (JSON + b"Content-Length: 1_7", BODY, 400),
     "a hexadecimal length": (JSON + b"Content-Length: 0x11", BODY, 400),
     "a length that is too small": (JSON + b"Content-Length: 5", BODY, 400),
-    "a length and chunks": (JSON + b"Content-Length: 17\r\nTransfer-Encoding: chunked", BODY, 400),
-    "a length in a trailer": (CHUNKED, b"11\r\n%b\r\n0\r\nContent-Length: 17\r\n\r\n" % BODY, 400),
+    "a length and chunks": (
+        JSON + b"Content-Length: 17\r\nTransfer-Encoding: chunked",
+        BODY,
+        400,
+    ),
+    "a length in a trailer": (
+        CHUNKED,
+        b"11\r\n%b\r\n0\r\nContent-Length: 17\r\n\r\n" % BODY,
+        400,
+    ),
     "a chunk that is cut wrong": (CHUNKED, b"10\r\n%b\r\n0\r\n\r\n" % BODY, 400),
     "a chunk of 20 MB": (CHUNKED, b"1312d00\r\n" + BODY, 413),
-    "chunks in disguise": (JSON + b"Transfer-Encoding: xchunked", b"11\r\n%b\r\n0\r\n\r\n" % BODY, 400),
-    "chunks that are encoded": (JSON + b"Transfer-Encoding: gzip, chunked", b"0\r\n\r\n", 400),
+    "chunks in disguise": (
+        JSON + b"Transfer-Encoding: xchunked",
+        b"11\r\n%b\r\n0\r\n\r\n" % BODY,
+        400,
+    ),
+    "chunks that are encoded": (
+        JSON + b"Transfer-Encoding: gzip, chunked",
+        b"0\r\n\r\n",
+        400,
+    ),
     "20 MB announced": (JSON + b"Content-Length: 20000000", b"", 413),
     "5,000 digits of length": (JSON + b"Content-Length: " + b"9" * 5000, b"", 413),
-    "zeros before the length": (JSON + b"Content-Length: " + b"0" * 20 + b"900000000", b"", 413),
-    "4,301 zeros of length": (JSON + b"Content-Length: " + b"0" * 4301 + b"17", b"", 413),
+    "zeros before the length": (
+        JSON + b"Content-Length: " + b"0" * 20 + b"900000000",
+        b"",
+        413,
+    ),
+    "4,301 zeros of length": (
+        JSON + b"Content-Length: " + b"0" * 4301 + b"17",
+        b"",
+        413,
+    ),
     "a length behind a bare CR": (JSON + b"X-Note: a\rContent-Length: 17", BODY, 400),
-    "a bare CR at the end of a line": (JSON + b"X-Note: a\r\r\nContent-Length: 17", BODY, 400),
+    "a bare CR at the end of a line": (
+        JSON + b"X-Note: a\r\r\nContent-Length: 17",
+        BODY,
+        400,
+    ),
     "a NUL in a header": (JSON + b"X-Note: a\0b\r\nContent-Length: 17", BODY, 400),
-    "gzip": (JSON + b"Content-Encoding: gzip\r\nContent-Length: 37", gzip.compress(BODY), 415),
+    "gzip": (
+        JSON + b"Content-Encoding: gzip\r\nContent-Length: 37",
+        gzip.compress(BODY),
+        415,
+    ),
     "no content type": (b"Content-Length: 17", BODY, 415),
     "plain text": (b"Content-Type: text/plain\r\nContent-Length: 17", BODY, 415),
-    "a form": (b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 17", BODY, 415),
+    "a form": (
+        b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 17",
+        BODY,
+        415,
+    ),
     "two content types": (JSON + JSON + b"Content-Length: 17", BODY, 400),
     "two hosts": (JSON + b"Host: other\r\nContent-Length: 17", BODY, 400),
-    "two keys": (JSON + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\nContent-Length: 17", BODY, 400),
+    "two keys": (
+        JSON + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\nContent-Length: 17",
+        BODY,
+        400,
+    ),
     "two tokens": (JSON + b"Authorization: Bearer x\r\nContent-Length: 17", BODY, 400),
     "a header that is none": (JSON + b"Content-Length : 17", BODY, 400),
 }
@@ -91,9 +141,18 @@ def test_a_request_that_is_cut_wrong_is_refused(send, rich, state, case) -> None
     assert rich.balance == "5.00"
 
 
-def test_a_body_that_never_comes_is_not_waited_for_and_holds_nobody_up(suite, send, rich) -> None:
-    waiting = [socket.create_connection(("127.0.0.1", suite.ports["gateway"])) for _ in range(50)]
-    head = b"POST /tokens HTTP/1.1\r\nHost: shop\r\n" + JSON + b"Content-Length: 100\r\n\r\n{"
+def test_a_body_that_never_comes_is_not_waited_for_and_holds_nobody_up(
+    suite, send, rich
+) -> None:
+    waiting = [
+        socket.create_connection(("127.0.0.1", suite.ports["gateway"]))
+        for _ in range(50)
+    ]
+    head = (
+        b"POST /tokens HTTP/1.1\r\nHost: shop\r\n"
+        + JSON
+        + b"Content-Length: 100\r\n\r\n{"
+    )
     for connection in waiting:
         connection.sendall(head)
     assert rich.balance == "5.00"  # others are served meanwhile
@@ -109,13 +168,20 @@ def test_20_megabytes_are_refused_with_an_answer(rich, state) -> None:
     assert state(rich.id) == before
 
 
-def test_an_order_whose_client_hangs_up_is_settled_all_the_same(suite, new_shopper) -> None:
+def test_an_order_whose_client_hangs_up_is_settled_all_the_same(
+    suite, new_shopper
+) -> None:
     shopper = new_shopper()
     shopper.deposit("3.50")
     request = b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %s\r\n%sContent-Length: 17\r\n\r\n%s"
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", suite.ports["gateway"])) as hasty:
-            hasty.sendall(request % (shopper.headers["Authorization"].encode(), JSON, BODY))
+            hasty.sendall(
+                request % (shopper.headers["Authorization"].encode(), JSON, BODY)
+            )
     letters = shopper.letters(5)
-    assert sorted(letter["kind"] for letter in letters) == ["grief"] * 2 + ["happiness"] * 3
+    assert (
+        sorted(letter["kind"] for letter in letters)
+        == ["grief"] * 2 + ["happiness"] * 3
+    )
     assert shopper.balance == "0.50"

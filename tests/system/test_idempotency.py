@@ -23,7 +23,9 @@ def rich(new_shopper):
     return shopper
 
 
-@pytest.mark.parametrize(("verb", "balance"), [("deposit", "130.10"), ("withdraw", "69.90")])
+@pytest.mark.parametrize(
+    ("verb", "balance"), [("deposit", "130.10"), ("withdraw", "69.90")]
+)
 def test_many_copies_at_once_move_money_once(rich, verb, balance) -> None:
     answers = at_once(lambda: getattr(rich, verb)("30.10", "k-1"))
     done = [answer for answer in answers if answer.status_code == 201]
@@ -84,13 +86,21 @@ def test_a_refusal_is_final_even_when_there_is_money_later(new_shopper) -> None:
 
 def test_a_key_is_the_same_bare_and_quoted(rich) -> None:
     assert rich.deposit("1.00", "k-1").json() == rich.deposit("1.00", '"k-1"').json()
-    assert rich.order("1.00", '"k-2"').json()["id"] == rich.order("1.00", "k-2").json()["id"]
-    assert rich.deposit("1.00", "K-1").json()["balance_after"] == "101.00"  # but another in upper case
+    assert (
+        rich.order("1.00", '"k-2"').json()["id"]
+        == rich.order("1.00", "k-2").json()["id"]
+    )
+    assert (
+        rich.deposit("1.00", "K-1").json()["balance_after"] == "101.00"
+    )  # but another in upper case
 
 
 def test_a_key_in_another_users_name_brings_ones_own_result(rich, new_shopper) -> None:
     other = new_shopper()
-    mine, others = rich.deposit("1.00", "k-1").json(), other.deposit("2.00", "k-1").json()
+    mine, others = (
+        rich.deposit("1.00", "k-1").json(),
+        other.deposit("2.00", "k-1").json(),
+    )
     assert mine["id"] != others["id"]
     assert (rich.balance, other.balance) == ("101.00", "2.00")
     mine, others = rich.order("1.00", "k-2").json(), other.order("1.00", "k-2").json()
@@ -105,7 +115,9 @@ def test_without_a_key_each_request_counts(rich) -> None:
 
 @pytest.mark.parametrize("price", ["30.10", "100.01"])
 @pytest.mark.parametrize("written", ["{}", "order:{}", '"order:{}"'])
-def test_the_id_of_an_order_as_a_key_is_never_taken_for_the_order(rich, price, written) -> None:
+def test_the_id_of_an_order_as_a_key_is_never_taken_for_the_order(
+    rich, price, written
+) -> None:
     order = rich.ended_order(price)
     letters = rich.letters(1)
     left = rich.balance
@@ -114,10 +126,14 @@ def test_the_id_of_an_order_as_a_key_is_never_taken_for_the_order(rich, price, w
     assert withdrawal.status_code == (201 if float(left) >= float(price) else 409)
     operation = withdrawal.json().get("operation", withdrawal.json())
     assert operation["order_id"] is None
-    assert_problem(rich.deposit(price, key), 422, "Idempotency-Key")  # the withdrawal has this key
+    assert_problem(
+        rich.deposit(price, key), 422, "Idempotency-Key"
+    )  # the withdrawal has this key
     assert rich.get(f"/orders/{order['id']}").json() == order
     assert rich.order("0.01", key).json()["id"] != order["id"]
-    assert [o["order_id"] for o in rich.all("/account/operations")].count(order["id"]) == 1
+    assert [o["order_id"] for o in rich.all("/account/operations")].count(
+        order["id"]
+    ) == 1
     assert rich.letters(2)[1:] == letters
 
 
@@ -125,8 +141,14 @@ def test_the_id_of_an_order_as_a_key_is_never_taken_for_the_order(rich, price, w
 def test_a_key_that_looks_like_a_ref_is_only_a_key(rich, new_shopper, prefix) -> None:
     other = new_shopper()
     rich.deposit("1.00", "k-1")
-    assert other.deposit("1.00", prefix.format(rich.id) + "k-1").json()["balance_after"] == "1.00"
-    assert rich.deposit("1.00", prefix.format(rich.id) + "k-1").json()["balance_after"] == "102.00"
+    assert (
+        other.deposit("1.00", prefix.format(rich.id) + "k-1").json()["balance_after"]
+        == "1.00"
+    )
+    assert (
+        rich.deposit("1.00", prefix.format(rich.id) + "k-1").json()["balance_after"]
+        == "102.00"
+    )
     assert rich.balance == "102.00"
 
 

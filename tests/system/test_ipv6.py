@@ -20,15 +20,22 @@ from tests.system.shopper import Shopper
 
 
 @pytest.fixture
-def environment_of_ipv6(servers: Servers, environment: dict[str, str]) -> Iterator[dict[str, str]]:
+def environment_of_ipv6(
+    servers: Servers, environment: dict[str, str]
+) -> Iterator[dict[str, str]]:
     """An environment whose URIs have an address of IPv6. Where this machine has none, it is of IPv4."""
     host = loopback()[-1]
     moved = dict(environment)
     with ExitStack() as proxies:
         for name in ("rabbitmq", "postgresql"):
             proxy = proxies.enter_context(closing(Proxy(servers.ports[name], host)))
-            old, new = f"127.0.0.1:{servers.ports[name]}", f"{in_uri(host)}:{proxy.port}"
-            moved = {variable: value.replace(old, new) for variable, value in moved.items()}
+            old, new = (
+                f"127.0.0.1:{servers.ports[name]}",
+                f"{in_uri(host)}:{proxy.port}",
+            )
+            moved = {
+                variable: value.replace(old, new) for variable, value in moved.items()
+            }
         yield moved
 
 
@@ -58,10 +65,14 @@ def ports(
         assert process.stop() == 0
 
 
-def test_clients_of_both_families_buy_and_commands_look(ports, environment_of_ipv6) -> None:
+def test_clients_of_both_families_buy_and_commands_look(
+    ports, environment_of_ipv6
+) -> None:
     for host in loopback():
         ready = f"http://{in_uri(host)}:{ports['users']}/readyz"
-        eventually(lambda ready=ready: requests.get(ready, timeout=10).status_code == 200)
+        eventually(
+            lambda ready=ready: requests.get(ready, timeout=10).status_code == 200
+        )
         shopper = Shopper(f"http://{in_uri(host)}:{ports['gateway']}")
         assert shopper.deposit("10.00").status_code == 201
         assert shopper.ended_order("9.99")["status"] == "paid"

@@ -10,7 +10,11 @@ from conftest import eventually
 from dev.specs.asyncapi import handlers
 from tests.system.processes import SERVICES
 
-LOOPS = {"users": ["outbox"], "billing": ["audit"], "orders": ["outbox", "sweep", "measure"]}
+LOOPS = {
+    "users": ["outbox"],
+    "billing": ["audit"],
+    "orders": ["outbox", "sweep", "measure"],
+}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -18,17 +22,27 @@ def test_each_service_tells_its_health(suite, name) -> None:
     healthz = suite.health(name, "/healthz")
     assert (healthz.status_code, healthz.json()) == (200, {"status": "ok"})
     ready = suite.health(name, "/readyz").json()
-    checks = ["started", "broker", "consumer", *(handler.method_name for handler in handlers(name))]
+    checks = [
+        "started",
+        "broker",
+        "consumer",
+        *(handler.method_name for handler in handlers(name)),
+    ]
     checks += LOOPS.get(name, [])
     checks += ["database"] if name != "gateway" else []
-    assert ready == {"status": "ready", "checks": {f"{name} {check}": "ok" for check in checks}}
+    assert ready == {
+        "status": "ready",
+        "checks": {f"{name} {check}": "ok" for check in checks},
+    }
     metrics = suite.health(name, "/metrics")
     assert metrics.headers["Content-Type"].startswith("text/plain")
     assert "# TYPE shop_worker_seconds histogram" in metrics.text
     assert suite.health(name, "/nowhere").status_code == 404
 
 
-def test_health_needs_no_token_and_the_api_is_not_on_the_health_ports(suite, shopper) -> None:
+def test_health_needs_no_token_and_the_api_is_not_on_the_health_ports(
+    suite, shopper
+) -> None:
     assert suite.health("users", "/users/me").status_code == 404
     assert requests.get(f"{suite.url}/readyz", timeout=60).status_code == 200
 
@@ -37,25 +51,35 @@ def test_metrics_count_what_was_done(suite, shopper) -> None:
     def deposits() -> float:
         metrics = suite.health("billing", "/metrics").text.splitlines()
         start = 'shop_worker_seconds_count{method="deposit_many",outcome="done",service="billing"}'
-        return sum(float(line.split()[-1]) for line in metrics if line.startswith(start))
+        return sum(
+            float(line.split()[-1]) for line in metrics if line.startswith(start)
+        )
 
     before = deposits()
     shopper.deposit("1.00")
     eventually(lambda: deposits() == before + 1)
 
 
-def test_every_line_of_every_log_is_json_with_its_time_and_level(suite, shopper) -> None:
+def test_every_line_of_every_log_is_json_with_its_time_and_level(
+    suite, shopper
+) -> None:
     shopper.ended_order("1.00")
     for process in suite.processes.values():
         lines = process.lines()
         assert lines
-        assert all({"event", "level", "logger", "timestamp"} <= set(line) for line in lines)
+        assert all(
+            {"event", "level", "logger", "timestamp"} <= set(line) for line in lines
+        )
 
 
-def test_one_request_id_is_followed_from_the_gateway_to_the_letter(suite, shopper) -> None:
+def test_one_request_id_is_followed_from_the_gateway_to_the_letter(
+    suite, shopper
+) -> None:
     shopper.deposit("5.00")
     request_id = f"trace-{uuid.uuid4()}"
-    answer = shopper.post("/orders", json={"price": "1.00"}, headers={"X-Request-Id": request_id})
+    answer = shopper.post(
+        "/orders", json={"price": "1.00"}, headers={"X-Request-Id": request_id}
+    )
     assert answer.headers["X-Request-Id"] == request_id
     shopper.letters(1)
 
@@ -83,7 +107,9 @@ def test_one_request_id_is_followed_from_the_gateway_to_the_letter(suite, shoppe
 
 def test_no_log_holds_a_password_or_a_token(suite, shopper, client) -> None:
     secret = f"secret-{uuid.uuid4()}"
-    client.post("/tokens", json={"username": shopper.user["username"], "password": secret})
+    client.post(
+        "/tokens", json={"username": shopper.user["username"], "password": secret}
+    )
     client.post("/users", json={"username": "a b", "email": "x", "password": secret})
     token = shopper.user["access_token"]
     for process in suite.processes.values():

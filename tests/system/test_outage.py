@@ -5,7 +5,9 @@ import eventlet
 from conftest import eventually
 
 
-def test_an_order_placed_while_billing_is_down_is_settled_when_it_is_back(suite, new_shopper) -> None:
+def test_an_order_placed_while_billing_is_down_is_settled_when_it_is_back(
+    suite, new_shopper
+) -> None:
     shopper, other = new_shopper(), new_shopper()
     for user in (shopper, other):
         user.deposit("10.00")
@@ -17,10 +19,16 @@ def test_an_order_placed_while_billing_is_down_is_settled_when_it_is_back(suite,
         assert [answer.status_code for answer in answers] == [202, 202]
         place = answers[0].headers["Location"]
         assert place == f"/orders/{answers[0].json()['id']}"
-        assert answers[0].json()["status"] == shopper.get(place).json()["status"] == "pending"
+        assert (
+            answers[0].json()["status"]
+            == shopper.get(place).json()["status"]
+            == "pending"
+        )
     finally:
         suite.start("billing")
-    withdrawal = shopper.withdraw("4.00", answers[0].json()["id"])  # maybe before the order is settled
+    withdrawal = shopper.withdraw(
+        "4.00", answers[0].json()["id"]
+    )  # maybe before the order is settled
     assert withdrawal.status_code == 201
     assert withdrawal.json()["order_id"] is None
     eventually(lambda: shopper.get(place).json()["status"] == "paid", 60)
@@ -32,13 +40,18 @@ def assert_the_rest_is_unaffected(shopper) -> None:
     """That all but the account can be had while billing is down."""
     for path in ("/users/me", "/orders", "/notifications"):
         assert shopper.get(path).status_code == 200
-    assert shopper.post("/notifications", json={"subject": "a", "body": "b"}).status_code == 201
+    assert (
+        shopper.post("/notifications", json={"subject": "a", "body": "b"}).status_code
+        == 201
+    )
     away = shopper.get("/account")
     assert away.status_code in (503, 504)
     assert "Retry-After" in away.headers
 
 
-def test_orders_that_come_one_after_another_while_billing_is_down_are_all_pending(suite, new_shopper) -> None:
+def test_orders_that_come_one_after_another_while_billing_is_down_are_all_pending(
+    suite, new_shopper
+) -> None:
     shoppers = [new_shopper() for _ in range(6)]
     suite.stop("billing")
     try:
@@ -52,7 +65,9 @@ def test_orders_that_come_one_after_another_while_billing_is_down_are_all_pendin
     assert statuses == [202] * len(shoppers)
 
 
-def test_letters_that_wait_for_the_notification_service_come_when_it_is_back(suite, new_shopper) -> None:
+def test_letters_that_wait_for_the_notification_service_come_when_it_is_back(
+    suite, new_shopper
+) -> None:
     suite.stop("notifications")
     try:
         shopper = new_shopper()

@@ -29,7 +29,10 @@ class Owner:
 # The body with which somebody asks about an owner's data, and what stands in the path.
 BODIES: dict[str, Callable[[Owner], dict[str, str] | None]] = {
     "sign_up": lambda owner: new_user(),
-    "log_in": lambda owner: {"username": owner.shopper.user["username"], "password": PASSWORD},
+    "log_in": lambda owner: {
+        "username": owner.shopper.user["username"],
+        "password": PASSWORD,
+    },
     "profile": lambda owner: None,
     "account": lambda owner: None,
     "statement": lambda owner: None,
@@ -68,10 +71,15 @@ def marks_in(response: requests.Response, owner: Owner) -> list[str]:
 def owner(suite: Suite) -> Owner:
     shopper = Shopper(suite.url)
     owner = Owner(shopper, "", {shopper.id, shopper.user["email"]})
-    made = [ask(shopper, owner, name).json() for name in ("deposit", "withdraw", "place_order")]
+    made = [
+        ask(shopper, owner, name).json()
+        for name in ("deposit", "withdraw", "place_order")
+    ]
     owner.order_id = made[-1]["id"]
     letters = shopper.letters(1)
-    owner.marks |= {each["id"] for each in (*made, *letters, *shopper.all("/account/operations"))}
+    owner.marks |= {
+        each["id"] for each in (*made, *letters, *shopper.all("/account/operations"))
+    }
     return owner
 
 
@@ -90,9 +98,13 @@ def test_every_route_is_tried() -> None:
 @pytest.mark.parametrize("handler", ROUTES)
 def test_a_route_does_what_the_table_says(owner, other, client, state, handler) -> None:
     route, before = ROUTES[handler], state(owner.shopper.id)
-    foreign = [cell(ask(asker, owner, handler), owner, route) for asker in (other, client)]
+    foreign = [
+        cell(ask(asker, owner, handler), owner, route) for asker in (other, client)
+    ]
     assert state(owner.shopper.id) == before
-    assert (cell(ask(owner.shopper, owner, handler), owner, route), *foreign) == cells(route)
+    assert (cell(ask(owner.shopper, owner, handler), owner, route), *foreign) == cells(
+        route
+    )
 
 
 def test_each_kind_of_cell_is_among_those_tried() -> None:
@@ -105,7 +117,9 @@ def test_health_and_documents_are_the_same_for_all_and_tell_nothing_of_a_user(
     owner, other, client, path
 ) -> None:
     place = path.format(file="swagger-ui.css")
-    responses: list[Any] = [asker.get(place) for asker in (owner.shopper, other, client)]
+    responses: list[Any] = [
+        asker.get(place) for asker in (owner.shopper, other, client)
+    ]
     assert not any(marks_in(response, owner) for response in responses)
     [status] = {response.status_code for response in responses}
     assert status == 200

@@ -36,7 +36,12 @@ admin_users = admin
 pool_mode = transaction
 """
 NOT_IN_FORCE = "time limits of the database are not in force: reconnect the pooler"
-ANN = {"username": "Ann", "email": "ann@example.com", "password": "correct horse", "locale": "ru"}
+ANN = {
+    "username": "Ann",
+    "email": "ann@example.com",
+    "password": "correct horse",
+    "locale": "ru",
+}
 
 
 class Pooler:
@@ -46,12 +51,17 @@ class Pooler:
         self.port = port
 
     def connect(self, database: str, user: str) -> Any:
-        connection = psycopg2.connect(host="127.0.0.1", port=self.port, dbname=database, user=user)
+        connection = psycopg2.connect(
+            host="127.0.0.1", port=self.port, dbname=database, user=user
+        )
         connection.autocommit = True
         return connection
 
     def ask(self, database: str, user: str, statement: str) -> Any:
-        with closing(self.connect(database, user)) as connection, connection.cursor() as cursor:
+        with (
+            closing(self.connect(database, user)) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
@@ -77,7 +87,11 @@ def pooler(servers: Servers, tmp_path: Path) -> Iterator[Pooler]:
     pooler = Pooler(free_ports()["gateway"])
     path = tmp_path / "pgbouncer.ini"
     path.write_text(CONFIG.format(databases="\n".join(databases), port=pooler.port))
-    command = [debian_program("pgbouncer"), str(path), *(["--user=postgres"] if os.geteuid() == 0 else [])]
+    command = [
+        debian_program("pgbouncer"),
+        str(path),
+        *(["--user=postgres"] if os.geteuid() == 0 else []),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         eventually(pooler.answers)
@@ -95,8 +109,12 @@ def config(config: dict[str, Any], pooler: Pooler, servers: Servers) -> dict[str
     with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
         connection.autocommit = True
         for name in SERVICES_WITH_TABLES:
-            connection.cursor().execute(f"ALTER ROLE {name} IN DATABASE {name} RESET ALL")
-    uris = {name: uri.replace(direct, pooled) for name, uri in config["DB_URIS"].items()}
+            connection.cursor().execute(
+                f"ALTER ROLE {name} IN DATABASE {name} RESET ALL"
+            )
+    uris = {
+        name: uri.replace(direct, pooled) for name, uri in config["DB_URIS"].items()
+    }
     owners = {
         f"{name}:Base": f"postgresql+psycopg2://{name}_owner{pooled}{name}_owner"
         for name in SERVICES_WITH_TABLES
@@ -133,15 +151,22 @@ def test_an_order_is_paid_and_the_books_agree(
     assert replay(["--config", str(path), "--settled"]) == 0
     eventually(lambda: rpc.notifications.list(user_id=user_id, limit=1)["items"])
     for name in SERVICES_WITH_TABLES:
-        assert pooler.ask(name, name, "SHOW default_transaction_read_only") == [("off",)]
+        assert pooler.ask(name, name, "SHOW default_transaction_read_only") == [
+            ("off",)
+        ]
     for name in SERVICES_WITH_TABLES:
         assert pooler.ask(name, name, "SHOW statement_timeout") == [("5s",)]
     assert NOT_IN_FORCE not in caplog.messages
 
 
-def test_sessions_without_limits_are_reported_in_one_line(config, pooler, run, caplog) -> None:
+def test_sessions_without_limits_are_reported_in_one_line(
+    config, pooler, run, caplog
+) -> None:
     clients = [pooler.connect("billing", "billing") for _ in range(2)]
-    for statement in ("BEGIN", "ROLLBACK"):  # both at once, so that the pooler needs two sessions
+    for statement in (
+        "BEGIN",
+        "ROLLBACK",
+    ):  # both at once, so that the pooler needs two sessions
         for client in clients:
             client.cursor().execute(statement)
     for client in clients:

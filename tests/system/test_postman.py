@@ -28,12 +28,20 @@ NEWER = re.compile(r"\bpm\.(?:execution|vault|require|state)\b")
 def test_the_collection_passes(suite, address: str, options: tuple[str, ...]) -> None:
     assert NEWMAN.exists(), "newman is missing: run `npm ci` in postman/"
     command = [
-        *(str(NEWMAN), "run", str(COLLECTION), "-e", "postman/shop.postman_environment.json"),
+        *(
+            str(NEWMAN),
+            "run",
+            str(COLLECTION),
+            "-e",
+            "postman/shop.postman_environment.json",
+        ),
         *("--timeout-request", "30000", *options),
         *("--env-var", f"baseUrl={address.format(port=suite.ports['gateway'])}"),
     ]
     environment = {**os.environ, **DEAD_PROXY}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=180, env=environment
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "assertions" in done.stdout
 

@@ -59,12 +59,16 @@ END = b"0\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def nginx(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+def nginx(
+    suite: Suite, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, int]]:
     """Its ports, by the version of HTTP."""
     folder = tmp_path_factory.mktemp("nginx")
     free = free_ports(["http1", "http2"])
     ports = {"http1": free["http1"], "http2": free["http2"]}
-    (folder / "nginx.conf").write_text(CONFIG.format(gateway=suite.ports["gateway"], **ports))
+    (folder / "nginx.conf").write_text(
+        CONFIG.format(gateway=suite.ports["gateway"], **ports)
+    )
     command = [
         "setpriv",
         "--pdeathsig",
@@ -94,7 +98,9 @@ def shopper(suite: Suite) -> Shopper:
 
 def status_of(command: list[str], body: bytes = b"") -> int:
     """What a client prints."""
-    done = subprocess.run(command, input=body, capture_output=True, timeout=DEADLINE_S, check=True)
+    done = subprocess.run(
+        command, input=body, capture_output=True, timeout=DEADLINE_S, check=True
+    )
     return int(done.stdout)
 
 
@@ -102,19 +108,49 @@ def status_of(command: list[str], body: bytes = b"") -> int:
     ("port", "options"),
     [
         ("gateway", ["--header", "Transfer-Encoding: chunked"]),
-        ("gateway", ["--header", "Transfer-Encoding: chunked", "--header", "Expect: 100-continue"]),
+        (
+            "gateway",
+            [
+                "--header",
+                "Transfer-Encoding: chunked",
+                "--header",
+                "Expect: 100-continue",
+            ],
+        ),
         ("http1", ["--header", "Transfer-Encoding: chunked"]),
         ("http2", ["--http2-prior-knowledge"]),
     ],
 )
-def test_curl_streams_an_order(suite, nginx, new_shopper, tmp_path, port, options) -> None:
+def test_curl_streams_an_order(
+    suite, nginx, new_shopper, tmp_path, port, options
+) -> None:
     shopper = new_shopper()
-    command = ["curl", "--silent", "--show-error", "--noproxy", "*", "--output", str(tmp_path / "answer")]
-    command += ["--header", f"Authorization: {shopper.headers['Authorization']}", *options]
-    command += ["--header", "Content-Type: application/json", "--write-out", "%{http_code}"]
+    command = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--noproxy",
+        "*",
+        "--output",
+        str(tmp_path / "answer"),
+    ]
+    command += [
+        "--header",
+        f"Authorization: {shopper.headers['Authorization']}",
+        *options,
+    ]
+    command += [
+        "--header",
+        "Content-Type: application/json",
+        "--write-out",
+        "%{http_code}",
+    ]
     command += ["--request", "POST", "--upload-file", "-"]
     port = {**suite.ports, **nginx}[port]
-    assert status_of([*command, f"http://127.0.0.1:{port}/orders"], b'{"price": "1.00"}') == 201
+    assert (
+        status_of([*command, f"http://127.0.0.1:{port}/orders"], b'{"price": "1.00"}')
+        == 201
+    )
     assert [order["price"] for order in shopper.all("/orders")] == ["1.00"]
 
 
@@ -123,7 +159,12 @@ def test_fetch_streams_an_order(suite, nginx, new_shopper, port) -> None:
     shopper = new_shopper()
     url = f"http://127.0.0.1:{({**suite.ports, **nginx})[port]}/orders"
     parts = ['{"price"', ': "1', '.00"}']
-    assert status_of(["node", "--eval", FETCH, url, shopper.headers["Authorization"], *parts]) == 201
+    assert (
+        status_of(
+            ["node", "--eval", FETCH, url, shopper.headers["Authorization"], *parts]
+        )
+        == 201
+    )
     assert [order["price"] for order in shopper.all("/orders")] == ["1.00"]
 
 
@@ -191,7 +232,11 @@ class Talk:
         return self._random.choice(
             [
                 (self.chunked(name), 201),
-                (self.chunked(name)[: -len(END)] + b"0;x=y\r\nContent-MD5: z\r\nX: y\r\n\r\n", 201),
+                (
+                    self.chunked(name)[: -len(END)]
+                    + b"0;x=y\r\nContent-MD5: z\r\nX: y\r\n\r\n",
+                    201,
+                ),
                 (self.sized(name), 201),
                 (self.head(name, b"Transfer-Encoding: chunked", b"GET") + END, 200),
                 (self.head(name, b"Accept: */*", b"GET"), 200),
@@ -205,7 +250,9 @@ class Talk:
         return self._random.choice(
             [
                 self.head(name, b"Content-Length: 5\r\n" + chunked) + END + hidden,
-                self.head(name, chunked + b"\r\nContent-Length: %d" % len(hidden)) + END + hidden,
+                self.head(name, chunked + b"\r\nContent-Length: %d" % len(hidden))
+                + END
+                + hidden,
                 self.head(name, chunked + b"\r\n" + chunked) + END + hidden,
                 self.head(name, b"Transfer-Encoding: xchunked") + END + hidden,
                 self.head(name, b"Transfer-Encoding: chunked, identity") + END + hidden,
@@ -217,17 +264,23 @@ class Talk:
                 self.head(name, chunked) + self._chunks(name) + b"-1\r\n" + hidden,
                 self.head(name, chunked) + b"1\r\n{}\r\n" + END + hidden,
                 self.head(name, chunked) + b"fffffffffffffffff\r\n" + hidden,
-                self.head(name, chunked) + b"20000\r\n" + hidden * (70_000 // len(hidden)),
+                self.head(name, chunked)
+                + b"20000\r\n"
+                + hidden * (70_000 // len(hidden)),
                 self.head(name, chunked, b"GET") + inside + END,
                 self.head(name, chunked, b"PUT") + inside + END,
                 self.head(name, b"Content-Length: %d" % len(hidden), b"GET") + hidden,
-                self.head(name, chunked).replace(b"Bearer ", b"Bearer x") + inside + END,
+                self.head(name, chunked).replace(b"Bearer ", b"Bearer x")
+                + inside
+                + END,
                 self.head(name, chunked).replace(b"/json", b"/xml") + inside + END,
             ]
         )
 
     def _body(self, name: str) -> bytes:
-        return json.dumps({"subject": name, "body": "x" * self._random.randint(1, 3000)}).encode()
+        return json.dumps(
+            {"subject": name, "body": "x" * self._random.randint(1, 3000)}
+        ).encode()
 
     def _chunks(self, name: str) -> bytes:
         body, parts = self._body(name), []
@@ -245,14 +298,18 @@ def test_every_answer_belongs_to_its_request(suite, nginx, new_shopper, port) ->
     talk, chance = Talk(shopper), random.Random(1)
     ports = {**suite.ports, **nginx}
     connections = [Kept(ports[port]) for _ in range(4)]
-    open_: dict[int, tuple[str, bytes, int | None]] = {}  # requests of which a part is sent, by connection
+    open_: dict[
+        int, tuple[str, bytes, int | None]
+    ] = {}  # requests of which a part is sent, by connection
     done = []
     for number in range(200):
         at = chance.randrange(len(connections))
         connection = connections[at]
         if at not in open_:
             name = f"message-{number}"
-            data, status = (talk.wrong(name), None) if chance.random() < 0.2 else talk.right(name)
+            data, status = (
+                (talk.wrong(name), None) if chance.random() < 0.2 else talk.right(name)
+            )
             cut = chance.randrange(len(data))
             connection.send(data[:cut])
             open_[at] = name, data[cut:], status
@@ -263,7 +320,9 @@ def test_every_answer_belongs_to_its_request(suite, nginx, new_shopper, port) ->
         status, headers, body = connection.answer()
         if expected is None:
             assert status >= 400
-            assert headers.get("x-request-id", name) == name  # nginx may have refused it
+            assert (
+                headers.get("x-request-id", name) == name
+            )  # nginx may have refused it
             connection.close()
             connections[at] = Kept(ports[port])
         else:
@@ -271,4 +330,6 @@ def test_every_answer_belongs_to_its_request(suite, nginx, new_shopper, port) ->
         if status == 201:
             assert json.loads(body)["subject"] == name
             done.append(name)
-    assert sorted(letter["subject"] for letter in shopper.all("/notifications")) == sorted(done)
+    assert sorted(
+        letter["subject"] for letter in shopper.all("/notifications")
+    ) == sorted(done)

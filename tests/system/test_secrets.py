@@ -39,11 +39,17 @@ def assert_unseen(text: str, secret: str = NASTY) -> None:
         assert [piece for piece in pieces if piece in text] == [], text
 
 
-def ended(command: list[str], environment: Mapping[str, str], typed: str = "") -> tuple[int, str]:
+def ended(
+    command: list[str], environment: Mapping[str, str], typed: str = ""
+) -> tuple[int, str]:
     """The exit code of a command, and all that it said."""
     done = subprocess.run(
         command,
-        env={**environment, **QUIET, "PATH": f"{Path(NAMEKO).parent}:{environment['PATH']}"},
+        env={
+            **environment,
+            **QUIET,
+            "PATH": f"{Path(NAMEKO).parent}:{environment['PATH']}",
+        },
         input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -65,9 +71,19 @@ def nasty(servers: Servers, environment: dict[str, str]) -> Iterator[dict[str, s
     broker = f"amqp://{USER}:{encoded}@127.0.0.1:{servers.ports['rabbitmq']}/"
     database = f"postgresql+psycopg2://{USER}:{encoded}@127.0.0.1:{servers.ports['postgresql']}/users"
     with administrator.cursor() as cursor:
-        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE users").format(role, password))
+        cursor.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE users").format(
+                role, password
+            )
+        )
         port = {"GATEWAY_PORT": str(free_ports()["gateway"])}
-        yield {**environment, **port, "AMQP_URI": broker, "USERS_DB_URI": database, "TOKEN_SECRET": NASTY}
+        yield {
+            **environment,
+            **port,
+            "AMQP_URI": broker,
+            "USERS_DB_URI": database,
+            "TOKEN_SECRET": NASTY,
+        }
         cursor.execute(sql.SQL("DROP ROLE {}").format(role))
     administrator.close()
     servers.rabbitmqctl("delete_user", USER)
@@ -78,7 +94,9 @@ def in_files(tmp_path: Path) -> Callable[[Mapping[str, str]], dict[str, str]]:
     """Gives an environment whose secrets stand in files."""
 
     def move(environment: Mapping[str, str]) -> dict[str, str]:
-        moved = {name: value for name, value in environment.items() if name not in SECRETS}
+        moved = {
+            name: value for name, value in environment.items() if name not in SECRETS
+        }
         for name in environment.keys() & set(SECRETS):
             (tmp_path / name).write_text(f"{environment[name]}\n")
             moved[f"{name}_FILE"] = str(tmp_path / name)
@@ -88,7 +106,9 @@ def in_files(tmp_path: Path) -> Callable[[Mapping[str, str]], dict[str, str]]:
 
 
 @pytest.mark.parametrize("form", ["variables", "files"])
-def test_services_work_with_secrets_of_any_characters(suite_config, nasty, in_files, tmp_path, form) -> None:
+def test_services_work_with_secrets_of_any_characters(
+    suite_config, nasty, in_files, tmp_path, form
+) -> None:
     environment = in_files(nasty) if form == "files" else nasty
     process = Process(("users", "gateway"), environment, tmp_path / "log")
 
@@ -99,7 +119,9 @@ def test_services_work_with_secrets_of_any_characters(suite_config, nasty, in_fi
     process.start()
     try:
         eventually(is_up, 60)
-        shopper = Shopper(f"http://127.0.0.1:{environment['GATEWAY_PORT']}")  # signs up and logs in
+        shopper = Shopper(
+            f"http://127.0.0.1:{environment['GATEWAY_PORT']}"
+        )  # signs up and logs in
     finally:
         process.stop()
     token = str(shopper.headers["Authorization"]).removeprefix("Bearer ")
@@ -107,9 +129,14 @@ def test_services_work_with_secrets_of_any_characters(suite_config, nasty, in_fi
     assert_unseen(process.log.read_text())
 
 
-def test_the_audit_connects_with_a_password_of_any_characters(suite_config, nasty) -> None:
+def test_the_audit_connects_with_a_password_of_any_characters(
+    suite_config, nasty
+) -> None:
     config = {"DB_URIS": {"users:Base": nasty["USERS_DB_URI"]}}
-    with closing(connect(config, "users", readonly=True)) as connection, connection.cursor() as cursor:
+    with (
+        closing(connect(config, "users", readonly=True)) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute("SELECT current_user")
         assert cursor.fetchone() == (USER,)
 
@@ -125,23 +152,35 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_takes_its_secrets_from_files(clean, environment, in_files, name) -> None:
-    code, told = ended(COMMANDS[name], in_files(environment), "print(n.config['AMQP_URI'][:7])\n")
+def test_each_command_takes_its_secrets_from_files(
+    clean, environment, in_files, name
+) -> None:
+    code, told = ended(
+        COMMANDS[name], in_files(environment), "print(n.config['AMQP_URI'][:7])\n"
+    )
     assert code == 0, told
     if name.endswith("shell"):
         assert "amqp://\n" in told
 
 
 def test_the_documented_command_encodes_a_password(environment) -> None:
-    assert ended(["bash", "-c", ENCODE.text], environment, NASTY + "\n") == (0, quote(NASTY, safe="") + "\n")
+    assert ended(["bash", "-c", ENCODE.text], environment, NASTY + "\n") == (
+        0,
+        quote(NASTY, safe="") + "\n",
+    )
 
 
 @pytest.mark.parametrize("form", ["variables", "files"])
 def test_psql_finds_a_database_as_its_owner(environment, in_files, form) -> None:
-    [function] = re.findall(r"^owner\(\) \{.*?^\}$", OWNER.text, re.MULTILINE | re.DOTALL)
+    [function] = re.findall(
+        r"^owner\(\) \{.*?^\}$", OWNER.text, re.MULTILINE | re.DOTALL
+    )
     told = in_files(environment) if form == "files" else environment
     code, uri = ended(["bash", "-euc", f"{function}\nowner users"], told)
-    assert (code, uri) == (0, environment["USERS_DB_OWNER_URI"].replace("+psycopg2", "") + "\n")
+    assert (code, uri) == (
+        0,
+        environment["USERS_DB_OWNER_URI"].replace("+psycopg2", "") + "\n",
+    )
 
 
 # Starts that are refused
@@ -152,7 +191,14 @@ RAW = {
     "USERS_DB_OWNER_URI": f"postgresql+psycopg2://{USER}:{NASTY}@127.0.0.1:5/users",
     "TOKEN_SECRET": NASTY[:31],
 }
-NAMEKO_RUN = [NAMEKO, "run", "--config", "config.yaml", "users.service", "gateway.service"]
+NAMEKO_RUN = [
+    NAMEKO,
+    "run",
+    "--config",
+    "config.yaml",
+    "users.service",
+    "gateway.service",
+]
 
 
 STARTS = [
@@ -177,7 +223,10 @@ def test_a_refused_start_names_the_variable_and_shows_nothing_of_the_secret(
     forms = {
         "variable": {variable: RAW[variable]},
         "file": {variable: "", f"{variable}_FILE": str(tmp_path / "file")},
-        "path": {variable: "", f"{variable}_FILE": RAW[variable]},  # mistaken for the variable itself
+        "path": {
+            variable: "",
+            f"{variable}_FILE": RAW[variable],
+        },  # mistaken for the variable itself
         "both": {variable: RAW[variable], f"{variable}_FILE": str(tmp_path / "file")},
     }
     code, told = ended(command, {**environment, "GATEWAY_PORT": "0", **forms[form]})

@@ -12,29 +12,71 @@ import pytest
 from chassis.container import Container
 from tests.system.processes import SERVICES, Process
 
-URIS = ["", 5, "nonsense", "sqlite://", "postgresql://u:p@h/d", "mysql://h/d", ["x"], {}]
-SECONDS = [0, -1, "", "x", "NaN", "1e3", "0x10", "1_000", "12:30", float("nan"), float("inf"), [], {}]
+URIS = [
+    "",
+    5,
+    "nonsense",
+    "sqlite://",
+    "postgresql://u:p@h/d",
+    "mysql://h/d",
+    ["x"],
+    {},
+]
+SECONDS = [
+    0,
+    -1,
+    "",
+    "x",
+    "NaN",
+    "1e3",
+    "0x10",
+    "1_000",
+    "12:30",
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+]
 COUNTS = [0, -1, "", "x", "0", "1.5", "1_000", float("nan"), [], {}]
 TEXTS = ["", [], {}, 5]
 SWITCHES = ["", "maybe", "yes", "no", 5, [], {}]
 ADDRESSES = [*TEXTS, "h", "h:x", "h:-1", "h:99999", "a b:1"]
 WRONG: dict[str, list[Any]] = {
-    "AMQP_URI": ["", 5, "nonsense", "amqp://h:x/", "http://h", "127.0.0.1:5672", [], {}],
+    "AMQP_URI": [
+        "",
+        5,
+        "nonsense",
+        "amqp://h:x/",
+        "http://h",
+        "127.0.0.1:5672",
+        [],
+        {},
+    ],
     "HEARTBEAT": SECONDS,
     **{f"DB_URIS.{name}:Base": URIS for name in SERVICES if name != "gateway"},
     **{f"WORKERS.{name}": COUNTS for name in SERVICES},
-    **dict.fromkeys(("RPC_TIMEOUT_S", "WITHDRAW_TIMEOUT_S", "CONFIRM_TIMEOUT_S"), SECONDS),
-    **dict.fromkeys(("DB_STATEMENT_TIMEOUT_S", "OUTBOX_RETENTION_S", "TOKEN_LIFETIME_S"), SECONDS),
+    **dict.fromkeys(
+        ("RPC_TIMEOUT_S", "WITHDRAW_TIMEOUT_S", "CONFIRM_TIMEOUT_S"), SECONDS
+    ),
+    **dict.fromkeys(
+        ("DB_STATEMENT_TIMEOUT_S", "OUTBOX_RETENTION_S", "TOKEN_LIFETIME_S"), SECONDS
+    ),
     **dict.fromkeys(("DB_POOL_SIZE", "WEB_SERVER_CONNECTIONS"), COUNTS),
     **dict.fromkeys(("STOP_TIMEOUT_S", "WEB_SERVER_IDLE_S"), SECONDS),
     "STOP_DELAY_S": [value for value in SECONDS if value != 0 or value is False],
     **{f"{name}_ADDRESS": ADDRESSES for name in ("WEB_SERVER", "HEALTH")},
     "CURRENCY": [*TEXTS, "ZZZ", "usd", "XAU"],
-    **dict.fromkeys(("WEB_SERVER_SHARED", "WEB_SERVER_HEALTH", "AMQP_USER_RESTRICTED"), SWITCHES),
+    **dict.fromkeys(
+        ("WEB_SERVER_SHARED", "WEB_SERVER_HEALTH", "AMQP_USER_RESTRICTED"), SWITCHES
+    ),
     "TRUSTED_PROXIES": [-1, 11, 0.5, "", "x", [], {}],
     "TOKEN_SECRET": ["", "short", "x" * 31, 5, [], {}],
 }
-FILES = ["AMQP_URI", "TOKEN_SECRET", *(name for name in WRONG if name.startswith("DB_URIS."))]
+FILES = [
+    "AMQP_URI",
+    "TOKEN_SECRET",
+    *(name for name in WRONG if name.startswith("DB_URIS.")),
+]
 MIGRATIONS_ONLY = {"DB_OWNER_URIS", "DB_OWNER_URIS_FILE"}
 THE_COMMANDS_OWN = {"SERVICE_CONTAINER_CLS", "LOGGING"}
 
@@ -43,7 +85,9 @@ def start(config: dict[str, Any]) -> str:
     """What a start of all five services with this configuration ends with; empty if it goes on."""
     try:
         for name in SERVICES:
-            Container(importlib.import_module(f"{name}.service").Service, deepcopy(config))
+            Container(
+                importlib.import_module(f"{name}.service").Service, deepcopy(config)
+            )
     except SystemExit as exc:
         return str(exc.code)
     return ""
@@ -81,7 +125,9 @@ def test_the_configuration_as_it_is_starts(config) -> None:
 
 
 def test_every_setting_of_the_file_is_tried_here(config) -> None:
-    tried = {name.partition(".")[0] for name in WRONG} | {file_of(name).partition(".")[0] for name in FILES}
+    tried = {name.partition(".")[0] for name in WRONG} | {
+        file_of(name).partition(".")[0] for name in FILES
+    }
     assert set(config) == tried | MIGRATIONS_ONLY | THE_COMMANDS_OWN
 
 
@@ -99,7 +145,8 @@ def test_a_missing_group_of_settings_is_named(config, name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+    ("name", "value"),
+    [(name, value) for name, values in WRONG.items() for value in values],
 )
 def test_a_wrong_setting_is_named(config, name, value) -> None:
     assert_names(start(changed(config, name, value)), name)
@@ -124,10 +171,15 @@ def test_a_wrong_file_is_named(config, name, path) -> None:
 def test_a_setting_and_its_file_together_are_refused(config, name) -> None:
     message = start(changed(config, file_of(name), "/a/file"))
     variable = variable_of(name)
-    assert message == f"config.yaml: {variable} and {variable}_FILE are both set: unset one of them"
+    assert (
+        message
+        == f"config.yaml: {variable} and {variable}_FILE are both set: unset one of them"
+    )
 
 
-def test_all_services_of_a_process_take_the_same_files(config, environment, tmp_path) -> None:
+def test_all_services_of_a_process_take_the_same_files(
+    config, environment, tmp_path
+) -> None:
     for name in FILES:
         file = tmp_path / variable_of(name)
         file.write_text(environment[variable_of(name)] + "\n")
@@ -144,7 +196,10 @@ IN_THE_ENVIRONMENT = {
     "GATEWAY_PORT": ("WEB_SERVER_ADDRESS", ["x"]),
     "HEALTH_PORT": ("HEALTH_ADDRESS", ["99999"]),
     "HEALTH_HOST": ("HEALTH_ADDRESS", [""]),  # would be all interfaces
-    "GATEWAY_HOST": ("GATEWAY_HOST", ["203.0.113.1"]),  # not an address of any machine (RFC 5737)
+    "GATEWAY_HOST": (
+        "GATEWAY_HOST",
+        ["203.0.113.1"],
+    ),  # not an address of any machine (RFC 5737)
     "AMQP_URI": ("AMQP_URI", ["amqp://u:p@127.0.0.1:x/"]),
     "LOG_FORMAT": ("LOG_FORMAT", ["xml"]),
     "TOKEN_SECRET": ("TOKEN_SECRET", ["short"]),
@@ -156,7 +211,11 @@ IN_THE_ENVIRONMENT = {
 def ended(environment, tmp_path_factory):
     """What processes with a wrong environment ended with: (exit code, log) by (variable, value)."""
     folder = tmp_path_factory.mktemp("wrong")
-    cases = [(variable, value) for variable, (_, values) in IN_THE_ENVIRONMENT.items() for value in values]
+    cases = [
+        (variable, value)
+        for variable, (_, values) in IN_THE_ENVIRONMENT.items()
+        for value in values
+    ]
     found = {}
     for pair in (cases[n : n + 2] for n in range(0, len(cases), 2)):  # a core each
         processes = []
@@ -176,27 +235,43 @@ def ended(environment, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [(name, value) for name, (_, values) in IN_THE_ENVIRONMENT.items() for value in values],
+    [
+        (name, value)
+        for name, (_, values) in IN_THE_ENVIRONMENT.items()
+        for value in values
+    ],
 )
-def test_a_process_with_a_wrong_setting_ends_with_a_line_that_names_it(ended, variable, value) -> None:
+def test_a_process_with_a_wrong_setting_ends_with_a_line_that_names_it(
+    ended, variable, value
+) -> None:
     code, log = ended[variable, value]
     assert code != 0, log
     assert IN_THE_ENVIRONMENT[variable][0] in log.splitlines()[-1]
     assert "Traceback" not in log
 
 
-def test_a_process_without_a_setting_ends_with_a_line_that_names_it(environment, tmp_path) -> None:
+def test_a_process_without_a_setting_ends_with_a_line_that_names_it(
+    environment, tmp_path
+) -> None:
     config = tmp_path / "config.yaml"
     text = Path("config.yaml").read_text()
-    config.write_text("".join(line for line in text.splitlines(True) if not line.startswith("CURRENCY")))
+    config.write_text(
+        "".join(
+            line for line in text.splitlines(True) if not line.startswith("CURRENCY")
+        )
+    )
     process = Process(("billing",), environment, tmp_path / "log", config)
     process.start()
     assert process.wait() != 0
     assert process.log.read_text() == "config.yaml: CURRENCY is missing\n"
 
 
-@pytest.mark.parametrize(("service", "variable"), [("gateway", "GATEWAY_PORT"), ("users", "HEALTH_PORT")])
-def test_a_taken_port_is_told_in_one_line(environment, tmp_path, service, variable) -> None:
+@pytest.mark.parametrize(
+    ("service", "variable"), [("gateway", "GATEWAY_PORT"), ("users", "HEALTH_PORT")]
+)
+def test_a_taken_port_is_told_in_one_line(
+    environment, tmp_path, service, variable
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = str(holder.getsockname()[1])
         process = Process((service,), {**environment, variable: port}, tmp_path / "log")
@@ -210,7 +285,9 @@ def test_a_taken_port_is_told_in_one_line(environment, tmp_path, service, variab
 
 
 def test_a_wrong_log_level_is_told_in_one_line(environment, tmp_path) -> None:
-    process = Process(("users",), {**environment, "LOG_LEVEL": "LOUD"}, tmp_path / "log")
+    process = Process(
+        ("users",), {**environment, "LOG_LEVEL": "LOUD"}, tmp_path / "log"
+    )
     process.start()
     assert process.wait() != 0
     [line] = process.log.read_text().splitlines()

@@ -14,7 +14,8 @@ from tests.system.processes import NAMEKO
 
 
 @pytest.fixture(
-    params=[[NAMEKO, "shell"], [sys.executable, "-m", "dev.shell"]], ids=["nameko shell", "make shell"]
+    params=[[NAMEKO, "shell"], [sys.executable, "-m", "dev.shell"]],
+    ids=["nameko shell", "make shell"],
 )
 def shell(suite, request):
     """Runs lines in a shell and gives what each of them evaluates to."""
@@ -30,7 +31,11 @@ def shell(suite, request):
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        return [json.loads(line.split("=> ", 1)[1]) for line in done.stdout.splitlines() if "=> " in line]
+        return [
+            json.loads(line.split("=> ", 1)[1])
+            for line in done.stdout.splitlines()
+            if "=> " in line
+        ]
 
     return run
 
@@ -57,7 +62,9 @@ def test_an_operator_asks_billing_for_its_audit(shell, shopper, sql) -> None:
     shopper.deposit("1.00")
     [answer] = shell("n.rpc.billing.audit()")
     assert [(answer["accounts"],)] == sql("billing", "SELECT count(*) FROM accounts")
-    assert [(answer["operations"],)] == sql("billing", "SELECT count(*) FROM operations WHERE seq > 0")
+    assert [(answer["operations"],)] == sql(
+        "billing", "SELECT count(*) FROM operations WHERE seq > 0"
+    )
 
 
 def test_an_operator_writes_to_a_user_and_to_any_address(shell, shopper) -> None:

@@ -10,18 +10,31 @@ from dev.specs.openapi import YAML
 from gateway import documents
 
 DEADLINE_S = 240  # it takes half a minute
-REPEATABLE = ["--generation-deterministic", "--max-examples", "10", "--continue-on-failure"]
+REPEATABLE = [
+    "--generation-deterministic",
+    "--max-examples",
+    "10",
+    "--continue-on-failure",
+]
 
 
-def test_made_up_requests_get_what_the_document_says(suite, new_shopper, tmp_path) -> None:
+def test_made_up_requests_get_what_the_document_says(
+    suite, new_shopper, tmp_path
+) -> None:
     tried = command(suite.url, new_shopper().user["access_token"], *REPEATABLE)
-    done = subprocess.run(tried, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S)
+    done = subprocess.run(
+        tried, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    operations = sum(len(methods) for methods in yaml.safe_load(YAML.read_text())["paths"].values())
+    operations = sum(
+        len(methods) for methods in yaml.safe_load(YAML.read_text())["paths"].values()
+    )
     assert f"Tested: {operations}" in done.stdout
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", *sorted(documents.FILES)])
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/metrics", *sorted(documents.FILES)]
+)
 def test_what_needs_no_token_is_served_as_documented(client, path) -> None:
     assert client.get(path).status_code == 200
     assert client.head(path).status_code == 200

@@ -18,7 +18,9 @@ class Forwarder:
     def __init__(self, target: int) -> None:
         self._target = target
         self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))  # not listened on yet: connections are refused
+        self._listener.bind(
+            ("127.0.0.1", 0)
+        )  # not listened on yet: connections are refused
         self.port: int = self._listener.getsockname()[1]
         self._threads: list[eventlet.greenthread.GreenThread] = []
 
@@ -59,7 +61,9 @@ def late(servers: Servers, suite_config) -> Iterator[tuple[Forwarder, Forwarder]
 
 
 @pytest.fixture(params=["users", "gateway"])
-def waiting(request, environment, servers, late, tmp_path) -> Iterator[tuple[Process, str]]:
+def waiting(
+    request, environment, servers, late, tmp_path
+) -> Iterator[tuple[Process, str]]:
     """A service that waits for them, and where its health can be asked."""
     ports = [
         (servers.ports[name], forwarder.port)
@@ -97,7 +101,9 @@ def says_that_it_waits(process: Process) -> bool:
     return any(line["event"].startswith(told) for line in process.lines())
 
 
-def test_a_service_waits_for_its_servers_and_is_ready_when_they_come(waiting, late) -> None:
+def test_a_service_waits_for_its_servers_and_is_ready_when_they_come(
+    waiting, late
+) -> None:
     process, url = waiting
     assert status(f"{url}/readyz") == 503
     eventually(lambda: says_that_it_waits(process), START_S)

@@ -28,7 +28,11 @@ SETTINGS = settings(
     max_examples=EXAMPLES,
     stateful_step_count=STEPS,
     deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink would start hundreds of stories
+    phases=(
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+    ),  # to shrink would start hundreds of stories
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
@@ -48,7 +52,9 @@ class Book:
     balance: int = 0
     statement: list[tuple[Any, ...]] = field(default_factory=list)
     orders: dict[str, dict[str, Any]] = field(default_factory=dict)
-    asked: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)  # by place and key
+    asked: dict[tuple[str, str], tuple[Any, ...]] = field(
+        default_factory=dict
+    )  # by place and key
 
     def move(self, kind: str, amount: int, order_id: str | None = None) -> str | None:
         """Record a movement; why it is refused, or None."""
@@ -56,7 +62,9 @@ class Book:
         reason = "insufficient-funds" if self.balance + change < 0 else None
         self.balance += 0 if reason else change
         status = "refused" if reason else "done"
-        self.statement.append((kind, euros(amount), status, reason, order_id, euros(self.balance)))
+        self.statement.append(
+            (kind, euros(amount), status, reason, order_id, euros(self.balance))
+        )
         return reason
 
 
@@ -96,10 +104,16 @@ class Shop(RuleBasedStateMachine):
     @precondition(lambda self: any(book.orders for book in self._books))
     @rule(target=names, data=st.data())
     def learn_the_id_of_an_order(self, data: st.DataObject) -> str:
-        return data.draw(st.sampled_from([id_ for book in self._books for id_ in book.orders]))
+        return data.draw(
+            st.sampled_from([id_ for book in self._books for id_ in book.orders])
+        )
 
-    @rule(target=requests, book=users, verb=verbs, amount=amounts, name=names, form=forms)
-    def ask_with_a_key(self, book: Book, verb: str, amount: int, name: str, form: str) -> Any:
+    @rule(
+        target=requests, book=users, verb=verbs, amount=amounts, name=names, form=forms
+    )
+    def ask_with_a_key(
+        self, book: Book, verb: str, amount: int, name: str, form: str
+    ) -> Any:
         return self._ask(book, verb, amount, form.format(name))
 
     @rule(book=users, verb=verbs, amount=amounts)
@@ -121,7 +135,9 @@ class Shop(RuleBasedStateMachine):
     def read_all(self, book: Book, limit: int) -> None:
         shopper = book.shopper
         assert shopper.balance == euros(book.balance)
-        assert [seen(o) for o in shopper.all("/account/operations", limit)] == book.statement[::-1]
+        assert [
+            seen(o) for o in shopper.all("/account/operations", limit)
+        ] == book.statement[::-1]
         assert shopper.all("/orders", limit) == list(book.orders.values())[::-1]
 
     @rule(book=users, other=users)
@@ -134,11 +150,19 @@ class Shop(RuleBasedStateMachine):
     def teardown(self) -> None:
         for book in self._books:
             self.read_all(book, 100)
-            eventually(lambda book=book: len(book.shopper.all("/notifications")) >= len(book.orders))
+            eventually(
+                lambda book=book: (
+                    len(book.shopper.all("/notifications")) >= len(book.orders)
+                )
+            )
             letters = book.shopper.all("/notifications")
             kinds = {"paid": "happiness", "rejected": "grief"}
-            expected = [(id_, kinds[order["status"]]) for id_, order in book.orders.items()]
-            assert sorted((letter["order_id"], letter["kind"]) for letter in letters) == sorted(expected)
+            expected = [
+                (id_, kinds[order["status"]]) for id_, order in book.orders.items()
+            ]
+            assert sorted(
+                (letter["order_id"], letter["kind"]) for letter in letters
+            ) == sorted(expected)
             assert {letter["to"] for letter in letters} <= {book.shopper.user["email"]}
 
     def _sign_up(self) -> Book:
@@ -146,10 +170,14 @@ class Shop(RuleBasedStateMachine):
         self._books.append(book)
         return book
 
-    def _ask(self, book: Book, verb: str, amount: int, key: str | None) -> tuple[str, int, str | None]:
+    def _ask(
+        self, book: Book, verb: str, amount: int, key: str | None
+    ) -> tuple[str, int, str | None]:
         """Send a request; what comes of it must be what the book says."""
         answer = getattr(book.shopper, verb)(euros(amount), key)
-        note(f"{book.shopper.user['username']}: {verb} {euros(amount)}, key {key}: {answer.status_code}")
+        note(
+            f"{book.shopper.user['username']}: {verb} {euros(amount)}, key {key}: {answer.status_code}"
+        )
         place = "orders" if verb == "order" else "account"
         named = (place, (key or "").strip('"'))
         before = book.asked.get(named) if key else None
@@ -162,7 +190,9 @@ class Shop(RuleBasedStateMachine):
             book.asked.setdefault(named, (verb, amount, outcome))
         return verb, amount, key
 
-    def _moved(self, book: Book, verb: str, amount: int, answer: Any, before: Any) -> Any:
+    def _moved(
+        self, book: Book, verb: str, amount: int, answer: Any, before: Any
+    ) -> Any:
         """The operation: a new one, as the book has it, or the one of `before` again."""
         body = answer.json()
         operation = body.get("operation", body)
@@ -174,7 +204,9 @@ class Shop(RuleBasedStateMachine):
         assert answer.status_code == (201 if operation["status"] == "done" else 409)
         return operation
 
-    def _ordered(self, book: Book, verb: str, amount: int, answer: Any, before: Any) -> Any:
+    def _ordered(
+        self, book: Book, verb: str, amount: int, answer: Any, before: Any
+    ) -> Any:
         """The order's id: a new one's, which ends as the book says, or the one of `before`."""
         assert answer.status_code in ((201, 202) if before is None else (201,))
         order = answer.json()

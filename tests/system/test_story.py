@@ -6,15 +6,25 @@ from tests.system.shopper import PASSWORD, assert_problem, new_user
 
 WORDS = {
     "en": ("Your order is paid", "Your order could not be paid", "not enough money"),
-    "ru": ("Ваш заказ оплачен", "Ваш заказ не удалось оплатить", "недостаточно средств"),
+    "ru": (
+        "Ваш заказ оплачен",
+        "Ваш заказ не удалось оплатить",
+        "недостаточно средств",
+    ),
 }
 
 
 @pytest.mark.parametrize("locale", WORDS)
-def test_an_order_there_is_money_for_brings_happiness_and_the_next_one_grief(new_shopper, locale) -> None:
+def test_an_order_there_is_money_for_brings_happiness_and_the_next_one_grief(
+    new_shopper, locale
+) -> None:
     happiness, grief, why = WORDS[locale]
     shopper = new_shopper(locale=locale)
-    assert shopper.get("/account").json() == {"user_id": shopper.id, "balance": "0.00", "currency": "EUR"}
+    assert shopper.get("/account").json() == {
+        "user_id": shopper.id,
+        "balance": "0.00",
+        "currency": "EUR",
+    }
     assert shopper.deposit("100.00").json()["balance_after"] == "100.00"
 
     paid = shopper.ended_order("30.10")
@@ -31,17 +41,28 @@ def test_an_order_there_is_money_for_brings_happiness_and_the_next_one_grief(new
     assert shopper.user["username"] in letter["body"]
 
     rejected = shopper.ended_order("69.91")
-    assert (rejected["status"], rejected["reason"]) == ("rejected", "insufficient-funds")
+    assert (rejected["status"], rejected["reason"]) == (
+        "rejected",
+        "insufficient-funds",
+    )
     assert shopper.balance == "69.90"
     newest, oldest = shopper.letters(2)
     assert oldest == letter
-    assert (newest["kind"], newest["order_id"], newest["subject"]) == ("grief", rejected["id"], grief)
+    assert (newest["kind"], newest["order_id"], newest["subject"]) == (
+        "grief",
+        rejected["id"],
+        grief,
+    )
     assert why in newest["body"]
 
 
-def test_a_russian_browser_with_a_cyrillic_address_gets_russian_letters(new_shopper, client) -> None:
+def test_a_russian_browser_with_a_cyrillic_address_gets_russian_letters(
+    new_shopper, client
+) -> None:
     name = new_user()["username"]
-    shopper = new_shopper(username=name, locale="ru-RU", email=f"Иван.{name}@XN--80A1ACNY.рф")
+    shopper = new_shopper(
+        username=name, locale="ru-RU", email=f"Иван.{name}@XN--80A1ACNY.рф"
+    )
     email = f"Иван.{name}@почта.рф"
     assert (shopper.user["locale"], shopper.user["email"]) == ("ru", email)
     rejected = shopper.ended_order("1.00")
@@ -51,7 +72,11 @@ def test_a_russian_browser_with_a_cyrillic_address_gets_russian_letters(new_shop
 
     other = {**new_user(), "email": f"иван.{name}@xn--80a1acny．РФ"}
     assert_problem(client.post("/users", json=other), 409, "email")
-    answer = client.post("/users", json=new_user(), headers={"Accept-Language": "xx, ru-RU;q=0.5, en;q=0.1"})
+    answer = client.post(
+        "/users",
+        json=new_user(),
+        headers={"Accept-Language": "xx, ru-RU;q=0.5, en;q=0.1"},
+    )
     assert (answer.status_code, answer.json()["locale"]) == (201, "ru")
 
 
@@ -64,7 +89,9 @@ def test_exactly_the_balance_is_paid_and_leaves_nothing(shopper) -> None:
 
 def test_a_tenth_three_times_is_thirty_cents(shopper) -> None:
     for _ in range(3):
-        assert shopper.post_raw("/account/deposits", '{"amount": 0.1}').status_code == 201
+        assert (
+            shopper.post_raw("/account/deposits", '{"amount": 0.1}').status_code == 201
+        )
     assert shopper.balance == "0.30"
     assert shopper.ended_order("0.30")["status"] == "paid"
     assert shopper.balance == "0.00"
@@ -93,7 +120,14 @@ def test_the_statement_tells_all_that_happened_and_why(shopper) -> None:
     rejected = shopper.ended_order("7.00")
     shopper.withdraw("1.00")
     shown = [
-        (o["kind"], o["amount"], o["status"], o["reason"], o["order_id"], o["balance_after"])
+        (
+            o["kind"],
+            o["amount"],
+            o["status"],
+            o["reason"],
+            o["order_id"],
+            o["balance_after"],
+        )
         for o in shopper.all("/account/operations")
     ]
     assert shown == [
@@ -125,7 +159,9 @@ def test_each_list_pages_newest_first_to_its_end(new_shopper, limit) -> None:
     orders = [shopper.ended_order(f"{n}.00")["id"] for n in range(1, 5)]
     shopper.letters(4)
     assert [order["id"] for order in shopper.all("/orders", limit)] == orders[::-1]
-    assert {letter["order_id"] for letter in shopper.all("/notifications", limit)} == set(orders)
+    assert {
+        letter["order_id"] for letter in shopper.all("/notifications", limit)
+    } == set(orders)
     operations = shopper.all("/account/operations", limit)
     assert [operation["order_id"] for operation in operations] == [*orders[::-1], None]
     for path in ("/orders", "/notifications", "/account/operations"):
@@ -149,7 +185,9 @@ def test_a_new_users_lists_are_empty(shopper) -> None:
 def test_who_signed_up_can_log_in_and_see_himself(shopper, client) -> None:
     seen = {name: shopper.user[name] for name in ("id", "username", "email", "locale")}
     assert shopper.get("/users/me").json() == seen
-    token = client.post("/tokens", json={"username": seen["username"].upper(), "password": PASSWORD})
+    token = client.post(
+        "/tokens", json={"username": seen["username"].upper(), "password": PASSWORD}
+    )
     assert token.status_code == 201
     assert token.json()["token_type"] == "Bearer"
     assert token.json()["expires_in"] == 3600

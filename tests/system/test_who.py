@@ -43,10 +43,16 @@ def owner(suite) -> Shopper:
 def forge(suite_config, owner):
     """Makes tokens; with our own key, unless another is given."""
 
-    def forge(secret: str | None = None, algorithm: str = "HS256", **claims: Any) -> str:
+    def forge(
+        secret: str | None = None, algorithm: str = "HS256", **claims: Any
+    ) -> str:
         expires = datetime.now(UTC) + timedelta(hours=1)
         wanted = {"iss": "shop", "sub": owner.id, "exp": expires, **claims}
-        return jwt.encode(wanted, suite_config["TOKEN_SECRET"] if secret is None else secret, algorithm)
+        return jwt.encode(
+            wanted,
+            suite_config["TOKEN_SECRET"] if secret is None else secret,
+            algorithm,
+        )
 
     return forge
 
@@ -54,7 +60,8 @@ def forge(suite_config, owner):
 def unsigned(claims: dict[str, Any], header: dict[str, Any]) -> str:
     """A token whose signature is missing."""
     parts = [
-        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (header, claims)
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+        for part in (header, claims)
     ]
     return ".".join([*parts, ""])
 
@@ -73,8 +80,20 @@ def test_a_token_that_is_not_ours_opens_nothing(client, owner, forge, state) -> 
     claimed = {"iss": "shop", "sub": owner.id, "exp": 4_000_000_000}
     before = state(owner.id)
     for header in (
-        *("", "Bearer", "Bearer ", "Bearer x", "Bearer a.b.c", f"Basic {good}", good, f"Bearer {good}x"),
-        *(f"Bearer {expired}", f"Bearer {forge(secret='another key of more than 32 characters')}"),
+        *(
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer x",
+            "Bearer a.b.c",
+            f"Basic {good}",
+            good,
+            f"Bearer {good}x",
+        ),
+        *(
+            f"Bearer {expired}",
+            f"Bearer {forge(secret='another key of more than 32 characters')}",
+        ),
         *(
             f"Bearer {forge(sub='admin')}",
             f"Bearer {forge(iss='elsewhere')}",
@@ -84,7 +103,11 @@ def test_a_token_that_is_not_ours_opens_nothing(client, owner, forge, state) -> 
             f"Bearer {unsigned(claimed, {'alg': alg, 'typ': 'JWT'})}"
             for alg in ("none", "None", "NONE", "HS256")
         ),
-        *(f"Bearer {head}.{claims}.", f"Bearer {head}.{claims}.{signature[::-1]}", f"Bearer {'x' * 6000}"),
+        *(
+            f"Bearer {head}.{claims}.",
+            f"Bearer {head}.{claims}.{signature[::-1]}",
+            f"Bearer {'x' * 6000}",
+        ),
         *(
             f"Bearer {owner.id}",
             "Bearer null",
@@ -92,7 +115,12 @@ def test_a_token_that_is_not_ours_opens_nothing(client, owner, forge, state) -> 
         ),
     ):
         for method, path, body in (ROUTES[1], ROUTES[4], ROUTES[5]):
-            assert_problem(client.request(method, path, json=body, headers={"Authorization": header}), 401)
+            assert_problem(
+                client.request(
+                    method, path, json=body, headers={"Authorization": header}
+                ),
+                401,
+            )
     assert state(owner.id) == before
 
 
@@ -106,9 +134,19 @@ def test_a_token_of_a_user_who_never_was_moves_no_money(client, forge, sql) -> N
     headers = {"Authorization": f"Bearer {forge(sub=nobody)}"}
     assert_problem(client.get("/users/me", headers=headers), 401)
     assert_problem(client.get("/account", headers=headers), 401)
-    assert_problem(client.post("/account/deposits", json={"amount": "1.00"}, headers=headers), (401, 409))
-    assert_problem(client.post("/notifications", json={"subject": "a", "body": "b"}, headers=headers), 401)
-    assert sql("billing", "SELECT count(*) FROM accounts WHERE user_id = %s", [nobody]) == [(0,)]
+    assert_problem(
+        client.post("/account/deposits", json={"amount": "1.00"}, headers=headers),
+        (401, 409),
+    )
+    assert_problem(
+        client.post(
+            "/notifications", json={"subject": "a", "body": "b"}, headers=headers
+        ),
+        401,
+    )
+    assert sql(
+        "billing", "SELECT count(*) FROM accounts WHERE user_id = %s", [nobody]
+    ) == [(0,)]
 
 
 def test_someone_elses_order_does_not_exist(owner, shopper) -> None:
@@ -124,15 +162,27 @@ def test_someone_elses_cursor_shows_only_ones_own(owner, shopper) -> None:
         cursor = owner.get(path, params={"limit": 1}).json()["next_cursor"]
         for other in LISTS:
             answer = shopper.get(other, params={"cursor": cursor})
-            assert answer.status_code == 422 or answer.json() == {"items": [], "next_cursor": None}
+            assert answer.status_code == 422 or answer.json() == {
+                "items": [],
+                "next_cursor": None,
+            }
 
 
 def test_someone_elses_id_in_a_request_is_refused(owner, shopper, state) -> None:
     before = state(owner.id)
     for method, path, body in ROUTES:
-        answer = shopper.request(method, path, json=body and {**body, "user_id": owner.id})
-        assert answer.status_code in (200, 404) if body is None else answer.status_code == 422
-        assert_problem(shopper.request(method, path, json=body, params={"user_id": owner.id}), (404, 422))
+        answer = shopper.request(
+            method, path, json=body and {**body, "user_id": owner.id}
+        )
+        assert (
+            answer.status_code in (200, 404)
+            if body is None
+            else answer.status_code == 422
+        )
+        assert_problem(
+            shopper.request(method, path, json=body, params={"user_id": owner.id}),
+            (404, 422),
+        )
     assert state(owner.id) == before
 
 
@@ -155,7 +205,9 @@ def test_login_does_not_tell_which_part_was_wrong(shopper, client) -> None:
 
 
 @pytest.mark.parametrize("same", [("username",), ("email",), ("username", "email")])
-def test_a_name_or_address_that_is_taken_in_any_case_is_named(shopper, client, same) -> None:
+def test_a_name_or_address_that_is_taken_in_any_case_is_named(
+    shopper, client, same
+) -> None:
     wanted = new_user() | {name: shopper.wanted[name].upper() for name in same}
     answer = client.post("/users", json=wanted)
     assert_problem(answer, 409)
@@ -166,17 +218,25 @@ def test_of_two_sign_ups_at_once_one_wins(suite, sql) -> None:
     for _ in range(5):
         wanted = new_user()
         posts = [
-            eventlet.spawn(requests.post, f"{suite.url}/users", json=wanted, timeout=60) for _ in range(4)
+            eventlet.spawn(requests.post, f"{suite.url}/users", json=wanted, timeout=60)
+            for _ in range(4)
         ]
         assert sorted(post.wait().status_code for post in posts) == [201, 409, 409, 409]
-        count = sql("users", "SELECT count(*) FROM users WHERE username = %s", [wanted["username"]])
+        count = sql(
+            "users",
+            "SELECT count(*) FROM users WHERE username = %s",
+            [wanted["username"]],
+        )
         assert count == [(1,)]
 
 
-def test_a_hundred_logins_at_once_leave_health_and_other_calls_quick(suite, shopper) -> None:
+def test_a_hundred_logins_at_once_leave_health_and_other_calls_quick(
+    suite, shopper
+) -> None:
     login = {"username": shopper.user["username"], "password": "a wrong password"}
     logins = [
-        eventlet.spawn(requests.post, f"{suite.url}/tokens", json=login, timeout=60) for _ in range(100)
+        eventlet.spawn(requests.post, f"{suite.url}/tokens", json=login, timeout=60)
+        for _ in range(100)
     ]
     eventlet.sleep(0)  # they are on their way
     assert shopper.get("/users/me").status_code == 200

@@ -39,14 +39,20 @@ def previous() -> Iterator[Path]:
 
 def test_an_upgrade_and_a_rollback_under_load_lose_nothing(previous: Path) -> None:
     with arena(previous, (PREVIOUS_PERMISSIONS,)) as played:
-        part = Part("upgrade", "copies of two versions lose nothing", partial(_story, previous=previous))
+        part = Part(
+            "upgrade",
+            "copies of two versions lose nothing",
+            partial(_story, previous=previous),
+        )
         result = play(part, played, SEED)
     assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)
 
 
 def test_the_permissions_of_the_previous_version_are_its_own(previous: Path) -> None:
     its_own = previous / BUS.relative_to(CHECKOUT)
-    found, expected = (yaml.safe_load(file.read_text()) for file in (PREVIOUS_PERMISSIONS, its_own))
+    found, expected = (
+        yaml.safe_load(file.read_text()) for file in (PREVIOUS_PERMISSIONS, its_own)
+    )
     assert found["users"] == expected["users"]
 
 
@@ -87,7 +93,9 @@ def _keep_events_waiting(run: Run, service: str) -> None:
     with run.arena.locked_out(service):
         run.fault(f"the database of {service} is unavailable")
         _request(run)
-        run.arena.await_(lambda: _waiting_events(run.arena, service), f"events wait for {service}")
+        run.arena.await_(
+            lambda: _waiting_events(run.arena, service), f"events wait for {service}"
+        )
         eventlet.sleep(LOCKED_S)
 
 

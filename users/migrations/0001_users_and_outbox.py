@@ -20,7 +20,12 @@ def upgrade() -> None:
         sa.Column("email_key", sa.Text, nullable=False, unique=True),
         sa.Column("locale", sa.Text, nullable=False),
         sa.Column("password_hash", sa.Text, nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            server_default=sa.func.now(),
+        ),
     )
     op.create_table(
         "outbox",
@@ -28,9 +33,19 @@ def upgrade() -> None:
         sa.Column("type", sa.String(64), nullable=False),
         sa.Column("payload", JSONB, nullable=False),
         sa.Column("request_id", sa.Text, nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            server_default=sa.func.now(),
+        ),
         sa.Column("sent_at", sa.DateTime(timezone=True)),
     )
-    op.create_index("outbox_unsent", "outbox", ["event_id"], postgresql_where=sa.text("sent_at IS NULL"))
+    op.create_index(
+        "outbox_unsent",
+        "outbox",
+        ["event_id"],
+        postgresql_where=sa.text("sent_at IS NULL"),
+    )
     grant("users", "SELECT, INSERT")
     grant("outbox", "SELECT, INSERT, UPDATE, DELETE")

@@ -53,7 +53,14 @@ STORY = {
 }
 
 
-def tell(sql: Callable[..., Any], shoppers: int, orders: int, *, first: int = 1, ago: str = "1 hour") -> None:
+def tell(
+    sql: Callable[..., Any],
+    shoppers: int,
+    orders: int,
+    *,
+    first: int = 1,
+    ago: str = "1 hour",
+) -> None:
     """Write the story into the tables, which have none of these shoppers, counted from `first`."""
     facts = {"first": first, "last": first + shoppers - 1, "orders": orders, "ago": ago}
     for service, statements in STORY.items():

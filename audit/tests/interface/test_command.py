@@ -47,7 +47,9 @@ def test_where_all_is_well_it_says_what_it_looked_at(clean, sql, run_audit) -> N
     assert out.splitlines()[-1] == "differences: none"
 
 
-def test_differences_are_printed_for_people_and_for_machines(clean, sql, run_audit) -> None:
+def test_differences_are_printed_for_people_and_for_machines(
+    clean, sql, run_audit
+) -> None:
     tell(sql, shoppers=1, orders=1)
     sql("notifications", "DELETE FROM letters")
     code, out, _ = run_audit()
@@ -61,7 +63,9 @@ def test_differences_are_printed_for_people_and_for_machines(clean, sql, run_aud
     assert result["checked"]["letters"] == 0
 
 
-def test_of_many_differences_the_first_are_printed_and_all_are_counted(clean, sql, run_audit) -> None:
+def test_of_many_differences_the_first_are_printed_and_all_are_counted(
+    clean, sql, run_audit
+) -> None:
     tell(sql, shoppers=1, orders=SHOWN + 5)
     sql("notifications", "DELETE FROM letters")
     code, out, _ = run_audit()
@@ -78,12 +82,18 @@ def test_of_many_differences_the_first_are_printed_and_all_are_counted(clean, sq
         ({"AMQP_URI": None}, "AMQP_URI is missing"),
         ({"DB_URIS": {}}, "NOTIFICATIONS_DB_URI is missing"),
         (
-            {"DB_URIS": {"notifications:Base": "postgresql+psycopg2://a:b@127.0.0.1:9/c"}},
+            {
+                "DB_URIS": {
+                    "notifications:Base": "postgresql+psycopg2://a:b@127.0.0.1:9/c"
+                }
+            },
             "Connection refused",
         ),
     ],
 )
-def test_where_it_could_not_look_one_line_says_why(clean, run_audit, settings, said) -> None:
+def test_where_it_could_not_look_one_line_says_why(
+    clean, run_audit, settings, said
+) -> None:
     code, out, err = run_audit(**settings)
     assert (code, out) == (2, "")
     assert err.startswith("could not look: ")
@@ -91,7 +101,9 @@ def test_where_it_could_not_look_one_line_says_why(clean, run_audit, settings, s
     assert len(err.splitlines()) == 1
 
 
-def test_a_config_that_is_not_there_or_is_none_is_told(run_audit, tmp_path, capsys) -> None:
+def test_a_config_that_is_not_there_or_is_none_is_told(
+    run_audit, tmp_path, capsys
+) -> None:
     (tmp_path / "none.yaml").write_text("{")
     for name in ("missing.yaml", "none.yaml"):
         assert main(["--config", str(tmp_path / name)]) == 2

@@ -57,7 +57,9 @@ REFUSED = "'withdrawal', 7, 'refused', 'unknown-user', 0"
 # What is planted, by service, and the names of the checks that tell, with how many lines each.
 PLANTED = {
     "a balance that is a cent too high": (
-        {"billing": f"UPDATE accounts SET balance_minor = balance_minor + 1 WHERE user_id = '{user(1)}'"},
+        {
+            "billing": f"UPDATE accounts SET balance_minor = balance_minor + 1 WHERE user_id = '{user(1)}'"
+        },
         {"accounts": 1, "money": 1},
     ),
     "a cent moved from one balance to another": (
@@ -68,7 +70,9 @@ PLANTED = {
         {"accounts": 2},
     ),
     "a last number that is not the last": (
-        {"billing": f"UPDATE accounts SET last_seq = last_seq - 1 WHERE user_id = '{user(3)}'"},
+        {
+            "billing": f"UPDATE accounts SET last_seq = last_seq - 1 WHERE user_id = '{user(3)}'"
+        },
         {"accounts": 1},
     ),
     "an operation that leaves another balance than it should": (
@@ -102,7 +106,14 @@ PLANTED = {
         {"accounts": 1, "money": 1},
     ),
     "a refusal without a number of somebody known": (
-        {"billing": operation("shell:a", user(1), 0, "'withdrawal', 5, 'refused', 'insufficient-funds', 0")},
+        {
+            "billing": operation(
+                "shell:a",
+                user(1),
+                0,
+                "'withdrawal', 5, 'refused', 'insufficient-funds', 0",
+            )
+        },
         {"accounts": 1},
     ),
     "operations without an account": (
@@ -113,15 +124,25 @@ PLANTED = {
         {"billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 0, {OLD})"},
         {"users": 1},
     ),
-    "a user without an account": ({"users": sign_up(OLD), "notifications": KEPT}, {"users": 1}),
-    "a user who is not kept as a recipient": ({"users": sign_up(OLD), "billing": OPENED}, {"recipients": 1}),
+    "a user without an account": (
+        {"users": sign_up(OLD), "notifications": KEPT},
+        {"users": 1},
+    ),
+    "a user who is not kept as a recipient": (
+        {"users": sign_up(OLD), "billing": OPENED},
+        {"recipients": 1},
+    ),
     "a recipient who is no user": ({"notifications": KEPT}, {"recipients": 1}),
     "a recipient with another language": (
-        {"notifications": f"UPDATE recipients SET locale = 'ru' WHERE user_id = '{user(1)}'"},
+        {
+            "notifications": f"UPDATE recipients SET locale = 'ru' WHERE user_id = '{user(1)}'"
+        },
         {"recipients": 1},
     ),
     "a recipient with another address": (
-        {"notifications": f"UPDATE recipients SET email = 'x@x.org' WHERE user_id = '{user(1)}'"},
+        {
+            "notifications": f"UPDATE recipients SET email = 'x@x.org' WHERE user_id = '{user(1)}'"
+        },
         {"recipients": 1, "letters": 10},
     ),
     "an ended order without a withdrawal": (
@@ -137,7 +158,9 @@ PLANTED = {
         {"ledger": 1},
     ),
     "an order of another user than its withdrawal": (
-        {"orders": f"UPDATE orders SET key = '-', user_id = '{user(2)}' WHERE id = '{PAID}'"},
+        {
+            "orders": f"UPDATE orders SET key = '-', user_id = '{user(2)}' WHERE id = '{PAID}'"
+        },
         {"ledger": 1, "letters": 1},
     ),
     "an order rejected for another reason than its withdrawal": (
@@ -145,11 +168,15 @@ PLANTED = {
         {"ledger": 1},
     ),
     "a paid order whose withdrawal was refused": (
-        {"orders": f"UPDATE orders SET status = 'paid', reason = NULL WHERE id = '{REJECTED}'"},
+        {
+            "orders": f"UPDATE orders SET status = 'paid', reason = NULL WHERE id = '{REJECTED}'"
+        },
         {"ledger": 1, "letters": 1, "events": 1},
     ),
     "a rejected order whose withdrawal was done": (
-        {"orders": f"UPDATE orders SET status = 'rejected', reason = 'cancelled' WHERE id = '{PAID}'"},
+        {
+            "orders": f"UPDATE orders SET status = 'rejected', reason = 'cancelled' WHERE id = '{PAID}'"
+        },
         {"ledger": 1, "letters": 1, "events": 1},
     ),
     "an ended order that is gone": (
@@ -166,7 +193,9 @@ PLANTED = {
     ),
     "a deposit in an order's name": (
         {
-            "billing": operation(f"order:{NOBODY}", NOBODY, 1, "'deposit', 7, 'done', NULL, 7")
+            "billing": operation(
+                f"order:{NOBODY}", NOBODY, 1, "'deposit', 7, 'done', NULL, 7"
+            )
             + f"INSERT INTO accounts VALUES ('{NOBODY}', 7, 1)",
             "orders": new_order(NOBODY, "'paid', NULL", "now()"),
         },
@@ -177,21 +206,30 @@ PLANTED = {
         {"pending": 1},
     ),
     "an ended order without a letter": (
-        {"notifications": f"DELETE FROM letters WHERE order_id IN ('{PAID}', '{REJECTED}')"},
+        {
+            "notifications": f"DELETE FROM letters WHERE order_id IN ('{PAID}', '{REJECTED}')"
+        },
         {"letters": 2},
     ),
     "a letter that takes too long": (
         {
-            "orders": new_order(NOBODY, "'rejected', 'cancelled'", "now() - interval '91 s'"),
+            "orders": new_order(
+                NOBODY, "'rejected', 'cancelled'", "now() - interval '91 s'"
+            ),
             "billing": operation(
-                f"order:{NOBODY}", user(1), 12, "'withdrawal', 7, 'refused', 'cancelled', 999937"
+                f"order:{NOBODY}",
+                user(1),
+                12,
+                "'withdrawal', 7, 'refused', 'cancelled', 999937",
             )
             + f"UPDATE accounts SET last_seq = 12 WHERE user_id = '{user(1)}'",
         },
         {"letters": 1},
     ),
     "a letter of grief for a paid order": (
-        {"notifications": f"UPDATE letters SET kind = 'grief' WHERE order_id = '{PAID}'"},
+        {
+            "notifications": f"UPDATE letters SET kind = 'grief' WHERE order_id = '{PAID}'"
+        },
         {"letters": 1},
     ),
     "a letter to another user": (
@@ -202,7 +240,9 @@ PLANTED = {
         {"letters": 1},
     ),
     "a letter to another address": (
-        {"notifications": f"UPDATE letters SET email = '2@example.org' WHERE order_id = '{PAID}'"},
+        {
+            "notifications": f"UPDATE letters SET email = '2@example.org' WHERE order_id = '{PAID}'"
+        },
         {"letters": 1},
     ),
     "letters that changed places": (
@@ -213,9 +253,15 @@ PLANTED = {
         },
         {"letters": 2},
     ),
-    "a letter for an order that there is not": ({"notifications": letter(NOBODY)}, {"letters": 1}),
+    "a letter for an order that there is not": (
+        {"notifications": letter(NOBODY)},
+        {"letters": 1},
+    ),
     "a letter for an order that is pending": (
-        {"orders": new_order(NOBODY, "'pending', NULL", "now()"), "notifications": letter(NOBODY)},
+        {
+            "orders": new_order(NOBODY, "'pending', NULL", "now()"),
+            "notifications": letter(NOBODY),
+        },
         {"letters": 1},
     ),
     "a letter for the order of a user nobody knows": (
@@ -226,14 +272,25 @@ PLANTED = {
         },
         {"letters": 1},
     ),
-    "an order whose end is told twice": ({"orders": event("order_paid", PAID)}, {"events": 1}),
-    "an order whose end is told in two ways": ({"orders": event("order_rejected", PAID)}, {"events": 1}),
+    "an order whose end is told twice": (
+        {"orders": event("order_paid", PAID)},
+        {"events": 1},
+    ),
+    "an order whose end is told in two ways": (
+        {"orders": event("order_rejected", PAID)},
+        {"events": 1},
+    ),
     "an event of an order that is pending": (
-        {"orders": new_order(NOBODY, "'pending', NULL", "now()") + event("order_paid", NOBODY)},
+        {
+            "orders": new_order(NOBODY, "'pending', NULL", "now()")
+            + event("order_paid", NOBODY)
+        },
         {"events": 1},
     ),
     "an event of orders that waits for too long": (
-        {"orders": f"UPDATE outbox SET sent_at = NULL, created_at = {OLD} WHERE type = 'order_rejected'"},
+        {
+            "orders": f"UPDATE outbox SET sent_at = NULL, created_at = {OLD} WHERE type = 'order_rejected'"
+        },
         {"outbox": 3},
     ),
     "an event of users that waits for too long": (
@@ -247,7 +304,10 @@ UNDER_WAY = {
         {"users": sign_up(YOUNG) + event("user_created", NOBODY, "NULL", YOUNG)},
         {"users": 1, "recipients": 1, "outbox": 1},
     ),
-    "an account newer than the snapshot of its user": ({"billing": OPENED}, {"users": 1}),
+    "an account newer than the snapshot of its user": (
+        {"billing": OPENED},
+        {"users": 1},
+    ),
     "an order that is pending": (
         {"orders": new_order(NOBODY, "'pending', NULL", YOUNG)},
         {"pending": 1},
@@ -257,20 +317,33 @@ UNDER_WAY = {
             "orders": new_order(NOBODY, "'pending', NULL", YOUNG, NOBODY),
             "billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 2);"
             + operation("shell:a", NOBODY, 1, "'deposit', 7, 'done', NULL, 7")
-            + operation(f"order:{NOBODY}", NOBODY, 2, "'withdrawal', 7, 'done', NULL, 0"),
+            + operation(
+                f"order:{NOBODY}", NOBODY, 2, "'withdrawal', 7, 'done', NULL, 0"
+            ),
         },
         {"pending": 1, "users": 1},
     ),
     "a withdrawal newer than the snapshot of its order": (
-        {"billing": operation(f"order:{NOBODY}", NOBODY, 0, REFUSED).replace("61 s", "50 s")},
+        {
+            "billing": operation(f"order:{NOBODY}", NOBODY, 0, REFUSED).replace(
+                "61 s", "50 s"
+            )
+        },
         {"ledger": 1},
     ),
     "an ended order whose letter is not written yet": (
         {
-            "orders": new_order(NOBODY, "'rejected', 'cancelled'", "now() - interval '80 s'", NOBODY)
+            "orders": new_order(
+                NOBODY, "'rejected', 'cancelled'", "now() - interval '80 s'", NOBODY
+            )
             + event("order_rejected", NOBODY, "NULL", YOUNG),
             "billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 1);"
-            + operation(f"order:{NOBODY}", NOBODY, 1, "'withdrawal', 7, 'refused', 'cancelled', 0"),
+            + operation(
+                f"order:{NOBODY}",
+                NOBODY,
+                1,
+                "'withdrawal', 7, 'refused', 'cancelled', 0",
+            ),
         },
         {"letters": 1, "outbox": 1, "users": 1},
     ),
@@ -298,7 +371,9 @@ LOST_CONSTRAINTS = {
     "refs": (
         "billing",
         "ALTER TABLE operations DROP CONSTRAINT operations_ref_key",
-        operation("shell:1", user(1), 12, "'deposit', 5, 'refused', 'balance-limit', 999937")
+        operation(
+            "shell:1", user(1), 12, "'deposit', 5, 'refused', 'balance-limit', 999937"
+        )
         + f"UPDATE accounts SET last_seq = 12 WHERE user_id = '{user(1)}'",
         "ALTER TABLE operations ADD UNIQUE (ref)",
         {"refs": 1},
@@ -349,14 +424,18 @@ def told(config, settled: bool = False) -> Counter:
 
 
 @pytest.mark.parametrize("what", PLANTED)
-def test_what_differs_is_told_by_its_name_and_nothing_else_is(config, sql, what) -> None:
+def test_what_differs_is_told_by_its_name_and_nothing_else_is(
+    config, sql, what
+) -> None:
     statements, names = PLANTED[what]
     plant(sql, statements)
     assert told(config) == names
 
 
 @pytest.mark.parametrize("what", UNDER_WAY)
-def test_what_is_under_way_differs_only_once_the_suite_has_settled(config, sql, what) -> None:
+def test_what_is_under_way_differs_only_once_the_suite_has_settled(
+    config, sql, what
+) -> None:
     statements, names = UNDER_WAY[what]
     plant(sql, statements)
     assert told(config) == {}
@@ -377,7 +456,11 @@ def test_what_a_lost_constraint_lets_in_is_told(config, sql, what) -> None:
         sql(service, statement)
         assert told(config) == names
     finally:
-        tables = {"billing": "operations", "orders": "orders", "notifications": "letters"}
+        tables = {
+            "billing": "operations",
+            "orders": "orders",
+            "notifications": "letters",
+        }
         sql(service, f"DELETE FROM {tables[service]}")
         if service == "billing":
             sql(service, "DELETE FROM accounts")
@@ -398,7 +481,9 @@ class Eventful:
         return self._connection.cursor(*name)
 
 
-def test_what_happens_between_the_snapshots_is_no_difference(config, sql, monkeypatch) -> None:
+def test_what_happens_between_the_snapshots_is_no_difference(
+    config, sql, monkeypatch
+) -> None:
     """A new shopper comes, orders and gets letters before each of them."""
     numbers = count(100)
     connect_to = snapshots.connect
@@ -406,7 +491,8 @@ def test_what_happens_between_the_snapshots_is_no_difference(config, sql, monkey
         snapshots,
         "connect",
         lambda *of, **session: Eventful(
-            connect_to(*of, **session), lambda: tell(sql, 1, 10, first=next(numbers), ago="0 s")
+            connect_to(*of, **session),
+            lambda: tell(sql, 1, 10, first=next(numbers), ago="0 s"),
         ),
     )
     assert told(config) == {}
@@ -416,7 +502,9 @@ def test_what_happens_between_the_snapshots_is_no_difference(config, sql, monkey
 
 def test_the_queues_looked_at_are_those_of_all_event_handlers(config) -> None:
     services = ("users", "billing", "orders", "notifications")
-    handlers = [handler for service in services for handler in event_handlers(config, service)]
+    handlers = [
+        handler for service in services for handler in event_handlers(config, service)
+    ]
     assert sorted(QUEUES) == sorted(handler.queue.name for handler in handlers)
 
 
@@ -436,7 +524,9 @@ def publish(channel, queue: str) -> None:
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_dead_letters_are_told_and_waiting_events_once_settled(config, channel, queue) -> None:
+def test_dead_letters_are_told_and_waiting_events_once_settled(
+    config, channel, queue
+) -> None:
     publish(channel, queue)
     eventually(lambda: told(config, settled=True) == {"waiting": 1})
     assert told(config) == {}

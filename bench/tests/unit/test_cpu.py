@@ -12,7 +12,10 @@ from bench.cpu import IDLE, REST, TAKEN, TICKS, backend_kind, between, machine, 
     ("title", "kind"),
     [
         ("postgres: billing billing 127.0.0.1(43210) idle ", "PostgreSQL, billing"),
-        ("postgres: orders_owner orders 127.0.0.1(43210) COMMIT ", "PostgreSQL, orders"),
+        (
+            "postgres: orders_owner orders 127.0.0.1(43210) COMMIT ",
+            "PostgreSQL, orders",
+        ),
         ("postgres: postgres bench 127.0.0.1(43210) SELECT ", "PostgreSQL, itself"),
         ("postgres: walwriter ", "PostgreSQL, itself"),
         ("postgres: autovacuum worker orders ", "PostgreSQL, itself"),

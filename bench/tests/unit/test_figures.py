@@ -13,14 +13,20 @@ from bench.scale import by_pgbench
 
 def orders(clients: int, rate: float, **more: Any) -> Measure:
     lags = {"letter_p99_s": 0.5, "letter_growth": 0.0}
-    return Measure("orders", clients, **{"rate": rate, "p50_ms": 10.0, "p99_ms": 20.0, **lags, **more})
+    return Measure(
+        "orders",
+        clients,
+        **{"rate": rate, "p50_ms": 10.0, "p99_ms": 20.0, **lags, **more},
+    )
 
 
 def pgbench(clients: int, rate: float) -> Measure:
     return Measure("pgbench", clients, rate, 2.5, 8.0)
 
 
-def a_round(pgbench_rate: float = 1000, rate_of_256: float = 800, **of_128: Any) -> list[Measure]:
+def a_round(
+    pgbench_rate: float = 1000, rate_of_256: float = 800, **of_128: Any
+) -> list[Measure]:
     return [
         pgbench(1, 400),
         orders(1, 50),
@@ -56,14 +62,20 @@ def test_a_ratio_is_the_median_of_those_within_a_round() -> None:
 
 
 def test_the_better_of_two_medians_is_judged_not_the_better_of_each_round() -> None:
-    rounds = [a_round(rate=of_128, rate_of_256=of_256) for of_128, of_256 in ((1200, 700), (800, 1100))]
+    rounds = [
+        a_round(rate=of_128, rate_of_256=of_256)
+        for of_128, of_256 in ((1200, 700), (800, 1100))
+    ]
     found, *_ = targets([*rounds, a_round(rate=900, rate_of_256=950)])
     assert (found["figure"], found["lowest"], found["highest"]) == (0.95, 0.7, 1.1)
 
 
 def test_a_target_that_not_every_round_meets_or_misses_says_so() -> None:
     target = Target("x", 1, at_least=True)
-    judged = [target.judge_median(figures) for figures in ([0.9, 1.1, 1.2], [1.1, 1.2], [0.9, 0.8, 1], [0.1])]
+    judged = [
+        target.judge_median(figures)
+        for figures in ([0.9, 1.1, 1.2], [1.1, 1.2], [0.9, 0.8, 1], [0.1])
+    ]
     assert [(t["met"], t["always"]) for t in judged] == [
         (True, False),
         (True, True),
@@ -101,10 +113,14 @@ def test_a_target_is_told_in_words() -> None:
 
 def test_several_runs_come_to_their_medians_and_all_their_answers() -> None:
     runs = [
-        orders(16, rate, answers={"201": 10}, cpu_ms={"gateway": rate / 100}, prefix="a")
+        orders(
+            16, rate, answers={"201": 10}, cpu_ms={"gateway": rate / 100}, prefix="a"
+        )
         for rate in (100, 300, 200)
     ]
-    assert median_of(runs) == orders(16, 200, answers={"201": 30}, cpu_ms={"gateway": 2.0})
+    assert median_of(runs) == orders(
+        16, 200, answers={"201": 30}, cpu_ms={"gateway": 2.0}
+    )
 
 
 def test_what_has_no_letters_has_no_medians_of_them() -> None:
@@ -119,7 +135,11 @@ def test_growth_is_the_median_of_pairs_on_one_moment_of_the_machine() -> None:
 
 
 def test_a_machine_that_gets_faster_flatters_neither_ledger() -> None:
-    assert [in_turn({10: "a", 20: "b"}, number) for number in range(3)] == [[10, 20], [20, 10], [10, 20]]
+    assert [in_turn({10: "a", 20: "b"}, number) for number in range(3)] == [
+        [10, 20],
+        [20, 10],
+        [10, 20],
+    ]
 
 
 def test_scale_is_beside_the_pgbench_of_its_round() -> None:
@@ -130,7 +150,9 @@ def test_scale_is_beside_the_pgbench_of_its_round() -> None:
 def test_memory_that_settles_in_the_first_third_is_flat() -> None:
     used = {0: 60, 50_000: 80, 100_000: 85, 200_000: 85, 300_000: 85}
     grown = {0: 60, 50_000: 80, 100_000: 85, 200_000: 88, 300_000: 91}
-    samples = [{"orders": n, "memory_mb": {"users": used[n], "orders": grown[n]}} for n in used]
+    samples = [
+        {"orders": n, "memory_mb": {"users": used[n], "orders": grown[n]}} for n in used
+    ]
     assert memory_slopes(samples) == pytest.approx({"users": 0, "orders": 3})
 
 

@@ -21,15 +21,27 @@ def result(rate: float) -> dict[str, Any]:
 
     orders = [measure("orders", clients, rate) for clients in (1, 16, 64)]
     reads = measure("account", 64, 2000)
-    return {"medians": [measure("pgbench", 1, 400), *orders, reads, measure("pgbench", 16, 1700)]}
+    return {
+        "medians": [
+            measure("pgbench", 1, 400),
+            *orders,
+            reads,
+            measure("pgbench", 16, 1700),
+        ]
+    }
 
 
 def test_every_series_is_in_the_picture(tmp_path: Path) -> None:
     draw(result(600), tmp_path / "a.svg")
     svg = ElementTree.parse(tmp_path / "a.svg").getroot()
-    groups = {group.get("id"): group for group in svg.iter("{http://www.w3.org/2000/svg}g")}
+    groups = {
+        group.get("id"): group for group in svg.iter("{http://www.w3.org/2000/svg}g")
+    }
     assert groups.keys() >= GIDS
-    markers = [len(list(groups[name].iter("{http://www.w3.org/2000/svg}use"))) for name in sorted(GIDS)]
+    markers = [
+        len(list(groups[name].iter("{http://www.w3.org/2000/svg}use")))
+        for name in sorted(GIDS)
+    ]
     assert markers == [3, 3, 3, 2, 0]  # pgbench's rate is a line without points
     assert "the whole suite: 600" in (tmp_path / "a.svg").read_text()
 
@@ -39,7 +51,9 @@ def test_the_ground_is_white_for_dark_pages(tmp_path: Path) -> None:
     assert "fill: #ffffff" in (tmp_path / "a.svg").read_text()
 
 
-def test_the_same_result_gives_the_same_file_and_another_another(tmp_path: Path) -> None:
+def test_the_same_result_gives_the_same_file_and_another_another(
+    tmp_path: Path,
+) -> None:
     for name, rate in (("a", 600), ("b", 600), ("c", 1600), ("d", 2600)):
         draw(result(rate), tmp_path / f"{name}.svg")
     a, b, c, d = (path.read_bytes() for path in sorted(tmp_path.iterdir()))

@@ -50,7 +50,11 @@ def balance(sql) -> Callable[[str], int]:
     """An account's balance as stored, which is what its ledger adds up to."""
 
     def read(user_id: str) -> int:
-        [(balance,)] = sql("billing", "SELECT balance_minor FROM accounts WHERE user_id = %s", [user_id])
+        [(balance,)] = sql(
+            "billing",
+            "SELECT balance_minor FROM accounts WHERE user_id = %s",
+            [user_id],
+        )
         [(total,)] = sql(
             "billing",
             "SELECT coalesce(sum(CASE kind WHEN 'deposit' THEN amount_minor ELSE -amount_minor END), 0)"
@@ -66,7 +70,9 @@ def balance(sql) -> Callable[[str], int]:
 @pytest.fixture
 def operations(sql) -> Callable[[], list]:
     """All operations as stored: (ref, kind, status), in the order of refs."""
-    return lambda: sql("billing", "SELECT ref, kind, status FROM operations ORDER BY ref")
+    return lambda: sql(
+        "billing", "SELECT ref, kind, status FROM operations ORDER BY ref"
+    )
 
 
 def new_id() -> str:

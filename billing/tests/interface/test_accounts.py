@@ -14,7 +14,9 @@ def new_id() -> str:
 
 
 def stored_accounts(sql) -> list[str]:
-    return [user_id for (user_id,) in sql("billing", "SELECT user_id::text FROM accounts")]
+    return [
+        user_id for (user_id,) in sql("billing", "SELECT user_id::text FROM accounts")
+    ]
 
 
 def knows(*known: str):
@@ -22,25 +24,35 @@ def knows(*known: str):
     return lambda user_ids: [{"id": id_} if id_ in known else None for id_ in user_ids]
 
 
-def test_user_created_opens_the_account_with_no_call_made(billing, users, dispatch, sql) -> None:
+def test_user_created_opens_the_account_with_no_call_made(
+    billing, users, dispatch, sql
+) -> None:
     user_id = new_id()
     for _ in range(3):
         dispatch("users", "user_created", {"user_id": user_id})
     eventually(lambda: stored_accounts(sql) == [user_id])
     money = {"balance_minor": 0, "currency": "EUR", "exponent": 2}
-    assert billing.account(user_id=user_id) == {"status": "open", "user_id": user_id, **money}
+    assert billing.account(user_id=user_id) == {
+        "status": "open",
+        "user_id": user_id,
+        **money,
+    }
     assert users.calls == []
 
 
 @pytest.mark.parametrize("odd", [1, True, 1.5, "no uuid", [], {}])
-def test_a_user_created_with_an_odd_id_holds_up_no_account(billing, users, dispatch, sql, odd) -> None:
+def test_a_user_created_with_an_odd_id_holds_up_no_account(
+    billing, users, dispatch, sql, odd
+) -> None:
     ids = [new_id() for _ in range(3)]
     for user_id in (odd, *ids):
         dispatch("users", "user_created", {"user_id": user_id})
     eventually(lambda: set(stored_accounts(sql)) >= set(ids))
 
 
-def test_user_created_told_late_leaves_the_account_as_it_is(billing, open_account, dispatch, sql) -> None:
+def test_user_created_told_late_leaves_the_account_as_it_is(
+    billing, open_account, dispatch, sql
+) -> None:
     user_id, newer = open_account(700), new_id()
     dispatch("users", "user_created", {"user_id": user_id})
     dispatch("users", "user_created", {"user_id": newer})
@@ -53,28 +65,47 @@ def test_a_deposit_that_overtakes_user_created_asks_users_and_opens_the_account(
 ) -> None:
     user_id = new_id()
     users.answers["get_many"] = knows(user_id)
-    assert billing.deposit(user_id=user_id, amount_minor=500, ref="first")["status"] == "done"
+    assert (
+        billing.deposit(user_id=user_id, amount_minor=500, ref="first")["status"]
+        == "done"
+    )
     assert users.calls == [("get_many", {"user_ids": [user_id]})]
     assert balance(user_id) == 500
 
 
-def test_an_account_asked_for_before_user_created_is_opened(billing, users, sql) -> None:
+def test_an_account_asked_for_before_user_created_is_opened(
+    billing, users, sql
+) -> None:
     user_id, nobody = new_id(), new_id()
     users.answers["get_many"] = knows(user_id)
-    outcomes = billing.account_many(items=[{"user_id": nobody}, {"user_id": user_id}, {"user_id": 7}])
-    assert [outcome["status"] for outcome in outcomes] == ["unknown-user", "open", "invalid"]
+    outcomes = billing.account_many(
+        items=[{"user_id": nobody}, {"user_id": user_id}, {"user_id": 7}]
+    )
+    assert [outcome["status"] for outcome in outcomes] == [
+        "unknown-user",
+        "open",
+        "invalid",
+    ]
     assert stored_accounts(sql) == [user_id]
 
 
-def test_the_refusal_of_a_user_nobody_knows_is_stored_and_final(billing, users, sql) -> None:
+def test_the_refusal_of_a_user_nobody_knows_is_stored_and_final(
+    billing, users, sql
+) -> None:
     order = {"user_id": new_id(), "amount_minor": 100, "order_id": new_id()}
     refused = billing.withdraw(**order)
-    assert (refused["status"], refused["reason"], refused["seq"]) == ("refused", "unknown-user", 0)
+    assert (refused["status"], refused["reason"], refused["seq"]) == (
+        "refused",
+        "unknown-user",
+        0,
+    )
     billing.open_account(user_id=order["user_id"])
     billing.deposit(user_id=order["user_id"], amount_minor=500, ref="till")
     assert billing.withdraw(**order) == refused
     assert billing.account(user_id=order["user_id"])["balance_minor"] == 500
-    assert [o["ref"] for o in billing.statement(user_id=order["user_id"])["items"]] == ["shell:till"]
+    assert [o["ref"] for o in billing.statement(user_id=order["user_id"])["items"]] == [
+        "shell:till"
+    ]
 
 
 @pytest.fixture(params=["fails", "is slow"])
@@ -94,14 +125,21 @@ def test_while_users_is_away_only_its_unknown_users_wait(
 ) -> None:
     user_id, stranger = open_account(1000), new_id()
     items = [
-        {"user_id": id_, "amount_minor": 100, "order_id": new_id()} for id_ in (user_id, stranger, user_id)
+        {"user_id": id_, "amount_minor": 100, "order_id": new_id()}
+        for id_ in (user_id, stranger, user_id)
     ]
     outcomes = billing.withdraw_many(items=items)
-    assert [outcome["status"] for outcome in outcomes] == ["done", "unavailable", "done"]
+    assert [outcome["status"] for outcome in outcomes] == [
+        "done",
+        "unavailable",
+        "done",
+    ]
     assert balance(user_id) == 800
     accounts = billing.account_many(items=[{"user_id": stranger}, {"user_id": user_id}])
     assert [account["status"] for account in accounts] == ["unavailable", "open"]
-    assert sql("billing", "SELECT 1 FROM operations WHERE user_id = %s", [stranger]) == []
+    assert (
+        sql("billing", "SELECT 1 FROM operations WHERE user_id = %s", [stranger]) == []
+    )
 
 
 def test_what_waited_for_users_is_done_when_it_is_back(billing, users, balance) -> None:
@@ -115,7 +153,9 @@ def test_what_waited_for_users_is_done_when_it_is_back(billing, users, balance) 
 
 def test_an_account_opened_twice_is_one(billing, sql) -> None:
     user_id = new_id()
-    assert billing.open_account(user_id=user_id) == billing.open_account(user_id=user_id)
+    assert billing.open_account(user_id=user_id) == billing.open_account(
+        user_id=user_id
+    )
     assert stored_accounts(sql) == [user_id]
 
 
@@ -124,7 +164,10 @@ def test_what_is_no_id_is_named(billing, sql, subtests, method) -> None:
     for user_id in ("", "42", None, 42, new_id().upper(), new_id() + "0"):
         with subtests.test(user_id=user_id):
             outcome = getattr(billing, method)(user_id=user_id)
-            assert (outcome["status"], list(outcome["errors"])) == ("invalid", ["user_id"])
+            assert (outcome["status"], list(outcome["errors"])) == (
+                "invalid",
+                ["user_id"],
+            )
     assert stored_accounts(sql) == []
 
 
@@ -132,24 +175,45 @@ def numbers(statement: list[dict]) -> list[int]:
     return [operation["seq"] for operation in statement]
 
 
-def test_a_statement_has_every_operation_once_newest_first(billing, open_account) -> None:
+def test_a_statement_has_every_operation_once_newest_first(
+    billing, open_account
+) -> None:
     user_id = open_account(100)
     items = [{"user_id": user_id, "amount_minor": 40, "key": f"k{n}"} for n in range(6)]
     billing.withdraw_many(items=items)
     for limit in (1, 3, 7, 100):
-        assert numbers(read_all(billing.statement, limit, user_id=user_id)) == [7, 6, 5, 4, 3, 2, 1]
+        assert numbers(read_all(billing.statement, limit, user_id=user_id)) == [
+            7,
+            6,
+            5,
+            4,
+            3,
+            2,
+            1,
+        ]
 
 
-def test_paging_misses_and_doubles_nothing_while_operations_are_added(billing, open_account) -> None:
+def test_paging_misses_and_doubles_nothing_while_operations_are_added(
+    billing, open_account
+) -> None:
     user_id = open_account(100)
-    billing.withdraw_many(items=[{"user_id": user_id, "amount_minor": 1, "key": f"k{n}"} for n in range(9)])
+    billing.withdraw_many(
+        items=[
+            {"user_id": user_id, "amount_minor": 1, "key": f"k{n}"} for n in range(9)
+        ]
+    )
 
     def add() -> None:
         billing.deposit_many(
-            items=[{"user_id": user_id, "amount_minor": 1, "ref": new_id()} for _ in range(3)]
+            items=[
+                {"user_id": user_id, "amount_minor": 1, "ref": new_id()}
+                for _ in range(3)
+            ]
         )
 
-    assert numbers(read_all(billing.statement, 2, add, user_id=user_id)) == list(range(10, 0, -1))
+    assert numbers(read_all(billing.statement, 2, add, user_id=user_id)) == list(
+        range(10, 0, -1)
+    )
 
 
 def test_a_statement_shows_its_own_account_only(billing, open_account) -> None:
@@ -159,7 +223,10 @@ def test_a_statement_shows_its_own_account_only(billing, open_account) -> None:
     assert billing.statement(user_id=new_id()) == {"items": [], "next": None}
 
 
-WRONG_PAGES = {"limit": (0, -1, 101, 10**9, "x", None, 1.5), "after": (0, "x", new_id(), 2**63)}
+WRONG_PAGES = {
+    "limit": (0, -1, 101, 10**9, "x", None, 1.5),
+    "after": (0, "x", new_id(), 2**63),
+}
 
 
 @pytest.mark.parametrize("field", WRONG_PAGES)
@@ -170,9 +237,14 @@ def test_a_wrong_page_is_named(billing, subtests, field) -> None:
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
 
 
-def test_reading_while_money_moves_never_shows_a_balance_that_was_not(billing, open_account) -> None:
+def test_reading_while_money_moves_never_shows_a_balance_that_was_not(
+    billing, open_account
+) -> None:
     user_id = open_account(100)
-    moves = [billing.withdraw.call_async(user_id=user_id, amount_minor=30, key=f"k{n}") for n in range(20)]
+    moves = [
+        billing.withdraw.call_async(user_id=user_id, amount_minor=30, key=f"k{n}")
+        for n in range(20)
+    ]
     reads = [billing.account.call_async(user_id=user_id) for _ in range(20)]
     seen = {call.result()["balance_minor"] for call in reads}
     assert seen <= {100, 70, 40, 10}

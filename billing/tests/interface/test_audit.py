@@ -10,7 +10,13 @@ from billing import service
 from chassis.container import Container
 from conftest import eventually
 
-BALANCED = {"status": "balanced", "accounts": 0, "operations": 0, "balance_minor": 0, "differences": []}
+BALANCED = {
+    "status": "balanced",
+    "accounts": 0,
+    "operations": 0,
+    "balance_minor": 0,
+    "differences": [],
+}
 WRONG = {
     "a balance": "UPDATE accounts SET balance_minor = balance_minor + 1 WHERE user_id = %s",
     "a last number": "UPDATE accounts SET last_seq = last_seq + 1 WHERE user_id = %s",
@@ -32,14 +38,23 @@ def account(billing, open_account) -> str:
     """An account that 300 of 1000 were withdrawn from, after a refusal."""
     user_id = open_account(1000)
     for amount in (1001, 300):
-        billing.withdraw(user_id=user_id, amount_minor=amount, order_id=str(uuid.uuid4()))
+        billing.withdraw(
+            user_id=user_id, amount_minor=amount, order_id=str(uuid.uuid4())
+        )
     return user_id
 
 
-def test_accounts_that_are_what_their_ledgers_come_to_are_balanced(billing, account, open_account) -> None:
+def test_accounts_that_are_what_their_ledgers_come_to_are_balanced(
+    billing, account, open_account
+) -> None:
     open_account()
     billing.withdraw(user_id=str(uuid.uuid4()), amount_minor=1, ref="of nobody")
-    assert billing.audit() == {**BALANCED, "accounts": 2, "operations": 3, "balance_minor": 700}
+    assert billing.audit() == {
+        **BALANCED,
+        "accounts": 2,
+        "operations": 3,
+        "balance_minor": 700,
+    }
 
 
 def test_without_accounts_it_is_balanced(billing) -> None:
@@ -47,7 +62,9 @@ def test_without_accounts_it_is_balanced(billing) -> None:
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_told_by_its_account(billing, account, open_account, sql, what) -> None:
+def test_what_is_wrong_is_told_by_its_account(
+    billing, account, open_account, sql, what
+) -> None:
     open_account(500)
     sql("billing", WRONG[what], [account])
     answer = billing.audit()
@@ -60,7 +77,10 @@ def test_of_many_differences_the_first_hundred_are_told_and_all_are_counted(
     billing, sql, monkeypatch
 ) -> None:
     monkeypatch.setattr(service, "AUDIT_BATCH", 7)
-    sql("billing", "INSERT INTO accounts SELECT gen_random_uuid(), 1 FROM generate_series(1, 105)")
+    sql(
+        "billing",
+        "INSERT INTO accounts SELECT gen_random_uuid(), 1 FROM generate_series(1, 105)",
+    )
     answer = billing.audit()
     assert (answer["accounts"], len(answer["differences"])) == (105, 100)
     assert metric("shop_audit_differences") == 105
@@ -69,7 +89,8 @@ def test_of_many_differences_the_first_hundred_are_told_and_all_are_counted(
 def test_an_audit_while_money_moves_finds_no_difference(billing, open_account) -> None:
     users = [open_account(1000) for _ in range(5)]
     moves = [
-        billing.withdraw.call_async(user_id=users[n % 5], amount_minor=30, key=f"k{n}") for n in range(100)
+        billing.withdraw.call_async(user_id=users[n % 5], amount_minor=30, key=f"k{n}")
+        for n in range(100)
     ]
     audits = [billing.audit.call_async() for _ in range(10)]
     assert [audit.result()["status"] for audit in audits] == ["balanced"] * 10
@@ -77,7 +98,10 @@ def test_an_audit_while_money_moves_finds_no_difference(billing, open_account) -
 
 
 def test_an_audit_comes_by_the_clock(config, clean, sql) -> None:
-    sql("billing", "INSERT INTO accounts SELECT gen_random_uuid(), 1 FROM generate_series(1, 3)")
+    sql(
+        "billing",
+        "INSERT INTO accounts SELECT gen_random_uuid(), 1 FROM generate_series(1, 3)",
+    )
     before = metric("shop_audit_timestamp_seconds") or 0
     container = Container(service.Service, {**config, "HEALTH_ADDRESS": "127.0.0.1:0"})
     [clock] = [e for e in container.entrypoints if isinstance(e, Timer)]

@@ -4,7 +4,13 @@ import pytest
 
 from billing.service import Service
 from conftest import eventually
-from tests.contracts import alike, event_sample, methods_with_samples, rpc_methods, rpc_sample
+from tests.contracts import (
+    alike,
+    event_sample,
+    methods_with_samples,
+    rpc_methods,
+    rpc_sample,
+)
 
 
 def test_every_method_has_a_sample(config) -> None:
@@ -19,18 +25,29 @@ def test_answers_are_as_the_samples_say(billing, users, method) -> None:
     billing.deposit(user_id=user_id, amount_minor=10_000, ref="till-1")
     del users.answers["get_many"]
     sample = rpc_sample(f"billing.{method}")
-    assert alike(getattr(billing, method)(**sample["request"])) == alike(sample["answer"])
+    assert alike(getattr(billing, method)(**sample["request"])) == alike(
+        sample["answer"]
+    )
 
 
-def test_user_created_as_its_sample_says_opens_the_account(billing, dispatch, sql) -> None:
+def test_user_created_as_its_sample_says_opens_the_account(
+    billing, dispatch, sql
+) -> None:
     event = event_sample("users.user_created")
     dispatch("users", "user_created", event)
-    eventually(lambda: sql("billing", "SELECT user_id::text FROM accounts") == [(event["user_id"],)])
+    eventually(
+        lambda: (
+            sql("billing", "SELECT user_id::text FROM accounts")
+            == [(event["user_id"],)]
+        )
+    )
 
 
 def test_users_is_asked_and_understood_as_its_sample_says(billing, users) -> None:
     sample = rpc_sample("users.get_many")
     users.answers["get_many"] = lambda user_ids: sample["answer"]
-    accounts = billing.account_many(items=[{"user_id": id_} for id_ in sample["request"]["user_ids"]])
+    accounts = billing.account_many(
+        items=[{"user_id": id_} for id_ in sample["request"]["user_ids"]]
+    )
     assert [account["status"] for account in accounts] == ["open", "unknown-user"]
     assert users.calls == [("get_many", sample["request"])]

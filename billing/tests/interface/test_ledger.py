@@ -35,7 +35,11 @@ def user_id(open_account) -> str:
 
 
 def withdrawal(user_id: str, amount: int = 300, **name: str) -> dict:
-    return {"user_id": user_id, "amount_minor": amount, **(name or {"order_id": new_id()})}
+    return {
+        "user_id": user_id,
+        "amount_minor": amount,
+        **(name or {"order_id": new_id()}),
+    }
 
 
 def statuses(outcomes: list[dict]) -> list[str]:
@@ -47,7 +51,9 @@ def all_at_once(method, items: list[dict]) -> list[dict]:
     return [call.result() for call in [method.call_async(**item) for item in items]]
 
 
-def test_a_withdrawal_is_done_and_answers_the_operation(billing, user_id, balance) -> None:
+def test_a_withdrawal_is_done_and_answers_the_operation(
+    billing, user_id, balance
+) -> None:
     order = withdrawal(user_id)
     outcome = billing.withdraw(**order)
     assert outcome["status"] == "done"
@@ -63,7 +69,9 @@ def test_a_redelivered_withdrawal_moves_no_money(billing, user_id, balance) -> N
     assert balance(user_id) == 700
 
 
-def test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up(billing, user_id, balance) -> None:
+def test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up(
+    billing, user_id, balance
+) -> None:
     order = withdrawal(user_id, 1001)
     refused = billing.withdraw(**order)
     assert (refused["status"], refused["reason"]) == ("refused", "insufficient-funds")
@@ -72,7 +80,9 @@ def test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up(billi
     assert balance(user_id) == 6000
 
 
-def test_a_deposit_over_the_cap_of_a_balance_is_refused(billing, open_account, sql, balance) -> None:
+def test_a_deposit_over_the_cap_of_a_balance_is_refused(
+    billing, open_account, sql, balance
+) -> None:
     user_id = open_account()
     sql("billing", "UPDATE accounts SET balance_minor = %s", [domain.MAX_BALANCE_MINOR])
     outcome = billing.deposit(user_id=user_id, amount_minor=1, ref="too much")
@@ -81,9 +91,15 @@ def test_a_deposit_over_the_cap_of_a_balance_is_refused(billing, open_account, s
 
 
 @pytest.mark.parametrize("method", ["deposit", "withdraw", "cancel"])
-def test_a_wrong_amount_is_named_and_stores_nothing(billing, user_id, operations, subtests, method) -> None:
+def test_a_wrong_amount_is_named_and_stores_nothing(
+    billing, user_id, operations, subtests, method
+) -> None:
     before = operations()
-    name = {"deposit": {"ref": "till"}, "withdraw": {"key": "k"}, "cancel": {"order_id": new_id()}}[method]
+    name = {
+        "deposit": {"ref": "till"},
+        "withdraw": {"key": "k"},
+        "cancel": {"order_id": new_id()},
+    }[method]
     for amount in WRONG_AMOUNTS:
         with subtests.test(amount=str(amount)[:20]):
             outcome = getattr(billing, method)(**withdrawal(user_id, amount, **name))
@@ -109,11 +125,15 @@ WRONG_ARGUMENTS = [
 ]
 
 
-def test_a_wrong_argument_is_named_and_stores_nothing(billing, user_id, operations, subtests) -> None:
+def test_a_wrong_argument_is_named_and_stores_nothing(
+    billing, user_id, operations, subtests
+) -> None:
     before = operations()
     for method, change, field in WRONG_ARGUMENTS:
         with subtests.test(method, change=change):
-            outcome = getattr(billing, method)(**{**withdrawal(user_id, ref="r"), **change})
+            outcome = getattr(billing, method)(
+                **{**withdrawal(user_id, ref="r"), **change}
+            )
             assert outcome["status"] == "invalid"
             assert field in outcome["errors"]
     assert operations() == before
@@ -126,8 +146,18 @@ def test_missing_arguments_are_all_named(billing) -> None:
 
 
 def test_a_wrong_item_fails_none_of_its_neighbours(billing, user_id, balance) -> None:
-    items = [withdrawal(user_id, 100), "no item", withdrawal(user_id, 0), withdrawal(user_id, 200)]
-    assert statuses(billing.withdraw_many(items=items)) == ["done", "invalid", "invalid", "done"]
+    items = [
+        withdrawal(user_id, 100),
+        "no item",
+        withdrawal(user_id, 0),
+        withdrawal(user_id, 200),
+    ]
+    assert statuses(billing.withdraw_many(items=items)) == [
+        "done",
+        "invalid",
+        "invalid",
+        "done",
+    ]
     assert balance(user_id) == 700
     assert billing.withdraw_many(items=[]) == []
 
@@ -141,7 +171,9 @@ def test_duplicates_in_one_batch_are_one_operation(billing, user_id, balance) ->
     assert balance(user_id) == 700
 
 
-def test_a_ref_with_another_amount_user_or_kind_is_a_conflict(billing, open_account, balance) -> None:
+def test_a_ref_with_another_amount_user_or_kind_is_a_conflict(
+    billing, open_account, balance
+) -> None:
     ann, bob = open_account(1000), open_account(1000)
     first = withdrawal(ann, 100, ref="till-1")
     billing.withdraw(**first)
@@ -154,7 +186,9 @@ def test_a_ref_with_another_amount_user_or_kind_is_a_conflict(billing, open_acco
     assert (balance(ann), balance(bob)) == (900, 1000)
 
 
-def test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order(billing, open_account, balance) -> None:
+def test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order(
+    billing, open_account, balance
+) -> None:
     ann, bob = open_account(1000), open_account(1000)
     order = withdrawal(ann)
     texts = [
@@ -167,10 +201,16 @@ def test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order(billing, ope
     theirs = [withdrawal(ann, 1, **name) for name in names]
     theirs += [withdrawal(bob, 1, key=text) for text in texts]
     assert set(statuses(all_at_once(billing.withdraw, theirs))) == {"done"}
-    deposits = [withdrawal(user, 1, key=f"d {text}") for user in (ann, bob) for text in texts]
+    deposits = [
+        withdrawal(user, 1, key=f"d {text}") for user in (ann, bob) for text in texts
+    ]
     assert set(statuses(all_at_once(billing.deposit, deposits))) == {"done"}
     assert billing.withdraw(**order)["status"] == "done"
-    assert billing.withdraw(**order)["balance_after_minor"] == balance(ann) == 1000 - 8 + 4 - 300
+    assert (
+        billing.withdraw(**order)["balance_after_minor"]
+        == balance(ann)
+        == 1000 - 8 + 4 - 300
+    )
     assert balance(bob) == 1000 - 4 + 4
 
 
@@ -179,11 +219,15 @@ def test_a_key_is_its_users_own(billing, open_account, balance) -> None:
     billing.withdraw(**withdrawal(ann, 100, key="k"))
     assert billing.withdraw(**withdrawal(bob, 100, key="k"))["status"] == "done"
     assert billing.withdraw(**withdrawal(bob, 50, key=f"{ann}:k"))["status"] == "done"
-    assert billing.withdraw(**withdrawal(bob, 100, ref=f"key:{ann}:k"))["status"] == "done"
+    assert (
+        billing.withdraw(**withdrawal(bob, 100, ref=f"key:{ann}:k"))["status"] == "done"
+    )
     assert (balance(ann), balance(bob)) == (900, 750)
 
 
-def test_an_orders_ref_in_another_users_name_is_a_conflict(billing, open_account, balance) -> None:
+def test_an_orders_ref_in_another_users_name_is_a_conflict(
+    billing, open_account, balance
+) -> None:
     ann, bob = open_account(1000), open_account(1000)
     order = withdrawal(ann)
     billing.withdraw(**order)
@@ -192,21 +236,28 @@ def test_an_orders_ref_in_another_users_name_is_a_conflict(billing, open_account
     assert balance(bob) == 1000
 
 
-def test_many_at_once_on_one_account_never_overdraw_it(billing, open_account, balance) -> None:
+def test_many_at_once_on_one_account_never_overdraw_it(
+    billing, open_account, balance
+) -> None:
     user_id = open_account(1000)
     orders = [withdrawal(user_id, 50) for _ in range(40)]
     outcomes = all_at_once(billing.withdraw, orders + orders)
     assert outcomes[:40] == outcomes[40:]
     assert sorted(statuses(outcomes[:40])) == ["done"] * 20 + ["refused"] * 20
     assert balance(user_id) == 0
-    assert sorted(o["seq"] for o in outcomes[:40]) == list(range(2, 42))  # 1 is the deposit
+    assert sorted(o["seq"] for o in outcomes[:40]) == list(
+        range(2, 42)
+    )  # 1 is the deposit
 
 
 def test_batches_with_the_same_accounts_in_any_order_do_not_block_each_other(
     billing, open_account, balance
 ) -> None:
     users = [open_account(1000) for _ in range(4)]
-    batches = [{"items": [withdrawal(u, 10) for u in users[n % 4 :] + users[: n % 4]]} for n in range(16)]
+    batches = [
+        {"items": [withdrawal(u, 10) for u in users[n % 4 :] + users[: n % 4]]}
+        for n in range(16)
+    ]
     outcomes = all_at_once(billing.withdraw_many, batches)
     assert {status for batch in outcomes for status in statuses(batch)} == {"done"}
     assert [balance(user) for user in users] == [840] * 4
@@ -234,7 +285,9 @@ def test_a_ref_taken_meanwhile_conflicts_and_its_neighbours_are_done(
 ) -> None:
     ann, bob = open_account(1000), open_account(1000)
     someone_records("shell:till-1", bob)
-    call = billing.withdraw_many.call_async(items=[withdrawal(ann, 100, ref="till-1"), withdrawal(ann, 200)])
+    call = billing.withdraw_many.call_async(
+        items=[withdrawal(ann, 100, ref="till-1"), withdrawal(ann, 200)]
+    )
     eventually(lambda: sql("billing", "SELECT 1 FROM pg_locks WHERE NOT granted"))
     sql("billing", "COMMIT")
     assert statuses(call.result()) == ["conflict", "done"]
@@ -246,15 +299,22 @@ def test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry(
 ) -> None:
     order = withdrawal(user_id)
     billing.withdraw(**order)
-    monkeypatch.setattr(store, "recorded", lambda connection, refs: {})  # each attempt is too early
+    monkeypatch.setattr(
+        store, "recorded", lambda connection, refs: {}
+    )  # each attempt is too early
     with pytest.raises(Unavailable, match="other requests take the same refs"):
         billing.withdraw(**order)
     assert balance(user_id) == 700
 
 
-def test_of_two_users_who_race_for_one_ref_one_gets_it(billing, open_account, balance) -> None:
+def test_of_two_users_who_race_for_one_ref_one_gets_it(
+    billing, open_account, balance
+) -> None:
     ann, bob = open_account(1000), open_account(1000)
-    pairs = [(withdrawal(ann, 10, ref=f"r{n}"), withdrawal(bob, 10, ref=f"r{n}")) for n in range(20)]
+    pairs = [
+        (withdrawal(ann, 10, ref=f"r{n}"), withdrawal(bob, 10, ref=f"r{n}"))
+        for n in range(20)
+    ]
     outcomes = all_at_once(billing.withdraw, [item for pair in pairs for item in pair])
     for one, other in zip(outcomes[::2], outcomes[1::2], strict=True):
         assert sorted(statuses([one, other])) == ["conflict", "done"]
@@ -269,14 +329,18 @@ def test_a_cancelled_withdrawal_never_happens(billing, user_id, balance) -> None
     assert balance(user_id) == 1000
 
 
-def test_a_cancellation_after_the_withdrawal_answers_that_it_is_done(billing, user_id, balance) -> None:
+def test_a_cancellation_after_the_withdrawal_answers_that_it_is_done(
+    billing, user_id, balance
+) -> None:
     order = withdrawal(user_id)
     done = billing.withdraw(**order)
     assert billing.cancel(**order) == done
     assert balance(user_id) == 700
 
 
-def test_withdrawal_and_cancellation_at_once_agree_on_what_happened(billing, user_id, balance) -> None:
+def test_withdrawal_and_cancellation_at_once_agree_on_what_happened(
+    billing, user_id, balance
+) -> None:
     orders = [withdrawal(user_id, 10) for _ in range(20)]
     withdrawals = [billing.withdraw.call_async(**order) for order in orders]
     cancellations = [billing.cancel.call_async(**order) for order in orders]
@@ -287,12 +351,18 @@ def test_withdrawal_and_cancellation_at_once_agree_on_what_happened(billing, use
 
 def test_the_ledger_can_only_be_added_to(billing, user_id, config) -> None:
     """The database itself refuses the service's role anything else."""
-    connection = psycopg2.connect(config["DB_URIS"]["billing:Base"].replace("+psycopg2", ""))
+    connection = psycopg2.connect(
+        config["DB_URIS"]["billing:Base"].replace("+psycopg2", "")
+    )
     for statement in (
         "UPDATE operations SET amount_minor = 1",
         "DELETE FROM operations",
         "DELETE FROM accounts",
     ):
-        with connection, connection.cursor() as cursor, pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        with (
+            connection,
+            connection.cursor() as cursor,
+            pytest.raises(psycopg2.errors.InsufficientPrivilege),
+        ):
             cursor.execute(statement)
     connection.close()

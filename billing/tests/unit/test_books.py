@@ -7,7 +7,9 @@ from billing.books import Books
 from billing.domain import Unit
 
 
-def open_books(monkeypatch: pytest.MonkeyPatch, found: Unit | None, wanted: Unit) -> None:
+def open_books(
+    monkeypatch: pytest.MonkeyPatch, found: Unit | None, wanted: Unit
+) -> None:
     """What billing does with the books that it finds at its start."""
     monkeypatch.setattr(store, "claim_unit", lambda connection, unit: found)
     books = Books(models.Base)

@@ -8,14 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import domain
-from billing.domain import DEPOSIT, MAX_BALANCE_MINOR, WITHDRAWAL, Account, Conflict, Request, decide
+from billing.domain import (
+    DEPOSIT,
+    MAX_BALANCE_MINOR,
+    WITHDRAWAL,
+    Account,
+    Conflict,
+    Request,
+    decide,
+)
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 KNOWN = ("ann", "bob")
 ids = count(1)
 
 
-def request(kind=WITHDRAWAL, amount=100, *, ref="r", user="ann", cancels=False) -> Request:
+def request(
+    kind=WITHDRAWAL, amount=100, *, ref="r", user="ann", cancels=False
+) -> Request:
     return Request(f"id-{next(ids)}", ref, user, kind, amount, NOW, cancels)
 
 
@@ -32,8 +42,12 @@ requests = st.builds(
     cancels=st.booleans(),
 )
 batches = st.lists(requests, max_size=12)
-balances = st.one_of(st.integers(0, 120), st.integers(MAX_BALANCE_MINOR - 120, MAX_BALANCE_MINOR))
-books = st.fixed_dictionaries({name: balances.map(lambda b, n=name: Account(n, b)) for name in KNOWN})
+balances = st.one_of(
+    st.integers(0, 120), st.integers(MAX_BALANCE_MINOR - 120, MAX_BALANCE_MINOR)
+)
+books = st.fixed_dictionaries(
+    {name: balances.map(lambda b, n=name: Account(n, b)) for name in KNOWN}
+)
 
 
 class Ledger:
@@ -46,12 +60,16 @@ class Ledger:
     def apply(self, batch):
         decisions = decide(self.accounts, self.recorded, batch)
         self.accounts |= {account.user_id: account for account in decisions.accounts}
-        self.recorded |= {operation.ref: operation for operation in decisions.operations}
+        self.recorded |= {
+            operation.ref: operation for operation in decisions.operations
+        }
         return decisions
 
 
 @given(books, batches, batches)
-def test_a_batch_comes_to_the_same_as_its_requests_one_by_one(accounts, history, batch) -> None:
+def test_a_batch_comes_to_the_same_as_its_requests_one_by_one(
+    accounts, history, batch
+) -> None:
     together, singly = Ledger(accounts), Ledger(accounts)
     together.apply(history)
     singly.apply(history)
@@ -66,8 +84,12 @@ def test_balances_change_by_exactly_the_done_operations(accounts, batch) -> None
     operations = ledger.apply(batch).operations
     for name in KNOWN:
         done = [o for o in operations if o.user_id == name and o.status == "done"]
-        moved = sum(o.amount_minor if o.kind == DEPOSIT else -o.amount_minor for o in done)
-        assert ledger.accounts[name].balance_minor == accounts[name].balance_minor + moved
+        moved = sum(
+            o.amount_minor if o.kind == DEPOSIT else -o.amount_minor for o in done
+        )
+        assert (
+            ledger.accounts[name].balance_minor == accounts[name].balance_minor + moved
+        )
 
 
 @given(books, batches)
@@ -84,11 +106,15 @@ def test_no_balance_is_ever_below_zero_or_over_the_cap(accounts, batch) -> None:
     ledger = Ledger(accounts)
     for operation in ledger.apply(batch).operations:
         assert 0 <= operation.balance_after_minor <= MAX_BALANCE_MINOR
-    assert all(0 <= a.balance_minor <= MAX_BALANCE_MINOR for a in ledger.accounts.values())
+    assert all(
+        0 <= a.balance_minor <= MAX_BALANCE_MINOR for a in ledger.accounts.values()
+    )
 
 
 @given(books, batches, batches)
-def test_operations_of_an_account_are_numbered_without_gaps(accounts, history, batch) -> None:
+def test_operations_of_an_account_are_numbered_without_gaps(
+    accounts, history, batch
+) -> None:
     ledger = Ledger(accounts)
     operations = ledger.apply(history).operations + ledger.apply(batch).operations
     for name in KNOWN:
@@ -99,7 +125,9 @@ def test_operations_of_an_account_are_numbered_without_gaps(accounts, history, b
 
 
 @given(books, batches)
-def test_a_ref_stands_for_one_operation_and_answers_only_its_like(accounts, batch) -> None:
+def test_a_ref_stands_for_one_operation_and_answers_only_its_like(
+    accounts, batch
+) -> None:
     decisions = Ledger(accounts).apply(batch)
     refs = [o.ref for o in decisions.operations]
     assert sorted(refs) == sorted({r.ref for r in batch})
@@ -125,12 +153,16 @@ def test_exactly_the_balance_is_paid_and_leaves_nothing() -> None:
         ({}, request(cancels=True), domain.UNKNOWN_USER),
     ],
 )
-def test_a_refusal_is_recorded_with_its_reason_and_moves_nothing(accounts, wanted, reason) -> None:
+def test_a_refusal_is_recorded_with_its_reason_and_moves_nothing(
+    accounts, wanted, reason
+) -> None:
     decisions = decide(accounts, {}, [wanted])
     [operation] = decisions.operations
     assert decisions.outcomes == [operation]
     assert (operation.status, operation.reason) == ("refused", reason)
-    assert [a.balance_minor for a in decisions.accounts] == [a.balance_minor for a in accounts.values()]
+    assert [a.balance_minor for a in decisions.accounts] == [
+        a.balance_minor for a in accounts.values()
+    ]
 
 
 def test_a_refusal_stays_when_money_has_come_since() -> None:
@@ -155,7 +187,8 @@ def test_a_cancelled_withdrawal_never_happens() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [request(amount=99), request(DEPOSIT), request(user="bob"), request(user="nobody")]
+    "other",
+    [request(amount=99), request(DEPOSIT), request(user="bob"), request(user="nobody")],
 )
 def test_another_amount_kind_or_user_under_one_ref_is_a_conflict(other) -> None:
     accounts = {name: Account(name, 100) for name in KNOWN}
@@ -168,7 +201,12 @@ def test_another_amount_kind_or_user_under_one_ref_is_a_conflict(other) -> None:
 def test_refs_of_orders_keys_and_hands_never_meet(text, user_id, order_id) -> None:
     user = str(user_id)
     order = domain.ref_of({"user_id": user, "order_id": str(order_id)})
-    for wanted in (text, str(order_id), order, domain.ref_of({"user_id": user, "key": text})):
+    for wanted in (
+        text,
+        str(order_id),
+        order,
+        domain.ref_of({"user_id": user, "key": text}),
+    ):
         key, shell = ({"user_id": user, name: wanted} for name in ("key", "ref"))
         refs = {order, domain.ref_of(key), domain.ref_of(shell)}
         assert len(refs) == 3

@@ -36,7 +36,9 @@ def extension(extension_cls: type, config: dict[str, Any]) -> Any:
 
 @pytest.fixture
 def publisher(chassis_config) -> Iterator[ConfirmedPublisher]:
-    publisher = extension(ConfirmedPublisher, {**chassis_config, "CONFIRM_TIMEOUT_S": CONFIRM_TIMEOUT_S})
+    publisher = extension(
+        ConfirmedPublisher, {**chassis_config, "CONFIRM_TIMEOUT_S": CONFIRM_TIMEOUT_S}
+    )
     publisher.check()
     yield publisher
     publisher.stop()
@@ -90,13 +92,19 @@ def test_each_message_without_a_queue_is_told(publisher, broker) -> None:
 def test_publishers_at_the_same_time_get_their_own_confirms(publisher, broker) -> None:
     queue = broker.bind("", "")
     threads = [
-        eventlet.spawn(publisher.publish, [message(queue), message("nowhere" if n % 2 else queue)])
+        eventlet.spawn(
+            publisher.publish, [message(queue), message("nowhere" if n % 2 else queue)]
+        )
         for n in range(20)
     ]
-    assert [thread.wait() for thread in threads] == [[True, n % 2 == 0] for n in range(20)]
+    assert [thread.wait() for thread in threads] == [
+        [True, n % 2 == 0] for n in range(20)
+    ]
 
 
-def test_a_refused_message_is_unavailable_and_the_next_publish_works(publisher, broker) -> None:
+def test_a_refused_message_is_unavailable_and_the_next_publish_works(
+    publisher, broker
+) -> None:
     full = broker.bind("", "", **{"x-max-length": 1, "x-overflow": "reject-publish"})
     queue = broker.bind("", "")
     with pytest.raises(Unavailable, match="refused"):
@@ -104,9 +112,13 @@ def test_a_refused_message_is_unavailable_and_the_next_publish_works(publisher, 
     assert publisher.publish([message(queue)]) == [True]
 
 
-def test_an_exchange_that_does_not_exist_is_unavailable_and_the_next_publish_works(publisher, broker) -> None:
+def test_an_exchange_that_does_not_exist_is_unavailable_and_the_next_publish_works(
+    publisher, broker
+) -> None:
     with pytest.raises(Unavailable):
-        publisher.publish([Message("no-such-exchange", "x", b"1", properties={"message_id": "1"})])
+        publisher.publish(
+            [Message("no-such-exchange", "x", b"1", properties={"message_id": "1"})]
+        )
     assert publisher.publish([message(broker.bind("", ""))]) == [True]
 
 
@@ -137,10 +149,15 @@ def test_a_blocked_broker_stops_no_caller_and_is_used_again_when_it_is_not(
     sender.send(message(sent, 0))
     eventually(lambda: broker.count(sent) == 1)
     block(True)
-    with eventlet.Timeout(DEADLINE_S), pytest.raises(Unavailable, match="confirms nothing"):
+    with (
+        eventlet.Timeout(DEADLINE_S),
+        pytest.raises(Unavailable, match="confirms nothing"),
+    ):
         publisher.publish([message(confirmed, 1)])
     for _ in range(2000):
-        sender.send(Message("", sent, encode("x" * 10_000)))  # more than the sockets between hold
+        sender.send(
+            Message("", sent, encode("x" * 10_000))
+        )  # more than the sockets between hold
     with eventlet.Timeout(DEADLINE_S), pytest.raises(Unavailable):
         publisher.publish([message(confirmed, 2)])
     block(False)
@@ -188,7 +205,9 @@ def proxied(proxy) -> Iterator[Sender]:
     sender.stop()
 
 
-def test_a_withdrawn_message_is_never_sent_and_its_sender_knows(proxied, proxy, broker) -> None:
+def test_a_withdrawn_message_is_never_sent_and_its_sender_knows(
+    proxied, proxy, broker
+) -> None:
     queue, told = broker.bind("", ""), []
     proxy.close()
     eventually(lambda: proxied._link.closed)
@@ -204,7 +223,9 @@ def test_a_withdrawn_message_is_never_sent_and_its_sender_knows(proxied, proxy, 
     assert len(told) == 1
 
 
-def test_an_idle_sender_notices_an_outage_of_the_broker_and_its_end(proxied, proxy) -> None:
+def test_an_idle_sender_notices_an_outage_of_the_broker_and_its_end(
+    proxied, proxy
+) -> None:
     proxy.close()
     eventually(lambda: "unavailable" in proxied.refusal)
     proxy.open()
@@ -219,7 +240,9 @@ def test_a_lost_connection_is_replaced_before_the_next_message(proxied, proxy) -
     assert not proxied._link.closed
 
 
-def test_a_broker_that_never_answers_is_unavailable(proxied, proxy, broker, monkeypatch) -> None:
+def test_a_broker_that_never_answers_is_unavailable(
+    proxied, proxy, broker, monkeypatch
+) -> None:
     monkeypatch.setattr(amqp, "CONNECT_TIMEOUT_S", 0.2)
     queue, told = broker.bind("", ""), []
     proxy.hold()
@@ -242,7 +265,9 @@ def test_a_connection_whose_writes_hang_is_closed(proxy) -> None:
     sender.send(message("nowhere"))
     link = eventually(lambda: sender._link)
     proxy.hold()
-    large = Message("", "nowhere", encode("x" * 20_000_000))  # more than the sockets between hold
+    large = Message(
+        "", "nowhere", encode("x" * 20_000_000)
+    )  # more than the sockets between hold
     sender.send(large)
     sender.send(message("nowhere"), told.append)
     eventually(lambda: link.closed)
@@ -252,7 +277,9 @@ def test_a_connection_whose_writes_hang_is_closed(proxy) -> None:
 
 
 def test_a_sender_stops_though_the_broker_is_away(chassis_config) -> None:
-    sender = extension(Sender, {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"})
+    sender = extension(
+        Sender, {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"}
+    )
     sender.start()
     sender.send(message("nowhere"))
     eventlet.sleep(0)
@@ -293,11 +320,19 @@ def test_idle_connections_live_by_their_heartbeats(chassis_config, caplog) -> No
         eventlet.sleep(3.5)  # the broker gives up after two to three beats without one
     assert not link.closed
     link.close()
-    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warnings == ["broker permissions not confirmed"]  # these tests have all rights
+    warnings = [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING
+    ]
+    assert warnings == [
+        "broker permissions not confirmed"
+    ]  # these tests have all rights
 
 
-def test_a_connection_that_cannot_be_prepared_is_not_left_open(chassis_config, servers) -> None:
+def test_a_connection_that_cannot_be_prepared_is_not_left_open(
+    chassis_config, servers
+) -> None:
     def prepare(channel: Any) -> None:
         channel.queue_declare("no-such-queue", passive=True)
 

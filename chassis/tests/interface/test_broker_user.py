@@ -21,13 +21,17 @@ from dev.servers import Servers
 from dev.suite import SERVICES
 
 RIGHTS = ("configure", "read", "write")
-WIDE = ", ".join((*RIGHTS, "routing keys of nameko-rpc", "routing keys of users.events"))
+WIDE = ", ".join(
+    (*RIGHTS, "routing keys of nameko-rpc", "routing keys of users.events")
+)
 UNCONFIRMED = "broker permissions not confirmed"
 IMPORT = r"import definitions\.json \(docs/operations\.md#permissions-on-the-broker\)"
 
 
 @pytest.fixture(scope="module")
-def of_user(suite_config: dict[str, Any], servers: Servers) -> Callable[[str], dict[str, Any]]:
+def of_user(
+    suite_config: dict[str, Any], servers: Servers
+) -> Callable[[str], dict[str, Any]]:
     """`of_user("billing")`: the configuration of that user, which must be restricted."""
 
     def config(user: str) -> dict[str, Any]:
@@ -43,19 +47,27 @@ def wide(servers: Servers, suite_config: dict[str, Any]) -> dict[str, str]:
     found = definitions(dict.fromkeys(users(BUS), "secret"), BUS)
     (own,) = (each for each in found["permissions"] if each["user"] == "users")
     topics = [each for each in found["topic_permissions"] if each["user"] == "users"]
-    made: dict[str, list[dict[str, Any]]] = {"users": [], "permissions": [], "topic_permissions": []}
+    made: dict[str, list[dict[str, Any]]] = {
+        "users": [],
+        "permissions": [],
+        "topic_permissions": [],
+    }
     exchanges = [each["exchange"] for each in topics]
     for right in (*RIGHTS, *exchanges):
         user = f"wide-{right}"
         made["users"].append({"name": user, "password": "secret", "tags": []})
         own_right = {right: ".*"} if right in RIGHTS else {}
         made["permissions"].append({**own, **own_right, "user": user})
-        made["topic_permissions"] += [{**e, "user": user} for e in topics if e["exchange"] != right]
+        made["topic_permissions"] += [
+            {**e, "user": user} for e in topics if e["exchange"] != right
+        ]
     file = servers.state / "rabbitmq" / "wide.json"
     file.write_text(json.dumps(made))
     servers.rabbitmqctl("import_definitions", str(file))
     place = suite_config["AMQP_URI"].partition("@")[2]
-    return {right: f"amqp://wide-{right}:secret@{place}" for right in (*RIGHTS, *exchanges)}
+    return {
+        right: f"amqp://wide-{right}:secret@{place}" for right in (*RIGHTS, *exchanges)
+    }
 
 
 def unconfirmed(caplog: pytest.LogCaptureFixture) -> list[Any]:
@@ -64,11 +76,15 @@ def unconfirmed(caplog: pytest.LogCaptureFixture) -> list[Any]:
 
 
 @pytest.mark.parametrize("user", [*SERVICES, MIGRATIONS])
-def test_each_user_with_its_own_permissions_passes(of_user: Callable[..., Any], user: str) -> None:
+def test_each_user_with_its_own_permissions_passes(
+    of_user: Callable[..., Any], user: str
+) -> None:
     check_broker_user(of_user(user), user)
 
 
-def test_a_user_with_all_rights_is_refused_in_one_line(suite_config: dict[str, Any]) -> None:
+def test_a_user_with_all_rights_is_refused_in_one_line(
+    suite_config: dict[str, Any],
+) -> None:
     with pytest.raises(ConfigurationError, match=rf"too much \({WIDE}\): {IMPORT}\Z"):
         check_broker_user(suite_config, "users")
 
@@ -95,7 +111,9 @@ def test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart(
         starting = eventlet.spawn(container.start)
         eventually(lambda: len(unconfirmed(caplog)) > 2)
         record = unconfirmed(caplog)[0]
-        assert "(routing keys of nameko-rpc, routing keys of users.events)" in record.error
+        assert (
+            "(routing keys of nameko-rpc, routing keys of users.events)" in record.error
+        )
         assert health.respond("/startedz").status_code == 503
         assert health.respond("/readyz").status_code == 503
         assert not starting.dead
@@ -129,7 +147,9 @@ def blocked(servers: Servers) -> Iterator[None]:
 def test_a_blocked_broker_gets_its_consumers_and_is_told_of_the_other_rights(
     of_user: Callable[..., Any], suite_config: dict[str, Any], blocked: None
 ) -> None:
-    with running(Container(Keeper, {**of_user("users"), "HEALTH_ADDRESS": "127.0.0.1:0"})):
+    with running(
+        Container(Keeper, {**of_user("users"), "HEALTH_ADDRESS": "127.0.0.1:0"})
+    ):
         assert health.respond("/startedz").status_code == 200
     with pytest.raises(ConfigurationError, match=r"too much \(configure, read\)"):
         check_broker_user(suite_config, "users")
@@ -154,8 +174,12 @@ def test_migrations_end_with_one_line(
     assert not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("files", [(BUS,), (BUS, PREVIOUS)], ids=["alone", "beside the previous version"])
-def test_no_permission_of_any_version_matches_what_is_tried(files: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(
+    "files", [(BUS,), (BUS, PREVIOUS)], ids=["alone", "beside the previous version"]
+)
+def test_no_permission_of_any_version_matches_what_is_tried(
+    files: tuple[Any, ...],
+) -> None:
     """Else the check would be red, or would find nothing."""
     found = definitions(dict.fromkeys(users(*files), ""), *files)
     name = "permission-check.0123456789abcdef"

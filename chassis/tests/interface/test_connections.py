@@ -128,7 +128,9 @@ def test_an_error_does_not_quote_the_row_that_was_refused(db, sql) -> None:
     sql("users", "GRANT INSERT ON secrets TO users")
     try:
         with pytest.raises(DBAPIError) as caught, db.autocommit() as connection:
-            connection.execute(text("INSERT INTO secrets VALUES (:secret)"), {"secret": SECRET})
+            connection.execute(
+                text("INSERT INTO secrets VALUES (:secret)"), {"secret": SECRET}
+            )
     finally:
         sql("users", "DROP TABLE secrets")
     told = "".join(traceback.format_exception(caught.value))
@@ -138,12 +140,16 @@ def test_an_error_does_not_quote_the_row_that_was_refused(db, sql) -> None:
 
 def test_no_request_fails_after_a_restart_of_the_database(db, superuser) -> None:
     fill(both(db))
-    assert len(sessions(superuser)) >= 2 * POOL_SIZE  # other tests may have left some behind
+    assert (
+        len(sessions(superuser)) >= 2 * POOL_SIZE
+    )  # other tests may have left some behind
     end_sessions(superuser)
     fill(both(db))
 
 
-def test_a_second_loss_in_one_checkout_is_an_error_of_the_database(db, superuser, monkeypatch) -> None:
+def test_a_second_loss_in_one_checkout_is_an_error_of_the_database(
+    db, superuser, monkeypatch
+) -> None:
     """As in a restart of PostgreSQL: the connection that replaces the first one is lost, too."""
     fill([db.autocommit])
     has_input = connections._has_input
@@ -196,7 +202,9 @@ def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(
 def test_a_statement_may_take_longer_where_it_is_allowed_to(db) -> None:
     with db.transaction() as connection:
         allow_statements_of(connection, 5)
-        connection.execute(text("SELECT pg_sleep(1.2)"))  # more than the limit with its margin
+        connection.execute(
+            text("SELECT pg_sleep(1.2)")
+        )  # more than the limit with its margin
     with pytest.raises(DBAPIError), db.transaction() as connection:
         connection.execute(text("SELECT pg_sleep(5)"))
 
@@ -214,7 +222,9 @@ def test_a_connection_that_may_only_read_is_replaced_at_the_first_error(db) -> N
         write(db, note)
 
 
-def test_while_the_server_may_only_be_read_the_service_is_not_ready(db, superuser) -> None:
+def test_while_the_server_may_only_be_read_the_service_is_not_ready(
+    db, superuser
+) -> None:
     fill(both(db))
     superuser("ALTER ROLE users SET default_transaction_read_only = on")
     try:
@@ -251,8 +261,14 @@ def test_a_write_that_is_refused_is_told_until_one_succeeds(db, sql) -> None:
 def test_after_a_write_without_room_the_disk_is_tried(db, sql, superuser) -> None:
     """The server's temporary files stand for its disk: their limit has the same class of errors."""
     refuse = "BEGIN RAISE 'no room' USING ERRCODE = 'disk_full'; END"
-    sql("users", f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${refuse}$$")
-    sql("users", "CREATE TRIGGER refuse BEFORE INSERT ON notes EXECUTE FUNCTION refuse()")
+    sql(
+        "users",
+        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${refuse}$$",
+    )
+    sql(
+        "users",
+        "CREATE TRIGGER refuse BEFORE INSERT ON notes EXECUTE FUNCTION refuse()",
+    )
     superuser("ALTER ROLE users SET temp_file_limit = '64kB'")
     try:
         end_sessions(superuser)

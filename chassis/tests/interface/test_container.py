@@ -80,7 +80,9 @@ def keeper(chassis_config) -> Iterator[Container]:
 # Stopping
 
 
-def test_a_request_under_way_at_the_stop_is_answered_and_done_once(config, broker) -> None:
+def test_a_request_under_way_at_the_stop_is_answered_and_done_once(
+    config, broker
+) -> None:
     config["WORKERS"] = {"worker": 2}
     first, second = Container(Worker, config), Container(Worker, config)
     first.start()
@@ -89,7 +91,9 @@ def test_a_request_under_way_at_the_stop_is_answered_and_done_once(config, broke
         eventually(lambda: sum(handled.values()) == 2)
         stopping = [eventlet.spawn(first.stop) for _ in range(2)]  # as two SIGTERMs do
         eventually(lambda: not consumers(broker))
-        eventlet.sleep(3 * LOOK_S)  # by now a connection that did not stay for the acks would be gone
+        eventlet.sleep(
+            3 * LOOK_S
+        )  # by now a connection that did not stay for the acks would be gone
         gate.send()
         assert [answer.result() for answer in answers[:2]] == ["0 done", "1 done"]
         with eventlet.Timeout(DEADLINE_S):
@@ -102,7 +106,9 @@ def test_a_request_under_way_at_the_stop_is_answered_and_done_once(config, broke
     assert handled == {str(n): 1 for n in range(4)}
 
 
-def test_what_is_not_finished_at_the_stops_deadline_goes_back_to_the_queue(config, broker, caplog) -> None:
+def test_what_is_not_finished_at_the_stops_deadline_goes_back_to_the_queue(
+    config, broker, caplog
+) -> None:
     config |= {"WORKERS": {"worker": 2}, "STOP_TIMEOUT_S": 0.5}
     container = Container(Stuck, config)
     container.start()
@@ -233,7 +239,10 @@ def test_no_consumer_is_missing_after_a_connection_was_lost_unseen(config) -> No
 
 def test_a_queue_that_is_deleted_is_declared_and_consumed_again(config, broker) -> None:
     open_gate()
-    with running(Container(Worker, config)), ClusterRpcProxy(config, timeout=DEADLINE_S) as client:
+    with (
+        running(Container(Worker, config)),
+        ClusterRpcProxy(config, timeout=DEADLINE_S) as client,
+    ):
         broker.channel.queue_delete("rpc-worker")
 
         def is_back() -> bool:
@@ -251,7 +260,9 @@ def test_a_stop_while_the_service_still_waits_ends_the_process(config) -> None:
     assert ended.value.code == 0
 
 
-def test_sigterm_under_load_ends_a_service_soon_and_fails_no_request(nameko_run, suite_config) -> None:
+def test_sigterm_under_load_ends_a_service_soon_and_fails_no_request(
+    nameko_run, suite_config
+) -> None:
     calls = outcomes = 0
     stop = Event()
     query = {"user_id": "0190b5a0-0000-7000-8000-000000000000"}
@@ -279,7 +290,9 @@ def test_sigterm_under_load_ends_a_service_soon_and_fails_no_request(nameko_run,
 
 
 def test_sigterm_ends_a_service_that_still_waits(nameko_run) -> None:
-    process = nameko_run("users.service", USERS_DB_URI="postgresql+psycopg2://a:b@127.0.0.1:1/c")
+    process = nameko_run(
+        "users.service", USERS_DB_URI="postgresql+psycopg2://a:b@127.0.0.1:1/c"
+    )
     eventually(lambda: process.says("waiting for the database"))
     process.terminate()
     assert process.last_line_and_code()[1] == 0
@@ -305,7 +318,9 @@ def test_sigterm_ends_a_service_that_still_waits(nameko_run) -> None:
         ({"CURRENCY": ""}, "CURRENCY is missing"),
     ],
 )
-def test_a_wrong_setting_ends_the_start_with_a_line_that_names_it(config, changes, line) -> None:
+def test_a_wrong_setting_ends_the_start_with_a_line_that_names_it(
+    config, changes, line
+) -> None:
     with pytest.raises(SystemExit) as ended:
         Container(Keeper, {**config, **changes})
     assert ended.value.code.startswith(f"config.yaml: {line}")
@@ -320,16 +335,23 @@ def test_what_an_event_needs_is_checked_as_well(config, setting) -> None:
         Container(Service, {**config, setting: None})
 
 
-def test_the_relay_may_not_wait_longer_for_the_broker_than_its_transaction_lasts(config) -> None:
+def test_the_relay_may_not_wait_longer_for_the_broker_than_its_transaction_lasts(
+    config,
+) -> None:
     from users.service import Service
 
     with pytest.raises(
-        SystemExit, match=r"^config\.yaml: CONFIRM_TIMEOUT_S is wrong: .*DB_STATEMENT_TIMEOUT_S$"
+        SystemExit,
+        match=r"^config\.yaml: CONFIRM_TIMEOUT_S is wrong: .*DB_STATEMENT_TIMEOUT_S$",
     ):
-        Container(Service, {**config, "CONFIRM_TIMEOUT_S": 2, "DB_STATEMENT_TIMEOUT_S": 2})
+        Container(
+            Service, {**config, "CONFIRM_TIMEOUT_S": 2, "DB_STATEMENT_TIMEOUT_S": 2}
+        )
 
 
-def test_the_process_of_a_wrong_setting_ends_with_that_line_and_code_1(nameko_run) -> None:
+def test_the_process_of_a_wrong_setting_ends_with_that_line_and_code_1(
+    nameko_run,
+) -> None:
     line, code = nameko_run("users.service", USERS_WORKERS="many").last_line_and_code()
     assert line.startswith("config.yaml: WORKERS.users is wrong")
     assert code == 1
@@ -365,33 +387,45 @@ def test_a_transaction_left_open_is_ended_by_the_server(keeper, superuser) -> No
         connection.rollback()
 
 
-def test_a_service_waits_for_its_schema_and_says_so(config, monkeypatch, caplog) -> None:
+def test_a_service_waits_for_its_schema_and_says_so(
+    config, monkeypatch, caplog
+) -> None:
     needed = ["9999"]
     monkeypatch.setattr(chassis_db, "newest_migration", lambda service: needed[0])
     monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
     container = Container(Keeper, config)
     starting = eventlet.spawn(container.start)
-    eventually(lambda: "waiting for the schema: the migrations have not run" in caplog.messages)
+    eventually(
+        lambda: "waiting for the schema: the migrations have not run" in caplog.messages
+    )
     assert health.respond("/readyz").status_code == 503
     needed[0] = "0001"
     starting.wait()
     container.stop()
 
 
-def test_a_service_waits_for_its_tables_and_says_so(config, monkeypatch, caplog, sql) -> None:
+def test_a_service_waits_for_its_tables_and_says_so(
+    config, monkeypatch, caplog, sql
+) -> None:
     monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
     container = Container(Keeper, config)
     sql("users", "ALTER TABLE alembic_version RENAME TO hidden")
     try:
         starting = eventlet.spawn(container.start)
-        eventually(lambda: "waiting for the schema: the migrations have not run" in caplog.messages)
+        eventually(
+            lambda: (
+                "waiting for the schema: the migrations have not run" in caplog.messages
+            )
+        )
     finally:
         sql("users", "ALTER TABLE hidden RENAME TO alembic_version")
     starting.wait()
     container.stop()
 
 
-def test_a_service_waits_for_its_database_and_says_so(config, monkeypatch, caplog, superuser) -> None:
+def test_a_service_waits_for_its_database_and_says_so(
+    config, monkeypatch, caplog, superuser
+) -> None:
     monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
     container = Container(Keeper, config)
     superuser("ALTER ROLE users NOLOGIN")

@@ -36,7 +36,9 @@ def database(superuser: Run) -> Iterator[Callable[[str], str]]:
     def make(encoding: str) -> str:
         made.append(f"users_{encoding.lower()}")
         locale = "LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
-        superuser(f"CREATE DATABASE {made[-1]} OWNER users_owner ENCODING '{encoding}' {locale}")
+        superuser(
+            f"CREATE DATABASE {made[-1]} OWNER users_owner ENCODING '{encoding}' {locale}"
+        )
         return made[-1]
 
     yield make
@@ -70,7 +72,9 @@ def refusal(config: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_service_refuses_a_database_that_is_not_utf8(config, database, encoding) -> None:
+def test_a_service_refuses_a_database_that_is_not_utf8(
+    config, database, encoding
+) -> None:
     assert refusal(use(config, database(encoding))) == (
         f"users: server_encoding is {encoding}: "
         "restore a dump into a database made with TEMPLATE template0 ENCODING 'UTF8'"
@@ -116,17 +120,26 @@ def test_a_service_refuses_a_schema_that_hides_its_tables(config, sql) -> None:
     with changed(partial(sql, "users"), "CREATE SCHEMA users", "DROP SCHEMA users"):
         sql("users", "GRANT USAGE ON SCHEMA users TO users")
         line = refusal(config)
-    remedy = "the tables are in another one, with which the search_path of users must begin"
+    remedy = (
+        "the tables are in another one, with which the search_path of users must begin"
+    )
     assert line == f"users: current_schema is users: {remedy}"
 
 
-def test_a_service_refuses_a_server_that_is_too_old(config, monkeypatch, superuser) -> None:
+def test_a_service_refuses_a_server_that_is_too_old(
+    config, monkeypatch, superuser
+) -> None:
     monkeypatch.setattr(database_checks, "OLDEST_POSTGRESQL", 99)
     [(version,)] = superuser("SHOW server_version")
-    assert refusal(config) == f"users: version is {version}: upgrade PostgreSQL to 15 or later"
+    assert (
+        refusal(config)
+        == f"users: version is {version}: upgrade PostgreSQL to 15 or later"
+    )
 
 
-def test_the_process_names_all_violations_and_ends_with_code_1(nameko_run, superuser) -> None:
+def test_the_process_names_all_violations_and_ends_with_code_1(
+    nameko_run, superuser
+) -> None:
     superuser("ALTER ROLE users SET synchronous_commit = off")
     superuser("ALTER ROLE users SET IntervalStyle = iso_8601")
     try:
@@ -143,7 +156,9 @@ def test_the_process_names_all_violations_and_ends_with_code_1(nameko_run, super
     assert code == 1
 
 
-def test_a_migration_makes_no_table_where_a_database_is_unfit(config, database, tmp_path) -> None:
+def test_a_migration_makes_no_table_where_a_database_is_unfit(
+    config, database, tmp_path
+) -> None:
     settings = use(config, database("SQL_ASCII"))
     billing = use(config, database("LATIN1"))
     for setting in ("DB_URIS", "DB_OWNER_URIS"):
@@ -152,7 +167,9 @@ def test_a_migration_makes_no_table_where_a_database_is_unfit(config, database, 
     path.write_text(yaml.safe_dump(settings))
     with pytest.raises(SystemExit) as ended:
         main(["--config", str(path), "users", "billing"])
-    assert [line.partition(": restore")[0] for line in str(ended.value).splitlines()] == [
+    assert [
+        line.partition(": restore")[0] for line in str(ended.value).splitlines()
+    ] == [
         "users: server_encoding is SQL_ASCII",
         "billing: server_encoding is LATIN1",
     ]
@@ -163,7 +180,9 @@ def test_a_migration_makes_no_table_where_a_database_is_unfit(config, database, 
 
 
 @pytest.mark.parametrize("where", ["role", "environment"])
-def test_texts_are_utf8_whatever_the_client_says(config, superuser, monkeypatch, where) -> None:
+def test_texts_are_utf8_whatever_the_client_says(
+    config, superuser, monkeypatch, where
+) -> None:
     if where == "environment":
         monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     else:
@@ -172,7 +191,9 @@ def test_texts_are_utf8_whatever_the_client_says(config, superuser, monkeypatch,
     try:
         with running(container), dependency(container, "db").autocommit() as connection:
             sent = {"text": "Счастье"}
-            assert connection.execute(text("SELECT :text"), sent).scalar() == sent["text"]
+            assert (
+                connection.execute(text("SELECT :text"), sent).scalar() == sent["text"]
+            )
     finally:
         superuser("ALTER ROLE users RESET client_encoding")
 
@@ -191,7 +212,9 @@ def _limits_of(connection: Any) -> list[str]:
     return [connection.execute(text(f"SHOW {name}")).scalar() for name in TIME_LIMITS]
 
 
-def test_the_first_start_makes_the_limits_settings_of_the_role(config, unlimited, caplog) -> None:
+def test_the_first_start_makes_the_limits_settings_of_the_role(
+    config, unlimited, caplog
+) -> None:
     container = Container(Keeper, {**config, "DB_STATEMENT_TIMEOUT_S": 4.5})
     with running(container):
         db = dependency(container, "db")
@@ -201,20 +224,26 @@ def test_the_first_start_makes_the_limits_settings_of_the_role(config, unlimited
     assert NOT_IN_FORCE not in caplog.messages
 
 
-def test_another_limit_is_in_force_from_the_start_that_brings_it(config, unlimited) -> None:
+def test_another_limit_is_in_force_from_the_start_that_brings_it(
+    config, unlimited
+) -> None:
     for limit_s in (7, 3):
         container = Container(Keeper, {**config, "DB_STATEMENT_TIMEOUT_S": limit_s})
         with running(container), dependency(container, "db").autocommit() as connection:
             assert _limits_of(connection) == [f"{limit_s}s"] * 3
 
 
-def test_copies_that_start_at_once_do_not_disturb_each_other(config, unlimited, caplog) -> None:
+def test_copies_that_start_at_once_do_not_disturb_each_other(
+    config, unlimited, caplog
+) -> None:
     with running(*(Container(Keeper, config) for _ in range(4))):
         assert unlimited(ROLE_SETTINGS) == [(f"{name}=5000",) for name in TIME_LIMITS]
     assert NOT_IN_FORCE not in caplog.messages
 
 
-def test_a_session_with_other_limits_is_reported_in_one_line(config, unlimited, caplog) -> None:
+def test_a_session_with_other_limits_is_reported_in_one_line(
+    config, unlimited, caplog
+) -> None:
     """Such is a session of a pooler that is older than the settings."""
     engine = create_engine(
         config["DB_URIS"]["users:Base"],
@@ -227,7 +256,9 @@ def test_a_session_with_other_limits_is_reported_in_one_line(config, unlimited, 
     engine.dispose()
 
 
-def test_a_service_starts_where_the_limits_cannot_be_set(config, unlimited, caplog) -> None:
+def test_a_service_starts_where_the_limits_cannot_be_set(
+    config, unlimited, caplog
+) -> None:
     url = create_engine(config["DB_URIS"]["users:Base"]).url.set(port=1)
     ensure_time_limits(create_engine(url), "users", 5)
     [record] = [record for record in caplog.records if record.message == NOT_IN_FORCE]

@@ -87,7 +87,9 @@ def listener(config, config_file) -> Iterator[None]:
 def park(broker) -> Callable[..., None]:
     """`park("m-1", b"...")`: a parked event, as the handler's retries leave it."""
 
-    def publish(message_id: str, body: bytes = b"{}", queue: str = DEAD, **more: Any) -> None:
+    def publish(
+        message_id: str, body: bytes = b"{}", queue: str = DEAD, **more: Any
+    ) -> None:
         broker.publish(
             "",
             queue,
@@ -150,12 +152,18 @@ def test_of_many_events_the_first_are_listed_and_the_others_counted(
 
 
 def test_what_a_terminal_would_obey_is_listed_harmless(command, park) -> None:
-    park("m-\x1b[2J", b"\x1b]0;owned\x07\r" + UNDECODABLE, **{"x-error": "\x1b[31m", "nameko.request_id": 7})
+    park(
+        "m-\x1b[2J",
+        b"\x1b]0;owned\x07\r" + UNDECODABLE,
+        **{"x-error": "\x1b[31m", "nameko.request_id": 7},
+    )
     assert all(line.isprintable() for line in command("list"))
 
 
 @pytest.mark.parametrize("body", [b"by hand", b""])
-def test_a_parked_message_without_any_header_is_listed_and_redriven(command, broker, body) -> None:
+def test_a_parked_message_without_any_header_is_listed_and_redriven(
+    command, broker, body
+) -> None:
     broker.publish("", DEAD, body)
     eventually(lambda: broker.count(DEAD))
     assert f"    {body.decode()!r}" in command("list")
@@ -163,15 +171,25 @@ def test_a_parked_message_without_any_header_is_listed_and_redriven(command, bro
     assert [message.body or b"" for message in raw(broker, QUEUE)] == [body]
 
 
-def test_a_redriven_event_is_as_it_was_before_its_first_try(command, park, broker) -> None:
+def test_a_redriven_event_is_as_it_was_before_its_first_try(
+    command, park, broker
+) -> None:
     park("m-1", UNDECODABLE, mine=[1, {"a": None}], CC=[OTHER])
     assert command("redrive", QUEUE) == [f"{QUEUE}: 1 redriven"]
     assert broker.count(DEAD) == 0
     [message] = raw(broker, QUEUE)
     assert message.body == UNDECODABLE
-    assert message.headers == {"nameko.request_id": "request-of-m-1", "mine": [1, {"a": None}]}
+    assert message.headers == {
+        "nameko.request_id": "request-of-m-1",
+        "mine": [1, {"a": None}],
+    }
     kept = ("message_id", "content_type", "content_encoding", "delivery_mode")
-    assert [message.properties[name] for name in kept] == ["m-1", "application/json", "utf-8", 2]
+    assert [message.properties[name] for name in kept] == [
+        "m-1",
+        "application/json",
+        "utf-8",
+        2,
+    ]
 
 
 def test_an_undecodable_body_survives_listing(command, park, broker) -> None:
@@ -181,18 +199,24 @@ def test_an_undecodable_body_survives_listing(command, park, broker) -> None:
     assert message.body == UNDECODABLE
 
 
-def test_redriven_events_are_handled_in_their_order_and_gone(command, park, listener, broker) -> None:
+def test_redriven_events_are_handled_in_their_order_and_gone(
+    command, park, listener, broker
+) -> None:
     for number in range(20):
         park(f"m-{number}", json.dumps(number).encode())
     command("redrive")
     eventually(lambda: len(handled) == 20)
     assert [event for event, _ in handled] == list(range(20))
-    assert {request_id for _, request_id in handled} <= {f"request-of-m-{number}" for number in range(20)}
+    assert {request_id for _, request_id in handled} <= {
+        f"request-of-m-{number}" for number in range(20)
+    }
     assert handled[0] == (0, "request-of-m-0")  # a batch goes by the id of its first
     eventually(lambda: broker.count(QUEUE) == broker.count(DEAD) == 0)
 
 
-def test_a_redriven_event_has_all_its_attempts_again(command, park, listener, broker) -> None:
+def test_a_redriven_event_has_all_its_attempts_again(
+    command, park, listener, broker
+) -> None:
     faults.append(ValueError("still wrong"))
     park("m-1")
     command("redrive")
@@ -225,7 +249,9 @@ def test_a_queue_can_be_named(command, park, broker, name) -> None:
 
 
 @pytest.mark.parametrize("verb", ["list", "redrive"])
-def test_an_unknown_queue_is_refused_and_the_known_ones_told(command, park, broker, verb) -> None:
+def test_an_unknown_queue_is_refused_and_the_known_ones_told(
+    command, park, broker, verb
+) -> None:
     park("m-1")
     with pytest.raises(SystemExit) as ended:
         command(verb, QUEUE, "nowhere")
@@ -234,7 +260,9 @@ def test_an_unknown_queue_is_refused_and_the_known_ones_told(command, park, brok
     assert broker.count(DEAD) == 1
 
 
-@pytest.mark.parametrize(("verb", "missing"), [("list", DEAD), ("redrive", DEAD), ("redrive", QUEUE)])
+@pytest.mark.parametrize(
+    ("verb", "missing"), [("list", DEAD), ("redrive", DEAD), ("redrive", QUEUE)]
+)
 def test_a_missing_queue_ends_the_command_with_one_line_and_loses_nothing(
     command, park, broker, verb, missing
 ) -> None:
@@ -263,8 +291,14 @@ def test_a_broker_that_is_blocked_ends_redriving_in_time_and_nothing_is_lost(
     eventually(lambda: broker.count(DEAD) + broker.count(QUEUE) >= 1)
 
 
-def test_where_the_broker_is_away_the_process_ends_with_one_line_and_code_1(environment) -> None:
-    away = {**environment, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/", "PYTHONWARNINGS": "ignore"}
+def test_where_the_broker_is_away_the_process_ends_with_one_line_and_code_1(
+    environment,
+) -> None:
+    away = {
+        **environment,
+        "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/",
+        "PYTHONWARNINGS": "ignore",
+    }
     for verb in ("list", "redrive"):
         command = [sys.executable, "-m", "chassis.dead", verb]
         ended = subprocess.run(command, env=away, capture_output=True, text=True)
@@ -273,11 +307,19 @@ def test_where_the_broker_is_away_the_process_ends_with_one_line_and_code_1(envi
         assert line.startswith("config.yaml: the broker is away: ")
 
 
-def test_the_suites_queues_are_all_known_to_the_process(environment, suite_config) -> None:
+def test_the_suites_queues_are_all_known_to_the_process(
+    environment, suite_config
+) -> None:
     command = [sys.executable, "-m", "chassis.dead", "list"]
     quiet = {**environment, "PYTHONWARNINGS": "ignore"}
-    listed = subprocess.run(command, env=quiet, capture_output=True, text=True, check=True).stdout
-    assert [line.partition(":")[0] for line in listed.splitlines() if not line.startswith(" ")] == [
+    listed = subprocess.run(
+        command, env=quiet, capture_output=True, text=True, check=True
+    ).stdout
+    assert [
+        line.partition(":")[0]
+        for line in listed.splitlines()
+        if not line.startswith(" ")
+    ] == [
         "evt-orders-order_paid--notifications.handle_order_paid",
         "evt-orders-order_rejected--notifications.handle_order_rejected",
         "evt-users-user_created--billing.handle_user_created",

@@ -47,7 +47,9 @@ class Hurried:
     middle = RpcProxy("worker", ["ask"], timeout="SHORT_S")
 
 
-def test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_does(config) -> None:
+def test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_does(
+    config,
+) -> None:
     hurried = Container(Hurried, config)
     with running(Container(Slow, config), Container(Middle, config), hurried):
         with pytest.raises(DeadlineExceeded):

@@ -35,8 +35,12 @@ QUEUE = "evt-teller-told--listener.handle_told"
 DEAD = f"{QUEUE}.dead"
 DELAYS_S = (0.05, 0.1, 0.15)
 
-plans: dict[str, list[Exception]] = {}  # what handling the event with this id raises, try by try
-named: dict[str, list[Exception]] = {}  # with which reasons the handler returns it, try by try
+plans: dict[
+    str, list[Exception]
+] = {}  # what handling the event with this id raises, try by try
+named: dict[
+    str, list[Exception]
+] = {}  # with which reasons the handler returns it, try by try
 handled: dict[str, list[Any]] = defaultdict(list)  # the request ids of the tries
 tried_at: dict[str, list[float]] = defaultdict(list)  # seconds
 batches: list[list[str]] = []  # the ids of each call
@@ -57,11 +61,17 @@ class Listener:
                 raise plans[event["id"]].pop(0)
         if gate:
             gate[0].wait()
-        return [(event, named[event["id"]].pop(0)) for event in events if named.get(event["id"])]
+        return [
+            (event, named[event["id"]].pop(0))
+            for event in events
+            if named.get(event["id"])
+        ]
 
 
 def database_gone() -> Exception:
-    return OperationalError("INSERT", {}, psycopg2.OperationalError("the server has gone"))
+    return OperationalError(
+        "INSERT", {}, psycopg2.OperationalError("the server has gone")
+    )
 
 
 class NoGrant(psycopg2.errors.InsufficientPrivilege):
@@ -162,7 +172,9 @@ def test_a_handled_event_is_gone(tell, broker) -> None:
 
 
 @pytest.mark.parametrize("fault", [database_gone, no_grant])
-def test_an_event_waits_for_the_database_for_as_long_as_it_takes(tell, moved, broker, fault) -> None:
+def test_an_event_waits_for_the_database_for_as_long_as_it_takes(
+    tell, moved, broker, fault
+) -> None:
     tries = 3 * events.MAX_ATTEMPTS
     event_id = tell(*[fault() for _ in range(tries)])
     eventually(lambda: len(handled[event_id]) == tries + 1)
@@ -179,7 +191,9 @@ def test_a_paused_handler_returns_all_events_and_tries_one_at_a_time(gathered) -
     assert probes == [[ids[0]]] * 3, batches
 
 
-def test_while_a_handler_pauses_its_queue_has_no_consumer_and_all_messages(tell, broker, monkeypatch) -> None:
+def test_while_a_handler_pauses_its_queue_has_no_consumer_and_all_messages(
+    tell, broker, monkeypatch
+) -> None:
     monkeypatch.setattr(events, "PAUSES_S", (3,))
     event_id = tell(database_gone())
     eventually(is_paused)
@@ -198,13 +212,19 @@ def test_pauses_grow_to_15_seconds() -> None:
     assert retries.PAUSES_S == (1, 2, 4, 8, 15)
 
 
-def test_failures_before_a_pause_count_no_more_and_none_is_skipped(tell, broker) -> None:
-    event_id = tell(ValueError("no"), ValueError("no"), database_gone(), *[ValueError("no")] * 4)
+def test_failures_before_a_pause_count_no_more_and_none_is_skipped(
+    tell, broker
+) -> None:
+    event_id = tell(
+        ValueError("no"), ValueError("no"), database_gone(), *[ValueError("no")] * 4
+    )
     eventually(lambda: len(handled[event_id]) == 8)
     eventually(lambda: is_quiet(broker))
 
 
-def test_a_handler_that_paused_without_an_event_left_consumes_again(tell, broker, monkeypatch) -> None:
+def test_a_handler_that_paused_without_an_event_left_consumes_again(
+    tell, broker, monkeypatch
+) -> None:
     monkeypatch.setattr(events, "PAUSES_S", (2,))
     tell(database_gone())
     eventually(is_paused)
@@ -215,10 +235,14 @@ def test_a_handler_that_paused_without_an_event_left_consumes_again(tell, broker
 
 
 def slow() -> Exception:
-    return OperationalError("INSERT", {}, TooSlow("canceling statement due to statement timeout"))
+    return OperationalError(
+        "INSERT", {}, TooSlow("canceling statement due to statement timeout")
+    )
 
 
-def test_an_event_that_meets_a_lock_holds_up_no_other_and_is_not_exhausted(gathered, broker) -> None:
+def test_an_event_that_meets_a_lock_holds_up_no_other_and_is_not_exhausted(
+    gathered, broker
+) -> None:
     """It is found by halving, as a malformed one is."""
     tries = 2 * events.MAX_ATTEMPTS
     ids = gathered(*[[]] * 10, [slow() for _ in range(tries)], *[[]] * 9)
@@ -227,7 +251,9 @@ def test_an_event_that_meets_a_lock_holds_up_no_other_and_is_not_exhausted(gathe
     assert is_quiet(broker)
 
 
-def test_where_every_event_is_too_slow_the_handler_pauses_after_a_few(gathered, caplog) -> None:
+def test_where_every_event_is_too_slow_the_handler_pauses_after_a_few(
+    gathered, caplog
+) -> None:
     ids = gathered(*[[slow() for _ in range(12)]] * 50)
     eventually(lambda: "event handler paused" in caplog.messages)
     assert len(batches) < 20, "each of them would take the time of a statement"
@@ -255,11 +281,17 @@ def test_a_probe_that_fails_on_its_own_does_not_end_the_pause(
 # A call to another service fails
 
 
-def test_events_that_need_another_service_wait_and_all_others_go_on(gathered, broker) -> None:
+def test_events_that_need_another_service_wait_and_all_others_go_on(
+    gathered, broker
+) -> None:
     tries = 2 * events.MAX_ATTEMPTS
     ids = gathered(*[[]] * 20)
     needy = ids[7]
-    named[needy] = [Unavailable("gone"), DeadlineExceeded("late"), InternalError("failed")] * 4
+    named[needy] = [
+        Unavailable("gone"),
+        DeadlineExceeded("late"),
+        InternalError("failed"),
+    ] * 4
     eventually(lambda: len(handled[needy]) > tries)
     assert all(len(handled[event_id]) == 1 for event_id in ids if event_id != needy)
     named[needy].clear()
@@ -287,7 +319,10 @@ def test_no_try_follows_the_last_one_before_its_delay(tell) -> None:
     event_id = tell(*[ValueError("no")] * 4)
     eventually(lambda: len(handled[event_id]) == 5)
     waits = [later - earlier for earlier, later in pairwise(tried_at[event_id])]
-    assert all(wait >= delay for wait, delay in zip(waits, [*DELAYS_S, DELAYS_S[-1]], strict=True))
+    assert all(
+        wait >= delay
+        for wait, delay in zip(waits, [*DELAYS_S, DELAYS_S[-1]], strict=True)
+    )
 
 
 def test_an_event_that_fails_is_dead_lettered_with_its_error(tell, broker) -> None:
@@ -307,7 +342,10 @@ def test_an_event_that_fails_is_dead_lettered_with_its_error(tell, broker) -> No
 @pytest.fixture
 def unconfirmed(handler, monkeypatch) -> list[Exception]:
     """The broker confirms nothing, as often as this list has something to raise."""
-    publish, refusals = handler.publisher.publish, [Unavailable("it confirms nothing")] * 3
+    publish, refusals = (
+        handler.publisher.publish,
+        [Unavailable("it confirms nothing")] * 3,
+    )
 
     def refuse(messages: Any) -> list[bool]:
         if refusals:
@@ -341,7 +379,9 @@ def test_where_no_more_dead_letters_can_be_held_the_handler_pauses(
     broker.take(DEAD)
 
 
-def test_no_ack_covers_a_dead_letter_that_is_not_confirmed(tell, unconfirmed, handler, broker) -> None:
+def test_no_ack_covers_a_dead_letter_that_is_not_confirmed(
+    tell, unconfirmed, handler, broker
+) -> None:
     """It stands between events of its batch that are done."""
     gate.append(Event())
     first = tell()
@@ -357,7 +397,9 @@ def test_no_ack_covers_a_dead_letter_that_is_not_confirmed(tell, unconfirmed, ha
     broker.take(DEAD)
 
 
-def test_no_ack_covers_an_event_that_failed_before_the_database_did(gathered, broker) -> None:
+def test_no_ack_covers_an_event_that_failed_before_the_database_did(
+    gathered, broker
+) -> None:
     """Its batch is halved: it fails, the rest of its half is done, the other half meets no database."""
     ids = gathered([ValueError("no")] * 100, *[[]] * 8, [database_gone()])
     eventually(lambda: broker.count(DEAD) == 1)
@@ -365,16 +407,25 @@ def test_no_ack_covers_an_event_that_failed_before_the_database_did(gathered, br
     assert json.loads(dead.body) == {"id": ids[0]}
 
 
-def test_an_event_without_a_dead_letter_queue_stays_in_its_own(tell, handler, broker, caplog) -> None:
+def test_an_event_without_a_dead_letter_queue_stays_in_its_own(
+    tell, handler, broker, caplog
+) -> None:
     broker.channel.queue_delete(DEAD)
     tell(*[ValueError("no")] * 100)
-    eventually(lambda: "the migrations have not run" in str([vars(record) for record in caplog.records]))
+    eventually(
+        lambda: (
+            "the migrations have not run"
+            in str([vars(record) for record in caplog.records])
+        )
+    )
     handler.declare(broker.channel)
     eventually(lambda: broker.count(DEAD))
     broker.take(DEAD)
 
 
-def test_an_event_that_the_handler_names_is_dead_lettered_alone(gathered, broker) -> None:
+def test_an_event_that_the_handler_names_is_dead_lettered_alone(
+    gathered, broker
+) -> None:
     ids = gathered(*[[]] * 20)
     named[ids[3]] = [ValueError("no such reader")] * 100
     eventually(lambda: broker.count(DEAD))
@@ -392,7 +443,9 @@ def test_an_event_that_waits_for_its_next_try_holds_up_no_other(tell, broker) ->
     eventually(lambda: is_quiet(broker))
 
 
-def test_no_ack_covers_an_event_that_is_held(tell, handler, servers, close_connections, monkeypatch) -> None:
+def test_no_ack_covers_an_event_that_is_held(
+    tell, handler, servers, close_connections, monkeypatch
+) -> None:
     """Acks of many events follow while it is held. Then the connection breaks: it must come again."""
     monkeypatch.setattr(retries, "RETRY_DELAYS_S", (60,))
     held = tell(ValueError("no"))
@@ -412,7 +465,9 @@ def unacked(servers: Servers) -> int:
     return int(found["messages_unacknowledged"])
 
 
-def test_held_events_are_bounded_in_number(tell, handler, moved, broker, monkeypatch) -> None:
+def test_held_events_are_bounded_in_number(
+    tell, handler, moved, broker, monkeypatch
+) -> None:
     monkeypatch.setattr(retries, "MAX_HELD", 3)
     monkeypatch.setattr(retries, "RETRY_DELAYS_S", (0.5,))
     needy = [tell(reasons=[Unavailable("gone")] * 1000) for _ in range(20)]
@@ -422,7 +477,9 @@ def test_held_events_are_bounded_in_number(tell, handler, moved, broker, monkeyp
     eventually(lambda: all(handled[other] for other in others))
     named.clear()
     before = {event_id: len(handled[event_id]) for event_id in needy}
-    eventually(lambda: all(len(handled[event_id]) > before[event_id] for event_id in needy))
+    eventually(
+        lambda: all(len(handled[event_id]) > before[event_id] for event_id in needy)
+    )
     eventually(lambda: is_quiet(broker))
     assert {copy.routing_key for copy in moved} == {QUEUE}
 
@@ -448,7 +505,9 @@ def test_where_different_events_fail_alike_the_handler_pauses_and_none_is_dead_l
     eventually(is_paused)
     eventually(lambda: sum(len(handled[event_id]) for event_id in ids) > 30)
     assert broker.count(DEAD) == 0
-    assert any("fail alike: AttributeError" in str(vars(record)) for record in caplog.records)
+    assert any(
+        "fail alike: AttributeError" in str(vars(record)) for record in caplog.records
+    )
     plans.clear()  # the mistake is mended
     eventually(lambda: not is_paused())
     eventually(lambda: is_quiet(broker))
@@ -467,7 +526,9 @@ def test_one_after_the_other_counts_as_well(tell, broker, monkeypatch) -> None:
     broker.take(DEAD)
 
 
-def test_malformed_events_alone_stop_no_good_one_behind_them_and_end_as_dead_letters(tell, broker) -> None:
+def test_malformed_events_alone_stop_no_good_one_behind_them_and_end_as_dead_letters(
+    tell, broker
+) -> None:
     bad = [tell(*[AttributeError("malformed")] * 1000) for _ in range(5)]
     eventually(is_paused)
     good = tell()
@@ -477,7 +538,9 @@ def test_malformed_events_alone_stop_no_good_one_behind_them_and_end_as_dead_let
     eventually(lambda: not is_paused())
 
 
-def test_many_malformed_events_delay_a_good_one_behind_them_by_a_few_probes(tell, broker, caplog) -> None:
+def test_many_malformed_events_delay_a_good_one_behind_them_by_a_few_probes(
+    tell, broker, caplog
+) -> None:
     """A probe takes twice as many as the last one, while none succeeds."""
     bad = [tell(*[AttributeError("malformed")] * 1000) for _ in range(100)]
     eventually(is_paused)
@@ -520,7 +583,9 @@ def test_a_batch_is_no_larger_than_its_limit(gathered, monkeypatch) -> None:
     eventually(lambda: batches == [ids[:20], ids[20:40], ids[40:]])
 
 
-def test_one_malformed_event_is_found_in_its_batch_and_dead_lettered_alone(gathered, broker) -> None:
+def test_one_malformed_event_is_found_in_its_batch_and_dead_lettered_alone(
+    gathered, broker
+) -> None:
     ids = gathered(*[[]] * 20, [ValueError("no such letter")] * 100, *[[]] * 29)
     eventually(lambda: broker.count(DEAD))
     [dead] = broker.take(DEAD)
@@ -530,7 +595,9 @@ def test_one_malformed_event_is_found_in_its_batch_and_dead_lettered_alone(gathe
     eventually(lambda: is_quiet(broker))
 
 
-def test_what_has_arrived_and_was_not_begun_goes_back_at_the_stop(chassis_config, dispatch, broker) -> None:
+def test_what_has_arrived_and_was_not_begun_goes_back_at_the_stop(
+    chassis_config, dispatch, broker
+) -> None:
     calls: list[list[int]] = []
     held = Event()
 
@@ -587,7 +654,9 @@ def test_a_handler_that_pauses_stops_at_any_moment(
 def test_what_an_event_carries_survives_its_retries(listener, broker) -> None:
     event_id = str(uuid.uuid4())
     plans[event_id] = [ValueError("no")] * 100
-    body = json.dumps({"id": event_id, "name": "Zoë"}, ensure_ascii=False).encode("utf-16")
+    body = json.dumps({"id": event_id, "name": "Zoë"}, ensure_ascii=False).encode(
+        "utf-16"
+    )
     broker.publish(
         "teller.events",
         "told",
@@ -607,12 +676,16 @@ def test_what_an_event_carries_survives_its_retries(listener, broker) -> None:
 
 
 @pytest.mark.parametrize("count", ["many", -7, None, [1]])
-def test_odd_counts_in_the_headers_neither_lose_the_event_nor_end_the_service(broker, tell, count) -> None:
+def test_odd_counts_in_the_headers_neither_lose_the_event_nor_end_the_service(
+    broker, tell, count
+) -> None:
     event_id = str(uuid.uuid4())
     plans[event_id] = [Unavailable("gone")]
     headers = {"x-attempts": count, "x-failures": count}
     body = json.dumps({"id": event_id}).encode()
-    broker.publish("teller.events", "told", body, content_type="application/json", headers=headers)
+    broker.publish(
+        "teller.events", "told", body, content_type="application/json", headers=headers
+    )
     eventually(lambda: len(handled[event_id]) == 2)
     eventually(lambda: is_quiet(broker))
 
@@ -637,7 +710,9 @@ POISON: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("message", POISON.values(), ids=POISON)
-def test_a_poison_event_is_taken_off_the_queue_and_the_service_lives(broker, tell, message) -> None:
+def test_a_poison_event_is_taken_off_the_queue_and_the_service_lives(
+    broker, tell, message
+) -> None:
     broker.publish("teller.events", "told", **message)
     event_id = tell()
     eventually(lambda: handled[event_id])
@@ -651,7 +726,10 @@ UNDECODABLE: dict[str, dict[str, Any]] = {
     "a number of 5,000 digits": {"body": b"9" * 5000},
     "pickle": {"body": b"\x80\x04N.", "content_type": "application/x-python-serialize"},
     "a content type nobody knows": {"body": b"<a/>", "content_type": "application/xml"},
-    "compressed": {"body": zlib.compress(b'{"id": "x"}'), "headers": {"compression": "application/x-gzip"}},
+    "compressed": {
+        "body": zlib.compress(b'{"id": "x"}'),
+        "headers": {"compression": "application/x-gzip"},
+    },
 }
 
 
@@ -659,7 +737,9 @@ UNDECODABLE: dict[str, dict[str, Any]] = {
 def test_an_event_that_cannot_be_read_is_dead_lettered_at_once_and_as_it_is(
     broker, listener, message
 ) -> None:
-    broker.publish("teller.events", "told", **{"content_type": "application/json", **message})
+    broker.publish(
+        "teller.events", "told", **{"content_type": "application/json", **message}
+    )
     eventually(lambda: broker.count(DEAD))
     broker.channel.auto_decode = False
     [dead] = broker.take(DEAD)
@@ -686,16 +766,30 @@ MALFORMED: dict[str, tuple[bytes, str, dict[str, Any]]] = {
         {"content_encoding": "idna"},
     ),
     "an encoding nobody knows": (b"[1]", "TypeError", {"content_encoding": "no-such"}),
-    "nothing in an encoding nobody knows": (b"", "TypeError", {"content_encoding": "no-such"}),
+    "nothing in an encoding nobody knows": (
+        b"",
+        "TypeError",
+        {"content_encoding": "no-such"},
+    ),
     "no content type": (b"[1]", "TypeError", {"content_type": None}),
     "a header whose name is no text": (b"[1]", "TypeError", {"headers": {b"\xff": 1}}),
-    "headers of a hundred kilobytes": (b"[1]", "TypeError", {"headers": {"a": "x" * 100_000}}),
-    "headers that leave no room for more": (b"[1]", "TypeError", {"headers": {"a": "x" * 130_000}}),
+    "headers of a hundred kilobytes": (
+        b"[1]",
+        "TypeError",
+        {"headers": {"a": "x" * 100_000}},
+    ),
+    "headers that leave no room for more": (
+        b"[1]",
+        "TypeError",
+        {"headers": {"a": "x" * 130_000}},
+    ),
 }
 
 
 @pytest.mark.parametrize(("body", "error", "more"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_event_is_dead_lettered_as_it_is(broker, listener, body, error, more) -> None:
+def test_a_malformed_event_is_dead_lettered_as_it_is(
+    broker, listener, body, error, more
+) -> None:
     given = {"content_type": "application/json", **more}
     broker.publish("teller.events", "told", body, **given)
     eventually(lambda: broker.count(DEAD))
@@ -706,9 +800,13 @@ def test_a_malformed_event_is_dead_lettered_as_it_is(broker, listener, body, err
     assert is_quiet(broker)
 
 
-def test_a_copy_of_an_event_goes_to_no_queue_that_its_publisher_names(broker, listener) -> None:
+def test_a_copy_of_an_event_goes_to_no_queue_that_its_publisher_names(
+    broker, listener
+) -> None:
     """The copy would go to its queue as well, fail there again, and so on without an end."""
-    broker.publish("teller.events", "told", b"[1]", headers={"CC": [QUEUE, DEAD], "mine": 1})
+    broker.publish(
+        "teller.events", "told", b"[1]", headers={"CC": [QUEUE, DEAD], "mine": 1}
+    )
     eventually(lambda: broker.count(DEAD))
     [dead] = broker.take(DEAD)
     assert "CC" not in dead.headers
@@ -733,7 +831,12 @@ def test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_p
     nameko_run, dispatch, sql, servers, clean
 ) -> None:
     user_id, order_id = str(uuid.uuid4()), str(uuid.uuid4())
-    user = {"user_id": user_id, "username": "Ann", "email": "ann@example.org", "locale": "en"}
+    user = {
+        "user_id": user_id,
+        "username": "Ann",
+        "email": "ann@example.org",
+        "locale": "en",
+    }
     killed = nameko_run("notifications.service")
     dispatch("users", "user_created", user)
     eventually(lambda: sql("notifications", "SELECT 1 FROM recipients"))
@@ -749,15 +852,28 @@ def test_an_event_whose_handler_is_killed_in_the_middle_is_handled_by_the_next_p
     eventually(lambda: sql("notifications", "SELECT 1 FROM pg_locks WHERE NOT granted"))
     killed.kill()
     # Or its server process, which knows nothing of that, would write the letter all the same.
-    with closing(psycopg2.connect(servers.superuser_dsn())) as server, server.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
-    eventually(lambda: not sql("notifications", "SELECT 1 FROM pg_locks WHERE NOT granted"))
+    with (
+        closing(psycopg2.connect(servers.superuser_dsn())) as server,
+        server.cursor() as cursor,
+    ):
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted"
+        )
+    eventually(
+        lambda: not sql("notifications", "SELECT 1 FROM pg_locks WHERE NOT granted")
+    )
     sql("notifications", "ROLLBACK")
     nameko_run("notifications.service")
-    eventually(lambda: sql("notifications", "SELECT order_id::text FROM letters") == [(order_id,)])
+    eventually(
+        lambda: (
+            sql("notifications", "SELECT order_id::text FROM letters") == [(order_id,)]
+        )
+    )
 
 
-def test_after_the_broker_closed_all_connections_events_are_handled(tell, close_connections, broker) -> None:
+def test_after_the_broker_closed_all_connections_events_are_handled(
+    tell, close_connections, broker
+) -> None:
     before = tell(Unavailable("gone"))
     close_connections()
     after = tell(Unavailable("gone"))
@@ -765,7 +881,9 @@ def test_after_the_broker_closed_all_connections_events_are_handled(tell, close_
     eventually(lambda: len(handled[after]) >= 2)
 
 
-def test_where_an_ack_fails_its_connection_ends_and_the_event_comes_again(tell, broker, monkeypatch) -> None:
+def test_where_an_ack_fails_its_connection_ends_and_the_event_comes_again(
+    tell, broker, monkeypatch
+) -> None:
     """Over that connection an ack of many would end the event, of which nobody knows whether it is ended."""
     acks: list[Any] = []
 
@@ -782,7 +900,9 @@ def test_where_an_ack_fails_its_connection_ends_and_the_event_comes_again(tell, 
     eventually(lambda: is_quiet(broker))
 
 
-def test_a_stock_handler_can_take_the_queue_over(listener, chassis_config, dispatch) -> None:
+def test_a_stock_handler_can_take_the_queue_over(
+    listener, chassis_config, dispatch
+) -> None:
     """Had the queue been declared otherwise, the broker would refuse it: 406."""
     seen: list[Any] = []
 
@@ -798,12 +918,19 @@ def test_a_stock_handler_can_take_the_queue_over(listener, chassis_config, dispa
         ids = [str(uuid.uuid4()) for _ in range(10)]
         for event_id in ids:
             dispatch("teller", "told", {"id": event_id})
-        eventually(lambda: all(event_id in seen or handled[event_id] for event_id in ids))
+        eventually(
+            lambda: all(event_id in seen or handled[event_id] for event_id in ids)
+        )
     assert seen
 
 
-def test_an_event_with_a_long_message_id_that_is_no_text_is_dead_lettered_too(broker, listener) -> None:
-    forged = {"content_type": "application/json", "properties": {"message_id": b"\xff" * 200}}
+def test_an_event_with_a_long_message_id_that_is_no_text_is_dead_lettered_too(
+    broker, listener
+) -> None:
+    forged = {
+        "content_type": "application/json",
+        "properties": {"message_id": b"\xff" * 200},
+    }
     broker.publish("teller.events", "told", b"[2]", **forged)
     eventually(lambda: broker.count(DEAD))
     [dead] = broker.take(DEAD)

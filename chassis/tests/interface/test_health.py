@@ -46,7 +46,11 @@ def get(path: str) -> requests.Response:
 
 def readiness() -> tuple[int, dict[str, str]]:
     answer = get("/readyz")
-    checks = {name: told for name, told in answer.json()["checks"].items() if name.startswith("users ")}
+    checks = {
+        name: told
+        for name, told in answer.json()["checks"].items()
+        if name.startswith("users ")
+    }
     return answer.status_code, checks
 
 
@@ -60,11 +64,17 @@ def test_a_service_that_is_up_is_ready(keeper) -> None:
     }
 
 
-def test_without_its_database_a_service_is_alive_and_not_ready(keeper, superuser) -> None:
+def test_without_its_database_a_service_is_alive_and_not_ready(
+    keeper, superuser
+) -> None:
     superuser("ALTER ROLE users NOLOGIN")
-    superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'")
+    superuser(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'"
+    )
     try:
-        eventually(lambda: readiness() == (503, {**readiness()[1], "users database": "away"}))
+        eventually(
+            lambda: readiness() == (503, {**readiness()[1], "users database": "away"})
+        )
         assert get("/healthz").status_code == 200
     finally:
         superuser("ALTER ROLE users LOGIN")
@@ -89,6 +99,9 @@ def test_many_may_ask_at_the_same_time(keeper) -> None:
 
 def test_metrics_tell_what_was_handled(keeper, rpc) -> None:
     rpc.users.nothing()
-    families = {family.name: family for family in text_string_to_metric_families(get("/metrics").text)}
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(get("/metrics").text)
+    }
     labels = [sample.labels for sample in families["shop_worker_seconds"].samples]
     assert {"service": "users", "method": "nothing", "outcome": "done"} in labels

@@ -26,7 +26,9 @@ from dev.ports import free_ports
 from dev.servers import Servers
 
 # eventlet calls what dnspython has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:please use dns.resolver:DeprecationWarning"
+)
 
 HOST = "db.shop.test"
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # the servers listen here only
@@ -68,7 +70,9 @@ def connect(suite_config: dict[str, Any]) -> Callable[..., str]:
         engine = create_engine(where, poolclass=NullPool)
         event.listen(engine, "do_connect", lookups.connect)
         with engine.connect() as connection:
-            return str(connection.execute(text("SELECT host(inet_server_addr())")).scalar())
+            return str(
+                connection.execute(text("SELECT host(inet_server_addr())")).scalar()
+            )
 
     return run
 
@@ -138,8 +142,12 @@ def test_a_database_is_ready_though_the_first_addresses_never_answer(
 ) -> None:
     names.addresses[HOST] = [ELSEWHERE, MORE[0], HERE]
     with closing(eventlet.listen((MORE[0], port))):
-        assert health.Check("database", lambda: connect(f"{HOST}:{port}")).result() == "ok"
-    with eventlet.Timeout(DEADLINE_S, AssertionError("the first connection is left open")):
+        assert (
+            health.Check("database", lambda: connect(f"{HOST}:{port}")).result() == "ok"
+        )
+    with eventlet.Timeout(
+        DEADLINE_S, AssertionError("the first connection is left open")
+    ):
         left, _ = mute.accept()
         with closing(left):
             while left.recv(1024):
@@ -189,20 +197,26 @@ def test_a_name_that_comes_back_is_found_at_once(names: NameServer) -> None:
 
 
 @pytest.mark.parametrize("host", loopback())
-def test_a_name_server_and_all_addresses_may_be_of_either_family(monkeypatch, host: str) -> None:
+def test_a_name_server_and_all_addresses_may_be_of_either_family(
+    monkeypatch, host: str
+) -> None:
     with name_server(monkeypatch, host) as names:
         names.addresses[HOST] = [host]
         assert lookups.resolve(HOST) == [host]
 
 
-def test_a_short_name_is_found_though_only_the_search_list_is_answered(names: NameServer) -> None:
+def test_a_short_name_is_found_though_only_the_search_list_is_answered(
+    names: NameServer,
+) -> None:
     names.configuration = "nameserver 127.0.0.1\nsearch shop.test\noptions ndots:5\n"
     names.addresses[HOST] = [HERE]
     names.ignored = {"db"}  # the name server behind this one is dead
     assert lookups.resolve("db") == [HERE]
 
 
-def test_a_host_that_has_no_address_is_no_name_server_failure(names: NameServer) -> None:
+def test_a_host_that_has_no_address_is_no_name_server_failure(
+    names: NameServer,
+) -> None:
     names.addresses[HOST] = []
     with pytest.raises(socket.gaierror, match="does not contain an answer"):
         lookups.resolve(HOST)
@@ -225,7 +239,9 @@ def test_without_eventlets_patches_a_connection_has_a_limit_too(
         "event.listen(engine, 'do_connect', lookups.connect); engine.connect()"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
-    tried = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    tried = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
     assert "timeout expired" in tried.stderr
 
 
@@ -240,7 +256,11 @@ def standby(port: int, tmp_path: Path) -> Iterator[int]:
     pooled = free_ports()["gateway"]
     file = tmp_path / "pgbouncer.ini"
     file.write_text(READ_ONLY.format(port=port, pooled=pooled))
-    command = ["pgbouncer", str(file), *(["--user=postgres"] if os.geteuid() == 0 else [])]
+    command = [
+        "pgbouncer",
+        str(file),
+        *(["--user=postgres"] if os.geteuid() == 0 else []),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: listens(pooled))
@@ -259,8 +279,19 @@ def test_migrations_skip_a_standby(
     uris = {"users:Base": uri.render_as_string(hide_password=False)}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({**suite_config, "DB_OWNER_URIS": uris}))
-    command = [sys.executable, "-W", "ignore", "-m", "chassis.migrate", "--config", str(file), "users"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "chassis.migrate",
+        "--config",
+        str(file),
+        "users",
+    ]
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
     assert run.stdout == "users: tables and queues are ready\n", run.stderr
 
 

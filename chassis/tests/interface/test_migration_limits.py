@@ -76,7 +76,15 @@ def command(config_file) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     with ExitStack() as stack:
 
         def start(folder: str) -> subprocess.Popen[str]:
-            arguments = [sys.executable, "-W", "ignore", "-c", COMMAND, folder, config_file]
+            arguments = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                COMMAND,
+                folder,
+                config_file,
+            ]
             process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -103,7 +111,9 @@ def impatient_owner(superuser) -> Iterator[None]:
 
 
 def has_queued(sql: Callable[..., Any]) -> bool:
-    waiting = "SELECT 1 FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted"
+    waiting = (
+        "SELECT 1 FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted"
+    )
     return bool(sql("users", waiting))
 
 
@@ -113,11 +123,16 @@ def test_a_migration_that_waits_for_a_lock_lets_queries_pass_and_succeeds_once_i
     process = command(migrations(DDL))
     eventually(lambda: has_queued(sql))
     sql("users", "SET statement_timeout = '10s'")
-    sql("users", "SELECT FROM users")  # behind the migration, while the reader has its lock
+    sql(
+        "users", "SELECT FROM users"
+    )  # behind the migration, while the reader has its lock
     assert process.poll() is None
     assert process.stdout is not None
     holder = f"pid {reader.info.backend_pid} (report, role users)"
-    assert process.stdout.readline() == f"users: a table is locked by {holder}; attempt 1 of 30\n"
+    assert (
+        process.stdout.readline()
+        == f"users: a table is locked by {holder}; attempt 1 of 30\n"
+    )
     reader.rollback()
     assert process.wait() == 0
     assert sql("users", "SELECT inside FROM limits") == [("1min",)]
@@ -130,13 +145,17 @@ def test_a_migration_whose_table_stays_locked_ends_with_one_line_and_changes_not
     folder = Path(migrations(DDL))
     monkeypatch.setattr(migrate, "migrations_of", lambda service: folder)
     monkeypatch.setattr(migrate, "MAX_ATTEMPTS", 2)
-    monkeypatch.setattr(migrate, "check_queue_limits", lambda *arguments: None)  # takes seconds
+    monkeypatch.setattr(
+        migrate, "check_queue_limits", lambda *arguments: None
+    )  # takes seconds
     with pytest.raises(SystemExit) as ended:
         migrate.main(["--config", config_file, "users"])
     holder = f"pid {reader.info.backend_pid} (report, role users)"
     assert f"a table is locked by {holder}: run it again later" in ended.value.code
     assert "\n" not in ended.value.code
-    found = sql("users", "SELECT to_regclass('limits'), version_num FROM alembic_version")
+    found = sql(
+        "users", "SELECT to_regclass('limits'), version_num FROM alembic_version"
+    )
     assert found == [(None, "0001")]
 
 
@@ -152,8 +171,11 @@ def test_index_builds_have_no_time_limit_and_several_migrations_take_turns(
     assert sql("users", "SELECT to_regclass('limits')") == [(None,)]
     sql("users", "SELECT pg_advisory_unlock(7369001)")
     assert [process.wait() for process in processes] == [0, 0]
-    assert sql("users", "SELECT inside, after FROM limits") == [("0", "1min")]  # one of them did it
+    assert sql("users", "SELECT inside, after FROM limits") == [
+        ("0", "1min")
+    ]  # one of them did it
     [(is_valid,)] = sql(
-        "users", "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_by_locale'::regclass"
+        "users",
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_by_locale'::regclass",
     )
     assert is_valid

@@ -40,9 +40,13 @@ def config_file(config, tmp_path) -> Any:
 
 
 @pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
-def test_only_services_with_an_outbox_have_an_exchange_of_events(config, monkeypatch, service) -> None:
+def test_only_services_with_an_outbox_have_an_exchange_of_events(
+    config, monkeypatch, service
+) -> None:
     declared = []
-    monkeypatch.setattr(migrate, "declare_exchange", lambda exchange, _: declared.append(exchange.name))
+    monkeypatch.setattr(
+        migrate, "declare_exchange", lambda exchange, _: declared.append(exchange.name)
+    )
     declare_queues(config, service)
     own = [f"{service}.events"] if service in ("users", "orders") else []
     assert declared == ["nameko-rpc", *own]
@@ -68,24 +72,38 @@ def test_migrating_again_changes_nothing(config, sql, service) -> None:
     before = sql(service, "SELECT * FROM alembic_version")
     migrate_tables(config, service)
     declare_queues(config, service)
-    assert sql(service, "SELECT * FROM alembic_version") == before == [(newest_migration(service),)]
+    assert (
+        sql(service, "SELECT * FROM alembic_version")
+        == before
+        == [(newest_migration(service),)]
+    )
 
 
 @pytest.fixture
 def revision(sql) -> Iterator[Callable[[str], None]]:
     """`revision("0002")`: what the tables of users are said to be at."""
-    yield lambda name: sql("users", "UPDATE alembic_version SET version_num = %s", [name])
-    sql("users", "UPDATE alembic_version SET version_num = %s", [newest_migration("users")])
+    yield lambda name: sql(
+        "users", "UPDATE alembic_version SET version_num = %s", [name]
+    )
+    sql(
+        "users",
+        "UPDATE alembic_version SET version_num = %s",
+        [newest_migration("users")],
+    )
 
 
-def test_tables_that_are_newer_than_this_code_stay_as_they_are(config, sql, revision) -> None:
+def test_tables_that_are_newer_than_this_code_stay_as_they_are(
+    config, sql, revision
+) -> None:
     """After a rollback: older services take them."""
     revision("9999")
     migrate_tables(config, "users")
     assert sql("users", "SELECT * FROM alembic_version") == [("9999",)]
 
 
-def test_the_tables_of_something_else_are_not_taken_for_newer_ones(config, revision) -> None:
+def test_the_tables_of_something_else_are_not_taken_for_newer_ones(
+    config, revision
+) -> None:
     revision("ae1027a6acf")
     with pytest.raises(CommandError, match="ae1027a6acf"):
         migrate_tables(config, "users")
@@ -123,14 +141,18 @@ def test_a_service_cannot_change_its_schema(config, service) -> None:
 @pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
 def test_a_service_cannot_read_anothers_database(config, service) -> None:
     for other in set(SERVICES_WITH_TABLES) - {service}:
-        with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        with pytest.raises(
+            psycopg2.OperationalError, match="permission denied for database"
+        ):
             role(config, service, other)
 
 
 def test_the_command_says_what_is_ready(config_file, capsys) -> None:
     main(["--config", config_file(), "users", "billing"])
     told = capsys.readouterr().out.splitlines()
-    assert told == [f"{service}: tables and queues are ready" for service in ("users", "billing")]
+    assert told == [
+        f"{service}: tables and queues are ready" for service in ("users", "billing")
+    ]
 
 
 AWAY = "postgresql+psycopg2://a:b@127.0.0.1:1/c"
@@ -174,7 +196,9 @@ def test_the_command_does_not_know_other_services(config_file) -> None:
         main(["--config", config_file(), "nobody"])
 
 
-def test_a_checkout_may_lie_in_a_folder_with_a_percent_sign(config, tmp_path, monkeypatch) -> None:
+def test_a_checkout_may_lie_in_a_folder_with_a_percent_sign(
+    config, tmp_path, monkeypatch
+) -> None:
     place = tmp_path / "50% off"
     place.mkdir()
     (place / "alembic").symlink_to(migrate.HERE / "alembic")

@@ -40,7 +40,9 @@ class Teller:
     outbox = Outbox()
 
     @rpc
-    def tell(self, event_type: str, facts: list[dict[str, Any]], then_fails: bool = False) -> None:
+    def tell(
+        self, event_type: str, facts: list[dict[str, Any]], then_fails: bool = False
+    ) -> None:
         with self.db.transaction() as connection:
             self.outbox.add(connection, [(event_type, fact) for fact in facts])
             if then_fails:
@@ -51,7 +53,9 @@ class Teller:
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outbox, "POLL_S", 0.1)
-        patch.setattr(outbox, "MEASURE_EVERY_S", 0.1)  # by which rows with old ids are noticed
+        patch.setattr(
+            outbox, "MEASURE_EVERY_S", 0.1
+        )  # by which rows with old ids are noticed
         yield
 
 
@@ -77,9 +81,17 @@ ids = itertools.count(1)  # older than any that a service makes
 
 def insert(sql: Any, event_type: str, count: int) -> None:
     """Rows as a service that died would leave them."""
-    rows = [(str(uuid.UUID(int=next(ids))), event_type, json.dumps({"n": n})) for n in range(count)]
-    values = ", ".join(f"('{id_}', '{kind}', '{payload}', 'r')" for id_, kind, payload in rows)
-    sql("users", f"INSERT INTO outbox (event_id, type, payload, request_id) VALUES {values}")
+    rows = [
+        (str(uuid.UUID(int=next(ids))), event_type, json.dumps({"n": n}))
+        for n in range(count)
+    ]
+    values = ", ".join(
+        f"('{id_}', '{kind}', '{payload}', 'r')" for id_, kind, payload in rows
+    )
+    sql(
+        "users",
+        f"INSERT INTO outbox (event_id, type, payload, request_id) VALUES {values}",
+    )
 
 
 def bodies(broker: Broker, queue: str) -> list[dict[str, Any]]:
@@ -91,7 +103,9 @@ def publisher_of(container: Container) -> ConfirmedPublisher:
     return provider.publisher
 
 
-def test_an_event_is_published_after_its_commit_and_marked(teller, rpc, broker, sql) -> None:
+def test_an_event_is_published_after_its_commit_and_marked(
+    teller, rpc, broker, sql
+) -> None:
     queue = broker.bind(EXCHANGE, "told")
     rpc.users.tell("told", [{"n": 1}, {"n": 2}])
     eventually(lambda: broker.count(queue) == 2)
@@ -102,11 +116,16 @@ def test_an_event_is_published_after_its_commit_and_marked(teller, rpc, broker, 
     for payload, message in zip(payloads, messages, strict=True):
         assert payload["version"] == 1
         assert payload["event_id"] == message.properties["message_id"]
-        assert datetime.fromisoformat(payload["occurred_at"]).utcoffset().total_seconds() == 0
+        assert (
+            datetime.fromisoformat(payload["occurred_at"]).utcoffset().total_seconds()
+            == 0
+        )
         assert message.properties["delivery_mode"] == 2
 
 
-def test_an_event_of_a_transaction_that_failed_is_never_told(teller, rpc, broker, sql) -> None:
+def test_an_event_of_a_transaction_that_failed_is_never_told(
+    teller, rpc, broker, sql
+) -> None:
     queue = broker.bind(EXCHANGE, "told")
     with pytest.raises(Exception, match="users failed"):
         rpc.users.tell("told", [{"n": 1}], then_fails=True)
@@ -123,7 +142,9 @@ def test_the_request_id_goes_in_the_headers(teller, broker) -> None:
         bind_request_id({"request_id": "of-the-worker"})
         with dependency(teller, "db").transaction() as connection:
             facts = [{"n": 1}, {"n": 2, "request_id": "of-the-order"}]
-            dependency(teller, "outbox").add(connection, [("told", fact) for fact in facts])
+            dependency(teller, "outbox").add(
+                connection, [("told", fact) for fact in facts]
+            )
 
     eventlet.spawn(work).wait()
     eventually(lambda: broker.count(queue) == 2)
@@ -137,7 +158,9 @@ def test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one(
     teller, rpc, broker, sql, caplog
 ) -> None:
     rpc.users.tell("early", [{"n": 1}])
-    eventually(lambda: "events without a queue: the migrations have not run" in caplog.messages)
+    eventually(
+        lambda: "events without a queue: the migrations have not run" in caplog.messages
+    )
     assert unsent(sql) == 1
     queue = broker.bind(EXCHANGE, "early")
     eventually(lambda: broker.count(queue))
@@ -153,7 +176,9 @@ def test_events_without_a_queue_hold_up_no_others(teller, rpc, broker, sql) -> N
     eventually(lambda: unsent(sql) == 2 * outbox.BATCH + 1)
 
 
-def test_two_relays_side_by_side_publish_every_event_once(chassis_config, teller, broker, sql) -> None:
+def test_two_relays_side_by_side_publish_every_event_once(
+    chassis_config, teller, broker, sql
+) -> None:
     queue = broker.bind(EXCHANGE, "told")
     with running(Container(Teller, chassis_config)):
         for _ in range(5):
@@ -161,10 +186,14 @@ def test_two_relays_side_by_side_publish_every_event_once(chassis_config, teller
             eventlet.sleep(0)
         eventually(lambda: unsent(sql) == 0)
     ids = [message.properties["message_id"] for message in broker.take(queue)]
-    assert len(set(ids)) == len(ids) == 1500  # a row that one has taken is skipped by the other
+    assert (
+        len(set(ids)) == len(ids) == 1500
+    )  # a row that one has taken is skipped by the other
 
 
-def test_events_that_a_dead_process_left_are_published_at_start(chassis_config, broker, sql) -> None:
+def test_events_that_a_dead_process_left_are_published_at_start(
+    chassis_config, broker, sql
+) -> None:
     queue = broker.bind(EXCHANGE, "left")
     insert(sql, "left", 3)
     with running(Container(Teller, chassis_config)):
@@ -186,12 +215,16 @@ def test_a_closed_connection_loses_no_event(
     eventually(lambda: unsent(sql) == 0)
     with connect(chassis_config) as connection:  # the test's own was closed too
         again = Broker(connection)
-        ids = {message.properties["message_id"] for message in again.take("outbox-test")}
+        ids = {
+            message.properties["message_id"] for message in again.take("outbox-test")
+        }
         again.channel.queue_delete("outbox-test")
     assert len(ids) == 501
 
 
-def test_nothing_is_written_while_the_broker_takes_no_messages(teller, broker, sql, monkeypatch) -> None:
+def test_nothing_is_written_while_the_broker_takes_no_messages(
+    teller, broker, sql, monkeypatch
+) -> None:
     """A row that was taken and given back again has an xmax."""
     queue = broker.bind(EXCHANGE, "told")
     tried = []
@@ -208,9 +241,13 @@ def test_nothing_is_written_while_the_broker_takes_no_messages(teller, broker, s
     eventually(lambda: broker.count(queue) == 3)
 
 
-def test_the_relay_survives_its_database_session(teller, rpc, broker, sql, superuser) -> None:
+def test_the_relay_survives_its_database_session(
+    teller, rpc, broker, sql, superuser
+) -> None:
     queue = broker.bind(EXCHANGE, "told")
-    superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'")
+    superuser(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users'"
+    )
     insert(sql, "told", 3)
     eventually(lambda: broker.count(queue) == 3)
 
@@ -219,16 +256,27 @@ def test_sent_events_are_cleaned_up_after_their_time(chassis_config, sql) -> Non
     insert(sql, "old", 1)
     insert(sql, "recent", 1)
     insert(sql, "unsent", 1)
-    sql("users", "UPDATE outbox SET sent_at = now() - interval '11 minutes' WHERE type = 'old'")
-    sql("users", "UPDATE outbox SET sent_at = now() - interval '9 minutes' WHERE type = 'recent'")
+    sql(
+        "users",
+        "UPDATE outbox SET sent_at = now() - interval '11 minutes' WHERE type = 'old'",
+    )
+    sql(
+        "users",
+        "UPDATE outbox SET sent_at = now() - interval '9 minutes' WHERE type = 'recent'",
+    )
     with running(Container(Teller, {**chassis_config, "OUTBOX_RETENTION_S": 600})):
         eventually(lambda: not sql("users", "SELECT 1 FROM outbox WHERE type = 'old'"))
-    assert {kind for (kind,) in sql("users", "SELECT type FROM outbox")} == {"recent", "unsent"}
+    assert {kind for (kind,) in sql("users", "SELECT type FROM outbox")} == {
+        "recent",
+        "unsent",
+    }
 
 
 def test_metrics_tell_how_many_events_wait_and_how_long(teller, broker, sql) -> None:
     def metric(name: str) -> float:
-        return REGISTRY.get_sample_value(f"shop_outbox_{name}", {"service": "users"}) or 0
+        return (
+            REGISTRY.get_sample_value(f"shop_outbox_{name}", {"service": "users"}) or 0
+        )
 
     insert(sql, "nobody-listens", 3)
     sql("users", "UPDATE outbox SET created_at = now() - interval '2 minutes'")
@@ -251,7 +299,9 @@ def test_an_answer_does_not_wait_for_the_relay(teller, rpc, monkeypatch) -> None
     published.send()
 
 
-def test_an_event_goes_at_once_and_those_that_follow_it_go_together(teller, rpc, monkeypatch) -> None:
+def test_an_event_goes_at_once_and_those_that_follow_it_go_together(
+    teller, rpc, monkeypatch
+) -> None:
     monkeypatch.setattr(outbox, "PAUSE_S", 1.0)
     eventlet.sleep(1.1)  # the pause after an earlier test's events is over
     published: list[int] = []
@@ -271,7 +321,9 @@ def test_an_event_goes_at_once_and_those_that_follow_it_go_together(teller, rpc,
 def test_a_flood_of_facts_is_written_in_one_go(teller, broker, sql) -> None:
     queue = broker.bind(EXCHANGE, "told")
     with dependency(teller, "db").transaction() as connection:
-        dependency(teller, "outbox").add(connection, [("told", {"n": n}) for n in range(1000)])
+        dependency(teller, "outbox").add(
+            connection, [("told", {"n": n}) for n in range(1000)]
+        )
         assert connection.execute(text("SELECT count(*) FROM outbox")).scalar() == 1000
         dependency(teller, "outbox").add(connection, [])
     eventually(lambda: broker.count(queue) == 1000)

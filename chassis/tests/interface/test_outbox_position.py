@@ -75,7 +75,9 @@ def measures_once(monkeypatch) -> None:
 
 def event_id(age_s: float) -> str:
     """A uuid7 of a clock that is `age_s` behind."""
-    return str(uuid.UUID(int=(int((time() - age_s) * 1000) << 80) | random.getrandbits(74)))
+    return str(
+        uuid.UUID(int=(int((time() - age_s) * 1000) << 80) | random.getrandbits(74))
+    )
 
 
 def write(cursor: Any, ids: list[str]) -> None:
@@ -87,37 +89,52 @@ def write(cursor: Any, ids: list[str]) -> None:
 
 
 def all_sent(sql: Callable[..., Any]) -> bool:
-    rows = sql("users", "SELECT bool_and(sent_at IS NOT NULL) FROM outbox HAVING count(*) > 0")
+    rows = sql(
+        "users", "SELECT bool_and(sent_at IS NOT NULL) FROM outbox HAVING count(*) > 0"
+    )
     return rows == [(True,)]
 
 
 def test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot(
     relay, rpc, broker, sql, chassis_config
 ) -> None:
-    owner, service = (chassis_config[name]["users:Base"] for name in ("DB_OWNER_URIS", "DB_URIS"))
+    owner, service = (
+        chassis_config[name]["users:Base"] for name in ("DB_OWNER_URIS", "DB_URIS")
+    )
     broker.bind(EXCHANGE, "told")
     engine = relay._database.engine
-    with old_snapshot(owner), recorded(engine, "UPDATE outbox SET sent_at = now()") as looks:
+    with (
+        old_snapshot(owner),
+        recorded(engine, "UPDATE outbox SET sent_at = now()") as looks,
+    ):
         # One transaction, so that no relay sees them unsent.
         with psycopg2.connect(owner.replace("+psycopg2", "")) as connection:
             write(connection.cursor(), [event_id(age_s=60) for _ in range(10_000)])
             connection.cursor().execute("UPDATE outbox SET sent_at = now()")
-            connection.cursor().execute("ANALYZE outbox")  # autovacuum may have seen an empty table
+            connection.cursor().execute(
+                "ANALYZE outbox"
+            )  # autovacuum may have seen an empty table
         rpc.users.emit("told")
         eventually(lambda: all_sent(sql))
         start = len(looks)
         eventually(lambda: len(looks) > start)
         statement, parameters = looks[-1]
-        assert buffers_of(service, statement, {**parameters, "after": outbox.FIRST}) > 100
+        assert (
+            buffers_of(service, statement, {**parameters, "after": outbox.FIRST}) > 100
+        )
         assert buffers_of(service, statement, parameters) <= 20
 
 
-def test_an_event_whose_clock_is_an_hour_behind_is_published(relay, rpc, broker, sql) -> None:
+def test_an_event_whose_clock_is_an_hour_behind_is_published(
+    relay, rpc, broker, sql
+) -> None:
     """Its own copy of the service died after the commit."""
     queue = broker.bind(EXCHANGE, "told")
     rpc.users.emit("told")
     eventually(lambda: all_sent(sql))
-    with psycopg2.connect(relay._database.db_uri.replace("+psycopg2", "")) as connection:
+    with psycopg2.connect(
+        relay._database.db_uri.replace("+psycopg2", "")
+    ) as connection:
         write(connection.cursor(), [event_id(age_s=HOUR_S)])
     eventually(lambda: broker.count(queue) == 2)
 
@@ -193,7 +210,9 @@ def test_every_event_is_published_whatever_the_clocks_of_those_who_write_and_rel
     with ExitStack() as stack:
         for _ in range(RELAYS):
             stack.enter_context(running(Container(Emitter, chassis_config)))
-        threads = [eventlet.spawn(work) for _ in range(WRITERS)] + [eventlet.spawn(take_and_die)]
+        threads = [eventlet.spawn(work) for _ in range(WRITERS)] + [
+            eventlet.spawn(take_and_die)
+        ]
         for thread in threads:
             thread.wait()
         eventually(lambda: all_sent(sql))

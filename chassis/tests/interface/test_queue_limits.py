@@ -45,7 +45,10 @@ UNKNOWN_IN = {  # no such limit, or one that this type of queue has too late to 
     "quorum": {"unused"},
 }
 HOSTILE = [
-    (vhost, name) for vhost, kind in VHOSTS.items() for name in POLICIES if name not in UNKNOWN_IN[kind]
+    (vhost, name)
+    for vhost, kind in VHOSTS.items()
+    for name in POLICIES
+    if name not in UNKNOWN_IN[kind]
 ]
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
@@ -53,7 +56,9 @@ OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 def definitions() -> dict[str, Any]:
     """All virtual hosts, what the tests may do there, and the policies."""
 
-    def policy(vhost: str, name: str, pattern: str, definition: dict[str, Any]) -> dict[str, Any]:
+    def policy(
+        vhost: str, name: str, pattern: str, definition: dict[str, Any]
+    ) -> dict[str, Any]:
         return {
             "vhost": vhost,
             "name": name,
@@ -67,7 +72,9 @@ def definitions() -> dict[str, Any]:
     for vhost in VHOSTS:
         for name, (definition, _) in POLICIES.items():
             policies.append(policy(vhost, name, f"^evt-{name}--", definition))
-        policies.append(policy(vhost, "letters", r"^evt-letters--.*\.dead$", {"message-ttl": 200}))
+        policies.append(
+            policy(vhost, "letters", r"^evt-letters--.*\.dead$", {"message-ttl": 200})
+        )
     # As docs/operations.md says for RabbitMQ 4, whose quorum queues drop after 20 deliveries.
     unlimited = {"delivery-limit": 1_000_000_000}
     policies.append(policy("limits-quorum", "good", "^evt-good--", unlimited))
@@ -76,7 +83,9 @@ def definitions() -> dict[str, Any]:
     room = {"component": "vhost-limits", "name": "limits", "value": {"max-queues": 1}}
     return {
         "vhosts": [{"name": vhost} for vhost in vhosts],
-        "permissions": [{"user": "shop", "vhost": vhost, **everything} for vhost in vhosts],
+        "permissions": [
+            {"user": "shop", "vhost": vhost, **everything} for vhost in vhosts
+        ],
         "policies": policies,
         "parameters": [{"vhost": CROWDED, **room}],
     }
@@ -94,7 +103,9 @@ def vhosts(servers: Servers) -> None:
 
 
 @pytest.fixture
-def at(environment: dict[str, str], config: dict[str, Any], vhosts: None) -> Callable[[str], dict[str, Any]]:
+def at(
+    environment: dict[str, str], config: dict[str, Any], vhosts: None
+) -> Callable[[str], dict[str, Any]]:
     """`at("limits-quorum")`: the settings with this virtual host."""
     return lambda vhost: {**config, "AMQP_URI": environment["AMQP_URI"] + vhost}
 
@@ -104,7 +115,9 @@ def queues_of(servers: Servers) -> Callable[[str], dict[str, str]]:
     """`queues_of("limits-quorum")`: the names and types of its queues."""
 
     def find(vhost: str) -> dict[str, str]:
-        told = servers.rabbitmqctl("list_queues", "-p", vhost, "--formatter", "json", "name", "type")
+        told = servers.rabbitmqctl(
+            "list_queues", "-p", vhost, "--formatter", "json", "name", "type"
+        )
         return {each["name"]: each["type"] for each in json.loads(told)}
 
     return find
@@ -134,7 +147,9 @@ def test_a_policy_that_drops_events_is_refused_by_name(at, quick, vhost, name) -
 
 
 @pytest.mark.parametrize("vhost", VHOSTS)
-def test_queues_of_dead_letters_are_checked_with_their_own_policies(at, quick, vhost) -> None:
+def test_queues_of_dead_letters_are_checked_with_their_own_policies(
+    at, quick, vhost
+) -> None:
     events = "evt-letters--listener.handle"
     line = refusal(at(vhost), events, f"{events}.dead")
     assert f"from {events}.dead: " in line
@@ -147,7 +162,9 @@ def test_one_line_counts_the_queues_that_it_does_not_name(at, quick) -> None:
 
 
 @pytest.mark.parametrize("vhost", VHOSTS)
-def test_queues_without_limits_pass_and_keep_what_they_hold(at, quick, queues_of, vhost) -> None:
+def test_queues_without_limits_pass_and_keep_what_they_hold(
+    at, quick, queues_of, vhost
+) -> None:
     with connect(at(vhost)) as connection:
         channel = connection.default_channel
         channel.queue_declare(GOOD, durable=True, auto_delete=False)
@@ -161,7 +178,9 @@ def test_queues_without_limits_pass_and_keep_what_they_hold(at, quick, queues_of
 @pytest.fixture
 def max_message_size(servers: Servers) -> Any:
     """The broker refuses messages of more than a kilobyte."""
-    was = servers.rabbitmqctl("eval", "rabbit_misc:get_env(rabbit, max_message_size, 0).").strip()
+    was = servers.rabbitmqctl(
+        "eval", "rabbit_misc:get_env(rabbit, max_message_size, 0)."
+    ).strip()
     setting = (  # older versions ask the environment, 4.0 a copy of it
         "application:set_env(rabbit, max_message_size, {0}), persistent_term:put(max_message_size, {0})."
     )
@@ -170,11 +189,15 @@ def max_message_size(servers: Servers) -> Any:
     servers.rabbitmqctl("eval", setting.format(was))
 
 
-def test_a_broker_that_refuses_large_messages_is_refused(at, quick, max_message_size) -> None:
+def test_a_broker_that_refuses_large_messages_is_refused(
+    at, quick, max_message_size
+) -> None:
     assert "set max_message_size" in refusal(at("limits-classic"), GOOD)
 
 
-def test_a_virtual_host_without_room_for_scratch_queues_is_refused(at, quick, queues_of) -> None:
+def test_a_virtual_host_without_room_for_scratch_queues_is_refused(
+    at, quick, queues_of
+) -> None:
     line = refusal(at(CROWDED), GOOD, f"{GOOD}.dead")
     assert "queue limit in vhost" in line
     assert queues_of(CROWDED) == {}
@@ -247,7 +270,9 @@ def test_the_migration_refuses_a_delivery_limit_of_20_until_the_documented_polic
     assert [name for name in queues if ".check-" in name] == []
 
 
-def test_scratch_queues_of_a_killed_migration_expire(environment, vhosts, queues_of) -> None:
+def test_scratch_queues_of_a_killed_migration_expire(
+    environment, vhosts, queues_of
+) -> None:
     code = (
         "from chassis import migrate, queue_limits\n"
         "queue_limits.WAIT_S, queue_limits.EXPIRES_S = 60, 5\n"

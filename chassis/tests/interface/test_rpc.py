@@ -25,7 +25,13 @@ from chassis.logs import bind_request_id, current_client, current_request_id
 from chassis.queues import QueueConsumer
 from chassis.rpc import NotReceived, RpcProxy, reply_prefix, rpc
 from chassis.schemas import is_id
-from chassis.tests.conftest import SHORT_S, UNREADABLE_HEADERS, WORKERS, dependency, running
+from chassis.tests.conftest import (
+    SHORT_S,
+    UNREADABLE_HEADERS,
+    WORKERS,
+    dependency,
+    running,
+)
 from conftest import DEADLINE_S, eventually
 
 gates: dict[str, Event] = {}
@@ -90,7 +96,9 @@ class Echo:
 
     @rpc
     def double_many(self, items: list[dict[str, Any]]) -> list[Any]:
-        return [{"twice": 2 * item["number"], "with": len(items), **item} for item in items]
+        return [
+            {"twice": 2 * item["number"], "with": len(items), **item} for item in items
+        ]
 
     @rpc
     def forget_many(self, items: list[dict[str, Any]]) -> list[Any]:
@@ -104,7 +112,18 @@ class Asker:
 
     echo = RpcProxy(
         "echo",
-        ["away", "client", "cut", "deep", "echo", "fail", "hold", "nothing", "odd", "request_id"],
+        [
+            "away",
+            "client",
+            "cut",
+            "deep",
+            "echo",
+            "fail",
+            "hold",
+            "nothing",
+            "odd",
+            "request_id",
+        ],
         batched=["double", "forget"],
     )
     echo_of_many = RpcProxy("echo", batched=["client"])
@@ -178,7 +197,9 @@ def test_a_service_that_cannot_reach_a_part_says_so_without_its_text(echo) -> No
 
 
 @pytest.mark.parametrize("method", ["odd", "deep"])
-def test_a_result_that_cannot_be_sent_is_a_fault_and_the_service_lives(echo, method) -> None:
+def test_a_result_that_cannot_be_sent_is_a_fault_and_the_service_lives(
+    echo, method
+) -> None:
     with pytest.raises(InternalError):
         getattr(echo, method)()
     assert echo.echo(value=1) == 1
@@ -197,7 +218,9 @@ def test_a_call_with_wrong_arguments_is_the_callers_mistake(stock) -> None:
         stock.echo.nothing()
 
 
-def test_a_wrong_call_of_ours_is_our_fault_not_that_of_who_called_us(echo, caplog) -> None:
+def test_a_wrong_call_of_ours_is_our_fault_not_that_of_who_called_us(
+    echo, caplog
+) -> None:
     """Nor one that a timer would keep to itself."""
     for call in (lambda: echo.echo(valeu=1), lambda: echo.nothing()):
         with pytest.raises(InternalError, match=r"^echo failed$"):
@@ -206,7 +229,9 @@ def test_a_wrong_call_of_ours_is_our_fault_not_that_of_who_called_us(echo, caplo
 
 
 @pytest.mark.parametrize("name", ["hasty", "limited"])
-def test_a_service_too_slow_is_waited_for_until_the_deadline_only(asker, echo, name) -> None:
+def test_a_service_too_slow_is_waited_for_until_the_deadline_only(
+    asker, echo, name
+) -> None:
     with pytest.raises(DeadlineExceeded, match=r"echo\.hold did not answer in 0\.3 s"):
         dependency(asker, name).hold(gate=name)
     assert pending(asker) == 0
@@ -214,7 +239,9 @@ def test_a_service_too_slow_is_waited_for_until_the_deadline_only(asker, echo, n
     assert echo.echo(value=1) == 1
 
 
-def test_half_of_the_workers_may_wait_for_one_service_and_the_next_call_fails_at_once(asker, echo) -> None:
+def test_half_of_the_workers_may_wait_for_one_service_and_the_next_call_fails_at_once(
+    asker, echo
+) -> None:
     held = [eventlet.spawn(echo.hold, gate="half") for _ in range(WORKERS // 2)]
     eventually(lambda: pending(asker) == len(held))
     for call in (lambda: echo.echo(value=1), lambda: echo.double(number=1)):
@@ -232,9 +259,13 @@ def test_half_of_the_workers_may_wait_for_one_service_and_the_next_call_fails_at
 def test_a_blocked_broker_fails_a_call_at_once(asker, echo, servers) -> None:
     servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
     try:
-        with pytest.raises(Unavailable, match="takes no messages"):  # the first message tells
+        with pytest.raises(
+            Unavailable, match="takes no messages"
+        ):  # the first message tells
             echo.echo(value=1)
-        with pytest.raises(Unavailable, match="takes no messages"):  # no DeadlineExceeded
+        with pytest.raises(
+            Unavailable, match="takes no messages"
+        ):  # no DeadlineExceeded
             echo.echo(value=1)
         assert health.respond("/readyz").status_code == 503
     finally:
@@ -265,7 +296,9 @@ def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
             echo.hold(gate="never")
         with pytest.raises(NotReceived, match="unavailable"):
             echo.double(number=1)
-    assert [type(fault) for fault in echo.double.many([{"number": 1}] * 2)] == [NotReceived] * 2
+    assert [type(fault) for fault in echo.double.many([{"number": 1}] * 2)] == [
+        NotReceived
+    ] * 2
     assert pending(distant) == 0
     proxy.open()
     assert eventually(lambda: answer_of(echo)) == 1
@@ -289,7 +322,9 @@ def test_a_call_that_the_socket_has_stays_unknown(distant, proxy) -> None:
     assert pending(distant) == 0
 
 
-def test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service(stock) -> None:
+def test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service(
+    stock,
+) -> None:
     with pytest.raises(Unavailable) as caught:
         stock.asker.ask_nobody()
     assert type(caught.value) is Unavailable
@@ -301,12 +336,18 @@ def test_a_service_that_has_never_run_is_unavailable_at_once(asker) -> None:
     assert pending(asker) == 0
 
 
-def test_the_request_id_goes_with_the_call_and_with_each_item(asker, chassis_config) -> None:
-    with ClusterRpcProxy(chassis_config, {"request_id": "from-outside"}, DEADLINE_S) as client:
+def test_the_request_id_goes_with_the_call_and_with_each_item(
+    asker, chassis_config
+) -> None:
+    with ClusterRpcProxy(
+        chassis_config, {"request_id": "from-outside"}, DEADLINE_S
+    ) as client:
         assert client.asker.request_ids() == ["from-outside"] * 3
 
 
-def test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch(asker, chassis_config) -> None:
+def test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch(
+    asker, chassis_config
+) -> None:
     with ClusterRpcProxy(chassis_config, {"client": "192.0.2.1"}, DEADLINE_S) as client:
         assert client.asker.clients() == ["192.0.2.1", "192.0.2.1", ""]
     with ClusterRpcProxy(chassis_config, timeout=DEADLINE_S) as client:
@@ -316,7 +357,9 @@ def test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch(asker, c
 def test_calls_of_a_batched_verb_share_their_round_trip(echo) -> None:
     threads = [eventlet.spawn(echo.double, number=n) for n in range(WORKERS // 2)]
     answers = [thread.wait() for thread in threads]
-    assert [answer["twice"] for answer in answers] == [2 * n for n in range(len(threads))]
+    assert [answer["twice"] for answer in answers] == [
+        2 * n for n in range(len(threads))
+    ]
     assert max(answer["with"] for answer in answers) > 1
 
 
@@ -326,7 +369,9 @@ def test_each_item_of_a_batch_carries_the_request_id_of_its_caller(echo) -> None
         return echo.double(number=number)["request_id"]
 
     threads = [eventlet.spawn(call, n) for n in range(WORKERS // 2)]
-    assert [thread.wait() for thread in threads] == [f"caller-{n}" for n in range(len(threads))]
+    assert [thread.wait() for thread in threads] == [
+        f"caller-{n}" for n in range(len(threads))
+    ]
 
 
 def test_many_items_have_their_outcomes_in_order(echo) -> None:
@@ -373,11 +418,24 @@ def test_a_stock_service_answers_our_calls(asker, chassis_config) -> None:
 
 
 def ask(broker: Any, body: Any, **properties: Any) -> None:
-    properties = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
+    properties = {
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        **properties,
+    }
     headers = properties.pop("headers", None)
-    content = {name: properties.pop(name) for name in ("content_type", "content_encoding")}
+    content = {
+        name: properties.pop(name) for name in ("content_type", "content_encoding")
+    }
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    broker.publish("nameko-rpc", "echo.echo", body, headers=headers, properties=properties, **content)
+    broker.publish(
+        "nameko-rpc",
+        "echo.echo",
+        body,
+        headers=headers,
+        properties=properties,
+        **content,
+    )
 
 
 GOOD = {"args": [1], "kwargs": {}}
@@ -405,11 +463,21 @@ POISON: dict[str, Callable[[Any], None]] = {
     "args a number": lambda b: ask(b, {"args": 1, "kwargs": {}}, **REPLY),
     "kwargs a list": lambda b: ask(b, {"args": [], "kwargs": [["value", 1]]}, **REPLY),
     "kwargs null": lambda b: ask(b, {"args": [1], "kwargs": None}, **REPLY),
-    "a call stack that is a number": lambda b: ask(b, GOOD, headers={"nameko.call_id_stack": 5}, **REPLY),
-    "a call stack of numbers": lambda b: ask(b, GOOD, headers={"nameko.call_id_stack": [1]}, **REPLY),
-    "a client that is a table": lambda b: ask(b, GOOD, headers={"nameko.client": {"a": 1}}, **REPLY),
-    "a request id that is a table": lambda b: ask(b, GOOD, headers={"nameko.request_id": {"a": 1}}, **REPLY),
-    "reply_to a service": lambda b: ask(b, GOOD, reply_to="echo.echo", correlation_id="1"),
+    "a call stack that is a number": lambda b: ask(
+        b, GOOD, headers={"nameko.call_id_stack": 5}, **REPLY
+    ),
+    "a call stack of numbers": lambda b: ask(
+        b, GOOD, headers={"nameko.call_id_stack": [1]}, **REPLY
+    ),
+    "a client that is a table": lambda b: ask(
+        b, GOOD, headers={"nameko.client": {"a": 1}}, **REPLY
+    ),
+    "a request id that is a table": lambda b: ask(
+        b, GOOD, headers={"nameko.request_id": {"a": 1}}, **REPLY
+    ),
+    "reply_to a service": lambda b: ask(
+        b, GOOD, reply_to="echo.echo", correlation_id="1"
+    ),
     "reply_to far too long": lambda b: ask(b, GOOD, reply_to="x" * 255),
     "reply_to no text": lambda b: ask(b, GOOD, reply_to=b"\xff"),
     "reply_to long and no text": lambda b: ask(b, GOOD, reply_to=b"\xff" * 200),
@@ -422,7 +490,9 @@ POISON: dict[str, Callable[[Any], None]] = {
 
 
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
-def test_a_poison_message_is_taken_off_the_queue_and_the_service_lives(broker, echo, asker, poison) -> None:
+def test_a_poison_message_is_taken_off_the_queue_and_the_service_lives(
+    broker, echo, asker, poison
+) -> None:
     poison(broker)
     assert echo.echo(value=1) == 1
     eventually(lambda: broker.count("rpc-echo") == 0)
@@ -438,7 +508,10 @@ def refusals(caplog: Any, event: str) -> list[str]:
 
 def by_dead_letter(broker: Any) -> None:
     """A queue of one's own, whose messages expire at once."""
-    arguments = {"x-dead-letter-exchange": "nameko-rpc", "x-dead-letter-routing-key": "echo.echo"}
+    arguments = {
+        "x-dead-letter-exchange": "nameko-rpc",
+        "x-dead-letter-routing-key": "echo.echo",
+    }
     queue = broker.bind("", "", **arguments, **{"x-message-ttl": 0})
     publish_request(broker, "", queue)
 
@@ -446,7 +519,10 @@ def by_dead_letter(broker: Any) -> None:
 def by_alternate_exchange(broker: Any) -> None:
     """An exchange of one's own, which passes on what nobody is bound to."""
     broker.channel.exchange_declare(
-        "detour", "topic", auto_delete=True, arguments={"alternate-exchange": "nameko-rpc"}
+        "detour",
+        "topic",
+        auto_delete=True,
+        arguments={"alternate-exchange": "nameko-rpc"},
     )
     publish_request(broker, "detour", "echo.echo")
     broker.channel.exchange_delete("detour")
@@ -479,7 +555,9 @@ DETOURS = {
 }
 
 
-@pytest.mark.parametrize(("detour", "reason"), DETOURS.items(), ids=[each.__name__ for each in DETOURS])
+@pytest.mark.parametrize(
+    ("detour", "reason"), DETOURS.items(), ids=[each.__name__ for each in DETOURS]
+)
 def test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed(
     broker, echo, caplog, detour, reason
 ) -> None:
@@ -488,16 +566,25 @@ def test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_execute
     detour(broker)
     eventually(lambda: refusals(caplog, UNANSWERED) == [reason])
     eventually(lambda: broker.count("rpc-echo") == 0)
-    assert (REGISTRY.get_sample_value("shop_worker_seconds_count", labels) or 0) == before
+    assert (
+        REGISTRY.get_sample_value("shop_worker_seconds_count", labels) or 0
+    ) == before
 
 
-def test_the_reply_keys_of_a_service_begin_alike_and_are_uuids_still(asker, chassis_config) -> None:
+def test_the_reply_keys_of_a_service_begin_alike_and_are_uuids_still(
+    asker, chassis_config
+) -> None:
     another = Container(Asker, chassis_config)
     with running(another):
-        keys = {dependency(each, "echo").echo._proxy.replies.routing_key for each in (asker, another)}
+        keys = {
+            dependency(each, "echo").echo._proxy.replies.routing_key
+            for each in (asker, another)
+        }
     assert len(keys) == 2
     assert all(is_id(key) for key in keys)
-    assert {key[:8] for key in keys} == {reply_prefix("asker")} != {reply_prefix("echo")}
+    assert (
+        {key[:8] for key in keys} == {reply_prefix("asker")} != {reply_prefix("echo")}
+    )
 
 
 @pytest.mark.parametrize("headers", UNREADABLE_HEADERS.values(), ids=UNREADABLE_HEADERS)
@@ -549,11 +636,20 @@ def test_a_mistake_of_the_caller_is_no_error_of_the_service(stock, caplog) -> No
     with pytest.raises(MalformedRequest):
         stock.echo.refuse()
     told: list[Any] = []
-    eventually(lambda: told.extend(r for r in caplog.records if getattr(r, "method", "") == "refuse") or told)
+    eventually(
+        lambda: (
+            told.extend(
+                r for r in caplog.records if getattr(r, "method", "") == "refuse"
+            )
+            or told
+        )
+    )
     assert [(record.levelname, record.exc_info) for record in told] == [("INFO", None)]
     labels = {"service": "echo", "method": "refuse"}
     counts = [
-        REGISTRY.get_sample_value("shop_worker_seconds_count", {**labels, "outcome": outcome})
+        REGISTRY.get_sample_value(
+            "shop_worker_seconds_count", {**labels, "outcome": outcome}
+        )
         for outcome in ("refused", "failed")
     ]
     assert counts == [1, None]
@@ -577,8 +673,12 @@ def test_an_answer_that_is_none_is_a_fault_at_once(asker, broker, answer) -> Non
     [request] = broker.take(queue)
     call = {"correlation_id": request.properties["correlation_id"]}
     reply_to = request.properties["reply_to"]
-    broker.publish("nameko-rpc", reply_to, answer, content_type="application/json", properties=call)
-    with pytest.raises(InternalError, match=r"^mumbler answered with what is no answer$"):
+    broker.publish(
+        "nameko-rpc", reply_to, answer, content_type="application/json", properties=call
+    )
+    with pytest.raises(
+        InternalError, match=r"^mumbler answered with what is no answer$"
+    ):
         asked.wait()
 
 
@@ -613,12 +713,16 @@ def test_after_the_broker_closed_all_connections_calls_succeed_without_a_hand(
     assert pending(asker) == 0
 
 
-def test_a_request_under_way_when_the_connection_closes_harms_nobody(echo, asker, close_connections) -> None:
+def test_a_request_under_way_when_the_connection_closes_harms_nobody(
+    echo, asker, close_connections
+) -> None:
     """Its ack meets a broken connection; the broker delivers it again."""
     started = eventlet.spawn(dependency(asker, "echo").hold, gate="cut")
     eventually(lambda: "cut" in gates)
     close_connections()
     gates["cut"].send()
     with eventlet.Timeout(DEADLINE_S), suppress(DeadlineExceeded, Unavailable):
-        assert started.wait() == "at last"  # unless request or answer went down with the connection
+        assert (
+            started.wait() == "at last"
+        )  # unless request or answer went down with the connection
     eventually(lambda: echo.echo(value=3) == 3)

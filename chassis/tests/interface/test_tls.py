@@ -22,14 +22,19 @@ from dev.servers import Servers
 
 @pytest.fixture(scope="module")
 def tls_config(
-    servers: Servers, chassis_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    servers: Servers,
+    chassis_config: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Any]]:
     """Leads to the broker over TLS, by a CA that is trusted here."""
     folder = tmp_path_factory.mktemp("ca")
     make_certificates(folder)
     give_certificates(servers, folder, "rabbitmq")
     port = free_ports()["rabbitmq"]
-    with encrypted_broker(servers, {"here": port}), pytest.MonkeyPatch.context() as patch:
+    with (
+        encrypted_broker(servers, {"here": port}),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("SSL_CERT_FILE", str(folder / "ca.crt"))
         uri = urlsplit(chassis_config["AMQP_URI"])
         place = uri.netloc.replace(f"127.0.0.1:{uri.port}", f"localhost:{port}")
@@ -66,16 +71,22 @@ def test_a_lost_connection_is_replaced(tls_proxy, rpc_proxy) -> None:
         assert rpc_proxy.echo.same(2) == 2
 
 
-def test_a_connection_that_is_cut_off_while_it_is_read_is_replaced(tls_config, rpc_proxy) -> None:
+def test_a_connection_that_is_cut_off_while_it_is_read_is_replaced(
+    tls_config, rpc_proxy
+) -> None:
     container = Container(Echo, tls_config)
-    [consumer] = [each for each in container.extensions if isinstance(each, QueueConsumer)]
+    [consumer] = [
+        each for each in container.extensions if isinstance(each, QueueConsumer)
+    ]
     with running(container):
         assert rpc_proxy.echo.same(1) == 1
         queues._cut_off(consumer._channel)
         assert rpc_proxy.echo.same(2) == 2
 
 
-def test_the_end_of_a_connection_waits_for_no_answer_of_tls(tls_proxy, monkeypatch) -> None:
+def test_the_end_of_a_connection_waits_for_no_answer_of_tls(
+    tls_proxy, monkeypatch
+) -> None:
     monkeypatch.setattr(amqp, "CLOSE_TIMEOUT_S", 0.1)
     monkeypatch.setattr(transport, "MAX_SILENCE_S", 10 * DEADLINE_S)
     link = Link(tls_proxy.config, lambda channel: None)

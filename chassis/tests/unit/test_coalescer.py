@@ -45,7 +45,9 @@ def outside() -> Outside:
     return Outside()
 
 
-def coalescer_of(outside: Outside, patience_s: float = LONG_S, **limits: int) -> Coalescer:
+def coalescer_of(
+    outside: Outside, patience_s: float = LONG_S, **limits: int
+) -> Coalescer:
     return Coalescer(outside.send, eventlet.spawn, patience_s=patience_s, **limits)
 
 
@@ -146,7 +148,9 @@ def test_a_caller_who_gives_up_fails_nobody_else(outside) -> None:
 
 
 @pytest.mark.parametrize("outcomes", [[], ["one"], ["one", "two", "three"]])
-def test_a_batch_not_answered_item_by_item_fails_its_callers_and_the_next_one_goes(outside, outcomes) -> None:
+def test_a_batch_not_answered_item_by_item_fails_its_callers_and_the_next_one_goes(
+    outside, outcomes
+) -> None:
     coalescer = coalescer_of(outside, lanes=1)
     _, *calls = submit(coalescer, "a", "b", "c")
     outside.answer(0)
@@ -171,12 +175,16 @@ def test_an_outcome_that_is_there_is_told_even_after_the_deadline(outside) -> No
 
 # What may happen, in any order: an item arrives (True: one whose time is over when it does), or the
 # oldest batch under way is answered, or fails.
-EVENTS = st.lists(st.sampled_from(["call", "call", "call", "late", "answer", "fail"]), max_size=60)
+EVENTS = st.lists(
+    st.sampled_from(["call", "call", "call", "late", "answer", "fail"]), max_size=60
+)
 
 
 @settings(deadline=None, max_examples=200)
 @given(EVENTS, st.integers(1, 4), st.integers(1, 3))
-def test_whatever_arrives_when_each_item_is_sent_once_or_dropped_late(events, max_items, lanes) -> None:
+def test_whatever_arrives_when_each_item_is_sent_once_or_dropped_late(
+    events, max_items, lanes
+) -> None:
     outside = Outside()
     coalescer = coalescer_of(outside, max_items=max_items, lanes=lanes)
     calls: list[Call] = []
@@ -195,7 +203,9 @@ def test_whatever_arrives_when_each_item_is_sent_once_or_dropped_late(events, ma
 
     for event in events:
         if event in ("call", "late"):
-            calls.append(coalescer.submit(len(calls), -1 if event == "late" else LONG_S))
+            calls.append(
+                coalescer.submit(len(calls), -1 if event == "late" else LONG_S)
+            )
             eventlet.sleep(0)
         elif ended < len(outside.batches):
             end(event == "fail")
@@ -206,11 +216,17 @@ def test_whatever_arrives_when_each_item_is_sent_once_or_dropped_late(events, ma
 
     sent = [item for batch in outside.batches for item in batch]
     late = [number for number, call in enumerate(calls) if call.deadline < monotonic()]
-    assert sent == sorted(set(range(len(calls))) - set(late))  # each once, in the order they came
+    assert sent == sorted(
+        set(range(len(calls))) - set(late)
+    )  # each once, in the order they came
     assert all(1 <= len(batch) <= max_items for batch in outside.batches)
     for number, call in enumerate(calls):
         assert _outcome(call) == (
-            DeadlineExceeded if number in late else Unavailable if number in failed else f"{number} done"
+            DeadlineExceeded
+            if number in late
+            else Unavailable
+            if number in failed
+            else f"{number} done"
         )
 
 
@@ -221,7 +237,9 @@ def _outcome(call: Call) -> Any:
         return type(fault)
 
 
-def test_a_batch_is_told_when_its_first_and_its_last_caller_stop_waiting(outside) -> None:
+def test_a_batch_is_told_when_its_first_and_its_last_caller_stop_waiting(
+    outside,
+) -> None:
     coalescer = coalescer_of(outside, lanes=1)
     submit(coalescer, "alone")
     coalescer.submit("patient", 50)
@@ -238,7 +256,9 @@ def test_an_item_that_is_nearly_late_does_not_hurry_its_batch(outside) -> None:
     submit(coalescer, "alone")
     late = coalescer.submit("nearly late", 2)
     coalescer.submit("in time", 50)
-    eventlet.sleep(1.8)  # most of its time: what is left would be all that the batch has
+    eventlet.sleep(
+        1.8
+    )  # most of its time: what is left would be all that the batch has
     outside.answer(0)
     eventually(lambda: len(outside.batches) == 2)
     assert outside.batches[1] == ["in time"]

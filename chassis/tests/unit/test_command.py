@@ -17,7 +17,9 @@ LINES = {
         "the broker refuses: Queue.declare: (403) ACCESS_REFUSED - access to queue",
     ),
     "another queue of the name": (
-        error_for_code(406, "PRECONDITION_FAILED - inequivalent arg", DECLARE, AMQPError),
+        error_for_code(
+            406, "PRECONDITION_FAILED - inequivalent arg", DECLARE, AMQPError
+        ),
         "the broker refuses: Queue.declare: (406) PRECONDITION_FAILED - inequivalent arg",
     ),
     "no such virtual host": (
@@ -40,11 +42,16 @@ LINES = {
         ConnectionRefusedError("Connection refused"),
         "the broker is away: Connection refused",
     ),
-    "a wrong setting": (ConfigurationError("CURRENCY is missing"), "CURRENCY is missing"),
+    "a wrong setting": (
+        ConfigurationError("CURRENCY is missing"),
+        "CURRENCY is missing",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", LINES)
-def test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations(case: str) -> None:
+def test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations(
+    case: str,
+) -> None:
     error, line = LINES[case]
     assert last_line(error) == line

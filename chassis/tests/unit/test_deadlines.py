@@ -3,7 +3,13 @@
 import eventlet
 import pytest
 
-from chassis.deadlines import AT_LEAST_S, RESERVE_S, TIMEOUT, bind_deadline, time_for_a_call
+from chassis.deadlines import (
+    AT_LEAST_S,
+    RESERVE_S,
+    TIMEOUT,
+    bind_deadline,
+    time_for_a_call,
+)
 
 
 def in_a_worker(data: dict[str, object], limit_s: float) -> float:

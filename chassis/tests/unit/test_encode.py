@@ -14,7 +14,17 @@ def test_plain_data_becomes_compact_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", [float("nan"), float("inf"), Decimal(1), uuid.uuid4(), datetime.now(UTC), {1, 2}, b"x", object()]
+    "odd",
+    [
+        float("nan"),
+        float("inf"),
+        Decimal(1),
+        uuid.uuid4(),
+        datetime.now(UTC),
+        {1, 2},
+        b"x",
+        object(),
+    ],
 )
 def test_what_is_not_plain_data_is_refused(odd) -> None:
     with pytest.raises((TypeError, ValueError)):

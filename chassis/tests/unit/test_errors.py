@@ -9,13 +9,24 @@ from kombu.exceptions import OperationalError as BrokerError
 from nameko.exceptions import deserialize, serialize
 from sqlalchemy import exc
 
-from chassis.errors import DeadlineExceeded, InternalError, Unavailable, first_line, is_away, to_fault
+from chassis.errors import (
+    DeadlineExceeded,
+    InternalError,
+    Unavailable,
+    first_line,
+    is_away,
+    to_fault,
+)
 
 SQL = "SELECT secret FROM drawer"
 
 
-def of_database(kind: type[exc.DBAPIError], *, invalidated: bool = False) -> exc.DBAPIError:
-    return kind(SQL, {}, Exception("broken\nDETAIL: more"), connection_invalidated=invalidated)
+def of_database(
+    kind: type[exc.DBAPIError], *, invalidated: bool = False
+) -> exc.DBAPIError:
+    return kind(
+        SQL, {}, Exception("broken\nDETAIL: more"), connection_invalidated=invalidated
+    )
 
 
 class ReadOnly(psycopg2.Error):
@@ -62,12 +73,16 @@ def test_what_cannot_be_right_later_is_not_waited_for(fault) -> None:
     assert not is_away(fault)
 
 
-@pytest.mark.parametrize("fault", [DeadlineExceeded("a"), Unavailable("b"), InternalError("c")])
+@pytest.mark.parametrize(
+    "fault", [DeadlineExceeded("a"), Unavailable("b"), InternalError("c")]
+)
 def test_a_fault_of_the_suite_is_told_as_it_is(fault) -> None:
     assert to_fault(fault, "billing") is fault
 
 
-@pytest.mark.parametrize("fault", [of_database(exc.OperationalError), OSError("Socket closed")])
+@pytest.mark.parametrize(
+    "fault", [of_database(exc.OperationalError), OSError("Socket closed")]
+)
 def test_a_part_away_is_told_as_unavailable_without_its_text(fault) -> None:
     told = to_fault(fault, "billing")
     assert isinstance(told, Unavailable)
@@ -89,7 +104,10 @@ def test_a_fault_crosses_the_wire_as_itself(kind) -> None:
 
 
 def test_the_path_of_each_fault_is_a_contract() -> None:
-    paths = {serialize(kind())["exc_path"] for kind in (DeadlineExceeded, Unavailable, InternalError)}
+    paths = {
+        serialize(kind())["exc_path"]
+        for kind in (DeadlineExceeded, Unavailable, InternalError)
+    }
     names = ("DeadlineExceeded", "Unavailable", "InternalError")
     assert paths == {f"chassis.errors.{name}" for name in names}
 

@@ -91,7 +91,11 @@ class FakeBroker:
     # What the handler sees as its queue consumer
 
     def ack_up_to(self, message: Any) -> None:
-        tags = [tag for tag in self.channel.unacked if tag <= message.delivery_info["delivery_tag"]]
+        tags = [
+            tag
+            for tag in self.channel.unacked
+            if tag <= message.delivery_info["delivery_tag"]
+        ]
         self._ack(message, tags)
 
     def ack_each(self, messages: Sequence[Any]) -> None:
@@ -145,7 +149,11 @@ def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHand
     handler = EventHandler("a", "b")
     handler.method_name = "handle_b"
     handler.queue, handler.moves = Queue(QUEUE), moves_exchange("c")
-    handler.inbox, handler.held, handler._streak = LightQueue(), HeldDeliveries(), FailureStreak()
+    handler.inbox, handler.held, handler._streak = (
+        LightQueue(),
+        HeldDeliveries(),
+        FailureStreak(),
+    )
     handler._probe = 1
     handler.prefetch, handler._pauses, handler._stopping = events.PREFETCH, 0, Event()
     handler._stopping.send()  # no pause takes time
@@ -163,7 +171,9 @@ def database_gone() -> OperationalError:
     return OperationalError("INSERT", {}, psycopg2.OperationalError("gone"))
 
 
-FAULTS = st.sampled_from([None, None, None, None, database_gone(), Unavailable("users is unavailable")])
+FAULTS = st.sampled_from(
+    [None, None, None, None, database_gone(), Unavailable("users is unavailable")]
+)
 
 
 @example(outcomes=[], refusals=[True], numbers=[4], limits=[1], losses=set())
@@ -182,7 +192,9 @@ FAULTS = st.sampled_from([None, None, None, None, database_gone(), Unavailable("
     limits=st.lists(st.integers(1, 20), min_size=1, max_size=60),
     losses=st.sets(st.integers(0, 60), max_size=3),
 )
-def test_no_event_is_lost_whatever_fails(outcomes, refusals, numbers, limits, losses) -> None:
+def test_no_event_is_lost_whatever_fails(
+    outcomes, refusals, numbers, limits, losses
+) -> None:
     """Faults come in any order; then all is well. 201 is a good event that proves the handler."""
     broker = FakeBroker(chain(outcomes, repeat(None)), chain(refusals, repeat(False)))
     broker.ready.extend(map(Message, [*numbers, 201]))
@@ -204,7 +216,9 @@ def test_no_event_is_lost_whatever_fails(outcomes, refusals, numbers, limits, lo
     assert not broker.ready
 
 
-@pytest.mark.parametrize(("connection", "prefetch"), [(True, events.PREFETCH), (None, 1)])
+@pytest.mark.parametrize(
+    ("connection", "prefetch"), [(True, events.PREFETCH), (None, 1)]
+)
 def test_without_an_event_to_try_a_pause_ends_only_where_the_broker_is_there(
     connection, prefetch, monkeypatch
 ) -> None:

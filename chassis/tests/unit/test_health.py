@@ -148,7 +148,9 @@ def test_the_health_server_outlives_a_lack_of_descriptors(monkeypatch, caplog) -
             eventually(lambda: "can't accept a connection" in caplog.messages)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        asking.sendall(b"GET /healthz HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+        asking.sendall(
+            b"GET /healthz HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"
+        )
         assert asking.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
@@ -185,7 +187,8 @@ def test_a_port_is_ours_alone() -> None:
     port = first.getsockname()[1]
     try:
         with pytest.raises(
-            SystemExit, match=f"^can't listen on 127.0.0.1:{port}: .*; HEALTH_PORT names the port$"
+            SystemExit,
+            match=f"^can't listen on 127.0.0.1:{port}: .*; HEALTH_PORT names the port$",
         ):
             health.listen(f"127.0.0.1:{port}", "HEALTH")
     finally:
@@ -203,7 +206,9 @@ def test_a_foreign_server_on_the_port_ends_the_start_with_one_line() -> None:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         with pytest.raises(SystemExit, match=r"^can't listen on "):
-            health.listen(f"127.0.0.1:{foreign.getsockname()[1]}", "HEALTH", shared=True)
+            health.listen(
+                f"127.0.0.1:{foreign.getsockname()[1]}", "HEALTH", shared=True
+            )
 
 
 @pytest.mark.parametrize("address", ["host:http", "127.0.0.1:", "127.0.0.1:99999"])
@@ -212,13 +217,19 @@ def test_what_is_no_address_is_said_to_be_none(address) -> None:
         health.listen(address, "HEALTH")
 
 
-@pytest.mark.parametrize("host", ["203.0.113.1", "2001:db8::1", "[2001:db8::1]", "name.invalid", ":"])
+@pytest.mark.parametrize(
+    "host", ["203.0.113.1", "2001:db8::1", "[2001:db8::1]", "name.invalid", ":"]
+)
 def test_a_host_that_is_not_of_this_machine_is_named_and_not_the_port(host) -> None:
-    with pytest.raises(SystemExit, match=r"^can't listen on .*; HEALTH_HOST names the host$"):
+    with pytest.raises(
+        SystemExit, match=r"^can't listen on .*; HEALTH_HOST names the host$"
+    ):
         health.listen(f"{host}:0", "HEALTH")
 
 
-@pytest.mark.parametrize("address", ["[::]:0", ":::0", "0", "[::0]:0", "0:0:0:0:0:0:0:0:0"])
+@pytest.mark.parametrize(
+    "address", ["[::]:0", ":::0", "0", "[::0]:0", "0:0:0:0:0:0:0:0:0"]
+)
 def test_all_interfaces_are_those_of_both_families(address) -> None:
     with closing(health.listen(address, "HEALTH")) as listening:
         port = listening.getsockname()[1]
@@ -227,18 +238,24 @@ def test_all_interfaces_are_those_of_both_families(address) -> None:
                 listening.accept()[0].close()
 
 
-def test_where_the_kernel_has_no_ipv6_all_interfaces_are_those_of_ipv4(monkeypatch) -> None:
+def test_where_the_kernel_has_no_ipv6_all_interfaces_are_those_of_ipv4(
+    monkeypatch,
+) -> None:
     real = socket.socket
 
     def make(family, *rest):
         if family == socket.AF_INET6:
-            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            raise OSError(
+                errno.EAFNOSUPPORT, "Address family not supported by protocol"
+            )
         return real(family, *rest)
 
     with monkeypatch.context() as without_ipv6:
         without_ipv6.setattr(socket, "socket", make)
         listening = health.listen("[::]:0", "HEALTH")
-        with pytest.raises(SystemExit, match="Address family not supported by protocol; HEALTH_HOST"):
+        with pytest.raises(
+            SystemExit, match="Address family not supported by protocol; HEALTH_HOST"
+        ):
             health.listen("[::1]:0", "HEALTH")
     with closing(listening):
         assert listening.family == socket.AF_INET

@@ -22,7 +22,9 @@ from chassis.logs import (
 
 
 def line(style: str, message: str = "paid", exc_info: Any = None, **fields: Any) -> str:
-    record = logging.LogRecord("billing", logging.INFO, "f.py", 1, message, (), exc_info)
+    record = logging.LogRecord(
+        "billing", logging.INFO, "f.py", 1, message, (), exc_info
+    )
     record.__dict__.update(fields)
     return formatter(style).format(record)
 
@@ -32,7 +34,13 @@ def test_a_line_is_one_json_object() -> None:
     assert "\n" not in text
     told = json.loads(text)
     assert told["timestamp"].endswith("Z")
-    expected = {"event": "paid", "level": "info", "logger": "billing", "order_id": "42", "note": "a\nb — д"}
+    expected = {
+        "event": "paid",
+        "level": "info",
+        "logger": "billing",
+        "order_id": "42",
+        "note": "a\nb — д",
+    }
     assert expected.items() <= told.items()
 
 
@@ -63,7 +71,9 @@ def test_what_a_client_sent_can_neither_forge_a_line_nor_steer_the_terminal() ->
     assert "\x1b" not in text
 
 
-STEERING = [*"\x00\x1b\x7f\x85\x9b\u061c\u200e\u200f\u202a\u202e\u2028\u2029\u2066\u2069\ud800"]
+STEERING = [
+    *"\x00\x1b\x7f\x85\x9b\u061c\u200e\u200f\u202a\u202e\u2028\u2029\u2066\u2069\ud800"
+]
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
@@ -95,16 +105,21 @@ def test_a_wrong_format_ends_the_start_with_a_line_that_names_it() -> None:
 
 @pytest.mark.parametrize("variable", ["LOG_FORMAT", "LOG_LEVEL"])
 @pytest.mark.parametrize(
-    "text", ["", "no", "0x10", "{", "*", "ext://no.such", "ext://os.sep", "cfg://handlers"]
+    "text",
+    ["", "no", "0x10", "{", "*", "ext://no.such", "ext://os.sep", "cfg://handlers"],
 )
-def test_a_wrong_variable_is_named_and_never_followed(monkeypatch, variable, text) -> None:
+def test_a_wrong_variable_is_named_and_never_followed(
+    monkeypatch, variable, text
+) -> None:
     """Through config.yaml, as `nameko run` reads and applies it."""
     setup_yaml_parser()
     monkeypatch.setenv(variable, text)
     config = yaml.safe_load(Path("config.yaml").read_text())
     with pytest.raises(SystemExit) as ended:
         logging.config.dictConfig(config["LOGGING"])
-    assert str(ended.value).startswith(f"config.yaml: {variable} is wrong: {text!r} is not one of")
+    assert str(ended.value).startswith(
+        f"config.yaml: {variable} is wrong: {text!r} is not one of"
+    )
 
 
 def test_lines_carry_the_request_id_of_their_greenthread() -> None:
@@ -128,7 +143,20 @@ def test_a_good_request_id_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [None, "", "x" * 129, "a b", "a\r\nSet-Cookie: b", "д", "\x00", 5, [], {"a": 1}, b"abc"]
+    "given",
+    [
+        None,
+        "",
+        "x" * 129,
+        "a b",
+        "a\r\nSet-Cookie: b",
+        "д",
+        "\x00",
+        5,
+        [],
+        {"a": 1},
+        b"abc",
+    ],
 )
 def test_an_odd_request_id_is_replaced(given) -> None:
     made = clean_request_id(given)

@@ -22,8 +22,14 @@ def parameters(rest: str) -> dict[str, Any]:
         ("a/d", [{"host": "a"}]),
         ("a:1/d", [{"host": "a", "port": "1"}]),
         ("[::1]:1/d", [{"host": "::1", "port": "1"}]),
-        ("/d?host=a:1&host=b:2", [{"host": "a", "port": "1"}, {"host": "b", "port": "2"}]),
-        ("/d?host=a,b&port=1,2", [{"host": "a", "port": "1"}, {"host": "b", "port": "2"}]),
+        (
+            "/d?host=a:1&host=b:2",
+            [{"host": "a", "port": "1"}, {"host": "b", "port": "2"}],
+        ),
+        (
+            "/d?host=a,b&port=1,2",
+            [{"host": "a", "port": "1"}, {"host": "b", "port": "2"}],
+        ),
         ("/d?host=a,b", [{"host": "a", "port": ""}, {"host": "b", "port": ""}]),
         ("a/d?hostaddr=::1", [{"host": "a", "hostaddr": "::1"}]),
         ("/d?host=/run/postgresql", [{"host": "/run/postgresql"}]),
@@ -63,7 +69,9 @@ def test_given_addresses_and_sockets_are_left_alone(target: dict[str, str]) -> N
     assert not needs_lookup(target)
 
 
-@pytest.mark.parametrize("target", [{"host": "localhost"}, {"host": "a.example.org", "hostaddr": ""}])
+@pytest.mark.parametrize(
+    "target", [{"host": "localhost"}, {"host": "a.example.org", "hostaddr": ""}]
+)
 def test_names_are_looked_up(target: dict[str, str]) -> None:
     assert needs_lookup(target)
 

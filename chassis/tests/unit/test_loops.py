@@ -26,7 +26,9 @@ def shown() -> float:
     return REGISTRY.get_sample_value("shop_loop_busy_seconds", labels) or 0
 
 
-def test_a_step_that_takes_too_long_is_in_the_log_the_metric_and_the_readiness(caplog) -> None:
+def test_a_step_that_takes_too_long_is_in_the_log_the_metric_and_the_readiness(
+    caplog,
+) -> None:
     watch = LoopWatch("tests", "loop", limit_s=0.05)
     with watch.step():
         eventually(lambda: "loop is stuck" in caplog.messages)
@@ -82,7 +84,9 @@ def ticking() -> Iterator[Callable[..., Ticking]]:
         timer.should_stop.send(True)
 
 
-def test_a_timer_goes_on_though_the_time_of_day_is_set_back(ticking, monkeypatch) -> None:
+def test_a_timer_goes_on_though_the_time_of_day_is_set_back(
+    ticking, monkeypatch
+) -> None:
     timer = ticking()
     eventually(lambda: timer.ticks == 1)
     now = time.time

@@ -9,7 +9,10 @@ from amqp import serialization, spec
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import loads
 
-from chassis.amqp import ENCODINGS, MAX_BODY  # the module replaces the readers of properties and bodies
+from chassis.amqp import (
+    ENCODINGS,
+    MAX_BODY,
+)  # the module replaces the readers of properties and bodies
 
 
 def read(**properties: Any) -> dict[str, Any]:

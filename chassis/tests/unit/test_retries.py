@@ -81,7 +81,11 @@ def test_held_events_come_back_when_they_are_due_and_together() -> None:
     assert held.take_due(11, limit=2) == events[:2]
     assert held.lowest_tag() == 2
     assert held.take_due(11, limit=2) == events[2:]
-    assert (len(held), held.next_due(), held.lowest_tag()) == (0, float("inf"), float("inf"))
+    assert (len(held), held.next_due(), held.lowest_tag()) == (
+        0,
+        float("inf"),
+        float("inf"),
+    )
 
 
 def test_no_more_than_the_limit_are_held() -> None:
@@ -101,7 +105,12 @@ def test_none_is_held_longer_than_the_limit() -> None:
 
 def test_different_events_that_fail_alike_in_a_row_are_a_streak() -> None:
     streak = FailureStreak()
-    assert [streak.fail(f"e{n}", KeyError()) for n in range(MAX_ALIKE + 1)] == [False, False, True, True]
+    assert [streak.fail(f"e{n}", KeyError()) for n in range(MAX_ALIKE + 1)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_one_event_that_fails_often_is_none() -> None:
@@ -180,7 +189,9 @@ def test_errors_of_the_database_and_the_broker_are_no_fault_of_the_event(error) 
     assert is_own_dependency(error)
 
 
-@pytest.mark.parametrize("error", [*OF_THE_EVENT, *OF_ANOTHER_SERVICE, *CONTENTION], ids=repr)
+@pytest.mark.parametrize(
+    "error", [*OF_THE_EVENT, *OF_ANOTHER_SERVICE, *CONTENTION], ids=repr
+)
 def test_all_others_do_not_pause_the_handler(error) -> None:
     assert not is_own_dependency(error)
 

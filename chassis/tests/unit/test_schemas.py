@@ -7,7 +7,17 @@ import pytest
 from marshmallow import Schema, ValidationError
 from nameko.exceptions import MalformedRequest
 
-from chassis.schemas import AmountMinor, Id, PageRequest, Text, Utc, answer_each, checked, is_id, page
+from chassis.schemas import (
+    AmountMinor,
+    Id,
+    PageRequest,
+    Text,
+    Utc,
+    answer_each,
+    checked,
+    is_id,
+    page,
+)
 
 ID = "0190b5a0-0000-7000-8000-000000000000"
 
@@ -28,9 +38,25 @@ def test_a_right_item_is_taken() -> None:
 @pytest.mark.parametrize(
     ("field", "values"),
     [
-        ("id", ["", ID.upper(), ID + "\n", ID[:-1], ID.replace("-", ""), 5, None, [ID], "{" + ID + "}"]),
+        (
+            "id",
+            [
+                "",
+                ID.upper(),
+                ID + "\n",
+                ID[:-1],
+                ID.replace("-", ""),
+                5,
+                None,
+                [ID],
+                "{" + ID + "}",
+            ],
+        ),
         ("name", ["", "toolong", "a\x00b", "\ud800", 5, None, ["a"]]),
-        ("amount_minor", [0, -1, 101, 1.0, 1.5, "1", True, None, [], 2**63, float("nan")]),
+        (
+            "amount_minor",
+            [0, -1, 101, 1.0, 1.5, "1", True, None, [], 2**63, float("nan")],
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_by_field(field, values) -> None:
@@ -51,7 +77,9 @@ def test_moments_are_sent_in_utc_with_microseconds() -> None:
 
     noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert Out().dump({"at": noon}) == {"at": "2026-01-31T12:00:00.000000Z"}
-    assert Out().dump({"at": noon.astimezone(timezone(timedelta(hours=3)))}) == Out().dump({"at": noon})
+    assert Out().dump(
+        {"at": noon.astimezone(timezone(timedelta(hours=3)))}
+    ) == Out().dump({"at": noon})
 
 
 @pytest.mark.parametrize("limit", [0, -1, 101, 1e9, "5", True, None])
@@ -76,7 +104,12 @@ def test_a_wrong_item_does_not_spoil_its_neighbours() -> None:
 
     outcomes = answer_each(Item(), [RIGHT, {"name": "x"}, None, RIGHT], work)
     assert asked == [RIGHT, RIGHT]
-    assert [outcome["status"] for outcome in outcomes] == ["done", "invalid", "invalid", "done"]
+    assert [outcome["status"] for outcome in outcomes] == [
+        "done",
+        "invalid",
+        "invalid",
+        "done",
+    ]
     assert [outcome.get("number") for outcome in outcomes] == [0, None, None, 1]
     assert sorted(outcomes[1]["errors"]) == ["amount_minor", "id"]
 

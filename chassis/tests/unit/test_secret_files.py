@@ -31,7 +31,9 @@ def file(tmp_path: Path) -> Path:
         (b"x" * MAX_BYTES, "x" * MAX_BYTES),
     ],
 )
-def test_one_newline_at_the_end_is_cut_off_and_nothing_else(file, content, text) -> None:
+def test_one_newline_at_the_end_is_cut_off_and_nothing_else(
+    file, content, text
+) -> None:
     file.write_bytes(content)
     assert read_secret("X_FILE", str(file)) == text
 
@@ -52,7 +54,15 @@ def test_a_link_is_followed(file, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"\r\n", b"secret\xff", b"secret\0", b"secret" * MAX_BYTES, "é".encode() * MAX_BYTES],
+    [
+        b"",
+        b"\n",
+        b"\r\n",
+        b"secret\xff",
+        b"secret\0",
+        b"secret" * MAX_BYTES,
+        "é".encode() * MAX_BYTES,
+    ],
 )
 def test_a_file_that_holds_no_secret_is_named_and_not_quoted(file, content) -> None:
     file.write_bytes(content)
@@ -93,7 +103,9 @@ def make_loop(path: Path) -> None:
     ],
     ids=["missing", "folder", "fifo", "socket", "loop"],
 )
-def test_what_is_no_file_is_named(file: Path, make: Callable[[Path], None], why: str) -> None:
+def test_what_is_no_file_is_named(
+    file: Path, make: Callable[[Path], None], why: str
+) -> None:
     make(file)
     assert why in refusal(file)
 
@@ -108,13 +120,17 @@ def test_a_file_that_may_not_be_read_is_named(file, monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(Path, "open", refuse)  # whoever runs the tests may read all files
+    monkeypatch.setattr(
+        Path, "open", refuse
+    )  # whoever runs the tests may read all files
     assert "Permission denied" in refusal(file)
 
 
 def test_a_path_that_may_be_the_secret_itself_is_not_shown() -> None:
     """A secret in base64 may begin with a slash."""
-    with pytest.raises(ConfigurationError, match=r"^X_FILE is wrong: .*: No such file") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"^X_FILE is wrong: .*: No such file"
+    ) as caught:
         read_secret("X_FILE", "/s3cret/base64==")
     assert "s3cret" not in str(caught.value)
 
@@ -125,8 +141,12 @@ def test_a_path_of_several_lines_is_shown_in_one(tmp_path) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("path", ["secret", "amqp://shop:secret@host/", "./secret", " /secret"])
+@pytest.mark.parametrize(
+    "path", ["secret", "amqp://shop:secret@host/", "./secret", " /secret"]
+)
 def test_what_is_no_absolute_path_may_be_the_secret_and_is_not_shown(path) -> None:
-    with pytest.raises(ConfigurationError, match=r"^X_FILE is wrong: it must be the absolute path") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"^X_FILE is wrong: it must be the absolute path"
+    ) as caught:
         read_secret("X_FILE", path)
     assert "secret" not in str(caught.value)

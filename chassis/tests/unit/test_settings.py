@@ -24,7 +24,9 @@ from conftest import SERVICES_WITH_TABLES
 
 CONFIG = Path("config.yaml")
 # U+FFFD stands for bytes that are not UTF-8: such a URI is refused.
-PRINTABLE = st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp"), exclude_characters="\ufffd")
+PRINTABLE = st.characters(
+    codec="utf-8", exclude_categories=("C", "Zl", "Zp"), exclude_characters="\ufffd"
+)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ def test_a_dotted_name_looks_inside() -> None:
     assert read({"WORKERS": {"billing": 4}}, "WORKERS.billing", COUNT) == 4
 
 
-@pytest.mark.parametrize("config", [{}, {"X": None}, {"A": 1}, {"A": {"B": ""}}, None, []])
+@pytest.mark.parametrize(
+    "config", [{}, {"X": None}, {"A": 1}, {"A": {"B": ""}}, None, []]
+)
 def test_a_missing_setting_is_named(config) -> None:
     with pytest.raises(ConfigurationError, match=r"^A\.B is missing$"):
         read(config, "A.B", TEXT)
@@ -75,7 +79,21 @@ def test_a_missing_setting_is_named(config) -> None:
         (10.5, WHOLE_SECONDS),
         (0, WHOLE_SECONDS),
         ("10.0", WHOLE_SECONDS),
-        *((text, SECONDS) for text in ("0x10", "1_000", "12:30", "1e3", " 5", "5 ", "-1", "٥", "NaN", "5.")),
+        *(
+            (text, SECONDS)
+            for text in (
+                "0x10",
+                "1_000",
+                "12:30",
+                "1e3",
+                " 5",
+                "5 ",
+                "-1",
+                "٥",
+                "NaN",
+                "5.",
+            )
+        ),
         ("9" * 5000, COUNT),
         *((text, SWITCH) for text in ("no", "yes", "on", "True", "1", "maybe", 5, [])),
         (5, TEXT),
@@ -106,12 +124,20 @@ def loaded(**environment: str) -> dict[str, Any]:
 
 
 def test_no_variable_is_read_as_yaml() -> None:
-    lines = [line for line in CONFIG.read_text().splitlines() if "${" in line and not line.startswith("#")]
+    lines = [
+        line
+        for line in CONFIG.read_text().splitlines()
+        if "${" in line and not line.startswith("#")
+    ]
     assert lines
-    assert [line for line in lines if "!raw_env_var " not in line.partition("${")[0]] == []
+    assert [
+        line for line in lines if "!raw_env_var " not in line.partition("${")[0]
+    ] == []
 
 
-@pytest.mark.parametrize("text", ["no", "NO", "0x10", "1_000", "12:30", "x #y", "${HOME}", "@", "{", "a: b"])
+@pytest.mark.parametrize(
+    "text", ["no", "NO", "0x10", "1_000", "12:30", "x #y", "${HOME}", "@", "{", "a: b"]
+)
 def test_a_variable_is_taken_as_it_is(text: str) -> None:
     config = loaded(CURRENCY=text, LOG_LEVEL=text, GATEWAY_HOST=text)
     assert config["CURRENCY"] == config["LOGGING"]["root"]["level"] == text
@@ -120,7 +146,9 @@ def test_a_variable_is_taken_as_it_is(text: str) -> None:
 
 def test_each_secret_may_come_from_a_file() -> None:
     names = set(re.findall(r"[A-Z_]+_URI\b", CONFIG.read_text())) | {"TOKEN_SECRET"}
-    assert len(names) == 2 + 2 * len(SERVICES_WITH_TABLES)  # of the broker, of tokens, two of each database
+    assert len(names) == 2 + 2 * len(
+        SERVICES_WITH_TABLES
+    )  # of the broker, of tokens, two of each database
     for name in names:
         assert "/a file" in str(loaded(**{f"{name}_FILE": "/a file"})), name
 
@@ -136,7 +164,9 @@ def uri_in(file: Path, content: str) -> Path:
 def test_a_setting_comes_from_the_file_that_its_variable_names(tmp_path: Path) -> None:
     amqp = uri_in(tmp_path / "amqp", "amqp://a:b@h/\n")
     database = uri_in(tmp_path / "database", "postgresql+psycopg2://a:b@h/d")
-    config = loaded(AMQP_URI="", AMQP_URI_FILE=str(amqp), USERS_DB_URI_FILE=str(database))
+    config = loaded(
+        AMQP_URI="", AMQP_URI_FILE=str(amqp), USERS_DB_URI_FILE=str(database)
+    )
     resolved = broker_settings(config)
     assert resolved["AMQP_URI"] == "amqp://a:b@h/"
     assert broker_settings(resolved) == resolved
@@ -146,16 +176,28 @@ def test_a_setting_comes_from_the_file_that_its_variable_names(tmp_path: Path) -
 
 def test_a_secret_is_set_in_one_form_only(tmp_path: Path) -> None:
     file = str(uri_in(tmp_path / "file", "amqp://a:b@h/"))
-    with pytest.raises(ConfigurationError, match=r"^AMQP_URI and AMQP_URI_FILE are both set: unset one"):
-        broker_settings({"AMQP_URI": "amqp://a:b@h/", "AMQP_URI_FILE": file, "HEARTBEAT": 10})
-    config = {"DB_OWNER_URIS": {"users:Base": "x"}, "DB_OWNER_URIS_FILE": {"users:Base": file}}
-    with pytest.raises(ConfigurationError, match=r"^USERS_DB_OWNER_URI and USERS_DB_OWNER_URI_FILE are both"):
+    with pytest.raises(
+        ConfigurationError, match=r"^AMQP_URI and AMQP_URI_FILE are both set: unset one"
+    ):
+        broker_settings(
+            {"AMQP_URI": "amqp://a:b@h/", "AMQP_URI_FILE": file, "HEARTBEAT": 10}
+        )
+    config = {
+        "DB_OWNER_URIS": {"users:Base": "x"},
+        "DB_OWNER_URIS_FILE": {"users:Base": file},
+    }
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^USERS_DB_OWNER_URI and USERS_DB_OWNER_URI_FILE are both",
+    ):
         database_uri(config, "DB_OWNER_URIS", "users")
 
 
 def test_a_variable_that_names_no_file_is_named(tmp_path: Path) -> None:
     config = {"DB_URIS_FILE": {"users:Base": str(tmp_path / "missing")}}
-    with pytest.raises(ConfigurationError, match=r"^USERS_DB_URI_FILE is wrong: .*: No such file"):
+    with pytest.raises(
+        ConfigurationError, match=r"^USERS_DB_URI_FILE is wrong: .*: No such file"
+    ):
         database_uri(config, "DB_URIS", "users")
 
 
@@ -200,7 +242,9 @@ def users_uri(uri: str) -> str:
     ],
 )
 def test_a_wrong_broker_uri_is_named_and_its_password_not_shown(uri) -> None:
-    with pytest.raises(ConfigurationError, match=r"^AMQP_URI is wrong: it must read amqp://") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"^AMQP_URI is wrong: it must read amqp://"
+    ) as caught:
         broker_uri(uri)
     assert "shop" not in str(caught.value)
 
@@ -238,7 +282,9 @@ def test_a_right_broker_uri_is_taken(uri) -> None:
     ],
 )
 def test_a_wrong_database_uri_is_named_and_its_password_not_shown(uri) -> None:
-    with pytest.raises(ConfigurationError, match=r"^USERS_DB_URI is wrong: .*psycopg2") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"^USERS_DB_URI is wrong: .*psycopg2"
+    ) as caught:
         users_uri(uri)
     assert "shop" not in str(caught.value)
 
@@ -269,14 +315,24 @@ def database_parts(uri: str) -> tuple[Any, ...]:
     url = make_url(uri)
     arguments, where = url.get_dialect()().create_connect_args(url)
     found = parse_dsn(make_dsn(*arguments, **where))
-    return found["user"], found["password"], found["host"], int(found["port"]), found["dbname"]
+    return (
+        found["user"],
+        found["password"],
+        found["host"],
+        int(found["port"]),
+        found["dbname"],
+    )
 
 
 KINDS = pytest.mark.parametrize(
     ("uri", "check", "parts"),
     [
         ("amqp://role:{}@host.example.org:1234/place", broker_uri, broker_parts),
-        ("postgresql+psycopg2://role:{}@host.example.org:1234/place", users_uri, database_parts),
+        (
+            "postgresql+psycopg2://role:{}@host.example.org:1234/place",
+            users_uri,
+            database_parts,
+        ),
     ],
     ids=["broker", "database"],
 )
@@ -286,7 +342,9 @@ KINDS = pytest.mark.parametrize(
 @settings(deadline=None)
 @given(password=st.text(PRINTABLE, min_size=1))
 @example(password=" {0}{x}%s %41 '\"\\${HOME}@:/?#[];é€𝄞 ")
-def test_a_percent_encoded_password_arrives_as_it_is(uri, check, parts, password) -> None:
+def test_a_percent_encoded_password_arrives_as_it_is(
+    uri, check, parts, password
+) -> None:
     found = parts(check(uri.format(quote(password, safe=""))))
     assert found == ("role", password, "host.example.org", 1234, "place")
 

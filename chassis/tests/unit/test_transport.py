@@ -64,20 +64,38 @@ def test_an_encrypted_connection_wants_a_certificate_for_the_host_it_asks_for(
     tmp_path: Path, monkeypatch: Any, host: str
 ) -> None:
     """py-amqp by itself takes a certificate for any name, of any CA that it trusts."""
-    assert f"not valid for '{host}'" in ended_with(tmp_path, monkeypatch, host, "DNS:example.org")
+    assert f"not valid for '{host}'" in ended_with(
+        tmp_path, monkeypatch, host, "DNS:example.org"
+    )
     assert "certificate" not in ended_with(tmp_path, monkeypatch, host, f"IP:{host}")
 
 
 def ended_with(folder: Path, monkeypatch: Any, host: str, name: str) -> str:
     """What a connection to `amqps://host` ends with, where something that speaks TLS, but not AMQP,
     has a certificate for `name` by a CA that is trusted."""
-    key, certificate, port = str(folder / "key"), str(folder / "crt"), str(free_ports()["rabbitmq"])
+    key, certificate, port = (
+        str(folder / "key"),
+        str(folder / "crt"),
+        str(free_ports()["rabbitmq"]),
+    )
     made = ["-x509", "-nodes", "-subj", "/CN=test", "-newkey", "ed25519"]
     named = ["-addext", f"subjectAltName={name}", "-keyout", key, "-out", certificate]
     subprocess.run(["openssl", "req", *made, *named], check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", certificate)
-    serve = ["openssl", "s_server", "-quiet", "-accept", port, "-key", key, "-cert", certificate]
-    with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as server:
+    serve = [
+        "openssl",
+        "s_server",
+        "-quiet",
+        "-accept",
+        port,
+        "-key",
+        key,
+        "-cert",
+        certificate,
+    ]
+    with subprocess.Popen(
+        serve, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as server:
         try:
             uri = f"amqps://a:b@{in_uri(host)}:{port}/"
             return str(eventually(lambda: unless_refused(uri)))

@@ -45,7 +45,9 @@ def test_the_known_password_of_an_earlier_version_is_replaced(servers: Servers) 
 @pytest.mark.parametrize("name", SERVICES_WITH_TABLES)
 def test_no_password_of_a_role_is_known(servers: Servers, name: str) -> None:
     for role in (name, f"{name}_owner"):
-        with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        with pytest.raises(
+            psycopg2.OperationalError, match="password authentication failed"
+        ):
             psycopg2.connect(
                 host="127.0.0.1",
                 port=servers.ports["postgresql"],
@@ -55,7 +57,9 @@ def test_no_password_of_a_role_is_known(servers: Servers, name: str) -> None:
             )
 
 
-def test_only_the_user_who_started_the_servers_may_read_passwords_and_logs(servers: Servers) -> None:
+def test_only_the_user_who_started_the_servers_may_read_passwords_and_logs(
+    servers: Servers,
+) -> None:
     for path in ("passwords.json", "superuser.password", "rabbitmq/users.json", "log"):
         assert not servers.state.joinpath(path).stat().st_mode & 0o077, path
 
@@ -67,7 +71,9 @@ def session(servers: Servers) -> Iterator[Any]:
     with closing(psycopg2.connect(uri)) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
-        cursor.execute("CREATE TEMP TABLE people (email text PRIMARY KEY, hash text NOT NULL, letter text)")
+        cursor.execute(
+            "CREATE TEMP TABLE people (email text PRIMARY KEY, hash text NOT NULL, letter text)"
+        )
         yield cursor
 
 
@@ -85,7 +91,12 @@ def test_the_log_of_postgresql_has_no_values(servers: Servers, session: Any) -> 
         with suppress(psycopg2.Error):
             session.execute(statement, parameters)
     log = servers.keeper.log("postgresql")
-    for error in ("duplicate key value", "not-null", "statement timeout", '"nowhere" does not exist'):
+    for error in (
+        "duplicate key value",
+        "not-null",
+        "statement timeout",
+        '"nowhere" does not exist',
+    ):
         eventually(lambda error=error: error in log.read_text())
     for value in (HASH, ADDRESS, LETTER):
         assert value not in log.read_text()
@@ -116,12 +127,16 @@ def superuser_place(servers: Servers) -> dict[str, str]:
     return {"PGHOST": superuser["host"], "PGPORT": superuser["port"]}
 
 
-def test_the_script_of_compose_gives_roles_that_exist_their_passwords(servers: Servers) -> None:
+def test_the_script_of_compose_gives_roles_that_exist_their_passwords(
+    servers: Servers,
+) -> None:
     superuser = parse_dsn(servers.superuser_dsn())
     passwords = {"POSTGRES_PASSWORD": superuser["password"], "PGPASSWORD": "postgres"}
     for name in SERVICES_WITH_TABLES:
         for role, variable in ((name, "DB"), (f"{name}_owner", "DB_OWNER")):
-            passwords[f"{name.upper()}_{variable}_PASSWORD"] = servers.passwords[f"postgresql:{role}"]
+            passwords[f"{name.upper()}_{variable}_PASSWORD"] = servers.passwords[
+                f"postgresql:{role}"
+            ]
     with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
         connection.autocommit = True
         for role in ("orders", "postgres"):
@@ -132,32 +147,50 @@ def test_the_script_of_compose_gives_roles_that_exist_their_passwords(servers: S
     psycopg2.connect(servers.superuser_dsn()).close()
 
 
-def test_the_script_of_compose_makes_up_for_a_start_that_failed(servers: Servers, tmp_path) -> None:
+def test_the_script_of_compose_makes_up_for_a_start_that_failed(
+    servers: Servers, tmp_path
+) -> None:
     names = ("first", "second")
     script = tmp_path / "databases.sh"
-    script.write_text(SCRIPT.read_text().replace(" ".join(SERVICES_WITH_TABLES), " ".join(names)))
+    script.write_text(
+        SCRIPT.read_text().replace(" ".join(SERVICES_WITH_TABLES), " ".join(names))
+    )
     passwords = {f"{name.upper()}_DB_PASSWORD": name for name in names}
-    passwords |= {f"{name.upper()}_DB_OWNER_PASSWORD": f"{name}_owner" for name in names}
+    passwords |= {
+        f"{name.upper()}_DB_OWNER_PASSWORD": f"{name}_owner" for name in names
+    }
     roles = list(passwords.values())
     superuser = parse_dsn(servers.superuser_dsn())["password"]
     passwords |= {"POSTGRES_PASSWORD": superuser, "PGPASSWORD": superuser}
 
     def run(variables: dict[str, str]) -> int:
         """As compose runs it: by the server's user, of nothing but these variables."""
-        environment = {"PATH": os.environ["PATH"], **superuser_place(servers), **variables}
+        environment = {
+            "PATH": os.environ["PATH"],
+            **superuser_place(servers),
+            **variables,
+        }
         user = "postgres" if os.geteuid() == 0 else None
         with script.open() as text:
-            done = subprocess.run(["bash", "-s"], stdin=text, env=environment, user=user, cwd="/")
+            done = subprocess.run(
+                ["bash", "-s"], stdin=text, env=environment, user=user, cwd="/"
+            )
         return done.returncode
 
     with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
         try:
-            unfinished = {name: value for name, value in passwords.items() if "SECOND" not in name}
+            unfinished = {
+                name: value for name, value in passwords.items() if "SECOND" not in name
+            }
             codes = [run(unfinished), run(passwords), run(passwords)]
             for role in roles:
-                as_role = {"user": role, "password": role, "dbname": role.removesuffix("_owner")}
+                as_role = {
+                    "user": role,
+                    "password": role,
+                    "dbname": role.removesuffix("_owner"),
+                }
                 psycopg2.connect(servers.superuser_dsn(), **as_role).close()
         finally:
             for kind, names_of_kind in (("DATABASE", names), ("ROLE", roles)):

@@ -26,11 +26,21 @@ from dev.servers import Servers
 from dev.suite import QUIET
 from tests.system.processes import without_uris
 
-COMMAND = [sys.executable, "-m", "dev.shell", "--config", "config.yaml", "--interface", "plain"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "dev.shell",
+    "--config",
+    "config.yaml",
+    "--interface",
+    "plain",
+]
 DEFAULT_TIMEOUT_S = 5  # RPC_TIMEOUT_S of config.yaml
 USER = str(uuid.uuid4())
 ORDER = f"n.rpc.orders.place, user_id={USER!r}, price_minor=100"
-UNKNOWN = "The outcome is unknown. It is safe to repeat the call with the same key or ref."
+UNKNOWN = (
+    "The outcome is unknown. It is safe to repeat the call with the same key or ref."
+)
 PREPARE = """\
 import json
 def call(method, *args, **kwargs):
@@ -102,7 +112,11 @@ class Session:
             raise
 
     def _results(self) -> list[str]:
-        return [line[3:] for line in self._log.read_text().splitlines() if line.startswith("=> ")]
+        return [
+            line[3:]
+            for line in self._log.read_text().splitlines()
+            if line.startswith("=> ")
+        ]
 
 
 OpenShell = Callable[..., Session]
@@ -111,12 +125,16 @@ OpenShell = Callable[..., Session]
 @pytest.fixture(scope="module")
 def operator(environment: dict[str, str], servers: Servers) -> dict[str, str]:
     """The environment of an operator."""
-    servers.load_permissions(again=True)  # other tests may have given the user another password
+    servers.load_permissions(
+        again=True
+    )  # other tests may have given the user another password
     return {**without_uris(environment), **servers.env(OPERATOR)}
 
 
 @pytest.fixture
-def open_shell(operator: dict[str, str], clean: None, tmp_path: Path) -> Iterator[OpenShell]:
+def open_shell(
+    operator: dict[str, str], clean: None, tmp_path: Path
+) -> Iterator[OpenShell]:
     """`open_shell(RPC_TIMEOUT_S="1")`: a session of an operator with these variables."""
     with ExitStack() as sessions:
 
@@ -145,7 +163,9 @@ def test_interrupted_orders_are_not_placed_later(open_shell, channel, run, sql) 
     session.start(ORDER)
     eventually(lambda: waiting(channel) == 1)
     session.interrupt()
-    assert session.result() == f"KeyboardInterrupt: orders.place: interrupted. {UNKNOWN}"
+    assert (
+        session.result() == f"KeyboardInterrupt: orders.place: interrupted. {UNKNOWN}"
+    )
     late = f"OutcomeUnknown: orders.place: no reply within {DEFAULT_TIMEOUT_S} s. {UNKNOWN}"
     assert session.call(ORDER) == late
     eventually(lambda: waiting(channel) == 0)
@@ -156,12 +176,17 @@ def test_interrupted_orders_are_not_placed_later(open_shell, channel, run, sql) 
     assert sql("orders", "SELECT key FROM orders") == [("once",)]
 
 
-def test_a_call_without_a_reply_is_repeated_safely_with_its_key(open_shell, run, sql) -> None:
+def test_a_call_without_a_reply_is_repeated_safely_with_its_key(
+    open_shell, run, sql
+) -> None:
     session = open_shell(RPC_TIMEOUT_S="1")
     deposit = f"n.rpc.billing.deposit, user_id={USER!r}, amount_minor=100, ref='till-1'"
     assert UNKNOWN in session.call(deposit)
     container = run(billing.service.Service)
-    assert session.call(f"n.rpc.billing.open_account, user_id={USER!r}")["status"] == "open"
+    assert (
+        session.call(f"n.rpc.billing.open_account, user_id={USER!r}")["status"]
+        == "open"
+    )
     done = session.call(deposit)
     assert done["status"] == "done"
     container.stop()
@@ -177,11 +202,15 @@ def test_a_request_expires_as_those_of_the_services_do(open_shell, channel) -> N
     request = eventually(lambda: channel.basic_get("rpc-orders", no_ack=True))
     session.interrupt()
     assert "interrupted" in session.result()
-    assert request.properties["expiration"] == str(DEFAULT_TIMEOUT_S * 1000)  # milliseconds
+    assert request.properties["expiration"] == str(
+        DEFAULT_TIMEOUT_S * 1000
+    )  # milliseconds
     assert request.headers[f"nameko.{TIMEOUT}"] == DEFAULT_TIMEOUT_S
 
 
-def test_requests_in_an_alarm_are_not_executed_later(open_shell, run, servers, sql) -> None:
+def test_requests_in_an_alarm_are_not_executed_later(
+    open_shell, run, servers, sql
+) -> None:
     run(users.service.Service)
     run(billing.service.Service)
     container = run(orders.service.Service)
@@ -196,17 +225,24 @@ def test_requests_in_an_alarm_are_not_executed_later(open_shell, run, servers, s
     container.stop()
     run(orders.service.Service)
     eventually(lambda: "status" in session.call(f"{ORDER}, key='after'"))
-    assert sql("orders", "SELECT key FROM orders ORDER BY key") == [("after",), ("before",)]
+    assert sql("orders", "SELECT key FROM orders ORDER BY key") == [
+        ("after",),
+        ("before",),
+    ]
 
 
 def consumers(config: dict[str, Any], queue: str) -> int:
     """How many consumers a queue has."""
     with connect(config) as connection:
-        declared = kombu.Queue(queue)(connection.default_channel).queue_declare(passive=True)
+        declared = kombu.Queue(queue)(connection.default_channel).queue_declare(
+            passive=True
+        )
         return declared.consumer_count
 
 
-def test_a_session_goes_on_after_the_broker_has_restarted(open_shell, run, servers, config) -> None:
+def test_a_session_goes_on_after_the_broker_has_restarted(
+    open_shell, run, servers, config
+) -> None:
     session = open_shell()
     run(users.service.Service)
     look = f"n.rpc.users.get, user_id={USER!r}"
@@ -260,10 +296,14 @@ class Forwarder:
             target.shutdown(socket.SHUT_WR)
 
 
-def test_a_session_goes_on_after_its_connection_was_forgotten(open_shell, run, servers) -> None:
+def test_a_session_goes_on_after_its_connection_was_forgotten(
+    open_shell, run, servers
+) -> None:
     run(users.service.Service)
     with closing(Forwarder(servers.ports["rabbitmq"])) as forwarder:
-        uri = servers.env(OPERATOR)["AMQP_URI"].replace(str(servers.ports["rabbitmq"]), str(forwarder.port))
+        uri = servers.env(OPERATOR)["AMQP_URI"].replace(
+            str(servers.ports["rabbitmq"]), str(forwarder.port)
+        )
         session = open_shell(RPC_TIMEOUT_S="2", AMQP_URI=uri)
         look = f"n.rpc.users.get, user_id={USER!r}"
         assert session.call(look) is None
@@ -281,11 +321,16 @@ def test_mistakes_are_told_at_once(open_shell, run) -> None:
     assert session.call("n.rpc.users.nothing") == f"NotPermitted: users.nothing: {why}"
     assert session.call("n.rpc.users.get, name='x'").startswith("IncorrectSignature")
     assert session.call(f"n.rpc['users'].get, user_id={USER!r}") is None
-    assert session.call(f"lambda: n.rpc.users.get.call_async(user_id={USER!r}).result()") is None
+    assert (
+        session.call(f"lambda: n.rpc.users.get.call_async(user_id={USER!r}).result()")
+        is None
+    )
 
 
 def test_settings_are_as_in_nameko_shell(open_shell) -> None:
-    assert open_shell().call("lambda: n.config['RPC_TIMEOUT_S']") == str(DEFAULT_TIMEOUT_S)
+    assert open_shell().call("lambda: n.config['RPC_TIMEOUT_S']") == str(
+        DEFAULT_TIMEOUT_S
+    )
 
 
 def test_an_operator_emits_no_event_of_a_service(open_shell, channel) -> None:
@@ -309,4 +354,6 @@ def test_an_error_ends_a_script(operator) -> None:
     )
     assert done.returncode == 1
     assert "reached" not in done.stdout
-    assert done.stderr.splitlines()[-1].endswith(f"orders.get: no reply within 1 s. {UNKNOWN}")
+    assert done.stderr.splitlines()[-1].endswith(
+        f"orders.get: no reply within 1 s. {UNKNOWN}"
+    )

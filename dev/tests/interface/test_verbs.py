@@ -15,7 +15,9 @@ from dev.ports import VARIABLES, free_ports
 from dev.suite import NOTHING_RUNS, Suite
 
 MAKEFILE = CHECKOUT / "Makefile"
-WITHOUT_INSTALL = re.findall(r"^([\w-]+): installed  ##", MAKEFILE.read_text(), re.MULTILINE)
+WITHOUT_INSTALL = re.findall(
+    r"^([\w-]+): installed  ##", MAKEFILE.read_text(), re.MULTILINE
+)
 NEEDS_THE_SUITE = [verb for verb in WITHOUT_INSTALL if verb != "status"]
 TIMEOUT_S = 60.0  # generous
 
@@ -34,7 +36,9 @@ def make(verb: str, folder: Path, variables: dict[str, str]) -> tuple[int, list[
         timeout=TIMEOUT_S,
     )
     lines = done.stdout.splitlines()
-    return done.returncode, [line for line in lines if not re.match(r"make(\[\d+\])?: \*\*\*", line)]
+    return done.returncode, [
+        line for line in lines if not re.match(r"make(\[\d+\])?: \*\*\*", line)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +50,15 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_the_verbs_that_need_the_suite_are_known() -> None:
-    assert {"newman", "audit", "shell", "load", "logs", "restart"} <= set(NEEDS_THE_SUITE)
+    assert {"newman", "audit", "shell", "load", "logs", "restart"} <= set(
+        NEEDS_THE_SUITE
+    )
 
 
 @pytest.mark.parametrize("verb", NEEDS_THE_SUITE)
-def test_a_verb_says_in_one_line_that_nothing_runs(verb: str, variables: dict[str, str]) -> None:
+def test_a_verb_says_in_one_line_that_nothing_runs(
+    verb: str, variables: dict[str, str]
+) -> None:
     assert make(verb, CHECKOUT, variables) == (2, [f"error: {NOTHING_RUNS}"])
 
 
@@ -67,12 +75,21 @@ def test_a_verb_says_in_one_line_that_nothing_is_installed(tmp_path: Path) -> No
         assert line.startswith("error: nothing is installed yet: make up "), verb
 
 
-def test_what_a_terminal_has_set_for_other_programs_does_not_disturb_a_verb(tmp_path: Path) -> None:
+def test_what_a_terminal_has_set_for_other_programs_does_not_disturb_a_verb(
+    tmp_path: Path,
+) -> None:
     """A virtual environment elsewhere, a git hook, a shell's start file, another encoding."""
     ends = tmp_path / "ends"
     ends.write_text("exit 7\n")
-    others = dict.fromkeys(["PYTHONHOME", "PYTHONPATH", "GIT_DIR", "CDPATH"], str(tmp_path))
-    others |= {"BASH_ENV": str(ends), "LC_ALL": "C", "PYTHONUTF8": "0", "MAKEFLAGS": "-j4"}
+    others = dict.fromkeys(
+        ["PYTHONHOME", "PYTHONPATH", "GIT_DIR", "CDPATH"], str(tmp_path)
+    )
+    others |= {
+        "BASH_ENV": str(ends),
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "MAKEFLAGS": "-j4",
+    }
     code, lines = make("size", CHECKOUT, others)
     assert code == 0, lines
 
@@ -88,5 +105,10 @@ def test_a_command_says_which_part_does_not_answer(tmp_path: Path, monkeypatch) 
 
 
 def test_servers_of_others_are_not_asked(tmp_path: Path) -> None:
-    external = {"AMQP_URI": "amqp://elsewhere", "USERS_DB_URI": "postgresql://elsewhere"}
-    Suite(tmp_path / "run", free_ports(), external).check_answers(servers=True, gateway=False)
+    external = {
+        "AMQP_URI": "amqp://elsewhere",
+        "USERS_DB_URI": "postgresql://elsewhere",
+    }
+    Suite(tmp_path / "run", free_ports(), external).check_answers(
+        servers=True, gateway=False
+    )

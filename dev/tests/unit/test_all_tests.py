@@ -12,7 +12,9 @@ import pytest
 from dev.all_tests import INTERRUPTED, LOWEST_PRIORITY, Step, run
 from dev.keeper import wait_for
 
-PROGRAM = "import sys; from dev.all_tests import Step, end_on_signals, run; end_on_signals()"
+PROGRAM = (
+    "import sys; from dev.all_tests import Step, end_on_signals, run; end_on_signals()"
+)
 WAIT_S = 20.0  # generous
 
 
@@ -30,16 +32,29 @@ def runs(pid: str) -> bool:
 
 def test_the_output_of_the_second_track_follows_the_first_whole(capfd) -> None:
     first = [shell("sleep 0.5; echo first; sleep 0.5; echo track")]
-    second = [shell("echo second"), shell("echo errors >&2"), shell("sleep 1; echo last")]
+    second = [
+        shell("echo second"),
+        shell("echo errors >&2"),
+        shell("sleep 1; echo last"),
+    ]
     assert run(first, second) == 0
-    assert capfd.readouterr().out == "first\ntrack\nsecond\nerrors\nlast\nAll tests passed.\n"
+    assert (
+        capfd.readouterr().out
+        == "first\ntrack\nsecond\nerrors\nlast\nAll tests passed.\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(["exit 1"], ["true"]), (["true"], ["exit 1", "true"]), (["true"], ["true", "kill -9 $$"])],
+    [
+        (["exit 1"], ["true"]),
+        (["true"], ["exit 1", "true"]),
+        (["true"], ["true", "kill -9 $$"]),
+    ],
 )
-def test_all_steps_run_and_one_that_fails_is_named(capfd, first: list[str], second: list[str]) -> None:
+def test_all_steps_run_and_one_that_fails_is_named(
+    capfd, first: list[str], second: list[str]
+) -> None:
     def steps(scripts: Sequence[str]) -> list[Step]:
         return [shell(f"echo ran; {script}") for script in scripts]
 
@@ -64,13 +79,21 @@ def test_a_step_stands_back_as_far_as_it_says(capfd) -> None:
         (signal.SIGKILL, -signal.SIGKILL),
     ],
 )
-def test_nothing_outlives_the_tracks(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    scripts = [f"echo $$ >{tmp_path / name}; exec sleep 1000" for name in ("first", "second")]
+def test_nothing_outlives_the_tracks(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    scripts = [
+        f"echo $$ >{tmp_path / name}; exec sleep 1000" for name in ("first", "second")
+    ]
     steps = [f"[Step(('sh', '-c', {script!r}))]" for script in scripts]
     program = f"{PROGRAM}; sys.exit(run({', '.join(steps)}))"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as tracks:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE
+    ) as tracks:
         files = [tmp_path / "first", tmp_path / "second"]
-        assert wait_for(lambda: all(file.exists() and file.read_text() for file in files), WAIT_S)
+        assert wait_for(
+            lambda: all(file.exists() and file.read_text() for file in files), WAIT_S
+        )
         pids = [file.read_text().strip() for file in files]
         tracks.send_signal(number)
         assert tracks.wait(WAIT_S) == code

@@ -51,31 +51,42 @@ def test_the_file_is_up_to_date() -> None:
 def test_a_user_calls_the_methods_that_are_named_here_and_no_other(user) -> None:
     methods = bus.methods()
     pattern = keys(user, "nameko-rpc", "write")
-    assert {method for method in methods if re.fullmatch(pattern, method)} == CALLS[user]
+    assert {method for method in methods if re.fullmatch(pattern, method)} == CALLS[
+        user
+    ]
 
 
 def test_an_operator_calls_every_method() -> None:
     methods = bus.methods()
     assert len(methods) > len(CALLS["gateway"])
-    assert all(re.fullmatch(keys("operator", "nameko-rpc", "write"), method) for method in methods)
+    assert all(
+        re.fullmatch(keys("operator", "nameko-rpc", "write"), method)
+        for method in methods
+    )
 
 
 @pytest.mark.parametrize("service", bus.SERVICES)
 def test_no_service_may_declare_or_delete_an_exchange(service) -> None:
-    assert not any(may(service, "configure", name) for name in (*bus.bus()["exchanges"], *SHARED))
+    assert not any(
+        may(service, "configure", name) for name in (*bus.bus()["exchanges"], *SHARED)
+    )
 
 
 @pytest.mark.parametrize("service", bus.SERVICES)
 def test_a_service_has_rights_on_no_queue_of_others(service) -> None:
     queues = {each: bus.service(each).queues for each in bus.SERVICES}
-    foreign = [name for other, found in queues.items() for name in found if other != service]
+    foreign = [
+        name for other, found in queues.items() for name in found if other != service
+    ]
     assert foreign
     for right in ("configure", "write", "read"):
         assert not any(may(service, right, name) for name in foreign)
 
 
 @pytest.mark.parametrize("service", bus.SERVICES)
-def test_a_service_publishes_no_events_of_others_and_to_no_queue_by_its_name(service) -> None:
+def test_a_service_publishes_no_events_of_others_and_to_no_queue_by_its_name(
+    service,
+) -> None:
     exchanges = [name for name in SHARED[1:] if name != f"{service}.events"]
     assert not any(may(service, "write", name) for name in exchanges)
 
@@ -86,7 +97,9 @@ def test_a_service_receives_its_own_replies_only(service) -> None:
     heard = [
         each
         for each, prefix in prefixes.items()
-        if re.fullmatch(keys(service, "nameko-rpc", "read"), f"{prefix}-0000-4000-8000-000000000000")
+        if re.fullmatch(
+            keys(service, "nameko-rpc", "read"), f"{prefix}-0000-4000-8000-000000000000"
+        )
     ]
     assert heard == [service]
 
@@ -104,7 +117,9 @@ ON_EXCHANGES = {
 
 
 @pytest.mark.parametrize("user", ON_EXCHANGES)
-def test_migrations_and_operators_have_the_rights_on_exchanges_that_are_named_here_only(user) -> None:
+def test_migrations_and_operators_have_the_rights_on_exchanges_that_are_named_here_only(
+    user,
+) -> None:
     found = {*bus.bus()["exchanges"], *SHARED}
     assert found == {"nameko-rpc", "amq.default", *EVENTS, *MOVES}
     for right, named in ON_EXCHANGES[user].items():
@@ -114,5 +129,7 @@ def test_migrations_and_operators_have_the_rights_on_exchanges_that_are_named_he
 def test_an_operator_has_rights_on_no_queue_of_a_service() -> None:
     queues = [name for each in bus.SERVICES for name in bus.service(each).queues]
     assert not any(
-        may("operator", right, name) for right in ("configure", "write", "read") for name in queues
+        may("operator", right, name)
+        for right in ("configure", "write", "read")
+        for name in queues
     )

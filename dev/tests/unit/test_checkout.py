@@ -12,9 +12,19 @@ CRLF = ("-c", "core.autocrlf=true", "-c", "core.eol=crlf")  # as on Windows
 def test_a_clone_made_as_on_windows_has_the_lines_of_linux() -> None:
     """`git archive` writes files as a clone does, and needs no second repository."""
     command = ["git", *CRLF, "archive", "--format=tar", "HEAD"]
-    written = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True).stdout
+    written = subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, check=True
+    ).stdout
     with tarfile.open(fileobj=io.BytesIO(written)) as archive:
-        files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
-        texts = {name: file.read() for name, file in files.items() if file and not name.endswith(".png")}
+        files = {
+            member.name: archive.extractfile(member)
+            for member in archive
+            if member.isfile()
+        }
+        texts = {
+            name: file.read()
+            for name, file in files.items()
+            if file and not name.endswith(".png")
+        }
     assert len(texts) > 500
     assert [name for name, text in texts.items() if b"\r\n" in text] == []

@@ -6,7 +6,15 @@ import pytest
 
 from dev.broker import ALL_RIGHTS
 from dev.ports import free_ports
-from dev.suite import PRIVATE, SERVICES, USERS, Suite, further_copies, service_of, wanted_suite
+from dev.suite import (
+    PRIVATE,
+    SERVICES,
+    USERS,
+    Suite,
+    further_copies,
+    service_of,
+    wanted_suite,
+)
 
 EXTERNAL = {name: f"{name}'s" for name in PRIVATE if name.endswith("_URI")}
 
@@ -18,11 +26,17 @@ def test_copies_are_numbered_from_the_second_one() -> None:
     assert {service_of(name) for name in further_copies(4)} == set(SERVICES)
 
 
-def test_gateways_share_a_port_and_all_other_copies_have_their_own(tmp_path: Path) -> None:
+def test_gateways_share_a_port_and_all_other_copies_have_their_own(
+    tmp_path: Path,
+) -> None:
     suite = Suite(tmp_path, free_ports(further_copies(4)), copies=4)
     assert len(suite.services) == 4 * len(SERVICES)
-    gateways = {suite.ports[name] for name in suite.services if service_of(name) == "gateway"}
-    others = {suite.ports[name] for name in suite.services if service_of(name) != "gateway"}
+    gateways = {
+        suite.ports[name] for name in suite.services if service_of(name) == "gateway"
+    }
+    others = {
+        suite.ports[name] for name in suite.services if service_of(name) != "gateway"
+    }
     assert gateways == {suite.ports["gateway"]}
     assert len(others) == 4 * (len(SERVICES) - 1)
 
@@ -32,9 +46,15 @@ def test_a_copy_runs_the_service_it_is_a_copy_of(tmp_path: Path) -> None:
     assert suite.command("orders3") == suite.command("orders")
 
 
-@pytest.mark.parametrize("external", [{}, EXTERNAL], ids=["own servers", "servers of others"])
-@pytest.mark.parametrize("copy", ["users", "billing2", "orders", "notifications2", "gateway2"])
-def test_a_copy_is_told_of_its_own_database_and_no_other_secret(tmp_path, copy, external) -> None:
+@pytest.mark.parametrize(
+    "external", [{}, EXTERNAL], ids=["own servers", "servers of others"]
+)
+@pytest.mark.parametrize(
+    "copy", ["users", "billing2", "orders", "notifications2", "gateway2"]
+)
+def test_a_copy_is_told_of_its_own_database_and_no_other_secret(
+    tmp_path, copy, external
+) -> None:
     suite = Suite(tmp_path / "run", free_ports(further_copies(2)), external, copies=2)
     own = "TOKEN_SECRET" if copy == "gateway2" else f"{service_of(copy).upper()}_DB_URI"
     told = suite._service(copy).env
@@ -42,18 +62,24 @@ def test_a_copy_is_told_of_its_own_database_and_no_other_secret(tmp_path, copy, 
     assert all(told[name] == external[name] for name in external.keys() & told.keys())
 
 
-def test_all_insist_on_restricted_users_of_the_own_broker_but_the_one_with_all_rights(tmp_path) -> None:
+def test_all_insist_on_restricted_users_of_the_own_broker_but_the_one_with_all_rights(
+    tmp_path,
+) -> None:
     suite = Suite(tmp_path / "run", free_ports())
     told = {user: suite.env(user)["AMQP_USER_RESTRICTED"] for user in USERS}
     assert told == {**dict.fromkeys(USERS, "true"), ALL_RIGHTS: "false"}
     elsewhere = Suite(tmp_path / "other", free_ports(), EXTERNAL)
-    assert "AMQP_USER_RESTRICTED" not in elsewhere.env("users"), "the operator of that server decides"
+    assert "AMQP_USER_RESTRICTED" not in elsewhere.env("users"), (
+        "the operator of that server decides"
+    )
 
 
 def test_each_user_has_a_password_of_its_own(tmp_path) -> None:
     suite = Suite(tmp_path / "run", free_ports())
     uris = {user: suite.env(user)["AMQP_URI"] for user in USERS}
-    assert len({uri.split(":")[2].partition("@")[0] for uri in uris.values()}) == len(USERS)
+    assert len({uri.split(":")[2].partition("@")[0] for uri in uris.values()}) == len(
+        USERS
+    )
     assert all(uri.startswith(f"amqp://{user}:") for user, uri in uris.items())
     assert Suite(tmp_path / "run", suite.ports).env() == suite.env(), "they stay"
 
@@ -73,11 +99,15 @@ def test_no_command_asks_a_proxy_for_the_suite(tmp_path, monkeypatch) -> None:
         assert environment[name] == "intranet.example.org,127.0.0.1,::1,localhost"
 
 
-def test_variables_of_an_own_user_do_not_name_servers_of_others(tmp_path, monkeypatch) -> None:
+def test_variables_of_an_own_user_do_not_name_servers_of_others(
+    tmp_path, monkeypatch
+) -> None:
     """A terminal that has read .run/env/shop can still say `make up`."""
     suite = Suite(tmp_path / "run", free_ports())
     for name, value in suite.private_env("shop").items():
         monkeypatch.setenv(name, value)
     assert wanted_suite(tmp_path / "run").external == {}
     monkeypatch.setenv("AMQP_URI", "amqp://another:secret@127.0.0.1/")
-    assert wanted_suite(tmp_path / "run").external == {"AMQP_URI": "amqp://another:secret@127.0.0.1/"}
+    assert wanted_suite(tmp_path / "run").external == {
+        "AMQP_URI": "amqp://another:secret@127.0.0.1/"
+    }

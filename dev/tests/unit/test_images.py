@@ -60,7 +60,11 @@ def file(tmp_path: Path) -> Path:
 
 def test_every_password_of_compose_is_made_and_none_is_known(file) -> None:
     made = make(file)
-    needed = set(re.findall(r"\$\{(\w+):\?run dev/images/passwords.sh first\}", COMPOSE.read_text()))
+    needed = set(
+        re.findall(
+            r"\$\{(\w+):\?run dev/images/passwords.sh first\}", COMPOSE.read_text()
+        )
+    )
     assert len(needed) > 10
     assert needed <= made.keys()
     optional = set(re.findall(r"\$\{(\w+)(?!\w|:\?)", COMPOSE.read_text()))
@@ -73,29 +77,45 @@ def test_every_password_of_compose_is_made_and_none_is_known(file) -> None:
 
 def test_no_password_stands_in_compose() -> None:
     for user, password in re.findall(r"//(\w+):(.+?)@", COMPOSE.read_text()):
-        assert password == f"${{{password[2:].partition(':')[0]}:?run dev/images/passwords.sh first}}", user
+        assert (
+            password
+            == f"${{{password[2:].partition(':')[0]}:?run dev/images/passwords.sh first}}"
+        ), user
 
 
-def test_the_broker_loads_the_permissions_with_the_passwords_of_the_services(file) -> None:
+def test_the_broker_loads_the_permissions_with_the_passwords_of_the_services(
+    file,
+) -> None:
     made = make(file)
     users = broker.users(broker.BUS)
-    wanted = broker.definitions({user: made[f"{user.upper()}_AMQP_PASSWORD"] for user in users}, broker.BUS)
+    wanted = broker.definitions(
+        {user: made[f"{user.upper()}_AMQP_PASSWORD"] for user in users}, broker.BUS
+    )
     found = json.loads(made["RABBITMQ_DEFINITIONS"])
     earlier = found["users"].pop()
     assert found == wanted
-    assert earlier == {"name": "shop", "password_hash": "", "tags": []}, "no password fits"
+    assert earlier == {"name": "shop", "password_hash": "", "tags": []}, (
+        "no password fits"
+    )
 
 
 def test_passwords_stay_and_permissions_are_brought_up_to_date(file) -> None:
     first = make(file)
-    file.write_text("".join(f"{name}={value}\n" for name, value in first.items() if name[0] != "R"))
+    file.write_text(
+        "".join(f"{name}={value}\n" for name, value in first.items() if name[0] != "R")
+    )
     with file.open("a") as more:
         more.write("RABBITMQ_DEFINITIONS='{}'\nCOMPOSE_PROJECT_NAME=mine\n")
     assert make(file) == {**first, "COMPOSE_PROJECT_NAME": "mine"}
 
 
-def test_each_checkout_has_a_project_of_its_own_which_keeps_its_name(tmp_path: Path) -> None:
-    names = [make(tmp_path / file)["COMPOSE_PROJECT_NAME"] for file in ("one", "other", "one")]
+def test_each_checkout_has_a_project_of_its_own_which_keeps_its_name(
+    tmp_path: Path,
+) -> None:
+    names = [
+        make(tmp_path / file)["COMPOSE_PROJECT_NAME"]
+        for file in ("one", "other", "one")
+    ]
     assert all(re.fullmatch("shop-[0-9a-f]{6}", name) for name in names)
     assert names[0] == names[2] != names[1]
     assert re.findall("^name:", COMPOSE.read_text(), re.MULTILINE) == []
@@ -108,7 +128,11 @@ def test_volumes_of_an_earlier_version_stay_in_use(file) -> None:
 
 def test_whoever_uses_the_broker_of_compose_insists_on_its_restricted_user() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"].values()
-    users = [each["environment"] for each in services if "AMQP_URI" in each.get("environment", {})]
+    users = [
+        each["environment"]
+        for each in services
+        if "AMQP_URI" in each.get("environment", {})
+    ]
     assert len(users) == len((*SERVICES, broker.MIGRATIONS))
     assert {each["AMQP_USER_RESTRICTED"] for each in users} == {"true"}
 
@@ -116,19 +140,31 @@ def test_whoever_uses_the_broker_of_compose_insists_on_its_restricted_user() -> 
 def test_compose_mounts_no_file_of_the_checkout() -> None:
     """Its mode may keep others than its owner from reading it, and the server is another user."""
     compose = yaml.safe_load(COMPOSE.read_text())
-    mounted = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
+    mounted = [
+        mount
+        for service in compose["services"].values()
+        for mount in service.get("volumes", [])
+    ]
     assert {mount.partition(":")[0] for mount in mounted} == set(compose["volumes"])
     assert [config for config in compose["configs"].values() if "file" in config] == []
     assert "secrets" not in compose
 
 
 def test_the_health_check_of_compose_asks_no_proxy() -> None:
-    program, *arguments = yaml.safe_load(COMPOSE.read_text())["x-service"]["healthcheck"]["test"][1:]
+    program, *arguments = yaml.safe_load(COMPOSE.read_text())["x-service"][
+        "healthcheck"
+    ]["test"][1:]
     assert program == "python"
-    with answering(HTTPStatus.OK) as ready, answering(HTTPStatus.SERVICE_UNAVAILABLE) as unavailable:
+    with (
+        answering(HTTPStatus.OK) as ready,
+        answering(HTTPStatus.SERVICE_UNAVAILABLE) as unavailable,
+    ):
         for port, code in ((ready, 0), (unavailable, 1)):
             command = [argument.replace("8001", str(port)) for argument in arguments]
-            assert subprocess.run([sys.executable, *command], env=DEAD_PROXY).returncode == code
+            assert (
+                subprocess.run([sys.executable, *command], env=DEAD_PROXY).returncode
+                == code
+            )
 
 
 def test_the_template_of_the_definitions_is_up_to_date() -> None:

@@ -32,7 +32,12 @@ mkdir -p postman/node_modules
 """
 NODE = "#!/bin/sh\n"
 # For other installations; they would break this one.
-OTHERS = {"PIP_USER": "1", "PIP_TARGET": "/nowhere", "PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere"}
+OTHERS = {
+    "PIP_USER": "1",
+    "PIP_TARGET": "/nowhere",
+    "PYTHONHOME": "/nowhere",
+    "PYTHONPATH": "/nowhere",
+}
 # The servers' packages are not the subject.
 SERVERS = {"AMQP_URI": "amqp://elsewhere", "USERS_DB_URI": "postgresql://elsewhere"}
 TIMEOUT_S = 60
@@ -95,12 +100,16 @@ def kept_output(line: str) -> str:
     return Path(line.partition(", see ")[2].removesuffix(", then repeat")).read_text()
 
 
-def test_a_dead_index_of_python_is_told_in_one_line(install: Install, index_is_dead: Path) -> None:
+def test_a_dead_index_of_python_is_told_in_one_line(
+    install: Install, index_is_dead: Path
+) -> None:
     index_is_dead.touch()
     code, [begun, line] = install()
     assert code == 1
     assert begun == "install: installing Python packages into .venv ..."
-    assert line.startswith("install: pip failed: ERROR: No matching distribution found for alembic. ")
+    assert line.startswith(
+        "install: pip failed: ERROR: No matching distribution found for alembic. "
+    )
     assert "PIP_INDEX_URL" in line
     assert "WARNING: Retrying" in kept_output(line)
 
@@ -112,8 +121,13 @@ def test_a_dead_registry_of_node_is_told_in_one_line(
     shutil.rmtree(checkout / "postman/node_modules")
     index_is_dead.touch()
     code, [begun, line] = install()
-    assert (code, begun) == (1, "install: installing newman into postman/node_modules ...")
-    assert line.startswith("install: npm failed: npm error FetchError: request to http://127.0.0.1:9/newman")
+    assert (code, begun) == (
+        1,
+        "install: installing newman into postman/node_modules ...",
+    )
+    assert line.startswith(
+        "install: npm failed: npm error FetchError: request to http://127.0.0.1:9/newman"
+    )
     assert "npm_config_registry" in line
     assert "complete log" in kept_output(line)
 

@@ -29,8 +29,15 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
         Program("sleeper", ["sleep", "1000"], folder, another),
         Program("odd", ["sh", str(odd / "script"), ODD], odd),
         Program("dying", ["false"], folder),
-        Program("speaker", ["sh", "-c", 'echo "$WORD"; sleep 1000'], folder, env={"WORD": WORD}),
-        Program("deaf", ["sh", "-c", "trap '' TERM; sleep 1000"], folder, stop_wait_s=1),
+        Program(
+            "speaker",
+            ["sh", "-c", 'echo "$WORD"; sleep 1000'],
+            folder,
+            env={"WORD": WORD},
+        ),
+        Program(
+            "deaf", ["sh", "-c", "trap '' TERM; sleep 1000"], folder, stop_wait_s=1
+        ),
     ]
     umask = os.umask(0o077)
     try:
@@ -49,9 +56,13 @@ def test_a_killed_program_is_started_again(keeper: Keeper) -> None:
     assert wait_for(lambda: keeper.starts("sleeper") == 2, 10)
 
 
-def test_a_program_runs_in_any_folder_with_any_words(keeper: Keeper, tmp_path: Path) -> None:
+def test_a_program_runs_in_any_folder_with_any_words(
+    keeper: Keeper, tmp_path: Path
+) -> None:
     keeper.start("odd")
-    assert wait_for(lambda: keeper.log("odd").read_text() == f"{tmp_path / ODD}\n{ODD}\n", 5)
+    assert wait_for(
+        lambda: keeper.log("odd").read_text() == f"{tmp_path / ODD}\n{ODD}\n", 5
+    )
 
 
 def test_variables_reach_a_program_and_nobody_else(keeper: Keeper) -> None:
@@ -65,13 +76,17 @@ def test_variables_reach_a_program_and_nobody_else(keeper: Keeper) -> None:
     assert WORD not in (keeper.state / "supervisord.conf").read_text()
 
 
-def test_a_program_that_dies_at_once_is_started_again_for_ever_but_not_hot(keeper: Keeper) -> None:
+def test_a_program_that_dies_at_once_is_started_again_for_ever_but_not_hot(
+    keeper: Keeper,
+) -> None:
     keeper.start("dying")
     time.sleep(6)  # supervisord's own default has given up by then
     assert 3 <= keeper.starts("dying") <= 8
 
 
-def test_a_program_that_ignores_its_stop_signal_ends_all_the_same(keeper: Keeper) -> None:
+def test_a_program_that_ignores_its_stop_signal_ends_all_the_same(
+    keeper: Keeper,
+) -> None:
     keeper.start("deaf")
     assert wait_for(lambda: keeper.starts("deaf") == 1, 5)
     assert keeper.stop()
@@ -90,12 +105,20 @@ def test_what_a_killed_supervisord_left_is_found_and_ended(keeper: Keeper) -> No
     assert keeper.orphans() == []
 
 
-def test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is(tmp_path: Path) -> None:
+def test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is(
+    tmp_path: Path,
+) -> None:
     keeper = Keeper(state.make(tmp_path / "run"))
     umask = os.umask(0o000)
     try:
-        keeper.begin([Program("sleeper", ["sleep", "1000"], keeper.state)], os.environ, tied=True)
-        own = [path for path in keeper.state.rglob("*") if path.is_file() and not path.is_symlink()]
+        keeper.begin(
+            [Program("sleeper", ["sleep", "1000"], keeper.state)], os.environ, tied=True
+        )
+        own = [
+            path
+            for path in keeper.state.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        ]
         assert [path for path in own if path.stat().st_mode & 0o022] == []
         assert (keeper.state / "programs" / "sleeper").stat().st_mode & 0o077 == 0
     finally:
@@ -109,7 +132,9 @@ def test_stopping_twice_says_that_nothing_ran(keeper: Keeper) -> None:
     assert not keeper.stop()
 
 
-def test_a_process_id_that_now_is_someone_elses_is_not_taken_for_ours(keeper: Keeper) -> None:
+def test_a_process_id_that_now_is_someone_elses_is_not_taken_for_ours(
+    keeper: Keeper,
+) -> None:
     keeper.stop()
     (keeper.state / "supervisord.pid").write_text(str(os.getpid()))
     assert keeper.pid() is None

@@ -52,7 +52,9 @@ def project(tmp_path: Path) -> Path:
     """A project of version 1.2.3 that is ready for its release."""
     (tmp_path / "charts/shop").mkdir(parents=True)
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
-    (tmp_path / "charts/shop/Chart.yaml").write_text('version: 1.2.3\nappVersion: "1.2.3"\n')
+    (tmp_path / "charts/shop/Chart.yaml").write_text(
+        'version: 1.2.3\nappVersion: "1.2.3"\n'
+    )
     (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
     return tmp_path
 
@@ -77,15 +79,28 @@ def test_a_project_whose_parts_fit_together_may_be_released(project) -> None:
 
 @pytest.mark.parametrize("tag", ["1.2.3", "v1.2.4", "v1.2.3-rc1"])
 def test_another_tag_than_the_version_is_refused(project, tag) -> None:
-    with pytest.raises(Failure, match=re.escape(f"the tag is {tag}, but pyproject.toml has version 1.2.3")):
+    with pytest.raises(
+        Failure,
+        match=re.escape(f"the tag is {tag}, but pyproject.toml has version 1.2.3"),
+    ):
         release.check(project, tag, SETTINGS)
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "reason"),
     [
-        ("charts/shop/Chart.yaml", "version: 1.2.3", "version: 1.2.2", "version in charts"),
-        ("charts/shop/Chart.yaml", 'appVersion: "1.2.3"', 'appVersion: "1.2.2"', "appVersion in charts"),
+        (
+            "charts/shop/Chart.yaml",
+            "version: 1.2.3",
+            "version: 1.2.2",
+            "version in charts",
+        ),
+        (
+            "charts/shop/Chart.yaml",
+            'appVersion: "1.2.3"',
+            'appVersion: "1.2.2"',
+            "appVersion in charts",
+        ),
         ("CHANGELOG.md", "[1.2.3]", "[1.2.1]", "CHANGELOG.md has no part"),
         ("CHANGELOG.md", "### Added\n\n- This.\n", "", "CHANGELOG.md has no part"),
     ],
@@ -116,21 +131,35 @@ def test_this_projects_chart_has_its_version(project) -> None:
     release.check(project, f"v{version}", SETTINGS)
 
 
-def test_the_pushed_chart_is_named_by_its_digest(program, monkeypatch, tmp_path) -> None:
+def test_the_pushed_chart_is_named_by_its_digest(
+    program, monkeypatch, tmp_path
+) -> None:
     helm = program("helm", HELM)
     monkeypatch.setenv("ANSWER", f"Digest: {DIGEST}")
-    pushed = release.push(helm, tmp_path / "shop-1.2.3.tgz", "registry.example.org/acme/charts")
+    pushed = release.push(
+        helm, tmp_path / "shop-1.2.3.tgz", "registry.example.org/acme/charts"
+    )
     assert pushed == f"registry.example.org/acme/charts/shop@{DIGEST}"
 
 
-@pytest.mark.parametrize(("answer", "reason"), [("", "push failed: Pushed: a"), ("ok", "names no digest")])
-def test_a_push_that_fails_is_a_failure(program, monkeypatch, tmp_path, answer, reason) -> None:
+@pytest.mark.parametrize(
+    ("answer", "reason"), [("", "push failed: Pushed: a"), ("ok", "names no digest")]
+)
+def test_a_push_that_fails_is_a_failure(
+    program, monkeypatch, tmp_path, answer, reason
+) -> None:
     monkeypatch.setenv("ANSWER", answer)
     with pytest.raises(Failure, match=reason):
-        release.push(program("helm", HELM), tmp_path / "shop-1.2.3.tgz", "registry.example.org/acme/charts")
+        release.push(
+            program("helm", HELM),
+            tmp_path / "shop-1.2.3.tgz",
+            "registry.example.org/acme/charts",
+        )
 
 
-def test_images_of_a_release_are_pushed_for_two_architectures_and_named_by_digest(program) -> None:
+def test_images_of_a_release_are_pushed_for_two_architectures_and_named_by_digest(
+    program,
+) -> None:
     docker = program("docker", DOCKER)
     environment = {
         **SETTINGS,
@@ -139,20 +168,36 @@ def test_images_of_a_release_are_pushed_for_two_architectures_and_named_by_diges
         "PATH": f"{docker.parent}:{os.environ['PATH']}",
     }
     command = [CHECKOUT / "dev/images/build.sh"]
-    built = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    built = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     calls = (docker.parent / "calls").read_text().splitlines()
-    images = re.findall(r"^FROM runtime AS ", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
+    images = re.findall(
+        r"^FROM runtime AS ", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE
+    )
     assert len(calls) == len(images) > 1
     for call in calls:
-        assert call.startswith("buildx build --push --platform linux/amd64,linux/arm64 --sbom=true ")
-    names = re.findall(rf"^  registry\.example\.org/acme/shop/([a-z0-9-]+)@{DIGEST}$", built, re.MULTILINE)
+        assert call.startswith(
+            "buildx build --push --platform linux/amd64,linux/arm64 --sbom=true "
+        )
+    names = re.findall(
+        rf"^  registry\.example\.org/acme/shop/([a-z0-9-]+)@{DIGEST}$",
+        built,
+        re.MULTILINE,
+    )
     assert len(set(names)) == len(images)
 
 
 def test_an_image_without_a_digest_is_no_release(program) -> None:
     docker = program("docker", DOCKER)
-    environment = {"BUILDER": "buildx", "DIGEST": "", "PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    environment = {
+        "BUILDER": "buildx",
+        "DIGEST": "",
+        "PATH": f"{docker.parent}:{os.environ['PATH']}",
+    }
     command = [CHECKOUT / "dev/images/build.sh"]
     tried = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (tried.returncode, tried.stdout) == (1, "")
-    assert "docker buildx named no digest of neversleeps/user-service-07" in tried.stderr
+    assert (
+        "docker buildx named no digest of neversleeps/user-service-07" in tried.stderr
+    )

@@ -12,11 +12,16 @@ from dev.ports import DEFAULTS, check_free, free_ports, ports_from
 from dev.servers import DATABASES
 from dev.suite import Suite, _variables, external_servers, wanted_suite, with_secrets
 
-DB_URIS = {f"{name.upper()}_DB_URI": f"postgresql://r:p@host/{name.upper()}" for name in DATABASES}
+DB_URIS = {
+    f"{name.upper()}_DB_URI": f"postgresql://r:p@host/{name.upper()}"
+    for name in DATABASES
+}
 
 
 def test_ports_are_the_default_ones_unless_the_environment_says_otherwise() -> None:
-    assert ports_from({"GATEWAY_PORT": "9000", "DB_PORT": ""}) == DEFAULTS | {"gateway": 9000}
+    assert ports_from({"GATEWAY_PORT": "9000", "DB_PORT": ""}) == DEFAULTS | {
+        "gateway": 9000
+    }
 
 
 def test_one_variable_moves_all_ports_for_a_second_checkout() -> None:
@@ -46,7 +51,10 @@ def test_a_port_given_twice_is_refused() -> None:
 def test_a_taken_port_is_told_with_its_holder_and_its_variable() -> None:
     ports = free_ports()
     told = rf"taken \(by pid {os.getpid()}, .*set GATEWAY_PORT, or PORT_OFFSET"
-    with socket.create_server(("127.0.0.1", ports["gateway"])), pytest.raises(Failure, match=told):
+    with (
+        socket.create_server(("127.0.0.1", ports["gateway"])),
+        pytest.raises(Failure, match=told),
+    ):
         check_free(ports, ["users", "gateway"])
 
 
@@ -70,7 +78,9 @@ def test_servers_of_others_need_all_databases() -> None:
 
 def test_two_services_never_share_a_database() -> None:
     with pytest.raises(Failure, match="each service needs its own"):
-        external_servers({**DB_URIS, "ORDERS_DB_URI": "postgresql://other:p@host/USERS"})
+        external_servers(
+            {**DB_URIS, "ORDERS_DB_URI": "postgresql://other:p@host/USERS"}
+        )
 
 
 def test_a_setting_that_what_runs_would_ignore_is_seen() -> None:
@@ -97,13 +107,18 @@ def test_servers_of_others_may_be_named_in_files(tmp_path: Path, monkeypatch) ->
     assert suite.external == {"AMQP_URI": "amqp://a:b@host/"}
     told = suite._service("users").env
     assert told["AMQP_URI"] == "amqp://a:b@host/"
-    assert "AMQP_URI_FILE" not in told.keys() | suite.environ("users").keys() | suite.environ().keys()
+    assert (
+        "AMQP_URI_FILE"
+        not in told.keys() | suite.environ("users").keys() | suite.environ().keys()
+    )
 
 
 def test_the_key_of_the_tokens_may_stand_in_a_file(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "key").write_text("a key of one's own")
     suite = Suite(tmp_path / "run", free_ports())
-    for name, value in suite.private_env("gateway").items():  # as after `. .run/env/gateway`
+    for name, value in suite.private_env(
+        "gateway"
+    ).items():  # as after `. .run/env/gateway`
         monkeypatch.setenv(name, value)
     before = suite._settings
     monkeypatch.setenv("TOKEN_SECRET_FILE", str(tmp_path / "key"))
@@ -114,8 +129,14 @@ def test_the_key_of_the_tokens_may_stand_in_a_file(tmp_path: Path, monkeypatch) 
 @pytest.mark.parametrize(
     ("environ", "why"),
     [
-        ({"AMQP_URI": "amqp://", "AMQP_URI_FILE": "/f"}, "AMQP_URI and AMQP_URI_FILE are both set"),
-        ({"USERS_DB_URI_FILE": "/no/such/file"}, "USERS_DB_URI_FILE is wrong: .*: No such file"),
+        (
+            {"AMQP_URI": "amqp://", "AMQP_URI_FILE": "/f"},
+            "AMQP_URI and AMQP_URI_FILE are both set",
+        ),
+        (
+            {"USERS_DB_URI_FILE": "/no/such/file"},
+            "USERS_DB_URI_FILE is wrong: .*: No such file",
+        ),
     ],
 )
 def test_a_file_that_is_no_secret_is_named(environ: dict[str, str], why: str) -> None:
@@ -125,7 +146,12 @@ def test_a_file_that_is_no_secret_is_named(environ: dict[str, str], why: str) ->
 
 def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
     (tmp_path / "uri").write_text("amqp://a:b@host/")
-    named = {"AMQP_URI": "", "AMQP_URI_FILE": str(tmp_path / "uri"), "USERS_DB_URI_FILE": "", "PATH": ""}
+    named = {
+        "AMQP_URI": "",
+        "AMQP_URI_FILE": str(tmp_path / "uri"),
+        "USERS_DB_URI_FILE": "",
+        "PATH": "",
+    }
     assert with_secrets(named) == {"AMQP_URI": "amqp://a:b@host/", "PATH": ""}
 
 
@@ -142,8 +168,12 @@ def test_a_folder_too_deep_for_sockets_becomes_a_link(tmp_path: Path) -> None:
     assert not wanted.is_symlink()
 
 
-@pytest.mark.parametrize("name", ["a shop", "Лавка", "shop #1", "it's", "50%", "$HOME", "a;b"])
-def test_a_folder_whose_name_the_servers_do_not_take_becomes_a_link(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["a shop", "Лавка", "shop #1", "it's", "50%", "$HOME", "a;b"]
+)
+def test_a_folder_whose_name_the_servers_do_not_take_becomes_a_link(
+    tmp_path: Path, name: str
+) -> None:
     wanted = tmp_path / name / ".run"
     real = state.make(wanted)
     try:

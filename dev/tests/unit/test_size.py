@@ -65,7 +65,9 @@ def test_tests_migrations_and_static_files_are_left_out(package: Path) -> None:
 
 
 @pytest.mark.parametrize(("more", "code"), [(-2, 0), (-1, 1)])
-def test_the_exit_code_is_1_above_the_limit(package: Path, more: int, code: int) -> None:
+def test_the_exit_code_is_1_above_the_limit(
+    package: Path, more: int, code: int
+) -> None:
     (package / "domain.py").write_text("pass\n" * (size.LIMIT + more))
     command = [sys.executable, size.__file__, str(package)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -8,10 +8,23 @@ import pytest
 
 from dev.failure import Failure
 from dev.supply import licences, sbom
-from dev.supply.licences import COPYLEFT, DEVELOPMENT, NPM, PAGE, PRODUCT, allowed, locked, npm_licences, page
+from dev.supply.licences import (
+    COPYLEFT,
+    DEVELOPMENT,
+    NPM,
+    PAGE,
+    PRODUCT,
+    allowed,
+    locked,
+    npm_licences,
+    page,
+)
 
 SCRIPT = licences.ROOT / "dev" / "supply" / "pip_audit.sh"
-FOUND, NONE = "Found 2 known vulnerabilities in 1 package", "No known vulnerabilities found"
+FOUND, NONE = (
+    "Found 2 known vulnerabilities in 1 package",
+    "No known vulnerabilities found",
+)
 
 
 def test_the_page_has_the_licences_of_all_locked_packages() -> None:
@@ -34,11 +47,15 @@ def test_packages_for_windows_are_not_listed() -> None:
         ("vine", ["BSD"], "BSD-3-Clause"),
     ],
 )
-def test_a_licence_is_read_from_what_a_package_declares(name, declared, licence) -> None:
+def test_a_licence_is_read_from_what_a_package_declares(
+    name, declared, licence
+) -> None:
     assert allowed(name, declared) == licence
 
 
-@pytest.mark.parametrize("declared", [[], ["BSD"], ["GPL-3.0-only"], ["MPL-2.0"], ["MIT AND GPL-2.0"]])
+@pytest.mark.parametrize(
+    "declared", [[], ["BSD"], ["GPL-3.0-only"], ["MPL-2.0"], ["MIT AND GPL-2.0"]]
+)
 def test_a_licence_that_is_unknown_or_copyleft_is_refused(declared: list[str]) -> None:
     with pytest.raises(Failure, match="a has no licence"):
         allowed("a", declared)
@@ -55,23 +72,37 @@ def component(name: str, **fields: Any) -> dict[str, Any]:
     return {"bom-ref": name, "name": name, "purl": f"pkg:pypi/{name}", **fields}
 
 
-def test_a_bill_has_hashes_licences_and_the_products_packages_alone(monkeypatch) -> None:
+def test_a_bill_has_hashes_licences_and_the_products_packages_alone(
+    monkeypatch,
+) -> None:
     monkeypatch.setattr(sbom, "locked", lambda _: ["marshmallow", "psycopg2-binary"])
     hashes = [{"type": "distribution", "hashes": []}]
     installed = {
         "metadata": {"component": {"bom-ref": "root"}},
-        "components": [component(name) for name in ("marshmallow", "psycopg2_binary", "pytest")],
-        "dependencies": [{"ref": "root", "dependsOn": ["marshmallow", "pytest"]}, {"ref": "pytest"}],
+        "components": [
+            component(name) for name in ("marshmallow", "psycopg2_binary", "pytest")
+        ],
+        "dependencies": [
+            {"ref": "root", "dependsOn": ["marshmallow", "pytest"]},
+            {"ref": "pytest"},
+        ],
     }
     names = ("marshmallow", "psycopg2-binary")
-    pinned = {"components": [component(name, externalReferences=hashes) for name in names]}
+    pinned = {
+        "components": [component(name, externalReferences=hashes) for name in names]
+    }
     bill = sbom.merged(installed, pinned)
     *python, browser = bill["components"]
     assert [each["name"] for each in python] == ["marshmallow", "psycopg2_binary"]
-    assert [each["licenses"][0]["expression"] for each in python] == ["MIT", "LGPL-3.0-or-later"]
+    assert [each["licenses"][0]["expression"] for each in python] == [
+        "MIT",
+        "LGPL-3.0-or-later",
+    ]
     assert all(each["externalReferences"] == hashes for each in python)
     assert all(file["hashes"] for file in browser["components"])
-    assert bill["dependencies"] == [{"ref": "root", "dependsOn": ["marshmallow", browser["purl"]]}]
+    assert bill["dependencies"] == [
+        {"ref": "root", "dependsOn": ["marshmallow", browser["purl"]]}
+    ]
 
 
 def test_an_environment_without_a_package_of_the_product_has_no_bill() -> None:
@@ -82,7 +113,12 @@ def test_an_environment_without_a_package_of_the_product_has_no_bill() -> None:
 @pytest.mark.parametrize(
     ("probe", "locks", "code", "said"),
     [
-        ((1, "ERROR: not found on the index"), (0, NONE), 2, "no source of advisories was reached"),
+        (
+            (1, "ERROR: not found on the index"),
+            (0, NONE),
+            2,
+            "no source of advisories was reached",
+        ),
         ((0, NONE), (0, NONE), 2, "its answer proves nothing"),
         ((1, FOUND), (0, NONE), 0, NONE),
         ((1, FOUND), (1, FOUND), 1, FOUND),
@@ -97,6 +133,8 @@ def test_pip_audit_finds_nothing_only_where_its_source_knows_something(
         f'[[ "$*" == *--strict*--require-hashes*.lock ]] || exit 3\necho "{locks[1]}"; exit {locks[0]}\n'
     )
     program.chmod(0o755)
-    done = subprocess.run([SCRIPT, program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [SCRIPT, program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == code
     assert said in done.stdout + done.stderr

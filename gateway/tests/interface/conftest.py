@@ -68,7 +68,11 @@ def twin(service: str, book: Book) -> type:
         handler: Callable[..., Any] = rpc(many if verb.endswith("_many") else one)
         return handler
 
-    return type("Service", (), {"name": service, **{verb: method(verb) for verb in VERBS[service]}})
+    return type(
+        "Service",
+        (),
+        {"name": service, **{verb: method(verb) for verb in VERBS[service]}},
+    )
 
 
 class Client(requests.Session):
@@ -83,7 +87,9 @@ class Client(requests.Session):
         self.url = url
         self.headers["Authorization"] = f"Bearer {token}"
 
-    def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
+    def request(
+        self, method: Any, url: Any, *args: Any, **kwargs: Any
+    ) -> requests.Response:
         kwargs.setdefault("timeout", 30)
         response = super().request(method, f"{self.url}{url}", *args, **kwargs)
         documented().check_exchange(response)

@@ -32,7 +32,12 @@ OPERATION = {
     "balance_after_minor": 10_000,
     "created_at": NOW,
 }
-REFUSED = {**OPERATION, "kind": "withdrawal", "status": "refused", "reason": "insufficient-funds"}
+REFUSED = {
+    **OPERATION,
+    "kind": "withdrawal",
+    "status": "refused",
+    "reason": "insufficient-funds",
+}
 ORDER = {
     "id": ORDER_ID,
     "user_id": USER_ID,
@@ -64,7 +69,12 @@ EMPTY = {"items": [], "next": None}
 
 # verb, its answer, request, status, type of the problem
 GOOD = [
-    ("users.create", {"status": "created", "user": USER}, ("POST", "/users", SIGN_UP), 201),
+    (
+        "users.create",
+        {"status": "created", "user": USER},
+        ("POST", "/users", SIGN_UP),
+        201,
+    ),
     ("users.authenticate", USER, ("POST", "/tokens", LOGIN), 201),
     ("users.get", USER, ("GET", "/users/me", None), 200),
     ("billing.account", ACCOUNT, ("GET", "/account", None), 200),
@@ -80,25 +90,61 @@ GOOD = [
     ("notifications.list", EMPTY, ("GET", "/notifications", None), 200),
 ]
 BAD = [
-    ("users.create", {"status": "taken", "errors": {"email": ["In use."]}}, GOOD[0][2], 409, "taken"),
+    (
+        "users.create",
+        {"status": "taken", "errors": {"email": ["In use."]}},
+        GOOD[0][2],
+        409,
+        "taken",
+    ),
     ("users.create", INVALID, GOOD[0][2], 422, "validation"),
     ("users.authenticate", None, GOOD[1][2], 401, "unauthorized"),
     ("users.get", None, GOOD[2][2], 401, "unauthorized"),
     ("billing.account", {"status": "unknown-user"}, GOOD[3][2], 401, "unauthorized"),
     ("billing.account", {"status": "unavailable"}, GOOD[3][2], 503, "unavailable"),
-    ("billing.account", {**ACCOUNT, "currency": "USD"}, GOOD[3][2], 500, "internal-error"),
+    (
+        "billing.account",
+        {**ACCOUNT, "currency": "USD"},
+        GOOD[3][2],
+        500,
+        "internal-error",
+    ),
     ("billing.account", {**ACCOUNT, "exponent": 3}, GOOD[3][2], 500, "internal-error"),
     ("billing.statement", BAD_CURSOR, GOOD[4][2], 422, "validation"),
-    ("billing.deposit", {"status": "conflict"}, GOOD[5][2], 422, "idempotency-key-reused"),
+    (
+        "billing.deposit",
+        {"status": "conflict"},
+        GOOD[5][2],
+        422,
+        "idempotency-key-reused",
+    ),
     ("billing.deposit", {"status": "unavailable"}, GOOD[5][2], 503, "unavailable"),
-    ("billing.deposit", {**REFUSED, "reason": "balance-limit"}, GOOD[5][2], 409, "balance-limit"),
+    (
+        "billing.deposit",
+        {**REFUSED, "reason": "balance-limit"},
+        GOOD[5][2],
+        409,
+        "balance-limit",
+    ),
     ("billing.withdraw", REFUSED, GOOD[6][2], 409, "insufficient-funds"),
-    ("billing.withdraw", {"status": "conflict"}, GOOD[6][2], 422, "idempotency-key-reused"),
+    (
+        "billing.withdraw",
+        {"status": "conflict"},
+        GOOD[6][2],
+        422,
+        "idempotency-key-reused",
+    ),
     ("orders.place", {"status": "conflict"}, GOOD[7][2], 422, "idempotency-key-reused"),
     ("orders.place", INVALID, GOOD[7][2], 422, "validation"),
     ("orders.get", None, GOOD[10][2], 404, "not-found"),
     ("orders.list", BAD_CURSOR, GOOD[11][2], 422, "validation"),
-    ("notifications.send", {"status": "unknown-user"}, GOOD[12][2], 401, "unauthorized"),
+    (
+        "notifications.send",
+        {"status": "unknown-user"},
+        GOOD[12][2],
+        401,
+        "unauthorized",
+    ),
     ("notifications.list", BAD_CURSOR, GOOD[13][2], 422, "validation"),
 ]
 
@@ -131,14 +177,21 @@ def test_an_account_is_shown_by_the_unit_of_billings_books(client, book) -> None
     assert send(client, ("GET", "/account", None)).json() == shown
 
 
-def test_the_log_says_that_the_books_are_in_another_currency(client, book, caplog) -> None:
+def test_the_log_says_that_the_books_are_in_another_currency(
+    client, book, caplog
+) -> None:
     book.answers["billing.account"] = {**ACCOUNT, "currency": "KWD", "exponent": 3}
     assert_problem(send(client, ("GET", "/account", None)), 500, "internal-error")
-    assert "CURRENCY is EUR with 2 digits after the point, billing's books are in KWD with 3" in caplog.text
+    assert (
+        "CURRENCY is EUR with 2 digits after the point, billing's books are in KWD with 3"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(("verb", "outcome", "request_", "status", "name"), BAD)
-def test_a_refusal_is_a_problem(client, book, verb, outcome, request_, status, name) -> None:
+def test_a_refusal_is_a_problem(
+    client, book, verb, outcome, request_, status, name
+) -> None:
     book.answers[verb] = outcome
     assert_problem(send(client, request_), status, name)
 
@@ -186,7 +239,9 @@ def test_a_pending_order_says_where_to_look(client, book) -> None:
 def test_a_callee_adds_no_header_to_a_response(address, token, book) -> None:
     book.answers["orders.place"] = {**ORDER, "id": "x\r\nSet-Cookie: a=b\r\n\r\n"}
     url, authorization = f"http://{address[0]}:{address[1]}/orders", f"Bearer {token}"
-    answer = requests.post(url, json=PRICE, headers={"Authorization": authorization}, timeout=10)
+    answer = requests.post(
+        url, json=PRICE, headers={"Authorization": authorization}, timeout=10
+    )
     assert "Set-Cookie" not in answer.headers
     assert answer.headers["Location"].startswith("/orders/x%0D%0A")
 
@@ -194,18 +249,43 @@ def test_a_callee_adds_no_header_to_a_response(address, token, book) -> None:
 def test_amounts_are_minor_units_inside_and_texts_outside(client, book) -> None:
     book.answers["billing.deposit"] = OPERATION
     answer = client.post(
-        "/account/deposits", data='{"amount": 99.9}', headers={"Content-Type": "application/json"}
+        "/account/deposits",
+        data='{"amount": 99.9}',
+        headers={"Content-Type": "application/json"},
     )
     assert book.asked("billing.deposit")["amount_minor"] == 9990
-    assert (answer.json()["amount"], answer.json()["balance_after"]) == ("100.00", "100.00")
+    assert (answer.json()["amount"], answer.json()["balance_after"]) == (
+        "100.00",
+        "100.00",
+    )
 
 
 def test_an_answer_shows_what_the_api_names_and_nothing_else(client, book) -> None:
     book.answers["billing.deposit"] = OPERATION
-    shown = {"id", "kind", "amount", "status", "reason", "order_id", "balance_after", "created_at"}
+    shown = {
+        "id",
+        "kind",
+        "amount",
+        "status",
+        "reason",
+        "order_id",
+        "balance_after",
+        "created_at",
+    }
     assert set(client.post("/account/deposits", json=AMOUNT).json()) == shown
-    book.answers["users.create"] = {"status": "created", "user": {**USER, "password_hash": "x"}}
-    shown = {"id", "username", "email", "locale", "access_token", "token_type", "expires_in"}
+    book.answers["users.create"] = {
+        "status": "created",
+        "user": {**USER, "password_hash": "x"},
+    }
+    shown = {
+        "id",
+        "username",
+        "email",
+        "locale",
+        "access_token",
+        "token_type",
+        "expires_in",
+    }
     assert set(client.post("/users", json=SIGN_UP).json()) == shown
 
 
@@ -221,7 +301,10 @@ def test_an_answer_shows_what_the_api_names_and_nothing_else(client, book) -> No
 def test_a_sign_up_without_a_locale_gets_it_from_accept_language(
     client, book, given, accepted, asked
 ) -> None:
-    book.answers["users.create"] = {"status": "created", "user": {**USER, "locale": "ru"}}
+    book.answers["users.create"] = {
+        "status": "created",
+        "user": {**USER, "locale": "ru"},
+    }
     answer = client.post("/users", json=SIGN_UP | given, headers=accepted)
     assert book.asked("users.create")["locale"] == asked
     assert answer.json()["locale"] == "ru"
@@ -229,13 +312,20 @@ def test_a_sign_up_without_a_locale_gets_it_from_accept_language(
 
 def test_a_refused_withdrawal_shows_the_operation(client, book) -> None:
     book.answers["billing.withdraw"] = REFUSED
-    assert client.post("/account/withdrawals", json=AMOUNT).json()["operation"]["status"] == "refused"
+    assert (
+        client.post("/account/withdrawals", json=AMOUNT).json()["operation"]["status"]
+        == "refused"
+    )
 
 
 def test_who_asks_is_taken_from_the_token(client, book) -> None:
     book.answers["billing.deposit"] = OPERATION
     client.post("/account/deposits", json=AMOUNT, headers={"Idempotency-Key": '"k-1"'})
-    assert book.asked("billing.deposit") == {"user_id": USER_ID, "key": "k-1", "amount_minor": 10_000}
+    assert book.asked("billing.deposit") == {
+        "user_id": USER_ID,
+        "key": "k-1",
+        "amount_minor": 10_000,
+    }
 
 
 def test_a_request_without_a_key_gets_one(client, book) -> None:
@@ -249,8 +339,15 @@ def test_a_page_is_asked_for_by_the_key_in_its_cursor(client, book) -> None:
     cursor = client.get("/orders?limit=1").json()["next_cursor"]
     book.clear()
     book.answers["orders.list"] = EMPTY
-    assert client.get("/orders", params={"cursor": cursor}).json() == {"items": [], "next_cursor": None}
-    assert book.asked("orders.list") == {"user_id": USER_ID, "limit": 20, "after": ORDER_ID}
+    assert client.get("/orders", params={"cursor": cursor}).json() == {
+        "items": [],
+        "next_cursor": None,
+    }
+    assert book.asked("orders.list") == {
+        "user_id": USER_ID,
+        "limit": 20,
+        "after": ORDER_ID,
+    }
 
 
 def test_a_wrong_cursor_is_named_as_the_client_knows_it(client, book) -> None:
@@ -276,6 +373,8 @@ def test_the_request_id_goes_through_and_comes_back(client, book) -> None:
 @pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "é".encode("latin-1")])
 def test_a_request_without_a_good_id_gets_one(client, book, given) -> None:
     book.answers["users.get"] = USER
-    made = client.get("/users/me", headers={"X-Request-Id": given}).headers["X-Request-Id"]
+    made = client.get("/users/me", headers={"X-Request-Id": given}).headers[
+        "X-Request-Id"
+    ]
     assert made not in (given, "")
     assert book.calls[0][2] == made

@@ -30,7 +30,9 @@ END = b"0\r\n\r\n"
 @pytest.fixture
 def statuses(raw) -> Callable[[bytes], list[int]]:
     """The statuses of all answers to these bytes, until the gateway closes."""
-    return lambda data: [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", raw(data))]
+    return lambda data: [
+        int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", raw(data))
+    ]
 
 
 @pytest.fixture
@@ -57,7 +59,8 @@ def chunks(data: bytes, size: int = 10, extension: bytes = b"") -> bytes:
         chunks(body(), 1) + END,
         chunks(body(), 1000) + END,
         chunks(body(), 10, b';a=b;c="d"') + b"0;last\r\n\r\n",
-        chunks(body()) + b"0\r\nX-Request-Id: trailer\r\nX-Forwarded-For: 192.0.2.1\r\nExpect: x\r\n\r\n",
+        chunks(body())
+        + b"0\r\nX-Request-Id: trailer\r\nX-Forwarded-For: 192.0.2.1\r\nExpect: x\r\n\r\n",
     ],
 )
 def test_a_chunked_body_is_taken_like_any_other(book, connection, data) -> None:
@@ -81,23 +84,46 @@ def test_a_chunked_body_may_come_byte_by_byte(book, connection) -> None:
     assert book.asked("users.create")["username"] == "ann"
 
 
-def test_requests_behind_a_chunked_body_are_answered_in_their_order(book, statuses) -> None:
+def test_requests_behind_a_chunked_body_are_answered_in_their_order(
+    book, statuses
+) -> None:
     book.answers["users.create"] = {"status": "created", "user": USER}
-    chunked = [SIGN_UP + CHUNKED + chunks(body(username=name)) for name in ("ann", "bob", "eve")]
+    chunked = [
+        SIGN_UP + CHUNKED + chunks(body(username=name))
+        for name in ("ann", "bob", "eve")
+    ]
     sized = SIGN_UP + b"Content-Length: %d\r\n\r\n" % len(body()) + body()
-    data = chunked[0] + END + chunked[1] + b"0\r\nX: y\r\n\r\n" + sized + HEALTHZ + b"\r\n"
+    data = (
+        chunked[0] + END + chunked[1] + b"0\r\nX: y\r\n\r\n" + sized + HEALTHZ + b"\r\n"
+    )
     assert statuses(data + chunked[2] + END + LAST) == [201, 201, 201, 200, 201, 200]
     assert [call[1]["username"] for call in book.calls] == ["ann", "bob", "ann", "eve"]
 
 
 WRONG = {
     "a length beside it": (b"Content-Length: 5\r\n" + CHUNKED, chunks(body()) + END),
-    "a length behind it": (b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n", chunks(body()) + END),
+    "a length behind it": (
+        b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
+        chunks(body()) + END,
+    ),
     **{
-        f"the coding {coding!r}": (b"Transfer-Encoding: %b\r\n\r\n" % coding, chunks(body()) + END)
-        for coding in (b"", b"identity", b"xchunked", b"gzip, chunked", b"chunked, chunked", b"chunked\t")
+        f"the coding {coding!r}": (
+            b"Transfer-Encoding: %b\r\n\r\n" % coding,
+            chunks(body()) + END,
+        )
+        for coding in (
+            b"",
+            b"identity",
+            b"xchunked",
+            b"gzip, chunked",
+            b"chunked, chunked",
+            b"chunked\t",
+        )
     },
-    "the coding twice": (b"Transfer-Encoding: chunked\r\n" + CHUNKED, chunks(body()) + END),
+    "the coding twice": (
+        b"Transfer-Encoding: chunked\r\n" + CHUNKED,
+        chunks(body()) + END,
+    ),
     "a chunk that is longer than its size": (CHUNKED, b"3\r\n{}  \r\n" + END),
     "a chunk without its end": (CHUNKED, b"2\r\n{}" + END),
     "a bare LF": (CHUNKED, b"2\n{}\r\n" + END),
@@ -105,7 +131,10 @@ WRONG = {
     "a size with a sign": (CHUNKED, b"+2\r\n{}\r\n" + END),
     "a size with a prefix": (CHUNKED, b"0x2\r\n{}\r\n" + END),
     "a control character in an extension": (CHUNKED, b"2;a\0\r\n{}\r\n" + END),
-    "a trailer that frames": (CHUNKED, chunks(body()) + b"0\r\nContent-Length: 5\r\n\r\n"),
+    "a trailer that frames": (
+        CHUNKED,
+        chunks(body()) + b"0\r\nContent-Length: 5\r\n\r\n",
+    ),
     "a trailer that can't be read": (CHUNKED, chunks(body()) + b"0\r\nX : y\r\n\r\n"),
 }
 
@@ -122,7 +151,13 @@ def test_nothing_behind_chunks_that_are_cut_wrong_is_run(book, raw, case) -> Non
 
 
 def test_http_1_0_knows_no_chunks(book, raw) -> None:
-    data = SIGN_UP.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n" + CHUNKED + chunks(body()) + END
+    data = (
+        SIGN_UP.replace(b"1.1", b"1.0")
+        + b"Connection: keep-alive\r\n"
+        + CHUNKED
+        + chunks(body())
+        + END
+    )
     assert raw(data).startswith(b"HTTP/1.1 400 ")
     assert book.calls == []
 
@@ -136,14 +171,22 @@ def test_http_1_0_knows_no_chunks(book, raw) -> None:
         b"ffffffffffffffff\r\n",
     ],
 )
-def test_a_chunked_body_that_is_too_large_is_answered_though_it_is_still_sent(book, statuses, data) -> None:
+def test_a_chunked_body_that_is_too_large_is_answered_though_it_is_still_sent(
+    book, statuses, data
+) -> None:
     assert statuses(SIGN_UP + CHUNKED + data) == [413]
     assert book.calls == []
 
 
 @pytest.mark.parametrize(
     ("start", "drip"),
-    [(b"5", b""), (b"5\r\n{", b""), (b"", b"1\r\n \r\n"), (b"5;", b"a"), (b"2\r\n{}\r\n0\r\nX: ", b"y")],
+    [
+        (b"5", b""),
+        (b"5\r\n{", b""),
+        (b"", b"1\r\n \r\n"),
+        (b"5;", b"a"),
+        (b"2\r\n{}\r\n0\r\nX: ", b"y"),
+    ],
 )
 def test_a_chunked_body_is_waited_for_no_longer_than_any_other(
     book, connection, monkeypatch, start, drip
@@ -163,10 +206,13 @@ def test_a_chunked_body_is_waited_for_no_longer_than_any_other(
 
 
 @pytest.mark.parametrize(
-    "start", [b"", b"5", b"5\r\n{", b"2\r\n{}", chunks(body()), chunks(body()) + b"0\r\n"]
+    "start",
+    [b"", b"5", b"5\r\n{", b"2\r\n{}", chunks(body()), chunks(body()) + b"0\r\n"],
 )
 @pytest.mark.parametrize("abort", [False, True], ids=["half-closed", "closed"])
-def test_a_body_without_its_last_chunk_is_never_complete(book, address, statuses, start, abort) -> None:
+def test_a_body_without_its_last_chunk_is_never_complete(
+    book, address, statuses, start, abort
+) -> None:
     book.answers["users.create"] = {"status": "created", "user": USER}
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(SIGN_UP + CHUNKED + start)
@@ -177,7 +223,9 @@ def test_a_body_without_its_last_chunk_is_never_complete(book, address, statuses
     assert book.calls == []
 
 
-def test_a_client_that_waits_is_told_to_send_its_chunks_when_all_else_is_right(book, connection) -> None:
+def test_a_client_that_waits_is_told_to_send_its_chunks_when_all_else_is_right(
+    book, connection
+) -> None:
     book.answers["users.create"] = {"status": "created", "user": USER}
     connection.sendall(SIGN_UP + b"Expect: 100-continue\r\n" + CHUNKED)
     assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -198,7 +246,9 @@ def test_a_client_that_waits_is_told_to_send_its_chunks_when_all_else_is_right(b
 def test_a_client_that_waits_is_refused_before_it_sends_its_chunks(
     book, connection, token, head, status
 ) -> None:
-    connection.sendall(head.replace(b"%s", token.encode()) + b"Expect: 100-continue\r\n" + CHUNKED)
+    connection.sendall(
+        head.replace(b"%s", token.encode()) + b"Expect: 100-continue\r\n" + CHUNKED
+    )
     assert connection.recv(65536).startswith(b"HTTP/1.1 %d " % status)
     assert book.calls == []
 
@@ -206,16 +256,25 @@ def test_a_client_that_waits_is_refused_before_it_sends_its_chunks(
 def test_an_empty_chunked_body_is_no_body(book, statuses, token) -> None:
     """A proxy sends one for a GET whose end it does not know yet."""
     book.answers["users.get"] = USER
-    head = b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %b\r\n" % token.encode()
-    assert statuses(head + CHUNKED + END + head + CHUNKED + b"0\r\nX: y\r\n\r\n" + LAST) == [200, 200, 200]
+    head = (
+        b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %b\r\n"
+        % token.encode()
+    )
+    assert statuses(
+        head + CHUNKED + END + head + CHUNKED + b"0\r\nX: y\r\n\r\n" + LAST
+    ) == [200, 200, 200]
     assert statuses(head + CHUNKED + b"2\r\n{}\r\n" + END + LAST) == [400]
-    assert statuses(SIGN_UP + CHUNKED + END + LAST) == [400]  # where one is needed, nothing is no JSON
+    assert statuses(SIGN_UP + CHUNKED + END + LAST) == [
+        400
+    ]  # where one is needed, nothing is no JSON
 
 
 def test_chunks_that_nobody_reads_are_not_taken_for_a_request(book, statuses) -> None:
     assert statuses(HEALTHZ + CHUNKED + END + LAST) == [200]
     assert statuses(HEALTHZ + CHUNKED + chunks(LAST, 1000) + END + LAST) == [200]
-    assert statuses(HEALTHZ.replace(b"/healthz", b"/nowhere") + CHUNKED + chunks(LAST, 1000) + END) == [404]
+    assert statuses(
+        HEALTHZ.replace(b"/healthz", b"/nowhere") + CHUNKED + chunks(LAST, 1000) + END
+    ) == [404]
 
 
 def test_an_open_chunk_holds_nobody_up(address, statuses) -> None:

@@ -23,9 +23,7 @@ USER = {"id": USER_ID, "username": "ann", "email": "ann@example.org", "locale": 
 DEADLINE_S = 30
 LARGE = 1_500_000  # bytes: more than a slow reader reads in time
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n"
-SIGN_UP = (
-    b"POST /users HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-)
+SIGN_UP = b"POST /users HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
 @pytest.fixture
@@ -47,9 +45,16 @@ def connection(address) -> Iterator[HTTPConnection]:
 def ask(connection, token) -> Callable[..., HTTPResponse]:
     """One request on the connection."""
 
-    def ask(method: str, path: str, body: bytes | None = None, **headers: str) -> HTTPResponse:
+    def ask(
+        method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> HTTPResponse:
         given = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        connection.request(method, path, body, given | {k.replace("_", "-"): v for k, v in headers.items()})
+        connection.request(
+            method,
+            path,
+            body,
+            given | {k.replace("_", "-"): v for k, v in headers.items()},
+        )
         answer = connection.getresponse()
         answer.read()
         return answer
@@ -93,8 +98,13 @@ def test_a_refusal_at_the_edge_closes_the_connection(
     assert book.calls == []
 
 
-def test_the_rest_of_a_refused_request_is_never_taken_for_another(book, raw, token) -> None:
-    hidden = b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n\r\n" % token.encode()
+def test_the_rest_of_a_refused_request_is_never_taken_for_another(
+    book, raw, token
+) -> None:
+    hidden = (
+        b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n\r\n"
+        % token.encode()
+    )
     start = b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
     for framing in (
         b"Content-Length: 0\r\nContent-Length: %d\r\n" % len(hidden),
@@ -120,7 +130,9 @@ def test_the_rest_of_a_refused_request_is_never_taken_for_another(book, raw, tok
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
 )
-def test_what_is_not_even_http_gets_a_problem_in_words_of_ours(raw, data, status) -> None:
+def test_what_is_not_even_http_gets_a_problem_in_words_of_ours(
+    raw, data, status
+) -> None:
     answer = raw(data)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
@@ -128,7 +140,9 @@ def test_what_is_not_even_http_gets_a_problem_in_words_of_ours(raw, data, status
     assert b"script" not in body
 
 
-def test_a_body_that_is_announced_too_large_is_answered_though_it_is_still_sent(book, ask) -> None:
+def test_a_body_that_is_announced_too_large_is_answered_though_it_is_still_sent(
+    book, ask
+) -> None:
     assert ask("POST", "/orders", b"x" * 1_500_000).status == 413
 
 
@@ -144,8 +158,14 @@ def test_head_is_answered_like_get_without_the_body(book, raw, token) -> None:
 
     def head_and_body(method: bytes, path: bytes) -> tuple[set[bytes], bytes]:
         request = b"%s %s HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\nConnection: close\r\n\r\n"
-        head, _, body = raw(request % (method, path, token.encode())).partition(b"\r\n\r\n")
-        return {line for line in head.split(b"\r\n") if not line.startswith((b"Date", b"X-Request-Id"))}, body
+        head, _, body = raw(request % (method, path, token.encode())).partition(
+            b"\r\n\r\n"
+        )
+        return {
+            line
+            for line in head.split(b"\r\n")
+            if not line.startswith((b"Date", b"X-Request-Id"))
+        }, body
 
     for path in (b"/users/me", b"/healthz", b"/docs", b"/openapi.json"):
         head, body = head_and_body(b"GET", path)
@@ -177,13 +197,23 @@ def test_requests_sent_at_once_are_answered_in_their_order(book, raw, token) -> 
     book.answers["billing.deposit"] = {"status": "conflict"}
     body = b'{"amount": "1.00"}'
     deposit = (
-        b"POST /account/deposits HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n" % token.encode()
+        b"POST /account/deposits HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n"
+        % token.encode()
     )
-    deposit += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    deposit += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
     ask = GET_USER % token.encode()
-    answer = raw(ask + b"\r\n" + deposit + HEALTHZ + b"\r\n" + ask + b"Connection: close\r\n\r\n")
+    answer = raw(
+        ask + b"\r\n" + deposit + HEALTHZ + b"\r\n" + ask + b"Connection: close\r\n\r\n"
+    )
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"422", b"200", b"200"]
-    assert [name for name, _, _ in book.calls] == ["users.get", "billing.deposit", "users.get"]
+    assert [name for name, _, _ in book.calls] == [
+        "users.get",
+        "billing.deposit",
+        "users.get",
+    ]
 
 
 def test_nothing_after_a_refused_request_is_run(book, raw, token) -> None:
@@ -230,7 +260,9 @@ def test_another_protocol_is_not_spoken(raw, request_, status) -> None:
     assert answer.count(b"HTTP/1.1 ") == (2 if status == 200 else 1)
 
 
-def test_a_client_that_waits_is_told_to_go_on_or_refused_before_it_sends(book, address, token) -> None:
+def test_a_client_that_waits_is_told_to_go_on_or_refused_before_it_sends(
+    book, address, token
+) -> None:
     book.answers["orders.place"] = {"status": "conflict"}
     head = b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
     head += b"Expect: 100-continue\r\n"
@@ -254,7 +286,9 @@ def test_a_client_that_waits_is_told_to_go_on_or_refused_before_it_sends(book, a
         (HEALTHZ + b"\r\n", True),
     ],
 )
-def test_a_connection_is_kept_or_closed_as_the_answer_says(address, request_, kept) -> None:
+def test_a_connection_is_kept_or_closed_as_the_answer_says(
+    address, request_, kept
+) -> None:
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(request_)
         head = connection.recv(65536).partition(b"\r\n\r\n")[0]
@@ -265,7 +299,12 @@ def test_a_connection_is_kept_or_closed_as_the_answer_says(address, request_, ke
 
 
 @pytest.mark.parametrize(
-    "drip", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"POST /users HTTP/1.1\r\nHost: shop\r\n%s\r\n"]
+    "drip",
+    [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nX: ",
+        b"POST /users HTTP/1.1\r\nHost: shop\r\n%s\r\n",
+    ],
 )
 def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
     address, server, monkeypatch, drip
@@ -278,7 +317,9 @@ def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
         reader = eventlet.spawn(lambda: answer.append(connection.recv(65536)))
         if drip:
             connection.sendall(
-                drip.replace(b"%s", b"Content-Type: application/json\r\nContent-Length: 9000\r\n")
+                drip.replace(
+                    b"%s", b"Content-Type: application/json\r\nContent-Length: 9000\r\n"
+                )
             )
         while not answer:
             with suppress(OSError):
@@ -293,7 +334,9 @@ def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
         assert answer == [b""]
 
 
-@pytest.mark.parametrize("first", [b"", HEALTHZ + b"\r\n"], ids=["the first", "after another"])
+@pytest.mark.parametrize(
+    "first", [b"", HEALTHZ + b"\r\n"], ids=["the first", "after another"]
+)
 def test_an_empty_line_alone_is_no_request_that_must_be_answered(
     address,
     server,
@@ -337,11 +380,16 @@ def test_an_answer_that_is_read_slowly_is_written_no_longer_than_said(
         (b"GET users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"400"]),
         (b"GET //users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"400"]),
         (b"GET /%%2Fusers/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"400"]),
-        (b"GET http://ann@shop/users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s", [b"200", b"400"]),
+        (
+            b"GET http://ann@shop/users/me HTTP/1.1\r\nHost: shop\r\n\r\n%s",
+            [b"200", b"400"],
+        ),
         (b"GET /users/me HTTP/1.1\r\nHost: ann@shop\r\n\r\n%s", [b"200", b"400"]),
     ],
 )
-def test_what_is_nearly_a_request_is_not_taken_for_it(book, raw, token, request_, statuses) -> None:
+def test_what_is_nearly_a_request_is_not_taken_for_it(
+    book, raw, token, request_, statuses
+) -> None:
     book.answers["users.get"] = USER
     ask = GET_USER % token.encode()
     answer = raw(ask + b"\r\n" + request_ % (ask + b"Connection: close\r\n\r\n"))
@@ -356,9 +404,13 @@ def busy(book, gateway, client) -> Iterator[list[Any]]:
     """
     over, half = Event(), gateway.max_workers // 2
     book.answers["users.get"] = lambda arguments: over.wait() and USER
-    book.answers["notifications.list"] = lambda arguments: over.wait() and {"items": [], "next": None}
+    book.answers["notifications.list"] = lambda arguments: (
+        over.wait() and {"items": [], "next": None}
+    )
     paths = ["/users/me", "/notifications"] * half
-    requests = [eventlet.spawn(client.get_as, number, path) for number, path in enumerate(paths)]
+    requests = [
+        eventlet.spawn(client.get_as, number, path) for number, path in enumerate(paths)
+    ]
     eventually(lambda: len(book.calls) == gateway.max_workers)
     yield requests
     over.send(True)
@@ -375,11 +427,15 @@ def test_a_wrong_request_is_refused_while_all_workers_are_busy(busy, client) -> 
     assert client.post("/orders", json={"price": 0}).status_code == 422
 
 
-def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(book, gateway, client) -> None:
+def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(
+    book, gateway, client
+) -> None:
     over, half = Event(), gateway.max_workers // 2
     book.answers["users.get"] = lambda arguments: over.wait()
     book.answers["orders.get"] = None
-    waiting = [eventlet.spawn(client.get_as, number, "/users/me") for number in range(half)]
+    waiting = [
+        eventlet.spawn(client.get_as, number, "/users/me") for number in range(half)
+    ]
     eventually(lambda: len(book.calls) == half)
     refused = client.get("/users/me")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
@@ -389,7 +445,9 @@ def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(book, gat
     assert client.get("/users/me").status_code == 200
 
 
-def test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next(book, gateway, client) -> None:
+def test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next(
+    book, gateway, client
+) -> None:
     over, share = Event(), int(gateway.max_workers * web.MAX_SHARE)
     book.answers["users.get"] = lambda arguments: over.wait() and USER
     waiting = [eventlet.spawn(client.get_as, 1, "/users/me") for _ in range(share)]
@@ -404,10 +462,14 @@ def test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next(bo
     assert client.get_as(1, "/users/me").status_code == 200
 
 
-def test_the_work_for_a_request_knows_its_client(book, gateway, client, monkeypatch) -> None:
+def test_the_work_for_a_request_knows_its_client(
+    book, gateway, client, monkeypatch
+) -> None:
     spawn_worker, contexts = gateway.spawn_worker, []
 
-    def spawn(entrypoint: Any, args: Any, kwargs: Any, context_data: Any, handle_result: Any) -> Any:
+    def spawn(
+        entrypoint: Any, args: Any, kwargs: Any, context_data: Any, handle_result: Any
+    ) -> Any:
         contexts.append(context_data)
         return spawn_worker(entrypoint, args, kwargs, context_data, handle_result)
 
@@ -452,10 +514,14 @@ def in_phase(server: WebServer, phase: int) -> int:
 
 def from_elsewhere(address: tuple[str, int]) -> socket.socket:
     """A connection from another address of this machine."""
-    return socket.create_connection(address, DEADLINE_S, source_address=("127.0.0.2", 0))
+    return socket.create_connection(
+        address, DEADLINE_S, source_address=("127.0.0.2", 0)
+    )
 
 
-@pytest.mark.parametrize("head", [b"GET ", SIGN_UP % 9, GET_USER + b"\r\n"], ids=["head", "body", "answer"])
+@pytest.mark.parametrize(
+    "head", [b"GET ", SIGN_UP % 9, GET_USER + b"\r\n"], ids=["head", "body", "answer"]
+)
 def test_a_client_with_all_connections_makes_room_for_another(
     server, few, address, book, token, head
 ) -> None:
@@ -487,7 +553,9 @@ def test_a_request_in_progress_is_answered_though_others_find_no_room(
     book.answers["users.get"] = lambda arguments: over.wait() and USER
     busy = [socket.create_connection(address, DEADLINE_S) for _ in range(2)]
     for number, connection in enumerate(busy):
-        connection.sendall(GET_USER % token.encode() + b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % number)
+        connection.sendall(
+            GET_USER % token.encode() + b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % number
+        )
     eventually(lambda: in_phase(server, protocol.IN_PROGRESS) == len(busy))
     with from_elsewhere(address) as other:
         other.sendall(HEALTHZ + b"\r\n")
@@ -538,7 +606,9 @@ def finish_all(server: WebServer) -> None:
         connection.finish()
 
 
-def test_a_request_that_meets_the_end_of_its_idle_connection_is_answered(server, address) -> None:
+def test_a_request_that_meets_the_end_of_its_idle_connection_is_answered(
+    server, address
+) -> None:
     eventually(lambda: not server._connections)
     with socket.create_connection(address, DEADLINE_S) as connection:
         eventually(lambda: server._connections)
@@ -549,7 +619,9 @@ def test_a_request_that_meets_the_end_of_its_idle_connection_is_answered(server,
     assert b"\r\nConnection: close\r\n" in answer
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"]
+)
 def test_a_body_that_meets_the_end_of_its_idle_connection_is_no_mistake_of_the_client(
     server, address, framing
 ) -> None:

@@ -13,7 +13,11 @@ QUESTIONS = {
         "/users",
         {"username": "ann", "email": "ann@example.com", "password": "12345678"},
     ),
-    "users.authenticate": ("POST", "/tokens", {"username": "ann", "password": "12345678"}),
+    "users.authenticate": (
+        "POST",
+        "/tokens",
+        {"username": "ann", "password": "12345678"},
+    ),
     "users.get": ("GET", "/users/me", None),
     "billing.account": ("GET", "/account", None),
     "billing.statement": ("GET", "/account/operations?limit=2", None),
@@ -39,7 +43,9 @@ def fields_of(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_question_is_asked_as_the_sample_shows_and_its_answer_understood(client, book, name) -> None:
+def test_a_question_is_asked_as_the_sample_shows_and_its_answer_understood(
+    client, book, name
+) -> None:
     method, path, body = QUESTIONS[name]
     sample = rpc_sample(name)
     book.answers[name] = sample["answer"]
@@ -53,7 +59,11 @@ def test_a_question_is_asked_as_the_sample_shows_and_its_answer_understood(clien
 def assert_nothing_is_lost(inside: dict[str, Any], outside: dict[str, Any]) -> None:
     """That an id, a status or a text of the answer is told as it is."""
     inside = inside.get("user", inside)
-    for one, other in zip(inside.get("items", [inside]), outside.get("items", [outside]), strict=True):
+    for one, other in zip(
+        inside.get("items", [inside]), outside.get("items", [outside]), strict=True
+    ):
         shared = set(one) & set(other) - {"currency"}
         assert shared
-        assert {name: other[name] for name in shared} == {name: one[name] for name in shared}
+        assert {name: other[name] for name in shared} == {
+            name: one[name] for name in shared
+        }

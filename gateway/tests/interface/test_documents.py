@@ -44,7 +44,9 @@ def test_the_page_and_every_file_it_names_are_served(client) -> None:
 @pytest.mark.parametrize("path", sorted(documents.FILES))
 def test_a_browser_is_told_to_run_nothing_else(client, path) -> None:
     headers = client.head(path).headers
-    rules = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
+    rules = dict(
+        rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; ")
+    )
     assert rules["default-src"] == "'self'"
     assert "script-src" not in rules
     assert "'none'" in rules["frame-ancestors"]
@@ -69,7 +71,10 @@ def test_a_file_is_compressed_for_those_who_take_that(client, path) -> None:
 
 def test_a_long_accept_encoding_is_not_read_to_its_end() -> None:
     assert "Content-Encoding" in documents.respond("/docs", "br, gzip").headers
-    assert "Content-Encoding" not in documents.respond("/docs", 'a;b="c",' * 1_000 + "gzip").headers
+    assert (
+        "Content-Encoding"
+        not in documents.respond("/docs", 'a;b="c",' * 1_000 + "gzip").headers
+    )
 
 
 def test_the_page_has_no_script_of_its_own(client) -> None:
@@ -79,7 +84,14 @@ def test_the_page_has_no_script_of_its_own(client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/docs/", "/docs/LICENSE", "/docs/..%2fopenapi.json", "/docs/index.html", "/static/openapi.json"]
+    "path",
+    [
+        "/docs/",
+        "/docs/LICENSE",
+        "/docs/..%2fopenapi.json",
+        "/docs/index.html",
+        "/static/openapi.json",
+    ],
 )
 def test_nothing_else_of_the_folder_is_served(client, path) -> None:
     assert client.get(path).status_code == 404

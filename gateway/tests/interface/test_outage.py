@@ -53,7 +53,9 @@ def get(ports: Ports, path: str, server: str = "gateway") -> int:
         return 0
 
 
-def gateway_of(ports: Ports, broker: dict[str, str], log: Path, *prefix: str) -> Process:
+def gateway_of(
+    ports: Ports, broker: dict[str, str], log: Path, *prefix: str
+) -> Process:
     """A gateway on these ports, not yet started; `users` is the port of its health server."""
     own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
     own["GATEWAY_HEALTH_PUBLIC"] = "true"  # to be asked on both ports
@@ -78,11 +80,18 @@ def test_a_gateway_without_its_broker_stays_in_service_and_refuses_at_once(
     gateway.start()
     try:
         eventually(lambda: get(ports, "/healthz") == 200, START_S)
-        assert get(ports, "/startedz") == 503  # a roll-out with a wrong password stops here
+        assert (
+            get(ports, "/startedz") == 503
+        )  # a roll-out with a wrong password stops here
         broker.start()
         book = Book()
-        book.answers = {"users.create": {"status": "created", "user": USER}, "users.get": USER}
-        with serving({**suite_config, "AMQP_URI": broker.env()["AMQP_URI"]}, twin("users", book)):
+        book.answers = {
+            "users.create": {"status": "created", "user": USER},
+            "users.get": USER,
+        }
+        with serving(
+            {**suite_config, "AMQP_URI": broker.env()["AMQP_URI"]}, twin("users", book)
+        ):
             eventually(lambda: get(ports, "/startedz") == 200)
             client = signed_up(ports)
             broker.keeper.halt("rabbitmq")
@@ -92,7 +101,9 @@ def test_a_gateway_without_its_broker_stays_in_service_and_refuses_at_once(
             broker.keeper.start("rabbitmq")
             eventually(lambda: client.get("/users/me").status_code == 200, START_S)
             eventually(lambda: get(ports, "/readyz") == 200)
-        assert {name for name, _, _ in book.calls} == {"users.get"}  # and no sign-up from before
+        assert {name for name, _, _ in book.calls} == {
+            "users.get"
+        }  # and no sign-up from before
     finally:
         assert gateway.stop() == 0
 
@@ -115,7 +126,9 @@ def without_a_broker(ports: Ports, client: Client, until: float) -> None:
     while monotonic() < until:
         for path in ("/startedz", "/healthz", "/docs", "/openapi.json"):
             assert get(ports, path) == 200
-        assert get(ports, "/startedz", "users") == get(ports, "/healthz", "users") == 200
+        assert (
+            get(ports, "/startedz", "users") == get(ports, "/healthz", "users") == 200
+        )
         assert get(ports, "/readyz") == 503
         assert_refused(client.get("/users/me", timeout=AT_ONCE_S))
         eventlet.sleep(1)
@@ -132,7 +145,9 @@ def test_idle_connections_take_no_descriptors_from_new_clients_and_health(
     ports, environment, suite_config, tmp_path
 ) -> None:
     broker = {"AMQP_URI": environment["AMQP_URI"]}
-    gateway = gateway_of(ports, broker, tmp_path / "gateway.log", "prlimit", f"--nofile={FILES}")
+    gateway = gateway_of(
+        ports, broker, tmp_path / "gateway.log", "prlimit", f"--nofile={FILES}"
+    )
     gateway.start()
     address = ("127.0.0.1", ports["gateway"])
     try:
@@ -142,12 +157,17 @@ def test_idle_connections_take_no_descriptors_from_new_clients_and_health(
             idle.append(socket.create_connection(address, DEADLINE_S))
             idle[-1].sendall(HEALTHZ)
             assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
-            eventlet.sleep(2 * MIN_IDLE_S / (FILES - KEPT_FILES))  # the first has idled long enough
+            eventlet.sleep(
+                2 * MIN_IDLE_S / (FILES - KEPT_FILES)
+            )  # the first has idled long enough
         assert idle[0].recv(1) == b""  # the one that idled longest
         idle[-1].sendall(HEALTHZ)
         assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
         for server in ("gateway", "users"):
-            assert [get(ports, path, server) for path in ("/healthz", "/readyz")] == [200, 200]
+            assert [get(ports, path, server) for path in ("/healthz", "/readyz")] == [
+                200,
+                200,
+            ]
         assert "can't accept a connection" not in gateway.log.read_text()
         for connection in idle:
             connection.close()

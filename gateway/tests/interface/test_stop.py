@@ -19,7 +19,11 @@ DELAY_S = 1.0
 @pytest.fixture
 def leaving(suite_config) -> Iterator[Container]:
     """A gateway of its own, which a load balancer would need DELAY_S to leave."""
-    own = {"HEALTH_ADDRESS": "127.0.0.1:0", "WEB_SERVER_ADDRESS": "127.0.0.1:0", "STOP_DELAY_S": DELAY_S}
+    own = {
+        "HEALTH_ADDRESS": "127.0.0.1:0",
+        "WEB_SERVER_ADDRESS": "127.0.0.1:0",
+        "STOP_DELAY_S": DELAY_S,
+    }
     container = Container(Service, {**suite_config, **own, "WEB_SERVER_HEALTH": True})
     container.start()
     yield container
@@ -55,21 +59,27 @@ def status(connection: HTTPConnection, path: str) -> int:
     return answer.status
 
 
-def test_a_stopping_gateway_is_not_ready_first_and_still_serves_who_comes(leaving, server, connect) -> None:
+def test_a_stopping_gateway_is_not_ready_first_and_still_serves_who_comes(
+    leaving, server, connect
+) -> None:
     kept = connect()
     assert status(kept, "/startedz") == 200
     stopping = eventlet.spawn(leaving.stop)
     eventually(lambda: server._is_draining)
     assert status(kept, "/readyz") == 503
     assert status(connect(), "/startedz") == 503
-    assert kept.sock is None  # it was told to close: its next request goes to another copy
+    assert (
+        kept.sock is None
+    )  # it was told to close: its next request goes to another copy
     assert status(connect(), "/users/me") == 401
     stopping.wait()
     with pytest.raises(ConnectionRefusedError):
         connect()
 
 
-def test_a_connection_that_waits_to_be_accepted_is_served_all_the_same(leaving, server, connect) -> None:
+def test_a_connection_that_waits_to_be_accepted_is_served_all_the_same(
+    leaving, server, connect
+) -> None:
     server._gt.kill()  # from now on nobody accepts, as in the moment before the stop
     waits = connect()
     stopping = eventlet.spawn(leaving.stop)
@@ -79,7 +89,9 @@ def test_a_connection_that_waits_to_be_accepted_is_served_all_the_same(leaving, 
     stopping.wait()
 
 
-def test_a_connection_that_idles_is_closed_a_little_after_the_others(leaving, server, connect) -> None:
+def test_a_connection_that_idles_is_closed_a_little_after_the_others(
+    leaving, server, connect
+) -> None:
     silent = connect()
     eventually(lambda: server._connections)
     with eventlet.Timeout(DELAY_S + LAST_REQUEST_S + 10):
@@ -87,7 +99,9 @@ def test_a_connection_that_idles_is_closed_a_little_after_the_others(leaving, se
     assert silent.sock.recv(1) == b""
 
 
-def test_a_request_that_is_on_its_way_at_the_stop_is_answered(leaving, server, connect) -> None:
+def test_a_request_that_is_on_its_way_at_the_stop_is_answered(
+    leaving, server, connect
+) -> None:
     slow = connect()
     slow.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: sh")
     eventually(lambda: server._connections)

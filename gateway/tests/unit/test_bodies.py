@@ -30,14 +30,26 @@ CHUNKED = {
     "nothing": (END, b""),
     "one chunk": (b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
     "two chunks": (b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", b"hello world"),
-    "digits of both cases": (b"a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n", b"0123456789" * 2),
+    "digits of both cases": (
+        b"a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n",
+        b"0123456789" * 2,
+    ),
     "zeros before the size": (b"0000000000000005\r\nhello\r\n000\r\n\r\n", b"hello"),
-    "what looks like framing in it": (b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", b"\r\n0\r\n\r\n"),
+    "what looks like framing in it": (
+        b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n",
+        b"\r\n0\r\n\r\n",
+    ),
     "any byte": (chunk(bytes(range(256))) + END, bytes(range(256))),
-    "extensions": (b'5;a;b=c;d="e;\\"\\\\\t\xff";f=""\r\nhello\r\n0;last=1\r\n\r\n', b"hello"),
+    "extensions": (
+        b'5;a;b=c;d="e;\\"\\\\\t\xff";f=""\r\nhello\r\n0;last=1\r\n\r\n',
+        b"hello",
+    ),
     "a line of 1,024 bytes": (b"5;%b\r\nhello\r\n0\r\n\r\n" % (b"a" * 1020), b"hello"),
     "trailers": (b"5\r\nhello\r\n0\r\nX-Digest: abc\r\nX-Digest:\r\n\r\n", b"hello"),
-    "two of a header's name that may be repeated": (b"0\r\nAccept: a\r\naccept: b\r\n\r\n", b""),
+    "two of a header's name that may be repeated": (
+        b"0\r\nAccept: a\r\naccept: b\r\n\r\n",
+        b"",
+    ),
 }
 MALFORMED = {
     "no size": b"\r\nhello\r\n0\r\n\r\n",
@@ -111,7 +123,17 @@ def test_malformed_chunks_are_refused_however_they_arrive(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "start", [b"x", b"5 ", b"5\n", b"5\rh", b"5;a\x01", b"0" * 17, b"5;" + b"a" * 1022, b"0\r\na\n"]
+    "start",
+    [
+        b"x",
+        b"5 ",
+        b"5\n",
+        b"5\rh",
+        b"5;a\x01",
+        b"0" * 17,
+        b"5;" + b"a" * 1022,
+        b"0\r\na\n",
+    ],
 )
 def test_malformed_chunks_are_refused_before_the_line_ends(start: bytes) -> None:
     """Who sends them may send nothing more."""
@@ -127,8 +149,12 @@ def test_a_body_of_64_kib_is_accepted_and_not_a_byte_more() -> None:
     assert split(b"f" * 16 + b"\r\n", [99]) == 413
 
 
-@pytest.mark.parametrize(("data", "extension"), [(b"x", b""), (b"x" * 16, b""), (b"x", b";" + b"a" * 1000)])
-def test_chunk_lines_have_at_most_16_kib_together(data: bytes, extension: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "extension"), [(b"x", b""), (b"x" * 16, b""), (b"x", b";" + b"a" * 1000)]
+)
+def test_chunk_lines_have_at_most_16_kib_together(
+    data: bytes, extension: bytes
+) -> None:
     piece = chunk(data, extension)
     count = (MAX_FRAMING - len(b"0\r\n")) // (len(piece) - len(data))
     received = piece * count + END

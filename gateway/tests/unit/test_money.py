@@ -56,7 +56,11 @@ def test_every_amount_survives_the_way_out_and_in(minor: int) -> None:
     assert load(Decimal(format_minor(minor))) == minor
 
 
-@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15), max_value=10**15))
+@given(
+    st.decimals(
+        allow_nan=False, allow_infinity=False, min_value=-(10**15), max_value=10**15
+    )
+)
 @example(Decimal("0.1"))
 @example(Decimal("0.010000000000000000000000000000000000001"))
 @example(Decimal("1.00" + "0" * 5000))
@@ -66,7 +70,11 @@ def test_a_number_loads_to_exactly_its_worth_or_is_refused(value: Decimal) -> No
     assert is_right(load(value), Fraction(value))
 
 
-@given(st.decimals(places=2, allow_nan=False, allow_infinity=False, min_value=0, max_value=10**8))
+@given(
+    st.decimals(
+        places=2, allow_nan=False, allow_infinity=False, min_value=0, max_value=10**8
+    )
+)
 def test_a_number_with_two_decimals_is_worth_what_it_says(value: Decimal) -> None:
     assert is_right(load(value), Fraction(value))
 
@@ -89,7 +97,18 @@ def test_a_text_loads_to_exactly_its_worth_or_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["1e9999999", "-1e9999999", "1e-9999999", "NaN", "-NaN", "sNaN", "Infinity", "-Infinity", "-0.0", "0E+9"],
+    [
+        "1e9999999",
+        "-1e9999999",
+        "1e-9999999",
+        "NaN",
+        "-NaN",
+        "sNaN",
+        "Infinity",
+        "-Infinity",
+        "-0.0",
+        "0E+9",
+    ],
 )
 def test_a_number_beyond_all_arithmetic_is_refused(value: str) -> None:
     assert load(Decimal(value)) is None
@@ -97,8 +116,34 @@ def test_a_number_beyond_all_arithmetic_is_refused(value: str) -> None:
 
 NO_AMOUNTS = [
     *(None, True, False, [], {}, [1], {"amount": 1}, 1.5),
-    *("", "0", "0.00", "-1", "+1", "01", "1.", ".5", "1.234", "1.5.5", "$1", "1 000", "\x001"),
-    *("１００", "١", "1_000", " 7", "7 ", "7\n", "0x10", "1,5", "1e2", "NaN", "Infinity"),
+    *(
+        "",
+        "0",
+        "0.00",
+        "-1",
+        "+1",
+        "01",
+        "1.",
+        ".5",
+        "1.234",
+        "1.5.5",
+        "$1",
+        "1 000",
+        "\x001",
+    ),
+    *(
+        "１００",
+        "١",
+        "1_000",
+        " 7",
+        "7 ",
+        "7\n",
+        "0x10",
+        "1,5",
+        "1e2",
+        "NaN",
+        "Infinity",
+    ),
     *("10000000.01", "9" * 5000, "0." + "0" * 5000),
 ]
 
@@ -143,11 +188,25 @@ def test_money_is_written_with_two_digits(minor: int) -> None:
 @pytest.mark.parametrize(
     ("currency", "written"),
     [
-        *(("EUR", "99.90"), ("JPY", "9990"), ("KWD", "9.990"), ("CLF", "0.9990"), ("UYW", "0.9990")),
-        *(("MRU", "99.90"), ("MGA", "99.90"), ("HUF", "99.90"), ("ISK", "9990"), ("IQD", "9.990")),
+        *(
+            ("EUR", "99.90"),
+            ("JPY", "9990"),
+            ("KWD", "9.990"),
+            ("CLF", "0.9990"),
+            ("UYW", "0.9990"),
+        ),
+        *(
+            ("MRU", "99.90"),
+            ("MGA", "99.90"),
+            ("HUF", "99.90"),
+            ("ISK", "9990"),
+            ("IQD", "9.990"),
+        ),
     ],
 )
-def test_an_amount_has_the_digits_that_iso_4217_gives_its_currency(currency: str, written: str) -> None:
+def test_an_amount_has_the_digits_that_iso_4217_gives_its_currency(
+    currency: str, written: str
+) -> None:
     with using(currency):
         assert format_minor(9990) == written
         assert load(written) == 9990
@@ -155,7 +214,9 @@ def test_an_amount_has_the_digits_that_iso_4217_gives_its_currency(currency: str
 
 
 @given(currencies, st.integers(1, MAX_AMOUNT_MINOR))
-def test_every_amount_of_every_currency_survives_the_way_out_and_in(currency: str, minor: int) -> None:
+def test_every_amount_of_every_currency_survives_the_way_out_and_in(
+    currency: str, minor: int
+) -> None:
     with using(currency) as digits:
         text = format_minor(minor)
         assert len(text.partition(".")[2]) == digits
@@ -164,8 +225,15 @@ def test_every_amount_of_every_currency_survives_the_way_out_and_in(currency: st
         assert load(Decimal(text)) == minor
 
 
-@given(currencies, st.integers(1, MAX_AMOUNT_MINOR // 10), st.integers(1, 9), st.integers(0, 3))
-def test_no_amount_with_more_digits_is_accepted(currency: str, minor: int, digit: int, zeros: int) -> None:
+@given(
+    currencies,
+    st.integers(1, MAX_AMOUNT_MINOR // 10),
+    st.integers(1, 9),
+    st.integers(0, 3),
+)
+def test_no_amount_with_more_digits_is_accepted(
+    currency: str, minor: int, digit: int, zeros: int
+) -> None:
     with using(currency) as digits:
         whole, _, fraction = format_minor(minor).partition(".")
         for more in ("0" * zeros + str(digit), "0"):
@@ -184,6 +252,8 @@ def test_no_amount_with_more_digits_is_accepted(currency: str, minor: int, digit
         ("CLF", Decimal("100000.0001"), "Must be at most 100000.0000."),
     ],
 )
-def test_a_refusal_has_the_form_of_the_currency(currency: str, value: object, message: str) -> None:
+def test_a_refusal_has_the_form_of_the_currency(
+    currency: str, value: object, message: str
+) -> None:
     with using(currency):
         assert Body().validate({"amount": value}) == {"amount": [message]}

@@ -38,7 +38,9 @@ def answer(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         (problems.unauthorized("Why."), 401, "unauthorized"),
     ],
 )
-def test_an_exception_becomes_a_problem_without_its_text(exc: Exception, status: int, name: str) -> None:
+def test_an_exception_becomes_a_problem_without_its_text(
+    exc: Exception, status: int, name: str
+) -> None:
     code, body, headers = answer(exc)
     assert (code, body["status"]) == (status, status)
     assert body["type"] == f"tag:arch.homework,2026:{name}"

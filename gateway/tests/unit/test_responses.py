@@ -20,7 +20,10 @@ def test_nobody_keeps_an_answer_or_guesses_its_type() -> None:
 
 
 def test_an_answer_may_say_that_it_can_be_kept() -> None:
-    assert head_of(Response(200, b"{}", {"Cache-Control": "max-age=600"}))["cache-control"] == "max-age=600"
+    assert (
+        head_of(Response(200, b"{}", {"Cache-Control": "max-age=600"}))["cache-control"]
+        == "max-age=600"
+    )
 
 
 def test_a_small_answer_goes_out_in_one_write() -> None:

@@ -27,7 +27,9 @@ class Message:
     """A request as a parser reads it."""
 
     target: bytes
-    headers: dict[bytes, bytes]  # by name in lower case; the values of one name are joined
+    headers: dict[
+        bytes, bytes
+    ]  # by name in lower case; the values of one name are joined
     body: bytes
     rest: bytes  # where the next request begins
     method: bytes
@@ -59,14 +61,23 @@ class Fed(Connection):
         except Problem:
             return None
         headers = {k.encode(): v.encode("latin-1") for k, v in request.headers.items()}
-        return Message(b"", headers, body, self._received + b"".join(self._parts), request.method.encode())
+        return Message(
+            b"",
+            headers,
+            body,
+            self._received + b"".join(self._parts),
+            request.method.encode(),
+        )
 
 
 def joined(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Headers as the gateway has them. llhttp leaves whitespace behind values."""
     headers = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
     names = dict.fromkeys(name for name, _ in headers)
-    return {name: b", ".join(value for other, value in headers if other == name) for name in names}
+    return {
+        name: b", ".join(value for other, value in headers if other == name)
+        for name in names
+    }
 
 
 def read_by_h11(parts: Sequence[bytes]) -> Message:
@@ -125,7 +136,13 @@ def read_by_llhttp(data: bytes) -> Message:
         assert end < len(data), "not complete"
         parser.feed_data(data[end : end + 1])
         end += 1
-    return Message(events.target, joined(events.headers), events.body, data[end:], parser.get_method())
+    return Message(
+        events.target,
+        joined(events.headers),
+        events.body,
+        data[end:],
+        parser.get_method(),
+    )
 
 
 METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"]
@@ -143,7 +160,9 @@ def agree(data: bytes, ends: Sequence[int] = ()) -> bool:
     start = len(data) - len(data.removeprefix(b"\r\n"))
     by_h11 = read_by_h11([data[start:]] if start else parts)
     # Exception 2: a method that nobody knows gets 405 (RFC 9110, section 15.5.6); llhttp has a list.
-    known = data.replace(ours.method, b"POST", 1) if ours.method not in METHODS else data
+    known = (
+        data.replace(ours.method, b"POST", 1) if ours.method not in METHODS else data
+    )
     # Exception 3: the gateway ignores Upgrade, as RFC 9110, section 7.8, allows; for llhttp HTTP ends there.
     head, end, body = known[start:].partition(b"\r\n\r\n")
     head = re.sub(rb"(?i)\r\nupgrade:", b"\r\nx-other:", head)
@@ -166,13 +185,17 @@ def agree(data: bytes, ends: Sequence[int] = ()) -> bool:
 
 def mostly(right: Sequence[bytes], wrong: Sequence[bytes]) -> st.SearchStrategy[bytes]:
     """One of `wrong` in about one case of 30."""
-    return st.sampled_from([*[part for part in right for _ in wrong] * (30 // len(right) + 1), *wrong])
+    return st.sampled_from(
+        [*[part for part in right for _ in wrong] * (30 // len(right) + 1), *wrong]
+    )
 
 
 CRLF = mostly([b"\r\n"], [b"\n", b"\r", b"\r\r\n", b"\n\r\n", b"\r\n\r\n", b""])
 SPACE = mostly([b" "], [b"  ", b"\t", b"", b"\x0b"])
 FEW = st.binary(max_size=3)
-METHOD = mostly([*METHODS, b"FOO", b"M-SEARCH", b"SETUP"], [b"CONNECT", b"PRI", b"get", b"G(T", b""])
+METHOD = mostly(
+    [*METHODS, b"FOO", b"M-SEARCH", b"SETUP"], [b"CONNECT", b"PRI", b"get", b"G(T", b""]
+)
 RIGHT_TARGETS = [
     b"/orders",
     b"/a?b=c",
@@ -194,17 +217,44 @@ WRONG_TARGETS = [
     b"/\x7f",
 ]
 TARGET = mostly(RIGHT_TARGETS, WRONG_TARGETS)
-VERSION = mostly([b"HTTP/1.1"] * 9 + [b"HTTP/1.0"], [b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 "])
+VERSION = mostly(
+    [b"HTTP/1.1"] * 9 + [b"HTTP/1.0"],
+    [b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 "],
+)
 START = st.tuples(
-    mostly([b"", b"\r\n"], [b"\r\n\r\n", b"\n", b" "]), METHOD, SPACE, TARGET, SPACE, VERSION, CRLF
+    mostly([b"", b"\r\n"], [b"\r\n\r\n", b"\n", b" "]),
+    METHOD,
+    SPACE,
+    TARGET,
+    SPACE,
+    VERSION,
+    CRLF,
 ).map(b"".join)
 NAME = mostly(
-    [b"Accept", b"X!#$%&'*+.^_`|~9", b"Connection", b"expect", b"TE", b"Upgrade", b"Proxy-Connection"],
+    [
+        b"Accept",
+        b"X!#$%&'*+.^_`|~9",
+        b"Connection",
+        b"expect",
+        b"TE",
+        b"Upgrade",
+        b"Proxy-Connection",
+    ],
     [b"X(", b"", b"X\xe9", b"Host", b"Content-Length", b"Transfer-Encoding", b" X"],
 )
 VALUE = st.one_of(
     st.sampled_from(
-        [b"x", b"", b"close", b"keep-alive", b"upgrade", b"100-continue", b"a\tb", b"\xff", b"5"]
+        [
+            b"x",
+            b"",
+            b"close",
+            b"keep-alive",
+            b"upgrade",
+            b"100-continue",
+            b"a\tb",
+            b"\xff",
+            b"5",
+        ]
     ),
     st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=5).map(
         lambda text: text.encode("latin-1")
@@ -212,7 +262,11 @@ VALUE = st.one_of(
     FEW,
 )
 LINE = st.tuples(
-    NAME, mostly([b": ", b":", b":\t "], [b" :", b""]), VALUE, mostly([b"", b" ", b"\t"], [b"\x0b"]), CRLF
+    NAME,
+    mostly([b": ", b":", b":\t "], [b" :", b""]),
+    VALUE,
+    mostly([b"", b" ", b"\t"], [b"\x0b"]),
+    CRLF,
 ).map(b"".join)
 EXTENSION = mostly(
     [b"", b"", b";a", b";a=b", b';a="b;\\"c"', b';a="";b'],
@@ -231,11 +285,25 @@ EXTENSION = mostly(
         b";;",
     ],
 )
-SIZE = mostly([b"%x", b"%X", b"%016x"], [b"%017x", b"0x%x", b"+%x", b"-%x", b" %x", b"%x ", b"%xg", b""])
-LENGTH = mostly([b"%d", b"%020d"], [b"%021d", b"+%d", b"-%d", b"%d ", b"0x%x", b"%d, 1", b"1, %d", b"%d.0"])
+SIZE = mostly(
+    [b"%x", b"%X", b"%016x"],
+    [b"%017x", b"0x%x", b"+%x", b"-%x", b" %x", b"%x ", b"%xg", b""],
+)
+LENGTH = mostly(
+    [b"%d", b"%020d"],
+    [b"%021d", b"+%d", b"-%d", b"%d ", b"0x%x", b"%d, 1", b"1, %d", b"%d.0"],
+)
 CODING = mostly(
     [b"chunked", b"Chunked", b"CHUNKED \t"],
-    [b"gzip, chunked", b"chunked, chunked", b"identity", b"xchunked", b"chunked;a=b", b"", b"\x0bchunked"],
+    [
+        b"gzip, chunked",
+        b"chunked, chunked",
+        b"identity",
+        b"xchunked",
+        b"chunked;a=b",
+        b"",
+        b"\x0bchunked",
+    ],
 )
 
 
@@ -249,7 +317,12 @@ def chunks(draw: st.DrawFn) -> bytes:
     parts = []
     for data in [*draw(st.lists(st.binary(min_size=1, max_size=20), max_size=3)), b""]:
         wrong = draw(st.integers(0, 29)) == 29
-        parts += [written(draw(SIZE), len(data) + wrong), draw(EXTENSION), draw(CRLF), data]
+        parts += [
+            written(draw(SIZE), len(data) + wrong),
+            draw(EXTENSION),
+            draw(CRLF),
+            data,
+        ]
         parts += [draw(CRLF)] if data else draw(st.lists(LINE, max_size=2))
     return b"".join([*parts, draw(CRLF)])
 
@@ -264,7 +337,9 @@ def framed(draw: st.DrawFn) -> tuple[bytes, bytes]:
         data = draw(st.binary(max_size=20))
         return b"Content-Length: " + written(draw(LENGTH), len(data)), data
     header = b"Transfer-Encoding: " + draw(CODING)
-    twice = draw(mostly([b""], [b"\r\nContent-Length: 5", b"\r\nTransfer-Encoding: chunked"]))
+    twice = draw(
+        mostly([b""], [b"\r\nContent-Length: 5", b"\r\nTransfer-Encoding: chunked"])
+    )
     return header + twice, draw(chunks())
 
 
@@ -272,7 +347,11 @@ def framed(draw: st.DrawFn) -> tuple[bytes, bytes]:
 def requests(draw: st.DrawFn) -> bytes:
     """Bytes that begin with something like a request, and perhaps another behind it."""
     header, body = draw(framed())
-    lines = [b"Host: shop\r\n", *draw(st.lists(LINE, max_size=2)), *([header + draw(CRLF)] if header else [])]
+    lines = [
+        b"Host: shop\r\n",
+        *draw(st.lists(LINE, max_size=2)),
+        *([header + draw(CRLF)] if header else []),
+    ]
     data = draw(START) + b"".join(draw(st.permutations(lines))) + draw(CRLF) + body
     if draw(st.integers(0, 9)) == 9:  # change some bytes
         at = draw(st.integers(0, len(data)))
@@ -289,12 +368,17 @@ ACCEPTED = [
     CHUNKED + SMALL,
     CHUNKED + b"0\r\n\r\n",
     CHUNKED + b"0000000000000005\r\nhello\r\n000\r\n\r\n",
-    CHUNKED + b'A;a;b=c;d="e;\\" \xff"\r\n0123456789\r\n0\r\nX: y\r\nConnection: close\r\n\r\n',
+    CHUNKED
+    + b'A;a;b=c;d="e;\\" \xff"\r\n0123456789\r\n0\r\nX: y\r\nConnection: close\r\n\r\n',
     CHUNKED + b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n",
     TO + b"transfer-ENCODING:ChunKed \r\n\r\n" + SMALL,
-    TO + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\nTE: trailers\r\n\r\n" + SMALL,
+    TO
+    + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\nTE: trailers\r\n\r\n"
+    + SMALL,
     TO + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + SMALL,
-    TO + b"Transfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + SMALL,
+    TO
+    + b"Transfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    + SMALL,
     b"GET / HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n" + SMALL,
     b"\r\n" + CHUNKED + SMALL,
     TO + b"Content-Length: 00000000000000000005\r\n\r\nhello",
@@ -312,8 +396,22 @@ REFUSED = [
     *(
         TO + b"Transfer-Encoding:%b\r\n\r\n" % coding + SMALL
         for coding in (
-            *(b"", b"identity", b"xchunked", b"gzip, chunked", b"chunked, chunked", b"chunked, identity"),
-            *(b"chunked;a=b", b"chunked,", b",chunked", b'"chunked"', b"chunked\t", b"\tchunked"),
+            *(
+                b"",
+                b"identity",
+                b"xchunked",
+                b"gzip, chunked",
+                b"chunked, chunked",
+                b"chunked, identity",
+            ),
+            *(
+                b"chunked;a=b",
+                b"chunked,",
+                b",chunked",
+                b'"chunked"',
+                b"chunked\t",
+                b"\tchunked",
+            ),
             *(b"\x0bchunked", b"chunked\0", b"chunked\xa0"),
         )
     ),

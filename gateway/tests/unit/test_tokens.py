@@ -35,7 +35,9 @@ def signed(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str
     """An Authorization header with a token of one's own making."""
     expires = datetime.now(UTC) + timedelta(hours=1)
     wanted = {"iss": "shop", "sub": USER, "exp": expires, **claims}
-    token = jwt.encode({name: v for name, v in wanted.items() if v is not None}, secret, algorithm)
+    token = jwt.encode(
+        {name: v for name, v in wanted.items() if v is not None}, secret, algorithm
+    )
     return f"Bearer {token}"
 
 
@@ -100,7 +102,10 @@ def test_a_token_ends_with_its_lifetime() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("TOKEN_SECRET", None), ("TOKEN_SECRET", "short"), ("TOKEN_SECRET", 5)]
-    + [("TOKEN_LIFETIME_S", value) for value in (None, 0, -1, "x", float("nan"), float("inf"), 1e300)],
+    + [
+        ("TOKEN_LIFETIME_S", value)
+        for value in (None, 0, -1, "x", float("nan"), float("inf"), 1e300)
+    ],
 )
 def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} is"):
@@ -115,7 +120,11 @@ def checks(monkeypatch) -> list[str]:
     """The tokens whose signatures were checked."""
     checked: list[str] = []
     decode = jwt.decode
-    monkeypatch.setattr(jwt, "decode", lambda token, *a, **k: checked.append(token) or decode(token, *a, **k))
+    monkeypatch.setattr(
+        jwt,
+        "decode",
+        lambda token, *a, **k: checked.append(token) or decode(token, *a, **k),
+    )
     return checked
 
 
@@ -136,7 +145,13 @@ def test_a_kept_token_ends_with_its_time(checks, monkeypatch) -> None:
 
 def test_a_forged_token_is_never_kept(checks) -> None:
     tokens, good = make(), signed()
-    forged = [signed(secret=SECRET[::-1]), f"{good}x", signed(sub="admin"), signed(exp=None), good[:-9]]
+    forged = [
+        signed(secret=SECRET[::-1]),
+        f"{good}x",
+        signed(sub="admin"),
+        signed(exp=None),
+        good[:-9],
+    ]
     assert tokens.user_id(good) == USER
     for header in forged * 2:
         assert tokens.user_id(header) is None
@@ -174,17 +189,25 @@ def test_a_secret_is_taken_as_it_is(secret: str) -> None:
 
 @pytest.mark.parametrize(
     "secret",
-    ["ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQ", "a byte that is not UTF-8: \udcff, and 32 characters"],
+    [
+        "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQ",
+        "a byte that is not UTF-8: \udcff, and 32 characters",
+    ],
 )
 def test_a_secret_that_signs_nothing_is_refused_at_the_start(secret: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"^TOKEN_SECRET is wrong: it can't sign tokens$"):
+    with pytest.raises(
+        ConfigurationError, match=r"^TOKEN_SECRET is wrong: it can't sign tokens$"
+    ):
         make(TOKEN_SECRET=secret)
 
 
 @pytest.mark.parametrize("secret", ["", None, "short"])
-def test_a_missing_or_short_secret_is_refused_with_the_command_that_makes_one(secret: str | None) -> None:
+def test_a_missing_or_short_secret_is_refused_with_the_command_that_makes_one(
+    secret: str | None,
+) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"^TOKEN_SECRET is .*: make one with `openssl rand -hex 32`$"
+        ConfigurationError,
+        match=r"^TOKEN_SECRET is .*: make one with `openssl rand -hex 32`$",
     ):
         make(TOKEN_SECRET=secret)
 

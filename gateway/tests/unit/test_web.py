@@ -29,7 +29,11 @@ def closed(client: str, *connections: FakeConnection) -> list[int]:
     server._connections = OrderedDict.fromkeys(connections)  # type: ignore[arg-type]
     already = {c for c in connections if c.phase == CLOSING}
     found = server._make_room(client)
-    now = [place for place, c in enumerate(connections) if c.phase == CLOSING and c not in already]
+    now = [
+        place
+        for place, c in enumerate(connections)
+        if c.phase == CLOSING and c not in already
+    ]
     assert found == bool(now)
     return now
 
@@ -40,7 +44,9 @@ def many(*phases: int) -> list[FakeConnection]:
 
 
 def test_the_one_that_idles_longest_makes_room_among_equals() -> None:
-    assert closed("new", FakeConnection("a", ARRIVING), FakeConnection("b"), FakeConnection("c")) == [1]
+    assert closed(
+        "new", FakeConnection("a", ARRIVING), FakeConnection("b"), FakeConnection("c")
+    ) == [1]
 
 
 def test_among_equals_nobody_who_asks_again_and_again_makes_room() -> None:
@@ -58,7 +64,9 @@ def test_among_equals_nobody_who_asks_again_and_again_makes_room() -> None:
         ((CLOSING, CLOSING, ARRIVING), 3),
     ],
 )
-def test_the_client_that_has_most_makes_room_for_one_that_has_fewer(phases, place) -> None:
+def test_the_client_that_has_most_makes_room_for_one_that_has_fewer(
+    phases, place
+) -> None:
     """The other one's connection has idled for longer, and stays all the same."""
     assert closed("new", FakeConnection("other"), *many(*phases)) == [place]
 
@@ -70,7 +78,9 @@ def test_no_request_in_progress_is_given_up() -> None:
 def test_a_client_that_has_most_takes_the_place_of_its_own_connections_alone() -> None:
     few = [FakeConnection("few"), FakeConnection("few")]
     assert closed("many", *few, *many(ARRIVING, ARRIVING, IDLE)) == []
-    assert closed("many", *few, *many(ARRIVING, ARRIVING), FakeConnection("many")) == [4]
+    assert closed("many", *few, *many(ARRIVING, ARRIVING), FakeConnection("many")) == [
+        4
+    ]
 
 
 def test_one_connection_more_or_less_is_not_unfair() -> None:

@@ -41,7 +41,12 @@ def a_user() -> Callable[..., dict]:
 
     def make(**given) -> dict:
         user_id = str(uuid.uuid4())
-        new = {"user_id": user_id, "username": "Ann", "email": f"{user_id}@example.com", "locale": "en"}
+        new = {
+            "user_id": user_id,
+            "username": "Ann",
+            "email": f"{user_id}@example.com",
+            "locale": "en",
+        }
         return {**new, **given}
 
     return make
@@ -58,7 +63,9 @@ def attempts(monkeypatch) -> Counter[str]:
 
     def counted(handler: EventHandler, batch: Any) -> Any:
         result = work(handler, batch)
-        counts.update(_identity(json.loads(delivery.message.body)) for delivery in batch)
+        counts.update(
+            _identity(json.loads(delivery.message.body)) for delivery in batch
+        )
         return result
 
     monkeypatch.setattr(EventHandler, "_work", counted)

@@ -3,7 +3,13 @@
 import pytest
 
 from notifications.service import Service
-from tests.contracts import alike, event_sample, methods_with_samples, rpc_methods, rpc_sample
+from tests.contracts import (
+    alike,
+    event_sample,
+    methods_with_samples,
+    rpc_methods,
+    rpc_sample,
+)
 
 
 def test_every_method_has_a_sample(config) -> None:
@@ -20,11 +26,17 @@ def told(tell) -> None:
 @pytest.mark.parametrize("method", methods_with_samples("notifications"))
 def test_answers_are_as_the_samples_say(notifications, told, method) -> None:
     sample = rpc_sample(f"notifications.{method}")
-    assert alike(getattr(notifications, method)(**sample["request"])) == alike(sample["answer"])
+    assert alike(getattr(notifications, method)(**sample["request"])) == alike(
+        sample["answer"]
+    )
 
 
-@pytest.mark.parametrize(("name", "kind"), [("order_paid", "happiness"), ("order_rejected", "grief")])
-def test_users_is_asked_and_understood_as_its_sample_says(notifications, users, tell, name, kind) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [("order_paid", "happiness"), ("order_rejected", "grief")]
+)
+def test_users_is_asked_and_understood_as_its_sample_says(
+    notifications, users, tell, name, kind
+) -> None:
     event = event_sample(f"orders.{name}")
     sample = rpc_sample("users.get_many")
     users.answers["get_many"] = lambda user_ids: sample["answer"][:1]
@@ -32,4 +44,6 @@ def test_users_is_asked_and_understood_as_its_sample_says(notifications, users, 
     [letter] = notifications.list(user_id=event["user_id"])["items"]
     assert (letter["kind"], letter["order_id"]) == (kind, event["order_id"])
     assert letter["email"] == sample["answer"][0]["email"]
-    assert users.calls == [("get_many", {"user_ids": sample["request"]["user_ids"][:1]})]
+    assert users.calls == [
+        ("get_many", {"user_ids": sample["request"]["user_ids"][:1]})
+    ]

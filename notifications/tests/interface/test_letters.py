@@ -22,25 +22,34 @@ def rejected(user_id: str, **given) -> tuple[str, dict]:
 
 def known_as(user: dict) -> dict:
     """How users answers about this user."""
-    return {"id": user["user_id"], **{name: user[name] for name in ("username", "email", "locale")}}
+    return {
+        "id": user["user_id"],
+        **{name: user[name] for name in ("username", "email", "locale")},
+    }
 
 
 def letters(notifications, **to) -> list[dict]:
     return notifications.list(**to, limit=100)["items"]
 
 
-def test_letters_stand_in_the_order_in_which_orders_ended(notifications, tell, a_user) -> None:
+def test_letters_stand_in_the_order_in_which_orders_ended(
+    notifications, tell, a_user
+) -> None:
     user = a_user()
     first = paid(user["user_id"], occurred_at="2026-01-31T12:00:00.000001Z")
     second = rejected(user["user_id"], occurred_at="2026-01-31T12:00:00.005000Z")
     tell(("user_created", user))
     tell(second)  # its queue was quicker
     tell(first)
-    kinds = [letter["kind"] for letter in letters(notifications, user_id=user["user_id"])]
+    kinds = [
+        letter["kind"] for letter in letters(notifications, user_id=user["user_id"])
+    ]
     assert kinds == ["grief", "happiness"]
 
 
-def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_user) -> None:
+def test_each_end_of_an_order_is_told_to_its_user(
+    notifications, tell, users, a_user
+) -> None:
     user = a_user(username="$price")
     to = user["user_id"]
     happy = paid(to, occurred_at="2026-01-31T12:00:00.000000Z")
@@ -49,7 +58,10 @@ def test_each_end_of_an_order_is_told_to_its_user(notifications, tell, users, a_
     tell(happy)
     tell(sad)
     grief, happiness = letters(notifications, user_id=to)
-    assert (happiness["kind"], happiness["order_id"]) == ("happiness", happy[1]["order_id"])
+    assert (happiness["kind"], happiness["order_id"]) == (
+        "happiness",
+        happy[1]["order_id"],
+    )
     assert (grief["kind"], grief["order_id"]) == ("grief", sad[1]["order_id"])
     assert {letter["email"] for letter in (grief, happiness)} == {user["email"]}
     assert {letter["state"] for letter in (grief, happiness)} == {"stored"}
@@ -65,10 +77,15 @@ def test_a_redelivered_end_leaves_a_letter_with_another_text_as_it_is(
     user = a_user()
     end = paid(user["user_id"])
     tell(("user_created", user), end)
-    sql("notifications", "UPDATE letters SET subject = 'Paid', body = 'We took 99.90 EUR.'")
+    sql(
+        "notifications",
+        "UPDATE letters SET subject = 'Paid', body = 'We took 99.90 EUR.'",
+    )
     before = letters(notifications, user_id=user["user_id"])
     tell(end, rejected(user["user_id"]))
-    _, after = eventually(lambda: (found := letters(notifications, user_id=user["user_id"]))[1:] and found)
+    _, after = eventually(
+        lambda: (found := letters(notifications, user_id=user["user_id"]))[1:] and found
+    )
     assert [after] == before
 
 
@@ -80,13 +97,15 @@ def test_a_reason_of_an_event_is_never_quoted(notifications, tell, a_user) -> No
     assert "http" not in letter["subject"] + letter["body"]
 
 
-def test_a_letter_is_in_the_language_user_created_told(notifications, tell, a_user) -> None:
+def test_a_letter_is_in_the_language_user_created_told(
+    notifications, tell, a_user
+) -> None:
     user = a_user(locale="ru")
     tell(("user_created", user))
     tell(paid(user["user_id"]))
-    assert [letter["subject"] for letter in letters(notifications, user_id=user["user_id"])] == [
-        "Ваш заказ оплачен"
-    ]
+    assert [
+        letter["subject"] for letter in letters(notifications, user_id=user["user_id"])
+    ] == ["Ваш заказ оплачен"]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -97,15 +116,26 @@ def test_however_often_and_in_whatever_order_ends_are_told_each_order_has_one_le
     people = [a_user() for _ in range(3)]
     answers = {user["user_id"]: known_as(user) for user in people}
     users.answers["get_many"] = lambda user_ids: [answers[id_] for id_ in user_ids]
-    ends = [chance.choice((paid, rejected))(chance.choice(people)["user_id"]) for _ in range(12)]
+    ends = [
+        chance.choice((paid, rejected))(chance.choice(people)["user_id"])
+        for _ in range(12)
+    ]
     events = ends + [("user_created", user) for user in people]
     deliveries = [event for event in events for _ in range(chance.randint(1, 5))]
     chance.shuffle(deliveries)
     tell(*deliveries)
     kinds = {"order_paid": "happiness", "order_rejected": "grief"}
-    expected = {(event["order_id"], kinds[type_], event["user_id"]) for type_, event in ends}
-    written = [letter for user in people for letter in letters(notifications, user_id=user["user_id"])]
-    assert {(letter["order_id"], letter["kind"], letter["user_id"]) for letter in written} == expected
+    expected = {
+        (event["order_id"], kinds[type_], event["user_id"]) for type_, event in ends
+    }
+    written = [
+        letter
+        for user in people
+        for letter in letters(notifications, user_id=user["user_id"])
+    ]
+    assert {
+        (letter["order_id"], letter["kind"], letter["user_id"]) for letter in written
+    } == expected
     assert len(written) == len(ends)
 
 
@@ -119,13 +149,15 @@ def test_an_end_that_overtakes_user_created_asks_users_once_and_keeps_the_answer
     assert len(letters(notifications, user_id=user["user_id"])) == 2
     assert users.calls == [("get_many", {"user_ids": [user["user_id"]]})]
     tell(("user_created", user))
-    assert sql("notifications", "SELECT user_id::text, username, email, locale FROM recipients") == [
-        tuple(user.values())
-    ]
+    assert sql(
+        "notifications", "SELECT user_id::text, username, email, locale FROM recipients"
+    ) == [tuple(user.values())]
 
 
 @pytest.mark.parametrize("away", ["it fails", "it knows nobody yet"])
-def test_a_letter_waits_until_its_reader_is_known(notifications, tell, users, a_user, away) -> None:
+def test_a_letter_waits_until_its_reader_is_known(
+    notifications, tell, users, a_user, away
+) -> None:
     user = a_user()
     if away == "it fails":
         del users.answers["get_many"]
@@ -166,7 +198,9 @@ def test_an_order_of_nobody_writes_no_letter_and_asks_nobody(tell, users, sql) -
 
 
 @pytest.mark.parametrize("odd", [1, True, 1.5, "no uuid", [], {}])
-def test_an_event_with_an_odd_user_holds_up_no_letter(notifications, tell, a_user, odd) -> None:
+def test_an_event_with_an_odd_user_holds_up_no_letter(
+    notifications, tell, a_user, odd
+) -> None:
     """The last test here: the odd event is tried again for half a minute."""
     user = a_user()
     tell(("user_created", user))

@@ -22,7 +22,11 @@ def stored(sql) -> int:
 def test_a_message_to_an_address_is_stored_as_it_is(notifications, users) -> None:
     letter = notifications.send(email="ann@example.com", **MESSAGE)
     assert (letter["subject"], letter["body"]) == (MESSAGE["subject"], MESSAGE["body"])
-    assert (letter["kind"], letter["state"], letter["email"]) == ("message", "stored", "ann@example.com")
+    assert (letter["kind"], letter["state"], letter["email"]) == (
+        "message",
+        "stored",
+        "ann@example.com",
+    )
     assert (letter["user_id"], letter["order_id"]) == (None, None)
     assert notifications.list(email="ann@example.com")["items"] == [letter]
     assert users.calls == []
@@ -55,39 +59,78 @@ def test_a_message_to_nobody_is_not_stored(notifications, sql) -> None:
 
 
 def test_text_is_stored_as_it_is(notifications) -> None:
-    for text in ("'; DROP TABLE letters; --", "$price {0} %s", "\u202eright to left\u200b", "ä" * 200):
+    for text in (
+        "'; DROP TABLE letters; --",
+        "$price {0} %s",
+        "\u202eright to left\u200b",
+        "ä" * 200,
+    ):
         letter = notifications.send(email="ann@example.com", subject=text, body=text)
         assert (letter["subject"], letter["body"]) == (text, text)
 
 
-def test_a_user_with_an_address_of_earlier_rules_gets_messages(notifications, a_user, tell) -> None:
+def test_a_user_with_an_address_of_earlier_rules_gets_messages(
+    notifications, a_user, tell
+) -> None:
     for address in ("user@localhost", f"{'a' * 65}@example.com"):
         user = a_user(email=address)
         tell(("user_created", user), ("user_created", user))
-        assert notifications.send(user_id=user["user_id"], **MESSAGE)["email"] == address
-        assert [letter["email"] for letter in notifications.list(email=address)["items"]] == [address]
+        assert (
+            notifications.send(user_id=user["user_id"], **MESSAGE)["email"] == address
+        )
+        assert [
+            letter["email"] for letter in notifications.list(email=address)["items"]
+        ] == [address]
 
 
-def test_a_message_to_an_international_address_is_listed_as_it_was_sent(notifications) -> None:
+def test_a_message_to_an_international_address_is_listed_as_it_was_sent(
+    notifications,
+) -> None:
     letter = notifications.send(email="Иван@ПОЧТА.рф", **MESSAGE)
     assert letter["email"] == "Иван@ПОЧТА.рф"
     assert notifications.list(email="Иван@ПОЧТА.рф")["items"] == [letter]
 
 
 WRONG = {
-    "subject": [None, "", "x" * 201, "a\r\nBcc: x@y.z", "a\nb", "a\rb", "a\n", "a\x00b", "\ud800", 1, {}],
+    "subject": [
+        None,
+        "",
+        "x" * 201,
+        "a\r\nBcc: x@y.z",
+        "a\nb",
+        "a\rb",
+        "a\n",
+        "a\x00b",
+        "\ud800",
+        1,
+        {},
+    ],
     "body": [None, "", "x" * 10_001, "a\x00b", "\udfff", 1, []],
-    "email": [None, "", "ann", "ann@", "a@b.c\r\nBcc: x@y.z", "a@b.cd\n", "a@\ud800.com", "a\x00@b.cd", 1],
+    "email": [
+        None,
+        "",
+        "ann",
+        "ann@",
+        "a@b.c\r\nBcc: x@y.z",
+        "a@b.cd\n",
+        "a@\ud800.com",
+        "a\x00@b.cd",
+        1,
+    ],
     "kind": ["happiness"],
     "state": ["sent"],
 }
 
 
 @pytest.mark.parametrize("field", WRONG)
-def test_a_wrong_value_is_named_and_nothing_is_stored(notifications, sql, subtests, field) -> None:
+def test_a_wrong_value_is_named_and_nothing_is_stored(
+    notifications, sql, subtests, field
+) -> None:
     for value in WRONG[field]:
         with subtests.test(value=repr(value)[:40]):
-            outcome = notifications.send(**{"email": "ann@example.com", **MESSAGE, field: value})
+            outcome = notifications.send(
+                **{"email": "ann@example.com", **MESSAGE, field: value}
+            )
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
     assert stored(sql) == 0
 
@@ -108,7 +151,10 @@ def test_a_list_has_every_letter_once_newest_first(notifications) -> None:
 
     def listed(limit: int, between=lambda: None) -> list[str]:
         return [
-            letter["id"] for letter in read_all(notifications.list, limit, between, email="ann@example.com")
+            letter["id"]
+            for letter in read_all(
+                notifications.list, limit, between, email="ann@example.com"
+            )
         ]
 
     sent = [send() for _ in range(5)]
@@ -119,7 +165,9 @@ def test_a_list_has_every_letter_once_newest_first(notifications) -> None:
     assert notifications.list(user_id=new_id()) == {"items": [], "next": None}
 
 
-def test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once(notifications) -> None:
+def test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once(
+    notifications,
+) -> None:
     """Emoji are the longest in bytes, control characters in JSON."""
     bodies = ["🐎" * 10_000, "\x01" * 10_000, "short"] * 4
     to = {"email": "ann@example.com"}
@@ -139,13 +187,18 @@ def test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once(notificatio
 
 def test_a_page_has_at_least_one_letter(notifications, monkeypatch) -> None:
     monkeypatch.setattr(store, "MAX_PAGE_BYTES", 1)
-    sent = [notifications.send(email="ann@example.com", **MESSAGE)["id"] for _ in range(3)]
+    sent = [
+        notifications.send(email="ann@example.com", **MESSAGE)["id"] for _ in range(3)
+    ]
     read = read_all(notifications.list, 100, email="ann@example.com")
     assert [letter["id"] for letter in read] == sent[::-1]
     assert len(notifications.list(email="ann@example.com")["items"]) == 1
 
 
-WRONG_PAGES = {"limit": (0, -1, 101, 10**9, "x", None, 1.5), "after": ("", "x", 7, new_id().upper())}
+WRONG_PAGES = {
+    "limit": (0, -1, 101, 10**9, "x", None, 1.5),
+    "after": ("", "x", 7, new_id().upper()),
+}
 
 
 @pytest.mark.parametrize("field", WRONG_PAGES)
@@ -157,7 +210,14 @@ def test_a_wrong_page_is_named(notifications, subtests, field) -> None:
 
 
 def test_a_message_sent_again_under_its_id_is_one_letter(notifications) -> None:
-    message = {"id": str(uuid.uuid4()), "email": "ann@example.com", "subject": "a", "body": "b"}
+    message = {
+        "id": str(uuid.uuid4()),
+        "email": "ann@example.com",
+        "subject": "a",
+        "body": "b",
+    }
     first = notifications.send(**message)
     assert notifications.send(**message) == first
-    assert [letter["id"] for letter in notifications.list(email="ann@example.com")["items"]] == [first["id"]]
+    assert [
+        letter["id"] for letter in notifications.list(email="ann@example.com")["items"]
+    ] == [first["id"]]

@@ -14,9 +14,15 @@ ORDER = "01993b8f-1c22-7d10-8a55-3d2c7c1e9b02"
 REASONS = ["insufficient-funds", "cancelled"]
 
 
-def write(*, reason=None, locale="en", username="Ann", price_minor=9990, currency="EUR"):
+def write(
+    *, reason=None, locale="en", username="Ann", price_minor=9990, currency="EUR"
+):
     recipient = Recipient("user", username, "ann@example.com", locale)
-    return letter(Ending(ORDER, "user", price_minor, reason, datetime.now(UTC)), recipient, currency)
+    return letter(
+        Ending(ORDER, "user", price_minor, reason, datetime.now(UTC)),
+        recipient,
+        currency,
+    )
 
 
 def test_a_paid_order_is_told_with_happiness() -> None:
@@ -34,7 +40,10 @@ def test_a_rejected_order_is_told_with_grief_and_its_reason() -> None:
 
 
 def test_a_letter_is_in_its_readers_language() -> None:
-    assert (write(locale="ru").kind, write(locale="ru").subject) == ("happiness", "Ваш заказ оплачен")
+    assert (write(locale="ru").kind, write(locale="ru").subject) == (
+        "happiness",
+        "Ваш заказ оплачен",
+    )
     text = write(locale="ru", reason="cancelled")
     assert text.subject == "Ваш заказ не удалось оплатить"
     assert "оплата заняла слишком много времени и была отменена" in text.body
@@ -42,7 +51,9 @@ def test_a_letter_is_in_its_readers_language() -> None:
     assert "на сумму 99,90\xa0€ не оплачен" in text.body
 
 
-@pytest.mark.parametrize("locale", ["xx", "", "EN", "../en", "en/../ru", "x" * 300, "ru\x00"])
+@pytest.mark.parametrize(
+    "locale", ["xx", "", "EN", "../en", "en/../ru", "x" * 300, "ru\x00"]
+)
 @pytest.mark.parametrize("reason", [None, "cancelled"])
 def test_an_unknown_locale_falls_back_to_english(locale, reason) -> None:
     assert write(locale=locale, reason=reason) == write(reason=reason)
@@ -53,22 +64,29 @@ def test_an_unknown_locale_falls_back_to_english(locale, reason) -> None:
 def test_no_letter_shows_a_placeholder_or_a_code(locale, reason) -> None:
     text = write(locale=locale, reason=reason)
     assert not any(
-        mark in text.subject + text.body for mark in ["$", "{", "insufficient-funds", "unknown-user"]
+        mark in text.subject + text.body
+        for mark in ["$", "{", "insufficient-funds", "unknown-user"]
     )
     assert "\n" not in text.subject
 
 
-@pytest.mark.parametrize("reason", ["out-of-cheese", "pay at http://example.com", "$price", "other"])
+@pytest.mark.parametrize(
+    "reason", ["out-of-cheese", "pay at http://example.com", "$price", "other"]
+)
 def test_a_reason_without_words_of_ours_is_not_quoted(reason) -> None:
     assert write(reason=reason).body == write(reason="another").body
     assert "because the payment was refused." in write(reason=reason).body
     assert "не оплачен: оплата отклонена." in write(reason=reason, locale="ru").body
 
 
-@pytest.mark.parametrize("username", ["$price", "${order_id}", "$$", "{0}", "%s", "\\1", "<b>", "a: b"])
+@pytest.mark.parametrize(
+    "username", ["$price", "${order_id}", "$$", "{0}", "%s", "\\1", "<b>", "a: b"]
+)
 @pytest.mark.parametrize("reason", [None, "cancelled"])
 def test_odd_usernames_stand_as_they_are(username, reason) -> None:
-    assert write(username=username, reason=reason).body.startswith(f"Dear {username},\n")
+    assert write(username=username, reason=reason).body.startswith(
+        f"Dear {username},\n"
+    )
 
 
 @given(st.integers(1, 2**63 - 1))
@@ -87,15 +105,26 @@ def test_amounts_are_exact(price_minor) -> None:
         ("KWD", "KWD1,234.567", "1\xa0234,567\xa0KWD"),
         ("CLF", "CLF123.4567", "123,4567\xa0CLF"),
         ("UYW", "UYW123.4567", "123,4567\xa0UYW"),
-        ("MGA", "MGA12,345.67", "12\xa0345,67\xa0MGA"),  # CLDR, and so Babel, says no digits
+        (
+            "MGA",
+            "MGA12,345.67",
+            "12\xa0345,67\xa0MGA",
+        ),  # CLDR, and so Babel, says no digits
         ("IQD", "IQD1,234.567", "1\xa0234,567\xa0IQD"),  # the same
     ],
 )
-def test_money_is_written_as_in_the_language_with_the_digits_of_iso_4217(currency, english, russian) -> None:
+def test_money_is_written_as_in_the_language_with_the_digits_of_iso_4217(
+    currency, english, russian
+) -> None:
     for locale, written in (("en", english), ("ru", russian)):
         text = write(price_minor=1234567, locale=locale, currency=currency)
         assert written in text.body
-        assert written in write(price_minor=1234567, locale=locale, currency=currency, reason="x").body
+        assert (
+            written
+            in write(
+                price_minor=1234567, locale=locale, currency=currency, reason="x"
+            ).body
+        )
 
 
 def test_every_currency_can_be_written_in_every_language() -> None:
@@ -104,4 +133,7 @@ def test_every_currency_can_be_written_in_every_language() -> None:
             body = write(price_minor=12345, locale=locale, currency=currency).body
             number = re.search(r"\d[\d.,\xa0]*\d", body.replace(ORDER, ""))
             assert number
-            assert len(re.split("[.,]", number[0])[-1] if digits else "") == digits, (currency, body)
+            assert len(re.split("[.,]", number[0])[-1] if digits else "") == digits, (
+                currency,
+                body,
+            )

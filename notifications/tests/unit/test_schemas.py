@@ -8,12 +8,30 @@ from notifications.schemas import LetterQuery, NewMessage
 from tests.mails import read_back
 
 # What becomes a header of its own, or splits a line, where a mail library decodes it.
-PIECES = ["=?", "?=", "?q?", "?B?", "utf-8", "=0D=0A", "Bcc: x@y.z", "DQo=", " ", "é", "🐎", '"', "<"]
-SUBJECTS = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=15).map("".join)
+PIECES = [
+    "=?",
+    "?=",
+    "?q?",
+    "?B?",
+    "utf-8",
+    "=0D=0A",
+    "Bcc: x@y.z",
+    "DQo=",
+    " ",
+    "é",
+    "🐎",
+    '"',
+    "<",
+]
+SUBJECTS = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=15).map(
+    "".join
+)
 
 
 def errors(**given: str) -> dict[str, list[str]]:
-    return NewMessage().validate({"email": "ann@example.com", "subject": "a", "body": "b"} | given)
+    return NewMessage().validate(
+        {"email": "ann@example.com", "subject": "a", "body": "b"} | given
+    )
 
 
 @given(SUBJECTS)
@@ -25,7 +43,16 @@ def test_a_subject_that_is_taken_can_stand_in_an_email(subject) -> None:
 
 
 ODD = [
-    *("a\x0bb", "a\x0cb", "a\x1cb", "a\x1db", "a\x1eb", "a\x85b", "a\u2028b", "a\u2029b"),
+    *(
+        "a\x0bb",
+        "a\x0cb",
+        "a\x1cb",
+        "a\x1db",
+        "a\x1eb",
+        "a\x85b",
+        "a\u2028b",
+        "a\u2029b",
+    ),
     *("a\rb", "a\nb", "\x00", "\x1b[2J", "\x7f", "\x9b2J", "\t"),
     *("=?utf-8?q?a=0D=0ABcc:_x?=", "Re: =?utf-8?B?DQo=?=", "=?x?Q??="),
 ]
@@ -38,17 +65,23 @@ def test_a_subject_with_a_line_separator_a_control_character_or_an_encoded_word_
     assert errors(subject=subject).keys() == {"subject"}
 
 
-@pytest.mark.parametrize("subject", ["2 + 2 =?", "a = ?b? c", "שלום\u200f", "Straße 🐎", "=?"])
+@pytest.mark.parametrize(
+    "subject", ["2 + 2 =?", "a = ?b? c", "שלום\u200f", "Straße 🐎", "=?"]
+)
 def test_a_harmless_subject_is_taken(subject) -> None:
     assert not errors(subject=subject)
 
 
-@pytest.mark.parametrize("address", ["иван@почта.рф", "a@xn--e1aybc.xn--p1ai", "é@bücher.example"])
+@pytest.mark.parametrize(
+    "address", ["иван@почта.рф", "a@xn--e1aybc.xn--p1ai", "é@bücher.example"]
+)
 def test_a_message_to_an_international_address_is_taken(address) -> None:
     assert not errors(email=address)
 
 
-@pytest.mark.parametrize("address", ["a@localhost", "-oQ@example.com", f"{'a' * 65}@example.com"])
+@pytest.mark.parametrize(
+    "address", ["a@localhost", "-oQ@example.com", f"{'a' * 65}@example.com"]
+)
 def test_letters_to_an_address_of_earlier_rules_are_still_listed(address) -> None:
     assert errors(email=address).keys() == {"email"}
     assert not LetterQuery().validate({"email": address})

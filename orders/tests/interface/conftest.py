@@ -47,7 +47,12 @@ def an_order() -> Callable[..., dict]:
     """`an_order(price_minor=...)`: a new order of a new user, unless told otherwise."""
 
     def make(**given) -> dict:
-        new = {"user_id": str(uuid.uuid4()), "price_minor": 300, "key": "k", "request_id": "r"}
+        new = {
+            "user_id": str(uuid.uuid4()),
+            "price_minor": 300,
+            "key": "k",
+            "request_id": "r",
+        }
         return {**new, **given}
 
     return make

@@ -7,7 +7,13 @@ import pytest
 from conftest import eventually
 from orders import domain
 from orders.service import Service
-from tests.contracts import alike, event_sample, methods_with_samples, rpc_methods, rpc_sample
+from tests.contracts import (
+    alike,
+    event_sample,
+    methods_with_samples,
+    rpc_methods,
+    rpc_sample,
+)
 
 
 @pytest.fixture
@@ -16,7 +22,9 @@ def placed(orders, billing) -> list[dict]:
     sample = rpc_sample("billing.withdraw_many")
     pairs = zip(sample["request"]["items"], sample["answer"], strict=True)
     answers = {asked["amount_minor"]: answer for asked, answer in list(pairs)[:2]}
-    billing.answers["withdraw_many"] = lambda items: [answers[item["amount_minor"]] for item in items]
+    billing.answers["withdraw_many"] = lambda items: [
+        answers[item["amount_minor"]] for item in items
+    ]
     return orders.place_many(**rpc_sample("orders.place_many")["request"])
 
 
@@ -27,7 +35,10 @@ def test_every_method_has_a_sample(config) -> None:
 @pytest.mark.parametrize("method", ["place", "place_many", "get"])
 def test_answers_are_as_the_samples_say(orders, placed, method) -> None:
     sample = rpc_sample(f"orders.{method}")
-    request = {**sample["request"], **({"order_id": placed[0]["id"]} if method == "get" else {})}
+    request = {
+        **sample["request"],
+        **({"order_id": placed[0]["id"]} if method == "get" else {}),
+    }
     assert alike(getattr(orders, method)(**request)) == alike(sample["answer"])
 
 
@@ -45,7 +56,9 @@ def test_events_are_as_their_samples_say(placed, sql, name) -> None:
 
 def test_withdrawals_are_asked_for_as_the_sample_says(placed, billing) -> None:
     asked = [item for _, call in billing.calls for item in call["items"]]
-    assert alike(asked) == alike(rpc_sample("billing.withdraw_many")["request"]["items"][:2])
+    assert alike(asked) == alike(
+        rpc_sample("billing.withdraw_many")["request"]["items"][:2]
+    )
 
 
 def test_cancellations_are_asked_for_and_understood_as_the_sample_says(
@@ -55,10 +68,18 @@ def test_cancellations_are_asked_for_and_understood_as_the_sample_says(
     billing.answers["withdraw_many"] = lambda items: [{"status": "unavailable"}]
     billing.answers["cancel_many"] = lambda items: sample["answer"]
     [wanted] = sample["request"]["items"]
-    new = {"price_minor": wanted["amount_minor"], "key": "k", "request_id": wanted["request_id"]}
+    new = {
+        "price_minor": wanted["amount_minor"],
+        "key": "k",
+        "request_id": wanted["request_id"],
+    }
     order = orders.place(user_id=wanted["user_id"], **new)
     monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())
     sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
-    eventually(lambda: orders.get(order_id=order["id"])["reason"] == sample["answer"][0]["reason"])
+    eventually(
+        lambda: (
+            orders.get(order_id=order["id"])["reason"] == sample["answer"][0]["reason"]
+        )
+    )
     [asked] = [call for method, call in billing.calls if method == "cancel_many"]
     assert alike(asked) == alike(sample["request"])

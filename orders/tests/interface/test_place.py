@@ -22,7 +22,12 @@ def each(outcome: dict):
 
 def asked(billing, verb: str = "withdraw") -> list[dict]:
     """All items billing was asked to do."""
-    return [item for method, call in billing.calls if method == f"{verb}_many" for item in call["items"]]
+    return [
+        item
+        for method, call in billing.calls
+        if method == f"{verb}_many"
+        for item in call["items"]
+    ]
 
 
 def stored(sql) -> list[tuple[str, str]]:
@@ -35,20 +40,31 @@ def test_an_order_billing_withdrew_is_paid(orders, billing, an_order, events) ->
     assert (order["status"], order["reason"]) == ("paid", None)
     assert (order["user_id"], order["price_minor"]) == (new["user_id"], 300)
     assert order["created_at"] < order["ended_at"]
-    withdrawal = {"user_id": new["user_id"], "amount_minor": 300, "order_id": order["id"], "request_id": "r"}
+    withdrawal = {
+        "user_id": new["user_id"],
+        "amount_minor": 300,
+        "order_id": order["id"],
+        "request_id": "r",
+    }
     assert asked(billing) == [withdrawal]
     assert events() == [("order_paid", order["id"])]
 
 
-def test_an_order_billing_refused_is_rejected_with_the_reason(orders, billing, an_order, events, sql) -> None:
+def test_an_order_billing_refused_is_rejected_with_the_reason(
+    orders, billing, an_order, events, sql
+) -> None:
     billing.answers["withdraw_many"] = each(REFUSED)
     order = orders.place(**an_order())
     assert (order["status"], order["reason"]) == ("rejected", "insufficient-funds")
     assert events() == [("order_rejected", order["id"])]
-    assert sql("orders", "SELECT payload->>'reason', request_id FROM outbox") == [("insufficient-funds", "r")]
+    assert sql("orders", "SELECT payload->>'reason', request_id FROM outbox") == [
+        ("insufficient-funds", "r")
+    ]
 
 
-def test_the_order_is_stored_before_billing_is_asked(orders, billing, an_order, sql) -> None:
+def test_the_order_is_stored_before_billing_is_asked(
+    orders, billing, an_order, sql
+) -> None:
     seen = []
 
     def withdraw(items):
@@ -60,18 +76,32 @@ def test_the_order_is_stored_before_billing_is_asked(orders, billing, an_order, 
     assert seen == [(order["id"], "pending")]
 
 
-def test_any_other_answer_leaves_the_order_pending(orders, billing, an_order, events, subtests) -> None:
-    outcomes = [UNAVAILABLE, {"status": "conflict"}, {"status": "invalid"}, None, "done"]
+def test_any_other_answer_leaves_the_order_pending(
+    orders, billing, an_order, events, subtests
+) -> None:
+    outcomes = [
+        UNAVAILABLE,
+        {"status": "conflict"},
+        {"status": "invalid"},
+        None,
+        "done",
+    ]
     unfit = [[], {}, None, [{"status": "done"}] * 2]
     for answer in [*([outcome] for outcome in outcomes), *unfit]:
         with subtests.test(answer=answer):
             billing.answers["withdraw_many"] = lambda items, answer=answer: answer
             order = orders.place(**an_order())
-            assert (order["status"], order["reason"], order["ended_at"]) == ("pending", None, None)
+            assert (order["status"], order["reason"], order["ended_at"]) == (
+                "pending",
+                None,
+                None,
+            )
     assert events() == []
 
 
-def test_while_billing_fails_orders_are_pending_and_none_is_rejected(orders, billing, an_order) -> None:
+def test_while_billing_fails_orders_are_pending_and_none_is_rejected(
+    orders, billing, an_order
+) -> None:
     del billing.answers["withdraw_many"]
     outcomes = orders.place_many(items=[an_order() for _ in range(3)])
     assert [order["status"] for order in outcomes] == ["pending"] * 3
@@ -86,16 +116,22 @@ def test_while_billing_is_slow_an_order_is_pending_and_is_paid_later(
     order = orders.place(**new)  # the deadline of a withdrawal ends the wait
     assert order["status"] == "pending"
     assert events() == []
-    answered.send([{"status": "done"}])  # the money is taken, but nobody listens any more
+    answered.send(
+        [{"status": "done"}]
+    )  # the money is taken, but nobody listens any more
     sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
     eventually(lambda: orders.place(**new)["status"] == "paid")
     assert asked(billing)[0] == asked(billing)[1]
     assert events() == [("order_paid", order["id"])]
 
 
-def test_a_batch_is_one_withdrawal_call_and_each_order_has_its_own_end(orders, billing, an_order) -> None:
+def test_a_batch_is_one_withdrawal_call_and_each_order_has_its_own_end(
+    orders, billing, an_order
+) -> None:
     outcomes = {1: {"status": "done"}, 2: REFUSED, 3: UNAVAILABLE}
-    billing.answers["withdraw_many"] = lambda items: [outcomes[item["amount_minor"]] for item in items]
+    billing.answers["withdraw_many"] = lambda items: [
+        outcomes[item["amount_minor"]] for item in items
+    ]
     placed = orders.place_many(items=[an_order(price_minor=n) for n in (3, 1, 2)])
     assert [order["status"] for order in placed] == ["pending", "paid", "rejected"]
     assert len(billing.calls) == 1
@@ -104,7 +140,9 @@ def test_a_batch_is_one_withdrawal_call_and_each_order_has_its_own_end(orders, b
 def test_the_same_key_is_the_same_order(orders, billing, an_order, events, sql) -> None:
     new = an_order()
     first = orders.place(**new)
-    assert [orders.place(**{**new, "request_id": "again"}) for _ in range(3)] == [first] * 3
+    assert [orders.place(**{**new, "request_id": "again"}) for _ in range(3)] == [
+        first
+    ] * 3
     assert len(stored(sql)) == len(asked(billing)) == len(events()) == 1
 
 
@@ -121,16 +159,22 @@ def test_a_key_is_its_users_own(orders, an_order, sql) -> None:
     assert len(ids) == 2
 
 
-def test_two_same_keys_in_one_batch_are_one_order(orders, billing, an_order, events) -> None:
+def test_two_same_keys_in_one_batch_are_one_order(
+    orders, billing, an_order, events
+) -> None:
     new = an_order()
-    first, again, conflict = orders.place_many(items=[new, new, {**new, "price_minor": 1}])
+    first, again, conflict = orders.place_many(
+        items=[new, new, {**new, "price_minor": 1}]
+    )
     assert first == again
     assert first["status"] == "paid"
     assert conflict == {"status": "conflict"}
     assert len(asked(billing)) == len(events()) == 1
 
 
-def test_the_same_key_many_times_at_once_is_one_order(orders, billing, an_order, events, sql) -> None:
+def test_the_same_key_many_times_at_once_is_one_order(
+    orders, billing, an_order, events, sql
+) -> None:
     new = an_order()
     calls = [orders.place.call_async(**new) for _ in range(20)]
     assert len({call.result()["id"] for call in calls}) == 1
@@ -138,7 +182,9 @@ def test_the_same_key_many_times_at_once_is_one_order(orders, billing, an_order,
     assert len(asked(billing)) == len(events()) == 1
 
 
-def test_batches_with_the_same_keys_in_any_order_do_not_block_each_other(orders, an_order, sql) -> None:
+def test_batches_with_the_same_keys_in_any_order_do_not_block_each_other(
+    orders, an_order, sql
+) -> None:
     """Both meet a key that a third transaction holds, with the first of their own keys stored."""
     user_id = str(uuid.uuid4())
     new = [an_order(user_id=user_id, key=key) for key in ("a", "m", "z")]
@@ -150,7 +196,11 @@ def test_batches_with_the_same_keys_in_any_order_do_not_block_each_other(orders,
         [user_id],
     )
     calls = [orders.place_many.call_async(items=batch) for batch in (new, new[::-1])]
-    eventually(lambda: sql("orders", "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(2,)])
+    eventually(
+        lambda: (
+            sql("orders", "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(2,)]
+        )
+    )
     sql("orders", "ROLLBACK")
     there, back = [[order["id"] for order in call.result()] for call in calls]
     assert there == back[::-1]
@@ -163,7 +213,9 @@ def test_without_a_key_each_order_is_new(orders, an_order) -> None:
     assert orders.place(**bare)["id"] != orders.place(**bare)["id"]
 
 
-def test_a_call_without_a_key_that_is_delivered_twice_is_one_order(orders, an_order, config, sql) -> None:
+def test_a_call_without_a_key_that_is_delivered_twice_is_one_order(
+    orders, an_order, config, sql
+) -> None:
     kwargs = {"user_id": an_order()["user_id"], "price_minor": 300}
     with connect(config) as connection, connection.Producer() as producer:
         for _ in range(2):
@@ -175,13 +227,27 @@ def test_a_call_without_a_key_that_is_delivered_twice_is_one_order(orders, an_or
                 correlation_id="0199d6a8-5b7e-4c3a-8000-000000000001",
             )
     orders.place(**an_order())  # behind them in the queue
-    eventually(lambda: sql("orders", "SELECT count(*) FROM orders WHERE status = 'paid'") == [(2,)])
+    eventually(
+        lambda: (
+            sql("orders", "SELECT count(*) FROM orders WHERE status = 'paid'") == [(2,)]
+        )
+    )
     assert sql("orders", "SELECT count(*) FROM orders") == [(2,)]
 
 
 WRONG = {
     "user_id": [None, "", "42", 42, str(uuid.uuid4()).upper()],
-    "price_minor": [0, -1, True, 10.0, "100", None, [], 2**63, domain.MAX_PRICE_MINOR + 1],
+    "price_minor": [
+        0,
+        -1,
+        True,
+        10.0,
+        "100",
+        None,
+        [],
+        2**63,
+        domain.MAX_PRICE_MINOR + 1,
+    ],
     "key": [None, "", "x" * 256, "a\x00b", 1],
     "request_id": [None, "", "x" * 129, 1],
     "status": ["paid"],
@@ -207,7 +273,9 @@ def test_what_is_missing_is_named_and_fails_no_neighbour(orders, an_order) -> No
     assert orders.place_many(items=[]) == []
 
 
-def test_an_end_and_its_event_are_stored_together_or_not_at_all(orders, an_order, events, sql) -> None:
+def test_an_end_and_its_event_are_stored_together_or_not_at_all(
+    orders, an_order, events, sql
+) -> None:
     sql("orders", "ALTER TABLE outbox ADD CONSTRAINT full_up CHECK (false)")
     try:
         with pytest.raises(InternalError):
@@ -240,11 +308,21 @@ def test_an_order_ended_twice_at_once_ends_once_with_one_event(
     assert asked(billing)[0] == asked(billing)[1]
     billing.answers["withdraw_many"] = each(UNAVAILABLE)
     other = orders.place(**an_order())
-    eventually(lambda: sql("orders", "SELECT 1 FROM orders WHERE id = %s AND attempts > 0", [other["id"]]))
-    assert events() == [("order_paid", order["id"])]  # the sweep that met the first attempt is over
+    eventually(
+        lambda: sql(
+            "orders",
+            "SELECT 1 FROM orders WHERE id = %s AND attempts > 0",
+            [other["id"]],
+        )
+    )
+    assert events() == [
+        ("order_paid", order["id"])
+    ]  # the sweep that met the first attempt is over
 
 
-def test_an_ended_order_is_never_changed_again(orders, billing, an_order, events, sql) -> None:
+def test_an_ended_order_is_never_changed_again(
+    orders, billing, an_order, events, sql
+) -> None:
     new = an_order()
     paid = orders.place(**new)
     billing.answers["withdraw_many"] = each(REFUSED)
@@ -264,9 +342,13 @@ def test_an_ended_order_is_never_changed_again(orders, billing, an_order, events
     assert events() == [("order_paid", paid["id"])]
 
 
-def test_the_database_itself_keeps_an_ended_order_as_it_is(orders, an_order, sql) -> None:
+def test_the_database_itself_keeps_an_ended_order_as_it_is(
+    orders, an_order, sql
+) -> None:
     order = orders.place(**an_order())
     assert order["status"] == "paid"
     reopen = "UPDATE orders SET status = 'pending', reason = NULL, ended_at = NULL"
-    with pytest.raises(psycopg2.errors.RaiseException, match=f"order {order['id']} has ended"):
+    with pytest.raises(
+        psycopg2.errors.RaiseException, match=f"order {order['id']} has ended"
+    ):
         sql("orders", reopen)

@@ -24,21 +24,29 @@ def test_an_order_is_shown_to_its_user_only(orders, an_order) -> None:
 
 
 def test_what_is_no_order_is_not_found(orders) -> None:
-    assert [orders.get(order_id=id_) for id_ in (new_id(), "", "42", None, 42)] == [None] * 5
+    assert [orders.get(order_id=id_) for id_ in (new_id(), "", "42", None, 42)] == [
+        None
+    ] * 5
 
 
 def test_a_list_has_every_order_of_its_user_once_newest_first(orders, an_order) -> None:
     user_id = new_id()
-    placed = [orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)]
+    placed = [
+        orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)
+    ]
     orders.place(**an_order())
     for limit in (1, 2, 5, 100):
         assert ids(read_all(orders.list, limit, user_id=user_id)) == placed[::-1]
     assert orders.list(user_id=new_id()) == {"items": [], "next": None}
 
 
-def test_paging_misses_and_doubles_nothing_while_orders_are_added(orders, an_order) -> None:
+def test_paging_misses_and_doubles_nothing_while_orders_are_added(
+    orders, an_order
+) -> None:
     user_id = new_id()
-    placed = [orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)]
+    placed = [
+        orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)
+    ]
 
     def add() -> None:
         orders.place(user_id=user_id, price_minor=1)

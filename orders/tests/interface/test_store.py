@@ -14,7 +14,10 @@ WAIT_MS = 2000  # a statement that waits for another transaction fails after thi
 # Where a table is small or its statistics are old, PostgreSQL may join row by row, and so run a
 # subquery once for each row of the table.
 OFF = ("hashjoin", "mergejoin", "hashagg", "sort", "seqscan", "material")
-PLANS = {"as planned": "", "row by row": "".join(f" -c enable_{name}=off" for name in OFF)}
+PLANS = {
+    "as planned": "",
+    "row by row": "".join(f" -c enable_{name}=off" for name in OFF),
+}
 
 
 @pytest.fixture(params=PLANS.values(), ids=PLANS)
@@ -39,13 +42,19 @@ def due(sql, clean) -> set[str]:
     return {id_ for (id_,) in rows}
 
 
-def test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another(connections, due) -> None:
-    first, second, third = ([str(row.id) for row in store.claim_due(s, 4, LEASE)] for s in connections)
+def test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another(
+    connections, due
+) -> None:
+    first, second, third = (
+        [str(row.id) for row in store.claim_due(s, 4, LEASE)] for s in connections
+    )
     assert [len(first), len(second), len(third)] == [4, 4, 2]
     assert {*first, *second, *third} == due
 
 
-def test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again(connections, due) -> None:
+def test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again(
+    connections, due
+) -> None:
     first, second, _ = connections
     assert len(store.claim_due(first, 10, LEASE)) == 10
     first.commit()

@@ -42,23 +42,37 @@ def test_pending_orders_are_settled_under_the_same_ids_when_billing_is_back(
     billing.calls.clear()
     billing.answers["withdraw_many"] = each(DONE)
     eventually(lambda: statuses(sql) == [("paid", None)] * 3)
-    repeated = {(i["order_id"], i["amount_minor"]) for _, call in billing.calls for i in call["items"]}
+    repeated = {
+        (i["order_id"], i["amount_minor"])
+        for _, call in billing.calls
+        for i in call["items"]
+    }
     assert repeated == {(order["id"], order["price_minor"]) for order in pending}
     assert sorted(events()) == sorted(("order_paid", order["id"]) for order in pending)
 
 
-def test_billings_refusal_rejects_a_pending_order(pending, billing, events, sql) -> None:
-    billing.answers["withdraw_many"] = each({"status": "refused", "reason": "insufficient-funds"})
+def test_billings_refusal_rejects_a_pending_order(
+    pending, billing, events, sql
+) -> None:
+    billing.answers["withdraw_many"] = each(
+        {"status": "refused", "reason": "insufficient-funds"}
+    )
     eventually(lambda: statuses(sql) == [("rejected", "insufficient-funds")] * 3)
-    assert sorted(events()) == sorted(("order_rejected", order["id"]) for order in pending)
+    assert sorted(events()) == sorted(
+        ("order_rejected", order["id"]) for order in pending
+    )
 
 
-def test_one_order_that_can_not_be_settled_holds_up_no_other(pending, billing, sql) -> None:
+def test_one_order_that_can_not_be_settled_holds_up_no_other(
+    pending, billing, sql
+) -> None:
     bad = pending[1]["id"]
     billing.answers["withdraw_many"] = lambda items: [
         UNAVAILABLE if item["order_id"] == bad else DONE for item in items
     ]
-    eventually(lambda: statuses(sql) == [("paid", None), ("pending", None), ("paid", None)])
+    eventually(
+        lambda: statuses(sql) == [("paid", None), ("pending", None), ("paid", None)]
+    )
     billing.answers["withdraw_many"] = each(DONE)
     eventually(lambda: statuses(sql) == [("paid", None)] * 3)
 
@@ -70,10 +84,15 @@ def test_an_overdue_order_is_rejected_when_billing_has_stored_that_it_is_cancell
     monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())
     eventually(lambda: statuses(sql) == [("rejected", "cancelled")] * 3)
     cancelled = {
-        i["order_id"] for method, call in billing.calls if method == "cancel_many" for i in call["items"]
+        i["order_id"]
+        for method, call in billing.calls
+        if method == "cancel_many"
+        for i in call["items"]
     }
     assert cancelled == {order["id"] for order in pending}
-    assert sorted(events()) == sorted(("order_rejected", order["id"]) for order in pending)
+    assert sorted(events()) == sorted(
+        ("order_rejected", order["id"]) for order in pending
+    )
 
 
 def test_an_overdue_order_that_was_withdrawn_after_all_is_paid(
@@ -88,7 +107,9 @@ def test_an_overdue_order_that_was_withdrawn_after_all_is_paid(
 def test_an_overdue_order_stays_pending_until_billing_has_given_its_word(
     pending, billing, events, sql, monkeypatch
 ) -> None:
-    monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())  # cancel_many has no answer: it fails
+    monkeypatch.setattr(
+        domain, "CANCEL_AFTER", timedelta()
+    )  # cancel_many has no answer: it fails
     eventually(lambda: [method for method, _ in billing.calls].count("cancel_many") > 1)
     assert statuses(sql) == [("pending", None)] * 3
     assert events() == []
@@ -96,15 +117,21 @@ def test_an_overdue_order_stays_pending_until_billing_has_given_its_word(
     eventually(lambda: statuses(sql) == [("rejected", "cancelled")] * 3)
 
 
-def test_attempts_are_counted_and_the_next_one_is_put_off(pending, billing, sql, monkeypatch) -> None:
+def test_attempts_are_counted_and_the_next_one_is_put_off(
+    pending, billing, sql, monkeypatch
+) -> None:
     monkeypatch.setattr(domain, "LONGEST_WAIT_S", 15.0)
     sql("orders", "UPDATE orders SET attempts = 10, next_attempt_at = now()")
     eventually(
         lambda: sql(
-            "orders", "SELECT 1 FROM orders WHERE attempts = 11 AND next_attempt_at < now() + interval '16 s'"
+            "orders",
+            "SELECT 1 FROM orders WHERE attempts = 11 AND next_attempt_at < now() + interval '16 s'",
         )
     )
-    waits = sql("orders", "SELECT extract(epoch FROM next_attempt_at - now())::float FROM orders")
+    waits = sql(
+        "orders",
+        "SELECT extract(epoch FROM next_attempt_at - now())::float FROM orders",
+    )
     assert all(0 < wait <= 15 for (wait,) in waits)
 
 
@@ -122,11 +149,16 @@ def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
     eventually(lambda: rpc.orders.get(order_id=order["id"])["status"] == "paid")
 
 
-def test_a_metric_tells_how_long_the_oldest_pending_order_waits(pending, billing, sql, config) -> None:
+def test_a_metric_tells_how_long_the_oldest_pending_order_waits(
+    pending, billing, sql, config
+) -> None:
     def waits_s() -> float:
         return REGISTRY.get_sample_value("shop_oldest_pending_seconds") or 0
 
-    sql("orders", "UPDATE orders SET created_at = now() - interval '2 minutes' WHERE price_minor = 1")
+    sql(
+        "orders",
+        "UPDATE orders SET created_at = now() - interval '2 minutes' WHERE price_minor = 1",
+    )
     with serving(config, Service):  # another copy looks at once
         eventually(lambda: 120 <= waits_s() < 180)
     billing.answers["withdraw_many"] = each(DONE)
@@ -156,8 +188,12 @@ def test_orders_that_were_missed_for_long_are_noticed_and_all_settled(
         eventually(lambda: statuses(sql) == [("paid", None)] * 5)
 
 
-def test_a_sweep_reads_no_orders_that_ended_since_the_oldest_snapshot(run, config, sql) -> None:
-    owner, application = (config[name]["orders:Base"] for name in ("DB_OWNER_URIS", "DB_URIS"))
+def test_a_sweep_reads_no_orders_that_ended_since_the_oldest_snapshot(
+    run, config, sql
+) -> None:
+    owner, application = (
+        config[name]["orders:Base"] for name in ("DB_OWNER_URIS", "DB_URIS")
+    )
     with old_snapshot(owner):
         sql("orders", "BEGIN")  # no sweeper sees them pending
         insert_due(sql, count=10_000, due="1 minute")

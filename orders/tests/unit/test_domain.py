@@ -11,13 +11,24 @@ from orders import domain
 from orders.domain import Ending, ending, is_overdue, wait_s
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(["done", "refused"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.sampled_from(["done", "refused"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
 )
 
 
-statuses = anything | st.sampled_from(["done", "refused", "Done", "done ", "conflict", "pending"])
-answers = anything | st.fixed_dictionaries({}, optional={"status": statuses, "reason": anything})
+statuses = anything | st.sampled_from(
+    ["done", "refused", "Done", "done ", "conflict", "pending"]
+)
+answers = anything | st.fixed_dictionaries(
+    {}, optional={"status": statuses, "reason": anything}
+)
 
 
 def test_done_ends_an_order_as_paid() -> None:
@@ -54,7 +65,10 @@ def test_nothing_but_billings_stored_word_ends_an_order(answer) -> None:
     end = ending("o", answer)
     if end is None:
         return
-    assert (end.order_id, end.status) == ("o", {"done": "paid", "refused": "rejected"}[answer["status"]])
+    assert (end.order_id, end.status) == (
+        "o",
+        {"done": "paid", "refused": "rejected"}[answer["status"]],
+    )
     assert end.reason == (answer["reason"] if end.status == "rejected" else None)
     assert bool(end.reason) == (end.status == "rejected")
 

@@ -21,7 +21,9 @@ MEASURED = (
     "import resource, sys; from replay.__main__ import main; code = main(['--settled']);"
     " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
 )
-MORE_MB = 10  # a chunk of rows, and a batch of events; all rows would be many times as much
+MORE_MB = (
+    10  # a chunk of rows, and a batch of events; all rows would be many times as much
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,29 +54,39 @@ def events(sql) -> Callable[[str], dict[str, str]]:
     return read
 
 
-def test_where_nothing_is_missing_it_says_how_much_it_checked(story, replay, sql) -> None:
+def test_where_nothing_is_missing_it_says_how_much_it_checked(
+    story, replay, sql
+) -> None:
     code, out, err = replay("--since", "2020-01-01 00:00:00+00")
     assert (code, err) == (0, "")
     assert out.splitlines()[1:] == [
         "users: 2 checked, 0 without account, 0 without recipient, 0 replayed, 0 already on the way",
         "orders: 20 checked, 0 without letter, 0 replayed, 0 already on the way",
     ]
-    assert sql("orders", "SELECT FROM outbox") == sql("users", "SELECT FROM outbox") == []
+    assert (
+        sql("orders", "SELECT FROM outbox") == sql("users", "SELECT FROM outbox") == []
+    )
 
 
-def test_only_the_orders_without_a_letter_are_replayed(story, replay, sql, events) -> None:
+def test_only_the_orders_without_a_letter_are_replayed(
+    story, replay, sql, events
+) -> None:
     lost = [order(1, 3), REJECTED]
     sql("notifications", "DELETE FROM letters WHERE order_id = ANY(%s::uuid[])", [lost])
     code, out, _ = replay()
     assert code == 0
     _, _, said, *ids = out.splitlines()
-    assert said == "orders: 20 checked, 2 without letter, 2 replayed, 0 already on the way"
+    assert (
+        said == "orders: 20 checked, 2 without letter, 2 replayed, 0 already on the way"
+    )
     assert sorted(ids) == sorted(f"  {id_} has no letter" for id_ in lost)
     assert events("orders") == {order(1, 3): "order_paid", REJECTED: "order_rejected"}
     assert events("users") == {}
 
 
-def test_a_user_without_an_account_or_a_recipient_has_one_event(story, replay, sql, events) -> None:
+def test_a_user_without_an_account_or_a_recipient_has_one_event(
+    story, replay, sql, events
+) -> None:
     sql("billing", "DELETE FROM accounts")
     sql("notifications", "DELETE FROM recipients WHERE user_id = %s", [user(2)])
     code, out, _ = replay()
@@ -82,12 +94,17 @@ def test_a_user_without_an_account_or_a_recipient_has_one_event(story, replay, s
     _, said, *ids, _ = out.splitlines()
     counts = "2 checked, 2 without account, 1 without recipient, 2 replayed, 0 already on the way"
     assert said == f"users: {counts}"
-    lines = [f"  {user(1)} has no account", f"  {user(2)} has no account and no recipient"]
+    lines = [
+        f"  {user(1)} has no account",
+        f"  {user(2)} has no account and no recipient",
+    ]
     assert sorted(ids) == sorted(lines)
     assert events("users") == dict.fromkeys((user(1), user(2)), "user_created")
 
 
-def test_the_order_of_an_unknown_user_has_no_letter_and_is_not_replayed(story, replay, sql, events) -> None:
+def test_the_order_of_an_unknown_user_has_no_letter_and_is_not_replayed(
+    story, replay, sql, events
+) -> None:
     sql("orders", "ALTER TABLE orders DISABLE TRIGGER ended_orders_stay")
     sql("orders", "UPDATE orders SET reason = 'unknown-user' WHERE id = %s", [REJECTED])
     sql("orders", "ALTER TABLE orders ENABLE TRIGGER ended_orders_stay")
@@ -120,7 +137,9 @@ def test_nothing_from_before_since_is_replayed(story, replay, sql, events) -> No
 
 def test_since_is_inclusive_to_the_microsecond(story, replay, sql, events) -> None:
     sql("notifications", "DELETE FROM letters")
-    [(at, later)] = sql("orders", "SELECT DISTINCT ended_at, ended_at + interval '1 us' FROM orders")
+    [(at, later)] = sql(
+        "orders", "SELECT DISTINCT ended_at, ended_at + interval '1 us' FROM orders"
+    )
     replay("--since", str(later))
     assert events("orders") == {}
     replay("--since", str(at))
@@ -141,16 +160,27 @@ def test_what_may_be_on_the_way_is_not_replayed_before_the_suite_has_settled(
     assert (len(events("orders")), len(events("users"))) == (2, 1)
 
 
-def test_a_dry_run_tells_of_the_same_and_changes_nothing(story, replay, sql, events) -> None:
+def test_a_dry_run_tells_of_the_same_and_changes_nothing(
+    story, replay, sql, events
+) -> None:
     tell(sql, shoppers=1, orders=10, first=3)
     sql("orders", SENT_LONG_AGO)
     sql("notifications", "DELETE FROM letters")
     sql("billing", "DELETE FROM accounts")
-    before = [sql(name, "SELECT *, xmin FROM outbox ORDER BY event_id") for name in ("users", "orders")]
+    before = [
+        sql(name, "SELECT *, xmin FROM outbox ORDER BY event_id")
+        for name in ("users", "orders")
+    ]
     code, told, _ = replay("--dry-run")
     assert code == 1
-    assert "orders: 30 checked, 30 without letter, 30 to replay, 0 already on the way" in told
-    after = [sql(name, "SELECT *, xmin FROM outbox ORDER BY event_id") for name in ("users", "orders")]
+    assert (
+        "orders: 30 checked, 30 without letter, 30 to replay, 0 already on the way"
+        in told
+    )
+    after = [
+        sql(name, "SELECT *, xmin FROM outbox ORDER BY event_id")
+        for name in ("users", "orders")
+    ]
     assert after == before
     code, done, _ = replay()
     assert code == 0
@@ -158,7 +188,9 @@ def test_a_dry_run_tells_of_the_same_and_changes_nothing(story, replay, sql, eve
     assert len(events("orders")) == 30
 
 
-def test_an_event_that_the_outbox_still_has_is_marked_as_unsent(story, replay, sql, events) -> None:
+def test_an_event_that_the_outbox_still_has_is_marked_as_unsent(
+    story, replay, sql, events
+) -> None:
     """A second row would be a difference for the audit."""
     tell(sql, shoppers=1, orders=10, first=3)
     sql("orders", SENT_LONG_AGO)
@@ -179,11 +211,16 @@ def test_an_event_that_is_on_the_way_is_left_alone(story, replay, sql, sent_at) 
     assert replay("--dry-run")[0] == 1
     code, out, _ = replay()
     assert code == 0
-    assert "orders: 30 checked, 10 without letter, 0 replayed, 10 already on the way" in out
+    assert (
+        "orders: 30 checked, 10 without letter, 0 replayed, 10 already on the way"
+        in out
+    )
     assert sql("orders", "SELECT *, xmin FROM outbox ORDER BY event_id") == before
 
 
-def test_another_event_about_the_same_user_is_left_alone(story, replay, sql, events) -> None:
+def test_another_event_about_the_same_user_is_left_alone(
+    story, replay, sql, events
+) -> None:
     """And does not stand for the one that is missing."""
     sql(
         "users",
@@ -199,20 +236,37 @@ def test_a_second_replay_changes_nothing_more(story, replay, sql) -> None:
     sql("notifications", "DELETE FROM letters")
     sql("billing", "DELETE FROM accounts")
     replay()
-    first = [sql(name, "SELECT *, xmin FROM outbox ORDER BY event_id") for name in ("users", "orders")]
+    first = [
+        sql(name, "SELECT *, xmin FROM outbox ORDER BY event_id")
+        for name in ("users", "orders")
+    ]
     code, out, _ = replay()
     assert code == 0
-    assert re.findall(r"(\d+) replayed, (\d+) already on the way", out) == [("0", "2"), ("0", "20")]
-    second = [sql(name, "SELECT *, xmin FROM outbox ORDER BY event_id") for name in ("users", "orders")]
+    assert re.findall(r"(\d+) replayed, (\d+) already on the way", out) == [
+        ("0", "2"),
+        ("0", "20"),
+    ]
+    second = [
+        sql(name, "SELECT *, xmin FROM outbox ORDER BY event_id")
+        for name in ("users", "orders")
+    ]
     assert second == first
 
 
-def test_two_replays_at_once_write_one_event_for_each_order(story, start_replay, sql, events, owner) -> None:
+def test_two_replays_at_once_write_one_event_for_each_order(
+    story, start_replay, sql, events, owner
+) -> None:
     """Both have seen the same orders without a letter before one of them can write."""
     sql("notifications", "DELETE FROM letters")
-    owner.cursor().execute("LOCK TABLE outbox IN SHARE MODE")  # it may be read, not written
+    owner.cursor().execute(
+        "LOCK TABLE outbox IN SHARE MODE"
+    )  # it may be read, not written
     both = [start_replay("--settled"), start_replay("--settled")]
-    eventually(lambda: sql("orders", "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(2,)])
+    eventually(
+        lambda: (
+            sql("orders", "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(2,)]
+        )
+    )
     owner.commit()
     printed = "".join(each.wait() for each in both)
     assert sorted(re.findall(r"orders: .* (\d+) replayed", printed)) == ["0", "20"]
@@ -227,7 +281,11 @@ def test_an_event_that_is_cleaned_up_meanwhile_is_inserted_again(
     sql("notifications", "DELETE FROM letters")
     owner.cursor().execute("LOCK TABLE outbox IN SHARE MODE")
     started = start_replay("--settled")
-    eventually(lambda: sql("orders", "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)])
+    eventually(
+        lambda: (
+            sql("orders", "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)]
+        )
+    )
     owner.cursor().execute("DELETE FROM outbox")
     owner.commit()
     assert "30 replayed" in started.wait()
@@ -237,20 +295,31 @@ def test_an_event_that_is_cleaned_up_meanwhile_is_inserted_again(
 def test_a_letter_that_comes_meanwhile_is_not_missing(clean, config, sql) -> None:
     tell(sql, shoppers=1, orders=2 * CHUNK)
     sql("notifications", "DELETE FROM letters")
-    chunks = find_missing(config, ORDERS, Options("-infinity", settled=False, dry_run=True))
+    chunks = find_missing(
+        config, ORDERS, Options("-infinity", settled=False, dry_run=True)
+    )
     assert len(next(chunks)[1]) == CHUNK
     *_, write_letters = STORY["notifications"]
-    sql("notifications", write_letters, {"first": 1, "last": 1, "orders": 2 * CHUNK, "ago": "0 s"})
+    sql(
+        "notifications",
+        write_letters,
+        {"first": 1, "last": 1, "orders": 2 * CHUNK, "ago": "0 s"},
+    )
     assert [len(found) for _, found in chunks] == [0]
 
 
-def test_of_many_the_first_are_printed_and_all_are_replayed(story, replay, sql, events) -> None:
+def test_of_many_the_first_are_printed_and_all_are_replayed(
+    story, replay, sql, events
+) -> None:
     tell(sql, shoppers=1, orders=2500, first=3)  # more than one batch
     sql("orders", SENT_LONG_AGO)
     sql("notifications", "DELETE FROM letters")
     code, out, _ = replay()
     assert code == 0
-    assert "orders: 2520 checked, 2520 without letter, 2520 replayed, 0 already on the way" in out
+    assert (
+        "orders: 2520 checked, 2520 without letter, 2520 replayed, 0 already on the way"
+        in out
+    )
     assert len(re.findall("has no letter", out)) == SHOWN
     assert out.splitlines()[-1] == "  ... and 2500 more"
     assert len(events("orders")) == 2520
@@ -268,7 +337,9 @@ def test_of_many_the_first_are_printed_and_all_are_replayed(story, replay, sql, 
         (["--since", "when I was young"], {}, "invalid input syntax"),
     ],
 )
-def test_where_it_could_not_look_one_line_says_why(clean, replay, flags, settings, said) -> None:
+def test_where_it_could_not_look_one_line_says_why(
+    clean, replay, flags, settings, said
+) -> None:
     code, out, err = replay(*flags, **settings)
     assert (code, out) == (2, "")
     assert err.startswith("could not look: ")
@@ -293,4 +364,6 @@ def test_memory_does_not_grow_with_the_tables(clean, sql, environment) -> None:
     tell(sql, shoppers=300, orders=200, first=2)
     sql("notifications", "DELETE FROM letters")
     assert peak_mb() - small < MORE_MB
-    assert sql("orders", "SELECT count(*) FROM outbox WHERE sent_at IS NULL") == [(61_000,)]
+    assert sql("orders", "SELECT count(*) FROM outbox WHERE sent_at IS NULL") == [
+        (61_000,)
+    ]

@@ -36,7 +36,12 @@ def shop(running, clean, rpc) -> Any:
 
 def sign_up(shop: Any, name: str, **more: str) -> str:
     """A new user with 100.00; the user's id."""
-    facts = {"username": name, "email": f"{name}@example.org", "password": "correct horse", **more}
+    facts = {
+        "username": name,
+        "email": f"{name}@example.org",
+        "password": "correct horse",
+        **more,
+    }
     user_id = shop.users.create(**facts)["user"]["id"]
     shop.billing.deposit(user_id=user_id, amount_minor=100_00, ref=f"till-{name}")
     return user_id
@@ -64,13 +69,19 @@ def bought(shop, config) -> None:
     for name, locale in (("ann", "en"), ("bob", "ru")):
         user_id = sign_up(shop, name, locale=locale)
         for price_minor in (40_00, 70_00):
-            placed = shop.orders.place(user_id=user_id, price_minor=price_minor, request_id=f"by-{name}")
+            placed = shop.orders.place(
+                user_id=user_id, price_minor=price_minor, request_id=f"by-{name}"
+            )
             assert placed["status"] in ("paid", "rejected")
     eventually(lambda: is_quiet(config))
 
 
-@pytest.mark.parametrize("is_cleaned", [True, False], ids=["by the tables", "by the outbox"])
-def test_missing_letters_come_back_as_they_were(bought, replay, sql, config, is_cleaned) -> None:
+@pytest.mark.parametrize(
+    "is_cleaned", [True, False], ids=["by the tables", "by the outbox"]
+)
+def test_missing_letters_come_back_as_they_were(
+    bought, replay, sql, config, is_cleaned
+) -> None:
     before = letters(sql)
     assert [kind for _, kind, *_ in before] == ["happiness", "grief"] * 2
     if is_cleaned:
@@ -85,8 +96,12 @@ def test_missing_letters_come_back_as_they_were(bought, replay, sql, config, is_
     assert replay("--settled", "--dry-run")[0] == 0
 
 
-@pytest.mark.parametrize("is_cleaned", [True, False], ids=["by the tables", "by the outbox"])
-def test_a_missing_account_and_a_missing_recipient_come_back(shop, replay, sql, config, is_cleaned) -> None:
+@pytest.mark.parametrize(
+    "is_cleaned", [True, False], ids=["by the tables", "by the outbox"]
+)
+def test_a_missing_account_and_a_missing_recipient_come_back(
+    shop, replay, sql, config, is_cleaned
+) -> None:
     new = {"email": "eve@example.org", "password": "correct horse"}
     user_id = shop.users.create(username="eve", locale="ru", **new)["user"]["id"]
     eventually(lambda: is_quiet(config))
@@ -96,12 +111,18 @@ def test_a_missing_account_and_a_missing_recipient_come_back(shop, replay, sql, 
     sql("notifications", "DELETE FROM recipients")
     assert replay("--settled")[0] == 0
     eventually(lambda: is_quiet(config))
-    assert sql("billing", "SELECT user_id, balance_minor FROM accounts") == [(user_id, 0)]
-    recipients = sql("notifications", "SELECT user_id, username, email, locale FROM recipients")
+    assert sql("billing", "SELECT user_id, balance_minor FROM accounts") == [
+        (user_id, 0)
+    ]
+    recipients = sql(
+        "notifications", "SELECT user_id, username, email, locale FROM recipients"
+    )
     assert recipients == [(user_id, "eve", "eve@example.org", "ru")]
 
 
-def test_a_replayed_event_is_the_original_but_for_its_id(bought, replay, sql, config) -> None:
+def test_a_replayed_event_is_the_original_but_for_its_id(
+    bought, replay, sql, config
+) -> None:
     """Its time is that of the row, which the database set a moment after the service made the event."""
     before = {name: sql(name, EVENTS) for name in ("users", "orders")}
     for name in before:
@@ -127,10 +148,15 @@ def test_a_replayed_event_is_the_original_but_for_its_id(bought, replay, sql, co
             assert copy[0] == event_type
             assert copy[1] == (request_id if name == "orders" else "replay")
             assert list(copy[2]) == list(payload)
-            assert copy[2] == payload | {name: copy[2][name] for name in ("event_id", "occurred_at")}
+            assert copy[2] == payload | {
+                name: copy[2][name] for name in ("event_id", "occurred_at")
+            }
             assert copy[2]["event_id"] != payload["event_id"]
             assert copy[2]["occurred_at"] == moments[subject(copy[2])]
-            occurred = [datetime.fromisoformat(each["occurred_at"]) for each in (payload, copy[2])]
+            occurred = [
+                datetime.fromisoformat(each["occurred_at"])
+                for each in (payload, copy[2])
+            ]
             assert abs(occurred[0] - occurred[1]) < timedelta(seconds=DEADLINE_S)
 
 

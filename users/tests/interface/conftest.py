@@ -26,7 +26,9 @@ def stored(sql) -> Callable[[], tuple[int, int]]:
 
     def count() -> tuple[int, int]:
         [(users,)] = sql("users", "SELECT count(*) FROM users")
-        [(events,)] = sql("users", "SELECT count(*) FROM outbox WHERE type = 'user_created'")
+        [(events,)] = sql(
+            "users", "SELECT count(*) FROM outbox WHERE type = 'user_created'"
+        )
         return users, events
 
     return count

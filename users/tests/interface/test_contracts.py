@@ -2,7 +2,13 @@
 
 import pytest
 
-from tests.contracts import alike, event_sample, methods_with_samples, rpc_methods, rpc_sample
+from tests.contracts import (
+    alike,
+    event_sample,
+    methods_with_samples,
+    rpc_methods,
+    rpc_sample,
+)
 from users.service import Service
 
 
@@ -15,7 +21,8 @@ def test_answers_are_as_the_samples_say(users, method) -> None:
     sample = rpc_sample(f"users.{method}")
     if method != "create":
         users.create(
-            id=event_sample("users.user_created")["user_id"], **rpc_sample("users.create")["request"]
+            id=event_sample("users.user_created")["user_id"],
+            **rpc_sample("users.create")["request"],
         )
     assert alike(getattr(users, method)(**sample["request"])) == alike(sample["answer"])
 

@@ -35,7 +35,9 @@ class Gateway:
 @pytest.fixture
 def call(users, run, config, caplog) -> Iterator[Callable[..., Any]]:
     """`call(address, method, ...)`: users, as the gateway calls it for the client of that address."""
-    caplog.set_level("CRITICAL")  # as in config.yaml: nameko logs a stack for each refusal
+    caplog.set_level(
+        "CRITICAL"
+    )  # as in config.yaml: nameko logs a stack for each refusal
     workers = {**config["WORKERS"], "caller": 4 * GUESSES}
     proxy = dependency(run(Gateway, WORKERS=workers), "users")
 
@@ -64,7 +66,12 @@ def guessing(call: Callable[..., Any]) -> Iterator[Counter[str]]:
     def guess(number: int) -> None:
         while not is_over:
             try:
-                call("192.0.2.66", "authenticate", username=f"name{number}", password="guess")
+                call(
+                    "192.0.2.66",
+                    "authenticate",
+                    username=f"name{number}",
+                    password="guess",
+                )
                 ends["wrong"] += 1
             except (Unavailable, DeadlineExceeded):
                 ends["refused"] += 1
@@ -79,7 +86,9 @@ def guessing(call: Callable[..., Any]) -> Iterator[Counter[str]]:
             thread.wait()
 
 
-def test_a_crowd_of_guesses_neither_refuses_nor_delays_another_client(call, quick_hashes) -> None:
+def test_a_crowd_of_guesses_neither_refuses_nor_delays_another_client(
+    call, quick_hashes
+) -> None:
     def login_s() -> float:
         started = monotonic()
         assert call("192.0.2.1", "authenticate", **BOB)["username"] == "bob"

@@ -7,7 +7,12 @@ from nameko.exceptions import MalformedRequest
 
 from chassis.errors import InternalError
 
-ANN = {"username": "Ann", "email": "Ann@example.com", "password": "correct horse", "locale": "ru"}
+ANN = {
+    "username": "Ann",
+    "email": "Ann@example.com",
+    "password": "correct horse",
+    "locale": "ru",
+}
 NONE, ONE = (0, 0), (1, 1)  # users and events stored
 
 
@@ -19,11 +24,21 @@ def test_a_new_user_is_stored_with_one_event(users, stored, sql) -> None:
     outcome = users.create(**ANN)
     assert outcome["status"] == "created"
     user = outcome["user"]
-    assert user == {"id": user["id"], "username": "Ann", "email": "Ann@example.com", "locale": "ru"}
+    assert user == {
+        "id": user["id"],
+        "username": "Ann",
+        "email": "Ann@example.com",
+        "locale": "ru",
+    }
     assert users.get(user_id=user["id"]) == user
     assert stored() == ONE
     [(event,)] = sql("users", "SELECT payload FROM outbox")
-    facts = {"user_id": user["id"], "username": "Ann", "email": "Ann@example.com", "locale": "ru"}
+    facts = {
+        "user_id": user["id"],
+        "username": "Ann",
+        "email": "Ann@example.com",
+        "locale": "ru",
+    }
     assert event == {
         **facts,
         "event_id": event["event_id"],
@@ -46,12 +61,20 @@ def test_the_locale_is_english_unless_told(users) -> None:
 
 
 @pytest.mark.parametrize("locale", ["ru-RU", "RU", "ru_RU.UTF-8"])
-def test_a_locale_is_stored_and_published_as_a_language_of_letters(users, sql, locale) -> None:
+def test_a_locale_is_stored_and_published_as_a_language_of_letters(
+    users, sql, locale
+) -> None:
     ann = {**ANN, "id": new_id(), "locale": locale}
     first = users.create(**ann)
     assert first["user"]["locale"] == "ru"
-    assert sql("users", "SELECT locale, payload ->> 'locale' FROM users, outbox") == [("ru", "ru")]
-    assert users.create(**{**ann, "locale": "ru"}) == first == users.create(**{**ann, "locale": "xx"})
+    assert sql("users", "SELECT locale, payload ->> 'locale' FROM users, outbox") == [
+        ("ru", "ru")
+    ]
+    assert (
+        users.create(**{**ann, "locale": "ru"})
+        == first
+        == users.create(**{**ann, "locale": "xx"})
+    )
 
 
 def test_an_unknown_language_falls_back_to_english(users) -> None:
@@ -72,10 +95,15 @@ def test_two_forms_of_one_domain_are_one_address(users, stored, first, second) -
     assert stored() == ONE
 
 
-def test_an_address_of_an_earlier_version_is_taken_in_both_forms_and_kept(users, stored, sql) -> None:
+def test_an_address_of_an_earlier_version_is_taken_in_both_forms_and_kept(
+    users, stored, sql
+) -> None:
     ann = users.create(**ANN)["user"]
     written = "Bob@XN--E1AYBC.xn--p1ai"
-    sql("users", f"UPDATE users SET email = '{written}', email_key = '{written.casefold()}'")
+    sql(
+        "users",
+        f"UPDATE users SET email = '{written}', email_key = '{written.casefold()}'",
+    )
     for email in (written, ASCII, UNICODE):
         outcome = users.create(**{**ANN, "email": email, "username": "other"})
         assert (outcome["status"], list(outcome["errors"])) == ("taken", ["email"])
@@ -92,7 +120,9 @@ def test_an_address_of_an_earlier_version_is_taken_in_both_forms_and_kept(users,
         ({}, {"username", "email"}),
     ],
 )
-def test_a_name_or_address_that_differs_in_case_only_is_taken(users, stored, change, taken) -> None:
+def test_a_name_or_address_that_differs_in_case_only_is_taken(
+    users, stored, change, taken
+) -> None:
     users.create(**ANN)
     outcome = users.create(**{**ANN, **change})
     assert outcome["status"] == "taken"
@@ -120,15 +150,21 @@ def test_an_id_with_another_name_or_address_is_taken(users, stored) -> None:
     users.create(**ann)
     other = {**ann, "username": "other", "email": "other@example.com"}
     assert users.create(**other)["errors"].keys() == {"id"}
-    assert users.create(**{**other, "email": ANN["email"]})["errors"].keys() == {"email"}
+    assert users.create(**{**other, "email": ANN["email"]})["errors"].keys() == {
+        "email"
+    }
     assert stored() == ONE
 
 
 def test_of_sign_ups_at_once_one_is_created(users, stored) -> None:
     calls = [users.create.call_async(**ANN) for _ in range(6)]
     outcomes = [call.result() for call in calls]
-    assert sorted(outcome["status"] for outcome in outcomes) == ["created"] + ["taken"] * 5
-    assert {name for o in outcomes if o["status"] == "taken" for name in o["errors"]} == {"username", "email"}
+    assert (
+        sorted(outcome["status"] for outcome in outcomes) == ["created"] + ["taken"] * 5
+    )
+    assert {
+        name for o in outcomes if o["status"] == "taken" for name in o["errors"]
+    } == {"username", "email"}
     assert stored() == ONE
 
 
@@ -140,9 +176,40 @@ def test_redelivered_sign_ups_at_once_are_all_created_as_one(users, stored) -> N
 
 
 WRONG = {
-    "username": [None, "", 7, "a" * 65, "a b", "-ann", "an\nn", "ann\n", "аnn", "a\x00b", "<b>", {"a": 1}],
-    "email": [None, "", "ann", "ann@", "a@b", "ann@example.com\r\nBcc: x@y.z", "a@b.c\n", "é@localhost"],
-    "password": [None, "", "1234567", "x" * 129, "x" * 1_000_000, 12345678, "a\x00bcdefgh", "\ud800" * 8],
+    "username": [
+        None,
+        "",
+        7,
+        "a" * 65,
+        "a b",
+        "-ann",
+        "an\nn",
+        "ann\n",
+        "аnn",
+        "a\x00b",
+        "<b>",
+        {"a": 1},
+    ],
+    "email": [
+        None,
+        "",
+        "ann",
+        "ann@",
+        "a@b",
+        "ann@example.com\r\nBcc: x@y.z",
+        "a@b.c\n",
+        "é@localhost",
+    ],
+    "password": [
+        None,
+        "",
+        "1234567",
+        "x" * 129,
+        "x" * 1_000_000,
+        12345678,
+        "a\x00bcdefgh",
+        "\ud800" * 8,
+    ],
     "locale": [None, "", "../en", "x" * 36, 1],
     "id": ["", "42", None, new_id().upper()],
     "balance": [1],
@@ -151,7 +218,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("field", WRONG)
-def test_a_wrong_value_is_named_and_stores_nothing(users, stored, subtests, field) -> None:
+def test_a_wrong_value_is_named_and_stores_nothing(
+    users, stored, subtests, field
+) -> None:
     for value in WRONG[field]:
         with subtests.test(value=repr(value)[:40]):
             outcome = users.create(**{**ANN, field: value})
@@ -182,7 +251,9 @@ def test_users_are_found_by_id_in_the_order_asked_for(users) -> None:
     ids = [bob["id"], new_id(), "42", None, ann["id"], bob["id"]]
     assert users.get_many(user_ids=ids) == [bob, None, None, None, ann, bob]
     assert users.get_many(user_ids=[]) == []
-    assert [users.get(user_id=id_) for id_ in (new_id(), "", None, 42, ann["id"].upper())] == [None] * 5
+    assert [
+        users.get(user_id=id_) for id_ in (new_id(), "", None, 42, ann["id"].upper())
+    ] == [None] * 5
 
 
 def test_the_right_password_logs_in_whatever_the_case_of_the_name(users) -> None:
@@ -193,12 +264,18 @@ def test_the_right_password_logs_in_whatever_the_case_of_the_name(users) -> None
 
 def test_a_user_with_an_address_of_earlier_rules_logs_in(users, sql) -> None:
     ann = users.create(**ANN)["user"]
-    sql("users", "UPDATE users SET email = '-oQ@localhost', email_key = '-oq@localhost'")
+    sql(
+        "users", "UPDATE users SET email = '-oQ@localhost', email_key = '-oq@localhost'"
+    )
     logged_in = users.authenticate(username="Ann", password=ANN["password"])
-    assert logged_in == {**ann, "email": "-oQ@localhost"} == users.get(user_id=ann["id"])
+    assert (
+        logged_in == {**ann, "email": "-oQ@localhost"} == users.get(user_id=ann["id"])
+    )
 
 
-def test_a_login_to_a_hash_that_cannot_be_read_is_as_a_wrong_password(users, sql) -> None:
+def test_a_login_to_a_hash_that_cannot_be_read_is_as_a_wrong_password(
+    users, sql
+) -> None:
     users.create(**ANN)
     sql("users", "UPDATE users SET password_hash = 'x'")
     assert users.authenticate(username="Ann", password=ANN["password"]) is None

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from users.domain import address_forms, fold, locale, taken
 
-NAME, ADDRESS = {"username": ["This username is taken."]}, {"email": ["This address is in use."]}
+NAME, ADDRESS = (
+    {"username": ["This username is taken."]},
+    {"email": ["This address is in use."]},
+)
 
 
 def keys(username: str, email: str) -> dict[str, str]:
@@ -28,7 +31,10 @@ def test_texts_that_differ_in_case_are_one(text) -> None:
     [
         ([keys("ANN", "other@example.com")], NAME),
         ([keys("other", "Ann@Example.com")], ADDRESS),
-        ([keys("ann", "other@example.com"), keys("other", "ann@example.com")], NAME | ADDRESS),
+        (
+            [keys("ann", "other@example.com"), keys("other", "ann@example.com")],
+            NAME | ADDRESS,
+        ),
         ([keys("anna", "ann@example.org")], {}),
         ([], {}),
     ],
@@ -38,7 +44,9 @@ def test_what_is_taken_is_named(holders, errors) -> None:
 
 
 # Letters whose upper case is one letter, and that IDNA takes as they are.
-LETTERS = st.text(st.sampled_from("abcxyzàéîõüабвйёяαβγאבג日本한국"), min_size=1, max_size=12)
+LETTERS = st.text(
+    st.sampled_from("abcxyzàéîõüабвйёяαβγאבג日本한국"), min_size=1, max_size=12
+)
 SPELLINGS = [
     str,
     str.upper,
@@ -48,13 +56,22 @@ SPELLINGS = [
 ]
 
 
-@given(LETTERS, LETTERS, st.sampled_from(["рф", "com", "中国"]), st.sampled_from(SPELLINGS))
+@given(
+    LETTERS, LETTERS, st.sampled_from(["рф", "com", "中国"]), st.sampled_from(SPELLINGS)
+)
 @example("a", "тест", "рф", SPELLINGS[-1])
-def test_two_spellings_of_an_international_address_are_one(local, label, top, spell) -> None:
+def test_two_spellings_of_an_international_address_are_one(
+    local, label, top, spell
+) -> None:
     assume(not {unicodedata.bidirectional(c) for c in label} - {"L"})
     first = address_forms(f"{local}@{label}.{top}")
-    assert address_forms(f"{local.upper()}@{spell(f'{label}.{top}')}")["email_key"] == first["email_key"]
-    assert address_forms(f"{normalize('NFD', local)}@{spell(f'{label}.{top}')}") == first
+    assert (
+        address_forms(f"{local.upper()}@{spell(f'{label}.{top}')}")["email_key"]
+        == first["email_key"]
+    )
+    assert (
+        address_forms(f"{normalize('NFD', local)}@{spell(f'{label}.{top}')}") == first
+    )
 
 
 def test_the_key_of_an_ascii_address_is_that_of_earlier_versions() -> None:
@@ -68,7 +85,8 @@ def test_the_key_of_an_ascii_address_is_that_of_earlier_versions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("a@faß.de", "a@fass.de"), ("ı@x.org", "i@x.org"), ("a@bücher.de", "a@bucher.de")]
+    ("one", "other"),
+    [("a@faß.de", "a@fass.de"), ("ı@x.org", "i@x.org"), ("a@bücher.de", "a@bucher.de")],
 )
 def test_addresses_of_different_mailboxes_are_two(one, other) -> None:
     assert address_forms(one)["email_key"] != address_forms(other)["email_key"]
@@ -77,7 +95,9 @@ def test_addresses_of_different_mailboxes_are_two(one, other) -> None:
 def test_local_parts_that_differ_in_case_only_are_one_in_any_script() -> None:
     spellings = ["straße@x.org", "STRASSE@x.org", "Straße@X.org"]
     assert len({address_forms(email)["email_key"] for email in spellings}) == 1
-    assert address_forms("ΐ@x.org")["email_key"] == address_forms("Ϊ́@x.org")["email_key"]
+    assert (
+        address_forms("ΐ@x.org")["email_key"] == address_forms("Ϊ́@x.org")["email_key"]
+    )
 
 
 def test_letters_go_to_the_normalized_form() -> None:
@@ -87,10 +107,23 @@ def test_letters_go_to_the_normalized_form() -> None:
 @pytest.mark.parametrize(
     ("tag", "language"),
     [
-        *((tag, "ru") for tag in ("ru", "RU", "ru-RU", "ru_RU", "ru_RU.UTF-8", "ru.UTF-8", "ru-Cyrl-KZ")),
+        *(
+            (tag, "ru")
+            for tag in (
+                "ru",
+                "RU",
+                "ru-RU",
+                "ru_RU",
+                "ru_RU.UTF-8",
+                "ru.UTF-8",
+                "ru-Cyrl-KZ",
+            )
+        ),
         *((tag, "en") for tag in ("en", "EN", "en-us", "en_US", "en-US@posix")),
         *((tag, "en") for tag in ("xx", "xx-Hans-CN", "C", "POSIX", "rup-RU", "x-ru")),
     ],
 )
-def test_a_tag_stands_for_its_language_and_an_unknown_one_for_english(tag, language) -> None:
+def test_a_tag_stands_for_its_language_and_an_unknown_one_for_english(
+    tag, language
+) -> None:
     assert locale(tag) == language

@@ -71,7 +71,9 @@ def test_those_of_one_address_and_one_name_come_in_their_order(crowd) -> None:
 
 
 @CROWDS
-def test_a_crowd_delays_a_caller_of_another_address_and_name_by_few_turns(crowd, guesses) -> None:
+def test_a_crowd_delays_a_caller_of_another_address_and_name_by_few_turns(
+    crowd, guesses
+) -> None:
     crowd.come(*guesses[:-1], BOB)
     assert crowd.serve().index(BOB) <= 3
     assert len(crowd.served) == MAX_WAITING
@@ -83,20 +85,26 @@ def test_behind_a_proxy_the_names_share_the_turns(crowd) -> None:
     assert crowd.serve().index(("proxy", "bob")) <= 3
 
 
-def test_a_guess_of_a_users_own_name_from_elsewhere_delays_the_user_by_few_turns(crowd) -> None:
+def test_a_guess_of_a_users_own_name_from_elsewhere_delays_the_user_by_few_turns(
+    crowd,
+) -> None:
     crowd.come(*[("guesser's", "bob")] * (MAX_WAITING - 1), BOB)
     assert crowd.serve().index(BOB) <= 3
 
 
 @CROWDS
-def test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller(crowd, guesses) -> None:
+def test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller(
+    crowd, guesses
+) -> None:
     crowd.come(*guesses, BOB, *guesses)
     assert BOB in crowd.serve()
     assert len(crowd.refused) == MAX_WAITING + 1
     assert crowd.served.index(BOB) <= 3
 
 
-def test_in_a_full_queue_behind_a_proxy_a_name_takes_the_place_of_the_most_frequent(crowd) -> None:
+def test_in_a_full_queue_behind_a_proxy_a_name_takes_the_place_of_the_most_frequent(
+    crowd,
+) -> None:
     crowd.come(*[("proxy", "ann")] * MAX_WAITING, ("proxy", "bob"), ("proxy", "ann"))
     assert ("proxy", "bob") in crowd.serve()
     assert crowd.refused == [("proxy", "ann")] * 2
@@ -121,7 +129,9 @@ def test_whatever_comes_a_lone_caller_waits_two_turns_for_each_address_at_most(
     crowd = Crowd()
     crowd.come(*crowded[: MAX_WAITING // 2], BOB, *later[: MAX_WAITING // 2 - 1])
     place = crowd.serve().index(BOB)
-    addresses, usernames = (len(set(kind)) for kind in zip(*crowded, *later, BOB, strict=False))
+    addresses, usernames = (
+        len(set(kind)) for kind in zip(*crowded, *later, BOB, strict=False)
+    )
     assert place <= 2 * min(addresses, usernames)
 
 
@@ -143,10 +153,14 @@ def test_the_slot_of_a_killed_caller_is_not_lost(crowd, killed) -> None:
     assert len(crowd.served) == 2
 
 
-def test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back(crowd) -> None:
+def test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back(
+    crowd,
+) -> None:
     [bob] = crowd.come(BOB)
     crowd._closed.send()
-    crowd._threads[0].wait()  # the slot is Bob's now, and its greenthread has not run yet
+    crowd._threads[
+        0
+    ].wait()  # the slot is Bob's now, and its greenthread has not run yet
     bob.kill()
     with eventlet.Timeout(5), crowd.queue.slot("ann's", "ann"):
         pass

@@ -44,7 +44,9 @@ def test_equal_passwords_have_different_hashes() -> None:
     assert hash_password("correct horse") != hash_password("correct horse")
 
 
-@pytest.mark.parametrize("password", ["correct horse", "пароль из слов", "🐎" * 32, " spaces "])
+@pytest.mark.parametrize(
+    "password", ["correct horse", "пароль из слов", "🐎" * 32, " spaces "]
+)
 def test_only_the_right_password_is_right(password) -> None:
     hashed = hash_password(password)
     assert verify_password(hashed, password)
@@ -75,14 +77,21 @@ def test_many_are_hashed_two_at_a_time(monkeypatch) -> None:
 
     peak = []
     monkeypatch.setattr("users.passwords.tpool.execute", execute)
-    assert list(eventlet.GreenPool().imap(hash_password, ["password"] * 10)) == ["hash"] * 10
+    assert (
+        list(eventlet.GreenPool().imap(hash_password, ["password"] * 10))
+        == ["hash"] * 10
+    )
     assert max(peak) == 2
 
 
 def test_a_flood_is_refused_and_whoever_waits_already_is_served(monkeypatch) -> None:
     at_work = Event()
-    monkeypatch.setattr("users.passwords.tpool.execute", lambda function, *args: at_work.wait())
-    waiting = [eventlet.spawn(hash_password, "password") for _ in range(AT_ONCE + MAX_WAITING)]
+    monkeypatch.setattr(
+        "users.passwords.tpool.execute", lambda function, *args: at_work.wait()
+    )
+    waiting = [
+        eventlet.spawn(hash_password, "password") for _ in range(AT_ONCE + MAX_WAITING)
+    ]
     eventlet.sleep(0)
     for hashing in (lambda: hash_password("a"), lambda: verify_password(None, "a")):
         with pytest.raises(Unavailable):
@@ -102,7 +111,9 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("stored", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_stored_hash_that_cannot_be_read_is_no_ones_password_and_logged(stored, caplog) -> None:
+def test_a_stored_hash_that_cannot_be_read_is_no_ones_password_and_logged(
+    stored, caplog
+) -> None:
     assert not verify_password(stored, "correct horse")
     [record] = caplog.records
     assert (record.levelname, record.user_id) == ("ERROR", "1")
