@@ -118,5 +118,5 @@ def from_exception(exc: Exception) -> Problem:
         exc, HTTPException
     ):  # routing's: no such path, or a redirect of `/orders//x`; we don't
         return not_found()
-    log.error("a request failed", exc_info=exc)
+    log.error("request_failed", exc_info=exc)
     return Problem(500, "internal-error", "Something broke on our side")

@@ -64,7 +64,7 @@ class Connection:
                 ):  # pipelined requests: let other connections run between
                     sleep(0)
         except OSError as exc:  # the client is gone, or late
-            log.debug("connection lost", extra={"error": str(exc)})
+            log.debug("connection_lost", extra={"error": str(exc)})
         finally:
             self.sock.close()
 

@@ -126,7 +126,7 @@ class WebServer(NamekoWebServer):
         try:
             connection.serve()
         except Exception:  # one connection's failure must not end the gateway
-            log.exception("a connection failed")
+            log.exception("connection_failed")
         finally:
             del self._connections[connection]
 
@@ -155,7 +155,7 @@ class WebServer(NamekoWebServer):
     def _refuse(self, sock: Any, client: str) -> None:
         """Answer one connection too many, before what it asks is looked at."""
         log.warning(
-            "too many connections",
+            "connection_rejected",
             extra={"client": client, "connections": len(self._connections)},
         )
         with suppress(OSError):
@@ -178,7 +178,7 @@ class WebServer(NamekoWebServer):
         answer = self._answer(request, request_id, connection)
         answer.headers["X-Request-Id"] = request_id
         log.info(
-            "request",
+            "request_handled",
             extra={
                 "method": request.method,
                 "path": request.path,
