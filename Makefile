@@ -10,7 +10,7 @@ export GIT_CONFIG_VALUE_0 := $(CURDIR)
 # Files are UTF-8 whatever the locale.
 export PYTHONUTF8 := 1
 BIN := .venv/bin
-SUITE := $(BIN)/python -m dev.suite
+SUITE := $(BIN)/python -m dev.cli
 MIGRATIONS := $(SUITE) exec --user migrations $(BIN)/python
 BENCH := $(BIN)/python -m bench
 # With KEEP=1 the result is the reference, which docs/performance.md and README.md show.

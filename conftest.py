@@ -30,7 +30,7 @@ from chassis.migrate import declare_queues, event_handlers, migrate_tables
 from dev.ports import free_ports
 from dev.proxies import without_proxy
 from dev.servers import Servers
-from dev.suite import PRIVATE
+from dev.cli import PRIVATE
 
 os.environ.update(
     without_proxy(os.environ)

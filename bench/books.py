@@ -12,7 +12,7 @@ from psycopg2.extensions import parse_dsn
 from sqlalchemy import make_url
 
 from bench.load import HERE, PENDING, SETTLED, Measure
-from dev.keeper import wait_for
+from dev.supervisor import wait_for
 
 DATABASE = "bench"
 LETTERS_TIMEOUT_S = 120

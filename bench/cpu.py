@@ -9,8 +9,8 @@ import resource
 from collections import defaultdict
 from pathlib import Path
 
+from dev.cli import Suite, service_of
 from dev.servers import DATABASES
-from dev.suite import Suite, service_of
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
@@ -23,7 +23,7 @@ Spent = dict[tuple[str, int], float]  # by kind and process id
 
 def spent(suite: Suite) -> Spent:
     """What each process of a suite has used until now; wrk, when it has ended; all that the machine did."""
-    programs = {pid: name for name, pid in suite.keeper.processes().items() if pid}
+    programs = {pid: name for name, pid in suite.supervisor.processes().items() if pid}
     [cluster] = [pid for pid, name in programs.items() if name == "postgresql"]
     found: Spent = {}
     for folder in PROC.glob("[0-9]*"):

@@ -20,10 +20,10 @@ from bench import cpu, load
 from bench.books import Books
 from bench.load import Measure
 from dev.broker import CHECKOUT, MIGRATIONS
+from dev.cli import Suite, further_copies
 from dev.failure import Failure
-from dev.keeper import wait_for
 from dev.ports import free_ports, listening
-from dev.suite import Suite, further_copies
+from dev.supervisor import wait_for
 
 USERS = 1000
 GATEWAYS_TIMEOUT_S = (
@@ -80,7 +80,7 @@ class Shop:
     def memory_mb(self) -> dict[str, float]:
         """The resident memory of each service's process."""
         pids, page_mb = (
-            self.suite.keeper.processes(),
+            self.suite.supervisor.processes(),
             os.sysconf("SC_PAGE_SIZE") / 2**20,
         )
         statm = {

@@ -24,11 +24,11 @@ import requests
 from chaos.points import Point
 from chaos.proxy import HOST, Proxy
 from dev.broker import BUS, CHECKOUT, MIGRATIONS
+from dev.cli import GATEWAYS, SECOND, SECOND_COPIES, Suite, service_of
 from dev.failure import Failure
 from dev.passwords import exports, write_private
 from dev.ports import free_ports, listening
 from dev.servers import DATABASES
-from dev.suite import GATEWAYS, SECOND, SECOND_COPIES, Suite, service_of
 
 T = TypeVar("T")
 READY_S = 90.0  # generous: for waiting, never for measuring
@@ -86,7 +86,7 @@ class Arena:
 
     def __init__(self, suite: StagedSuite) -> None:
         self.suite = suite
-        self.keeper = suite.keeper
+        self.supervisor = suite.supervisor
         self.url = suite.url
         self.services = suite.services
         self.proxies: dict[str, Proxy] = {}
@@ -99,7 +99,7 @@ class Arena:
 
     def pid(self, name: str) -> int:
         """The process of a program; 0 while it does not run."""
-        return self.keeper.processes().get(name, 0)
+        return self.supervisor.processes().get(name, 0)
 
     def readiness(self, name: str) -> int:
         """The status of this copy's /readyz; 0 where it does not answer."""
@@ -198,9 +198,9 @@ class Arena:
         The supervisor does not stop one that has just ended; it starts it again within 1 s.
         """
         starts = -1
-        while self.pid(name) or self.keeper.starts(name) != starts:
-            starts = self.keeper.starts(name)
-            self.keeper.halt(name)
+        while self.pid(name) or self.supervisor.starts(name) != starts:
+            starts = self.supervisor.starts(name)
+            self.supervisor.halt(name)
             eventlet.sleep(RESTARTED_S)
 
     @contextmanager
@@ -221,12 +221,12 @@ class Arena:
     @contextmanager
     def down(self, names: Sequence[str]) -> Iterator[None]:
         """These services do not run inside; ready again behind it."""
-        self.keeper.halt(*names)
+        self.supervisor.halt(*names)
         try:
             yield
         finally:
             for name in names:
-                self.keeper.start(name)
+                self.supervisor.start(name)
         self.await_ready(names)
 
     def arm(self, name: str, point: Point, record: Path, times: int, call: int) -> None:
@@ -300,9 +300,9 @@ class Arena:
     def _restart_services(self, places: Mapping[str, str]) -> None:
         self.suite.places = places
         self.disarm()
-        self.keeper.halt(*self.services)
+        self.supervisor.halt(*self.services)
         for name in self.services:
-            self.keeper.start(name)
+            self.supervisor.start(name)
         self.await_ready()
 
     # What is done to the broker
@@ -409,7 +409,7 @@ class Arena:
         self._await_database()
 
     def start_database(self) -> None:
-        self.keeper.start("postgresql")
+        self.supervisor.start("postgresql")
         self._await_database()
 
     def _await_database(self) -> None:

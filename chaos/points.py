@@ -6,7 +6,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
 
-from dev.suite import SECOND
+from dev.cli import SECOND
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import eventlet
 from chaos.arena import shuffled
 from chaos.points import Point, deaths, rounds
 from chaos.run import Part, Run
+from dev.cli import SERVICES
 from dev.servers import DATABASES
-from dev.suite import SERVICES
 
 KILLED_UNDER_WAY_S = 0.25  # a wave takes about as long
 DEATH_S = 120.0  # generous: a round waits so long for each of its deaths
@@ -129,7 +129,9 @@ def rolling(run: Run) -> None:
 def _work(run: Run) -> Counter[str]:
     """How often each service's method handled each request, by the logs of all processes."""
     done: Counter[str] = Counter()
-    for log in run.arena.keeper.log("*").parent.glob("*.log*"):  # the rotated ones, too
+    for log in run.arena.supervisor.log("*").parent.glob(
+        "*.log*"
+    ):  # the rotated ones, too
         for line in log.read_text().splitlines():
             if '"handled"' in line and run.clients.name in line:
                 fields = json.loads(line)

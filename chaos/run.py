@@ -111,10 +111,14 @@ class Run:
     @contextmanager
     def without_restart(self) -> Iterator[None]:
         """No service may be started again inside."""
-        starts = {name: self.arena.keeper.starts(name) for name in self.arena.services}
+        starts = {
+            name: self.arena.supervisor.starts(name) for name in self.arena.services
+        }
         yield
         again = [
-            name for name in starts if self.arena.keeper.starts(name) != starts[name]
+            name
+            for name in starts
+            if self.arena.supervisor.starts(name) != starts[name]
         ]
         self.expect(not again, f"services were restarted: {', '.join(again)}")
 

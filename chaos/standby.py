@@ -21,8 +21,8 @@ import psycopg2
 
 from chaos.arena import STANDBY, Arena
 from dev.failure import Failure
-from dev.keeper import MARK, wait_for
 from dev.servers import PATH, tail
+from dev.supervisor import MARK, wait_for
 
 ENOUGH = "4g"  # a limit: memory is taken for files only
 START_S = STOP_S = 30.0  # generous
@@ -53,7 +53,7 @@ class Standby:
         self._home = servers.state / "postgresql"
         self._disk = self._home / "disk"
         self._data = self._disk / "data"
-        self._log = arena.keeper.log(STANDBY)
+        self._log = arena.supervisor.log(STANDBY)
         # The supervisor's mark: all processes that have it are ended with the arena.
         self._env = {"PATH": PATH, "LC_ALL": "C.UTF-8", MARK: str(servers.state)}
         self._holder: subprocess.Popen[bytes] | None = None

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from dev.keeper import end_with_parent
+from dev.supervisor import end_with_parent
 
 PYTEST = (sys.executable, "-m", "pytest")
 LOWEST_PRIORITY = 19

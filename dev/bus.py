@@ -31,7 +31,7 @@ from chassis.moves import moves_exchange
 from chassis.outbox import Outbox
 from chassis.rpc import ReplyListener, RpcProxy, reply_prefix
 from dev.broker import BUS, TEMPLATE, template
-from dev.suite import SERVICES
+from dev.cli import SERVICES
 
 FILE = BUS
 HEADER = "# Made by `make specs` from the services' code (dev/bus.py), for the chart and for `make up`.\n"

@@ -30,9 +30,9 @@ import psycopg2
 from dev import state as folder
 from dev.broker import ALL_RIGHTS, BUS, MIGRATIONS, definitions, users, with_all_rights
 from dev.failure import Failure
-from dev.keeper import Keeper, Program, wait_for
 from dev.passwords import Passwords, write_private
 from dev.ports import Ports, accepts, check_free
+from dev.supervisor import Program, Supervisor, wait_for
 
 DATABASES = ("users", "billing", "orders", "notifications")
 RABBITMQ = Path(
@@ -103,7 +103,7 @@ class Servers:
         self.broker = broker
         self.database = database
         self.tied = tied
-        self.keeper = Keeper(self.state)
+        self.supervisor = Supervisor(self.state)
         self.passwords = Passwords(self.state / "passwords.json")
 
     def start(
@@ -114,14 +114,14 @@ class Servers:
         `more` programs are made known to the same supervisord, not started.
         Raises Failure when a port is taken, a program missing, or the wait is over.
         """
-        if self.keeper.pid() is None:
+        if self.supervisor.pid() is None:
             self._begin(more or [], environ)
         if self.broker:
-            self.keeper.start("epmd")
-            self.keeper.start("rabbitmq")
+            self.supervisor.start("epmd")
+            self.supervisor.start("rabbitmq")
         if self.database:
             self._make_cluster()  # while RabbitMQ starts
-            self.keeper.start("postgresql")
+            self.supervisor.start("postgresql")
             self._await("postgresql", self._database_answers)
             self._make_databases()
         if self.broker:
@@ -130,7 +130,7 @@ class Servers:
 
     def stop(self) -> bool:
         """Ends them and what else their supervisord runs; returns whether anything ran."""
-        return self.keeper.stop()
+        return self.supervisor.stop()
 
     def erase(self) -> None:
         """Ends them and removes the state folder."""
@@ -190,7 +190,7 @@ class Servers:
         return checks[name]() if name in checks else accepts(self.ports[name])
 
     def _begin(self, more: list[Program], environ: Mapping[str, str]) -> None:
-        self.keeper.stop()  # what a killed supervisord left would hold the ports
+        self.supervisor.stop()  # what a killed supervisord left would hold the ports
         check_free(self.ports, [*self.names(), *(["erlang"] if self.broker else [])])
         programs = []
         if self.broker:
@@ -204,11 +204,11 @@ class Servers:
             for name, value in environ.items()
             if not FOREIGN_VARIABLES.match(name)
         }
-        self.keeper.begin([*programs, *more], kept, tied=self.tied)
+        self.supervisor.begin([*programs, *more], kept, tied=self.tied)
 
     def _await(self, name: str, answers: Callable[[], bool]) -> None:
         if not wait_for(answers, START_TIMEOUT_S):
-            log = self.keeper.log(name)
+            log = self.supervisor.log(name)
             raise Failure(
                 f"{name} does not answer after {START_TIMEOUT_S} s: see {log}\n{tail(log)}"
             )

@@ -1521,7 +1521,7 @@ MUTANTS = [
         "a command without a user gets the secrets of the terminal",
         [
             Change(
-                "dev/suite.py",
+                "dev/cli.py",
                 "**public, **own, **QUIET",
                 "**os.environ, **own, **QUIET",
             )
@@ -1530,7 +1530,7 @@ MUTANTS = [
     ),
     Mutant(
         "commands ask a proxy for the suite",
-        [Change("dev/suite.py", ", **without_proxy(os.environ)}", "}")],
+        [Change("dev/cli.py", ", **without_proxy(os.environ)}", "}")],
         tests(COPIES, "test_no_command_asks_a_proxy_for_the_suite"),
     ),
     Mutant(
@@ -1559,13 +1559,13 @@ MUTANTS = [
         "others may write what root starts",
         [
             Change(
-                "dev/keeper.py",
+                "dev/supervisor.py",
                 "write_private(config, self._config(programs))",
                 "config.write_text(self._config(programs))",
             )
         ],
         tests(
-            "dev/tests/unit/test_keeper.py",
+            "dev/tests/unit/test_supervisor.py",
             "test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is",
         ),
     ),
@@ -1581,7 +1581,7 @@ MUTANTS = [
         "everybody may read the variables of a program",
         [Change("dev/passwords.py", "PRIVATE = 0o600", "PRIVATE = 0o644")],
         tests(
-            "dev/tests/unit/test_keeper.py",
+            "dev/tests/unit/test_supervisor.py",
             "test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is",
         ),
     ),

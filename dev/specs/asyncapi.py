@@ -33,6 +33,7 @@ from chassis.moves import moves_exchange
 from chassis.retries import MAX_ATTEMPTS, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
 from chassis.schemas import email_address, storable
+from dev.cli import SERVICES
 from dev.failure import Failure
 from dev.specs import openapi
 from dev.specs.openapi import (
@@ -53,7 +54,6 @@ from dev.specs.openapi import (
     ref,
     text,
 )
-from dev.suite import SERVICES
 
 YAML = ROOT / "docs" / "asyncapi.yaml"
 SAMPLES = ROOT / "docs" / "contracts"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from dev import bus
 from dev.broker import MIGRATIONS, OPERATOR
+from dev.cli import SERVICES
 from dev.specs import openapi
-from dev.suite import SERVICES
 from gateway.web import Route
 
 FILE = openapi.ROOT / "docs" / "permissions.md"

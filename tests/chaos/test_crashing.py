@@ -8,7 +8,7 @@ import pytest
 
 from chaos.crashing import wrap
 from chaos.points import POINTS, rounds
-from dev.suite import SERVICES
+from dev.cli import SERVICES
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)

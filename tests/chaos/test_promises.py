@@ -2,7 +2,7 @@
 another in tests/system/test_idempotency.py."""
 
 from chaos.points import POINTS
-from dev.suite import SERVICES
+from dev.cli import SERVICES
 
 
 def test_nothing_acknowledged_is_lost_when_processes_are_killed(prove) -> None:

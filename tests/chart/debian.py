@@ -5,8 +5,8 @@ import pwd
 import subprocess
 from pathlib import Path
 
-from dev.keeper import Program
 from dev.servers import RABBITMQ, Servers
+from dev.supervisor import Program
 
 USER = "rabbitmq"
 START = Path(__file__).with_name("enter.sh")

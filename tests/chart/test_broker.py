@@ -32,9 +32,9 @@ from chassis.schemas import is_id
 from conftest import DEADLINE_S, eventually
 from dev import bus
 from dev import servers as dev_servers
+from dev.cli import QUIET
 from dev.ports import free_ports
 from dev.servers import Servers
-from dev.suite import QUIET
 from tests.chart.attacks import Account, attempts, detours, publish
 from tests.chart.commands import LIMIT_S, Run
 from tests.chart.environment import SERVICES, WITH_TABLES, data
@@ -824,7 +824,7 @@ def test_the_brokers_log_is_json_and_a_look_at_readiness_adds_no_line(
 ) -> None:
     """Each look is a connection (chassis/container.py)."""
     started = on_an_empty_volume
-    log = started.keeper.log("rabbitmq")
+    log = started.supervisor.log("rabbitmq")
     definitions = json.loads((started.state / "rabbitmq" / "users.json").read_text())
     password = next(
         each["password"] for each in definitions["users"] if each["name"] == "gateway"

@@ -174,7 +174,7 @@ def test_a_statement_that_fails_leaves_nothing_of_its_values_in_the_log(
     pod = pods(objects("default"))["StatefulSet/shop-postgresql"]
     own = [word for word in containers(pod)[0]["args"] if word.startswith("log_")]
     options = " ".join(f"-c {setting}" for setting in (*LOGGING, *own))
-    log = servers.keeper.log("postgresql")
+    log = servers.supervisor.log("postgresql")
     for statement in (
         "SET statement_timeout = 20; SELECT pg_sleep(9), %s",
         "CREATE TEMP TABLE a (b text UNIQUE); INSERT INTO a SELECT %s FROM generate_series(1, 2)",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dev.ports import VARIABLES, free_ports
-from dev.suite import PRIVATE, Suite
+from dev.cli import PRIVATE, Suite
 from tests.docs.markdown import ROOT
 from tests.proxies import DEAD_PROXY, EXEMPTIONS
 

@@ -19,7 +19,7 @@ import yaml
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from conftest import eventually
-from dev.suite import QUIET, Suite
+from dev.cli import QUIET, Suite
 from tests.chart.environment import data
 from tests.chart.helm import NAMESPACE, NEWEST, RELEASE, helm
 from tests.docs.markdown import ROOT, Block, blocks

@@ -11,7 +11,7 @@ import requests
 import yaml
 
 from conftest import eventually
-from dev.suite import SERVICES, Suite
+from dev.cli import SERVICES, Suite
 from tests.docs.conftest import Terminal
 from tests.docs.markdown import ROOT, TOLD, blocks
 from tests.system.shopper import Shopper
@@ -38,9 +38,9 @@ def buy(suite: Suite) -> None:
 def ask_in_vain(suite: Suite) -> None:
     """A worker of the gateway fails: billing is away."""
     shopper = Shopper(suite.url)
-    suite.keeper.halt("billing")
+    suite.supervisor.halt("billing")
     assert shopper.get("/account").status_code == 504
-    suite.keeper.start("billing")
+    suite.supervisor.start("billing")
     eventually(suite.ready)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dev.suite import USERS
+from dev.cli import USERS
 from tests.docs.markdown import (
     LINKING,
     ROOT,
@@ -218,7 +218,7 @@ def without_key(text: str) -> list[str]:
 
 def test_each_documented_command_that_moves_money_has_a_key() -> None:
     """Stock `nameko shell` has no other protection: its requests never expire."""
-    text = tracked("*.md", "dev/suite.py")
+    text = tracked("*.md", "dev/cli.py")
     assert len(MONEY.findall(text)) >= 5
     assert without_key(text) == []
 

@@ -13,6 +13,7 @@ import pytest
 
 from chassis.events import EventHandler
 from chassis.rpc import RpcProxy
+from dev.cli import SERVICES
 from dev.diagrams import render
 from dev.diagrams.render import (
     DIAGRAMS,
@@ -24,7 +25,6 @@ from dev.diagrams.render import (
     stamp_of,
     stamped,
 )
-from dev.suite import SERVICES
 
 MOST_WIDE = 1100  # px: in a page of 830 px letters of 14 px are shown with 10.5
 SVG = "{http://www.w3.org/2000/svg}"

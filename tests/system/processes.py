@@ -14,8 +14,8 @@ import requests
 
 from conftest import eventually
 from dev.broker import ALL_RIGHTS
+from dev.cli import QUIET, SERVICES
 from dev.servers import uri_names
-from dev.suite import QUIET, SERVICES
 
 NAMEKO = str(Path(sys.executable).with_name("nameko"))
 START_S = 90.0

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import eventually
 from dev.broker import MIGRATIONS
-from dev.suite import QUIET
+from dev.cli import QUIET
 from tests.system.shopper import PASSWORD
 
 SHOPPERS, AUDITS = 6, 4

@@ -16,9 +16,9 @@ from psycopg2 import sql
 from audit.snapshots import connect
 from conftest import eventually
 from dev.broker import ALL_RIGHTS
+from dev.cli import QUIET
 from dev.ports import free_ports
 from dev.servers import Servers, uri_names
-from dev.suite import QUIET
 from tests.docs.markdown import ROOT, blocks
 from tests.system.processes import NAMEKO, Process
 from tests.system.shopper import Shopper

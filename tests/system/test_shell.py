@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dev.broker import OPERATOR
-from dev.suite import QUIET
+from dev.cli import QUIET
 from tests.system.processes import NAMEKO
 
 

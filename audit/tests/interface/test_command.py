@@ -9,7 +9,7 @@ import yaml
 
 from audit.__main__ import SHOWN, main
 from audit.tests.interface.story import tell
-from dev.suite import QUIET
+from dev.cli import QUIET
 
 MEASURED = (
     "import resource, sys; from audit.__main__ import main; code = main(['--settled', '--json']);"

@@ -17,8 +17,8 @@ from chassis.container import Container
 from chassis.tests.conftest import Keeper, running
 from conftest import eventually
 from dev.broker import ALL_RIGHTS, BUS, MIGRATIONS, PREVIOUS, definitions, users
+from dev.cli import SERVICES
 from dev.servers import Servers
-from dev.suite import SERVICES
 
 RIGHTS = ("configure", "read", "write")
 WIDE = ", ".join(

@@ -90,7 +90,7 @@ def test_the_log_of_postgresql_has_no_values(servers: Servers, session: Any) -> 
     ):
         with suppress(psycopg2.Error):
             session.execute(statement, parameters)
-    log = servers.keeper.log("postgresql")
+    log = servers.supervisor.log("postgresql")
     for error in (
         "duplicate key value",
         "not-null",

@@ -22,8 +22,8 @@ from chassis.amqp import connect
 from chassis.deadlines import TIMEOUT
 from conftest import eventually
 from dev.broker import OPERATOR
+from dev.cli import QUIET
 from dev.servers import Servers
-from dev.suite import QUIET
 from tests.system.processes import without_uris
 
 COMMAND = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dev.broker import CHECKOUT
+from dev.cli import NOTHING_RUNS, Suite
 from dev.failure import Failure
 from dev.ports import VARIABLES, free_ports
-from dev.suite import NOTHING_RUNS, Suite
 
 MAKEFILE = CHECKOUT / "Makefile"
 WITHOUT_INSTALL = re.findall(
@@ -96,7 +96,7 @@ def test_what_a_terminal_has_set_for_other_programs_does_not_disturb_a_verb(
 
 def test_a_command_says_which_part_does_not_answer(tmp_path: Path, monkeypatch) -> None:
     suite = Suite(tmp_path / "run", free_ports())
-    monkeypatch.setattr(suite.keeper, "pid", lambda: os.getpid())
+    monkeypatch.setattr(suite.supervisor, "pid", lambda: os.getpid())
     with socket.create_server(("127.0.0.1", suite.ports["rabbitmq"])):
         with pytest.raises(Failure, match=r"postgresql does not answer on .*make up"):
             suite.check_answers(servers=True, gateway=False)

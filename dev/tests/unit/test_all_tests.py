@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dev.all_tests import INTERRUPTED, LOWEST_PRIORITY, Step, run
-from dev.keeper import wait_for
+from dev.supervisor import wait_for
 
 PROGRAM = (
     "import sys; from dev.all_tests import Step, end_on_signals, run; end_on_signals()"

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from dev.broker import ALL_RIGHTS
-from dev.ports import free_ports
-from dev.suite import (
+from dev.cli import (
     PRIVATE,
     SERVICES,
     USERS,
@@ -15,6 +14,7 @@ from dev.suite import (
     service_of,
     wanted_suite,
 )
+from dev.ports import free_ports
 
 EXTERNAL = {name: f"{name}'s" for name in PRIVATE if name.endswith("_URI")}
 

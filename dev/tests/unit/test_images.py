@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from dev import broker
-from dev.suite import SERVICES
+from dev.cli import SERVICES
 from tests.proxies import DEAD_PROXY
 
 COMPOSE = broker.CHECKOUT / "compose.yaml"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dev import state
+from dev.cli import Suite, _variables, external_servers, wanted_suite, with_secrets
 from dev.failure import Failure
 from dev.ports import DEFAULTS, check_free, free_ports, ports_from
 from dev.servers import DATABASES
-from dev.suite import Suite, _variables, external_servers, wanted_suite, with_secrets
 
 DB_URIS = {
     f"{name.upper()}_DB_URI": f"postgresql://r:p@host/{name.upper()}"

@@ -94,11 +94,11 @@ def test_a_gateway_without_its_broker_stays_in_service_and_refuses_at_once(
         ):
             eventually(lambda: get(ports, "/startedz") == 200)
             client = signed_up(ports)
-            broker.keeper.halt("rabbitmq")
+            broker.supervisor.halt("rabbitmq")
             eventually(lambda: get(ports, "/readyz") == 503)
             without_a_broker(ports, client, monotonic() + OUTAGE_S)
             book.calls.clear()
-            broker.keeper.start("rabbitmq")
+            broker.supervisor.start("rabbitmq")
             eventually(lambda: client.get("/users/me").status_code == 200, START_S)
             eventually(lambda: get(ports, "/readyz") == 200)
         assert {name for name, _, _ in book.calls} == {

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 import yaml
 
-from dev.suite import QUIET
+from dev.cli import QUIET
 from replay.__main__ import main
 
 TIMEOUT_S = 120

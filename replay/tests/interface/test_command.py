@@ -9,7 +9,7 @@ import pytest
 
 from audit.tests.interface.story import STORY, order, tell, user
 from conftest import eventually
-from dev.suite import QUIET
+from dev.cli import QUIET
 from replay.missing import CHUNK, find_missing
 from replay.options import Options
 from replay.run import SHOWN

@@ -1,4 +1,4 @@
-"""Starts, stops and shows the whole suite: `python -m dev.suite VERB`, which `make` calls.
+"""Starts, stops and shows the whole suite: `python -m dev.cli VERB`, which `make` calls.
 
 Where the environment sets AMQP_URI or the *_DB_URI, those servers are used and none is started.
 The ports, and the variables that change them, are in dev/ports.py; RUN_DIR is where all that runs
@@ -31,11 +31,11 @@ from chassis.secret_files import read_secret
 from dev import state as folder
 from dev.broker import ALL_RIGHTS, BUS, CHECKOUT, MIGRATIONS, OPERATOR
 from dev.failure import Failure
-from dev.keeper import Program, wait_for
 from dev.passwords import exports, write_private
 from dev.ports import Ports, accepts, check_free, ports_from
 from dev.proxies import without_proxy
 from dev.servers import DATABASES, Servers, tail, uri_names
+from dev.supervisor import Program, wait_for
 
 SERVICES = (*DATABASES, "gateway")
 USERS = (*SERVICES, MIGRATIONS, OPERATOR, ALL_RIGHTS)  # of the broker
@@ -116,7 +116,7 @@ class Suite:
             tied=tied,
             permissions=permissions,
         )
-        self.keeper = self.servers.keeper
+        self.supervisor = self.servers.supervisor
 
     def env(self, user: str = ALL_RIGHTS) -> dict[str, str]:
         """The environment variables by which config.yaml finds what a user of the broker needs."""
@@ -184,7 +184,7 @@ class Suite:
 
     def migrate(self) -> None:
         """Brings tables and queues up to date; the servers must run."""
-        log = self.keeper.log("migrate")
+        log = self.supervisor.log("migrate")
         command = [sys.executable, "-m", "chassis.migrate", "--config", "config.yaml"]
         env = self.environ(MIGRATIONS)
         with log.open("w") as output:
@@ -196,8 +196,8 @@ class Suite:
 
     def restart(self) -> None:
         """The services again, with the code of now; the servers stay."""
-        if self.keeper.pid():
-            self.keeper.halt(*self.services)
+        if self.supervisor.pid():
+            self.supervisor.halt(*self.services)
         self.up()
 
     def down(self) -> bool:
@@ -206,12 +206,12 @@ class Suite:
 
     def ready(self) -> bool:
         """Whether all services answer /readyz with 200."""
-        running = self.keeper.processes()
+        running = self.supervisor.processes()
         return all(running.get(name) and self.is_ready(name) for name in self.services)
 
     def status(self) -> list[tuple[str, ...]]:
         """A row for each program: name, state, process id, restarts, address, log."""
-        running = self.keeper.processes()
+        running = self.supervisor.processes()
         return [
             self._row(name, running.get(name, 0))
             for name in (*self.servers.names(), *self.services)
@@ -220,7 +220,7 @@ class Suite:
     def check_unchanged(self) -> None:
         """Raises Failure when it runs with other settings, which `up` and `restart` would not change."""
         if (
-            self.keeper.pid()
+            self.supervisor.pid()
             and json.loads(self.settings_file.read_text()) != self._settings
         ):
             raise Failure(
@@ -236,7 +236,7 @@ class Suite:
         ]
         for name in [*own, *["gateway"] * gateway]:
             if not accepts(self.ports[name]):
-                if self.keeper.pid() is None:
+                if self.supervisor.pid() is None:
                     raise Failure(NOTHING_RUNS)
                 place = f"127.0.0.1:{self.ports[name]}"
                 raise Failure(
@@ -284,23 +284,23 @@ class Suite:
         )
 
     def _check_ports(self) -> None:
-        if self.keeper.pid() is None:
-            self.keeper.stop()  # what a killed supervisord left
-        running = self.keeper.processes()
+        if self.supervisor.pid() is None:
+            self.supervisor.stop()  # what a killed supervisord left
+        running = self.supervisor.processes()
         check_free(
             self.ports, [name for name in self.services if not running.get(name)]
         )
 
     def _start_services(self) -> None:
-        starts = {name: self.keeper.starts(name) for name in self.services}
-        logs = {name: self.keeper.log(name) for name in self.services}
+        starts = {name: self.supervisor.starts(name) for name in self.services}
+        logs = {name: self.supervisor.log(name) for name in self.services}
         sizes = {
             name: log.stat().st_size if log.exists() else 0
             for name, log in logs.items()
         }
         deadline = time.monotonic() + READY_TIMEOUT_S
         for name in self.services:
-            self.keeper.start(name)
+            self.supervisor.start(name)
         for name in self.services:
             if not self._await_ready(name, deadline, starts[name] + HOPELESS_STARTS):
                 lines = tail(
@@ -313,7 +313,9 @@ class Suite:
 
     def _await_ready(self, name: str, deadline: float, too_many_starts: int) -> bool:
         wait_for(
-            lambda: self.is_ready(name) or self.keeper.starts(name) >= too_many_starts,
+            lambda: (
+                self.is_ready(name) or self.supervisor.starts(name) >= too_many_starts
+            ),
             timeout_s=deadline - time.monotonic(),
             every_s=0.1,
         )
@@ -333,7 +335,7 @@ class Suite:
     def _row(self, name: str, pid: int) -> tuple[str, ...]:
         answers = self.is_ready if name in self.services else self.servers.answers
         state = ("ready" if answers(name) else "not ready") if pid else "stopped"
-        restarts = str(max(self.keeper.starts(name) - 1, 0)) if pid else "-"
+        restarts = str(max(self.supervisor.starts(name) - 1, 0)) if pid else "-"
         address = f"127.0.0.1:{self.ports[name]}"
         return (
             name,
@@ -341,7 +343,7 @@ class Suite:
             str(pid or "-"),
             restarts,
             address,
-            str(self.keeper.log(name)),
+            str(self.supervisor.log(name)),
         )
 
 
@@ -409,7 +411,7 @@ def wanted_suite(state: Path) -> Suite:
 def present_suite(state: Path) -> Suite:
     """The suite as it runs, with the ports it was started with; as wanted when it does not run."""
     suite = Suite(state, {})
-    if suite.keeper.pid() is None:
+    if suite.supervisor.pid() is None:
         return wanted_suite(state)
     settings = json.loads(suite.settings_file.read_text())
     if settings.get("users") != list(USERS):
@@ -436,7 +438,7 @@ def migrate(state: Path) -> int:
 
 def restart(state: Path) -> int:
     suite = present_suite(state)
-    if suite.keeper.pid() is None:
+    if suite.supervisor.pid() is None:
         raise Failure(NOTHING_RUNS)
     suite.check_unchanged()
     suite.restart()
@@ -460,11 +462,11 @@ def status(state: Path) -> int:
     _print_table([("NAME", "STATE", "PID", "RESTARTS", "ADDRESS", "LOG"), *rows])
     for name in suite.external:
         print(f"{name} is set: that server is used.")
-    if not suite.keeper.pid() and suite.keeper.orphans():
+    if not suite.supervisor.pid() and suite.supervisor.orphans():
         print(
             "supervisord was killed, what it started is alone: make up (or down) ends it."
         )
-    elif not suite.keeper.pid():
+    elif not suite.supervisor.pid():
         print(f"{NOTHING_RUNS}.")
     return 0 if all(row[1] == "ready" for row in rows) else 1
 
@@ -472,7 +474,7 @@ def status(state: Path) -> int:
 def hints(state: Path) -> int:
     """What to look at and what to try, after `make demo`."""
     suite = present_suite(state)
-    print(HINTS.format(url=suite.url, logs=suite.keeper.log("*")))
+    print(HINTS.format(url=suite.url, logs=suite.supervisor.log("*")))
     return 0
 
 
@@ -496,9 +498,11 @@ What to try next
 def logs(state: Path) -> int:
     """Follows all logs until Ctrl-C."""
     suite = present_suite(state)
-    files = [str(file) for file in sorted(suite.keeper.log("").parent.glob("*.log"))]
-    if suite.keeper.pid() is None:
-        last = f" (logs of the last run: {suite.keeper.log('*')})" if files else ""
+    files = [
+        str(file) for file in sorted(suite.supervisor.log("").parent.glob("*.log"))
+    ]
+    if suite.supervisor.pid() is None:
+        last = f" (logs of the last run: {suite.supervisor.log('*')})" if files else ""
         raise Failure(NOTHING_RUNS + last)
     return _become(["tail", "-n", "20", "-F", *files], dict(os.environ))
 
@@ -539,7 +543,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dev.suite", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dev.cli", description=__doc__)
     default = Path(os.environ.get("RUN_DIR") or CHECKOUT / ".run")
     parser.add_argument(
         "--state", type=Path, default=default, help="where it keeps its files"

@@ -113,7 +113,7 @@ def wait_for(
     return True
 
 
-class Keeper:
+class Supervisor:
     """The supervisord of one state folder."""
 
     def __init__(self, state: Path) -> None:
