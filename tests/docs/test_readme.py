@@ -10,7 +10,11 @@ from tests.docs.markdown import ROOT, blocks, commands
 
 BLOCKS = blocks(ROOT / "README.md")
 [STORY] = [block.text for block in BLOCKS if block.language == "bash"]
-[SAMPLE] = [json.loads(block.text) for block in BLOCKS if block.language == "json"]
+[SAMPLE] = [
+    json.loads(block.text)
+    for block in blocks(ROOT / "docs" / "api.md")
+    if block.language == "json"
+]
 [SESSION] = [block for block in BLOCKS if ">>> " in block.text]
 DEFAULT = "127.0.0.1:8000"
 
