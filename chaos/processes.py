@@ -133,7 +133,7 @@ def _work(run: Run) -> Counter[str]:
         "*.log*"
     ):  # the rotated ones, too
         for line in log.read_text().splitlines():
-            if '"handled"' in line and run.clients.name in line:
+            if '"entrypoint_handled"' in line and run.clients.name in line:
                 fields = json.loads(line)
                 for request_id in fields.get("request_ids") or [fields["request_id"]]:
                     done[f"{fields['service']}.{fields['method']} {request_id}"] += 1

@@ -214,11 +214,11 @@ class Link:
             raise UnsendableError(str(exc)) from exc
 
     def _on_blocked(self, reason: str) -> None:
-        log.warning(BLOCKED, extra={"reason": reason})
+        log.warning("broker_blocked", extra={"reason": reason})
         self.is_blocked = True
 
     def _on_unblocked(self) -> None:
-        log.info("the broker takes messages again")
+        log.info("broker_unblocked")
         self.is_blocked = False
 
     def _read(self) -> None:
@@ -229,7 +229,7 @@ class Link:
                 # It may wait behind a write that hangs, which ends after MAX_SILENCE_S at most.
                 self._connection.heartbeat_tick()
         except Exception as exc:  # whatever it was: a link that nobody reads is dead
-            log.warning("broker connection lost", extra={"error": str(exc)})
+            log.warning("broker_connection_lost", extra={"error": str(exc)})
             self.closed = True
             self._connection.collect()
             self.when_closed()
@@ -349,11 +349,11 @@ class Sender(_LinkOwner):
             except (
                 UnsendableError
             ) as exc:  # nobody's fault but its sender's: the others go on
-                log.error("a message can't be sent", extra={"error": str(exc)})
+                log.error("message_unsendable", extra={"error": str(exc)})
                 return True
             except CONNECTION_ERRORS as exc:
                 if not self._error:
-                    log.warning("can't send, trying again", extra={"error": str(exc)})
+                    log.warning("broker_unavailable", extra={"error": str(exc)})
                 self._error = f"the broker is unavailable: {exc}"
                 self.kill()
             self._withdraw_calls(queued)
@@ -386,7 +386,7 @@ class Sender(_LinkOwner):
     def _returned(
         self, exc: Exception, exchange: str, routing_key: str, message: Any
     ) -> None:
-        log.warning("nobody takes this message", extra={"routing_key": routing_key})
+        log.warning("message_returned", extra={"routing_key": routing_key})
         for callback in self.when_returned:
             callback(message.properties.get("correlation_id"))
 

@@ -78,7 +78,7 @@ class Container(ServiceContainer):
         super().start()
         self._is_up = True
         gc.set_threshold(*GC_THRESHOLDS)
-        log.info("service is up", extra={"service": self.service_name})
+        log.info("service_started", extra={"service": self.service_name})
 
     def stop(self) -> None:
         health.remove_checks(self.service_name)
@@ -97,12 +97,12 @@ class Container(ServiceContainer):
                 super().stop()
         except eventlet.Timeout:
             log.error(
-                "what it did not finish in time is given up",
+                "shutdown_timed_out",
                 extra={"service": self.service_name},
             )
             self.kill()
         _stopping.discard(self)
-        log.info("service has stopped", extra={"service": self.service_name})
+        log.info("service_stopped", extra={"service": self.service_name})
 
     def _exit(self) -> None:
         """End the process, when the other services in it have finished."""
@@ -121,7 +121,7 @@ class Container(ServiceContainer):
                 return check_broker_user(self.config, self.service_name)
             except (ConfigurationError, *CONNECTION_ERRORS) as exc:
                 log.warning(
-                    "broker permissions not confirmed",
+                    "broker_permissions_unconfirmed",
                     extra={"service": self.service_name, "error": first_line(exc)},
                 )
             if not self._must_be_restricted:
@@ -190,12 +190,16 @@ class Container(ServiceContainer):
             quiet = isinstance(worker_ctx.entrypoint, Timer) or getattr(
                 worker_ctx.entrypoint, "quiet", False
             )
-            log.log(logging.DEBUG if quiet else logging.INFO, "handled", extra=fields)
+            log.log(
+                logging.DEBUG if quiet else logging.INFO,
+                "entrypoint_handled",
+                extra=fields,
+            )
         elif is_away(exc_info[1]):
             log.warning(
-                "failed: a part is away",
+                "dependency_unavailable",
                 extra={**fields, "error": first_line(exc_info[1])},
             )
         else:
-            log.error("failed", extra=fields, exc_info=exc_info)
+            log.error("entrypoint_failed", extra=fields, exc_info=exc_info)
         super()._worker_result(worker_ctx, result, exc_info)

@@ -103,7 +103,7 @@ def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
         found = {"error": first_line(exc)}
     if found != wanted:
         log.warning(
-            "time limits of the database are not in force: reconnect the pooler",
+            "time_limits_not_in_force",
             extra={"service": service, "needed": wanted["statement_timeout"], **found},
         )
 

@@ -138,13 +138,13 @@ class Database(NamekoDatabase):
         except DBAPIError as exc:
             if sqlstate(exc) != NO_TABLE:
                 log.warning(
-                    "waiting for the database",
+                    "waiting_for_database",
                     extra={"service": service, "error": first_line(exc)},
                 )
                 return False
             found = None
         log.warning(
-            "waiting for the schema: the migrations have not run",
+            "waiting_for_schema",
             extra={"service": service, "found": found, "needed": needed},
         )
         return False

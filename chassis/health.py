@@ -56,7 +56,8 @@ class Check:
             return "ok"
         except Exception as exc:  # whatever it is, the service can't be called ready
             log.warning(
-                "not ready", extra={"check": self._name, "error": first_line(exc)}
+                "readiness_check_failed",
+                extra={"check": self._name, "error": first_line(exc)},
             )
             return "away"
         finally:
@@ -174,7 +175,7 @@ def accept(
         try:
             return take()
         except OSError as exc:
-            log.warning("can't accept a connection", extra={"error": str(exc)})
+            log.warning("connection_not_accepted", extra={"error": str(exc)})
             when_failed()
             eventlet.sleep(ACCEPT_AGAIN_S)
 
@@ -184,7 +185,7 @@ def serve(address: str) -> None:
     global _server
     if _server is None:
         _server = listen(address, "HEALTH")
-        log.info("health", extra={"url": f"{url(_server)}/readyz"})
+        log.info("health_server_started", extra={"url": f"{url(_server)}/readyz"})
         _server.accept = partial(_accept_newest, _server.accept)  # type: ignore[method-assign]
         eventlet.spawn(
             wsgi.server,

@@ -7,7 +7,6 @@ waits without a limit looks healthy: its heartbeats go on, and no error is logge
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from time import monotonic
 
 from eventlet.hubs import get_hub
@@ -24,11 +23,7 @@ class LoopWatch:
     """Watches one loop of a service, from now on; `limit_s` is how long one step may take."""
 
     def __init__(self, service: str, loop: str, limit_s: float = MAX_BUSY_S) -> None:
-        self._report = partial(
-            log.error,
-            "loop is stuck",
-            extra={"service": service, "loop": loop, "seconds": limit_s},
-        )
+        self._fields = {"service": service, "loop": loop, "seconds": limit_s}
         self._limit_s = limit_s
         self._started: float | None = None  # monotonic
         metrics.LOOP_BUSY.labels(service, loop).set_function(self.busy_s)
@@ -48,6 +43,9 @@ class LoopWatch:
         finally:
             alarm.cancel()
             self._started = None
+
+    def _report(self) -> None:
+        log.error("loop_stuck", extra=self._fields)
 
     def check(self) -> None:
         """For /readyz: raises Unavailable while a step takes longer than it may."""

@@ -55,7 +55,7 @@ def ports(
 
     def is_up() -> bool:
         assert not process.ended(), process.log.read_text()
-        return process.log.read_text().count("service is up") == len(SERVICES)
+        return process.log.read_text().count("service_started") == len(SERVICES)
 
     process.start()
     try:

@@ -35,7 +35,7 @@ auth_type = any
 admin_users = admin
 pool_mode = transaction
 """
-NOT_IN_FORCE = "time limits of the database are not in force: reconnect the pooler"
+NOT_IN_FORCE = "time_limits_not_in_force"
 ANN = {
     "username": "Ann",
     "email": "ann@example.com",

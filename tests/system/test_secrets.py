@@ -114,7 +114,7 @@ def test_services_work_with_secrets_of_any_characters(
 
     def is_up() -> bool:
         assert not process.ended(), process.log.read_text()
-        return process.log.read_text().count("service is up") == 2
+        return process.log.read_text().count("service_started") == 2
 
     process.start()
     try:

@@ -97,7 +97,7 @@ def status(url: str) -> int | None:
 
 def says_that_it_waits(process: Process) -> bool:
     """Whether its log names the server it waits for."""
-    told = ("waiting for the database", "Error connecting to broker")
+    told = ("waiting_for_database", "Error connecting to broker")
     return any(line["event"].startswith(told) for line in process.lines())
 
 

@@ -129,7 +129,7 @@ def test_a_closed_connection_is_seen_at_once_and_replaced(
     link = publisher._link
     close_connections()
     eventually(lambda: link.closed)
-    assert "broker connection lost" in caplog.messages
+    assert "broker_connection_lost" in caplog.messages
     assert publisher.publish([message("nowhere")]) == [False]
 
 
@@ -325,9 +325,7 @@ def test_idle_connections_live_by_their_heartbeats(chassis_config, caplog) -> No
         for record in caplog.records
         if record.levelno >= logging.WARNING
     ]
-    assert warnings == [
-        "broker permissions not confirmed"
-    ]  # these tests have all rights
+    assert warnings == ["broker_permissions_unconfirmed"]  # these tests have all rights
 
 
 def test_a_connection_that_cannot_be_prepared_is_not_left_open(

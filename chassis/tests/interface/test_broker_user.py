@@ -24,7 +24,7 @@ RIGHTS = ("configure", "read", "write")
 WIDE = ", ".join(
     (*RIGHTS, "routing keys of nameko-rpc", "routing keys of users.events")
 )
-UNCONFIRMED = "broker permissions not confirmed"
+UNCONFIRMED = "broker_permissions_unconfirmed"
 IMPORT = r"import definitions\.json \(docs/operations\.md#permissions-on-the-broker\)"
 
 

@@ -19,7 +19,7 @@ from chassis.tests.conftest import Keeper, dependency, running
 from conftest import DEADLINE_S
 
 Run = Callable[[str], list[Any]]
-NOT_IN_FORCE = "time limits of the database are not in force: reconnect the pooler"
+NOT_IN_FORCE = "time_limits_not_in_force"
 ROLE_SETTINGS = """
     SELECT unnest(setconfig)
     FROM pg_db_role_setting

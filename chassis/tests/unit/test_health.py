@@ -145,7 +145,7 @@ def test_the_health_server_outlives_a_lack_of_descriptors(monkeypatch, caplog) -
         resource.setrlimit(resource.RLIMIT_NOFILE, (asking.fileno() + 1, limits[1]))
         try:
             asking.connect(address)
-            eventually(lambda: "can't accept a connection" in caplog.messages)
+            eventually(lambda: "connection_not_accepted" in caplog.messages)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         asking.sendall(
@@ -274,7 +274,11 @@ def test_health_is_served_to_both_families(monkeypatch, caplog) -> None:
     monkeypatch.setattr(health, "_server", None)
     health.serve("[::]:0")
     port = health._server.getsockname()[1]
-    assert [record.url for record in caplog.records if record.message == "health"] == [
+    assert [
+        record.url
+        for record in caplog.records
+        if record.message == "health_server_started"
+    ] == [
         f"http://{'[::]' if socket.has_dualstack_ipv6() else '0.0.0.0'}:{port}/readyz"
     ]
     for host in loopback():

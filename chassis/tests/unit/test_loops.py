@@ -31,7 +31,7 @@ def test_a_step_that_takes_too_long_is_in_the_log_the_metric_and_the_readiness(
 ) -> None:
     watch = LoopWatch("tests", "loop", limit_s=0.05)
     with watch.step():
-        eventually(lambda: "loop is stuck" in caplog.messages)
+        eventually(lambda: "loop_stuck" in caplog.messages)
         assert shown() > 0
         with pytest.raises(Unavailable, match="busy for"):
             watch.check()

@@ -168,7 +168,7 @@ def test_idle_connections_take_no_descriptors_from_new_clients_and_health(
                 200,
                 200,
             ]
-        assert "can't accept a connection" not in gateway.log.read_text()
+        assert "connection_not_accepted" not in gateway.log.read_text()
         for connection in idle:
             connection.close()
     finally:
