@@ -325,7 +325,8 @@ class EventHandler(NamekoEventHandler):
                 self._ack(batch, result.done)
                 return first_line(exc)
             log.warning(
-                "dead letters wait", extra={"queue": self.queue.name, "error": str(exc)}
+                "dead_lettering_postponed",
+                extra={"queue": self.queue.name, "error": str(exc)},
             )
             moved = []
         self._ack(batch, [*result.done, *moved])
@@ -382,7 +383,7 @@ class EventHandler(NamekoEventHandler):
         if failures:
             first = failures[0].delivery
             log.warning(
-                "events failed",
+                "events_failed",
                 extra={
                     "queue": self.queue.name,
                     "events": len(failures),
@@ -423,7 +424,7 @@ class EventHandler(NamekoEventHandler):
         metrics.EVENTS.labels(self.queue.name, "parked").inc(len(dead))
         for delivery in dead:
             log.error(
-                "event dead-lettered",
+                "event_dead_lettered",
                 extra={
                     "queue": self.dead_name(),
                     "event_id": delivery.id,
@@ -470,7 +471,7 @@ class EventHandler(NamekoEventHandler):
         self._pause_reason = reason
         self.prefetch = 0
         log.warning(
-            "event handler paused",
+            "event_handler_paused",
             extra={"queue": self.queue.name, "error": reason, "seconds": pause_s},
         )
         self.queue_consumer.apply_prefetch(self)
@@ -481,7 +482,7 @@ class EventHandler(NamekoEventHandler):
     def _resume(self) -> None:
         """Consume as usual again."""
         self.prefetch = PREFETCH
-        log.info("event handler resumed", extra={"queue": self.queue.name})
+        log.info("event_handler_resumed", extra={"queue": self.queue.name})
         self.queue_consumer.apply_prefetch(self)
 
     def _check_running(self) -> None:

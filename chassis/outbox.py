@@ -202,7 +202,7 @@ class Outbox(DependencyProvider):
             if not is_away(exc):
                 raise
             log.warning(
-                "the relay waits",
+                "outbox_relay_paused",
                 extra={
                     "service": self.container.service_name,
                     "error": first_line(exc),
@@ -235,7 +235,7 @@ class Outbox(DependencyProvider):
                 connection.execute(KEEP, {"ids": kept})
         if kept:  # tried again when `_measure` has noticed them
             log.warning(
-                "events without a queue: the migrations have not run",
+                "events_without_queue",
                 extra={"count": len(kept)},
             )
         if len(rows) == BATCH:

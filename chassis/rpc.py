@@ -72,7 +72,7 @@ class RpcConsumer(NamekoRpcConsumer):
         method = message.delivery_info["routing_key"]
         if fault := self._fault(message):
             log.error(
-                "request refused without a reply",
+                "request_dropped",
                 extra={"method": method, "error": fault},
             )
             self.queue_consumer.ack_message(message)
@@ -81,7 +81,7 @@ class RpcConsumer(NamekoRpcConsumer):
             self.get_provider_for_method(method).handle_message(body, message)
         except Exception as exc:
             log.warning(
-                "malformed request refused",
+                "request_malformed",
                 extra={"method": method, "error": first_line(exc)},
             )
             self.handle_result(message, None, sys.exc_info())
@@ -126,7 +126,7 @@ class RpcConsumer(NamekoRpcConsumer):
         try:
             return encode({"result": result, "error": exc and self._error(exc)})
         except (TypeError, ValueError, RecursionError) as unserializable:
-            log.exception("a result can't be sent")
+            log.exception("result_unserializable")
             return self._answer(None, unserializable)
 
     def _error(self, exc: Exception) -> dict[str, Any]:
@@ -364,7 +364,7 @@ class RpcProxy(DependencyProvider):
         if isinstance(fault, DeadlineExceeded | Unavailable | InternalError):
             raise fault
         log.error(
-            "a call failed",
+            "rpc_call_failed",
             extra={"call": f"{self.service}.{method}", "error": first_line(fault)},
         )
         raise InternalError(f"{self.service} failed")

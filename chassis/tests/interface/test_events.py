@@ -255,7 +255,7 @@ def test_where_every_event_is_too_slow_the_handler_pauses_after_a_few(
     gathered, caplog
 ) -> None:
     ids = gathered(*[[slow() for _ in range(12)]] * 50)
-    eventually(lambda: "event handler paused" in caplog.messages)
+    eventually(lambda: "event_handler_paused" in caplog.messages)
     assert len(batches) < 20, "each of them would take the time of a statement"
     plans.clear()
     eventually(lambda: all(len(handled[event_id]) > 1 for event_id in ids))
@@ -269,7 +269,7 @@ def test_a_probe_that_fails_on_its_own_does_not_end_the_pause(
     monkeypatch.setattr(events, "PROBE_S", 10)  # a busy machine delivers late
     malformed = tell(database_gone(), *[ValueError("no")] * 100)
     pauses = events.MAX_ATTEMPTS + 1
-    eventually(lambda: caplog.messages.count("event handler paused") == pauses)
+    eventually(lambda: caplog.messages.count("event_handler_paused") == pauses)
     eventually(lambda: broker.count(DEAD))
     assert len(handled[malformed]) == 1 + events.MAX_ATTEMPTS
     assert [copy.headers["x-failures"] for copy in moved] == [1, 2, 3, 4, 5]
@@ -360,12 +360,12 @@ def test_a_dead_letter_that_is_not_confirmed_waits_and_holds_up_no_other(
     tell, unconfirmed, broker, caplog
 ) -> None:
     event_id = tell(*[ValueError("no")] * 100)
-    eventually(lambda: "dead letters wait" in caplog.messages)
+    eventually(lambda: "dead_lettering_postponed" in caplog.messages)
     other = tell()
     eventually(lambda: handled[other])
     eventually(lambda: broker.count(DEAD))
     assert (len(handled[event_id]), unconfirmed) == (events.MAX_ATTEMPTS + 3, [])
-    assert "event handler paused" not in caplog.messages
+    assert "event_handler_paused" not in caplog.messages
     broker.take(DEAD)
 
 
@@ -375,7 +375,7 @@ def test_where_no_more_dead_letters_can_be_held_the_handler_pauses(
     monkeypatch.setattr(events, "MAX_HELD", 0)
     tell(*[ValueError("no")] * 100)
     eventually(lambda: broker.count(DEAD))
-    assert "event handler paused" in caplog.messages
+    assert "event_handler_paused" in caplog.messages
     broker.take(DEAD)
 
 
@@ -545,9 +545,9 @@ def test_many_malformed_events_delay_a_good_one_behind_them_by_a_few_probes(
     bad = [tell(*[AttributeError("malformed")] * 1000) for _ in range(100)]
     eventually(is_paused)
     good = tell()
-    paused = caplog.messages.count("event handler paused")
+    paused = caplog.messages.count("event_handler_paused")
     eventually(lambda: handled[good])
-    assert caplog.messages.count("event handler paused") - paused < 12
+    assert caplog.messages.count("event_handler_paused") - paused < 12
     eventually(lambda: broker.count(DEAD) == len(bad), 60)
     broker.take(DEAD)
 
@@ -644,7 +644,7 @@ def test_a_handler_that_pauses_stops_at_any_moment(
         container = Container(Leaver, chassis_config)
         with running(container):
             dispatch("teller", "gone", 0)
-            eventually(lambda: "event handler paused" in caplog.messages)
+            eventually(lambda: "event_handler_paused" in caplog.messages)
             eventlet.sleep(chance.uniform(0, 0.6))
         assert "shutdown_timed_out" not in caplog.messages
         caplog.clear()

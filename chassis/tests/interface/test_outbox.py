@@ -158,9 +158,7 @@ def test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one(
     teller, rpc, broker, sql, caplog
 ) -> None:
     rpc.users.tell("early", [{"n": 1}])
-    eventually(
-        lambda: "events without a queue: the migrations have not run" in caplog.messages
-    )
+    eventually(lambda: "events_without_queue" in caplog.messages)
     assert unsent(sql) == 1
     queue = broker.bind(EXCHANGE, "early")
     eventually(lambda: broker.count(queue))

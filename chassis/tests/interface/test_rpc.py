@@ -225,7 +225,7 @@ def test_a_wrong_call_of_ours_is_our_fault_not_that_of_who_called_us(
     for call in (lambda: echo.echo(valeu=1), lambda: echo.nothing()):
         with pytest.raises(InternalError, match=r"^echo failed$"):
             call()
-    assert caplog.messages.count("a call failed") == 2
+    assert caplog.messages.count("rpc_call_failed") == 2
 
 
 @pytest.mark.parametrize("name", ["hasty", "limited"])
@@ -498,7 +498,7 @@ def test_a_poison_message_is_taken_off_the_queue_and_the_service_lives(
     eventually(lambda: broker.count("rpc-echo") == 0)
 
 
-UNANSWERED, MALFORMED = "request refused without a reply", "malformed request refused"
+UNANSWERED, MALFORMED = "request_dropped", "request_malformed"
 
 
 def refusals(caplog: Any, event: str) -> list[str]:
