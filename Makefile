@@ -12,9 +12,9 @@ export PYTHONUTF8 := 1
 BIN := .venv/bin
 SUITE := $(BIN)/python -m dev.cli
 MIGRATIONS := $(SUITE) exec --user migrations $(BIN)/python
-BENCH := $(BIN)/python -m bench
+BENCH := $(BIN)/python -m dev.bench
 # With KEEP=1 the result is the reference, which docs/performance.md and README.md show.
-KEPT = $(FLAGS) $(if $(KEEP),--keep && $(BIN)/python -m bench.report)
+KEPT = $(FLAGS) $(if $(KEEP),--keep && $(BIN)/python -m dev.bench.report)
 PACKAGES := users billing orders notifications gateway chassis
 SCHEMA := $(BIN)/check-jsonschema --builtin-schema vendor
 NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.json \
@@ -85,7 +85,7 @@ mutants: install  ## takes the promises away, one by one: some test must go red 
 	@$(BIN)/python -m tests.mutants $(WORD)
 
 test-unit: install  ## rules alone: needs no server
-	@$(BIN)/pytest */tests/unit
+	@$(BIN)/pytest */tests/unit dev/bench/tests/unit
 
 test-interface: install  ## each service on a real broker and database
 	@$(BIN)/pytest */tests/interface
@@ -172,13 +172,13 @@ bench-scale:  ## with 1, 2 and 4 copies of each service
 	@$(BENCH) scale $(KEPT)
 
 load: installed  ## users who buy from the running suite until Ctrl-C; then every answer is compared
-	@$(SUITE) exec --user migrations --gateway $(BIN)/python -W ignore -m chaos.load $(FLAGS)
+	@$(SUITE) exec --user migrations --gateway $(BIN)/python -W ignore -m tests.chaos.load $(FLAGS)
 
 fuzz: installed  ## requests made up from docs/openapi.yaml against the running suite, ten minutes; FLAGS="--seconds 60"
 	@$(SUITE) exec --gateway $(BIN)/python -W ignore -m dev.specs.fuzz $(FLAGS)
 
 chaos: install  ## the promises under real faults, 40 minutes or more; PART=kills, SEED=7, AGAIN=1
-	@$(BIN)/python -W ignore -m chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)
+	@$(BIN)/python -W ignore -m tests.chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)
 
 licences: install  ## docs/licences.md anew: the licence of each locked package, refused where it is not allowed
 	@$(BIN)/python -m dev.supply.licences
@@ -197,4 +197,4 @@ lock: install  ## pin what pyproject.toml asks for; FLAGS=--upgrade-package=NAME
 
 clean: down  ## stop all, and remove all that make has made
 	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi
-	rm -rf .run-* sbom.cdx.json chaos/results bench/results/latest* .venv .tools postman/node_modules dev/diagrams/node_modules dev/specs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .run-* sbom.cdx.json tests/chaos/results dev/bench/results/latest* .venv .tools postman/node_modules dev/diagrams/node_modules dev/specs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from chaos.arena import Arenas
-from chaos.parts import PARTS
-from chaos.run import Result, play
+from tests.chaos.arena import Arenas
+from tests.chaos.parts import PARTS
+from tests.chaos.run import Result, play
 
 SEED = int(os.environ.get("SEED", "1"))
 

@@ -6,9 +6,9 @@ import inspect
 
 import pytest
 
-from chaos.crashing import wrap
-from chaos.points import POINTS, rounds
 from dev.cli import SERVICES
+from tests.chaos.crashing import wrap
+from tests.chaos.points import POINTS, rounds
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.parts import PARTS
-from chaos.points import POINTS
+from tests.chaos.parts import PARTS
+from tests.chaos.points import POINTS
 
 TEXT = Path("docs/reliability.md").read_text()
 

@@ -1,8 +1,8 @@
 """What docs/reliability.md promises, each under its real fault. The rest of the rows: no ref meets
 another in tests/system/test_idempotency.py."""
 
-from chaos.points import POINTS
 from dev.cli import SERVICES
+from tests.chaos.points import POINTS
 
 
 def test_nothing_acknowledged_is_lost_when_processes_are_killed(prove) -> None:

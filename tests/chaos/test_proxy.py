@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import eventlet
 import pytest
 
-from chaos.proxy import HOST, Proxy
+from tests.chaos.proxy import HOST, Proxy
 
 WAIT_S = 5.0  # generous
 SILENT_S = 0.3

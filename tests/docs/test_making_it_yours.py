@@ -30,7 +30,7 @@ TEXTS = (
     ":!docs",
     ":!tests",
     ":!*/tests/*",
-    ":!bench/results",
+    ":!dev/bench/results",
     ":!charts/shop/files/bus-previous.yaml",
 )
 DROP = PAGE.read_text().partition("\n## Drop a service\n")[2].partition("\n## ")[0]

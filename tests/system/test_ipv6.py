@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import requests
 
-from chaos.proxy import Proxy
 from conftest import eventually, in_uri, loopback
 from dev.cli import QUIET, SERVICES
 from dev.ports import free_ports
 from dev.servers import Servers
+from tests.chaos.proxy import Proxy
 from tests.system.processes import START_S, Process
 from tests.system.shopper import Shopper
 

@@ -10,12 +10,12 @@ import eventlet
 import pytest
 import yaml
 
-from chaos.arena import Arena, arena
-from chaos.run import Part, Run, converge, play
-from chaos.versions import PREVIOUS, checkout_of
 from dev.broker import BUS, CHECKOUT
 from dev.broker import PREVIOUS as PREVIOUS_PERMISSIONS
 from dev.failure import Failure
+from tests.chaos.arena import Arena, arena
+from tests.chaos.run import Part, Run, converge, play
+from tests.chaos.versions import PREVIOUS, checkout_of
 
 SEED = int(os.environ.get("SEED", "1"))
 CALLEES_FIRST = ("users", "billing", "notifications", "orders", "gateway")

@@ -1,4 +1,4 @@
-"""The tables of a result, printed and, with `python -m bench.report`, in docs/performance.md: those are of
+"""The tables of a result, printed and, with `python -m dev.bench.report`, in docs/performance.md: those are of
 the reference results, which `make bench KEEP=1` and its like write. The picture is drawn anew, too.
 """
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import figures, picture
-from bench.cpu import NOT_OURS
+from dev.bench import figures, picture
+from dev.bench.cpu import NOT_OURS
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-DOCUMENT = HERE.parent / "docs" / "performance.md"
+DOCUMENT = HERE.parents[1] / "docs" / "performance.md"
 MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 LATENCIES = ("median ms", "p99 ms", "letters p99 s")

@@ -11,7 +11,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 from sqlalchemy import make_url
 
-from bench.load import HERE, PENDING, SETTLED, Measure
+from dev.bench.load import HERE, PENDING, SETTLED, Measure
 from dev.supervisor import wait_for
 
 DATABASE = "bench"

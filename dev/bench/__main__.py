@@ -1,4 +1,4 @@
-"""Measures the whole suite on servers of its own: `make bench` and its like, or `python -m bench PART`.
+"""Measures the whole suite on servers of its own: `make bench` and its like, or `python -m dev.bench PART`.
 
 docs/performance.md says what the figures mean. Ends with 1 where the audit finds a difference or an
 answer was wrong; a target that is missed is told, and no failure.
@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bench import growth, load, long, picture, report, rounds, scale
+from dev.bench import growth, load, long, picture, report, rounds, scale
 from dev.failure import Failure
 from dev.proxies import without_proxy
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dev.bench", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     for name, options in PARTS.items():
         part = parts.add_parser(name)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chaos.run import Result
 from dev.broker import CHECKOUT
+from tests.chaos.run import Result
 
 RESULTS = (
     Path(__file__).parent / "results"

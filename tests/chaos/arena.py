@@ -21,14 +21,14 @@ import kombu
 import psycopg2
 import requests
 
-from chaos.points import Point
-from chaos.proxy import HOST, Proxy
 from dev.broker import BUS, CHECKOUT, MIGRATIONS
 from dev.cli import GATEWAYS, SECOND, SECOND_COPIES, Suite, service_of
 from dev.failure import Failure
 from dev.passwords import exports, write_private
 from dev.ports import free_ports, listening
 from dev.servers import DATABASES
+from tests.chaos.points import Point
+from tests.chaos.proxy import HOST, Proxy
 
 T = TypeVar("T")
 READY_S = 90.0  # generous: for waiting, never for measuring
@@ -237,7 +237,7 @@ class Arena:
         launcher = [
             sys.executable,
             "-m",
-            "chaos.crashing",
+            "tests.chaos.crashing",
             *options,
             point.moment,
             point.function,

@@ -16,9 +16,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bench import cpu, load
-from bench.books import Books
-from bench.load import Measure
+from dev.bench import cpu, load
+from dev.bench.books import Books
+from dev.bench.load import Measure
 from dev.broker import CHECKOUT, MIGRATIONS
 from dev.cli import Suite, further_copies
 from dev.failure import Failure

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import eventlet
 
-from chaos.arena import shuffled
-from chaos.points import Point, deaths, rounds
-from chaos.run import Part, Run
 from dev.cli import SERVICES
 from dev.servers import DATABASES
+from tests.chaos.arena import shuffled
+from tests.chaos.points import Point, deaths, rounds
+from tests.chaos.run import Part, Run
 
 KILLED_UNDER_WAY_S = 0.25  # a wave takes about as long
 DEATH_S = 120.0  # generous: a round waits so long for each of its deaths

@@ -1,6 +1,6 @@
 """All parts, in the order in which they are played."""
 
-from chaos import connections, failover, money, processes, retries, servers
+from tests.chaos import connections, failover, money, processes, retries, servers
 
 # The last two need proxies between services and servers: the services are restarted once.
 PARTS = (

@@ -14,10 +14,10 @@ import random
 import signal
 import sys
 
-from chaos import report
-from chaos.arena import Arenas
-from chaos.parts import PARTS
-from chaos.run import Part, Result, play
+from tests.chaos import report
+from tests.chaos.arena import Arenas
+from tests.chaos.parts import PARTS
+from tests.chaos.run import Part, Result, play
 from dev.failure import Failure
 from dev.proxies import without_proxy
 
@@ -56,7 +56,7 @@ def default_seed(large: bool) -> int:
 def main() -> int:
     os.environ.update(without_proxy(os.environ))
     names = [part.name for part in PARTS]
-    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument(
         "--part", choices=names, action="append", help="this one alone; may be repeated"
     )

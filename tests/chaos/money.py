@@ -6,9 +6,9 @@ from typing import Any
 import eventlet
 from eventlet.greenpool import GreenPool
 
-from chaos.clients import Asked, Reply, User
-from chaos.run import Part, Run
-from chaos.taps import Caught, Tap, repeated, tap
+from tests.chaos.clients import Asked, Reply, User
+from tests.chaos.run import Part, Run
+from tests.chaos.taps import Caught, Tap, repeated, tap
 
 PRICE = 2_50
 PAID_ONES, ASKED_FOR, AT_ONCE = 400, 1600, 32

@@ -19,10 +19,10 @@ from typing import Any
 
 import psycopg2
 
-from chaos.arena import STANDBY, Arena
 from dev.failure import Failure
 from dev.servers import PATH, tail
 from dev.supervisor import MARK, wait_for
+from tests.chaos.arena import STANDBY, Arena
 
 ENOUGH = "4g"  # a limit: memory is taken for files only
 START_S = STOP_S = 30.0  # generous

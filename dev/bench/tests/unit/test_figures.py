@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from bench import figures
-from bench.figures import Target, at, median_of, medians, memory_slopes, targets
-from bench.growth import in_turn, ratios
-from bench.load import Measure
-from bench.scale import by_pgbench
+from dev.bench import figures
+from dev.bench.figures import Target, at, median_of, medians, memory_slopes, targets
+from dev.bench.growth import in_turn, ratios
+from dev.bench.load import Measure
+from dev.bench.scale import by_pgbench
 
 
 def orders(clients: int, rate: float, **more: Any) -> Measure:

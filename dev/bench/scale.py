@@ -5,10 +5,10 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from bench import figures
-from bench.load import Measure
-from bench.rounds import BUSY
-from bench.shop import Shop, opened, say
+from dev.bench import figures
+from dev.bench.load import Measure
+from dev.bench.rounds import BUSY
+from dev.bench.shop import Shop, opened, say
 
 COPIES = (1, 2, 4)
 CLIENTS = (64, 128, 256)

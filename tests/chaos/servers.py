@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import eventlet
 
-from chaos.arena import shuffled
-from chaos.clients import User
-from chaos.run import Part, Run
 from dev.failure import Failure
+from tests.chaos.arena import shuffled
+from tests.chaos.clients import User
+from tests.chaos.run import Part, Run
 
 Fault = Callable[[], None]
 ALARM_S = 30.0

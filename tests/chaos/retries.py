@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 import eventlet
 
-from chaos.run import Part, Run
+from tests.chaos.run import Part, Run
 
 ORDERS_AT_ONCE = 25
 PAUSE_S = 0.1  # between two waves of orders

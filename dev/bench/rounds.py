@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from bench import figures
-from bench.load import Measure
-from bench.shop import Shop, opened, say
+from dev.bench import figures
+from dev.bench.load import Measure
+from dev.bench.shop import Shop, opened, say
 
 BUSY = 128  # clients: for these it is told where the time goes
 

@@ -1,6 +1,6 @@
 """Runs a service that dies at one line: what the `nameko` command does, with one function wrapped.
 
-    python -m chaos.crashing --record FILE --times 2 --call 3 after billing.store:write -- \
+    python -m tests.chaos.crashing --record FILE --times 2 --call 3 after billing.store:write -- \
         run --config config.yaml billing.service
 
 The process sends itself SIGKILL before or after the third call. FILE gets a byte for each death, so
@@ -24,7 +24,7 @@ from typing import Any
 
 from nameko.cli.main import main as nameko
 
-from chaos.points import deaths
+from tests.chaos.points import deaths
 
 
 def wrap(
@@ -75,7 +75,7 @@ def dies_at(call: int, record: Path) -> Callable[[], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m chaos.crashing", description=__doc__
+        prog="python -m tests.chaos.crashing", description=__doc__
     )
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument(

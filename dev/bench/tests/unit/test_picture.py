@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from bench.picture import draw
+from dev.bench.picture import draw
 
 GIDS = {"orders-rate", "pgbench-rate", "orders-median", "orders-p99", "pgbench-median"}
 

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from http import HTTPStatus
 
-from chaos.clients import Clients
+from tests.chaos.clients import Clients
 from dev.failure import Failure
 
 USERS = 8
@@ -84,7 +84,9 @@ def _audited() -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m chaos.load", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos.load", description=__doc__
+    )
     parser.add_argument(
         "--per-s",
         type=float,

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.cpu import IDLE, REST, TAKEN, TICKS, backend_kind, between, machine, process
+from dev.bench.cpu import (
+    IDLE,
+    REST,
+    TAKEN,
+    TICKS,
+    backend_kind,
+    between,
+    machine,
+    process,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Any
 
 import psycopg2
 
-from bench import figures
-from bench.load import Measure
-from bench.shop import Shop, opened, say
+from dev.bench import figures
+from dev.bench.load import Measure
+from dev.bench.shop import Shop, opened, say
 from dev.broker import CHECKOUT
 from dev.failure import Failure
 

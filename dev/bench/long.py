@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from bench import figures
-from bench.load import SETTLED
-from bench.shop import Shop, opened, say
+from dev.bench import figures
+from dev.bench.load import SETTLED
+from dev.bench.shop import Shop, opened, say
 
 CLIENTS = 128
 EVERY = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import linear_regression, median
 from typing import Any
 
-from bench.load import Measure
+from dev.bench.load import Measure
 
 Round = Mapping[tuple[str, int], Measure]  # by what was measured, and clients
 FIGURES = ("rate", "p50_ms", "p99_ms", "letter_p99_s", "letter_growth")

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from bench import figures, report
-from bench.__main__ import PARTS, parse
-from bench.load import Measure
-from bench.report import (
+from dev.bench import figures, report
+from dev.bench.__main__ import PARTS, parse
+from dev.bench.load import Measure
+from dev.bench.report import (
     DOCUMENT,
     MARKED,
     TABLES,
@@ -78,7 +78,7 @@ def test_a_result_is_printed_with_each_target_and_every_fault(
 def test_the_documents_tables_are_those_of_the_reference_results() -> None:
     text = DOCUMENT.read_text()
     assert filled(text, references()) == text, (
-        "python -m bench.report brings them up to date"
+        "python -m dev.bench.report brings them up to date"
     )
 
 

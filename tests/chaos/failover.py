@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import eventlet
 from eventlet.greenpool import GreenPool
 
-from chaos.clients import Clients, User
-from chaos.run import Part, Run
-from chaos.servers import RESUMED_S, expect_recovery
-from chaos.standby import Standby, standby
 from dev.servers import DATABASES
+from tests.chaos.clients import Clients, User
+from tests.chaos.run import Part, Run
+from tests.chaos.servers import RESUMED_S, expect_recovery
+from tests.chaos.standby import Standby, standby
 
 CLIENTS = 3  # of each kind
 PAUSE_S = (0.1, 0.3)  # of a client, between two requests that write

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chaos.arena import Arena
-from chaos.clients import Clients
 from dev.failure import Failure
+from tests.chaos.arena import Arena
+from tests.chaos.clients import Clients
 
 ORDERS_END_S = 60.0  # after the last fault's end
 LETTERS_COME_S = 90.0

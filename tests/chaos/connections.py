@@ -6,10 +6,10 @@ from itertools import product
 
 import eventlet
 
-from chaos.arena import PROXIED, shuffled
-from chaos.proxy import Proxy
-from chaos.run import SHORT_HEARTBEAT_S, Part, Run
-from chaos.servers import RESUMED_S, expect_recovery
+from tests.chaos.arena import PROXIED, shuffled
+from tests.chaos.proxy import Proxy
+from tests.chaos.run import SHORT_HEARTBEAT_S, Part, Run
+from tests.chaos.servers import RESUMED_S, expect_recovery
 
 ORDERS_AT_ONCE = 40  # enough to open more connections than one request needs
 IDLE_S = (1.0, 3.0)  # after which a connection is forgotten: shorter than the heartbeat
