@@ -88,7 +88,7 @@ class Service:
         for event in events:
             if event["reason"] == UNKNOWN_USER:
                 log.warning(
-                    "no user to write to", extra={"order_id": event["order_id"]}
+                    "letter_user_unknown", extra={"order_id": event["order_id"]}
                 )
         return self._write_letters(
             [event for event in events if event["reason"] != UNKNOWN_USER]

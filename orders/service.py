@@ -98,7 +98,7 @@ class Service:
         Service.is_behind |= len(due) == SWEEP_AT_MOST
         if not due:
             return
-        log.info("settling what is pending", extra={"orders": len(due)})
+        log.info("pending_orders_claimed", extra={"orders": len(due)})
         self._settle([order for order in due if not domain.is_overdue(order.age)])
         self._settle(
             [order for order in due if domain.is_overdue(order.age)], cancel=True
@@ -160,11 +160,13 @@ class Service:
                 endings.append((order, ending))
             elif domain.is_misunderstood(answer):
                 log.error(
-                    "billing can't take it",
-                    extra={"order_id": order.id, "answer": answer},
+                    "billing_request_rejected",
+                    extra={"order_id": order.id, "outcome": answer},
                 )
         if len(endings) < len(orders):
-            log.warning("outcome unknown", extra={"orders": len(orders) - len(endings)})
+            log.warning(
+                "order_outcomes_unknown", extra={"orders": len(orders) - len(endings)}
+            )
         return self._end(endings) if endings else []
 
     def _end(

@@ -59,6 +59,6 @@ def verify_password(user: RowMapping | None, password: str) -> bool:
     except VerifyMismatchError:
         return False
     except (VerificationError, ValueError):  # the hash is damaged, or of another kind
-        log.error("password hash is unreadable", extra={"user_id": user and user["id"]})
+        log.error("password_hash_unreadable", extra={"user_id": user and user["id"]})
         return False
     return user is not None
