@@ -1,6 +1,6 @@
-"""What tests share: a real broker and real databases of their own, services run in this process.
+"""Shared fixtures: a broker and databases for this test run, and services in this process.
 
-Unit tests need none of it; the servers start when the first test asks for them.
+Unit tests need none of them. The servers start when the first test requests them.
 """
 
 import eventlet
@@ -32,12 +32,11 @@ from dev.proxies import without_proxy
 from dev.servers import Servers
 from dev.cli import PRIVATE
 
-os.environ.update(
-    without_proxy(os.environ)
-)  # for every client of this run, and what it starts
+# For every client of this run and the processes that it starts.
+os.environ.update(without_proxy(os.environ))
 SERVICES_WITH_TABLES = ("users", "billing", "orders", "notifications")
 SIGNING_KEY = "a secret of more than 32 characters, for tests"
-DEADLINE_S = 20.0  # generous: for waiting, never for measuring
+DEADLINE_S = 20.0  # generous, for waiting and never for measuring
 PROCESSOR_ONLY = (
     "tests/chart/",
     "tests/specs/",
@@ -45,45 +44,41 @@ PROCESSOR_ONLY = (
     "tests/test_mutants.py",
     "tests/test_workflows.py",
 )
-STARTS_SERVERS = {
-    "servers",
-    "server",
-}  # fixtures of the tests there that have servers all the same
+# Tests in these places that use one of these fixtures have servers all the same.
+STARTS_SERVERS = {"servers", "server"}
 OWN_SERVERS = ("tests/docs/", "tests/chaos/")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marks
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Marks the tests that `make test` runs beside the others: see dev/all_tests.py."""
+    """Mark the tests that `make test` runs beside the others (dev/all_tests.py)."""
     for item in items:
         path = item.path.relative_to(config.rootpath).as_posix()
-        if path.startswith(PROCESSOR_ONLY) and not STARTS_SERVERS & set(
-            item.fixturenames
-        ):
+        has_servers = STARTS_SERVERS & set(item.fixturenames)
+        if path.startswith(PROCESSOR_ONLY) and not has_servers:
             item.add_marker("processor_only")
         elif path.startswith(OWN_SERVERS):
             item.add_marker("own_servers")
 
 
 def loopback() -> list[str]:
-    """This machine's own addresses. Without IPv6 there is one."""
+    """Return this machine's loopback addresses. Without IPv6 there is one."""
     with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
         return ["127.0.0.1", "::1"]
     return ["127.0.0.1"]
 
 
 def in_uri(host: str) -> str:
-    """A host as it stands in a URI."""
+    """Return a host in the form that a URI needs."""
     return f"[{host}]" if ":" in host else host
 
 
 def eventually(check: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
-    """The first truthy result of `check`, polled; fails after `deadline_s`."""
-    with eventlet.Timeout(
-        deadline_s, AssertionError(f"not so within {deadline_s:g} s")
-    ):
+    """Poll `check` and return its first truthy result. Fail after `deadline_s`."""
+    too_late = AssertionError(f"not so within {deadline_s:g} s")
+    with eventlet.Timeout(deadline_s, too_late):
         while not (result := check()):
             eventlet.sleep(0.02)
         return result
@@ -91,7 +86,7 @@ def eventually(check: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    """A broker and a database server of this test run's own, with empty databases."""
+    """A broker and a database server for this test run, with empty databases."""
     with tempfile.TemporaryDirectory(prefix="shop-tests-") as folder:
         started = Servers(Path(folder, "run"), free_ports())
         try:
@@ -111,7 +106,7 @@ def environment(servers: Servers) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def suite_config(environment: dict[str, str]) -> dict[str, Any]:
-    """config.yaml as these servers need it; the tables and queues are made."""
+    """config.yaml for these servers. The tables and queues exist."""
     setup_yaml_parser()
     before = dict(os.environ)
     os.environ.update(environment)
@@ -134,17 +129,15 @@ def config(suite_config: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def sql(suite_config: dict[str, Any]) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    """`sql("billing", "SELECT ...", parameters)`: rows, read as the owner of that database."""
+    """`sql("billing", "SELECT ...", parameters)`: rows, as the owner of that database."""
     connections: dict[str, Any] = {}
 
     def run(
         service: str, statement: str, parameters: Any = None
     ) -> list[tuple[Any, ...]]:
         if service not in connections:
-            uri = suite_config["DB_OWNER_URIS"][f"{service}:Base"].replace(
-                "+psycopg2", ""
-            )
-            connections[service] = psycopg2.connect(uri)
+            uri = suite_config["DB_OWNER_URIS"][f"{service}:Base"]
+            connections[service] = psycopg2.connect(uri.replace("+psycopg2", ""))
             connections[service].autocommit = True
         with connections[service].cursor() as cursor:
             cursor.execute(statement, parameters)
@@ -158,35 +151,33 @@ def sql(suite_config: dict[str, Any]) -> Iterator[Callable[..., list[tuple[Any, 
 @pytest.fixture
 def clean(suite_config: dict[str, Any], sql: Callable[..., Any]) -> None:
     """Empty tables and queues before the test."""
+    listing = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     for service in SERVICES_WITH_TABLES:
-        names = sql(
-            service, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-        )
-        tables = [name for (name,) in names if name != "alembic_version"]
-        sql(
-            service, "; ".join(f"DELETE FROM {table}" for table in tables)
-        )  # quicker than TRUNCATE
+        tables = [
+            name for (name,) in sql(service, listing) if name != "alembic_version"
+        ]
+        # DELETE is quicker than TRUNCATE.
+        sql(service, "; ".join(f"DELETE FROM {table}" for table in tables))
+    exchange = get_rpc_exchange(suite_config)
     with connect(suite_config) as connection:
+        channel = connection.default_channel
         for service in SERVICES_WITH_TABLES:
-            requests = Queue(
-                f"rpc-{service}", get_rpc_exchange(suite_config), f"{service}.*"
-            )
-            requests(connection.default_channel).declare()
-            requests(connection.default_channel).purge()
+            requests = Queue(f"rpc-{service}", exchange, f"{service}.*")(channel)
+            requests.declare()
+            requests.purge()
             for handler in event_handlers(suite_config, service):
                 for queue in (handler.queue.name, handler.dead_name()):
-                    connection.default_channel.queue_purge(queue)
+                    channel.queue_purge(queue)
 
 
 @pytest.fixture
 def run(config: dict[str, Any], clean: None) -> Iterator[Callable[..., Container]]:
-    """`run(Service, ...)`: the service in this process, on the real broker and database."""
+    """`run(Service, ...)`: start a service in this process, with broker and database."""
     running: list[Container] = []
 
     def start(service_cls: type, **settings: Any) -> Container:
-        container = Container(
-            service_cls, {**config, "HEALTH_ADDRESS": "127.0.0.1:0", **settings}
-        )
+        own = {"HEALTH_ADDRESS": "127.0.0.1:0", **settings}
+        container = Container(service_cls, {**config, **own})
         running.append(container)
         container.start()
         return container
@@ -198,13 +189,13 @@ def run(config: dict[str, Any], clean: None) -> Iterator[Callable[..., Container
 
 @pytest.fixture
 def rpc(config: dict[str, Any]) -> Iterator[Any]:
-    """What `nameko shell` calls `n.rpc`."""
+    """The proxy that `nameko shell` calls `n.rpc`."""
     with ClusterRpcProxy(config, timeout=DEADLINE_S) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def dispatch(config: dict[str, Any]) -> Callable[[str, str, Any], None]:
-    """What `nameko shell` calls `n.dispatch_event`."""
+    """The function that `nameko shell` calls `n.dispatch_event`."""
     emit: Callable[[str, str, Any], None] = event_dispatcher(config)
     return emit

@@ -1,4 +1,4 @@
-"""Counts what a statement reads, by PostgreSQL's own count: the same on any machine."""
+"""Count the pages that a statement reads: PostgreSQL's count is the same on any machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event
 
 @contextmanager
 def recorded(engine: Engine, start: str) -> Iterator[list[tuple[str, Any]]]:
-    """The statements that begin with `start`, and their parameters, as the engine executes them."""
+    """Record the statements that begin with `start`, with their parameters."""
     statements: list[tuple[str, Any]] = []
 
     def record(*arguments: Any) -> None:
@@ -26,22 +26,20 @@ def recorded(engine: Engine, start: str) -> Iterator[list[tuple[str, Any]]]:
 
 
 def buffers_of(uri: str, statement: str, parameters: Any) -> int:
-    """The 8 KB pages that the statement reads. What it changes is rolled back."""
+    """Return how many 8 KB pages a statement reads. Its changes are rolled back."""
     connection = psycopg2.connect(uri.replace("+psycopg2", ""))
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
-        )
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+        cursor.execute(explain, parameters)
         [([explained],)] = cursor.fetchall()
     connection.close()
-    return int(
-        explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"]
-    )
+    plan = explained["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 @contextmanager
 def old_snapshot(uri: str) -> Iterator[None]:
-    """A transaction like pg_dump's: it keeps the index entries of rows that change meanwhile."""
+    """Keep a transaction like pg_dump's: index entries of rows that change then remain."""
     connection = psycopg2.connect(uri.replace("+psycopg2", ""))
     connection.set_session(isolation_level="REPEATABLE READ")
     connection.cursor().execute("SELECT 1")

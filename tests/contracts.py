@@ -1,7 +1,7 @@
-"""The samples in docs/contracts/, which hold the two sides of a message together.
+"""The samples in docs/contracts/, which both sides of a message are tested with.
 
-An event's sample is its payload; an RPC method's has a `request` (its keyword arguments) and the
-`answer` to it. The producer's test runs the real code and compares; the consumer's feeds the sample.
+An event's sample is its payload. An RPC method's sample has a `request` (keyword arguments) and the
+`answer`. The producer's test compares its real message. The consumer's test receives the sample.
 """
 
 import json
@@ -20,31 +20,29 @@ VARYING = {
 
 
 def event_sample(name: str) -> dict[str, Any]:
-    """The payload of an event: `event_sample("orders.order_paid")`."""
+    """Return the payload of an event: `event_sample("orders.order_paid")`."""
     return _sample("events", name)
 
 
 def rpc_sample(name: str) -> dict[str, Any]:
-    """Request and answer of a method: `rpc_sample("billing.withdraw")`."""
+    """Return request and reply of a method: `rpc_sample("billing.withdraw")`."""
     return _sample("rpc", name)
 
 
 def methods_with_samples(service: str) -> list[str]:
-    """The RPC methods of a service that have a sample."""
-    return sorted(
-        path.stem.partition(".")[2]
-        for path in (CONTRACTS / "rpc").glob(f"{service}.*.json")
-    )
+    """Return the RPC methods of a service that have a sample."""
+    samples = (CONTRACTS / "rpc").glob(f"{service}.*.json")
+    return sorted(path.stem.partition(".")[2] for path in samples)
 
 
 def rpc_methods(service: type, config: dict[str, Any]) -> list[str]:
-    """The RPC methods a service class has."""
+    """Return the RPC methods of a service class."""
     entrypoints = Container(service, config).entrypoints
     return sorted(e.method_name for e in entrypoints if isinstance(e, Rpc))
 
 
 def alike(value: Any) -> Any:
-    """`value` without what differs from one message to the next: ids and times."""
+    """Return `value` with marks in the place of ids and times, which differ each time."""
     if isinstance(value, dict):
         return {name: alike(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -56,7 +54,6 @@ def alike(value: Any) -> Any:
 
 
 def _sample(kind: str, name: str) -> dict[str, Any]:
-    sample: dict[str, Any] = json.loads(
-        (CONTRACTS / kind / f"{name}.json").read_text(encoding="utf-8")
-    )
+    text = (CONTRACTS / kind / f"{name}.json").read_text(encoding="utf-8")
+    sample: dict[str, Any] = json.loads(text)
     return sample

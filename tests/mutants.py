@@ -854,7 +854,8 @@ MUTANTS = [
             )
         ],
         tests(
-            "tests/system/test_permissions.py", "test_a_route_does_what_the_table_says"
+            "tests/system/test_permissions.py",
+            "test_a_route_permits_what_the_table_says",
         ),
     ),
     # The gateway.

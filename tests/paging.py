@@ -1,4 +1,4 @@
-"""Reading a list through its pages."""
+"""Reads a list page by page."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ def read_all(
     between: Callable[[], object] = lambda: None,
     **query: Any,
 ) -> list[dict[str, Any]]:
-    """All items that an RPC `method` lists, page by page; `between` runs after each page."""
+    """Return all items that an RPC `method` lists. `between` runs after each page."""
     items: list[dict[str, Any]] = []
     after = None
     while True:

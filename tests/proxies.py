@@ -1,4 +1,4 @@
-"""A proxy that does not answer, as the environment of every client."""
+"""Variables that name a proxy which does not answer."""
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 DEAD_PROXY = dict.fromkeys([*NAMES, *map(str.lower, NAMES)], "http://127.0.0.1:9")

@@ -69,7 +69,7 @@ def called(text: str) -> set[str]:
     return set(re.findall(r"^\s*make (?:--silent )?([a-z-]+)", text, re.MULTILINE))
 
 
-def test_verbs_that_are_called_are_the_makefiles() -> None:
+def test_called_verbs_exist_in_the_makefile() -> None:
     verbs = {verb for _, script in scripts() for verb in called(script)}
     for _, job in jobs():
         verbs.update(job.get("strategy", {}).get("matrix", {}).get("verb", []))
@@ -87,7 +87,7 @@ def test_verbs_that_are_called_are_the_makefiles() -> None:
     assert verbs <= VERBS
 
 
-def test_the_two_commands_run_on_each_python_that_the_project_accepts() -> None:
+def test_both_commands_run_on_each_accepted_python() -> None:
     lowest, highest = re.findall(r"3\.(\d+)", PROJECT["project"]["requires-python"])
     accepted = [f"3.{minor}" for minor in range(int(lowest), int(highest))]
     suite = dict(jobs())["ci: suite"]
@@ -98,14 +98,14 @@ def test_the_two_commands_run_on_each_python_that_the_project_accepts() -> None:
     assert {"make demo", "make test"} <= set(commands)
 
 
-def test_the_workflows_run_each_verb_of_the_script_for_other_hosts() -> None:
+def test_the_workflows_run_each_verb_of_the_ci_script() -> None:
     verbs = called((CHECKOUT / ".ci/run").read_text())
     assert verbs
     assert verbs <= {"test", *dict(jobs())["ci: beside"]["strategy"]["matrix"]["verb"]}
 
 
 @pytest.mark.parametrize(("job", "script"), list(scripts()))
-def test_scripts_parse_and_call_files_that_there_are(job, script) -> None:
+def test_scripts_parse_and_call_existing_files(job, script) -> None:
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     for path in re.findall(r"\bdev/[a-z/.]+", script):
         assert (CHECKOUT / path).is_file()
@@ -113,7 +113,7 @@ def test_scripts_parse_and_call_files_that_there_are(job, script) -> None:
         assert (CHECKOUT / f"{module.replace('.', '/')}.py").is_file()
 
 
-def test_a_job_uses_outputs_of_jobs_that_it_needs_and_of_steps_that_it_has() -> None:
+def test_a_job_uses_only_outputs_that_exist() -> None:
     """An expression of something else is empty at the host, and no schema finds it."""
     used = 0
     for path in WORKFLOWS:
@@ -148,7 +148,7 @@ def test_actions_are_pinned_by_one_commit_each() -> None:
     assert len({action for action, _, _ in pins}) == len(pins)
 
 
-def test_workflows_repeat_no_name_of_an_image() -> None:
+def test_workflows_repeat_no_image_name() -> None:
     """dev/images/build.sh has the list."""
     images = re.findall(
         r"^  [a-z]+=(\S+)$",
@@ -160,7 +160,7 @@ def test_workflows_repeat_no_name_of_an_image() -> None:
         assert not [name for name in images if name in path.read_text()], path.name
 
 
-def test_hooks_run_what_is_locked() -> None:
+def test_hooks_run_locked_programs() -> None:
     programs = [
         match[1]
         for hook in hooks()

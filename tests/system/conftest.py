@@ -9,7 +9,7 @@ import pytest
 from dev.servers import Servers
 from tests.system.processes import Suite
 from tests.system.shopper import Client, Shopper
-from tests.system.tap import Traffic
+from tests.system.traffic import Traffic
 
 COUNTS = {
     "billing": [

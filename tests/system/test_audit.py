@@ -46,9 +46,7 @@ def audit(suite, at_rest):
     return run
 
 
-def test_a_story_that_is_told_to_its_end_leaves_no_difference(
-    audit, new_shopper
-) -> None:
+def test_a_complete_story_leaves_no_differences(audit, new_shopper) -> None:
     for locale in ("en", "ru"):
         shopper = new_shopper(locale=locale)
         shopper.deposit("10.00")
@@ -69,7 +67,7 @@ def test_a_story_that_is_told_to_its_end_leaves_no_difference(
     }
 
 
-def test_a_suite_at_work_has_no_difference(audit, new_shopper) -> None:
+def test_a_running_suite_has_no_differences(audit, new_shopper) -> None:
     """Users sign up, pay in and order without a pause while audits are made."""
     stop: list[bool] = []
 

@@ -171,14 +171,14 @@ def repeated(attackers: int, attack: Callable[[], None]) -> Iterator[None]:
                 thread.wait()
 
 
-def test_of_the_health_paths_only_healthz_is_on_the_public_port(gateway, suite) -> None:
+def test_only_healthz_is_on_the_public_port(gateway, suite) -> None:
     assert {path: status(gateway.port, path) for path in health.PATHS} == {
         **dict.fromkeys(health.PATHS, 404),
         "/healthz": 200,
     }
 
 
-def test_requests_of_many_names_leave_others_their_turn(
+def test_requests_with_many_names_delay_no_other_user(
     gateway, second_user_beside
 ) -> None:
     def send() -> None:
@@ -188,7 +188,7 @@ def test_requests_of_many_names_leave_others_their_turn(
     second_user_beside(repeated(4, send))
 
 
-def test_many_requests_in_one_write_leave_others_their_turn(
+def test_many_requests_in_one_write_delay_no_other_user(
     gateway, second_user_beside
 ) -> None:
     def send() -> None:
@@ -200,7 +200,7 @@ def test_many_requests_in_one_write_leave_others_their_turn(
     second_user_beside(repeated(2, send))
 
 
-def test_slow_readers_of_a_large_file_take_little_memory(
+def test_slow_readers_of_a_large_file_need_little_memory(
     gateway, second_user_beside
 ) -> None:
     before = gateway.process.rss_mb()
@@ -215,7 +215,7 @@ def test_slow_readers_of_a_large_file_take_little_memory(
 @pytest.mark.parametrize(
     "letter", ["\x01" * 10_000, "\U0001f40e" * 5_000], ids=["controls", "emoji"]
 )
-def test_slow_readers_of_pages_take_less_memory_than_the_chart_allows(
+def test_slow_readers_of_pages_need_little_memory(
     gateway, suite, second_user_beside, letter
 ) -> None:
     """A control character takes six bytes in JSON, an emoji four in UTF-8."""
@@ -242,7 +242,7 @@ def test_slow_readers_of_pages_take_less_memory_than_the_chart_allows(
 @pytest.mark.parametrize(
     "first", [b"", b"GET ", BUNDLE], ids=["idle", "slow", "unread"]
 )
-def test_a_client_with_all_connections_keeps_nobody_out(
+def test_a_client_with_all_connections_excludes_no_other(
     gateway, second_user_beside, first
 ) -> None:
     """It opens new ones all the time."""

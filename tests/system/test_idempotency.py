@@ -37,7 +37,7 @@ def test_many_copies_at_once_move_money_once(rich, verb, balance) -> None:
     assert rich.balance == balance
 
 
-def test_many_copies_of_an_order_at_once_are_one_order(rich) -> None:
+def test_copies_of_an_order_are_one_order(rich) -> None:
     answers = at_once(lambda: rich.order("30.10", "k-1"))
     assert {answer.status_code for answer in answers} <= {201, 202}
     ids = {answer.json()["id"] for answer in answers}
@@ -64,14 +64,14 @@ def test_a_key_with_another_body_is_refused(rich, state, verb) -> None:
     assert state(rich.id) == before
 
 
-def test_a_key_of_a_deposit_is_none_for_a_withdrawal(rich, state) -> None:
+def test_a_deposits_key_is_refused_for_a_withdrawal(rich, state) -> None:
     rich.deposit("1.00", "k-1")
     before = state(rich.id)
     assert_problem(rich.withdraw("1.00", "k-1"), 422, "Idempotency-Key")
     assert state(rich.id) == before
 
 
-def test_a_refusal_is_final_even_when_there_is_money_later(new_shopper) -> None:
+def test_a_refusal_is_final_despite_a_later_deposit(new_shopper) -> None:
     shopper = new_shopper()
     refused = shopper.withdraw("5.00", "k-1")
     assert refused.status_code == 409
@@ -95,7 +95,7 @@ def test_a_key_is_the_same_bare_and_quoted(rich) -> None:
     )  # but another in upper case
 
 
-def test_a_key_in_another_users_name_brings_ones_own_result(rich, new_shopper) -> None:
+def test_two_users_may_use_the_same_key(rich, new_shopper) -> None:
     other = new_shopper()
     mine, others = (
         rich.deposit("1.00", "k-1").json(),
@@ -115,9 +115,7 @@ def test_without_a_key_each_request_counts(rich) -> None:
 
 @pytest.mark.parametrize("price", ["30.10", "100.01"])
 @pytest.mark.parametrize("written", ["{}", "order:{}", '"order:{}"'])
-def test_the_id_of_an_order_as_a_key_is_never_taken_for_the_order(
-    rich, price, written
-) -> None:
+def test_an_orders_id_as_a_key_is_not_the_order(rich, price, written) -> None:
     order = rich.ended_order(price)
     letters = rich.letters(1)
     left = rich.balance
@@ -138,7 +136,7 @@ def test_the_id_of_an_order_as_a_key_is_never_taken_for_the_order(
 
 
 @pytest.mark.parametrize("prefix", ["key:{}:", "shell:", "order:"])
-def test_a_key_that_looks_like_a_ref_is_only_a_key(rich, new_shopper, prefix) -> None:
+def test_a_key_that_looks_like_a_ref_is_a_key(rich, new_shopper, prefix) -> None:
     other = new_shopper()
     rich.deposit("1.00", "k-1")
     assert (
@@ -152,7 +150,7 @@ def test_a_key_that_looks_like_a_ref_is_only_a_key(rich, new_shopper, prefix) ->
     assert rich.balance == "102.00"
 
 
-def test_a_first_deposit_never_races_the_account(suite, new_shopper, sql) -> None:
+def test_a_first_deposit_never_fails_for_a_new_account(suite, new_shopper, sql) -> None:
     def sign_up_and_pay_in(_: int):
         shopper = new_shopper()
         return shopper, [eventlet.spawn(shopper.deposit, "1.00") for _ in range(3)]
@@ -170,7 +168,7 @@ def test_a_first_deposit_never_races_the_account(suite, new_shopper, sql) -> Non
     assert found == [(40, 40)]
 
 
-def test_every_user_has_an_account_though_nobody_asks_for_it(new_shopper, sql) -> None:
+def test_every_user_gets_an_account_without_a_request(new_shopper, sql) -> None:
     ids = [new_shopper().id for _ in range(5)]
     count = "SELECT count(*) FROM accounts WHERE user_id::text = ANY(%s)"
     eventually(lambda: sql("billing", count, [ids]) == [(5,)])

@@ -65,7 +65,7 @@ def ports(
         assert process.stop() == 0
 
 
-def test_clients_of_both_families_buy_and_commands_look(
+def test_clients_of_both_families_buy_and_commands_run(
     ports, environment_of_ipv6
 ) -> None:
     for host in loopback():

@@ -43,7 +43,7 @@ def tell_the_story(url: str) -> None:
     assert shopper.balance == "6.00"
 
 
-def test_the_story_works_in_one_process_of_modest_size(suite, one_process) -> None:
+def test_one_process_needs_little_memory(suite, one_process) -> None:
     for _ in range(10):
         tell_the_story(suite.url)
     with Client(suite.url) as client:
@@ -52,7 +52,7 @@ def test_the_story_works_in_one_process_of_modest_size(suite, one_process) -> No
     assert one_process.rss_mb() < MOST_MB_OF_ALL
 
 
-def test_each_process_is_of_modest_size(suite) -> None:
+def test_each_process_needs_little_memory(suite) -> None:
     for _ in range(10):
         tell_the_story(suite.url)
     sizes = {name: process.rss_mb() for name, process in suite.processes.items()}

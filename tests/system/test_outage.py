@@ -5,9 +5,7 @@ import eventlet
 from conftest import eventually
 
 
-def test_an_order_placed_while_billing_is_down_is_settled_when_it_is_back(
-    suite, new_shopper
-) -> None:
+def test_an_order_is_settled_after_billings_outage(suite, new_shopper) -> None:
     shopper, other = new_shopper(), new_shopper()
     for user in (shopper, other):
         user.deposit("10.00")
@@ -49,7 +47,7 @@ def assert_the_rest_is_unaffected(shopper) -> None:
     assert "Retry-After" in away.headers
 
 
-def test_orders_that_come_one_after_another_while_billing_is_down_are_all_pending(
+def test_successive_orders_stay_pending_while_billing_is_down(
     suite, new_shopper
 ) -> None:
     shoppers = [new_shopper() for _ in range(6)]
@@ -65,9 +63,7 @@ def test_orders_that_come_one_after_another_while_billing_is_down_are_all_pendin
     assert statuses == [202] * len(shoppers)
 
 
-def test_letters_that_wait_for_the_notification_service_come_when_it_is_back(
-    suite, new_shopper
-) -> None:
+def test_letters_are_written_after_notifications_outage(suite, new_shopper) -> None:
     suite.stop("notifications")
     try:
         shopper = new_shopper()
@@ -78,7 +74,7 @@ def test_letters_that_wait_for_the_notification_service_come_when_it_is_back(
     assert shopper.letters(1)[0]["kind"] == "happiness"
 
 
-def test_a_gateway_that_stops_finishes_what_it_has(suite, shopper) -> None:
+def test_a_stopping_gateway_finishes_its_requests(suite, shopper) -> None:
     shopper.deposit("10.00")
     answers = [eventlet.spawn(shopper.order, "1.00") for _ in range(3)]
     eventually(lambda: len(shopper.all("/orders")) == 3)

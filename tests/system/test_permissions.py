@@ -96,7 +96,9 @@ def test_every_route_is_tried() -> None:
 
 
 @pytest.mark.parametrize("handler", ROUTES)
-def test_a_route_does_what_the_table_says(owner, other, client, state, handler) -> None:
+def test_a_route_permits_what_the_table_says(
+    owner, other, client, state, handler
+) -> None:
     route, before = ROUTES[handler], state(owner.shopper.id)
     foreign = [
         cell(ask(asker, owner, handler), owner, route) for asker in (other, client)
@@ -113,9 +115,7 @@ def test_each_kind_of_cell_is_among_those_tried() -> None:
 
 
 @pytest.mark.parametrize("path", openapi.open_paths())
-def test_health_and_documents_are_the_same_for_all_and_tell_nothing_of_a_user(
-    owner, other, client, path
-) -> None:
+def test_public_paths_reveal_nothing_of_a_user(owner, other, client, path) -> None:
     place = path.format(file="swagger-ui.css")
     responses: list[Any] = [
         asker.get(place) for asker in (owner.shopper, other, client)

@@ -159,9 +159,7 @@ def test_an_order_is_paid_and_the_books_agree(
     assert NOT_IN_FORCE not in caplog.messages
 
 
-def test_sessions_without_limits_are_reported_in_one_line(
-    config, pooler, run, caplog
-) -> None:
+def test_sessions_without_limits_are_reported_once(config, pooler, run, caplog) -> None:
     clients = [pooler.connect("billing", "billing") for _ in range(2)]
     for statement in (
         "BEGIN",

@@ -106,7 +106,7 @@ def in_files(tmp_path: Path) -> Callable[[Mapping[str, str]], dict[str, str]]:
 
 
 @pytest.mark.parametrize("form", ["variables", "files"])
-def test_services_work_with_secrets_of_any_characters(
+def test_secrets_may_have_any_characters(
     suite_config, nasty, in_files, tmp_path, form
 ) -> None:
     environment = in_files(nasty) if form == "files" else nasty
@@ -129,9 +129,7 @@ def test_services_work_with_secrets_of_any_characters(
     assert_unseen(process.log.read_text())
 
 
-def test_the_audit_connects_with_a_password_of_any_characters(
-    suite_config, nasty
-) -> None:
+def test_the_audits_password_may_have_any_characters(suite_config, nasty) -> None:
     config = {"DB_URIS": {"users:Base": nasty["USERS_DB_URI"]}}
     with (
         closing(connect(config, "users", readonly=True)) as connection,
@@ -152,7 +150,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_takes_its_secrets_from_files(
+def test_each_command_reads_its_secrets_from_files(
     clean, environment, in_files, name
 ) -> None:
     code, told = ended(
@@ -216,7 +214,7 @@ STARTS = [
 
 
 @pytest.mark.parametrize(("command", "variable", "form"), STARTS)
-def test_a_refused_start_names_the_variable_and_shows_nothing_of_the_secret(
+def test_a_refused_start_names_the_variable_not_the_secret(
     suite_config, environment, tmp_path, command, variable, form
 ) -> None:
     (tmp_path / "file").write_text(RAW[variable])

@@ -168,7 +168,7 @@ def test_a_wrong_file_is_named(config, name, path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_setting_and_its_file_together_are_refused(config, name) -> None:
+def test_a_setting_beside_its_file_is_refused(config, name) -> None:
     message = start(changed(config, file_of(name), "/a/file"))
     variable = variable_of(name)
     assert (
@@ -177,7 +177,7 @@ def test_a_setting_and_its_file_together_are_refused(config, name) -> None:
     )
 
 
-def test_all_services_of_a_process_take_the_same_files(
+def test_services_of_one_process_read_the_same_files(
     config, environment, tmp_path
 ) -> None:
     for name in FILES:
@@ -241,18 +241,14 @@ def ended(environment, tmp_path_factory):
         for value in values
     ],
 )
-def test_a_process_with_a_wrong_setting_ends_with_a_line_that_names_it(
-    ended, variable, value
-) -> None:
+def test_a_process_names_its_wrong_setting(ended, variable, value) -> None:
     code, log = ended[variable, value]
     assert code != 0, log
     assert IN_THE_ENVIRONMENT[variable][0] in log.splitlines()[-1]
     assert "Traceback" not in log
 
 
-def test_a_process_without_a_setting_ends_with_a_line_that_names_it(
-    environment, tmp_path
-) -> None:
+def test_a_process_names_its_missing_setting(environment, tmp_path) -> None:
     config = tmp_path / "config.yaml"
     text = Path("config.yaml").read_text()
     config.write_text(
@@ -269,7 +265,7 @@ def test_a_process_without_a_setting_ends_with_a_line_that_names_it(
 @pytest.mark.parametrize(
     ("service", "variable"), [("gateway", "GATEWAY_PORT"), ("users", "HEALTH_PORT")]
 )
-def test_a_taken_port_is_told_in_one_line(
+def test_a_port_in_use_is_reported_in_one_line(
     environment, tmp_path, service, variable
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -284,7 +280,7 @@ def test_a_taken_port_is_told_in_one_line(
     assert not any("Traceback" in line for line in before)
 
 
-def test_a_wrong_log_level_is_told_in_one_line(environment, tmp_path) -> None:
+def test_a_wrong_log_level_is_reported_in_one_line(environment, tmp_path) -> None:
     process = Process(
         ("users",), {**environment, "LOG_LEVEL": "LOUD"}, tmp_path / "log"
     )

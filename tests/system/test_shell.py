@@ -58,7 +58,7 @@ def test_an_operator_pays_in_and_orders_for_a_user(shell, shopper) -> None:
     assert shopper.letters(1)[0]["order_id"] == order["id"]
 
 
-def test_an_operator_asks_billing_for_its_audit(shell, shopper, sql) -> None:
+def test_an_operator_runs_billings_audit(shell, shopper, sql) -> None:
     shopper.deposit("1.00")
     [answer] = shell("n.rpc.billing.audit()")
     assert [(answer["accounts"],)] == sql("billing", "SELECT count(*) FROM accounts")
@@ -67,7 +67,7 @@ def test_an_operator_asks_billing_for_its_audit(shell, shopper, sql) -> None:
     )
 
 
-def test_an_operator_writes_to_a_user_and_to_any_address(shell, shopper) -> None:
+def test_an_operator_writes_to_users_and_addresses(shell, shopper) -> None:
     address = f"{uuid.uuid4()}@example.org"
     letter, listed, other, others = shell(
         f"n.rpc.notifications.send(user_id='{shopper.id}', subject='Hi', body='there')",
@@ -81,7 +81,7 @@ def test_an_operator_writes_to_a_user_and_to_any_address(shell, shopper) -> None
     assert [item["id"] for item in shopper.all("/notifications")] == [letter["id"]]
 
 
-def test_an_operators_mistake_is_told_to_him(shell, shopper) -> None:
+def test_an_operators_mistake_is_answered_as_invalid(shell, shopper) -> None:
     user = f"user_id='{shopper.id}'"
     answers = shell(
         "n.rpc.billing.deposit()",

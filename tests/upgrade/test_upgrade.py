@@ -48,7 +48,7 @@ def test_an_upgrade_and_a_rollback_under_load_lose_nothing(previous: Path) -> No
     assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)
 
 
-def test_the_permissions_of_the_previous_version_are_its_own(previous: Path) -> None:
+def test_the_previous_permissions_are_unchanged(previous: Path) -> None:
     its_own = previous / BUS.relative_to(CHECKOUT)
     found, expected = (
         yaml.safe_load(file.read_text()) for file in (PREVIOUS_PERMISSIONS, its_own)
@@ -56,7 +56,7 @@ def test_the_permissions_of_the_previous_version_are_its_own(previous: Path) -> 
     assert found["users"] == expected["users"]
 
 
-def test_a_missing_history_is_told_in_one_line() -> None:
+def test_a_missing_history_is_reported_in_one_line() -> None:
     line = f"the history lacks commit {'0' * 40}: git fetch --unshallow"
     with pytest.raises(Failure, match=f"^{line}$"), checkout_of("0" * 40):
         pass

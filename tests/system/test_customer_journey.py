@@ -15,7 +15,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("locale", WORDS)
-def test_an_order_there_is_money_for_brings_happiness_and_the_next_one_grief(
+def test_a_paid_order_brings_happiness_and_a_rejected_one_grief(
     new_shopper, locale
 ) -> None:
     happiness, grief, why = WORDS[locale]
@@ -56,9 +56,7 @@ def test_an_order_there_is_money_for_brings_happiness_and_the_next_one_grief(
     assert why in newest["body"]
 
 
-def test_a_russian_browser_with_a_cyrillic_address_gets_russian_letters(
-    new_shopper, client
-) -> None:
+def test_a_russian_browser_gets_russian_letters(new_shopper, client) -> None:
     name = new_user()["username"]
     shopper = new_shopper(
         username=name, locale="ru-RU", email=f"Иван.{name}@XN--80A1ACNY.рф"
@@ -80,7 +78,7 @@ def test_a_russian_browser_with_a_cyrillic_address_gets_russian_letters(
     assert (answer.status_code, answer.json()["locale"]) == (201, "ru")
 
 
-def test_exactly_the_balance_is_paid_and_leaves_nothing(shopper) -> None:
+def test_an_order_of_the_whole_balance_is_paid(shopper) -> None:
     shopper.deposit("12.34")
     assert shopper.ended_order("12.34")["status"] == "paid"
     assert shopper.balance == "0.00"
@@ -97,12 +95,12 @@ def test_a_tenth_three_times_is_thirty_cents(shopper) -> None:
     assert shopper.balance == "0.00"
 
 
-def test_the_largest_amount_is_taken(shopper) -> None:
+def test_the_largest_amount_is_accepted(shopper) -> None:
     assert shopper.deposit("10000000.00").status_code == 201
     assert shopper.ended_order("10000000.00")["status"] == "paid"
 
 
-def test_money_can_be_taken_off_until_there_is_none(shopper) -> None:
+def test_money_can_be_withdrawn_down_to_zero(shopper) -> None:
     shopper.deposit("10.00")
     done = shopper.withdraw("4.00")
     assert done.status_code == 201
@@ -114,7 +112,7 @@ def test_money_can_be_taken_off_until_there_is_none(shopper) -> None:
     assert shopper.withdraw("6.00").json()["balance_after"] == "0.00"
 
 
-def test_the_statement_tells_all_that_happened_and_why(shopper) -> None:
+def test_the_statement_lists_each_operation_and_reason(shopper) -> None:
     shopper.deposit("10.00")
     paid = shopper.ended_order("4.00")
     rejected = shopper.ended_order("7.00")
@@ -169,7 +167,7 @@ def test_each_list_pages_newest_first_to_its_end(new_shopper, limit) -> None:
         assert moments == sorted(moments, reverse=True)
 
 
-def test_a_page_that_is_just_full_is_the_last(shopper) -> None:
+def test_a_page_that_is_exactly_full_is_the_last(shopper) -> None:
     for _ in range(2):
         shopper.deposit("1.00")
     page = shopper.get("/account/operations?limit=2").json()
@@ -182,7 +180,7 @@ def test_a_new_users_lists_are_empty(shopper) -> None:
         assert shopper.get(path).json() == {"items": [], "next_cursor": None}
 
 
-def test_who_signed_up_can_log_in_and_see_himself(shopper, client) -> None:
+def test_a_new_user_can_log_in_and_see_the_profile(shopper, client) -> None:
     seen = {name: shopper.user[name] for name in ("id", "username", "email", "locale")}
     assert shopper.get("/users/me").json() == seen
     token = client.post(
@@ -195,7 +193,7 @@ def test_who_signed_up_can_log_in_and_see_himself(shopper, client) -> None:
     assert shopper.get("/users/me").json() == seen
 
 
-def test_an_order_can_be_looked_up_where_its_answer_says(shopper) -> None:
+def test_an_order_is_found_at_its_location(shopper) -> None:
     shopper.deposit("5.00")
     answer = shopper.order("5.00")
     assert shopper.get(answer.headers["Location"]).json()["id"] == answer.json()["id"]

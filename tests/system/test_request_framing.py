@@ -133,7 +133,7 @@ CUT_WRONG = {
 
 
 @pytest.mark.parametrize("case", CUT_WRONG)
-def test_a_request_that_is_cut_wrong_is_refused(send, rich, state, case) -> None:
+def test_a_wrongly_framed_request_is_refused(send, rich, state, case) -> None:
     headers, body, status = CUT_WRONG[case]
     before = state(rich.id)
     assert send(headers, body)[0] == status
@@ -141,9 +141,7 @@ def test_a_request_that_is_cut_wrong_is_refused(send, rich, state, case) -> None
     assert rich.balance == "5.00"
 
 
-def test_a_body_that_never_comes_is_not_waited_for_and_holds_nobody_up(
-    suite, send, rich
-) -> None:
+def test_a_missing_body_times_out_and_delays_no_other(suite, send, rich) -> None:
     waiting = [
         socket.create_connection(("127.0.0.1", suite.ports["gateway"]))
         for _ in range(50)
@@ -168,9 +166,7 @@ def test_20_megabytes_are_refused_with_an_answer(rich, state) -> None:
     assert state(rich.id) == before
 
 
-def test_an_order_whose_client_hangs_up_is_settled_all_the_same(
-    suite, new_shopper
-) -> None:
+def test_an_order_is_settled_though_its_client_hangs_up(suite, new_shopper) -> None:
     shopper = new_shopper()
     shopper.deposit("3.50")
     request = b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %s\r\n%sContent-Length: 17\r\n\r\n%s"

@@ -40,7 +40,7 @@ def new_id() -> str:
     return str(uuid_utils.uuid7())
 
 
-def test_all_that_is_documented_is_seen(
+def test_every_documented_message_is_seen(
     suite, suite_config, traffic, new_shopper, rpc, sql
 ) -> None:
     shopper = new_shopper()

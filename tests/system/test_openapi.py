@@ -18,7 +18,7 @@ REPEATABLE = [
 ]
 
 
-def test_made_up_requests_get_what_the_document_says(
+def test_generated_requests_get_documented_responses(
     suite, new_shopper, tmp_path
 ) -> None:
     tried = command(suite.url, new_shopper().user["access_token"], *REPEATABLE)
@@ -35,7 +35,7 @@ def test_made_up_requests_get_what_the_document_says(
 @pytest.mark.parametrize(
     "path", ["/healthz", "/readyz", "/metrics", *sorted(documents.FILES)]
 )
-def test_what_needs_no_token_is_served_as_documented(client, path) -> None:
+def test_public_paths_are_served_as_documented(client, path) -> None:
     assert client.get(path).status_code == 200
     assert client.head(path).status_code == 200
     assert client.delete(path).status_code == 405

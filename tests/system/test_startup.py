@@ -101,9 +101,7 @@ def says_that_it_waits(process: Process) -> bool:
     return any(line["event"].startswith(told) for line in process.lines())
 
 
-def test_a_service_waits_for_its_servers_and_is_ready_when_they_come(
-    waiting, late
-) -> None:
+def test_a_service_waits_until_its_servers_are_up(waiting, late) -> None:
     process, url = waiting
     assert status(f"{url}/readyz") == 503
     eventually(lambda: says_that_it_waits(process), START_S)
@@ -115,7 +113,7 @@ def test_a_service_waits_for_its_servers_and_is_ready_when_they_come(
     assert process.stop() == 0
 
 
-def test_a_service_that_waits_ends_when_it_is_told_to(waiting) -> None:
+def test_a_waiting_service_ends_when_it_is_stopped(waiting) -> None:
     process, _ = waiting
     eventually(lambda: says_that_it_waits(process), START_S)
     assert process.stop() == 0
