@@ -41,6 +41,7 @@ PROCESSOR_ONLY = (
     "tests/chart/",
     "tests/specs/",
     "tests/docs/test_text.py",
+    "tests/test_language.py",
     "tests/test_mutants.py",
     "tests/test_workflows.py",
 )
