@@ -197,10 +197,14 @@ def _configuration() -> dict[str, list[dict[str, str]]]:
 
 
 def search_text(text: Text, path: str) -> Iterator[Finding]:
-    """Yield the idioms in one text, allowed ones too."""
+    """Yield the idioms in one text, allowed ones too, one for each position."""
+    starts: set[int] = set()
     for idiom in idioms():
         for found in idiom.pattern.finditer(text.searched):
             start, end = found.span()
+            if start in starts:
+                continue
+            starts.add(start)
             before = text.original[max(start - CONTEXT, 0) : start]
             after = text.original[start : end + CONTEXT]
             before, after = (part.replace("\n", " / ") for part in (before, after))

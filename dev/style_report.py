@@ -31,7 +31,8 @@ from dev.language import has_idiom
 from dev.size import EXCLUDED
 
 PRODUCT = ("users", "billing", "orders", "notifications", "gateway", "chassis")
-TOOLS = ("audit", "replay", "dev", "bench", "chaos")  # bench and chaos have moved
+# Earlier revisions have bench/ and chaos/ at the top.
+TOOLS = ("audit", "replay", "dev", "bench", "chaos", "tests/chaos")
 WORKING_TREE = "now"
 MAX_COLUMNS = 99  # a longer line counts as long
 NO_CODE = {
@@ -126,8 +127,14 @@ def defined_name(node: ast.AST) -> str | None:
 def package_files(folder: Path) -> Iterator[Path]:
     """Yield the Python files below a folder, without tests, migrations and static files."""
     for path in sorted(folder.rglob("*.py")):
-        if not EXCLUDED.intersection(path.relative_to(folder).parts):
+        is_excluded = EXCLUDED.intersection(path.relative_to(folder).parts)
+        if not is_excluded and not has_tests(path):
             yield path
+
+
+def has_tests(path: Path) -> bool:
+    """Return whether the file has tests or fixtures, by its name."""
+    return path.name.startswith("test_") or path.name == "conftest.py"
 
 
 def count(paths: Iterable[Path]) -> Counts:
@@ -149,8 +156,11 @@ def count_test_lines(root: Path) -> int:
 
 def is_test(path: Path) -> bool:
     """Return whether the file at a relative path belongs to the tests."""
-    hidden = any(part.startswith(".") or part == "node_modules" for part in path.parts)
-    return not hidden and ("tests" in path.parts or path.name == "conftest.py")
+    is_hidden = any(
+        part.startswith(".") or part == "node_modules" for part in path.parts
+    )
+    is_tool = path.is_relative_to("tests/chaos") and not has_tests(path)
+    return not is_hidden and not is_tool and ("tests" in path.parts or has_tests(path))
 
 
 def semicolons_per_1000_words(text: str) -> float:

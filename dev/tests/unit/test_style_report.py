@@ -158,13 +158,21 @@ def test_tests_and_migrations_belong_to_no_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["tests/test_a.py", "users/tests/unit/test_b.py", "conftest.py"]
+    "path",
+    [
+        "tests/test_a.py",
+        "users/tests/unit/b.py",
+        "conftest.py",
+        "tests/chaos/test_d.py",
+    ],
 )
 def test_files_of_tests(path: str) -> None:
     assert style_report.is_test(Path(path))
 
 
-@pytest.mark.parametrize("path", ["users/a.py", ".venv/tests/test_c.py"])
+@pytest.mark.parametrize(
+    "path", ["users/a.py", ".venv/tests/test_c.py", "tests/chaos/arena.py"]
+)
 def test_other_files(path: str) -> None:
     assert not style_report.is_test(Path(path))
 
