@@ -25,8 +25,8 @@ from billing.schemas import (
 )
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.events import event_handler
+from chassis.outcomes import Outcome, Outcomes, map_valid_items, page, validated
 from chassis.rpc import RpcProxy, rpc
-from chassis.schemas import Outcome, Outcomes, answer_each, checked, page
 from chassis.timers import timer
 
 OPERATION = OperationOut()
@@ -92,7 +92,7 @@ class Service:
         return self.cancel_many([item])[0]
 
     @rpc
-    @checked(ACCOUNT_QUERY)
+    @validated(ACCOUNT_QUERY)
     def open_account(self, user_id: str, **_: Any) -> Outcome:
         """Open a user's account (`user_id`) by hand, without asking users; the account."""
         self._open([user_id])
@@ -105,7 +105,7 @@ class Service:
         {"status": "open", user_id, balance_minor, currency, exponent}, or a status of unknown-user,
         unavailable, invalid.
         """
-        return answer_each(ACCOUNT_QUERY, items, self._accounts)
+        return map_valid_items(ACCOUNT_QUERY, items, self._accounts)
 
     @rpc
     def account(self, **item: Any) -> Outcome:
@@ -113,7 +113,7 @@ class Service:
         return self.account_many([item])[0]
 
     @rpc
-    @checked(StatementQuery())
+    @validated(StatementQuery())
     def statement(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """A user's operations: `user_id`, `limit` (1 to 100), `after` (a previous answer's `next`).
 
@@ -175,7 +175,7 @@ class Service:
                 _out, self._settle([_request(item, kind, cancels) for item in right])
             )
 
-        return answer_each(schema, items, settle)
+        return map_valid_items(schema, items, settle)
 
     def _settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
         """The outcome of each request; None where it can't be decided now. Raises Unavailable."""

@@ -1,22 +1,14 @@
-"""What the services share of marshmallow: texts, ids, amounts; and how what is wrong is answered."""
+"""Fields that the services' schemas share: texts, email addresses, ids, amounts, times, pages."""
 
 import re
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import wraps
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
 from marshmallow import Schema, ValidationError, fields, validate
-from nameko.exceptions import MalformedRequest
 
-from chassis.logs import bind
-
-Outcome = dict[str, Any]  # what became of one item: a status, and what goes with it
-Outcomes = list[Outcome]  # named, for a service may have a method `list`
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
-MAX_ITEMS = 1000  # of one request: its answer grows with them
 # A mail command takes an address that begins with a hyphen for an option, and a mail library
 # decodes what follows "=?" (RFC 2047). Both are valid addresses.
 _HEADER_SAFE = validate.Regexp(
@@ -89,59 +81,3 @@ class PageRequest(Schema):
         strict=True, load_default=20, validate=validate.Range(1, 100)
     )
     after: fields.Field[Any] = Id(load_default=None, allow_none=True)
-
-
-def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
-    """A page of at most `limit` of `items` (one more was read), and what `after` the next one has."""
-    last = str(items[limit - 1][key]) if len(items) > limit else None
-    return {"items": items[:limit], "next": last}
-
-
-def invalid(exc: ValidationError) -> Outcome:
-    """The outcome of what can't be right: its wrong fields by name, with a list of messages each."""
-    return {"status": "invalid", "errors": exc.messages}
-
-
-def checked(schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Below `@rpc`: calls the method with its arguments as `schema` loads them, or answers `invalid`."""
-
-    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(method)
-        def check(self: Any, **arguments: Any) -> Any:
-            try:
-                loaded = schema.load(arguments)
-            except ValidationError as exc:
-                return invalid(exc)
-            return method(self, **loaded)
-
-        return check
-
-    return decorate
-
-
-def check_list(items: object, name: str) -> None:
-    """Raises MalformedRequest for anything but a list of at most MAX_ITEMS."""
-    if not isinstance(items, list) or len(items) > MAX_ITEMS:
-        raise MalformedRequest(f"{name} must be a list of at most {MAX_ITEMS}")
-
-
-def answer_each(
-    schema: Schema, items: list[Any], work: Callable[[list[Any]], Iterable[Outcome]]
-) -> list[Outcome]:
-    """An outcome for each item, in order.
-
-    Each item is checked by itself. Wrong ones are answered `invalid`, and `work` answers the others
-    together. The log tells all their request ids.
-    """
-    check_list(items, "items")
-    outcomes: dict[int, Outcome] = {}
-    right: dict[int, Any] = {}
-    for position, item in enumerate(items):
-        try:
-            right[position] = schema.load(item)
-        except ValidationError as exc:
-            outcomes[position] = invalid(exc)
-    if len(right) > 1:
-        bind(request_ids=[item.get("request_id") for item in right.values()])
-    outcomes |= zip(right, work(list(right.values())), strict=True)
-    return [outcomes[position] for position in range(len(items))]

@@ -8,8 +8,9 @@ import eventlet
 import uuid_utils
 
 from chassis.errors import DeadlineExceeded, Unavailable
+from chassis.outcomes import Outcome
 from chassis.rpc import RpcProxy
-from chassis.schemas import Outcome, is_id
+from chassis.schemas import is_id
 from gateway import money, problems, schemas
 from gateway.reading import Request
 from gateway.tokens import Tokens

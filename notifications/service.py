@@ -11,9 +11,9 @@ from sqlalchemy import RowMapping
 
 from chassis.db import Database
 from chassis.events import Reasons, event_handler
+from chassis.outcomes import Outcome, page, validated
 from chassis.retries import CALL_FAULTS
 from chassis.rpc import RpcProxy, rpc
-from chassis.schemas import Outcome, checked, page
 from chassis.settings import ISO_4217_CODE, Setting
 from notifications import domain, models, store
 from notifications.domain import Ending, Recipient
@@ -40,7 +40,7 @@ class Service:
     currency = Setting("CURRENCY", ISO_4217_CODE)
 
     @rpc
-    @checked(NewMessage())
+    @validated(NewMessage())
     def send(self, **message: Any) -> Outcome:
         """Send a `NewMessage`; the same `id` again sends nothing. The letter as stored, or
         {"status": "invalid", "errors": ...} or {"status": "unknown-user"}."""
@@ -62,7 +62,7 @@ class Service:
         return LETTER.dump(stored[0])
 
     @rpc
-    @checked(LetterQuery())
+    @validated(LetterQuery())
     def list(self, limit: int, after: str | None, **to: str) -> Outcome:
         """What a `LetterQuery` asks for: {"items": [letter, ...] newest first, "next": the next `after`}.
 

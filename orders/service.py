@@ -12,8 +12,9 @@ from prometheus_client import Gauge
 from chassis.db import Database
 from chassis.logs import current_request_id
 from chassis.outbox import Outbox
+from chassis.outcomes import Outcome, Outcomes, map_valid_items, page, validated
 from chassis.rpc import CallId, RpcProxy, rpc
-from chassis.schemas import Outcome, Outcomes, answer_each, checked, is_id, page
+from chassis.schemas import is_id
 from chassis.timers import timer
 from orders import domain, models, store
 from orders.events import order_ended
@@ -56,7 +57,7 @@ class Service:
         Answers in that order: the order as it stands (`status` pending, paid or rejected), or `status`
         conflict, where the key stands for an order with another price, or invalid, with `errors`.
         """
-        return answer_each(NEW_ORDER, items, self._place)
+        return map_valid_items(NEW_ORDER, items, self._place)
 
     @rpc
     def place(self, **item: Any) -> Outcome:
@@ -78,7 +79,7 @@ class Service:
         return ORDER.dump(order) if order and user_id in (None, order.user_id) else None
 
     @rpc
-    @checked(OrderQuery())
+    @validated(OrderQuery())
     def list(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """A user's orders: `user_id`, `limit` (1 to 100), `after` (a previous answer's `next`).
 

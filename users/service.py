@@ -6,8 +6,9 @@ import uuid_utils
 
 from chassis.db import Database
 from chassis.outbox import Outbox
+from chassis.outcomes import Outcome, check_list, validated
 from chassis.rpc import rpc
-from chassis.schemas import Outcome, check_list, checked, is_id
+from chassis.schemas import is_id
 from users import domain, models, passwords, store
 from users.events import user_created
 from users.schemas import Credentials, NewUser, PublicUser
@@ -24,7 +25,7 @@ class Service:
     outbox = Outbox()
 
     @rpc(sensitive_arguments=("password",))
-    @checked(NewUser())
+    @validated(NewUser())
     def create(self, password: str, **wanted: Any) -> Outcome:
         """Sign a user up: `username`, `email`, `password`, `locale` (as en-US), `id` (made if not given).
 

@@ -197,7 +197,7 @@ ANSWERS: dict[str, tuple[str | None, ...]] = {
     "notifications.list": ("Letters", "Invalid"),
 }
 
-# Arguments of methods that are not `@checked`: a schema for those of one item, or what their signature names.
+# Arguments of methods that are not `@validated`: a schema for those of one item, or what their signature names.
 ARGUMENTS: dict[str, type[Schema] | Piece] = {
     "users.get_many": {"user_ids": {"type": "array", "items": ID}},
     "users.get": {"user_id": ID},
@@ -767,7 +767,7 @@ def methods(service: str) -> dict[str, Callable[..., Any]]:
 
 
 def checking(method: Callable[..., Any]) -> Schema | None:
-    """The schema that `@checked` checks the arguments of a method by."""
+    """The schema that `@validated` checks the arguments of a method by."""
     schema: Schema | None = inspect.getclosurevars(method).nonlocals.get("schema")
     return schema
 

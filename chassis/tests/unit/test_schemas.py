@@ -1,11 +1,9 @@
 """The fields that services share."""
 
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
 
 import pytest
 from marshmallow import Schema, ValidationError
-from nameko.exceptions import MalformedRequest
 
 from chassis.schemas import (
     AmountMinor,
@@ -13,10 +11,7 @@ from chassis.schemas import (
     PageRequest,
     Text,
     Utc,
-    answer_each,
-    checked,
     is_id,
-    page,
 )
 
 ID = "0190b5a0-0000-7000-8000-000000000000"
@@ -86,47 +81,3 @@ def test_moments_are_sent_in_utc_with_microseconds() -> None:
 def test_a_wrong_page_size_is_refused(limit) -> None:
     with pytest.raises(ValidationError, match="limit"):
         PageRequest().load({"limit": limit})
-
-
-def test_a_page_says_what_comes_next() -> None:
-    items = [{"id": 3}, {"id": 2}, {"id": 1}]
-    assert page(items, 2, "id") == {"items": items[:2], "next": "2"}
-    assert page(items, 3, "id") == {"items": items, "next": None}
-    assert page([], 3, "id") == {"items": [], "next": None}
-
-
-def test_a_wrong_item_does_not_spoil_its_neighbours() -> None:
-    asked: list[Any] = []
-
-    def work(items: list[Any]) -> list[dict[str, Any]]:
-        asked.extend(items)
-        return [{"status": "done", "number": number} for number in range(len(items))]
-
-    outcomes = answer_each(Item(), [RIGHT, {"name": "x"}, None, RIGHT], work)
-    assert asked == [RIGHT, RIGHT]
-    assert [outcome["status"] for outcome in outcomes] == [
-        "done",
-        "invalid",
-        "invalid",
-        "done",
-    ]
-    assert [outcome.get("number") for outcome in outcomes] == [0, None, None, 1]
-    assert sorted(outcomes[1]["errors"]) == ["amount_minor", "id"]
-
-
-@pytest.mark.parametrize("items", [None, {}, "items", 5])
-def test_items_that_are_no_list_are_the_callers_mistake(items) -> None:
-    with pytest.raises(MalformedRequest):
-        answer_each(Item(), items, list)
-
-
-def test_a_checked_method_gets_what_its_schema_loads_or_is_not_called() -> None:
-    class Shop:
-        @checked(Item())
-        def buy(self, **item: Any) -> Any:
-            return item
-
-    assert Shop().buy(**RIGHT) == RIGHT
-    outcome = Shop().buy(name="x")
-    assert outcome["status"] == "invalid"
-    assert sorted(outcome["errors"]) == ["amount_minor", "id"]

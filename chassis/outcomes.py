@@ -1,0 +1,82 @@
+"""Outcomes: the results of RPC methods, one for each item of a batch.
+
+An outcome is a dictionary with a status. A rejected request is an outcome, never an exception.
+Invalid arguments have the outcome `{"status": "invalid", "errors": {field: [message, ...]}}`.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+from marshmallow import Schema, ValidationError
+from nameko.exceptions import MalformedRequest
+
+from chassis.logs import bind
+
+Outcome = dict[str, Any]
+# A name for list[Outcome]: in a service that has a method `list`, that word means the method.
+Outcomes = list[Outcome]
+# Items in one request. The size of the reply grows with it.
+MAX_ITEMS = 1000
+
+
+def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
+    """Return a page of `items` and the `after` of the next page, which is None on the last one.
+
+    The caller reads `limit + 1` items, so that a full page shows whether another one follows.
+    """
+    next_after = str(items[limit - 1][key]) if len(items) > limit else None
+    return {"items": items[:limit], "next": next_after}
+
+
+def invalid(exc: ValidationError) -> Outcome:
+    """Return the outcome of invalid input: a list of messages for each invalid field."""
+    return {"status": "invalid", "errors": exc.messages}
+
+
+def validated(schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Validate a method's arguments with `schema` before the call. Stands below `@rpc`.
+
+    The method receives the loaded arguments. Invalid ones get the outcome `invalid` instead.
+    """
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def validate(self: Any, **arguments: Any) -> Any:
+            try:
+                loaded = schema.load(arguments)
+            except ValidationError as exc:
+                return invalid(exc)
+            return method(self, **loaded)
+
+        return validate
+
+    return decorate
+
+
+def check_list(items: object, name: str) -> None:
+    """Raise MalformedRequest unless `items` is a list of at most MAX_ITEMS."""
+    if not isinstance(items, list) or len(items) > MAX_ITEMS:
+        raise MalformedRequest(f"{name} must be a list of at most {MAX_ITEMS}")
+
+
+def map_valid_items(
+    schema: Schema, items: list[Any], handle: Callable[[list[Any]], Iterable[Outcome]]
+) -> list[Outcome]:
+    """Call `handle` with all valid items. Return an outcome for each item, in order.
+
+    Each item is validated alone, so an invalid one does not affect the others. `handle` returns an
+    outcome for each item that it receives. The log line of the call lists their request ids.
+    """
+    check_list(items, "items")
+    outcomes: dict[int, Outcome] = {}
+    valid: dict[int, Any] = {}
+    for position, item in enumerate(items):
+        try:
+            valid[position] = schema.load(item)
+        except ValidationError as exc:
+            outcomes[position] = invalid(exc)
+    if len(valid) > 1:
+        bind(request_ids=[item.get("request_id") for item in valid.values()])
+    outcomes |= zip(valid, handle(list(valid.values())), strict=True)
+    return [outcomes[position] for position in range(len(items))]

@@ -1,0 +1,63 @@
+"""Outcomes of RPC methods: pages, validated arguments, valid items of a batch."""
+
+from typing import Any
+
+import pytest
+from marshmallow import Schema
+from nameko.exceptions import MalformedRequest
+
+from chassis.outcomes import map_valid_items, page, validated
+from chassis.schemas import AmountMinor, Id, Text
+
+ID = "0190b5a0-0000-7000-8000-000000000000"
+VALID = {"id": ID, "name": "Zoë", "amount_minor": 100}
+
+
+class Item(Schema):
+    id = Id(required=True)
+    name = Text(1, 5, required=True)
+    amount_minor = AmountMinor(100, required=True)
+
+
+def test_a_page_names_the_next_page() -> None:
+    items = [{"id": 3}, {"id": 2}, {"id": 1}]
+    assert page(items, 2, "id") == {"items": items[:2], "next": "2"}
+    assert page(items, 3, "id") == {"items": items, "next": None}
+    assert page([], 3, "id") == {"items": [], "next": None}
+
+
+def test_an_invalid_item_does_not_affect_the_others() -> None:
+    handled: list[Any] = []
+
+    def handle(items: list[Any]) -> list[dict[str, Any]]:
+        handled.extend(items)
+        return [{"status": "done", "number": number} for number in range(len(items))]
+
+    outcomes = map_valid_items(Item(), [VALID, {"name": "x"}, None, VALID], handle)
+    assert handled == [VALID, VALID]
+    assert [outcome["status"] for outcome in outcomes] == [
+        "done",
+        "invalid",
+        "invalid",
+        "done",
+    ]
+    assert [outcome.get("number") for outcome in outcomes] == [0, None, None, 1]
+    assert sorted(outcomes[1]["errors"]) == ["amount_minor", "id"]
+
+
+@pytest.mark.parametrize("items", [None, {}, "items", 5])
+def test_items_must_be_a_list(items) -> None:
+    with pytest.raises(MalformedRequest):
+        map_valid_items(Item(), items, list)
+
+
+def test_a_validated_method_receives_loaded_arguments_or_is_not_called() -> None:
+    class Shop:
+        @validated(Item())
+        def buy(self, **item: Any) -> Any:
+            return item
+
+    assert Shop().buy(**VALID) == VALID
+    outcome = Shop().buy(name="x")
+    assert outcome["status"] == "invalid"
+    assert sorted(outcome["errors"]) == ["amount_minor", "id"]
