@@ -19,12 +19,14 @@ from nameko.extensions import DependencyProvider
 from sqlalchemy import (
     Column,
     Connection,
+    CursorResult,
     DateTime,
     Index,
     MetaData,
     String,
     Table,
     Text,
+    TextClause,
     func,
     text,
 )
@@ -52,9 +54,9 @@ CLEAN_EVERY_S = 15.0
 CLEAN_AT_MOST = 5000  # within the statement's time limit
 
 COLUMNS = "event_id, type, payload, request_id"
-RECORD = "event_id uuid, type text, payload jsonb, request_id text"  # for json_to_recordset()
-ADD = text(
-    f"INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS} FROM json_to_recordset(:rows) AS new ({RECORD})"
+COLUMN_TYPES = "event_id uuid, type text, payload jsonb, request_id text"  # for json_to_recordset()
+INSERT = text(
+    f"INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS} FROM json_to_recordset(:rows) AS new ({COLUMN_TYPES})"
 )
 # ARRAY() runs its query once; IN may run it again for each row, and take more than `limit`.
 TAKE = text(
@@ -99,7 +101,7 @@ def outbox_table(metadata: MetaData) -> Table:
 
 
 class Outbox(DependencyProvider):
-    """`outbox = Outbox()`: `self.outbox.add(connection, [("order_paid", {...}), ...])`.
+    """`outbox = Outbox()`: `self.outbox.stage(connection, [("order_paid", {...}), ...])`.
 
     The relay is a greenthread of the service. It takes unsent rows with FOR UPDATE SKIP LOCKED and
     keeps them locked while they are published, so several copies of a service share the work and a
@@ -147,8 +149,10 @@ class Outbox(DependencyProvider):
         self._wake()
         self._thread.wait()
 
-    def get_dependency(self, worker_ctx: Any) -> "Writer":
-        return Writer(lambda: self._unfinished.setdefault(worker_ctx, _recent_id()))
+    def get_dependency(self, worker_ctx: Any) -> "OutboxWriter":
+        return OutboxWriter(
+            lambda: self._unfinished.setdefault(worker_ctx, _recent_id())
+        )
 
     def worker_result(
         self, worker_ctx: Any, result: Any = None, exc_info: Any = None
@@ -281,20 +285,32 @@ class Outbox(DependencyProvider):
         return 0
 
 
-class Writer:
-    """What a service method sees of the outbox."""
+class OutboxWriter:
+    """The outbox as service methods use it."""
 
-    def __init__(self, written: Callable[[], object]) -> None:
-        self._written = written
+    def __init__(self, note_unfinished: Callable[[], object]) -> None:
+        self._note_unfinished = note_unfinished
 
-    def add(self, connection: Connection, events: Sequence[Event]) -> None:
-        """Write events in the connection's transaction; `event_row` says what a fact may hold."""
-        connection.execute(ADD, {"rows": recordset(self.rows(events))})
+    def stage(
+        self,
+        connection: Connection,
+        events: Sequence[Event],
+        statement: TextClause = INSERT,
+        changes: Sequence[dict[str, Any]] | None = None,
+    ) -> CursorResult[Any]:
+        """Write events to the outbox, in the connection's transaction.
 
-    def rows(self, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """What `add` writes, for a caller whose statement changes the state and writes them (RECORD)."""
-        self._written()
-        return [event_row(event) for event in events]
+        The relay publishes them after the commit. A `statement` of the service can change its state
+        and insert the events in one round trip. Its parameter `rows` has the columns of COLUMN_TYPES
+        and those of `changes`, which has one dictionary for each event.
+        """
+        self._note_unfinished()
+        rows = [event_row(event) for event in events]
+        if changes is not None:
+            rows = [
+                {**change, **row} for change, row in zip(changes, rows, strict=True)
+            ]
+        return connection.execute(statement, {"rows": recordset(rows)})
 
 
 def _recent_id() -> str:
@@ -303,7 +319,7 @@ def _recent_id() -> str:
 
 
 def event_row(event: Event) -> dict[str, Any]:
-    """The row (RECORD) of an event.
+    """The row (COLUMN_TYPES) of an event.
 
     A fact is flat and holds plain scalars. `event_id` and `version` are added, and `occurred_at` if the
     fact has none. A `request_id` in the fact goes into the message's headers.

@@ -174,11 +174,11 @@ class Service:
         self, endings: Sequence[tuple[store.Order, domain.Ending]]
     ) -> Sequence[store.Order]:
         """The one transition of each order, and its event with it."""
-        events = self.outbox.rows(
-            [order_ended(order, ending.reason) for order, ending in endings]
-        )
+        events = [order_ended(order, ending.reason) for order, ending in endings]
         with self.db.autocommit() as connection:
-            ended = store.end(connection, [ending for _, ending in endings], events)
+            ended = store.end(
+                connection, self.outbox, [ending for _, ending in endings], events
+            )
             if len(ended) == len(endings):
                 return ended
             # The sweeper, or the first attempt, was quicker with some of them.

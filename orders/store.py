@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, text
 
 from chassis import outbox
 from chassis.db import OLDEST_S, recordset
+from chassis.outbox import Event, OutboxWriter
 from orders.domain import Ending
 
 Order = Row[Any]  # its columns are those of ORDER
@@ -31,7 +32,7 @@ BY_KEYS = text(
 BY_IDS = text(f"SELECT {ORDER} FROM orders WHERE id = ANY(CAST(:ids AS uuid[]))")
 END = text(
     "WITH ended AS (UPDATE orders SET status = new.status, reason = new.reason, ended_at = now()"
-    f" FROM json_to_recordset(:rows) AS new (order_id uuid, status text, reason text, {outbox.RECORD})"
+    f" FROM json_to_recordset(:rows) AS new (order_id uuid, status text, reason text, {outbox.COLUMN_TYPES})"
     " WHERE id = new.order_id AND orders.status = 'pending'"
     f" RETURNING {ORDER}, event_id, type, payload),"
     f" told AS (INSERT INTO outbox ({outbox.COLUMNS}) SELECT {outbox.COLUMNS} FROM ended)"
@@ -88,26 +89,23 @@ def _by_key(orders: Iterable[Order]) -> dict[Key, Order]:
 
 def end(
     connection: Connection,
+    writer: OutboxWriter,
     endings: Sequence[Ending],
-    events: Sequence[Mapping[str, Any]],
+    events: Sequence[Event],
 ) -> list[Order]:
     """End orders that are still pending, each with its event: one statement, so both or none. Returns the
     orders that this call ended. `status = 'pending'` is the guard: an order ends once.
     """
-    rows = [
+    pairs = sorted(zip(endings, events, strict=True), key=lambda pair: pair[0].order_id)
+    changes = [
         {
             "order_id": ending.order_id,
             "status": ending.status,
             "reason": ending.reason,
-            **event,
         }
-        for ending, event in zip(endings, events, strict=True)
+        for ending, _ in pairs
     ]
-    return [
-        *connection.execute(
-            END, {"rows": recordset(sorted(rows, key=itemgetter("order_id")))}
-        )
-    ]
+    return [*writer.stage(connection, [event for _, event in pairs], END, changes)]
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Order]:

@@ -7,7 +7,7 @@ from audit.checks import LATE
 from audit.snapshots import NO_LIMITS
 from chassis.db import recordset
 from chassis.logs import REQUEST_ID
-from chassis.outbox import COLUMNS, RECORD, event_row
+from chassis.outbox import COLUMN_TYPES, COLUMNS, event_row
 from chassis.schemas import utc
 from replay.missing import Missing
 from replay.options import Options
@@ -33,7 +33,7 @@ MARK_UNSENT = """
 INSERT = f"""
     INSERT INTO outbox ({COLUMNS})
     SELECT {COLUMNS}
-    FROM json_to_recordset(%s) AS new ({RECORD})
+    FROM json_to_recordset(%s) AS new ({COLUMN_TYPES})
 """
 
 

@@ -44,7 +44,7 @@ class Service:
         with self.db.transaction() as connection:
             if not store.insert_new(connection, user):
                 return _not_inserted(user, store.holders(connection, user))
-            self.outbox.add(connection, [user_created(user)])
+            self.outbox.stage(connection, [user_created(user)])
         return {"status": "created", "user": USER.dump(user)}
 
     @rpc

@@ -44,7 +44,7 @@ class Teller:
         self, event_type: str, facts: list[dict[str, Any]], then_fails: bool = False
     ) -> None:
         with self.db.transaction() as connection:
-            self.outbox.add(connection, [(event_type, fact) for fact in facts])
+            self.outbox.stage(connection, [(event_type, fact) for fact in facts])
             if then_fails:
                 raise ValueError("no")
 
@@ -142,7 +142,7 @@ def test_the_request_id_goes_in_the_headers(teller, broker) -> None:
         bind_request_id({"request_id": "of-the-worker"})
         with dependency(teller, "db").transaction() as connection:
             facts = [{"n": 1}, {"n": 2, "request_id": "of-the-order"}]
-            dependency(teller, "outbox").add(
+            dependency(teller, "outbox").stage(
                 connection, [("told", fact) for fact in facts]
             )
 
@@ -319,9 +319,9 @@ def test_an_event_goes_at_once_and_those_that_follow_it_go_together(
 def test_a_flood_of_facts_is_written_in_one_go(teller, broker, sql) -> None:
     queue = broker.bind(EXCHANGE, "told")
     with dependency(teller, "db").transaction() as connection:
-        dependency(teller, "outbox").add(
+        dependency(teller, "outbox").stage(
             connection, [("told", {"n": n}) for n in range(1000)]
         )
         assert connection.execute(text("SELECT count(*) FROM outbox")).scalar() == 1000
-        dependency(teller, "outbox").add(connection, [])
+        dependency(teller, "outbox").stage(connection, [])
     eventually(lambda: broker.count(queue) == 1000)

@@ -45,7 +45,7 @@ class Emitter:
     @rpc
     def emit(self, event_type: str) -> None:
         with self.db.transaction() as connection:
-            self.outbox.add(connection, [(event_type, {})])
+            self.outbox.stage(connection, [(event_type, {})])
             if event_type == "slow":
                 self.released.wait()
 
