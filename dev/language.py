@@ -44,7 +44,6 @@ LATER = (
     "docs/batching.md",
     "docs/contracts/README.md",
     "docs/diagrams/README.md",
-    "docs/glossary.md",
     "docs/how-long-will-it-last.md",
     "docs/images.md",
     "docs/interactions/README.md",
