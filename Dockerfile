@@ -3,12 +3,12 @@
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
-COPY requirements.lock /
+COPY requirements/product.lock /
 # Of Babel's thousand locales, 35 MB, those of notifications/letters stay.
 # The secrets are pip's settings for a package index of one's own; no layer has them.
 RUN --mount=type=secret,id=pip-conf,target=/etc/pip.conf --mount=type=secret,id=pip-ca,target=/etc/pip-ca.pem \
     python3 -m venv /venv \
-    && /venv/bin/python -m pip install --no-cache-dir --no-compile --require-hashes -r /requirements.lock \
+    && /venv/bin/python -m pip install --no-cache-dir --no-compile --require-hashes -r /product.lock \
     && /venv/bin/python -m pip uninstall --yes pip \
     && find /venv -type d \( -name tests -o -path "*/sqlalchemy/testing" -o -path "*/alembic/testing" \) \
     -prune -exec rm -r {} + \

@@ -172,7 +172,7 @@ make_venv() {
     *) fail "$python is Python $version: set PYTHON to Python 3.11, 3.12 or 3.13, as in make install PYTHON=python3.12" ;;
   esac
   # The programs in .venv/bin hold the folder's path.
-  stamp="$PWD $version $(sha256sum <requirements-dev.lock)"
+  stamp="$PWD $version $(sha256sum <requirements/dev.lock)"
   [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ] || return 0
   # pip takes a package for complete that a killed run has unpacked in part.
   if [ -e .venv/.unfinished ] || [ "$(python_version .venv/bin/python)" != "$version" ] \
@@ -183,7 +183,7 @@ make_venv() {
   say "installing Python packages into .venv ..."
   touch .venv/.unfinished
   attempt pip "the network, the proxy and the index (HTTPS_PROXY, PIP_INDEX_URL)" \
-    .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+    .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
   rm .venv/.unfinished
   echo "$stamp" >.venv/.stamp
 }

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 .venv/bin/python -m pip install --quiet uv
 compile=(.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url
   --no-header --no-annotate --python-version 3.11 "$@")
-"${compile[@]}" pyproject.toml -o requirements.lock
-"${compile[@]}" pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+"${compile[@]}" pyproject.toml -o requirements/product.lock
+"${compile[@]}" pyproject.toml --group dev -c requirements/product.lock -o requirements/dev.lock
 "${compile[@]}" --group checkov -o dev/chart/checkov.lock
 "${compile[@]}" --group supply -o dev/supply/tools.lock

@@ -20,7 +20,9 @@ VERBS = set(
 )
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 LOCKED = re.findall(
-    r"^([a-z0-9.-]+)==", (CHECKOUT / "requirements-dev.lock").read_text(), re.MULTILINE
+    r"^([a-z0-9.-]+)==",
+    (CHECKOUT / "requirements" / "dev.lock").read_text(),
+    re.MULTILINE,
 )
 PROGRAMS = {"lint-imports": "import-linter"}  # by another name than their package's
 PINNED = re.compile(r"uses: ([a-z]+/[a-z-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)$")

@@ -15,7 +15,10 @@ from dev.chart.tools import ROOT
 from dev.failure import Failure
 
 PAGE = ROOT / "docs" / "licences.md"
-PRODUCT, DEVELOPMENT = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
+PRODUCT, DEVELOPMENT = (
+    ROOT / "requirements" / "product.lock",
+    ROOT / "requirements" / "dev.lock",
+)
 NPM = {
     "postman": "newman, which runs the scenario",
     "dev/specs": "the parser of AsyncAPI",

@@ -8,7 +8,7 @@ set -euo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.."
 
-LOCKS=(requirements.lock requirements-dev.lock dev/*/*.lock)
+LOCKS=(requirements/product.lock requirements/dev.lock dev/*/*.lock)
 # pip-audit alone cannot tell a source that knows nothing from packages without a vulnerability. This
 # one is known to have some, CVE-2014-1402 among them.
 KNOWN=jinja2==2.4.1

@@ -133,7 +133,8 @@ def _run(
 
 def main() -> None:
     bom = merged(
-        _cyclonedx("environment", ".venv"), _cyclonedx("requirements", PRODUCT.name)
+        _cyclonedx("environment", ".venv"),
+        _cyclonedx("requirements", str(PRODUCT.relative_to(ROOT))),
     )
     text = json.dumps(bom, indent=2) + "\n"
     validate(text)

@@ -31,7 +31,6 @@ STEPS = blocks(ROOT / "docs" / "adding-a-service.md")
 TEXTS = {
     "README.md",
     "CHANGELOG.md",
-    "SECURITY.md",
     "charts/shop/README.md",
     "charts/shop/files/shop.postman_collection.json",
     "charts/shop/files/bus.yaml",  # made by `make specs`

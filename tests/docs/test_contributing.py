@@ -6,7 +6,9 @@ import subprocess
 from tests.docs.markdown import ROOT, blocks
 
 [LOOP] = [
-    block.text for block in blocks(ROOT / "CONTRIBUTING.md") if block.language == "bash"
+    block.text
+    for block in blocks(ROOT / "docs" / "CONTRIBUTING.md")
+    if block.language == "bash"
 ]
 
 

@@ -47,7 +47,7 @@ def importers() -> Mapping[str, Set[str]]:
 
 
 def test_versions_are_the_locked_ones() -> None:
-    locked = dict(LOCKED.findall((ROOT / "requirements.lock").read_text()))
+    locked = dict(LOCKED.findall((ROOT / "requirements" / "product.lock").read_text()))
     named = dict(VERSION.findall(TEXT))
     assert len(named) >= len(LIBRARIES)
     assert named == {name: locked.get(name) for name in named}

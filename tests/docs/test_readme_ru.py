@@ -7,12 +7,12 @@ import pytest
 
 from tests.docs.markdown import ROOT, blocks, commands, links
 
-RUSSIAN = ROOT / "README.ru.md"
+RUSSIAN = ROOT / "docs" / "README.ru.md"
 SOURCES = (ROOT / "README.md", ROOT / "charts" / "shop" / "README.md")
 TEXT = RUSSIAN.read_text()
 COMMANDS = [command.strip() for block in blocks(RUSSIAN) for command in commands(block)]
 STYLE = re.compile(
-    r"^\| \[(\d)\..*\]\(docs/interactions/(\w+)\.md\).* \| (\d+) \|$", re.MULTILINE
+    r"^\| \[(\d)\..*\]\(interactions/(\w+)\.md\).* \| (\d+) \|$", re.MULTILINE
 )
 ORDER = re.compile(
     r"^\| \*\*an order\*\*: messages, letter included \| (.+) \|$", re.MULTILINE
@@ -47,8 +47,8 @@ def test_it_installs_the_chart_into_its_namespace_and_runs_the_scenario() -> Non
 
 def test_both_readmes_lead_to_each_other_and_show_the_same_architecture() -> None:
     english, russian = links(ROOT / "README.md"), links(RUSSIAN)
-    assert "README.ru.md" in english
-    assert {"README.md", "docs/diagrams/architecture-containers.svg"} <= set(russian)
+    assert "docs/README.ru.md" in english
+    assert {"../README.md", "diagrams/architecture-containers.svg"} <= set(russian)
     assert "docs/diagrams/architecture-containers.svg" in english
 
 

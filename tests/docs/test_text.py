@@ -27,7 +27,7 @@ from tests.docs.markdown import (
 MAKEFILE = (ROOT / "Makefile").read_text()
 VERBS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 RUN = {
-    "CONTRIBUTING.md": "tests/docs/test_contributing.py",
+    "docs/CONTRIBUTING.md": "tests/docs/test_contributing.py",
     "README.md": "tests/docs/test_readme.py",
     "docs/operations.md": "tests/docs/test_operations.py",
 }
@@ -200,7 +200,9 @@ def test_test_files_named_in_the_text_are_there(file: Path) -> None:
 
 
 def test_the_text_about_security_names_tests() -> None:
-    assert len(set(TEST_FILE.findall((ROOT / "SECURITY.md").read_text()))) >= 30
+    assert (
+        len(set(TEST_FILE.findall((ROOT / "docs" / "SECURITY.md").read_text()))) >= 30
+    )
 
 
 MONEY = re.compile(r"n\.rpc\.(?:billing\.(?:deposit|withdraw|cancel)|orders\.place)\b")

@@ -154,7 +154,7 @@ def test_an_image_holds_neither_a_compiler_nor_what_installs(
         path for path in files(root / "venv") if {"pip", "tests"} & {*path.parts}
     ]
     assert not (root / "root/.cache").exists()
-    assert not (root / "requirements.lock").exists()
+    assert not (root / "product.lock").exists()
 
 
 @each_image

@@ -48,10 +48,10 @@ Install = Callable[..., tuple[int, list[str]]]
 def checkout(tmp_path: Path) -> Path:
     """A checkout in a folder whose name is no plain word."""
     place = tmp_path / "Лавка #1 ;new 'q' 50%"
-    for folder in ("dev", "postman", "programs"):
+    for folder in ("dev", "postman", "programs", "requirements"):
         (place / folder).mkdir(parents=True)
     shutil.copy(CHECKOUT / "dev/install.sh", place / "dev")
-    for file in ("requirements-dev.lock", "postman/package-lock.json"):
+    for file in ("requirements/dev.lock", "postman/package-lock.json"):
         (place / file).touch()
     for name, text in (("python", PYTHON), ("npm", NPM), ("node", NODE)):
         (place / "programs" / name).write_text(text)
