@@ -1,7 +1,8 @@
-"""An API server that stores what helm gives it, and answers what it asks: for lookup, install, upgrade.
+"""A fake Kubernetes API server for helm: it serves lookup, install and upgrade.
 
-It starts no pod. Patches are recorded in `changes` and not carried out (but for helm 4's server-side
-apply, which sends whole objects): what an upgrade would change is what a test looks at.
+It stores the objects that helm sends, and starts no pod. It records patches in `changes` without
+applying them, because tests look at the changes that an upgrade asks for. The exception is
+server-side apply (helm 4), which sends whole objects: these are stored.
 """
 
 import base64
@@ -17,7 +18,7 @@ import yaml
 
 Object = dict[str, Any]
 PROTOBUF = b"k8s\0"
-# What the chart may contain: API group and version, plural, kind.
+# The resources that the chart may contain: API group and version, plural, kind.
 KINDS = [
     ("v1", "configmaps", "ConfigMap"),
     ("v1", "namespaces", "Namespace"),
@@ -41,22 +42,24 @@ KINDS = [
 
 
 class Api:
-    """The objects by their path, and all that was asked of the server that changes something."""
+    """The stored objects by path, and all requests that change something.
+
+    A change is its method, path and body.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.objects: dict[str, Object] = {}
-        self.changes: list[tuple[str, str, Any]] = []  # method, path, body
+        self.changes: list[tuple[str, str, Any]] = []
 
     def of(self, kind: str) -> dict[str, Object]:
-        """The objects of a kind by their name."""
+        """Return the objects of a kind, by name."""
         found = [each for each in self.objects.values() if each["kind"] == kind]
         return {each["metadata"]["name"]: each for each in found}
 
     def get(self, path: str, query: str) -> Object | None:
-        return (
-            self.objects.get(path) or self._discovery(path) or self._list(path, query)
-        )
+        stored = self.objects.get(path)
+        return stored or self._discovery(path) or self._list(path, query)
 
     def _discovery(self, path: str) -> Object | None:
         if path == "/version":
@@ -87,28 +90,26 @@ class Api:
 
     def _list(self, path: str, query: str) -> Object | None:
         plural = path.rpartition("/")[2]
-        wanted = dict(
-            parse_qsl(dict(parse_qsl(query)).get("labelSelector", "").replace(",", "&"))
-        ).items()
         for version, known, kind in KINDS:
             if known == plural and path.startswith(f"{_root(version)}/"):
-                below = [
-                    each
-                    for at, each in self.objects.items()
-                    if at.rpartition("/")[0] == path
-                ]
-                items = [
-                    each
-                    for each in below
-                    if wanted <= each["metadata"].get("labels", {}).items()
-                ]
                 return {
                     "kind": f"{kind}List",
                     "apiVersion": version,
-                    "items": items,
+                    "items": self._selected(path, query),
                     "metadata": {},
                 }
         return None
+
+    def _selected(self, path: str, query: str) -> list[Object]:
+        """Return the objects in a collection that have the labels in the query."""
+        selector = dict(parse_qsl(query)).get("labelSelector", "")
+        wanted = dict(parse_qsl(selector.replace(",", "&"))).items()
+        return [
+            each
+            for at, each in self.objects.items()
+            if at.rpartition("/")[0] == path
+            and wanted <= each["metadata"].get("labels", {}).items()
+        ]
 
 
 def _root(version: str) -> str:
@@ -132,52 +133,51 @@ def _groups() -> list[Object]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet, or each answer takes 40 ms
+    # Head and body go into one packet. As two, each response takes 40 ms.
+    wbufsize = -1
     api: Api
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        self._answer(self.api.get(url.path, url.query))
+        self._respond(self.api.get(url.path, url.query))
 
     def do_POST(self) -> None:
         body = self._body()
         path = f"{urlsplit(self.path).path}/{body['metadata']['name']}"
-        self._changed("POST", path, body)
+        self._record_change("POST", path, body)
         if path in self.api.objects:
-            self._answer(_status(409, "AlreadyExists"), 409)
+            self._respond(_status(409, "AlreadyExists"), 409)
         else:
-            self._answer(self._store(path, body), 201)
+            self._respond(self._store(path, body), 201)
 
     def do_PUT(self) -> None:
         body = self._body()
         path = urlsplit(self.path).path
-        self._changed("PUT", path, body)
-        self._answer(self._store(path, body))
+        self._record_change("PUT", path, body)
+        self._respond(self._store(path, body))
 
     def do_PATCH(self) -> None:
         body = self._body()
         path = urlsplit(self.path).path
-        self._changed("PATCH", path, body)
+        self._record_change("PATCH", path, body)
         if self.headers["Content-Type"] == "application/apply-patch+yaml":
-            self._answer(self._store(path, body))
+            self._respond(self._store(path, body))
         else:
-            self._answer(self.api.objects.get(path))
+            self._respond(self.api.objects.get(path))
 
     def do_DELETE(self) -> None:
         self._text()
         path = urlsplit(self.path).path
-        self._changed("DELETE", path, None)
-        self._answer(self.api.objects.pop(path, None))
+        self._record_change("DELETE", path, None)
+        self._respond(self.api.objects.pop(path, None))
 
-    def _changed(self, method: str, path: str, body: Any) -> None:
+    def _record_change(self, method: str, path: str, body: Any) -> None:
         self.api.changes.append((method, path, body))
 
     def _store(self, path: str, body: Object) -> Object:
         body["metadata"]["namespace"] = path.split("/namespaces/")[1].split("/")[0]
         if body["kind"] == "Secret" and "stringData" in body:
-            raise AssertionError(
-                "the API server would turn stringData into data: this one does not"
-            )
+            raise AssertionError("this fake does not convert stringData to data")
         self.api.objects[path] = body
         return body
 
@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _text(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def _answer(self, body: Object | None, code: int = 200) -> None:
+    def _respond(self, body: Object | None, code: int = 200) -> None:
         if body is None:
             body, code = _status(404, "NotFound"), 404
         text = json.dumps(body).encode()
@@ -199,11 +199,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *arguments: Any) -> None:
-        """Nothing: pytest shows what helm says."""
+        """Log nothing: pytest shows the output of helm."""
 
 
 def _secret(message: bytes) -> Object:
-    """A Secret as helm sends its own records: in protobuf, in the fields of Kubernetes' generated.proto."""
+    """Decode a Secret in protobuf. helm sends its release records so.
+
+    The field numbers are those of Kubernetes' generated.proto.
+    """
     secret = _fields(_fields(message.removeprefix(PROTOBUF))[2][0])
     metadata = _fields(secret[1][0])
     return {
@@ -231,19 +234,22 @@ def _pairs(entries: list[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def _fields(message: bytes) -> dict[int, list[bytes]]:
-    """The fields of a protobuf message by number; of its kinds only numbers and bytes occur here."""
+    """Return the byte fields of a protobuf message, by field number.
+
+    helm's records contain fields of two wire types: varint, which is skipped, and bytes.
+    """
     found: dict[int, list[bytes]] = {}
     at = 0
     while at < len(message):
-        tag, at = _number(message, at)
-        size, at = _number(message, at)
+        tag, at = _varint(message, at)
+        size, at = _varint(message, at)
         if tag & 7 == 2:
             found.setdefault(tag >> 3, []).append(message[at : at + size])
             at += size
     return found
 
 
-def _number(message: bytes, at: int) -> tuple[int, int]:
+def _varint(message: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         value |= (message[at] & 0x7F) << shift
@@ -265,7 +271,7 @@ def _status(code: int, reason: str) -> Object:
 
 @contextmanager
 def serving() -> Iterator[Api]:
-    """A server on a free port, empty."""
+    """Run an empty server on a free port."""
     handler = type("Handler", (_Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

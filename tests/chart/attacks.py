@@ -1,7 +1,7 @@
-"""What a stolen account of the broker tries, each attempt on a channel of its own.
+"""Attacks with a stolen account of the broker, each on a new channel.
 
-An attempt is refused where the broker says so. Attempts that the user's permissions allow on purpose
-are its own tasks, and are not made: some would destroy what the tests need.
+The broker must refuse each attempt. Operations that the user's permissions allow on purpose are not
+attempted: some would destroy queues that the tests need.
 """
 
 import re
@@ -28,7 +28,7 @@ Act = Callable[[Any], None]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One thing to try, and how the broker refuses it."""
+    """One operation to try, and the exception by which the broker refuses it."""
 
     name: str
     act: Act
@@ -36,7 +36,7 @@ class Attempt:
 
 
 class Account:
-    """A stolen account: its user's name, and how it connects."""
+    """A stolen account of the broker, its permissions and its connection."""
 
     def __init__(self, user: str, uri: str) -> None:
         self.user = user
@@ -44,7 +44,7 @@ class Account:
         self._connection = kombu.Connection(uri)
 
     def channel(self) -> Any:
-        """A new channel, on a new connection where the last one is closed."""
+        """Open a channel, on a new connection if the last one is closed."""
         if not self._connection.connected:
             self._connection.connect()
         return self._connection.channel()
@@ -62,18 +62,20 @@ class Account:
         return False
 
     def has(self, right: str, name: str) -> bool:
-        """Whether it may configure, write or read what has this name."""
+        """Return whether it may configure, write or read this queue or exchange."""
         return re.fullmatch(self.may[right], name) is not None
 
     def has_key(self, right: str, exchange: str, key: str) -> bool:
-        """Whether it may write or read the exchange with this routing key."""
+        """Return whether it may write or read the exchange with this routing key."""
         topics = self.may["topics"].get(exchange)
         is_permitted = topics is None or re.fullmatch(topics[right], key) is not None
         return self.has(right, exchange) and is_permitted
 
-    @property
-    def own_queue(self) -> str:
-        """A name for a new queue. `users` may declare the queue of its requests only, which is there."""
+    def new_queue_name(self) -> str:
+        """Return an unused queue name that the account may declare, if there is one.
+
+        `users` may declare only its request queue, which exists.
+        """
         stems = {
             "migrations": "evt-attack--",
             "operator": bus.SHELL_REPLIES,
@@ -81,10 +83,12 @@ class Account:
         }
         return f"{stems.get(self.user, f'rpc.reply-{self.user}-')}{uuid.uuid4()}"
 
-    @property
-    def own_exchange(self) -> str:
-        """A name for a new exchange: permissions are for queues and exchanges alike."""
-        return "rpc-users" if self.user == "users" else self.own_queue
+    def new_exchange_name(self) -> str:
+        """Return a name for a new exchange.
+
+        The same permissions apply to names of queues and of exchanges.
+        """
+        return "rpc-users" if self.user == "users" else self.new_queue_name()
 
 
 def publish(
@@ -95,7 +99,7 @@ def publish(
     headers: Any = None,
     **properties: Any,
 ) -> None:
-    """With a confirm: the broker refuses at once or not at all."""
+    """Publish with a publisher confirm, so that a refusal is raised here."""
     channel.confirm_select()
     properties = {
         "content_type": "application/json",
@@ -110,10 +114,10 @@ def publish(
 def attempts(
     account: Account, queues: Iterable[str], reply_keys: Iterable[str]
 ) -> Iterator[Attempt]:
-    """Everything that bus.yaml does not permit this account.
+    """Yield all operations that bus.yaml does not permit this account.
 
-    dev/tests/unit/test_bus.py says what that may permit. `queues` are all that exist, and `reply_keys`
-    the routing keys of all services' replies.
+    dev/tests/unit/test_bus.py checks the permissions in bus.yaml. `queues` are all existing queues,
+    `reply_keys` the routing keys of all services' replies.
     """
     yield from _on_exchanges(account)
     yield from _on_queues(account, queues)
@@ -128,7 +132,7 @@ def attempts(
 
 def _on_exchanges(account: Account) -> Iterator[Attempt]:
     """Delete, change, rebind or read an exchange that others use."""
-    own = account.own_exchange
+    own = account.new_exchange_name()
     shared = bus.bus()["exchanges"]
     for name in shared:
         if not account.has("configure", name):
@@ -146,16 +150,12 @@ def _on_exchanges(account: Account) -> Iterator[Attempt]:
             )
     for name in (*shared, "amq.topic"):
         for source in shared:
-            if not (
-                account.has("write", name) and account.has_key("read", source, "attack")
-            ):
-                yield Attempt(
-                    f"bind {name} to {source}", partial(_bind_exchange, name, source)
-                )
-                yield Attempt(
-                    f"unbind {name} from {source}",
-                    partial(_unbind_exchange, name, source),
-                )
+            can_read = account.has_key("read", source, "attack")
+            if not (account.has("write", name) and can_read):
+                bind = partial(_bind_exchange, name, source)
+                unbind = partial(_unbind_exchange, name, source)
+                yield Attempt(f"bind {name} to {source}", bind)
+                yield Attempt(f"unbind {name} from {source}", unbind)
 
 
 def _on_queues(account: Account, queues: Iterable[str]) -> Iterator[Attempt]:
@@ -173,26 +173,20 @@ def _on_queues(account: Account, queues: Iterable[str]) -> Iterator[Attempt]:
                 f"consume {name}", lambda c, n=name: c.basic_consume(n, no_ack=True)
             )
         for exchange, key in ((RPC, "users.*"), ("users.events", "user_created")):
-            if not (
-                account.has("write", name) and account.has_key("read", exchange, key)
-            ):
-                yield Attempt(
-                    f"bind {name} to {exchange}", partial(_bind, name, exchange, key)
-                )
-                yield Attempt(
-                    f"unbind {name} from {exchange}",
-                    partial(_unbind, name, exchange, key),
-                )
+            can_read = account.has_key("read", exchange, key)
+            if not (account.has("write", name) and can_read):
+                bind = partial(_bind, name, exchange, key)
+                unbind = partial(_unbind, name, exchange, key)
+                yield Attempt(f"bind {name} to {exchange}", bind)
+                yield Attempt(f"unbind {name} from {exchange}", unbind)
 
 
 def _dead_letters(account: Account) -> Iterator[Attempt]:
-    """A queue of its own that dead-letters into an exchange that it may not write to."""
-    own = account.own_queue
+    """Declare a queue that dead-letters into an exchange without permission to write."""
+    own = account.new_queue_name()
     for name in ("", *bus.bus()["exchanges"], *BUILT_IN):
-        if not (
-            account.has("configure", own)
-            and account.has("write", name or bus.DEFAULT_EXCHANGE)
-        ):
+        can_write = account.has("write", name or bus.DEFAULT_EXCHANGE)
+        if not (account.has("configure", own) and can_write):
             arguments = {"x-dead-letter-exchange": name, "x-message-ttl": 0}
             yield Attempt(
                 f"dead-letter into {name or 'any queue'}",
@@ -201,43 +195,35 @@ def _dead_letters(account: Account) -> Iterator[Attempt]:
 
 
 def _requests(account: Account) -> Iterator[Attempt]:
-    """Call a method that it has no business with; methods that there are not, too."""
+    """Call methods without permission, unknown methods too."""
     for key in (*METHODS, *(f"{name}.attack" for name in bus.SERVICES), "#", ""):
         if not account.has_key("write", RPC, key):
-            yield Attempt(f"call {key}", lambda c, k=key: publish(c, RPC, k))
+            yield Attempt(f"call {key}", _publishes(RPC, key))
     for key in ("#", "*.*", "#.#", *(f"{name}.*" for name in bus.SERVICES)):
         if not account.has_key("read", RPC, key):
             yield from _bind_to(account, key)
 
 
 def _events(account: Account) -> Iterator[Attempt]:
-    """Publish events of others; by the exchange of their own moves as well."""
+    """Publish events of other services, to their exchanges for moves as well."""
     for exchange, types in EVENTS.items():
         if not account.has("write", exchange):
-            yield from (
-                Attempt(
-                    f"publish {type_}", lambda c, e=exchange, t=type_: publish(c, e, t)
-                )
-                for type_ in types
-            )
+            for type_ in types:
+                yield Attempt(f"publish {type_}", _publishes(exchange, type_))
     for name in bus.SERVICES:
         for handler in bus.service(name).handlers:
-            moves, key = handler.moves.name, handler.queue.name
+            moves, queue = handler.moves.name, handler.queue.name
             if not account.has("write", moves):
-                yield Attempt(
-                    f"move into {key}", lambda c, m=moves, k=key: publish(c, m, k)
-                )
+                yield Attempt(f"move into {queue}", _publishes(moves, queue))
 
 
 def _by_queue_name(account: Account, queues: Iterable[str]) -> Iterator[Attempt]:
-    """Publish to a queue by the default exchange."""
+    """Publish to a queue by the default exchange, and to the other built-in ones."""
     if not account.has("write", bus.DEFAULT_EXCHANGE):
         for name in queues:
-            yield Attempt(f"publish to {name}", lambda c, n=name: publish(c, "", n))
+            yield Attempt(f"publish to {name}", _publishes("", name))
     for exchange in BUILT_IN:
-        yield Attempt(
-            f"publish to {exchange}", lambda c, e=exchange: publish(c, e, "key")
-        )
+        yield Attempt(f"publish to {exchange}", _publishes(exchange, "key"))
 
 
 def _replies(account: Account, reply_keys: Iterable[str]) -> Iterator[Attempt]:
@@ -248,16 +234,20 @@ def _replies(account: Account, reply_keys: Iterable[str]) -> Iterator[Attempt]:
 
 
 def _bind_to(account: Account, key: str) -> Iterator[Attempt]:
-    """Bind a queue of its own, a new one or the one that is there."""
-    yield Attempt(f"bind to {key}", partial(_bind_new, account.own_queue, key))
-    if account.has("write", f"rpc-{account.user}"):
-        yield Attempt(
-            f"bind its queue to {key}", partial(_bind, f"rpc-{account.user}", RPC, key)
-        )
+    """Bind a new queue, and the account's request queue, to a routing key of requests."""
+    new, own = account.new_queue_name(), f"rpc-{account.user}"
+    yield Attempt(f"bind to {key}", partial(_bind_new, new, key))
+    if account.has("write", own):
+        yield Attempt(f"bind its queue to {key}", partial(_bind, own, RPC, key))
+
+
+def _publishes(exchange: str, key: str) -> Act:
+    """Return an operation that publishes a message."""
+    return lambda channel: publish(channel, exchange, key)
 
 
 def _publish_as_another(account: Account, channel: Any) -> None:
-    """The broker takes `user_id` from the owner of the connection alone."""
+    """Publish with a false `user_id`: the broker must compare it with the connection."""
     exchange, key = {
         "users": ("users.events", "user_created"),
         "orders": ("orders.events", "order_paid"),
@@ -300,8 +290,8 @@ def _bind_new(queue: str, key: str, channel: Any) -> None:
 
 
 def detours(account: Account, method: str, body: bytes) -> Iterator[Attempt]:
-    """Requests that reach a service past the check of their routing key, if anything lets them."""
-    own, exchange = account.own_queue, account.own_exchange
+    """Yield ways to send a request that bypass the broker's check of its routing key."""
+    own, exchange = account.new_queue_name(), account.new_exchange_name()
     request = {"reply_to": str(uuid.uuid4()), "correlation_id": str(uuid.uuid4())}
     send = partial(publish, body=body, **request)
     queue = f"rpc-{method.partition('.')[0]}"
@@ -356,13 +346,13 @@ def detours(account: Account, method: str, body: bytes) -> Iterator[Attempt]:
 
 
 def _permitted_key(account: Account) -> str:
-    """A routing key for a request or a reply that it may publish."""
+    """Return a routing key of a request or reply that the account may publish."""
     calls = [method for method in METHODS if account.has_key("write", RPC, method)]
     return calls[0] if calls else str(uuid.uuid4())
 
 
 def _way_into(account: Account, channel: Any, queue: str) -> tuple[str, str]:
-    """An exchange and a routing key by which it can publish into a queue of its own."""
+    """Return an exchange and routing key by which the account reaches its own queue."""
     if account.has("write", bus.DEFAULT_EXCHANGE):
         return "", queue
     own = f"{queue}-in"

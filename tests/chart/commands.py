@@ -1,4 +1,4 @@
-"""What a container of the chart runs, run here: its command, its variables, on servers of the tests."""
+"""Runs the command of a container of the chart on this machine, with the tests' servers."""
 
 import os
 import subprocess
@@ -17,16 +17,17 @@ LIMIT_S = 120
 
 @dataclass(frozen=True)
 class Command:
-    """How a command ended, and all it printed."""
+    """The exit code of a command, and its output."""
 
     code: int
-    says: str
+    output: str
 
 
 class Run:
-    """`run("audit")`: the command of that component; `run("migrations", module)`: this module instead.
+    """Runs commands: `run("audit")` runs the command of the component `audit`.
 
-    Its variables have the values of the tests' servers; that of the broker is one of `uris`, by user.
+    `run("migrations", module)` runs a module in the environment of the migrations. The variables
+    have the values of the tests' servers. AMQP_URI is one of `uris`, by the chart's user.
     """
 
     def __init__(
@@ -56,15 +57,11 @@ class Run:
         return Command(done.returncode, done.stdout)
 
     def _environment(self, container: Object) -> dict[str, str]:
-        """What it is given and no more, so that what the chart forgets is missed."""
-        given = {
-            name: value
-            for name, value in raw(container).items()
-            if isinstance(value, str)
-        }
+        """Return only variables that the chart sets, so that a missing one is noticed."""
+        variables = raw(container).items()
+        given = {name: value for name, value in variables if isinstance(value, str)}
         here = {name: self._servers[name] for name in given if name in self._servers}
-        for name in (
-            each for each in here if each.endswith(("_DB_URI", "_DB_OWNER_URI"))
-        ):
-            assert make_url(given[name]).username == make_url(here[name]).username
+        for name, uri in here.items():
+            if name.endswith(("_DB_URI", "_DB_OWNER_URI")):
+                assert make_url(given[name]).username == make_url(uri).username
         return {**here, "AMQP_URI": self._uris[parse_url(given["AMQP_URI"])["userid"]]}

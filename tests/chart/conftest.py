@@ -1,4 +1,4 @@
-"""Where RABBITMQ_ROOT names a root file system, the broker runs in it: `make test-broker`."""
+"""With RABBITMQ_ROOT set, the broker runs in that root file system (`make test-broker`)."""
 
 import os
 import tempfile
@@ -9,14 +9,14 @@ import pytest
 
 from dev.ports import free_ports
 from dev.servers import Servers
-from tests.chart.debian import OfAnotherDebian
+from tests.chart.debian import ServersOfAnotherDebian
 
 if root := os.environ.get("RABBITMQ_ROOT"):
 
     @pytest.fixture(scope="session")
     def servers() -> Iterator[Servers]:
         with tempfile.TemporaryDirectory(prefix="shop-tests-") as folder:
-            started = OfAnotherDebian(Path(folder, "run"), free_ports())
+            started = ServersOfAnotherDebian(Path(folder, "run"), free_ports())
             started.root = Path(root)
             try:
                 started.start()

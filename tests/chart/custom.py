@@ -1,8 +1,8 @@
-"""Schemas of the custom resources: those of upstream's CRDs, made as strict as kubernetes-validate is.
+"""Schemas of the custom resources: upstream's CRDs, made as strict as kubernetes-validate.
 
-Gateway API v1.0, KEDA 2.10 and the Prometheus operator (dev/chart/tools.py). The API server drops what a
-CRD does not know; here it is a mistake. What KEDA's scalers make of their metadata, no CRD says: that one is
-by hand.
+They are those of Gateway API v1.0, KEDA 2.10 and the Prometheus operator (dev/chart/tools.py). The
+API server drops fields that a CRD does not know. Here they are errors. No CRD describes the
+metadata of KEDA's scalers, so RABBITMQ does.
 """
 
 import functools
@@ -25,7 +25,7 @@ TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 
 
 def closed(required: str = "", **fields: Any) -> dict[str, Any]:
-    """A map with these fields and no others; the required ones are named in one text."""
+    """Return the schema of a map with these fields only; `required` is space-separated."""
     needed = required.split()
     return {
         "type": "object",
@@ -38,15 +38,15 @@ def closed(required: str = "", **fields: Any) -> dict[str, Any]:
 METADATA = closed(
     "name labels", name=NAME, namespace=NAME, labels=TEXTS, annotations=TEXTS
 )
+# The metadata of KEDA's RabbitMQ scaler, in which every value is a string. The mode MessageRate
+# would need RabbitMQ's HTTP API, which the chart does not start.
 RABBITMQ = closed(
     "protocol queueName mode value",
     protocol={"const": "amqp"},
     hostFromEnv=TEXT,
     queueName=TEXT,
-    mode={
-        "enum": ["QueueLength"]
-    },  # MessageRate asks RabbitMQ's HTTP API, which is not there
-    value={"type": "string", "pattern": "^[1-9][0-9]*$"},  # of metadata all is text
+    mode={"enum": ["QueueLength"]},
+    value={"type": "string", "pattern": "^[1-9][0-9]*$"},
 )
 
 
@@ -57,24 +57,21 @@ def validator(api_version: str, kind: str) -> jsonschema.Draft202012Validator:
     schema = strict(json.loads(path.read_text()))
     schema["properties"]["metadata"] = METADATA
     if kind == "ScaledObject":
-        trigger = schema["properties"]["spec"]["properties"]["triggers"]["items"][
-            "properties"
-        ]
+        triggers = schema["properties"]["spec"]["properties"]["triggers"]
+        trigger = triggers["items"]["properties"]
         trigger |= {"type": {"const": "rabbitmq"}, "metadata": RABBITMQ}
     return jsonschema.Draft202012Validator(schema)
 
 
 def strict(schema: Any) -> Any:
-    """The schema, without room for fields that it does not name."""
+    """Return the schema with unknown fields forbidden."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     inner = {key: strict(each) for key, each in schema.items()}
-    is_map = (
-        isinstance(schema.get("properties"), dict)
-        and schema.get("type", "object") == "object"
-    )
+    has_fields = isinstance(schema.get("properties"), dict)
+    is_map = has_fields and schema.get("type", "object") == "object"
     return {"additionalProperties": False, **inner} if is_map else inner
 
 
@@ -83,6 +80,6 @@ def is_custom(found: Object) -> bool:
 
 
 def fault(found: Object) -> str | None:
-    """What is wrong with a custom resource."""
+    """Return the first schema error of a custom resource, or None."""
     errors = validator(found["apiVersion"], found["kind"]).iter_errors(found)
     return next((f"{each.json_path}: {each.message}" for each in errors), None)

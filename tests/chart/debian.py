@@ -1,4 +1,4 @@
-"""Servers whose RabbitMQ is that of another Debian, in its root file system (dev/chart/rabbitmq.sh)."""
+"""Servers with the RabbitMQ of another Debian release (dev/chart/rabbitmq.sh)."""
 
 import os
 import pwd
@@ -12,19 +12,20 @@ USER = "rabbitmq"
 START = Path(__file__).with_name("enter.sh")
 
 
-class OfAnotherDebian(Servers):
-    """The broker runs in `root`, as the user and group of this machine's RabbitMQ."""
+class ServersOfAnotherDebian(Servers):
+    """The broker runs in the root file system `root`, as this machine's RabbitMQ user."""
 
     root: Path
 
     def _inside(self, *command: str) -> list[str]:
         user = pwd.getpwnam(USER)
-        place = [
-            str(self.root.resolve()),
-            str(self.state.resolve()),
-            f"{user.pw_uid}:{user.pw_gid}",
+        root, state = str(self.root.resolve()), str(self.state.resolve())
+        owner = f"{user.pw_uid}:{user.pw_gid}"
+        return [
+            *("unshare", "--mount", "bash", str(START)),
+            *(root, state, owner),
+            *command,
         ]
-        return ["unshare", "--mount", "bash", str(START), *place, *command]
 
     def _rabbitmq(self) -> Program:
         command = self._inside(str(RABBITMQ / "rabbitmq-server"))
@@ -33,7 +34,7 @@ class OfAnotherDebian(Servers):
         )
 
     def rabbitmqctl(self, *arguments: str) -> str:
-        """Runs rabbitmqctl in the same root file system; raises CalledProcessError."""
+        """Run rabbitmqctl in the same root file system; raises CalledProcessError."""
         done = subprocess.run(
             self._inside(str(RABBITMQ / "rabbitmqctl"), *arguments),
             env={**os.environ, **self._rabbitmq_env()},

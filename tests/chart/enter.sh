@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs a program in a root file system, in a mount namespace of its own. The program keeps its process id,
-# so that signals reach it, and finds its state folder at the same path.
+# Runs a program in a root file system, in a new mount namespace.
+# The program keeps the process id, so that signals reach it. Its state folder has the same path.
 #
 # usage: enter.sh ROOT STATE USER:GROUP PROGRAM [ARGUMENT...]
 set -euo pipefail

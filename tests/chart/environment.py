@@ -1,7 +1,8 @@
-"""What config.yaml reads, and what a container of the chart would find in its environment."""
+"""The variables that config.yaml reads, and those that a container of the chart would get."""
 
 import base64
 import functools
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.chart.helm import Object, name_of, of
 SERVICES = ("users", "billing", "orders", "notifications", "gateway")
 WITH_TABLES = SERVICES[:-1]
 COMMANDS = ("dead", "redrive", "audit", "replay")
+Keys = tuple[str, ...]
 CONFIG = ROOT / "config.yaml"
 _VARIABLE = re.compile(r"\$\{([A-Z_]+)")
 _EXPANDED = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
@@ -21,40 +23,33 @@ _EXPANDED = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 @functools.cache
 def readers() -> dict[str, frozenset[str]]:
-    """Who reads each variable of config.yaml: names of services, and `migrations`.
+    """Return the services that read each variable of config.yaml, or `migrations`.
 
-    A setting below the name of a service is that service's. Any other is read by the services whose
-    code names it; by all where only the chassis does.
+    A setting below the name of a service belongs to that service. Any other setting is read by the
+    services whose code names it. If only the chassis names it, all services read it.
     """
     found: dict[str, frozenset[str]] = {}
-    # Not the safe loader: nameko teaches that one to put the variables' values in.
+    # Not the safe loader: nameko extends that one, so that it inserts the variables' values.
     for path, text in _leaves(yaml.load(CONFIG.read_text(), yaml.BaseLoader)):
         for variable in _VARIABLE.findall(text):
             found[variable] = found.get(variable, frozenset()) | _readers_of(path)
     return found
 
 
-def _leaves(
-    config: Any, path: tuple[str, ...] = ()
-) -> list[tuple[tuple[str, ...], str]]:
-    if isinstance(config, dict):
-        return [
-            leaf
-            for key, value in config.items()
-            for leaf in _leaves(value, (*path, key))
-        ]
-    return [(path, str(config))]
+def _leaves(config: Any, path: Keys = ()) -> list[tuple[Keys, str]]:
+    if not isinstance(config, dict):
+        return [(path, str(config))]
+    inner = (_leaves(value, (*path, key)) for key, value in config.items())
+    return list(itertools.chain.from_iterable(inner))
 
 
-def _readers_of(path: tuple[str, ...]) -> frozenset[str]:
+def _readers_of(path: Keys) -> frozenset[str]:
     group = path[0].removesuffix("_FILE")
     if group == "DB_OWNER_URIS":
         return frozenset({"migrations"})
-    below = {
-        service for service in SERVICES if path[-1] in (service, f"{service}:Base")
-    }
-    if below:
-        return frozenset(below | ({"migrations"} if group == "DB_URIS" else set()))
+    own = {each for each in SERVICES if path[-1] in (each, f"{each}:Base")}
+    if own:
+        return frozenset(own | ({"migrations"} if group == "DB_URIS" else set()))
     naming = {service for service in SERVICES if f'"{group}"' in _code(service)}
     if any(f'"{group}"' in _code(f"{service}/migrations") for service in WITH_TABLES):
         naming.add("migrations")
@@ -67,7 +62,7 @@ def _code(folder: str) -> str:
 
 
 def raw(container: Object) -> dict[str, Any]:
-    """The variables of a container as they stand in the object: a text, or where it is from."""
+    """Return the variables of a container: each is a string, or the `valueFrom`."""
     return {
         each["name"]: each.get("value", each.get("valueFrom"))
         for each in container.get("env", [])
@@ -75,44 +70,47 @@ def raw(container: Object) -> dict[str, Any]:
 
 
 def of_container(container: Object, found: list[Object]) -> dict[str, str]:
-    """The variables as the process sees them; `<secret>.<key>` stands for what only the user knows."""
+    """Return the variables as the process sees them.
+
+    `<secret>.<key>` replaces a value from a Secret that is not part of the chart.
+    """
     environment: dict[str, str] = {}
     for source in container.get("envFrom", []):
-        for word, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
-            if word in source:
-                environment |= data(found, kind, source[word]["name"]) or {}
+        for field, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
+            if field in source:
+                environment |= data(found, kind, source[field]["name"]) or {}
     for name, value in raw(container).items():
-        environment[name] = (
-            _expanded(value, environment)
-            if isinstance(value, str)
-            else _taken(value, found)
-        )
+        if isinstance(value, str):
+            environment[name] = _expanded(value, environment)
+        else:
+            environment[name] = _value_from(value, found)
     return environment
 
 
 def _expanded(value: str, before: dict[str, str]) -> str:
-    """Kubernetes' $(NAME): only of what stands before it."""
+    """Expand $(NAME) as Kubernetes does: only variables that come before count."""
     return _EXPANDED.sub(lambda match: before.get(match[1], match[0]), value)
 
 
-def _taken(source: Object, found: list[Object]) -> str:
-    for word, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
-        if word in source:
-            known = data(found, kind, source[word]["name"])
-            name, key = source[word]["name"], source[word]["key"]
+def _value_from(source: Object, found: list[Object]) -> str:
+    for field, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
+        if field in source:
+            name, key = source[field]["name"], source[field]["key"]
+            known = data(found, kind, name)
             return known[key] if known is not None else f"{name}.{key}"
-    return next(iter(source))  # fieldRef and the like
+    # For example fieldRef: its name replaces the value.
+    return next(iter(source))
 
 
 def data(found: list[Object], kind: str, name: str) -> dict[str, str] | None:
-    """The content of a Secret or ConfigMap of the chart, decoded."""
+    """Return the decoded content of a Secret or ConfigMap of the chart, or None."""
     for each in of(found, kind):
         if name_of(each) == name:
-            encoded = each.get("data", {}) if kind == "Secret" else {}
-            plain = (
-                each.get("stringData", {}) if kind == "Secret" else each.get("data", {})
-            )
-            return {
-                key: base64.b64decode(value).decode() for key, value in encoded.items()
-            } | plain
+            return _decoded(each) if kind == "Secret" else each.get("data", {})
     return None
+
+
+def _decoded(secret: Object) -> dict[str, str]:
+    encoded = secret.get("data", {}).items()
+    decoded = {key: base64.b64decode(value).decode() for key, value in encoded}
+    return decoded | secret.get("stringData", {})

@@ -1,4 +1,4 @@
-"""The real helm, in its two versions, and what it makes of the chart."""
+"""The real helm, in its two versions, and the objects that it renders."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ NAMESPACE = "nameko-07"
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 VERSIONS = {helm.version: helm.path for helm in HELMS}
 NEWEST = HELMS[-1].version
-# The sets of values that all checks look at, by name: the default, and those of values/.
+# The sets of values that all checks render, by name: the default, and those in values/.
 FILES = {
     path.stem: path
     for path in sorted(Path(__file__).with_name("values").glob("*.yaml"))
@@ -27,13 +27,14 @@ FILES = {
 SETS = ("default", *FILES)
 
 Object = dict[str, Any]
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
-# PyYAML knows the sign `=` as a type of YAML 1.1 and cannot read it. For Kubernetes it is a text.
+# The C loader is ten times as fast.
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# PyYAML knows the sign `=` as a type of YAML 1.1 and cannot read it. For Kubernetes it is a string.
 Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.value)
 
 
 class HelmError(Exception):
-    """helm ended with an error; the message is what it said."""
+    """helm ended with an error; the message is its output."""
 
 
 @functools.cache
@@ -42,18 +43,19 @@ def _home() -> tempfile.TemporaryDirectory[str]:
 
 
 def helm(version: str, *arguments: str | Path, stdin: str | None = None) -> str:
-    """What helm prints. It knows no cluster and none of the user's own settings."""
+    """Return the output of helm, which knows no cluster and no settings of the user."""
     program = VERSIONS[version]
     assert program.exists(), f"{program} is missing: `make test-chart` fetches it"
+    home = _home().name
     environment = {
         "PATH": os.environ["PATH"],
-        "HOME": _home().name,
+        "HOME": home,
         "KUBECONFIG": os.devnull,
-        "HELM_QPS": "10000",  # it asks its server five times a second by default
-        **{
-            f"HELM_{kind}_HOME": f"{_home().name}/{kind}"
-            for kind in ("CACHE", "CONFIG", "DATA")
-        },
+        "HELM_CACHE_HOME": f"{home}/CACHE",
+        "HELM_CONFIG_HOME": f"{home}/CONFIG",
+        "HELM_DATA_HOME": f"{home}/DATA",
+        # The default is five requests a second.
+        "HELM_QPS": "10000",
     }
     command = [str(part) for part in (program, *arguments)]
     done = subprocess.run(
@@ -70,13 +72,13 @@ def helm(version: str, *arguments: str | Path, stdin: str | None = None) -> str:
 
 
 def values_of(name: str) -> list[str]:
-    """The arguments that choose a set of values."""
+    """Return the arguments that choose a set of values."""
     return [] if name == "default" else ["--values", str(FILES[name])]
 
 
 @functools.cache
 def text(name: str, version: str = NEWEST) -> str:
-    """What `helm template` prints with a set of values."""
+    """Return the output of `helm template` with a set of values."""
     return helm(
         version, "template", RELEASE, CHART, "--namespace", NAMESPACE, *values_of(name)
     )
@@ -84,7 +86,10 @@ def text(name: str, version: str = NEWEST) -> str:
 
 @functools.cache
 def objects(name: str, version: str = NEWEST) -> list[Object]:
-    """All objects of a set of values, hooks included. Shared: not to be changed."""
+    """Return all objects of a set of values, hooks included.
+
+    The list is shared, so callers must not change it.
+    """
     return parse(text(name, version))
 
 
@@ -95,30 +100,25 @@ def parse(manifest: str) -> list[Object]:
 def render(
     values: dict[str, Any], version: str = NEWEST, release: str = RELEASE
 ) -> list[Object]:
-    """The objects with values of one's own."""
+    """Return the objects that the chart renders with these values."""
     given = json.dumps(values, ensure_ascii=False)
     arguments = (release, CHART, "--namespace", NAMESPACE, "--values", "-")
     return parse(helm(version, "template", *arguments, stdin=given))
 
 
 def user_values(name: str) -> dict[str, Any]:
-    """What a user wrote: a set of values without the defaults."""
+    """Return a set of values as the user writes it, without the defaults."""
     return {} if name == "default" else yaml.safe_load(FILES[name].read_text())
 
 
 def merged(values: Any, defaults: Any = DEFAULTS) -> Any:
-    """The values over the defaults, as helm lays them."""
+    """Merge the values over the defaults as helm does: null removes a default."""
     if not isinstance(values, dict) or not isinstance(defaults, dict):
         return values
-    both = {
-        key: merged(values[key], defaults[key])
-        for key in values.keys() & defaults.keys()
-    }
-    return {
-        key: value
-        for key, value in (defaults | values | both).items()
-        if value is not None
-    }
+    common = values.keys() & defaults.keys()
+    both = {key: merged(values[key], defaults[key]) for key in common}
+    result = defaults | values | both
+    return {key: value for key, value in result.items() if value is not None}
 
 
 def of(found: Iterable[Object], *kinds: str) -> list[Object]:
@@ -130,11 +130,12 @@ def name_of(found: Object) -> str:
 
 
 def pods(found: Iterable[Object]) -> dict[str, Object]:
-    """All pods' templates (and bare pods) by the kind and name of what makes them."""
+    """Return all pod templates, and bare pods, by kind and name of their controller."""
+    templates = ((each, _template(each)) for each in found)
     return {
         f"{each['kind']}/{name_of(each)}": template
-        for each in found
-        if (template := _template(each)) is not None
+        for each, template in templates
+        if template is not None
     }
 
 
@@ -158,16 +159,17 @@ def labels(found: Object) -> dict[str, str]:
 
 
 def selects(selector: Object | None, found: Object) -> bool:
-    """Whether a label selector fits an object; an empty one fits all, none fits nothing."""
+    """Return whether a label selector matches an object.
+
+    An empty selector matches every object, None matches none.
+    """
     if selector is None:
         return False
     own = labels(found)
     if not selector.get("matchLabels", {}).items() <= own.items():
         return False
-    return all(
-        _fits(each, own.get(each["key"]))
-        for each in selector.get("matchExpressions", [])
-    )
+    expressions = selector.get("matchExpressions", [])
+    return all(_fits(each, own.get(each["key"])) for each in expressions)
 
 
 def _fits(expression: Object, value: str | None) -> bool:
@@ -183,5 +185,5 @@ def _fits(expression: Object, value: str | None) -> bool:
 
 
 def component(found: Object) -> str:
-    """Which part of the suite an object belongs to: its app.kubernetes.io/component."""
+    """Return the part of the suite that an object belongs to, by its component label."""
     return labels(found).get("app.kubernetes.io/component", "")

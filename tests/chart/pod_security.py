@@ -1,6 +1,6 @@
-"""The Pod Security Standard "restricted", as code (with "baseline", which it contains).
+"""The Pod Security Standard "restricted" as code, including "baseline".
 
-https://kubernetes.io/docs/concepts/security/pod-security-standards/, as of Kubernetes 1.36, for Linux.
+https://kubernetes.io/docs/concepts/security/pod-security-standards/, Kubernetes 1.36, for Linux.
 """
 
 from collections.abc import Iterator
@@ -42,16 +42,14 @@ HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe", "postStart", "pre
 
 
 def violations(pod: dict[str, Any]) -> list[str]:
-    """What "restricted" forbids or misses in a pod ({"metadata": ..., "spec": ...})."""
+    """Return the violations of "restricted" in a pod ({"metadata": ..., "spec": ...})."""
     spec = pod["spec"]
     context = spec.get("securityContext", {})
     found = [*_pod(spec), *_annotations(pod), *_confinement("pod", context)]
     for kind in ("initContainers", "containers", "ephemeralContainers"):
         for container in spec.get(kind, []):
-            found += [
-                f"{container['name']}: {what}"
-                for what in _container(container, context)
-            ]
+            name = container["name"]
+            found += [f"{name}: {each}" for each in _container(container, context)]
     return found
 
 
@@ -69,10 +67,10 @@ def _pod(spec: dict[str, Any]) -> Iterator[str]:
 
 def _annotations(pod: dict[str, Any]) -> Iterator[str]:
     for name, value in (pod["metadata"].get("annotations") or {}).items():
-        if name.startswith("container.apparmor.security.beta.kubernetes.io/") and not (
-            value in ("", "runtime/default") or value.startswith("localhost/")
-        ):
-            yield f"annotation {name} switches AppArmor off"
+        if name.startswith("container.apparmor.security.beta.kubernetes.io/"):
+            is_local = value.startswith("localhost/")
+            if not is_local and value not in ("", "runtime/default"):
+                yield f"annotation {name} switches AppArmor off"
 
 
 def _container(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
@@ -81,10 +79,8 @@ def _container(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
     yield from _privileges(context)
     if not context.get("runAsNonRoot", pod.get("runAsNonRoot", False)):
         yield "runAsNonRoot is not true"
-    if (
-        context.get("seccompProfile", pod.get("seccompProfile", {})).get("type")
-        not in CONFINED
-    ):
+    profile = context.get("seccompProfile", pod.get("seccompProfile", {}))
+    if profile.get("type") not in CONFINED:
         yield "seccompProfile is neither RuntimeDefault nor Localhost"
     if any(port.get("hostPort") for port in container.get("ports", [])):
         yield "a hostPort is set"
@@ -110,7 +106,7 @@ def _privileges(context: dict[str, Any]) -> Iterator[str]:
 
 
 def _confinement(whose: str, context: dict[str, Any]) -> Iterator[str]:
-    """What holds for the securityContext of a pod and of a container alike."""
+    """Yield the violations that a securityContext of a pod or a container can have."""
     if context.get("runAsUser") == 0:
         yield f"{whose}: runAsUser is 0"
     if context.get("runAsNonRoot") is False:
@@ -121,9 +117,6 @@ def _confinement(whose: str, context: dict[str, Any]) -> Iterator[str]:
         if context.get(name, {"type": "RuntimeDefault"}).get("type") not in CONFINED:
             yield f"{whose}: {name} is unconfined"
     options = context.get("seLinuxOptions", {})
-    if (
-        options.get("type", "") not in SELINUX_TYPES
-        or options.get("user")
-        or options.get("role")
-    ):
+    has_owner = options.get("user") or options.get("role")
+    if has_owner or options.get("type", "") not in SELINUX_TYPES:
         yield f"{whose}: seLinuxOptions are not the runtime's"

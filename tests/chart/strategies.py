@@ -1,6 +1,6 @@
-"""Values that a user may give, drawn by Hypothesis: written by hand along values.schema.json.
+"""Hypothesis strategies of valid values, written by hand to match values.schema.json.
 
-What does not go together is not drawn: test_values.py asks that it is refused.
+Contradictory values are not drawn. test_values.py checks that they are refused.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from tests.chart.environment import SERVICES
 
 
 def some(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """A map with any of these keys."""
+    """Draw a map with any of these keys."""
     return st.fixed_dictionaries({}, optional=optional)
 
 
-# What YAML takes for something else stands for all that has to be quoted.
+# Strings that YAML reads as another type, if the chart does not quote them.
 TRAPS = st.sampled_from(["y", "on", "no", "null", "true"])
 PARTS = st.one_of(
     TRAPS, st.from_regex(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True)
@@ -28,7 +28,8 @@ HOSTS = st.lists(
     min_size=1,
     max_size=4,
 ).map(".".join)
-CERTIFIED = st.one_of(HOSTS, HOSTS.map(lambda host: f"*.{host}"))  # by a certificate
+# Names for which a certificate may be issued.
+CERTIFIED = st.one_of(HOSTS, HOSTS.map(lambda host: f"*.{host}"))
 SERVERS = st.one_of(HOSTS, st.sampled_from(["2001:db8::1", "::1", "192.0.2.1"]))
 KEYS = st.sampled_from(
     ["team", "example.org/cost-centre", "a.b-c_d", "app.kubernetes.io/name", "x/Y"]
@@ -58,24 +59,14 @@ TIMES = some(
     timeoutSeconds=SECONDS,
     failureThreshold=SECONDS,
 )
+COMMAND = st.lists(TEXTS, min_size=1, max_size=3)
+HTTP_GET = st.fixed_dictionaries({"port": PORTS}, optional={"path": st.just("/a?b=c")})
 HANDLER = st.one_of(
     st.just({}),
-    st.fixed_dictionaries(
-        {
-            "exec": st.fixed_dictionaries(
-                {"command": st.lists(TEXTS, min_size=1, max_size=3)}
-            )
-        }
-    ),
+    st.fixed_dictionaries({"exec": st.fixed_dictionaries({"command": COMMAND})}),
     st.fixed_dictionaries({"tcpSocket": st.fixed_dictionaries({"port": PORTS})}),
     st.fixed_dictionaries({"grpc": st.just({"port": 8001})}),
-    st.fixed_dictionaries(
-        {
-            "httpGet": st.fixed_dictionaries(
-                {"port": PORTS}, optional={"path": st.just("/a?b=c")}
-            )
-        }
-    ),
+    st.fixed_dictionaries({"httpGet": HTTP_GET}),
 )
 PROBE = st.builds(lambda times, handler: times | handler, TIMES, HANDLER)
 TOLERATIONS = st.lists(
@@ -98,21 +89,12 @@ TOLERATIONS = st.lists(
     ),
     max_size=2,
 )
-AFFINITY = st.sampled_from(
-    [
-        {},
-        {
-            "podAntiAffinity": {
-                "requiredDuringSchedulingIgnoredDuringExecution": [
-                    {
-                        "topologyKey": "kubernetes.io/hostname",
-                        "labelSelector": {"matchLabels": {"a": "b"}},
-                    }
-                ]
-            }
-        },
-    ]
-)
+APART = {
+    "topologyKey": "kubernetes.io/hostname",
+    "labelSelector": {"matchLabels": {"a": "b"}},
+}
+ANTI_AFFINITY = {"requiredDuringSchedulingIgnoredDuringExecution": [APART]}
+AFFINITY = st.sampled_from([{}, {"podAntiAffinity": ANTI_AFFINITY}])
 PLACES: dict[str, st.SearchStrategy[Any]] = {
     "podAnnotations": ANNOTATIONS,
     "nodeSelector": LABELS,
@@ -122,7 +104,7 @@ PLACES: dict[str, st.SearchStrategy[Any]] = {
 
 
 def variables(prefix: str) -> st.SearchStrategy[list[dict[str, Any]]]:
-    """extraEnv, with names that no other place uses."""
+    """Draw extraEnv, with names that no other setting uses."""
     source = st.one_of(
         TEXTS.map(lambda text: {"value": text}),
         NAMES.map(
@@ -149,15 +131,17 @@ IMAGE = some(
     tag=TAGS,
     digest=st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True),
 )
+SCALED = st.fixed_dictionaries(
+    {
+        "enabled": st.just(True),
+        "minReplicas": st.integers(2, 5),
+        "maxReplicas": st.integers(5, 9),
+    }
+)
 SCALING = st.one_of(
     st.just({}),
-    st.tuples(
-        st.sampled_from(["autoscaling", "keda"]), st.integers(2, 5), st.integers(5, 9)
-    ).map(
-        lambda each: {
-            each[0]: {"enabled": True, "minReplicas": each[1], "maxReplicas": each[2]}
-        }
-    ),
+    st.fixed_dictionaries({"autoscaling": SCALED}),
+    st.fixed_dictionaries({"keda": SCALED}),
 )
 BUDGET = st.one_of(
     st.fixed_dictionaries({"enabled": st.booleans()}),
@@ -183,7 +167,7 @@ SPREAD = st.lists(
 
 @st.composite
 def service(draw: st.DrawFn, name: str) -> dict[str, Any]:
-    """The settings of one service; what does not go together is not drawn."""
+    """Draw the settings of one service, without contradictory ones."""
     scaling = draw(SCALING)
     if name == "gateway" and "keda" in scaling:
         scaling = {"autoscaling": scaling["keda"]}
@@ -205,14 +189,11 @@ def service(draw: st.DrawFn, name: str) -> dict[str, Any]:
     return draw(own) | scaling
 
 
+NAMESPACE_LABELS = {"kubernetes.io/metadata.name": "a"}
 PEERS = st.lists(
     st.sampled_from(
         [
-            {
-                "namespaceSelector": {
-                    "matchLabels": {"kubernetes.io/metadata.name": "a"}
-                }
-            },
+            {"namespaceSelector": {"matchLabels": NAMESPACE_LABELS}},
             {"podSelector": {}},
             {"podSelector": {"matchLabels": {"a": "b"}}, "namespaceSelector": {}},
             {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
@@ -347,31 +328,28 @@ OTHERS = some(
     **PLACES,
 )
 POLICY = st.fixed_dictionaries(
-    {
-        "rabbitmqFrom": st.just([{"namespaceSelector": {}}])
-    },  # or KEDA would be kept from the broker
-    optional={"enabled": st.booleans(), "dnsPorts": st.just([53, 5353])}
-    | dict.fromkeys(
-        (
-            "gatewayFrom",
-            "metricsFrom",
-            "postgresqlFrom",
-            "externalRabbitmqTo",
-            "externalPostgresqlTo",
-        ),
-        PEERS,
-    ),
+    # KEDA must reach the broker.
+    {"rabbitmqFrom": st.just([{"namespaceSelector": {}}])},
+    optional={
+        "enabled": st.booleans(),
+        "dnsPorts": st.just([53, 5353]),
+        "gatewayFrom": PEERS,
+        "metricsFrom": PEERS,
+        "postgresqlFrom": PEERS,
+        "externalRabbitmqTo": PEERS,
+        "externalPostgresqlTo": PEERS,
+    },
 )
 
 
 @st.composite
 def values(draw: st.DrawFn) -> dict[str, Any]:
-    """Values that a user may give."""
+    """Draw valid values of the chart."""
     own = {name: draw(service(name)) for name in SERVICES}
     servers = draw(DATABASES) | draw(BROKER)
-    encrypted = servers.get("externalRabbitmq", {}).get(
-        "tls"
-    ) or "parameters" in servers.get("externalPostgresql", {})
+    tls_to_broker = servers.get("externalRabbitmq", {}).get("tls")
+    tls_to_databases = "parameters" in servers.get("externalPostgresql", {})
+    encrypted = tls_to_broker or tls_to_databases
     ca = draw(CA) if encrypted and draw(st.booleans()) else {}
     more = {"trustedCA": ca, "services": own, "networkPolicy": draw(POLICY)}
     return draw(OTHERS) | draw(FAMILIES) | servers | more

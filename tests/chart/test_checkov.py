@@ -1,4 +1,4 @@
-"""checkov has nothing to say but what checkov.yaml gives a reason against."""
+"""checkov finds nothing in the chart, but for the checks that checkov.yaml skips."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from dev.chart.tools import CHECKOV
 from tests.chart.helm import SETS, text
 
 CONFIG = Path(__file__).with_name("checkov.yaml")
-# Where a skipped check is not for all: whom it may find fault with.
-ONLY = {
+# The objects that a skipped check may find, if it is skipped for some objects only.
+EXEMPT = {
     "CKV_K8S_8": r"Pod\..*-test",
     "CKV_K8S_9": r"Pod\..*-test",
     "CKV_K8S_40": r"(Pod\..*-test|StatefulSet\..*-(postgresql|rabbitmq))",
@@ -23,18 +23,10 @@ ONLY = {
 
 
 def failures(folder: Path, config: Path) -> dict[str, set[str]]:
-    """The objects that checkov finds fault with, by check."""
+    """Return the objects that fail a check, by check."""
     assert CHECKOV.exists(), f"{CHECKOV} is missing: `make test-chart` installs it"
-    command = [
-        CHECKOV,
-        "--config-file",
-        config,
-        "--directory",
-        folder,
-        "--output",
-        "json",
-        "--soft-fail",
-    ]
+    options = ("--config-file", config, "--directory", folder, "--output", "json")
+    command = [CHECKOV, *options, "--soft-fail"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=True
     )
@@ -59,23 +51,23 @@ def test_checkov_finds_nothing(rendered: Path) -> None:
     assert failures(rendered, CONFIG) == {}
 
 
-def test_each_check_that_is_skipped_would_find_something_and_just_that(
+def test_each_skipped_check_would_find_its_exempt_objects(
     rendered: Path, tmp_path
 ) -> None:
-    (rendered / "openshift.yaml").unlink()  # no pod of it names a user at all
+    # No pod of this set names a user.
+    (rendered / "openshift.yaml").unlink()
     config = yaml.safe_load(CONFIG.read_text())
     skipped = set(config.pop("skip-check"))
     unskipped = tmp_path / "checkov.yaml"
     unskipped.write_text(yaml.safe_dump(config))
     found = failures(rendered, unskipped)
     assert found.keys() == skipped
-    for check, whom in ONLY.items():
-        assert [
-            resource for resource in found[check] if not re.match(whom, resource)
-        ] == []
+    for check, exempt in EXEMPT.items():
+        others = [each for each in found[check] if not re.match(exempt, each)]
+        assert others == []
 
 
-def test_each_check_that_is_skipped_has_its_reason() -> None:
+def test_each_skipped_check_has_a_reason() -> None:
     lines = CONFIG.read_text().partition("skip-check:\n")[2].splitlines()
     for before, line in pairwise(lines):
         if line.lstrip().startswith("- "):

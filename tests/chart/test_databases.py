@@ -1,4 +1,4 @@
-"""The roles and databases that the migrations Job makes, on a real PostgreSQL, as each role that may."""
+"""The roles and databases that the migrations Job creates, on a real PostgreSQL."""
 
 import os
 import signal
@@ -24,8 +24,8 @@ from tests.chart.environment import data, raw
 from tests.chart.helm import CHART, DEFAULTS, containers, objects, of, pods, render
 
 LIMIT_S = 30
-# Where a cloud gives away no superuser.
-KEEPER = {
+# Some clouds provide a role without superuser rights.
+CLOUD_ADMIN = {
     "postgresql": {"enabled": False},
     "externalPostgresql": {
         "host": "localhost",
@@ -33,11 +33,17 @@ KEEPER = {
     },
 }
 
-# The template of new databases is LATIN1, so that a default is noticed.
+# The template of new databases is LATIN1, so that a default encoding is noticed.
 LATIN1 = (
     "ALTER DATABASE template1 IS_TEMPLATE false",
     "DROP DATABASE template1",
-    "CREATE DATABASE template1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C' IS_TEMPLATE true",
+    """
+    CREATE DATABASE template1
+        TEMPLATE template0
+        ENCODING 'LATIN1'
+        LOCALE 'C'
+        IS_TEMPLATE true
+    """,
     "REVOKE CONNECT ON DATABASE template1 FROM PUBLIC",
 )
 PROPERTIES = """
@@ -49,37 +55,40 @@ PROPERTIES = """
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """How to connect to a PostgreSQL as its superuser; none of ours is in it yet."""
+    """Start a PostgreSQL without the suite's databases; return the superuser's DSN."""
     with (
         tempfile.TemporaryDirectory(prefix="shop-tests-") as folder,
         tempfile.TemporaryDirectory(prefix="shop-socket-") as sockets,
     ):
-        Path(sockets).chmod(0o777)  # the server may run as another user
+        # The server may run as another user.
+        Path(sockets).chmod(0o777)
         monkeypatch.setitem(POSTGRESQL_SETTINGS, "unix_socket_directories", sockets)
         started = Servers(Path(folder, "run"), free_ports(), broker=False)
         try:
             started.start()
             superuser = parse_dsn(started.superuser_dsn())
             for name in DATABASES:
-                for what in (f"DATABASE {name}", f"ROLE {name}", f"ROLE {name}_owner"):
-                    ask(superuser, f"DROP {what}")
+                query(superuser, f"DROP DATABASE {name}")
+                query(superuser, f"DROP ROLE {name}")
+                query(superuser, f"DROP ROLE {name}_owner")
             for statement in LATIN1:
-                ask(superuser, statement)
+                query(superuser, statement)
             yield superuser
         finally:
             started.erase()
 
 
-def ask(whom: dict[str, str], statement: str) -> list[tuple[Any, ...]]:
-    with closing(psycopg2.connect(**whom)) as connection:
-        connection.autocommit = True  # CREATE DATABASE allows no transaction
+def query(dsn: dict[str, str], statement: str) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(**dsn)) as connection:
+        # CREATE DATABASE allows no transaction.
+        connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
 
 def make(values: dict[str, Any], admin: dict[str, str], folder: Path) -> dict[str, str]:
-    """Run the Job's own script as it stands; the passwords of the roles, by variable."""
+    """Run the Job's unchanged script; return the passwords of the roles, by variable."""
     found = render(values)
     (job,) = of(found, "Job")
     (container,) = job["spec"]["template"]["spec"]["initContainers"]
@@ -88,9 +97,8 @@ def make(values: dict[str, Any], admin: dict[str, str], folder: Path) -> dict[st
     server = f"postgresql://{admin['user']}@{admin['host']}:{admin['port']}/postgres"
     assert raw(container)["SERVER"].partition("@")[0] == server.partition("@")[0]
     assert raw(container).keys() >= {"PGPASSWORD", "SERVER"}
-    passwords = {
-        name: name.lower() for name in raw(container) if name.endswith("_PASSWORD")
-    }
+    names = [name for name in raw(container) if name.endswith("_PASSWORD")]
+    passwords = {name: name.lower() for name in names}
     environment = {
         "PATH": os.environ["PATH"],
         "SERVER": server,
@@ -111,74 +119,75 @@ def make(values: dict[str, Any], admin: dict[str, str], folder: Path) -> dict[st
 
 
 def check(superuser: dict[str, str], passwords: dict[str, str]) -> None:
-    """Each role gets in with its password, into its own database alone. It holds all texts."""
+    """Check that each role can log in to its own UTF-8 database, and to no other."""
     place = {key: superuser[key] for key in ("host", "port")}
     for name in DATABASES:
-        for role in (name, f"{name}_owner"):
-            password = passwords[
-                f"{name.upper()}_DB_{'OWNER_' if role != name else ''}PASSWORD"
-            ]
-            who = {**place, "user": role, "password": password}
-            assert ask({**who, "dbname": name}, "SELECT current_user") == [(role,)]
-            assert ask({**who, "dbname": name}, PROPERTIES) == [("UTF8", "C")]
+        prefix = f"{name.upper()}_DB_"
+        password = passwords[f"{prefix}PASSWORD"]
+        service = {**place, "user": name, "password": password}
+        password = passwords[f"{prefix}OWNER_PASSWORD"]
+        owner = {**place, "user": f"{name}_owner", "password": password}
+        for role in (service, owner):
+            own = {**role, "dbname": name}
+            assert query(own, "SELECT current_user") == [(role["user"],)]
+            assert query(own, PROPERTIES) == [("UTF8", "C")]
             for other in {*DATABASES} - {name}:
                 with pytest.raises(
                     psycopg2.OperationalError, match="permission denied"
                 ):
-                    ask({**who, "dbname": other}, "SELECT 1")
-        owner = {
-            **place,
-            "user": f"{name}_owner",
-            "password": passwords[f"{name.upper()}_DB_OWNER_PASSWORD"],
-        }
-        ask({**owner, "dbname": name}, "CREATE TABLE IF NOT EXISTS a ()")
+                    query({**role, "dbname": other}, "SELECT 1")
+        query({**owner, "dbname": name}, "CREATE TABLE IF NOT EXISTS a ()")
 
 
-def test_a_superuser_makes_them_and_may_do_it_again(
-    server: dict[str, str], tmp_path: Path
-) -> None:
-    for _ in range(2):
-        check(server, make({}, server, tmp_path))
-    assert limits(server) == {"users": 106, "users_owner": 20}
-    assert DEFAULTS["postgresql"]["maxConnections"] > 2 * 106, (
-        "no role can take them all"
-    )
-    make(SCALED, server, tmp_path)
-    assert limits(server) == {"users": 150, "users_owner": 20}
-
-
-# Twice seven copies while they are replaced, each with two pools of five connections, and ten more.
+# Twice seven replicas while they are replaced, each with two pools of five connections, and ten
+# more.
 SCALED: dict[str, Any] = {
     "extraEnv": [{"name": "DB_POOL_SIZE", "value": "5"}],
     "services": {"users": {"autoscaling": {"enabled": True, "maxReplicas": 7}}},
 }
+CONNECTION_LIMITS = """
+    SELECT rolname, rolconnlimit
+    FROM pg_roles
+    WHERE rolname IN ('users', 'users_owner')
+"""
 
 
-def limits(superuser: dict[str, str]) -> dict[str, int]:
-    """How many connections the roles of users may have."""
-    query = "SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname IN ('users', 'users_owner')"
-    return dict(ask(superuser, query))
+def connection_limits(superuser: dict[str, str]) -> dict[str, int]:
+    """Return the connection limit of the roles of users."""
+    return dict(query(superuser, CONNECTION_LIMITS))
+
+
+def test_a_superuser_can_create_them_twice(
+    server: dict[str, str], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        check(server, make({}, server, tmp_path))
+    assert connection_limits(server) == {"users": 106, "users_owner": 20}
+    # No role can use all connections.
+    assert DEFAULTS["postgresql"]["maxConnections"] > 2 * 106
+    make(SCALED, server, tmp_path)
+    assert connection_limits(server) == {"users": 150, "users_owner": 20}
 
 
 HASH = "$argon2id$v=19$m=65536$of-a-password"
-LOGGING = (
-    "log_min_error_statement=error",
-    "log_error_verbosity=default",
-)  # the server's defaults
+# The server's defaults.
+LOGGING = ("log_min_error_statement=error", "log_error_verbosity=default")
+TIMEOUT = "SET statement_timeout = 20; SELECT pg_sleep(9), %s"
+DUPLICATE = """
+    CREATE TEMP TABLE a (b text UNIQUE);
+    INSERT INTO a
+    SELECT %s
+    FROM generate_series(1, 2)
+"""
 
 
-def test_a_statement_that_fails_leaves_nothing_of_its_values_in_the_log(
-    servers: Servers,
-) -> None:
-    """By the settings of the chart's own PostgreSQL, given to the tests' server for a session."""
+def test_a_failed_statement_leaves_no_values_in_the_log(servers: Servers) -> None:
+    """The tests' server gets the log settings of the chart's PostgreSQL for a session."""
     pod = pods(objects("default"))["StatefulSet/shop-postgresql"]
     own = [word for word in containers(pod)[0]["args"] if word.startswith("log_")]
     options = " ".join(f"-c {setting}" for setting in (*LOGGING, *own))
     log = servers.supervisor.log("postgresql")
-    for statement in (
-        "SET statement_timeout = 20; SELECT pg_sleep(9), %s",
-        "CREATE TEMP TABLE a (b text UNIQUE); INSERT INTO a SELECT %s FROM generate_series(1, 2)",
-    ):
+    for statement in (TIMEOUT, DUPLICATE):
         session = closing(psycopg2.connect(servers.superuser_dsn(), options=options))
         with (
             session as connection,
@@ -191,18 +200,17 @@ def test_a_statement_that_fails_leaves_nothing_of_its_values_in_the_log(
     assert HASH not in log.read_text()
 
 
-def test_a_lost_secret_is_made_good_as_the_readme_says(
+def test_the_readmes_cure_for_a_lost_secret_works(
     server: dict[str, str], tmp_path: Path
 ) -> None:
-    """The server keeps the password of the lost Secret. Its pod has that of the new one."""
+    """The server has the password of the lost Secret, and its pod that of the new one."""
     new = {**server, "password": "of-the-new-Secret"}
-    ((folder,),) = ask(server, "SHOW data_directory")
+    ((folder,),) = query(server, "SHOW data_directory")
     rules = Path(folder, "pg_hba.conf")
     before = rules.read_text()
-    with pytest.raises(
-        psycopg2.OperationalError, match="password authentication failed"
-    ):
-        ask(new, "SELECT 1")
+    wrong_password = "password authentication failed"
+    with pytest.raises(psycopg2.OperationalError, match=wrong_password):
+        query(new, "SELECT 1")
     environment = {
         "PATH": os.environ["PATH"],
         "PGDATA": folder,
@@ -213,26 +221,19 @@ def test_a_lost_secret_is_made_good_as_the_readme_says(
     subprocess.run(
         ["sh", "-eu"], input=cure(), text=True, env=environment, timeout=60, check=True
     )
-    with pytest.raises(
-        psycopg2.OperationalError, match="password authentication failed"
-    ):
-        ask(server, "SELECT 1")
+    with pytest.raises(psycopg2.OperationalError, match=wrong_password):
+        query(server, "SELECT 1")
+    local = {"host": environment["PGHOST"], "port": server["port"]}
     with pytest.raises(psycopg2.OperationalError, match="no password supplied"):
-        psycopg2.connect(
-            host=environment["PGHOST"], port=server["port"], user="postgres"
-        )
+        psycopg2.connect(**local, user="postgres")
     assert rules.read_text() == before
     check(new, make({}, new, tmp_path))
 
 
 def cure() -> str:
-    """What the README's section gives to a shell in the pod."""
-    section = (
-        (CHART / "README.md")
-        .read_text()
-        .partition("### A lost Secret\n")[2]
-        .partition("\n## ")[0]
-    )
+    """Return the script that the README's section runs in a shell of the pod."""
+    readme = (CHART / "README.md").read_text()
+    section = readme.partition("### A lost Secret\n")[2].partition("\n## ")[0]
     command, _, script = section.partition("<<'EOF'\n")
     assert command.rstrip().endswith("exec --stdin shop-postgresql-0 -- sh -eu")
     return textwrap.dedent(script.partition("    EOF\n")[0])
@@ -242,39 +243,34 @@ def cure() -> str:
     ("name", "restricted", "reason"),
     [
         ("databases", "true", "timeout expired"),
-        ("migrations", "true", "the broker is"),  # it is asked first, about its user
+        # Migrations first check their user of the broker.
+        ("migrations", "true", "the broker is"),
         ("migrations", "false", "timeout expired"),
     ],
 )
-def test_migrations_without_an_answer_say_so(
+def test_migrations_log_the_server_that_does_not_respond(
     name: str, restricted: str, reason: str
 ) -> None:
-    """As behind a firewall that drops packets: the log is where people look for the cause.
+    """A silent port acts like a firewall that drops packets.
 
-    The first line comes before any lookup in DNS, whose time limits are long.
+    The first line comes before any lookup in DNS, whose timeouts are long.
     """
     (job,) = of(render({}), "Job")
-    (container,) = [
-        each for each in containers(job["spec"]["template"]) if each["name"] == name
-    ]
+    in_job = {each["name"]: each for each in containers(job["spec"]["template"])}
+    container = in_job[name]
+    variables = raw(container).items()
+    given = {key: value for key, value in variables if isinstance(value, str)}
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         uris = {
-            variable: value.partition("@")[0].replace("$(", "").replace(")", "")
+            key: value.partition("@")[0].replace("$(", "").replace(")", "")
             + f"@{address}/postgres"
-            for variable, value in raw(container).items()
-            if variable == "SERVER"
-            or (variable.endswith("_URI") and isinstance(value, str))
+            for key, value in given.items()
+            if key == "SERVER" or key.endswith("_URI")
         }
-        given = {
-            key: value
-            for key, value in raw(container).items()
-            if isinstance(value, str)
-        }
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {
             "AMQP_USER_RESTRICTED": restricted,
-            "PATH": path,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONWARNINGS": "ignore",
         }
         environment = {"PGPASSWORD": "p", **given, **uris, **own}
@@ -297,13 +293,11 @@ def test_migrations_without_an_answer_say_so(
                 os.killpg(running.pid, signal.SIGKILL)
 
 
-def test_a_role_that_may_make_roles_and_databases_does(
+def test_a_role_that_may_create_roles_and_databases_can_create_them(
     server: dict[str, str], tmp_path: Path
 ) -> None:
-    ask(server, "CREATE ROLE keeper LOGIN CREATEROLE CREATEDB PASSWORD 'keeper'")
-    ask(server, "GRANT CONNECT ON DATABASE postgres TO keeper")
+    query(server, "CREATE ROLE keeper LOGIN CREATEROLE CREATEDB PASSWORD 'keeper'")
+    query(server, "GRANT CONNECT ON DATABASE postgres TO keeper")
+    admin = {**server, "user": "keeper", "password": "keeper"}
     for _ in range(2):
-        check(
-            server,
-            make(KEEPER, {**server, "user": "keeper", "password": "keeper"}, tmp_path),
-        )
+        check(server, make(CLOUD_ADMIN, admin, tmp_path))

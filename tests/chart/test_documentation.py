@@ -1,4 +1,4 @@
-"""The text about the values is complete and true, and copied or generated files are up to date."""
+"""The chart's documents are complete and correct; copied and generated files are current."""
 
 import itertools
 import json
@@ -35,10 +35,8 @@ PARAMS = {
     path: text for section in parse(VALUES) for path, text in section.params.items()
 }
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-PERMISSION_FILES = (
-    "bus.yaml",
-    "bus-previous.yaml",
-)  # what each user may do on the broker
+# The permissions of each user on the broker.
+PERMISSION_FILES = ("bus.yaml", "bus-previous.yaml")
 COMMENTED = """\
 ## @section The first
 ## A line about it.
@@ -52,7 +50,7 @@ c: ""
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:
-    """The dotted paths of all values."""
+    """Yield the dotted paths of all values."""
     if not isinstance(values, dict) or not values:
         yield path
         return
@@ -61,45 +59,37 @@ def leaves(values: Any, path: str = "") -> Iterator[str]:
 
 
 def resolved(schema: Any) -> list[dict[str, Any]]:
-    """A schema and all that it refers to or is made of."""
+    """Return a schema and the parts of its `allOf`, with references resolved."""
     if "$ref" in schema:
-        return resolved(
-            SCHEMA["definitions"][schema["$ref"].removeprefix("#/definitions/")]
-        )
-    return [
-        schema,
-        *(each for part in schema.get("allOf", []) for each in resolved(part)),
-    ]
+        name = schema["$ref"].removeprefix("#/definitions/")
+        return resolved(SCHEMA["definitions"][name])
+    parts = [each for part in schema.get("allOf", []) for each in resolved(part)]
+    return [schema, *parts]
 
 
 def in_schema(path: str) -> bool:
     places = resolved(SCHEMA)
     for part in path.split("."):
-        inner = [
-            place["properties"][part]
-            for place in places
-            if part in place.get("properties", {})
-        ]
+        fields = [place.get("properties", {}) for place in places]
+        inner = [each[part] for each in fields if part in each]
         if not inner:
-            return any(
-                isinstance(place.get("additionalProperties"), dict) for place in places
-            )
-        places = [
-            each for schema in inner if schema is not False for each in resolved(schema)
-        ]
+            others = [place.get("additionalProperties") for place in places]
+            return any(isinstance(each, dict) for each in others)
+        schemas = [schema for schema in inner if schema is not False]
+        places = [each for schema in schemas for each in resolved(schema)]
     return True
 
 
 @pytest.mark.parametrize("path", sorted(leaves(DEFAULTS)))
-def test_every_value_has_a_comment_and_stands_in_the_schema(path: str) -> None:
+def test_every_value_has_a_comment_and_a_schema(path: str) -> None:
     parts = path.split(".")
     above = {".".join(parts[: count + 1]) for count in range(len(parts))}
-    assert above & PARAMS.keys(), f"no @param tells of {path}"
+    assert above & PARAMS.keys(), f"no @param describes {path}"
     assert in_schema(path)
 
 
 @pytest.mark.parametrize("path", PARAMS)
-def test_every_comment_is_about_a_value_and_says_something(path: str) -> None:
+def test_every_comment_describes_a_value(path: str) -> None:
     assert len(PARAMS[path]) >= 6
     value: Any = DEFAULTS
     for part in path.split("."):
@@ -111,149 +101,112 @@ def test_a_value_has_one_comment() -> None:
     assert len(re.findall(r"## @param ", VALUES)) == len(PARAMS)
 
 
-def test_the_schema_knows_no_value_that_is_not_told() -> None:
-    """Of a map that is the same for several services, it is told where its defaults are."""
+def test_every_value_in_the_schema_is_described() -> None:
+    """A map that several services share is described where its defaults are."""
     for name, schema in SCHEMA["properties"].items():
         assert name in DEFAULTS
         for place in resolved(schema):
             for key, inner in place.get("properties", {}).items():
-                told = any(
+                is_described = any(
                     path == name or f"{path}.".startswith(f"{name}.{key}.")
                     for path in PARAMS
                 )
-                assert (
-                    inner is False
-                    or told
-                    or (name, key) == ("serviceDefaults", "image")
-                ), f"{name}.{key}"
+                is_shared = (name, key) == ("serviceDefaults", "image")
+                assert inner is False or is_described or is_shared, f"{name}.{key}"
 
 
-def test_the_table_in_the_readme_is_the_one_of_the_comments() -> None:
+def test_the_readmes_table_is_made_from_the_comments() -> None:
     readme = (CHART / "README.md").read_text()
     assert readme == with_table(readme, VALUES), "run `make chart-docs`"
 
 
 @pytest.mark.parametrize("source", COPIES)
-def test_the_chart_has_true_copies_of_the_scenario_and_the_licence(source: str) -> None:
+def test_the_charts_copies_equal_their_sources(source: str) -> None:
     copy = COPIES[source]
     assert not copy.is_symlink()
     assert copy.read_bytes() == (ROOT / source).read_bytes(), "run `make chart-docs`"
 
 
 def test_the_chart_has_no_other_files() -> None:
-    assert {path.name for path in Path(CHART, "files").iterdir()} == {
-        SCENARIO,
-        *PERMISSION_FILES,
-    }
+    files = {path.name for path in Path(CHART, "files").iterdir()}
+    assert files == {SCENARIO, *PERMISSION_FILES}
 
 
-def test_the_readme_names_the_commands_that_are_there() -> None:
+def test_the_readme_names_all_commands() -> None:
     named = set(re.findall(r"cronjob/([a-z-]+)", (CHART / "README.md").read_text()))
     assert named == {name_of(each) for each in of(objects("default"), "CronJob")}
 
 
-def test_the_samples_in_the_readme_are_what_is_printed() -> None:
-    """After one `helm test`: what the audit counts, and what else is shown of the programs."""
+def test_the_readmes_samples_are_the_real_output() -> None:
+    """The audit's sample is from after one `helm test`."""
     readme = (CHART / "README.md").read_text()
-    sample = textwrap.dedent(
-        re.findall(r"(?: {4}.+\n)* {4}differences: none\n", readme)[0]
-    ).splitlines()
-    rows = (line.split(maxsplit=1) for line in sample[:-1])
+    [sample, *_] = re.findall(r"(?: {4}.+\n)* {4}differences: none\n", readme)
+    lines = textwrap.dedent(sample).splitlines()
+    rows = (line.split(maxsplit=1) for line in lines[:-1])
     checked = {
-        what: int(amount) if amount.isdigit() else amount for what, amount in rows
+        check: int(amount) if amount.isdigit() else amount for check, amount in rows
     }
     assert [*checked] == [*TABLES, "money"]
-    assert (
-        sample
-        == _table({"checked": checked, "differences": 0, "first": []}).splitlines()
-    )
+    report = {"checked": checked, "differences": 0, "first": []}
+    assert lines == _table(report).splitlines()
     assert json.dumps({"status": "ok"}) in readme
     assert "/healthz" in health.PATHS
+    default = objects("default")
     kept = re.findall(r"^ {4}\[Secret\] (.+)$", readme, re.MULTILINE)
-    assert sorted(kept) == sorted(
-        name_of(each) for each in of(objects("default"), "Secret")
-    )
-    shown = re.findall(
-        r"^ {4}(shop-[a-z]+-).* (?:Running|Completed) ", readme, re.MULTILINE
-    )
-    names = [
-        name_of(each)
-        for each in of(objects("default"), "Deployment", "StatefulSet", "Job")
-    ]
+    assert sorted(kept) == sorted(name_of(each) for each in of(default, "Secret"))
+    pod_line = r"^ {4}(shop-[a-z]+-).* (?:Running|Completed) "
+    shown = re.findall(pod_line, readme, re.MULTILINE)
+    makers = of(default, "Deployment", "StatefulSet", "Job")
+    names = [name_of(each) for each in makers]
     assert shown
     assert all(any(f"{name}-".startswith(pod) for name in names) for pod in shown)
 
 
-def test_the_manifests_in_the_readme_are_ones_that_kubernetes_takes() -> None:
-    """A policy beside the chart's own is for the pods of the release."""
-    blocks = re.findall(
-        r"^```yaml\n(.+?)^```",
-        (CHART / "README.md").read_text(),
-        re.MULTILINE | re.DOTALL,
-    )
-    found = [
-        each
-        for block in blocks
-        if (each := yaml.safe_load(block)).get("kind") == "NetworkPolicy"
-    ]
+def test_kubernetes_accepts_the_readmes_manifests() -> None:
+    """An additional policy must select the pods of the release."""
+    readme = (CHART / "README.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.+?)^```", readme, re.MULTILINE | re.DOTALL)
+    loaded = [yaml.safe_load(block) for block in blocks]
+    found = [each for each in loaded if each.get("kind") == "NetworkPolicy"]
     assert found
     for each in found:
         assert faults([each], KUBERNETES[0]) == []
-        assert all(
-            selects(each["spec"]["podSelector"], pod)
-            for pod in pods(objects("default")).values()
-        )
+        selector = each["spec"]["podSelector"]
+        assert all(selects(selector, pod) for pod in pods(objects("default")).values())
 
 
-def test_all_that_the_gateway_serves_is_let_in_but_what_is_the_clusters_own() -> None:
-    routes = re.findall(
-        r'@http\(\s*"[A-Z]+", "(/[^"<]*)',
-        Path(ROOT, "gateway", "service.py").read_text(),
-    )
+def test_all_routes_are_public_but_those_for_the_cluster() -> None:
+    source = Path(ROOT, "gateway", "service.py").read_text()
+    routes = re.findall(r'@http\(\s*"[A-Z]+", "(/[^"<]*)', source)
     assert len(routes) > 5
-    described = ["/openapi.json", "/docs", "/docs/page"]
-    for name, path in itertools.product(
-        ("default", "gateway-api"), [*routes, *described, "/healthz"]
-    ):
+    paths = [*routes, "/openapi.json", "/docs", "/docs/page", "/healthz"]
+    for name, path in itertools.product(("default", "gateway-api"), paths):
         assert any(f"{path}/".startswith(f"{prefix}/") for prefix in public(name)), path
         assert not {"/", "/readyz", "/metrics"} & set(public(name))
 
 
 def public(name: str) -> list[str]:
-    """The prefixes that an Ingress or HTTPRoute lets in."""
-    found = objects(name)
-    rules = [
-        rule
-        for each in of(found, "Ingress", "HTTPRoute")
-        for rule in each["spec"]["rules"]
-    ]
-    paths = [
-        path["path"] for rule in rules for path in rule.get("http", {}).get("paths", [])
-    ]
-    return [
-        *paths,
-        *(
-            match["path"]["value"]
-            for rule in rules
-            for match in rule.get("matches", [])
-        ),
-    ]
+    """Return the prefixes that an Ingress or HTTPRoute serves."""
+    found = of(objects(name), "Ingress", "HTTPRoute")
+    rules = [rule for each in found for rule in each["spec"]["rules"]]
+    prefixes = []
+    for rule in rules:
+        prefixes += [each["path"] for each in rule.get("http", {}).get("paths", [])]
+        prefixes += [each["path"]["value"] for each in rule.get("matches", [])]
+    return prefixes
 
 
 def test_the_chart_has_the_version_of_the_suite() -> None:
     chart = (CHART / "Chart.yaml").read_text()
     assert chart == with_version(chart, version_of(ROOT)), "run `make chart-docs`"
-    assert (
-        yaml.safe_load(chart)["annotations"]["artifacthub.io/license"] == "Apache-2.0"
-    )
+    annotations = yaml.safe_load(chart)["annotations"]
+    assert annotations["artifacthub.io/license"] == "Apache-2.0"
 
 
 def test_a_version_is_written_as_text_into_both_lines() -> None:
     chart = 'version: 0.0.1\nappVersion: "0.0.1"\nkubeVersion: ">=1"\n'
-    assert (
-        with_version(chart, "1.10")
-        == 'version: 1.10\nappVersion: "1.10"\nkubeVersion: ">=1"\n'
-    )
+    updated = 'version: 1.10\nappVersion: "1.10"\nkubeVersion: ">=1"\n'
+    assert with_version(chart, "1.10") == updated
     with pytest.raises(Failure, match="appVersion"):
         with_version("version: 0.0.1\n", "1.10")
 
@@ -265,14 +218,14 @@ def test_comments_are_parsed_by_section() -> None:
     ]
 
 
-def test_a_table_tells_path_description_and_default() -> None:
+def test_a_table_has_path_description_and_default() -> None:
     lines = table(COMMENTED).splitlines()
     assert lines[:3] == ["### The first", "", "A line about it."]
     assert r"| `a.b` | How \| many | `[1, 2]` |" in lines
     assert '| `c` | Whether | `""` |' in lines
 
 
-def test_only_what_is_between_the_marks_is_written_anew() -> None:
+def test_only_the_text_between_the_marks_is_replaced() -> None:
     written = with_table(f"before\n{BEGIN}\nold\n{END}\nafter\n", COMMENTED)
     assert written.startswith(f"before\n{BEGIN}\n\n### The first")
     assert written.endswith(f"\n{END}\nafter\n")
@@ -282,7 +235,7 @@ def test_only_what_is_between_the_marks_is_written_anew() -> None:
 @pytest.mark.parametrize(
     "wrong", ["## @param a What", "## @section A\n## @param b What\na: 1"]
 )
-def test_a_comment_that_stands_for_nothing_is_refused(wrong: str) -> None:
+def test_a_comment_without_a_value_is_refused(wrong: str) -> None:
     with pytest.raises(Failure):
         table(wrong)
 

@@ -1,4 +1,4 @@
-"""Each service gets the settings that config.yaml reads for it: all it must have, none of another's."""
+"""Each container gets the variables that it needs, and none of another service."""
 
 import os
 import re
@@ -37,37 +37,30 @@ from tests.chart.helm import (
 )
 
 EVERY_SET = pytest.mark.parametrize("name", SETS)
-TRUST = {
-    "PGSSLROOTCERT",
-    "SSL_CERT_FILE",
-}  # libpq and OpenSSL read them: see test_tls.py
-MUST = {
+# libpq and OpenSSL read them (see test_tls.py).
+TRUST = {"PGSSLROOTCERT", "SSL_CERT_FILE"}
+DB_URIS = {f"{service.upper()}_DB_URI" for service in WITH_TABLES}
+OWNER_URIS = {f"{service.upper()}_DB_OWNER_URI" for service in WITH_TABLES}
+REQUIRED = {
     "gateway": {"AMQP_URI", "TOKEN_SECRET"},
     **{service: {"AMQP_URI", f"{service.upper()}_DB_URI"} for service in WITH_TABLES},
-    "migrations": {"AMQP_URI"}
-    | {
-        f"{service.upper()}_{word}"
-        for service in WITH_TABLES
-        for word in ("DB_URI", "DB_OWNER_URI")
-    },
+    "migrations": {"AMQP_URI", *DB_URIS, *OWNER_URIS},
 }
 
 
 def suite(found: list[Object]) -> dict[str, Object]:
-    """The container of each service, and of the migrations, by name."""
-    made = of(found, "Deployment", "Job")
-    own = {
-        component(each): pod
-        for each in made
-        for pod in pods([each]).values()
-        if component(each) in MUST
-    }
-    assert own.keys() == MUST.keys()
-    return {name: pod["spec"]["containers"][0] for name, pod in own.items()}
+    """Return the container of each service, and of the migrations, by name."""
+    own = {}
+    for each in of(found, "Deployment", "Job"):
+        if component(each) in REQUIRED:
+            (pod,) = pods([each]).values()
+            own[component(each)] = pod["spec"]["containers"][0]
+    assert own.keys() == REQUIRED.keys()
+    return own
 
 
 def given(name: str, service: str) -> set[str]:
-    """The variables that the user adds by extraEnv."""
+    """Return the variables that the user adds by extraEnv."""
     values = merged(user_values(name))
     places = [
         values,
@@ -78,54 +71,51 @@ def given(name: str, service: str) -> set[str]:
     return {each["name"] for place in places for each in place.get("extraEnv") or []}
 
 
-def test_config_yaml_is_understood() -> None:
+def test_the_readers_of_variables_are_found() -> None:
     found = readers()
     assert found["USERS_DB_URI"] == {"users", "migrations"}
     assert found["USERS_DB_OWNER_URI"] == {"migrations"}
-    assert (
-        found["TOKEN_SECRET"]
-        == found["GATEWAY_PORT"]
-        == found["STOP_DELAY_S"]
-        == {"gateway"}
-    )
-    assert found["TOKEN_SECRET_FILE"] == {"gateway"}
+    for variable in (
+        "TOKEN_SECRET",
+        "TOKEN_SECRET_FILE",
+        "GATEWAY_PORT",
+        "STOP_DELAY_S",
+    ):
+        assert found[variable] == {"gateway"}
     assert found["USERS_DB_URI_FILE"] == {"users", "migrations"}
     assert found["CURRENCY"] == {"billing", "notifications", "gateway", "migrations"}
     assert found["AMQP_URI"] == found["LOG_LEVEL"] == {*SERVICES, "migrations"}
 
 
 @EVERY_SET
-def test_every_service_has_what_it_must_have(name: str) -> None:
+def test_every_service_has_its_required_variables(name: str) -> None:
     for service, container in suite(objects(name)).items():
-        assert MUST[service] <= raw(container).keys(), service
+        assert REQUIRED[service] <= raw(container).keys(), service
 
 
 @EVERY_SET
-def test_config_yaml_reads_every_variable_that_is_set_and_reads_it_for_this_service(
+def test_config_yaml_reads_every_variable_for_this_service(
     name: str,
 ) -> None:
     for service, container in suite(objects(name)).items():
         values = [value for value in raw(container).values() if isinstance(value, str)]
-        parts = {
-            part for value in values for part in re.findall(r"\$\((\w+)\)", value)
-        }  # of other variables
+        # Variables from which others are composed.
+        parts = set(re.findall(r"\$\((\w+)\)", "\n".join(values)))
         for variable in raw(container).keys() - parts - given(name, service) - TRUST:
-            assert service in readers().get(variable, ()), (
-                f"{service} has no use for {variable}"
-            )
+            unused = f"{service} does not read {variable}"
+            assert service in readers().get(variable, ()), unused
 
 
 @EVERY_SET
-def test_the_gateway_trusts_the_proxy_that_the_chart_puts_before_it(name: str) -> None:
+def test_the_gateway_trusts_the_charts_proxy(name: str) -> None:
     found = objects(name)
-    wanted = user_values(name).get(
-        "trustedProxies", 1 if of(found, "Ingress", "HTTPRoute") else 0
-    )
-    assert raw(suite(found)["gateway"])["TRUSTED_PROXIES"] == str(wanted)
+    default = 1 if of(found, "Ingress", "HTTPRoute") else 0
+    expected = user_values(name).get("trustedProxies", default)
+    assert raw(suite(found)["gateway"])["TRUSTED_PROXIES"] == str(expected)
 
 
 @EVERY_SET
-def test_what_a_variable_is_made_of_stands_before_it(name: str) -> None:
+def test_the_parts_of_a_variable_come_before_it(name: str) -> None:
     found = objects(name)
     for pod in pods(found).values():
         for container in containers(pod):
@@ -134,12 +124,12 @@ def test_what_a_variable_is_made_of_stands_before_it(name: str) -> None:
 
 
 @EVERY_SET
-def test_every_value_is_one_that_config_yaml_understands(name: str) -> None:
+def test_config_yaml_can_read_every_value(name: str) -> None:
     found = objects(name)
     for service, container in suite(found).items():
         config = resolved(of_container(container, found))
         assert "127.0.0.1" not in str(config["AMQP_URI"]), service
-        for variable in MUST[service]:
+        for variable in REQUIRED[service]:
             kind, part = variable.partition("_DB_")[::2]
             if part:
                 uri = config[f"DB_{part}S"][f"{kind.lower()}:Base"]
@@ -149,7 +139,7 @@ def test_every_value_is_one_that_config_yaml_understands(name: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["2001:db8::1", "::1", "192.0.2.1", "db.example.org"])
-def test_servers_elsewhere_may_have_an_address_of_either_family(host: str) -> None:
+def test_external_servers_may_have_an_address_of_either_family(host: str) -> None:
     found = render(
         {
             "postgresql": {"enabled": False},
@@ -166,20 +156,17 @@ def test_servers_elsewhere_may_have_an_address_of_either_family(host: str) -> No
         config = resolved(of_container(container, found))
         assert parse_url(config["AMQP_URI"])["hostname"] == host
         broker_settings(config)
-        for variable in MUST[service] - {"AMQP_URI", "TOKEN_SECRET"}:
+        for variable in REQUIRED[service] - {"AMQP_URI", "TOKEN_SECRET"}:
             name, part = variable.split("_DB_")
-            assert (
-                make_url(database_uri(config, f"DB_{part}S", name.lower())).host == host
-            )
-    [databases] = [
-        pod for made_by, pod in pods(found).items() if made_by.startswith("Job/")
-    ]
+            uri = database_uri(config, f"DB_{part}S", name.lower())
+            assert make_url(uri).host == host
+    [databases] = pods(of(found, "Job")).values()
     server = raw(databases["spec"]["initContainers"][0])["SERVER"]
     assert parse_dsn(server)["host"] == host
 
 
-def test_the_migrations_pass_a_pooler_by_and_nobody_else_does() -> None:
-    """docs/operations.md, PgBouncer: a migration sets time limits of its session."""
+def test_only_migrations_connect_past_a_pooler() -> None:
+    """Migrations set timeouts of their session (docs/operations.md, PgBouncer)."""
     pooler, server = ("pooler", 6432), ("2001:db8::1", 5433)
     found = render(
         {
@@ -203,15 +190,15 @@ def test_the_migrations_pass_a_pooler_by_and_nobody_else_does() -> None:
     owners = {
         key for key in uris if key[1] == "SERVER" or key[1].endswith("_OWNER_URI")
     }
-    assert {who for who, _ in owners} == {"migrations"}
+    assert {name for name, _ in owners} == {"migrations"}
     for key, uri in uris.items():
         assert (uri.host, uri.port) == (server if key in owners else pooler), key
-    assert let_out(found, server[1]) == {"migrations"}
-    assert let_out(found, pooler[1]) == {*WITH_TABLES, "audit", "replay"}
+    assert allowed_out(found, server[1]) == {"migrations"}
+    assert allowed_out(found, pooler[1]) == {*WITH_TABLES, "audit", "replay"}
 
 
-def let_out(found: list[Object], port: int) -> set[str]:
-    """The components whose policies let them ask a server at this port."""
+def allowed_out(found: list[Object], port: int) -> set[str]:
+    """Return the components whose policies allow them to connect to this port."""
     return {
         component(each)
         for each in of(found, "NetworkPolicy")
@@ -220,17 +207,18 @@ def let_out(found: list[Object], port: int) -> set[str]:
     }
 
 
-def test_all_services_have_the_address_families_that_are_chosen() -> None:
+def test_all_services_have_the_chosen_address_families() -> None:
     chosen = {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6", "IPv4"]}
     services = of(render({**chosen, "serviceMonitor": {"enabled": True}}), "Service")
     assert len(services) == len(SERVICES) + 2
     for each in services:
         assert chosen.items() <= each["spec"].items()
-    for each in of(objects("default"), "Service"):  # the cluster chooses
+    # By default, the cluster chooses.
+    for each in of(objects("default"), "Service"):
         assert not chosen.keys() & each["spec"].keys()
 
 
-def test_every_pod_listens_on_all_interfaces_of_both_families() -> None:
+def test_every_pod_listens_on_all_ipv4_and_ipv6_interfaces() -> None:
     containers_of = suite(objects("default"))
     hosts = {
         (service, variable): raw(containers_of[service])[variable]
@@ -242,23 +230,18 @@ def test_every_pod_listens_on_all_interfaces_of_both_families() -> None:
     assert set(hosts.values()) == {"::"}
 
 
-WITH_MORE_RIGHTS = {
-    "of the chart's broker": {
-        "rabbitmq": {"existingSecret": "theirs", "restrictedUsers": False}
-    },
-    "elsewhere": {
+UNRESTRICTED = {"existingSecret": "theirs", "restrictedUsers": False}
+UNRESTRICTED_USERS = {
+    "of the chart's broker": {"rabbitmq": UNRESTRICTED},
+    "of an external broker": {
         "rabbitmq": {"enabled": False},
-        "externalRabbitmq": {
-            "host": "a",
-            "existingSecret": "theirs",
-            "restrictedUsers": False,
-        },
+        "externalRabbitmq": {"host": "a", **UNRESTRICTED},
     },
 }
 
 
 @EVERY_SET
-def test_all_insist_on_a_user_of_the_broker_with_its_own_rights_alone(
+def test_all_require_a_restricted_user_of_the_broker(
     name: str,
 ) -> None:
     for service, container in suite(objects(name)).items():
@@ -266,22 +249,22 @@ def test_all_insist_on_a_user_of_the_broker_with_its_own_rights_alone(
 
 
 @pytest.mark.parametrize(
-    "values", WITH_MORE_RIGHTS.values(), ids=WITH_MORE_RIGHTS.keys()
+    "values", UNRESTRICTED_USERS.values(), ids=UNRESTRICTED_USERS.keys()
 )
-def test_users_that_others_made_may_have_more_rights(values: dict[str, Any]) -> None:
+def test_existing_users_may_have_more_permissions(values: dict[str, Any]) -> None:
     for service, container in suite(render(values)).items():
         assert raw(container)["AMQP_USER_RESTRICTED"] == "false", service
 
 
 def resolved(environment: dict[str, str]) -> dict[str, Any]:
-    """config.yaml as a process with this environment reads it."""
+    """Read config.yaml as a process with this environment does."""
     setup_yaml_parser()
     with patch.dict(os.environ, environment, clear=True):
         return yaml.safe_load(CONFIG.read_text())
 
 
 @EVERY_SET
-def test_each_service_has_its_own_user_on_the_broker_and_its_own_role_in_its_own_database(
+def test_each_service_has_its_own_user_role_and_database(
     name: str,
 ) -> None:
     found = objects(name)
@@ -293,15 +276,12 @@ def test_each_service_has_its_own_user_on_the_broker_and_its_own_role_in_its_own
             uri = make_url(environment[f"{service.upper()}_DB_URI"])
             roles[service] = (uri.username, uri.database)
     assert len(set(users.values())) == len(users)
-    assert (
-        len(set(roles.values()))
-        == len({database for _, database in roles.values()})
-        == len(WITH_TABLES)
-    )
+    databases = {database for _, database in roles.values()}
+    assert len(set(roles.values())) == len(databases) == len(WITH_TABLES)
 
 
 @EVERY_SET
-def test_migrations_own_what_services_use(name: str) -> None:
+def test_migrations_own_the_databases_of_services(name: str) -> None:
     found = objects(name)
     own = {
         service: of_container(container, found)
@@ -311,80 +291,65 @@ def test_migrations_own_what_services_use(name: str) -> None:
         owner = make_url(own["migrations"][f"{service.upper()}_DB_OWNER_URI"])
         grantee = make_url(own["migrations"][f"{service.upper()}_DB_URI"])
         used = make_url(own[service][f"{service.upper()}_DB_URI"])
-        assert (owner.host, owner.port, owner.database) == (
-            used.host,
-            used.port,
-            used.database,
-        )
+        assert (owner.host, owner.port) == (used.host, used.port)
+        assert owner.database == used.database
         assert grantee.username == used.username != owner.username
 
 
 @EVERY_SET
-def test_no_password_of_anybody_else_is_in_a_services_pod(name: str) -> None:
+def test_a_services_pod_has_only_its_own_passwords(name: str) -> None:
     found = objects(name)
     for service, container in suite(found).items():
         if service == "migrations":
             continue
         assert "envFrom" not in container
-        foreign = {
-            word
-            for other in SERVICES
-            if other != service
-            for word in (other, f"{other}_owner")
-        }
+        others = [other for other in SERVICES if other != service]
+        roles = [*others, *(f"{other}_owner" for other in others)]
         for variable, source in raw(container).items():
             if isinstance(source, dict) and "secretKeyRef" in source:
                 key = source["secretKeyRef"]["key"]
                 assert not any(
-                    re.match(rf"{word}\b|{word}[-_]password", key) for word in foreign
+                    re.match(rf"{role}\b|{role}[-_]password", key) for role in roles
                 ), variable
 
 
-OF_BROKER = {"AMQP_PASSWORD", "AMQP_URI"}
-OF_DATABASES = {
-    f"{service.upper()}_DB_{word}"
-    for service in WITH_TABLES
-    for word in ("PASSWORD", "URI")
-}
-OF_COMMANDS = {
-    "dead": OF_BROKER,
-    "redrive": OF_BROKER,
-    "audit": OF_BROKER | OF_DATABASES,
-    "replay": OF_BROKER | OF_DATABASES,
+BROKER_VARIABLES = {"AMQP_PASSWORD", "AMQP_URI"}
+DB_PASSWORDS = {f"{service.upper()}_DB_PASSWORD" for service in WITH_TABLES}
+DB_VARIABLES = DB_PASSWORDS | DB_URIS
+COMMAND_VARIABLES = {
+    "dead": BROKER_VARIABLES,
+    "redrive": BROKER_VARIABLES,
+    "audit": BROKER_VARIABLES | DB_VARIABLES,
+    "replay": BROKER_VARIABLES | DB_VARIABLES,
 }
 
 
 @EVERY_SET
-def test_a_command_has_what_it_needs_and_no_more(name: str) -> None:
+def test_a_command_has_only_the_variables_it_needs(name: str) -> None:
+    """It connects to the databases as the services do."""
     found = objects(name)
-    made = {
-        component(each): pod
-        for each in of(found, "CronJob")
-        for pod in pods([each]).values()
-    }
-    assert made.keys() == set(COMMANDS)
+    jobs = of(found, "CronJob")
+    assert {component(each) for each in jobs} == set(COMMANDS)
     services = suite(found)
-    for command, pod in made.items():
+    for job in jobs:
+        (pod,) = pods([job]).values()
         (container,) = containers(pod)
         own = raw(container)
-        assert own.keys() - given(name, "migrations") - TRUST == OF_COMMANDS[command]
+        variables = own.keys() - given(name, "migrations") - TRUST
+        assert variables == COMMAND_VARIABLES[component(job)]
         assert own["AMQP_URI"] == raw(services["migrations"])["AMQP_URI"]
-        for variable in OF_DATABASES & own.keys():
+        for variable in DB_VARIABLES & own.keys():
             service = variable.partition("_DB_")[0].lower()
-            assert own[variable] == raw(services[service])[variable], (
-                "as the service itself"
-            )
+            assert own[variable] == raw(services[service])[variable]
 
 
 @EVERY_SET
-def test_no_secret_stands_in_the_open(name: str) -> None:
-    """Neither in an object that is no Secret, nor generated twice."""
+def test_secret_values_are_in_secrets_only(name: str) -> None:
     found = objects(name)
-    secret = {
-        value
-        for each in of(found, "Secret")
-        for key, value in {**each.get("data", {}), **each.get("stringData", {})}.items()
-    }
+    secret: set[str] = set()
+    for each in of(found, "Secret"):
+        secret.update(each.get("data", {}).values())
+        secret.update(each.get("stringData", {}).values())
     others = yaml.safe_dump([each for each in found if each["kind"] != "Secret"])
     for value in secret:
         assert value not in others

@@ -1,4 +1,7 @@
-"""`helm template | kubectl apply`, as GitOps tools do: helm sees no cluster and counts no revisions."""
+"""`helm template | kubectl apply`, as GitOps tools do.
+
+helm sees no cluster then, and counts no revisions.
+"""
 
 from typing import Any
 
@@ -22,7 +25,7 @@ from tests.chart.helm import (
 )
 
 # The fields that Kubernetes refuses to change, by kind.
-FIXED = {
+IMMUTABLE = {
     "Deployment": ("selector",),
     "StatefulSet": (
         "selector",
@@ -35,8 +38,8 @@ FIXED = {
 CHANGES: dict[str, dict[str, Any]] = {
     "another image": {"image": {"tag": "9.9.9"}},
     "a variable": {"extraEnv": [{"name": "RPC_TIMEOUT_S", "value": "4"}]},
-    "a place": {"nodeSelector": {"disk": "ssd"}},
-    "more copies, so other limits in databases.sql": {
+    "a node selector": {"nodeSelector": {"disk": "ssd"}},
+    "more replicas, so other limits in databases.sql": {
         "serviceDefaults": {"replicas": 9}
     },
     "a registry": {"global": {"imageRegistry": "registry.example.org"}},
@@ -46,73 +49,54 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_equal_values_with_secrets_of_ones_own_are_rendered_alike(version: str) -> None:
-    """Nothing in it is random, and no time is in it."""
-    arguments = (
-        "template",
-        RELEASE,
-        CHART,
-        "--namespace",
-        NAMESPACE,
-        *values_of("secrets"),
-    )
-    assert helm(version, *arguments) == text("secrets", version)
+def test_with_given_secrets_equal_values_render_equally(version: str) -> None:
+    """The manifests contain nothing random, and no time."""
+    options = ("--namespace", NAMESPACE, *values_of("secrets"))
+    output = helm(version, "template", RELEASE, CHART, *options)
+    assert output == text("secrets", version)
 
 
-def test_without_them_the_secrets_alone_differ() -> None:
-    first, second = (
-        {(each["kind"], name_of(each)): each for each in render({})} for _ in range(2)
-    )
-    different = {
-        key for key in first.keys() | second.keys() if first.get(key) != second.get(key)
-    }
-    assert different == {
-        ("Secret", name)
-        for name in ("shop-gateway", "shop-postgresql", "shop-rabbitmq")
-    }
+def test_without_given_secrets_only_secrets_differ() -> None:
+    first, second = by_name(render({})), by_name(render({}))
+    keys = first.keys() | second.keys()
+    different = {key for key in keys if first.get(key) != second.get(key)}
+    secrets = ("shop-gateway", "shop-postgresql", "shop-rabbitmq")
+    assert different == {("Secret", name) for name in secrets}
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_second_apply_changes_nothing_that_is_fixed(change: str) -> None:
-    before = {
-        (each["kind"], name_of(each)): each for each in render(user_values("secrets"))
-    }
+def test_a_second_apply_changes_no_immutable_field(change: str) -> None:
+    before = by_name(render(user_values("secrets")))
     after = render(together(user_values("secrets"), CHANGES[change]))
-    for each in of(after, *FIXED):
-        was = before.get((each["kind"], name_of(each)))
-        assert was is None or fixed(was) == fixed(each), name_of(each)
+    for each in of(after, *IMMUTABLE):
+        old = before.get((each["kind"], name_of(each)))
+        assert old is None or immutable(old) == immutable(each), name_of(each)
     assert jobs(after) != jobs(list(before.values()))
 
 
-def test_a_second_apply_that_does_not_concern_the_migrations_makes_no_new_job() -> None:
+def test_a_change_unrelated_to_migrations_makes_no_new_job() -> None:
     before = render(user_values("secrets"))
-    after = render(
-        together(user_values("secrets"), {"ingress": {"host": "shop.example.org"}})
-    )
+    change = {"ingress": {"host": "shop.example.org"}}
+    after = render(together(user_values("secrets"), change))
     assert before != after
     assert jobs(before) == jobs(after)
 
 
-def test_the_pod_of_the_test_is_left_out_as_the_readme_says() -> None:
-    assert (
-        "helm template shop charts/shop --skip-tests"
-        in (CHART / "README.md").read_text()
-    )
+def test_the_readmes_command_leaves_out_the_pod_of_the_test() -> None:
+    readme = (CHART / "README.md").read_text()
+    assert "helm template shop charts/shop --skip-tests" in readme
+    options = ("--namespace", NAMESPACE, "--skip-tests")
     for version in VERSIONS:
-        said = helm(
-            version,
-            "template",
-            RELEASE,
-            CHART,
-            "--namespace",
-            NAMESPACE,
-            "--skip-tests",
-        )
-        assert not of(parse(said), "Pod")
+        output = helm(version, "template", RELEASE, CHART, *options)
+        assert not of(parse(output), "Pod")
 
 
-def fixed(found: Object) -> dict[str, Any]:
-    return {key: found["spec"].get(key) for key in FIXED[found["kind"]]}
+def by_name(found: list[Object]) -> dict[tuple[str, str], Object]:
+    return {(each["kind"], name_of(each)): each for each in found}
+
+
+def immutable(found: Object) -> dict[str, Any]:
+    return {key: found["spec"].get(key) for key in IMMUTABLE[found["kind"]]}
 
 
 def jobs(found: list[Object]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Both versions of helm find nothing to complain about, and make the same of the chart."""
+"""Both versions of helm lint the chart without warnings, and render the same objects."""
 
 import tarfile
 
@@ -23,39 +23,40 @@ BOTH = pytest.mark.parametrize("version", VERSIONS)
 
 
 @BOTH
-def test_the_helm_that_is_asked_is_the_one_that_is_meant(version: str) -> None:
+def test_each_helm_has_its_version(version: str) -> None:
     assert helm(version, "version", "--short").startswith(f"v{version}+")
 
 
-def test_nine_sets_of_values_are_looked_at_or_more() -> None:
+def test_at_least_nine_sets_of_values_are_checked() -> None:
     assert len(SETS) >= 9
 
 
 @BOTH
 @EVERY_SET
-def test_lint_is_strict_and_finds_nothing(name: str, version: str) -> None:
-    said = helm(
-        version, "lint", CHART, "--strict", "--namespace", NAMESPACE, *values_of(name)
-    )
-    assert "1 chart(s) linted, 0 chart(s) failed" in said
-    assert "[WARNING]" not in said
+def test_strict_lint_finds_nothing(name: str, version: str) -> None:
+    options = ("--strict", "--namespace", NAMESPACE, *values_of(name))
+    output = helm(version, "lint", CHART, *options)
+    assert "1 chart(s) linted, 0 chart(s) failed" in output
+    assert "[WARNING]" not in output
 
 
 @EVERY_SET
 def test_both_versions_render_the_same_objects(name: str) -> None:
-    first, second = (without_chance(objects(name, version)) for version in VERSIONS)
+    first, second = (
+        without_random_data(objects(name, version)) for version in VERSIONS
+    )
     assert first == second
 
 
-def without_chance(found: list[Object]) -> dict[tuple[str, str], Object]:
-    """The objects by kind and name, without what is drawn by lot at each rendering."""
+def without_random_data(found: list[Object]) -> dict[tuple[str, str], Object]:
+    """Return the objects by kind and name, without the data of Secrets.
+
+    Secrets are random in each rendering.
+    """
     same = {(each["kind"], name_of(each)): each for each in found}
-    for kind, name in same:
-        if kind == "Secret":
-            same[kind, name] = {
-                **same[kind, name],
-                "data": dict.fromkeys(same[kind, name]["data"]),
-            }
+    for key, each in same.items():
+        if each["kind"] == "Secret":
+            same[key] = {**each, "data": dict.fromkeys(each["data"])}
     return same
 
 
@@ -66,32 +67,32 @@ def test_no_two_objects_have_the_same_kind_and_name(name: str) -> None:
 
 
 @EVERY_SET
-def test_every_object_goes_into_the_namespace_of_the_release(name: str) -> None:
+def test_every_object_is_in_the_namespace_of_the_release(name: str) -> None:
     for each in objects(name):
         assert each["metadata"].get("namespace", NAMESPACE) == NAMESPACE
 
 
 @BOTH
-def test_a_package_renders_as_the_folder_does(version: str, tmp_path) -> None:
+def test_a_package_renders_like_the_folder(version: str, tmp_path) -> None:
     helm(version, "package", CHART, "--destination", tmp_path)
     (package,) = tmp_path.glob("shop-*.tgz")
-    packed = parse(
-        helm(version, "template", RELEASE, package, "--namespace", NAMESPACE)
+    arguments = ("template", RELEASE, package, "--namespace", NAMESPACE)
+    packed = parse(helm(version, *arguments))
+    assert without_random_data(packed) == without_random_data(
+        objects("default", version)
     )
-    assert without_chance(packed) == without_chance(objects("default", version))
 
 
-def test_a_package_holds_the_chart_and_nothing_else(tmp_path) -> None:
+def test_a_package_contains_only_the_chart(tmp_path) -> None:
     helm(next(iter(VERSIONS)), "package", CHART, "--destination", tmp_path)
     (package,) = tmp_path.glob("shop-*.tgz")
     with tarfile.open(package) as archive:
         packed = {name.removeprefix("shop/") for name in archive.getnames()}
-    there = {
-        str(path.relative_to(CHART)) for path in CHART.rglob("*") if path.is_file()
-    }
-    assert packed == there - {".helmignore"} or packed == there
+    files = [path for path in CHART.rglob("*") if path.is_file()]
+    expected = {str(path.relative_to(CHART)) for path in files}
+    assert packed in (expected - {".helmignore"}, expected)
 
 
 @BOTH
-def test_it_needs_no_other_chart(version: str) -> None:
+def test_the_chart_has_no_dependencies(version: str) -> None:
     assert "WARNING: no dependencies" in helm(version, "dependency", "list", CHART)

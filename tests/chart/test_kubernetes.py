@@ -1,4 +1,4 @@
-"""Every object is one that Kubernetes takes, from the oldest to the newest version that is promised."""
+"""Kubernetes accepts every object, from the oldest to the newest supported version."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from tests.chart import custom
 from tests.chart.helm import SETS, Object, name_of, objects
 
 KUBERNETES = ("1.28", "1.32", "1.36")
-# The schemas are megabytes of JSON, read anew for each object otherwise.
+# The schemas are megabytes of JSON. Without the cache they are read again for each object.
 utils.schema_contents = functools.cache(utils.schema_contents)
 
 
@@ -26,7 +26,7 @@ def _fault(text: str, version: str) -> str | None:
 
 
 def faults(found: list[Object], version: str) -> list[str]:
-    """What Kubernetes' own schemas, strictly, and those of upstream's CRDs do not allow in these objects."""
+    """Return the errors by the strict schemas of Kubernetes and of upstream's CRDs."""
     checked = [(each, _any_fault(each, version)) for each in found]
     return [
         f"{each['kind']}/{name_of(each)}: {fault}" for each, fault in checked if fault
@@ -34,20 +34,19 @@ def faults(found: list[Object], version: str) -> list[str]:
 
 
 def _any_fault(found: Object, version: str) -> str | None:
-    return (
-        custom.fault(found)
-        if custom.is_custom(found)
-        else _fault(json.dumps(found, sort_keys=True), version)
-    )
+    if custom.is_custom(found):
+        return custom.fault(found)
+    return _fault(json.dumps(found, sort_keys=True), version)
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", SETS)
-def test_kubernetes_takes_every_object(name: str, version: str) -> None:
+def test_kubernetes_accepts_every_object(name: str, version: str) -> None:
     assert faults(objects(name), version) == []
 
 
-# What upstream's schemas refuse of each custom resource of the chart: a path in it, and another value there.
+# Errors in custom resources that upstream's schemas refuse: the path, the set of values and the
+# wrong value.
 WRONG_CUSTOM: dict[str, tuple[str, Any]] = {
     "HTTPRoute.spec.rules.0.matches.0.path.type": ("gateway-api", "Prefix"),
     "HTTPRoute.spec.rules.0.backendRefs.0.port": ("gateway-api", "http"),
@@ -63,11 +62,10 @@ WRONG_CUSTOM: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("place", WRONG_CUSTOM)
-def test_what_a_crd_refuses_is_noticed(place: str) -> None:
+def test_an_invalid_custom_resource_is_noticed(place: str) -> None:
     name, value = WRONG_CUSTOM[place]
-    kind, *path, last = (
-        int(step) if step.isdigit() else step for step in place.split(".")
-    )
+    steps = place.split(".")
+    kind, *path, last = (int(each) if each.isdigit() else each for each in steps)
     (found, *_) = deepcopy([each for each in objects(name) if each["kind"] == kind])
     assert faults([found], KUBERNETES[0]) == []
     target: Any = found
@@ -100,14 +98,7 @@ def test_what_a_crd_refuses_is_noticed(place: str) -> None:
         },
         {"apiVersion": "keda.sh/v1", "kind": "ScaledObject", "metadata": {"name": "a"}},
     ],
-    ids=[
-        "an unknown key",
-        "a wrong type",
-        "a version that is gone",
-        "one that never was",
-    ],
+    ids=["unknown key", "wrong type", "removed version", "unknown version"],
 )
-def test_what_kubernetes_refuses_is_noticed(
-    wrong: dict[str, Any], version: str
-) -> None:
+def test_an_invalid_object_is_noticed(wrong: dict[str, Any], version: str) -> None:
     assert faults([wrong], version)

@@ -1,4 +1,4 @@
-"""Who may talk to whom: nobody to anybody, but for what is said here."""
+"""The connections that the chart's network policies allow. All others are closed."""
 
 import re
 from collections.abc import Iterator
@@ -27,13 +27,14 @@ PORTS = {"http": 8000, "health": 8001, "postgresql": 5432, "amqp": 5672}
 STRANGER = pod({"app": "stranger"})
 ELSEWHERE = pod({"app": "browser"}, namespace="ingress")
 INTERNET = host("203.0.113.7")
-DATABASE, BROKER = "10.1.0.5", "10.2.0.5"  # in values/external.yaml
-OF_BROKER = (*SERVICES, "migrations", *COMMANDS)
-OF_DATABASES = (*WITH_TABLES, "migrations", "audit", "replay")
-# From whom to whom on which port, when the servers are the chart's own.
-SAID = {
-    *((client, "rabbitmq", "amqp") for client in OF_BROKER),
-    *((client, "postgresql", "postgresql") for client in OF_DATABASES),
+# The addresses in values/external.yaml.
+DATABASE, BROKER = "10.1.0.5", "10.2.0.5"
+BROKER_CLIENTS = (*SERVICES, "migrations", *COMMANDS)
+DATABASE_CLIENTS = (*WITH_TABLES, "migrations", "audit", "replay")
+# The allowed connections (source, target, port) if the servers are the chart's own.
+CONNECTIONS = {
+    *((client, "rabbitmq", "amqp") for client in BROKER_CLIENTS),
+    *((client, "postgresql", "postgresql") for client in DATABASE_CLIENTS),
     ("test", "gateway", "http"),
 }
 
@@ -51,7 +52,7 @@ def policies(name: str) -> list[Object]:
 
 
 def ends(name: str) -> dict[str, Object]:
-    """The pods of the chart by component, as ends of connections."""
+    """Return the pods of the chart by component, as ends of connections."""
     found = pods(objects(name)).values()
     return {
         component(each): pod(labels(each), ports=dict(_ports(each))) for each in found
@@ -73,58 +74,53 @@ def test_all_sets_but_one_have_policies() -> None:
 @EVERY_GUARDED_SET
 def test_every_pod_is_closed_in_both_directions(name: str) -> None:
     for direction in ("Ingress", "Egress"):
-        for who, end in ends(name).items():
+        for source, end in ends(name).items():
             specs = [each["spec"] for each in policies(name)]
             assert any(
                 selects(each["podSelector"], end) and direction in each["policyTypes"]
                 for each in specs
-            ), who
+            ), source
 
 
 @EVERY_GUARDED_SET
-def test_pods_of_the_suite_talk_to_each_other_as_said_and_not_otherwise(
+def test_pods_can_open_only_the_listed_connections(
     name: str,
 ) -> None:
     found = ends(name)
     for source in found:
         for target in found.keys() - {source}:
-            for word, port in PORTS.items():
-                goes_through = allowed(
-                    policies(name), found[source], found[target], port
-                )
-                assert goes_through == ((source, target, word) in SAID), (
-                    f"{source} -> {target}:{port}"
-                )
+            for port_name, port in PORTS.items():
+                is_allowed = allowed(policies(name), found[source], found[target], port)
+                connection = (source, target, port_name)
+                assert is_allowed == (connection in CONNECTIONS), connection
 
 
 @EVERY_GUARDED_SET
-def test_nobody_else_reaches_more_than_the_gateway_and_where_it_is_asked_for_the_metrics(
+def test_others_reach_only_the_gateway_and_with_a_monitor_the_metrics(
     name: str,
 ) -> None:
-    meant = {("gateway", "http")}
+    expected = {("gateway", "http")}
     if settings(name)["serviceMonitor"]["enabled"]:
-        meant |= {(service, "health") for service in SERVICES}
+        expected |= {(service, "health") for service in SERVICES}
     for other in (STRANGER, ELSEWHERE, INTERNET):
-        assert reached_by(name, other) <= meant
+        assert reached_by(name, other) <= expected
 
 
 def reached_by(name: str, other: Object) -> set[tuple[str, str]]:
     return {
-        (target, word)
+        (target, port_name)
         for target, end in ends(name).items()
-        for word, port in PORTS.items()
+        for port_name, port in PORTS.items()
         if allowed(policies(name), other, end, port)
     }
 
 
-def test_everybody_reaches_the_gateway_by_default() -> None:
+def test_any_client_reaches_the_gateway_by_default() -> None:
     for other in (STRANGER, ELSEWHERE, INTERNET):
         assert reached_by("default", other) == {("gateway", "http")}
 
 
-def test_those_who_are_named_reach_the_gateway_the_metrics_and_the_servers_and_nobody_else() -> (
-    None
-):
+def test_only_named_peers_reach_the_gateway_metrics_and_servers() -> None:
     assert reached_by("closed", ELSEWHERE) == {("gateway", "http")}
     assert reached_by("closed", pod({}, namespace="monitoring")) == {
         (each, "health") for each in SERVICES
@@ -137,7 +133,7 @@ def test_those_who_are_named_reach_the_gateway_the_metrics_and_the_servers_and_n
 
 
 @EVERY_GUARDED_SET
-def test_nobody_calls_out_but_for_names_and_servers_that_are_elsewhere(
+def test_pods_connect_out_only_to_dns_and_external_servers(
     name: str,
 ) -> None:
     given = settings(name)
@@ -147,51 +143,46 @@ def test_nobody_calls_out_but_for_names_and_servers_that_are_elsewhere(
             for port in (80, 443, 5432, 5671, 5672)
             if allowed(policies(name), end, INTERNET, port)
         }
-        assert reached <= elsewhere(given, source), source
-        assert allowed(policies(name), end, INTERNET, 53, "UDP") == (
-            source not in ("postgresql", "rabbitmq")
-        )
+        assert reached <= external_ports(given, source), source
+        needs_dns = source not in ("postgresql", "rabbitmq")
+        assert allowed(policies(name), end, INTERNET, 53, "UDP") == needs_dns
 
 
-def elsewhere(given: Object, source: str) -> set[int]:
-    """The ports of the servers that are not the chart's own and that this component uses."""
+def external_ports(given: Object, source: str) -> set[int]:
+    """Return the ports of the external servers that this component uses."""
     ports = set()
-    if not given["postgresql"]["enabled"] and source in OF_DATABASES:
+    if not given["postgresql"]["enabled"] and source in DATABASE_CLIENTS:
         ports.add(given["externalPostgresql"]["port"])
-    if not given["rabbitmq"]["enabled"] and source in OF_BROKER:
+    if not given["rabbitmq"]["enabled"] and source in BROKER_CLIENTS:
         ports.add(given["externalRabbitmq"]["port"])
     return ports
 
 
 @EVERY_GUARDED_SET
-def test_names_are_asked_for_where_it_is_said(name: str) -> None:
-    asked = settings(name)["networkPolicy"]["dnsPorts"]
+def test_dns_is_allowed_on_the_given_ports_only(name: str) -> None:
+    dns_ports = settings(name)["networkPolicy"]["dnsPorts"]
     for source, end in ends(name).items():
+        needs_dns = source not in ("postgresql", "rabbitmq")
         for port in (53, 5353):
-            goes_through = {
+            is_allowed = {
                 allowed(policies(name), end, INTERNET, port, protocol)
                 for protocol in ("UDP", "TCP")
             }
-            assert goes_through == {
-                port in asked and source not in ("postgresql", "rabbitmq")
-            }
+            assert is_allowed == {port in dns_ports and needs_dns}
 
 
-def test_no_port_is_named_which_not_all_network_plugins_know() -> None:
+def test_policies_have_port_numbers_instead_of_names() -> None:
+    """Not all network plugins support names of ports."""
     for name in GUARDED:
         for each in policies(name):
             rules = [*each["spec"].get("ingress", []), *each["spec"].get("egress", [])]
-            assert all(
-                isinstance(port["port"], int)
-                for rule in rules
-                for port in rule["ports"]
-            )
+            ports = [port["port"] for rule in rules for port in rule["ports"]]
+            assert all(isinstance(port, int) for port in ports)
 
 
-def test_the_policy_in_the_readme_opens_what_istio_needs_and_nothing_else() -> None:
-    (block,) = re.findall(
-        r"```yaml\n([^`]*name: shop-istio\n[^`]*)```", (CHART / "README.md").read_text()
-    )
+def test_the_readmes_policy_for_istio_opens_only_its_connections() -> None:
+    readme = (CHART / "README.md").read_text()
+    (block,) = re.findall(r"```yaml\n([^`]*name: shop-istio\n[^`]*)```", readme)
     opened = [*policies("default"), yaml.safe_load(block)]
     istiod = pod({"app": "istiod"}, namespace="istio-system")
     for end in ends("default").values():
@@ -206,11 +197,11 @@ def test_the_policy_in_the_readme_opens_what_istio_needs_and_nothing_else() -> N
         assert not allowed(opened, STRANGER, end, 5432)
 
 
-def test_servers_elsewhere_are_reached() -> None:
+def test_external_servers_are_reached() -> None:
     found = ends("external")
-    for source in OF_DATABASES:
+    for source in DATABASE_CLIENTS:
         assert allowed(policies("external"), found[source], host(DATABASE), 5432)
-    for source in OF_BROKER:
+    for source in BROKER_CLIENTS:
         assert allowed(policies("external"), found[source], host(BROKER), 5671)
     for source in ("gateway", "dead", "redrive"):
         assert not allowed(policies("external"), found[source], host(DATABASE), 5432)

@@ -1,4 +1,4 @@
-"""The check itself: it lets a restricted pod pass, and notices whatever is taken away from it or added."""
+"""The check of pod security accepts a restricted pod, and notices each violation."""
 
 from copy import deepcopy
 from typing import Any
@@ -45,24 +45,24 @@ FAULTS: dict[str, tuple[tuple[str | int, ...], Any]] = {
     "an unsafe sysctl": ((*POD, "sysctls"), [{"name": "kernel.msgmax", "value": "1"}]),
     "root": ((*POD, "runAsUser"), 0),
     "root in a container": ((*CONTEXT, "runAsUser"), 0),
-    "perhaps root": ((*POD, "runAsNonRoot"), None),
-    "perhaps root in a container": ((*CONTEXT, "runAsNonRoot"), False),
+    "root not excluded": ((*POD, "runAsNonRoot"), None),
+    "root not excluded in a container": ((*CONTEXT, "runAsNonRoot"), False),
     "no seccomp": ((*POD, "seccompProfile"), {}),
     "no seccomp in a container": ((*CONTEXT, "seccompProfile"), {"type": "Unconfined"}),
     "no AppArmor": ((*CONTEXT, "appArmorProfile"), {"type": "Unconfined"}),
     "another SELinux user": ((*CONTEXT, "seLinuxOptions"), {"user": "system_u"}),
     "a privileged container": ((*CONTEXT, "privileged"), True),
     "more privileges": ((*CONTEXT, "allowPrivilegeEscalation"), True),
-    "perhaps more privileges": ((*CONTEXT, "allowPrivilegeEscalation"), None),
+    "more privileges not excluded": ((*CONTEXT, "allowPrivilegeEscalation"), None),
     "kept capabilities": ((*CONTEXT, "capabilities"), {}),
     "added capabilities": ((*CONTEXT, "capabilities", "add"), ["SYS_ADMIN"]),
     "an unmasked /proc": ((*CONTEXT, "procMount"), "Unmasked"),
     "a Windows host process": ((*CONTEXT, "windowsOptions"), {"hostProcess": True}),
-    "a probe elsewhere": (
+    "a probe of another host": (
         (*CONTAINER, "livenessProbe"),
         {"httpGet": {"host": "example.org", "port": 80}},
     ),
-    "a hook elsewhere": (
+    "a hook to another host": (
         (*CONTAINER, "lifecycle"),
         {"preStop": {"tcpSocket": {"host": "10.0.0.1"}}},
     ),
@@ -74,7 +74,7 @@ def test_a_restricted_pod_passes() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_restricted_forbids_is_noticed(fault: str) -> None:
+def test_a_violation_of_restricted_is_noticed(fault: str) -> None:
     path, value = FAULTS[fault]
     pod = deepcopy(RESTRICTED)
     place: Any = pod
@@ -84,7 +84,7 @@ def test_what_restricted_forbids_is_noticed(fault: str) -> None:
     assert violations(pod)
 
 
-def test_an_init_container_is_looked_at_as_well() -> None:
+def test_init_containers_are_checked() -> None:
     pod = deepcopy(RESTRICTED)
     pod["spec"]["initContainers"] = [{"name": "wait"}]
     assert violations(pod) == [

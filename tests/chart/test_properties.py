@@ -1,4 +1,4 @@
-"""Whatever values a user gives that the schema allows: the objects are valid, and the promises hold."""
+"""With all values that the schema allows, the objects are valid and keep the properties."""
 
 from typing import Any
 
@@ -17,15 +17,18 @@ from tests.chart.helm import (
 from tests.chart.pod_security import violations
 from tests.chart.strategies import PARTS, values
 from tests.chart.test_kubernetes import KUBERNETES, faults
-from tests.chart.test_pods import HANDLERS, PROBES, allowed_to_go, replicas
+from tests.chart.test_pods import HANDLERS, PROBES, allowed_evictions, min_replicas
 from tests.chart.test_references import missing
 
-EXAMPLES = 120  # a quarter of a second each
+# Each example takes a quarter of a second.
+MAX_EXAMPLES = 120
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=MAX_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(values(), PARTS)
-def test_whatever_is_given_the_objects_are_valid_and_the_promises_hold(
+def test_allowed_values_render_valid_objects(
     given_values: dict[str, Any], release: str
 ) -> None:
     found = render(given_values, release=release)
@@ -45,9 +48,8 @@ def check_names(found: list[Object]) -> None:
     names = [(each["kind"], name_of(each)) for each in found]
     assert len(names) == len(set(names))
     for kind, name in names:
-        assert len(name) <= (52 if kind in ("StatefulSet", "CronJob") else 63), (
-            "a pod's label or a host's name would be too long"
-        )
+        # A longer name makes a label of a pod or a host name too long.
+        assert len(name) <= (52 if kind in ("StatefulSet", "CronJob") else 63)
 
 
 def check_containers(pod: Object, given_values: dict[str, Any]) -> None:
@@ -71,9 +73,8 @@ def check_selectors(found: list[Object]) -> None:
         assert selected == [f"{each['kind']}/{name_of(each)}"]
     for each in of(found, "Service"):
         selector = {"matchLabels": each["spec"]["selector"]}
-        assert [
-            component(pod) for pod in pods(found).values() if selects(selector, pod)
-        ] == [component(each)]
+        selected = [pod for pod in pods(found).values() if selects(selector, pod)]
+        assert [component(pod) for pod in selected] == [component(each)]
 
 
 def check_budgets(found: list[Object]) -> None:
@@ -83,4 +84,4 @@ def check_budgets(found: list[Object]) -> None:
             for each in of(found, "Deployment")
             if selects(budget["spec"]["selector"], each["spec"]["template"])
         ]
-        assert allowed_to_go(budget["spec"], replicas(found, guarded)) >= 1
+        assert allowed_evictions(budget["spec"], min_replicas(found, guarded)) >= 1

@@ -1,4 +1,4 @@
-"""Whatever an object refers to is there: in the chart, or by a name that the user gave."""
+"""Every referenced object exists in the chart, or is named in the user's values."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,23 +21,23 @@ from tests.chart.helm import (
 )
 
 EVERY_SET = pytest.mark.parametrize("name", SETS)
-# What differs from one version of the chart or the images to the next: selectors can't be changed.
+# Labels that change with the version of the chart or images. Selectors are immutable, so they must
+# not contain them.
 VERSIONED = {
     "app.kubernetes.io/version",
     "helm.sh/chart",
     "pod-template-hash",
     "controller-revision-hash",
 }
-
-
-Reference = tuple[str, str, str | None]  # kind, name, and the key where one is meant
+# Kind, name and key. The key is None if the reference is to the whole object.
+Reference = tuple[str, str, str | None]
 IN_A_VARIABLE = {"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}
 IN_ALL_VARIABLES = {"secretRef": "Secret", "configMapRef": "ConfigMap"}
 IN_A_VOLUME = {"secret": "Secret", "configMap": "ConfigMap"}
 
 
 def references(pod: Object) -> Iterator[Reference]:
-    """All that a pod takes from Secrets and ConfigMaps."""
+    """Yield a pod's references to Secrets and ConfigMaps."""
     for secret in pod["spec"].get("imagePullSecrets", []):
         yield "Secret", secret["name"], None
     for container in containers(pod):
@@ -51,22 +51,20 @@ def references(pod: Object) -> Iterator[Reference]:
 
 
 def _of_source(source: Object, kinds: dict[str, str]) -> Iterator[Reference]:
-    for word in source.keys() & kinds.keys():
-        reference = source[word]
-        keys = [item["key"] for item in reference.get("items", [])] or [
-            reference.get("key")
-        ]
-        yield from (
-            (kinds[word], reference.get("secretName") or reference["name"], key)
-            for key in keys
-        )
+    for field in source.keys() & kinds.keys():
+        reference = source[field]
+        name = reference.get("secretName") or reference["name"]
+        items = [item["key"] for item in reference.get("items", [])]
+        for key in items or [reference.get("key")]:
+            yield kinds[field], name, key
 
 
 def of_others(found: list[Object]) -> Iterator[Reference]:
-    """The same of objects that are no pods."""
+    """Yield the references of objects other than pods."""
     for each in of(found, "Ingress"):
         for tls in each["spec"].get("tls", []):
-            if "secretName" in tls:  # or the controller's own certificate is meant
+            # Without a name, the controller uses its own certificate.
+            if "secretName" in tls:
                 yield "Secret", tls["secretName"], None
     for each in of(found, "ServiceAccount"):
         for secret in each.get("imagePullSecrets", []):
@@ -74,7 +72,7 @@ def of_others(found: list[Object]) -> Iterator[Reference]:
 
 
 def strings(values: Any) -> set[str]:
-    """All strings somewhere in the values."""
+    """Return all strings in the values, at any depth."""
     match values:
         case dict():
             return set().union(*(strings(each) for each in values.values()))
@@ -84,30 +82,26 @@ def strings(values: Any) -> set[str]:
 
 
 def missing(found: list[Object], values: Any) -> list[str]:
-    """What is referred to of Secrets and ConfigMaps, and is neither in the chart nor in the user's values."""
-    keys = {
-        (each["kind"], name_of(each)): {
-            **each.get("data", {}),
-            **each.get("stringData", {}),
-        }.keys()
-        for each in of(found, "Secret", "ConfigMap")
-    }
+    """Return the references to Secrets and ConfigMaps that exist nowhere.
+
+    They are neither in the chart nor in the user's values.
+    """
     named = strings(values)
-    referred = [
-        *of_others(found),
-        *(each for pod in pods(found).values() for each in references(pod)),
-    ]
+    own: set[tuple[str, str]] = set()
+    existing: set[Reference] = set()
+    for each in of(found, "Secret", "ConfigMap"):
+        kind, name = each["kind"], name_of(each)
+        own.add((kind, name))
+        keys = each.get("data", {}).keys() | each.get("stringData", {}).keys()
+        existing.update((kind, name, key) for key in (None, *keys))
+    of_pods = (each for pod in pods(found).values() for each in references(pod))
+    referred = [*of_others(found), *of_pods]
     assert referred
-    there = {
-        (kind, name, key)
-        for (kind, name), known in keys.items()
-        for key in (None, *known)
-    }
     return [
         f"{kind} {name} {key}"
         for kind, name, key in referred
-        if (kind, name, key) not in there
-        and ((kind, name) in keys or name not in named)
+        if (kind, name, key) not in existing
+        and ((kind, name) in own or name not in named)
     ]
 
 
@@ -117,7 +111,7 @@ def test_every_secret_and_configmap_exists_or_is_named_by_the_user(name: str) ->
 
 
 @EVERY_SET
-def test_no_secret_and_no_configmap_is_there_for_nobody(name: str) -> None:
+def test_every_secret_and_configmap_is_used(name: str) -> None:
     found = objects(name)
     referred = {
         (kind, each)
@@ -130,7 +124,7 @@ def test_no_secret_and_no_configmap_is_there_for_nobody(name: str) -> None:
 
 
 @EVERY_SET
-def test_every_service_account_exists_and_gives_no_token(name: str) -> None:
+def test_every_service_account_exists_and_mounts_no_token(name: str) -> None:
     found = objects(name)
     accounts = {name_of(each): each for each in of(found, "ServiceAccount")}
     given = strings(user_values(name))
@@ -156,21 +150,18 @@ def test_every_volume_is_declared_and_used(name: str) -> None:
     for each in objects(name):
         for made_by, pod in pods([each]).items():
             declared = {volume["name"] for volume in pod["spec"].get("volumes", [])}
-            claimed = {
-                name_of(claim) for claim in each["spec"].get("volumeClaimTemplates", [])
+            claims = each["spec"].get("volumeClaimTemplates", [])
+            claimed = {name_of(claim) for claim in claims}
+            mounted = {
+                mount["name"]
+                for container in containers(pod)
+                for mount in container.get("volumeMounts", [])
             }
-            mounts = [
-                mount
-                for one in containers(pod)
-                for mount in one.get("volumeMounts", [])
-            ]
-            assert {mount["name"] for mount in mounts} == declared | claimed, made_by
+            assert mounted == declared | claimed, made_by
 
 
 @EVERY_SET
-def test_no_container_mounts_two_volumes_in_one_place_or_sets_a_variable_twice(
-    name: str,
-) -> None:
+def test_no_container_has_a_mount_path_or_variable_twice(name: str) -> None:
     for pod in pods(objects(name)).values():
         for container in containers(pod):
             paths = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
@@ -180,20 +171,19 @@ def test_no_container_mounts_two_volumes_in_one_place_or_sets_a_variable_twice(
 
 
 @EVERY_SET
-def test_a_selector_fits_the_labels_of_its_pods_and_of_no_others(name: str) -> None:
+def test_a_selector_matches_its_own_pods_only(name: str) -> None:
     found = objects(name)
     for each in of(found, "Deployment", "StatefulSet"):
         selector = each["spec"]["selector"]
-        selected = [
-            made_by for made_by, pod in pods(found).items() if selects(selector, pod)
-        ]
+        made = pods(found).items()
+        selected = [made_by for made_by, pod in made if selects(selector, pod)]
         assert selected == [f"{each['kind']}/{name_of(each)}"]
         assert selector.keys() == {"matchLabels"}
         assert not selector["matchLabels"].keys() & VERSIONED
 
 
 @EVERY_SET
-def test_a_selector_has_nothing_in_it_that_a_user_may_change_later(name: str) -> None:
+def test_a_selector_contains_no_changeable_labels(name: str) -> None:
     common = merged(user_values(name)).get("commonLabels", {})
     for each in of(objects(name), "Deployment", "StatefulSet"):
         assert not each["spec"]["selector"]["matchLabels"].keys() & common.keys()
@@ -202,55 +192,48 @@ def test_a_selector_has_nothing_in_it_that_a_user_may_change_later(name: str) ->
 
 
 @EVERY_SET
-def test_a_service_leads_to_a_port_of_one_kind_of_pods(name: str) -> None:
+def test_a_service_selects_one_kind_of_pods_and_their_port(name: str) -> None:
     found = objects(name)
     for service in of(found, "Service"):
         selector = {"matchLabels": service["spec"]["selector"]}
         selected = [pod for pod in pods(found).values() if selects(selector, pod)]
         assert len(selected) == 1, name_of(service)
-        ports = [
-            port for one in containers(selected[0]) for port in one.get("ports", [])
-        ]
-        known = {port["name"] for port in ports} | {
-            port["containerPort"] for port in ports
-        }
+        known = set()
+        for container in containers(selected[0]):
+            for port in container.get("ports", []):
+                known |= {port["name"], port["containerPort"]}
         for port in service["spec"]["ports"]:
             assert port.get("targetPort", port["port"]) in known
 
 
 @EVERY_SET
-def test_the_service_of_a_stateful_set_is_there(name: str) -> None:
+def test_the_service_of_a_stateful_set_exists(name: str) -> None:
     found = objects(name)
     services = {name_of(each) for each in of(found, "Service")}
-    assert {
-        each["spec"]["serviceName"] for each in of(found, "StatefulSet")
-    } <= services
+    for each in of(found, "StatefulSet"):
+        assert each["spec"]["serviceName"] in services
 
 
 @EVERY_SET
-def test_what_scales_or_guards_or_routes_has_something_to_do_it_with(name: str) -> None:
+def test_scalers_budgets_and_policies_have_targets(name: str) -> None:
     found = objects(name)
-    there = {(each["kind"], name_of(each)) for each in found}
+    existing = {(each["kind"], name_of(each)) for each in found}
     for each in of(found, "HorizontalPodAutoscaler", "ScaledObject"):
         target = each["spec"]["scaleTargetRef"]
-        assert (target.get("kind", "Deployment"), target["name"]) in there
-    scaled = {name_of(each): each for each in of(found, "Deployment")}
+        assert (target.get("kind", "Deployment"), target["name"]) in existing
+    deployments = {name_of(each): each for each in of(found, "Deployment")}
     for each in of(found, "ScaledObject"):
-        target = scaled[each["spec"]["scaleTargetRef"]["name"]]
-        known = {
-            variable["name"]
-            for variable in containers(target["spec"]["template"])[0]["env"]
-        }
-        assert {
-            trigger["metadata"]["hostFromEnv"] for trigger in each["spec"]["triggers"]
-        } <= known
-    for each in of(found, "PodDisruptionBudget", "NetworkPolicy"):
-        selector = each["spec"][
-            "selector" if each["kind"] == "PodDisruptionBudget" else "podSelector"
-        ]
-        assert any(selects(selector, pod) for pod in pods(found).values()), name_of(
-            each
-        )
+        target = deployments[each["spec"]["scaleTargetRef"]["name"]]
+        env = containers(target["spec"]["template"])[0]["env"]
+        known = {variable["name"] for variable in env}
+        for trigger in each["spec"]["triggers"]:
+            assert trigger["metadata"]["hostFromEnv"] in known
+    selectors = [
+        *(each["spec"]["selector"] for each in of(found, "PodDisruptionBudget")),
+        *(each["spec"]["podSelector"] for each in of(found, "NetworkPolicy")),
+    ]
+    for selector in selectors:
+        assert any(selects(selector, pod) for pod in pods(found).values()), selector
 
 
 @EVERY_SET
@@ -265,13 +248,12 @@ def test_a_monitor_finds_services_and_their_port(name: str) -> None:
         assert services
         for service in services:
             ports = {port["name"] for port in service["spec"]["ports"]}
-            assert {
-                endpoint["port"] for endpoint in monitor["spec"]["endpoints"]
-            } <= ports
+            endpoints = monitor["spec"]["endpoints"]
+            assert {endpoint["port"] for endpoint in endpoints} <= ports
 
 
 @EVERY_SET
-def test_every_route_leads_to_a_service_of_the_chart(name: str) -> None:
+def test_every_route_has_a_service_of_the_chart(name: str) -> None:
     found = objects(name)
     services = {name_of(each): each["spec"]["ports"] for each in of(found, "Service")}
     backends = [
@@ -287,18 +269,22 @@ def test_every_route_leads_to_a_service_of_the_chart(name: str) -> None:
         for backend in rule["backendRefs"]
     ]
     for service, port in backends:
-        assert any(
-            each["name"] == port.get("name") or each["port"] == port.get("number")
-            for each in services[service]
-        )
+        names = {each["name"] for each in services[service]}
+        numbers = {each["port"] for each in services[service]}
+        assert port.get("name") in names or port.get("number") in numbers
+
+
+RECOMMENDED_LABELS = {
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/managed-by",
+}
 
 
 @EVERY_SET
-def test_all_objects_carry_the_recommended_labels(name: str) -> None:
+def test_all_objects_have_the_recommended_labels(name: str) -> None:
     common = merged(user_values(name)).get("commonLabels", {})
     for each in objects(name):
-        assert {
-            f"app.kubernetes.io/{word}" for word in ("name", "instance", "managed-by")
-        } <= labels(each).keys()
+        assert labels(each).keys() >= RECOMMENDED_LABELS
         assert common.items() <= labels(each).items()
         assert each["metadata"].get("namespace", NAMESPACE) == NAMESPACE

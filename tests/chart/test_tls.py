@@ -1,4 +1,4 @@
-"""A CA of one's own, as the chart has it trusted, and real servers whose certificates it has signed."""
+"""Encrypted connections to real servers, with certificates of a CA that the chart trusts."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -25,15 +25,20 @@ from tests.system.shopper import Shopper
 
 CA_FILE = "/etc/shop/ca/ca.crt"
 TRUST = ("PGSSLROOTCERT", "SSL_CERT_FILE")
-ENCRYPTED = """\
-SELECT usename, bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
-WHERE usename <> 'postgres' AND backend_start > '{since}' GROUP BY usename
+# Whether all sessions of each user that began after `since` are encrypted.
+ENCRYPTED = """
+    SELECT usename, bool_and(ssl)
+    FROM pg_stat_ssl
+    JOIN pg_stat_activity USING (pid)
+    WHERE usename <> 'postgres'
+        AND backend_start > '{since}'
+    GROUP BY usename
 """
 
 
 @pytest.fixture(scope="module")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the CA that all of this trusts."""
+    """Return the folder with the trusted CA."""
     folder = tmp_path_factory.mktemp("ca")
     make_certificates(folder)
     return folder
@@ -41,7 +46,10 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def brokers(servers: Servers, ca: Path) -> Iterator[dict[str, int]]:
-    """PostgreSQL is encrypted now, and so is RabbitMQ, at two more ports: by whose certificate each has."""
+    """Switch TLS on in PostgreSQL, and at two more ports in RabbitMQ.
+
+    Return RabbitMQ's ports by the name of their certificate.
+    """
     for name in ("rabbitmq", "postgresql"):
         give_certificates(servers, ca, name)
     free = free_ports()
@@ -52,18 +60,19 @@ def brokers(servers: Servers, ca: Path) -> Iterator[dict[str, int]]:
         set_tls(servers, "off")
 
 
-def set_tls(servers: Servers, how: str) -> None:
+def set_tls(servers: Servers, state: str) -> None:
     home = servers.state / "postgresql"
     for setting, file in (("cert_file", "here.crt"), ("key_file", "here.key")):
-        ask(servers, f"ALTER SYSTEM SET ssl_{setting} = '{home / file}'")
-    ask(servers, f"ALTER SYSTEM SET ssl = {how}")
-    ask(servers, "SELECT pg_reload_conf()")
-    eventually(lambda: ask(servers, "SHOW ssl") == [(how,)])
+        query(servers, f"ALTER SYSTEM SET ssl_{setting} = '{home / file}'")
+    query(servers, f"ALTER SYSTEM SET ssl = {state}")
+    query(servers, "SELECT pg_reload_conf()")
+    eventually(lambda: query(servers, "SHOW ssl") == [(state,)])
 
 
-def ask(servers: Servers, statement: str) -> list[tuple[Any, ...]]:
+def query(servers: Servers, statement: str) -> list[tuple[Any, ...]]:
     with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
-        connection.autocommit = True  # ALTER SYSTEM allows no transaction
+        # ALTER SYSTEM allows no transaction.
+        connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)
             return cursor.fetchall() if cursor.description else []
@@ -76,7 +85,7 @@ def encrypted(
     brokers: dict[str, int],
     ca: Path,
 ) -> dict[str, str]:
-    """The servers' environment with what the chart adds to each URI, and the CA where it is here."""
+    """Return the servers' environment with the chart's parameters of URIs, and the CA."""
     (gateway, billing) = (variables(name) for name in ("gateway", "billing"))
     parameters = urlsplit(billing["BILLING_DB_URI"]).query
     scheme = urlsplit(gateway["AMQP_URI"]).scheme
@@ -92,27 +101,22 @@ def encrypted(
 
 
 def variables(name: str) -> dict[str, str]:
-    """What a component is given with values/tls.yaml, of what is no secret."""
-    (container,) = (
-        pod["spec"]["containers"][0]
-        for pod in pods(objects("tls")).values()
-        if component(pod) == name
-    )
-    return {
-        key: value for key, value in raw(container).items() if isinstance(value, str)
-    }
+    """Return the variables of a component with values/tls.yaml, without secrets."""
+    made = pods(objects("tls")).values()
+    (pod,) = [each for each in made if component(each) == name]
+    found = raw(pod["spec"]["containers"][0]).items()
+    return {key: value for key, value in found if isinstance(value, str)}
 
 
-class AsGiven(Suite):
-    """The five services, each with those of the servers' variables that the chart gives it, and no other."""
+class OnlyChartVariables(Suite):
+    """The five services, each with only the URIs and CA files that the chart gives it."""
 
     def _process(self, name: str) -> Process:
         whole, given = self.environment, variables(name)
-        doubtful = {
-            key for key in whole if key in TRUST or key.endswith("_URI")
-        } - given.keys()
+        servers = {key for key in whole if key in TRUST or key.endswith("_URI")}
+        removed = servers - given.keys()
         self.environment = {
-            key: value for key, value in whole.items() if key not in doubtful
+            key: value for key, value in whole.items() if key not in removed
         }
         try:
             return super()._process(name)
@@ -122,27 +126,24 @@ class AsGiven(Suite):
 
 @pytest.fixture(scope="module")
 def run(encrypted: dict[str, str]) -> Run:
-    return Run(
-        objects("tls"), encrypted, dict.fromkeys(["migrations"], encrypted["AMQP_URI"])
-    )
+    uris = {"migrations": encrypted["AMQP_URI"]}
+    return Run(objects("tls"), encrypted, uris)
 
 
-def test_the_whole_story_goes_well_over_encrypted_connections_alone(
+def test_the_suite_uses_only_encrypted_connections(
     servers: Servers, encrypted: Mapping[str, str], run: Run, tmp_path: Path
 ) -> None:
     assert run("migrations", "chassis.migrate").code == 0
     before = broker_connections(servers)
-    [(since,)] = ask(
-        servers, "SELECT now()::text"
-    )  # other tests may have left sessions behind
-    with AsGiven(encrypted, servers.ports, tmp_path).running() as suite:
+    # Other tests may have left sessions.
+    [(since,)] = query(servers, "SELECT now()::text")
+    with OnlyChartVariables(encrypted, servers.ports, tmp_path).running() as suite:
         shopper = Shopper(suite.url)
         assert shopper.deposit("10.00").status_code == 201
         assert shopper.ended_order("7.00")["status"] == "paid"
         assert shopper.letters(1)[0]["kind"] == "happiness"
-        assert dict(ask(servers, ENCRYPTED.format(since=since))) == dict.fromkeys(
-            WITH_TABLES, True
-        )
+        sessions = dict(query(servers, ENCRYPTED.format(since=since)))
+        assert sessions == dict.fromkeys(WITH_TABLES, True)
         new = broker_connections(servers) - before
         assert {ssl for _, ssl in new} == {"true"}
         assert len(new) > 5
@@ -150,36 +151,35 @@ def test_the_whole_story_goes_well_over_encrypted_connections_alone(
 
 
 def broker_connections(servers: Servers) -> set[tuple[str, str]]:
-    """Each with whether it is encrypted; other tests may have left some behind."""
-    told = servers.rabbitmqctl(
-        "list_connections", "--quiet", "--no-table-headers", "pid", "ssl"
-    )
-    return {(pid, ssl) for pid, ssl in map(str.split, told.splitlines())}
+    """Return the process of each connection, and whether it is encrypted.
+
+    Other tests may have left connections.
+    """
+    options = ("--quiet", "--no-table-headers", "pid", "ssl")
+    listed = servers.rabbitmqctl("list_connections", *options)
+    return {(pid, ssl) for pid, ssl in map(str.split, listed.splitlines())}
 
 
 @pytest.mark.parametrize("trust", TRUST)
-def test_a_server_whose_certificate_another_ca_has_signed_is_refused(
+def test_a_certificate_of_another_ca_is_refused(
     trust: str, run: Run, tmp_path: Path
 ) -> None:
     make_certificates(tmp_path)
-    refused(
-        run("audit", **{trust: str(tmp_path / "ca.crt")}), "certificate verify failed"
-    )
+    audit = run("audit", **{trust: str(tmp_path / "ca.crt")})
+    assert_refused(audit, "certificate verify failed")
 
 
-def test_a_database_whose_certificate_is_for_another_name_is_refused(
+def test_a_database_certificate_for_another_name_is_refused(
     run: Run, encrypted: dict[str, str]
 ) -> None:
     elsewhere = encrypted["USERS_DB_URI"].replace("localhost", "elsewhere.example.org")
-    refused(
-        run("audit", USERS_DB_URI=f"{elsewhere}&hostaddr=127.0.0.1"), "does not match"
-    )
+    audit = run("audit", USERS_DB_URI=f"{elsewhere}&hostaddr=127.0.0.1")
+    assert_refused(audit, "does not match")
 
 
-@pytest.mark.filterwarnings(
-    "ignore:please use dns.resolver:DeprecationWarning"
-)  # eventlet does
-def test_a_database_whose_address_a_service_looks_up_is_refused_for_another_name(
+# eventlet uses the deprecated function.
+@pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")
+def test_a_name_that_a_service_resolves_is_compared_with_the_certificate(
     encrypted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = encrypted["USERS_DB_URI"].replace("localhost", "elsewhere.example.org")
@@ -188,35 +188,30 @@ def test_a_database_whose_address_a_service_looks_up_is_refused_for_another_name
     )
     event.listen(engine, "do_connect", lookups.connect)
     with name_server(monkeypatch) as names:
-        names.addresses["elsewhere.example.org"] = [
-            "127.0.0.1"
-        ]  # which the certificate names too
+        # The certificate is for this address, too.
+        names.addresses["elsewhere.example.org"] = ["127.0.0.1"]
         with pytest.raises(OperationalError, match="does not match host name"):
             engine.connect()
 
 
-def test_a_broker_whose_certificate_is_for_another_name_is_refused(
+def test_a_broker_certificate_for_another_name_is_refused(
     run: Run, encrypted: dict[str, str], brokers: dict[str, int]
 ) -> None:
-    elsewhere = encrypted["AMQP_URI"].replace(
-        str(brokers["here"]), str(brokers["elsewhere"])
-    )
-    refused(
-        run("audit", AMQP_URI=elsewhere), "certificate verify failed", "not valid for"
-    )
+    here, elsewhere = str(brokers["here"]), str(brokers["elsewhere"])
+    audit = run("audit", AMQP_URI=encrypted["AMQP_URI"].replace(here, elsewhere))
+    assert_refused(audit, "certificate verify failed", "not valid for")
 
 
-def refused(tried: Command, *words: str) -> None:
-    assert tried.code == 2, tried.says
-    assert all(word in tried.says for word in words), tried.says
+def assert_refused(command: Command, *words: str) -> None:
+    assert command.code == 2, command.output
+    assert all(word in command.output for word in words), command.output
 
 
-def test_the_ca_is_mounted_where_the_variables_say_in_all_that_is_the_suites() -> None:
+def test_the_ca_is_mounted_at_the_path_in_the_variables() -> None:
     own = list(pods(of(objects("tls"), "Deployment", "Job", "CronJob")).values())
     for container in (each for pod in own for each in containers(pod)):
-        places = {
-            mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]
-        }
+        mounts = container["volumeMounts"]
+        places = {mount["name"]: mount["mountPath"] for mount in mounts}
         assert places["ca"] == str(Path(CA_FILE).parent)
         given = raw(container)
         assert {given[name] for name in TRUST if name in given} == {CA_FILE}

@@ -1,4 +1,4 @@
-"""helm installs and upgrades for real, against an API server that stores what it is given (api.py)."""
+"""helm install and helm upgrade, against the fake API server in api.py."""
 
 import base64
 import re
@@ -28,7 +28,8 @@ from tests.chart.helm import (
 
 BOTH = pytest.mark.parametrize("version", VERSIONS)
 OWN_SECRETS = {"shop-gateway", "shop-postgresql", "shop-rabbitmq"}
-GENERATED = "sh.helm.release.v1."  # helm's own Secrets
+# The prefix of Secrets in which helm records releases.
+RELEASE_RECORD = "sh.helm.release.v1."
 
 
 @pytest.fixture
@@ -47,57 +48,51 @@ def upgrade(api: Api, version: str, *arguments: str | Path) -> str:
 
 
 def run(api: Api, version: str, verb: str, *arguments: str | Path) -> str:
-    """What helm prints; the server has no OpenAPI to validate by."""
-    where = (
-        "--namespace",
-        NAMESPACE,
-        "--kube-apiserver",
-        api.url,
-        "--kube-token",
-        "none",
-    )
-    return helm(
-        version,
-        verb,
-        RELEASE,
-        CHART,
-        *where,
-        "--disable-openapi-validation",
-        *arguments,
-    )
+    """Run helm and return its output. The fake has no OpenAPI document to validate by."""
+    options = (*server(api), "--disable-openapi-validation")
+    return helm(version, verb, RELEASE, CHART, *options, *arguments)
+
+
+def server(api: Api) -> list[str]:
+    """Return the arguments of helm that choose the namespace and the server."""
+    namespace = ["--namespace", NAMESPACE]
+    return [*namespace, "--kube-apiserver", api.url, "--kube-token", "none"]
 
 
 def secrets(api: Api) -> dict[str, Object]:
     return {
         name: each["data"]
         for name, each in api.of("Secret").items()
-        if not name.startswith(GENERATED)
+        if not name.startswith(RELEASE_RECORD)
     }
 
 
 def changed(api: Api, kind: str) -> list[tuple[str, str, Any]]:
-    """What was asked to change objects of a kind (plural, as in paths), without helm's own records."""
+    """Return the requested changes to objects of a kind, without helm's own records.
+
+    The kind is in the plural, as in paths.
+    """
     return [
         each
         for each in api.changes
-        if each[1].split("/")[-2] == kind and GENERATED not in each[1]
+        if each[1].split("/")[-2] == kind and RELEASE_RECORD not in each[1]
     ]
 
 
 @BOTH
 @pytest.mark.parametrize("name", SETS)
-def test_it_is_installed_with_every_set_of_values(
+def test_every_set_of_values_can_be_installed(
     api: Api, name: str, version: str
 ) -> None:
-    said = install(api, version, *values_of(name))
-    assert "STATUS: deployed" in said
+    output = install(api, version, *values_of(name))
+    assert "STATUS: deployed" in output
     assert len(api.of("Deployment")) == 5
     assert len(api.of("CronJob")) == 4
-    assert ("volume together" in said) == locks_data(api)
+    assert ("volume together" in output) == keeps_database(api)
 
 
-def locks_data(api: Api) -> bool:
-    """Whether a Secret of the chart's own opens databases that outlive the release."""
+def keeps_database(api: Api) -> bool:
+    """Return whether a volume outlives the release, with its password in a Secret."""
     kept = {
         name
         for name, each in api.of("StatefulSet").items()
@@ -107,79 +102,69 @@ def locks_data(api: Api) -> bool:
 
 
 @BOTH
-def test_the_notes_say_where_it_is_and_what_to_do_next(api: Api, version: str) -> None:
-    said = install(api, version).partition("NOTES:")[2]
-    assert "http://arch.homework/docs " in said
-    assert "http://127.0.0.1:8000/docs\n" in said
-    assert "helm test shop --namespace nameko-07" in said
+def test_the_notes_contain_the_address_and_the_next_steps(
+    api: Api, version: str
+) -> None:
+    notes = install(api, version).partition("NOTES:")[2]
+    assert "http://arch.homework/docs " in notes
+    assert "http://127.0.0.1:8000/docs\n" in notes
+    assert "helm test shop --namespace nameko-07" in notes
     (job,) = api.of("Job")
-    assert f"job/{job} " in said
-    assert (
-        "create job $JOB --from=cronjob/shop-audit\n" in said
-    )  # each time under another name
+    assert f"job/{job} " in notes
+    # The user chooses a new name each time.
+    assert "create job $JOB --from=cronjob/shop-audit\n" in notes
     assert "shop-audit" in api.of("CronJob")
 
 
 @BOTH
-def test_the_notes_name_a_host_of_ones_own(api: Api, version: str) -> None:
-    assert "http://shop.example.org/docs " in install(
-        api, version, "--values", FILES["names"]
-    )
+def test_the_notes_contain_the_users_host(api: Api, version: str) -> None:
+    output = install(api, version, "--values", FILES["names"])
+    assert "http://shop.example.org/docs " in output
 
 
 @pytest.mark.parametrize(
     ("paths", "named"),
     [("/users,/docs", "/docs"), ("/", "/docs"), ("/users,/orders", "/users")],
 )
-def test_the_notes_name_a_path_that_is_let_in(api: Api, paths: str, named: str) -> None:
-    """By the Ingress, by an HTTPRoute, and the same by a port that is forwarded."""
+def test_the_notes_contain_a_public_path(api: Api, paths: str, named: str) -> None:
+    """It is the same by the Ingress, by an HTTPRoute and by a forwarded port."""
     values = (
         f"publicPaths={{{paths}}}",
         "httpRoute.enabled=true",
         "httpRoute.parentRefs[0].name=public",
+        "httpRoute.hostnames[0]=by-gateway",
+        "ingress.host=by-ingress",
     )
-    hosts = ("httpRoute.hostnames[0]=by-gateway", "ingress.host=by-ingress")
-    said = install(api, NEWEST, "--set", ",".join((*values, *hosts)))
+    output = install(api, NEWEST, "--set", ",".join(values))
     for host in ("by-gateway", "by-ingress", "127.0.0.1:8000"):
-        assert re.findall(rf"http://{host}(\S*)", said) == [named]
+        assert re.findall(rf"http://{host}(\S*)", output) == [named]
 
 
-def test_the_notes_say_which_secret_opens_the_kept_volume(api: Api) -> None:
+def test_the_notes_name_the_secret_of_a_kept_volume(api: Api) -> None:
     note = "Keep the Secret shop-postgresql and PostgreSQL's volume together"
     assert note in install(api, NEWEST)
-    assert "volume together" not in upgrade(
-        api, NEWEST, "--set", "postgresql.existingSecret=theirs"
-    )
+    own_secret = "postgresql.existingSecret=theirs"
+    assert "volume together" not in upgrade(api, NEWEST, "--set", own_secret)
+
+
+TEN_REPLICAS = "serviceDefaults.replicas=10"
 
 
 @BOTH
-def test_the_notes_tell_of_more_connections_than_the_database_takes(
-    api: Api, version: str
-) -> None:
+def test_the_notes_warn_of_too_many_connections(api: Api, version: str) -> None:
     assert "MIND" not in install(api, version)
-    assert "may be 44 copies" in upgrade(
-        api, version, "--set", "serviceDefaults.replicas=10"
-    )
-    assert "MIND" not in upgrade(
-        api,
-        version,
-        "--set",
-        "serviceDefaults.replicas=10,postgresql.maxConnections=1100",
-    )
+    assert "may be 44 copies" in upgrade(api, version, "--set", TEN_REPLICAS)
+    more = f"{TEN_REPLICAS},postgresql.maxConnections=1100"
+    assert "MIND" not in upgrade(api, version, "--set", more)
 
 
 @BOTH
-def test_the_notes_count_connections_by_the_pools_that_are_set(
-    api: Api, version: str
-) -> None:
-    """Who does what the notes ask for is not asked again."""
-    assert "up to 1056 connections" in install(
-        api, version, "--set", "serviceDefaults.replicas=10"
-    )
+def test_the_notes_count_connections_by_the_pool_size(api: Api, version: str) -> None:
+    """The warning disappears after the change that it recommends."""
+    output = install(api, version, "--set", TEN_REPLICAS)
+    assert "up to 1056 connections" in output
     smaller = ("--set-string", "extraEnv[0].name=DB_POOL_SIZE,extraEnv[0].value=4")
-    assert "MIND" not in upgrade(
-        api, version, "--set", "serviceDefaults.replicas=10", *smaller
-    )
+    assert "MIND" not in upgrade(api, version, "--set", TEN_REPLICAS, *smaller)
 
 
 @BOTH
@@ -195,27 +180,19 @@ def test_secrets_are_kept_over_an_upgrade(api: Api, version: str) -> None:
 
 
 @BOTH
-def test_secrets_are_kept_when_it_is_removed_and_installed_anew_over_the_kept_volume(
+def test_secrets_are_kept_over_uninstall_and_a_new_install(
     api: Api, version: str
 ) -> None:
     install(api, version)
     before = secrets(api)
-    where = (
-        "--namespace",
-        NAMESPACE,
-        "--kube-apiserver",
-        api.url,
-        "--kube-token",
-        "none",
-    )
-    helm(version, "uninstall", RELEASE, *where)
+    helm(version, "uninstall", RELEASE, *server(api))
     assert secrets(api) == before
     install(api, version)
     assert secrets(api) == before
 
 
 @BOTH
-def test_secrets_are_kept_when_they_are_named_as_ones_own_later(
+def test_secrets_are_kept_if_existingsecret_names_them_later(
     api: Api, version: str
 ) -> None:
     install(api, version)
@@ -223,23 +200,18 @@ def test_secrets_are_kept_when_they_are_named_as_ones_own_later(
     names = (
         "postgresql.existingSecret=shop-postgresql",
         "rabbitmq.existingSecret=shop-rabbitmq",
+        "tokenSecret.existingSecret=shop-gateway",
     )
-    upgrade(
-        api,
-        version,
-        "--set",
-        ",".join((*names, "tokenSecret.existingSecret=shop-gateway")),
-    )
+    upgrade(api, version, "--set", ",".join(names))
     assert secrets(api) == before
 
 
 @BOTH
-@pytest.mark.parametrize(
-    "key", ["users-password", "operator-password"]
-)  # earlier versions had no operator
-def test_a_password_that_is_missing_is_made_and_the_others_are_kept(
+@pytest.mark.parametrize("key", ["users-password", "operator-password"])
+def test_a_missing_password_is_created_and_others_are_kept(
     api: Api, version: str, key: str
 ) -> None:
+    """Earlier versions had no operator."""
     install(api, version)
     path = next(path for path in api.objects if path.endswith("/secrets/shop-rabbitmq"))
     before = dict(api.objects[path]["data"])
@@ -252,10 +224,10 @@ def test_a_password_that_is_missing_is_made_and_the_others_are_kept(
 
 
 @BOTH
-def test_secrets_of_ones_own_get_the_rights_of_a_new_version_by_the_command_in_the_readme(
+def test_the_readmes_command_updates_the_users_own_secrets(
     api: Api, version: str
 ) -> None:
-    """Passwords of before and one for a new user; the cluster is read only."""
+    """It keeps the passwords, adds one for a new user, and only reads the cluster."""
     install(api, version)
     before = secrets(api)
     users = {"operator-password", "definitions.json"}
@@ -265,13 +237,10 @@ def test_secrets_of_ones_own_get_the_rights_of_a_new_version_by_the_command_in_t
     api.changes.clear()
     readme = (CHART / "README.md").read_text()
     arguments = "--show-only templates/secrets.yaml --dry-run=server"
-    assert (
-        f"helm template shop charts/shop --namespace nameko-07 {arguments} >" in readme
-    )
-    made = {
-        name_of(each): each["data"]
-        for each in parse(run(api, version, "template", *arguments.split()))
-    }
+    command = f"helm template shop charts/shop --namespace nameko-07 {arguments} >"
+    assert command in readme
+    rendered = parse(run(api, version, "template", *arguments.split()))
+    made = {name_of(each): each["data"] for each in rendered}
     assert api.changes == []
     assert made.keys() == before.keys()
     for name, data in made.items():
@@ -286,15 +255,14 @@ def test_two_installations_share_no_password(version: str) -> None:
     for _ in range(2):
         with serving() as api:
             install(api, version)
-            seen.append(
-                {value for data in secrets(api).values() for value in data.values()}
-            )
+            contents = list(secrets(api).values())
+            seen.append({value for data in contents for value in data.values()})
     assert not seen[0] & seen[1]
-    assert len(seen[0]) == sum(len(data) for data in secrets(api).values())
+    assert len(seen[0]) == sum(len(data) for data in contents)
 
 
 @BOTH
-def test_every_revision_has_a_job_of_its_own(api: Api, version: str) -> None:
+def test_every_revision_has_its_own_job(api: Api, version: str) -> None:
     install(api, version)
     assert [job.rpartition("-")[0] for job in api.of("Job")] == ["shop-migrations-1"]
     upgrade(api, version)
@@ -303,35 +271,30 @@ def test_every_revision_has_a_job_of_its_own(api: Api, version: str) -> None:
 
 
 @BOTH
-def test_an_upgrade_changes_no_field_that_kubernetes_refuses_to_change(
-    api: Api, version: str
-) -> None:
-    """Neither a selector nor a claim; whatever is put into image, labels and all settings of a pod."""
+def test_an_upgrade_changes_no_immutable_field(api: Api, version: str) -> None:
+    """Images, labels and settings of pods change. Selectors and claims do not."""
     install(api, version)
     before = {kind: api.of(kind) for kind in ("Deployment", "StatefulSet")}
-    upgrade(
-        api,
-        version,
-        *(
-            "--set",
-            "image.tag=9.9.9,commonLabels.team=a,postgresql.image.tag=18.1,rabbitmq.image.tag=4.3",
-        ),
-        *(
-            "--set",
-            "nodeSelector.disk=ssd,serviceDefaults.replicas=3,podAnnotations.a=b",
-        ),
+    settings = (
+        "image.tag=9.9.9",
+        "commonLabels.team=a",
+        "postgresql.image.tag=18.1",
+        "rabbitmq.image.tag=4.3",
+        "nodeSelector.disk=ssd",
+        "serviceDefaults.replicas=3",
+        "podAnnotations.a=b",
     )
+    upgrade(api, version, "--set", ",".join(settings))
     assert changed(api, "deployments")
+    immutable = {
+        "Deployment": {"selector"},
+        "StatefulSet": {"selector", "serviceName", "volumeClaimTemplates"},
+    }
     for _, path, patch in changed(api, "deployments") + changed(api, "statefulsets"):
         kind = "Deployment" if "/deployments/" in path else "StatefulSet"
-        was = before[kind][path.rpartition("/")[2]]["spec"]
-        fixed = (
-            {"selector"}
-            if kind == "Deployment"
-            else {"selector", "serviceName", "volumeClaimTemplates"}
-        )
-        for key in fixed & patch["spec"].keys():
-            assert patch["spec"][key] == was[key], f"{path}: {key}"
+        old = before[kind][path.rpartition("/")[2]]["spec"]
+        for key in immutable[kind] & patch["spec"].keys():
+            assert patch["spec"][key] == old[key], f"{path}: {key}"
 
 
 @BOTH
@@ -343,8 +306,8 @@ def test_an_upgrade_with_the_same_values_restarts_nothing(
     upgrade(api, version)
     for _, path, patch in changed(api, "deployments") + changed(api, "statefulsets"):
         kind = "Deployment" if "/deployments/" in path else "StatefulSet"
-        was = before[kind][path.rpartition("/")[2]]["spec"]["template"]
-        assert patch.get("spec", {}).get("template", was) == was, path
+        old = before[kind][path.rpartition("/")[2]]["spec"]["template"]
+        assert patch.get("spec", {}).get("template", old) == old, path
 
 
 @BOTH
@@ -354,8 +317,7 @@ def test_wrong_values_install_nothing(api: Api, version: str) -> None:
     assert not api.changes
 
 
-def test_the_server_would_notice(api: Api) -> None:
-    """What is asked to change is recorded, with what it is changed to."""
+def test_the_fake_records_changes(api: Api) -> None:
     version = next(iter(VERSIONS))
     install(api, version)
     upgrade(api, version, "--set", "logLevel=DEBUG")
