@@ -1,1 +1,1 @@
-"""The chart: what the real helm makes of it, without a cluster."""
+"""The chart, as the real helm renders it, without a cluster."""

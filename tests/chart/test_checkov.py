@@ -1,4 +1,4 @@
-"""checkov finds nothing in the chart, but for the checks that checkov.yaml skips."""
+"""checkov finds nothing in the chart, except for the checks that checkov.yaml skips."""
 
 import json
 import re
