@@ -29,8 +29,8 @@ CONTEXT = 45  # characters of an excerpt on each side of the idiom
 # Files without text of this project, and those that list idioms.
 EXCLUDED = (
     "dev/idioms.toml",
-    "README.ru.md",  # Russian
-    "CODE_OF_CONDUCT.md",  # another project's text
+    "docs/README.ru.md",  # Russian
+    "docs/CODE_OF_CONDUCT.md",  # another project's text
     "gateway/static/docs/*",  # Swagger UI
     "notifications/letters/ru/*",  # Russian
     "tests/test_language.py",  # idioms as examples
