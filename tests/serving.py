@@ -1,4 +1,4 @@
-"""Services run in this process for the tests of a whole module, and recording twins of others."""
+"""Run services in this process for the tests of a module, and fakes of other services."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The whole story in currencies with other digits than two, and books that are in another currency."""
+"""Currencies without two digits after the point, and books in another currency."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -27,11 +27,9 @@ from tests.system.shopper import Shopper, assert_problem
 from tests.system.test_postman import COLLECTION, NEWMAN
 from users.service import Service as Users
 
-TO_JPY_BILLING, TO_JPY_ORDERS, TO_KWD_BILLING, TO_KWD_ORDERS = (
-    block.text
-    for block in blocks(ROOT / "docs" / "operations.md")
-    if block.language == "sql"
-)
+OPERATIONS = blocks(ROOT / "docs" / "operations.md")
+DOCUMENTED_SQL = [block.text for block in OPERATIONS if block.language == "sql"]
+TO_JPY_BILLING, TO_JPY_ORDERS, TO_KWD_BILLING, TO_KWD_ORDERS = DOCUMENTED_SQL
 CONVERSIONS = {  # digits, the documented SQL, a price, and the balance
     "JPY": (0, TO_JPY_BILLING, TO_JPY_ORDERS, "30", "65"),
     "KWD": (3, TO_KWD_BILLING, TO_KWD_ORDERS, "30.000", "65.000"),
@@ -39,7 +37,7 @@ CONVERSIONS = {  # digits, the documented SQL, a price, and the balance
 SEE = "see Another currency in docs/operations.md"
 SERVICES = (Users, Billing, Notifications, Orders, Gateway)
 BOOKS = "SELECT currency, exponent FROM books"
-# The books of an earlier version say nothing of their currency: nor does a dump that was restored.
+# The books of an earlier version, or of a restored dump, do not name their currency.
 RESTORED = "DELETE FROM books"
 EARLIER = "DROP TABLE books; UPDATE alembic_version SET version_num = '0001'"
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -50,12 +48,12 @@ Shop = Callable[..., str]
 def shop(
     run: Callable[..., Container], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Shop]:
-    """`shop("JPY")`: all five services in this process, in this currency; the gateway's URL.
+    """`shop("JPY")`: run all services in this process in a currency. Return the gateway's URL.
 
-    Those of the last call are stopped. `gateway` is another currency for that service; the one
-    `without` does not run.
+    The services of the last call are stopped first. `gateway` is another currency for the gateway.
+    The service `without` is not started.
     """
-    monkeypatch.setattr(money, "currency", money.currency)  # restored in the end
+    monkeypatch.setattr(money, "currency", money.currency)  # restored at the end
     running: list[Container] = []
 
     def stop() -> None:
@@ -72,9 +70,8 @@ def shop(
             if service is not without
         ]
         running.append(run(Gateway, **{**settings, "CURRENCY": gateway or currency}))
-        [server] = [
-            each for each in running[-1].extensions if isinstance(each, WebServer)
-        ]
+        extensions = running[-1].extensions
+        [server] = [each for each in extensions if isinstance(each, WebServer)]
         return f"http://127.0.0.1:{server._sock.getsockname()[1]}"
 
     yield start
@@ -83,7 +80,7 @@ def shop(
 
 @pytest.fixture
 def unconverted(clean: None, sql: Sql, config: dict[str, Any]) -> Iterator[None]:
-    """Orders as an earlier version has them. In the end, all tables are there again."""
+    """Databases as in an earlier version. At the end all tables exist again."""
     sql("orders", "COMMENT ON TABLE orders IS NULL")
     sql("billing", "COMMENT ON TABLE operations IS NULL")
     yield
@@ -92,16 +89,15 @@ def unconverted(clean: None, sql: Sql, config: dict[str, Any]) -> Iterator[None]
 
 
 def refusal(config: dict[str, Any], currency: str) -> str:
-    """The line with which billing refuses to start."""
+    """Return the line with which billing refuses to start."""
+    own = {"CURRENCY": currency, "HEALTH_ADDRESS": "127.0.0.1:0"}
     with pytest.raises(SystemExit) as ended, eventlet.Timeout(DEADLINE_S):
-        Container(
-            Billing, {**config, "CURRENCY": currency, "HEALTH_ADDRESS": "127.0.0.1:0"}
-        ).start()
+        Container(Billing, {**config, **own}).start()
     return str(ended.value)
 
 
 def execute(sql: Sql, service: str, statements: str) -> None:
-    """Execute a documented transaction, as the owner of the tables."""
+    """Execute a documented transaction as the owner of the tables."""
     try:
         sql(service, statements)
     except psycopg2.Error:
@@ -109,7 +105,7 @@ def execute(sql: Sql, service: str, statements: str) -> None:
         raise
 
 
-# The deposit, the prices of the paid and the rejected order, what is left, an amount with too many digits.
+# The deposit, the prices of a paid and a rejected order, the balance, and too many digits.
 STORIES = {
     "JPY": ("1000", "300", "701", "700", "100.5"),
     "KWD": ("100.005", "30.101", "69.905", "69.904", "1.0005"),
@@ -126,8 +122,9 @@ def test_the_story_has_the_digits_of_its_currency(shop, config, currency) -> Non
     url = shop(currency)
     for locale, written in LETTERS[currency].items():
         shopper = Shopper(url, locale=locale)
-        answer = shopper.deposit(deposit)
-        assert (answer.status_code, answer.json()["balance_after"]) == (201, deposit)
+        response = shopper.deposit(deposit)
+        assert response.status_code == 201
+        assert response.json()["balance_after"] == deposit
         assert_problem(shopper.deposit(wrong), 422, "amount")
         assert_problem(shopper.order(wrong), 422, "price")
         paid, rejected = shopper.ended_order(price), shopper.ended_order(too_much)
@@ -140,10 +137,8 @@ def test_the_story_has_the_digits_of_its_currency(shop, config, currency) -> Non
         assert grief["kind"] == "grief"
     found = audit(config, settled=True)
     assert (found["differences"], found["first"]) == (0, [])
-    assert (
-        found["checked"]["money"]
-        == f"{Decimal(left) * len(LETTERS[currency])} {currency}"
-    )
+    total = Decimal(left) * len(LETTERS[currency])
+    assert found["checked"]["money"] == f"{total} {currency}"
 
 
 @pytest.mark.parametrize("currency", STORIES)
@@ -192,10 +187,8 @@ def test_older_books_are_converted_as_documented(
     found = audit(config, settled=True)
     assert (found["differences"], found["first"]) == (0, [])
     assert found["checked"]["money"] == f"{left} {currency}"
-    for service, conversion in (
-        ("billing", to_currency),
-        ("orders", orders_to_currency),
-    ):
+    conversions = {"billing": to_currency, "orders": orders_to_currency}
+    for service, conversion in conversions.items():
         with pytest.raises(psycopg2.errors.RaiseException):
             execute(sql, service, conversion)  # a second time
     with pytest.raises(psycopg2.errors.RaiseException, match="has ended"):
@@ -208,19 +201,18 @@ def test_older_books_are_converted_as_documented(
 
 
 def test_an_amount_that_is_not_whole_is_not_converted(unconverted, sql) -> None:
+    def rows() -> list[Any]:
+        return [
+            sql("billing", "SELECT * FROM accounts"),
+            sql("orders", "SELECT * FROM orders"),
+        ]
+
     tell(sql, shoppers=1, orders=1)
-    tables = {"billing": "accounts", "orders": "orders"}
-    before = {
-        service: sql(service, f"SELECT * FROM {table}")
-        for service, table in tables.items()
-    }
+    before = rows()
     for service, conversion in (("billing", TO_JPY_BILLING), ("orders", TO_JPY_ORDERS)):
         with pytest.raises(psycopg2.errors.RaiseException, match="is not whole"):
             execute(sql, service, conversion)
-    assert {
-        service: sql(service, f"SELECT * FROM {table}")
-        for service, table in tables.items()
-    } == before
+    assert rows() == before
     assert sql("billing", BOOKS) == []
 
 
@@ -243,10 +235,8 @@ def test_books_in_another_currency_refuse_to_start(clean, run, config, sql) -> N
 def test_books_with_other_digits_refuse_to_start(clean, config, sql) -> None:
     tell(sql, shoppers=1, orders=1)
     sql("billing", "INSERT INTO books (currency, exponent) VALUES ('UYW', 2)")
-    assert (
-        "UYW with 4 digits after the point, the books are in UYW with 2: "
-        in refusal(config, "UYW")
-    )
+    expected = "UYW with 4 digits after the point, the books are in UYW with 2: "
+    assert expected in refusal(config, "UYW")
 
 
 def test_empty_books_may_change_currency_by_hand(clean, run, sql) -> None:
@@ -271,13 +261,13 @@ def test_a_gateway_in_another_currency_moves_no_money(
     operations = sql("billing", "SELECT count(*) FROM operations")
     wrong = Shopper(shop("JPY", gateway=currency))
     wrong.use(user.user["access_token"])
-    for answer in (
+    for response in (
         wrong.deposit("10"),
         wrong.order("10"),
         wrong.withdraw("10"),
         wrong.get("/account"),
     ):
-        assert_problem(answer, 500)
+        assert_problem(response, 500)
     assert sql("billing", "SELECT count(*) FROM operations") == operations
     assert sql("orders", "SELECT count(*) FROM orders") == [(0,)]
 
@@ -295,12 +285,8 @@ def test_a_lost_grant_is_not_a_missing_schema(clean, run, config, sql, caplog) -
     sql("billing", "REVOKE ALL ON books FROM billing")
     try:
         starting = eventlet.spawn(run, Billing)
-        eventually(
-            lambda: (
-                "permission denied for table books"
-                in str([r.__dict__ for r in caplog.records])
-            )
-        )
+        denied = "permission denied for table books"
+        eventually(lambda: denied in str([vars(record) for record in caplog.records]))
         assert "waiting_for_schema" not in caplog.messages
     finally:
         sql("billing", "GRANT SELECT, INSERT (currency, exponent) ON books TO billing")
@@ -315,7 +301,7 @@ def test_older_books_with_two_digits_remain_valid(clean, run, sql, currency) -> 
 
 
 def test_a_dump_of_unconverted_books_is_refused(unconverted, config, sql) -> None:
-    """pg_restore drops the tables that the dump has, and leaves `books`."""
+    """pg_restore replaces the tables that the dump contains, and keeps `books`."""
     tell(sql, shoppers=1, orders=1)
     sql("billing", "INSERT INTO books (currency, exponent) VALUES ('KWD', 3)")
     sql("billing", "UPDATE alembic_version SET version_num = '0001'")
@@ -345,9 +331,8 @@ def test_wrongly_labelled_books_are_converted(unconverted, run, sql) -> None:
 
 def test_a_dump_older_than_the_table_is_migrated(clean, run, config, sql) -> None:
     start_billing(run, "EUR")
-    sql(
-        "billing", "UPDATE alembic_version SET version_num = '0001'"
-    )  # pg_restore leaves other tables alone
+    # pg_restore does not touch other tables.
+    sql("billing", "UPDATE alembic_version SET version_num = '0001'")
     migrate_tables(config, "billing")
     assert sql("billing", BOOKS) == [("EUR", 2)]
 

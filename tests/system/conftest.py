@@ -1,4 +1,4 @@
-"""The running suite, and users of it."""
+"""The running suite, and its users."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ COUNTS = {
 
 @pytest.fixture(scope="package")
 def traffic(servers: Servers, suite_config: dict[str, Any]) -> Iterator[Traffic]:
-    """All that crosses the broker in these tests; in the end it must be what docs/asyncapi.yaml says."""
+    """All messages of these tests. At the end docs/asyncapi.yaml must describe each of them."""
     with Traffic(servers, suite_config) as traffic:
         yield traffic
         differences = traffic.differences()
@@ -38,9 +38,8 @@ def suite(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Suite]:
     """All five services, ready, each as its own user of the broker."""
-    servers.load_permissions(
-        again=True
-    )  # other tests may have given these users other ones
+    # Other tests may have given these users other permissions.
+    servers.load_permissions(again=True)
     folder = tmp_path_factory.mktemp("suite")
     with Suite(environment, servers.ports, folder, servers.env).running() as suite:
         yield suite
@@ -48,32 +47,32 @@ def suite(
 
 @pytest.fixture
 def client(suite: Suite) -> Iterator[Client]:
-    """Someone without a token."""
+    """A client without a token."""
     with Client(suite.url) as client:
         yield client
 
 
 @pytest.fixture
 def new_shopper(suite: Suite) -> Callable[..., Shopper]:
-    """Makes users."""
+    """Return a function that makes users."""
     return lambda **details: Shopper(suite.url, **details)
 
 
 @pytest.fixture
 def shopper(new_shopper: Callable[..., Shopper]) -> Shopper:
-    """A user nobody has seen before, without money."""
+    """A new user without money."""
     return new_shopper()
 
 
 @pytest.fixture
 def state(sql: Callable[..., Any]) -> Callable[[str], tuple[Any, ...]]:
-    """What the databases hold of a user: balance, and counts of operations, orders, letters."""
+    """Return a user's balance, and the counts of operations, orders and letters."""
 
     def read(user_id: str) -> tuple[Any, ...]:
         return tuple(
             sql(service, statement, [user_id])
-            for service, all_ in COUNTS.items()
-            for statement in all_
+            for service, statements in COUNTS.items()
+            for statement in statements
         )
 
     return read

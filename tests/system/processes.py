@@ -23,23 +23,23 @@ STOP_S = 40.0
 
 
 def debian_program(name: str) -> str:
-    """The path of a server that dev/install.sh installed. An ordinary user's PATH may lack its folder."""
+    """Return the path of a program that dev/install.sh installed.
+
+    An ordinary user's PATH may lack its folder.
+    """
     path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     assert path, f"{name} is missing: dev/install.sh {name}"
     return path
 
 
 def without_uris(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment that names no servers."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name not in uri_names(ALL_RIGHTS)
-    }
+    """Return an environment that names no servers."""
+    hidden = uri_names(ALL_RIGHTS)
+    return {name: value for name, value in environment.items() if name not in hidden}
 
 
 class Process:
-    """One `nameko run`, with its log in a file. It ends with the tests, even where they are killed."""
+    """One `nameko run` with its log in a file. It ends with the tests, even if they are killed."""
 
     def __init__(
         self,
@@ -49,22 +49,11 @@ class Process:
         config: Path = Path("config.yaml"),
     ) -> None:
         self.log = log
-        self._environment = {
-            **environment,
-            **QUIET,
-            "LOG_FORMAT": environment.get("LOG_FORMAT", "json"),
-        }
+        log_format = environment.get("LOG_FORMAT", "json")
+        self._environment = {**environment, **QUIET, "LOG_FORMAT": log_format}
         modules = [f"{service}.service" for service in services]
-        self._command = [
-            "setpriv",
-            "--pdeathsig",
-            "TERM",
-            NAMEKO,
-            "run",
-            "--config",
-            str(config),
-            *modules,
-        ]
+        run = [NAMEKO, "run", "--config", str(config), *modules]
+        self._command = ["setpriv", "--pdeathsig", "TERM", *run]
 
     def start(self) -> None:
         with self.log.open("ab") as output:
@@ -84,13 +73,13 @@ class Process:
         return self._running.poll() is not None
 
     def wait(self, timeout_s: float = STOP_S) -> int:
-        """The exit code, once it has ended."""
+        """Wait until it has ended, and return the exit code."""
         eventually(self.ended, timeout_s)
         code: int = self._running.returncode
         return code
 
     def stop(self) -> int:
-        """End it as a supervisor does; the exit code."""
+        """End it as a supervisor does, and return the exit code."""
         if not self.ended():
             self._running.terminate()
         try:
@@ -100,20 +89,20 @@ class Process:
             raise
 
     def rss_mb(self) -> float:
-        """The memory it holds now."""
+        """Return its resident memory."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         [line] = [line for line in status.splitlines() if line.startswith("VmRSS")]
         return int(line.split()[1]) / 1024
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it has logged; each line is JSON."""
+        """Return its log lines, each of which is JSON."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
 class Suite:
-    """Five processes, one a service.
+    """Five processes, one for each service.
 
-    `own` are the URIs of a service, in the place of those that `environment` has for all.
+    `own` returns the URIs of one service. They replace the URIs of all services in `environment`.
     """
 
     def __init__(
@@ -134,7 +123,7 @@ class Suite:
         return f"http://127.0.0.1:{self.ports['gateway']}"
 
     def start(self, *names: str) -> None:
-        """Start these services (all, if none is named) and wait until they are ready."""
+        """Start these services (by default all) and wait until they are ready."""
         for name in names or SERVICES:
             self.processes[name].start()
         for name in names or SERVICES:
@@ -149,7 +138,7 @@ class Suite:
 
     @contextmanager
     def running(self) -> Iterator["Suite"]:
-        """All five, ready, from start to stop."""
+        """Start all services, and stop them at the end."""
         try:
             self.start()
             yield self
@@ -161,30 +150,26 @@ class Suite:
         assert not process.ended(), (
             f"{name} has ended:\n{process.log.read_text()[-2000:]}"
         )
-        answer = self.health(name, "/readyz")
-        return answer is not None and answer.status_code == 200
+        response = self.health(name, "/readyz")
+        return response is not None and response.status_code == 200
 
     def health(self, name: str, path: str) -> requests.Response | None:
-        """What a service's health server says; None where it does not listen (yet)."""
+        """Return the response of a service's health server, or None if it does not listen."""
+        url = f"http://127.0.0.1:{self.ports[name]}{path}"
         try:
-            return requests.get(
-                f"http://127.0.0.1:{self.ports[name]}{path}", timeout=10
-            )
+            return requests.get(url, timeout=10)
         except requests.ConnectionError:
             return None
 
     def environment_of(self, user: str) -> dict[str, str]:
-        """The environment of a process that acts as this user of the broker."""
+        """Return the environment of a process that acts as this user of the broker."""
         if not self.own:
             return {**self.environment}
         return {**without_uris(self.environment), **self.own(user)}
 
     def _process(self, name: str) -> Process:
-        is_gateway = name == "gateway"
-        health = (
-            {"GATEWAY_HEALTH_PUBLIC": "true"}
-            if is_gateway
-            else {"HEALTH_PORT": str(self.ports[name])}
-        )
+        health = {"HEALTH_PORT": str(self.ports[name])}
+        if name == "gateway":
+            health = {"GATEWAY_HEALTH_PUBLIC": "true"}
         environment = {**self.environment_of(name), **health}
         return Process((name,), environment, self.folder / f"{name}.log")

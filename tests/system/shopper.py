@@ -12,7 +12,7 @@ from tests.specs.conformance import documented
 
 PASSWORD = "a long enough password"
 TIMEOUT_S = 60
-INSIDES = re.compile(
+INTERNALS = re.compile(
     r"Traceback|psycopg|sqlalchemy|SELECT |INSERT |nameko|\.py\b|amqp", re.IGNORECASE
 )
 
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 class Client(requests.Session):
-    """An HTTP client of the gateway: paths instead of URLs. What is not as documented fails."""
+    """An HTTP client of the gateway. It gets paths, and fails for an undocumented response."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ class Shopper(Client):
     def __init__(self, url: str, **details: str) -> None:
         super().__init__(url)
         self.wanted = new_user() | details
-        answer = self.post("/users", json=self.wanted)
-        assert answer.status_code == 201, answer.text
-        self.user = answer.json()
+        response = self.post("/users", json=self.wanted)
+        assert response.status_code == 201, response.text
+        self.user = response.json()
         self.id: str = self.user["id"]
         self.use(self.user["access_token"])
 
@@ -74,7 +74,7 @@ class Shopper(Client):
         return self.post("/orders", json={"price": price}, headers=_key(key))
 
     def ended_order(self, price: str) -> dict[str, Any]:
-        """An order that has ended; it may have been pending for a while."""
+        """Place an order, wait until it has ended, and return it."""
         order = self.order(price).json()
         return eventually(lambda: self._ended(order["id"]), TIMEOUT_S)
 
@@ -84,12 +84,12 @@ class Shopper(Client):
 
     @property
     def balance(self) -> str:
-        answer = self.get("/account")
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["balance"])
+        response = self.get("/account")
+        assert response.status_code == 200, response.text
+        return str(response.json()["balance"])
 
     def all(self, path: str, limit: int = 100) -> list[dict[str, Any]]:
-        """All items of a list, page by page."""
+        """Return all items of a list, read page by page."""
         items: list[dict[str, Any]] = []
         page = self.get(path, params={"limit": limit}).json()
         while True:
@@ -97,36 +97,38 @@ class Shopper(Client):
             items += page["items"]
             if page["next_cursor"] is None:
                 return items
-            page = self.get(
-                path, params={"limit": limit, "cursor": page["next_cursor"]}
-            ).json()
+            query = {"limit": limit, "cursor": page["next_cursor"]}
+            page = self.get(path, params=query).json()
 
     def letters(self, count: int) -> list[dict[str, Any]]:
-        """His letters, newest first, as soon as there are `count`."""
-        found = eventually(
-            lambda: (all_ := self.all("/notifications")) and len(all_) >= count and all_
-        )
+        """Wait for `count` letters, and return them, newest first. There must be no more."""
+
+        def enough() -> list[dict[str, Any]] | None:
+            letters = self.all("/notifications")
+            return letters if letters and len(letters) >= count else None
+
+        found: list[dict[str, Any]] = eventually(enough)
         assert len(found) == count
         return found
 
 
 def new_user() -> dict[str, str]:
-    """What a sign-up needs, of a user there has never been."""
+    """Return the body of a sign-up of a new user."""
     name = f"user-{os.getpid()}-{next(_numbers)}"
     return {"username": name, "email": f"{name}@example.org", "password": PASSWORD}
 
 
 def assert_problem(
-    answer: requests.Response, status: int | tuple[int, ...], field: str | None = None
+    response: requests.Response, status: int | tuple[int, ...], field: str | None = None
 ) -> None:
-    """That `answer` refuses with a problem that names the field and shows nothing of our insides."""
+    """Assert that a response is a problem that names the field and reveals no internals."""
     expected = status if isinstance(status, tuple) else (status,)
-    assert answer.status_code in expected, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    problem = answer.json()
-    assert problem["status"] == answer.status_code
+    assert response.status_code in expected, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == response.status_code
     assert problem["type"].startswith("tag:")
-    assert not INSIDES.search(answer.text)
+    assert not INTERNALS.search(response.text)
     if field is not None:
         assert list(problem["errors"]) == [field]
 

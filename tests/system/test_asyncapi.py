@@ -1,6 +1,6 @@
-"""All that docs/asyncapi.yaml has is brought about here once.
+"""Each message of docs/asyncapi.yaml is sent here at least once.
 
-conftest.py holds all tests' messages to it.
+conftest.py compares the messages of all tests with the document.
 """
 
 import json
@@ -44,9 +44,9 @@ def test_every_documented_message_is_seen(
     suite, suite_config, traffic, new_shopper, rpc, sql
 ) -> None:
     shopper = new_shopper()
-    use_the_whole_api(shopper)
-    call_what_the_suite_does_not(rpc, shopper)
-    have_an_order_cancelled(suite, rpc, sql, shopper)
+    use_every_route(shopper)
+    call_as_an_operator(rpc, shopper)
+    cancel_an_order(suite, rpc, sql, shopper)
     queues = traffic.bus.queues_of_events()
     let_handlers_lose_a_grant(suite, suite_config, queues, sql, new_shopper)
     let_different_events_fail_alike(suite_config, traffic, queues, sql, new_shopper)
@@ -55,8 +55,8 @@ def test_every_documented_message_is_seen(
     assert traffic.bus.unseen == []
 
 
-def use_the_whole_api(shopper) -> None:
-    """What the gateway asks, what these ask in turn, and a refusal."""
+def use_every_route(shopper) -> None:
+    """Make the calls of the gateway and of the services that it calls, and a refusal."""
     login = {"username": shopper.wanted["username"], "password": PASSWORD}
     assert shopper.post("/tokens", json=login).status_code == 201
     assert shopper.post("/users", json=shopper.wanted).status_code == 409
@@ -69,14 +69,12 @@ def use_the_whole_api(shopper) -> None:
     assert shopper.balance == "5.00"
     assert len(shopper.all("/account/operations")) == 4
     assert len(shopper.all("/orders")) == len(shopper.letters(2))
-    assert (
-        shopper.post("/notifications", json={"subject": "a", "body": "b"}).status_code
-        == 201
-    )
+    message = {"subject": "a", "body": "b"}
+    assert shopper.post("/notifications", json=message).status_code == 201
 
 
-def call_what_the_suite_does_not(rpc, shopper) -> None:
-    """What an operator calls by hand, mistakes too."""
+def call_as_an_operator(rpc, shopper) -> None:
+    """Make the calls of an operator, mistakes too."""
     till = {"user_id": shopper.id, "ref": f"till-{shopper.id}"}
     order = {"user_id": shopper.id, "amount_minor": 100}
     assert rpc.billing.open_account(user_id=shopper.id)["status"] == "open"
@@ -88,16 +86,14 @@ def call_what_the_suite_does_not(rpc, shopper) -> None:
     assert rpc.billing.cancel(**order, order_id=new_id())["reason"] == "cancelled"
     assert rpc.billing.audit()["status"] == "balanced"
     assert rpc.orders.place(user_id=shopper.id, price_minor=-1)["status"] == "invalid"
-    assert (
-        rpc.notifications.send(user_id=new_id(), subject="a", body="b")["status"]
-        == "unknown-user"
-    )
+    letter = rpc.notifications.send(user_id=new_id(), subject="a", body="b")
+    assert letter["status"] == "unknown-user"
     with pytest.raises(IncorrectSignature):
         rpc.users.get()
 
 
-def have_an_order_cancelled(suite, rpc, sql, shopper) -> None:
-    """An order that billing did not answer in time; and what billing can't decide without users."""
+def cancel_an_order(suite, rpc, sql, shopper) -> None:
+    """Cancel an order that billing did not answer in time. Ask billing while users is down."""
     suite.stop("billing")
     order = shopper.order("1.00").json()
     assert order["status"] == "pending"
@@ -107,41 +103,32 @@ def have_an_order_cancelled(suite, rpc, sql, shopper) -> None:
     suite.start("billing")
     try:
         assert rpc.billing.account(user_id=new_id()) == {"status": "unavailable"}
-        eventually(
-            lambda: (
-                shopper.get(f"/orders/{order['id']}").json()["reason"] == "cancelled"
-            )
-        )
+        place = f"/orders/{order['id']}"
+        eventually(lambda: shopper.get(place).json()["reason"] == "cancelled")
     finally:
         suite.start("users")
 
 
 def let_handlers_lose_a_grant(suite, config, queues, sql, new_shopper) -> None:
-    """A lost grant is no property of an event: all handlers pause, and nothing is dead-lettered."""
+    """Revoke a grant: all handlers pause, and no event is dead-lettered."""
     payer = known_payer(sql, new_shopper)
-    revoke, grant = (
-        "REVOKE INSERT ON {table} FROM {role}",
-        "GRANT INSERT ON {table} TO {role}",
-    )
+    revoke = "REVOKE INSERT ON {table} FROM {role}"
+    grant = "GRANT INSERT ON {table} TO {role}"
     with everywhere(sql, revoke, grant):
         newcomer = new_shopper()
         orders = [payer.ended_order(price)["id"] for price in ("1.00", "100.00")]
         databases = {f"{service} database" for service in WRITTEN_BY_HANDLERS}
-        eventually(
-            lambda: (
-                failed_checks(suite) == databases | {handler(queue) for queue in queues}
-            )
-        )
-        eventually(
-            lambda: [count(config, queue) for queue in queues] == [1] * len(queues)
-        )
+        failing = databases | {handler(queue) for queue in queues}
+        eventually(lambda: failed_checks(suite) == failing)
+        one_each = [1] * len(queues)
+        eventually(lambda: [count(config, queue) for queue in queues] == one_each)
     assert_effects(sql, payer, orders, [newcomer])
     eventually(lambda: all(map(suite.is_ready, WRITTEN_BY_HANDLERS)))
     assert not any(count(config, f"{queue}.dead") for queue in queues)
 
 
 def let_different_events_fail_alike(config, traffic, queues, sql, new_shopper) -> None:
-    """Every row is refused: the handlers pause, and requeue each event that they try meanwhile."""
+    """Refuse every row: the handlers pause, and requeue each event that they try."""
     payer = known_payer(sql, new_shopper)
     with new_rows_refused(sql):
         newcomers = [new_shopper() for _ in range(MAX_ALIKE)]
@@ -154,9 +141,9 @@ def let_different_events_fail_alike(config, traffic, queues, sql, new_shopper) -
 
 
 def let_events_fail_on_their_own(suite, config, queues, sql, new_shopper) -> None:
-    """One event alone fails for the last time, and is redriven when the cause is gone.
+    """Let one event fail for the last time, and redrive it after the cause is removed.
 
-    Its attempts would take 36 seconds, so the first four of them are only said to have failed.
+    All attempts would take 36 seconds, so the event is only marked with the first four.
     """
     payer = known_payer(sql, new_shopper)
     suite.stop("notifications")
@@ -177,7 +164,7 @@ def let_events_fail_on_their_own(suite, config, queues, sql, new_shopper) -> Non
 
 
 def known_payer(sql, new_shopper) -> Any:
-    """A shopper with money whose address notifications knows."""
+    """Return a shopper with money, whose address notifications has stored."""
     payer = new_shopper()
     payer.deposit("10.00")
     known = "SELECT 1 FROM recipients WHERE user_id = %s"
@@ -186,7 +173,7 @@ def known_payer(sql, new_shopper) -> Any:
 
 
 def assert_effects(sql, payer, orders, newcomers) -> None:
-    """Each event has its effect: a letter an order; an account and a recipient a user."""
+    """Assert one letter for each order, and an account and a recipient for each user."""
     assert {letter["order_id"] for letter in payer.letters(len(orders))} == set(orders)
     for service, table in (("billing", "accounts"), ("notifications", "recipients")):
         for newcomer in newcomers:
@@ -196,7 +183,7 @@ def assert_effects(sql, payer, orders, newcomers) -> None:
 
 @contextmanager
 def everywhere(sql, statement: str, undo: str) -> Iterator[None]:
-    """Run `statement` for each table that a handler writes, and `undo` afterwards."""
+    """Execute `statement` for each table that a handler writes, and `undo` at the end."""
     places = [
         (role, table)
         for role, tables in WRITTEN_BY_HANDLERS.items()
@@ -212,28 +199,30 @@ def everywhere(sql, statement: str, undo: str) -> Iterator[None]:
 
 
 def new_rows_refused(sql) -> AbstractContextManager[None]:
-    """Every INSERT of a handler fails as one does that violates a constraint."""
+    """Let every INSERT of a handler fail as if it violated a constraint."""
     return everywhere(sql, REFUSE, "DROP FUNCTION IF EXISTS refuse CASCADE")
 
 
 def handler(queue: str) -> str:
-    """Its name in /readyz: billing handle_user_created."""
+    """Return a handler's name in /readyz, such as billing handle_user_created."""
     return queue.partition("--")[2].replace(".", " ")
 
 
 def failed_checks(suite) -> set[str]:
-    """What /readyz of billing and notifications names as away."""
-    answers = [suite.health(service, "/readyz") for service in WRITTEN_BY_HANDLERS]
-    assert {(answer.status_code, answer.ok) for answer in answers} <= {
+    """Return the checks of billing and notifications that /readyz reports as failed."""
+    responses = [suite.health(service, "/readyz") for service in WRITTEN_BY_HANDLERS]
+    assert {(response.status_code, response.ok) for response in responses} <= {
         (200, True),
         (503, False),
     }
-    checks = [check for answer in answers for check in answer.json()["checks"].items()]
+    checks = [
+        check for response in responses for check in response.json()["checks"].items()
+    ]
     return {name for name, result in checks if result == "away"}
 
 
 def requeued(traffic) -> set[str]:
-    """The queues to whose end a handler has moved an event."""
+    """Return the queues to whose end a handler has moved an event."""
     return {
         message.key
         for message in traffic.messages()
@@ -243,34 +232,26 @@ def requeued(traffic) -> set[str]:
 
 
 def mark_as_failed(config: dict[str, Any], queue: str) -> bool:
-    """Have the event that waits in the queue look as if all attempts but one had failed."""
+    """Mark the event in the queue as if all its attempts except one had failed."""
     with connect(config) as connection:
         channel = connection.default_channel
         event = channel.basic_get(queue, no_ack=True)
         if event:
-            counts = {
-                ATTEMPTS: MAX_ATTEMPTS - 1,
-                FAILURES: MAX_ATTEMPTS - 1,
-                ERROR: "refused",
-            }
-            properties = {
-                **event.properties,
-                "application_headers": {**event.headers, **counts},
-            }
-            exchange = moves_exchange(queue.partition("--")[2].partition(".")[0]).name
-            channel.basic_publish(
-                amqp.Message(event.body, **properties), exchange, queue
-            )
+            failed = MAX_ATTEMPTS - 1
+            counts = {ATTEMPTS: failed, FAILURES: failed, ERROR: "refused"}
+            headers = {**event.headers, **counts}
+            properties = {**event.properties, "application_headers": headers}
+            copy = amqp.Message(event.body, **properties)
+            service = queue.partition("--")[2].partition(".")[0]
+            channel.basic_publish(copy, moves_exchange(service).name, queue)
         return bool(event)
 
 
 def count(config: dict[str, Any], queue: str) -> int:
-    """How many messages wait in a queue."""
+    """Return how many messages are in a queue."""
     with connect(config) as connection:
-        messages: int = connection.default_channel.queue_declare(
-            queue, passive=True
-        ).message_count
-        return messages
+        declared = connection.default_channel.queue_declare(queue, passive=True)
+        return int(declared.message_count)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m audit` beside the running suite: clean while it is at work, and when it has settled."""
+"""`python -m audit` finds no difference in a running suite, busy or settled."""
 
 import json
 import subprocess
@@ -17,8 +17,8 @@ SHOPPERS, AUDITS = 6, 4
 
 
 @pytest.fixture
-def at_rest(suite, sql, request) -> None:
-    """Nothing is under way, and what earlier tests left is gone."""
+def settled(suite, sql, request) -> None:
+    """Wait until nothing is in flight, then remove the data of earlier tests."""
     unfinished = [
         ("orders", "SELECT FROM orders WHERE status = 'pending'"),
         ("orders", "SELECT FROM outbox WHERE sent_at IS NULL"),
@@ -32,8 +32,8 @@ def at_rest(suite, sql, request) -> None:
 
 
 @pytest.fixture
-def audit(suite, at_rest):
-    """Runs the command: its exit code, and what it printed."""
+def audit(suite, settled):
+    """Return a function that runs the command: its exit code and its output."""
 
     def run(*flags: str) -> tuple[int, dict[str, Any]]:
         command = [sys.executable, "-m", "audit", "--json", *flags]
@@ -55,8 +55,13 @@ def test_a_complete_story_leaves_no_differences(audit, new_shopper) -> None:
         shopper.withdraw("1.00")
         shopper.letters(2)
         shopper.post("/notifications", json={"subject": PASSWORD, "body": "b"})
-    code, found = eventually(lambda: (told := audit("--settled"))[0] == 0 and told)
-    assert (code, found["differences"]) == (0, 0)
+
+    def audited() -> dict[str, Any] | None:
+        code, found = audit("--settled")
+        return found if code == 0 else None
+
+    found = eventually(audited)
+    assert found["differences"] == 0
     assert found["checked"] == {
         "users": 2,
         "accounts": 2,
@@ -68,7 +73,7 @@ def test_a_complete_story_leaves_no_differences(audit, new_shopper) -> None:
 
 
 def test_a_running_suite_has_no_differences(audit, new_shopper) -> None:
-    """Users sign up, pay in and order without a pause while audits are made."""
+    """Users sign up, deposit and order all the time while the audits run."""
     stop: list[bool] = []
 
     def work() -> None:
@@ -80,13 +85,13 @@ def test_a_running_suite_has_no_differences(audit, new_shopper) -> None:
 
     workers = [eventlet.spawn(work) for _ in range(SHOPPERS)]
     try:
-        told = [audit() for _ in range(AUDITS)]
+        audits = [audit() for _ in range(AUDITS)]
     finally:
         stop.append(True)
         for worker in workers:
             worker.wait()
-    assert [(code, found["first"]) for code, found in told] == [(0, [])] * AUDITS
-    checked = [found["checked"]["orders"] for _, found in told]
+    assert [(code, found["first"]) for code, found in audits] == [(0, [])] * AUDITS
+    checked = [found["checked"]["orders"] for _, found in audits]
     assert checked == sorted(checked)
     assert checked[-1] > checked[0]
     eventually(lambda: audit("--settled")[0] == 0)

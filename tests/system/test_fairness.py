@@ -1,7 +1,7 @@
-"""One client starves nobody: a second user waits little beside each attack, which takes little memory.
+"""No client can starve others: during each attack a second user waits only a little longer.
 
-The gateway is one of its own, with the settings of config.yaml. Attackers come from 127.0.0.1, the second
-user from 127.0.0.2.
+Each attack may also use little memory. The gateway here has the settings of config.yaml.
+Attackers connect from 127.0.0.1, the second user from 127.0.0.2.
 """
 
 import itertools
@@ -33,24 +33,29 @@ from tests.system.processes import START_S, Process, Suite
 from tests.system.shopper import Shopper
 
 HOST, SECOND = "127.0.0.1", "127.0.0.2"
-ASKED = 60  # requests of the second user, alone and beside an attack
-TIMES = 10  # so much longer the second user may wait
-NOISE_S = 0.25  # a wait that a busy machine explains
+ASKED = 60  # requests of the second user, alone and during an attack
+TIMES = 10  # the factor by which the second user may wait longer
+NOISE_S = 0.25  # a busy machine may cause such a wait
 SLOW_READERS = 950
 GROWTH_MB = 60
 ALL_CONNECTIONS = 1_000
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n"
 BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: shop\r\n\r\n"
+PAGE = (
+    b"GET /notifications?limit=100 HTTP/1.1\r\nHost: shop\r\n"
+    b"Authorization: Bearer %b\r\n\r\n"
+)
 LOGIN = b'{"username": "ann", "password": "long enough"}'
-NAMES = "&".join(map("".join, itertools.product(string.ascii_letters, repeat=2)))[
-    :8_099
-]  # fills the line
-MANY_NAMES = f"POST /tokens?{NAMES} HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n".encode()
-MANY_NAMES += b"Content-Length: %d\r\n\r\n%s" % (len(LOGIN), LOGIN)
+PAIRS = map("".join, itertools.product(string.ascii_letters, repeat=2))
+NAMES = "&".join(PAIRS)[:8_099]  # fills the request line
+MANY_NAMES = (
+    b"POST /tokens?%b HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n%b"
+) % (NAMES.encode(), len(LOGIN), LOGIN)
 
 
 class Gateway:
-    """The one that is attacked."""
+    """The gateway under attack."""
 
     def __init__(self, process: Process, port: int, token: str) -> None:
         self.process = process
@@ -58,7 +63,7 @@ class Gateway:
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def connect(self, first: bytes = b"", receive_buffer: int = 0) -> socket.socket:
-        """An attacker's connection, and what is sent on it at once."""
+        """Open an attacker's connection, and send `first` on it."""
         connection = socket.socket()
         connection.settimeout(60)
         if receive_buffer:
@@ -68,15 +73,14 @@ class Gateway:
         return connection
 
     def ask(self) -> float:
-        """How long the second user waits for the balance on a new connection, in seconds."""
+        """Return how many seconds the second user waits for the balance, on a new connection."""
         started = perf_counter()
-        with closing(
-            HTTPConnection(HOST, self.port, timeout=60, source_address=(SECOND, 0))
-        ) as connection:
+        opened = HTTPConnection(HOST, self.port, timeout=60, source_address=(SECOND, 0))
+        with closing(opened) as connection:
             connection.request("GET", "/account", headers=self._headers)
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == 200
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200
         return perf_counter() - started
 
 
@@ -88,23 +92,21 @@ def gateway(
     own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
     log = tmp_path_factory.mktemp("fairness") / "log"
     process = Process(("gateway",), {**suite.environment, **own}, log)
-    limit, most = getrlimit(RLIMIT_NOFILE)
-    setrlimit(
-        RLIMIT_NOFILE, (most, most)
-    )  # of the attackers, and inherited by the gateway
+    # The attackers in this process need many files. The gateway inherits the limit.
+    limit, maximum = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (maximum, maximum))
     process.start()
     try:
         eventually(lambda: status(ports["users"], "/readyz") == 200, START_S)
-        yield Gateway(
-            process, ports["gateway"], Shopper(suite.url).user["access_token"]
-        )
+        token = Shopper(suite.url).user["access_token"]
+        yield Gateway(process, ports["gateway"], token)
     finally:
-        setrlimit(RLIMIT_NOFILE, (limit, most))
+        setrlimit(RLIMIT_NOFILE, (limit, maximum))
         assert process.stop() == 0
 
 
 def status(port: int, path: str) -> int:
-    """The status of an answer; 0 where nobody listens."""
+    """Return the status of a response, or 0 if the connection fails."""
     try:
         with closing(HTTPConnection(HOST, port, timeout=60)) as connection:
             connection.request("GET", path)
@@ -115,13 +117,13 @@ def status(port: int, path: str) -> int:
 
 @pytest.fixture(autouse=True)
 def memory_within_the_charts_limit(gateway: Gateway) -> Iterator[None]:
-    """After each attack the gateway holds less memory than the chart allows."""
+    """Assert that after each attack the gateway uses less memory than the chart allows."""
     yield
     assert gateway.process.rss_mb() < memory_limit_mb()
 
 
 def memory_limit_mb() -> int:
-    """The chart's limit."""
+    """Return the chart's memory limit."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())["serviceDefaults"]
     return int(defaults["resources"]["limits"]["memory"].removesuffix("Mi"))
 
@@ -134,7 +136,7 @@ def p99(waits: list[float]) -> float:
 def second_user_beside(
     gateway: Gateway,
 ) -> Callable[[AbstractContextManager[object]], None]:
-    """`second_user_beside(attack)`: the second user is answered then, too, and nearly as soon as alone."""
+    """`second_user_beside(attack)`: assert that the second user waits hardly longer than alone."""
 
     def compare(attack: AbstractContextManager[object]) -> None:
         alone = [gateway.ask() for _ in range(ASKED)]
@@ -147,19 +149,19 @@ def second_user_beside(
 
 @contextmanager
 def repeated(attackers: int, attack: Callable[[], None]) -> Iterator[None]:
-    """So many attackers, who do it again and again until the end; each has done it once before.
+    """Let this many attackers repeat an attack until the end. Start when each has done it once.
 
     An attacker's failed assertion fails the test.
     """
     done = set()
 
-    def go_on(number: int) -> None:
+    def repeat(number: int) -> None:
         while True:
             with suppress(OSError):
                 attack()
                 done.add(number)
 
-    threads = [eventlet.spawn(go_on, number) for number in range(attackers)]
+    threads = [eventlet.spawn(repeat, number) for number in range(attackers)]
     try:
         eventually(lambda: len(done) == attackers)
         yield
@@ -218,22 +220,15 @@ def test_slow_readers_of_a_large_file_need_little_memory(
 def test_slow_readers_of_pages_need_little_memory(
     gateway, suite, second_user_beside, letter
 ) -> None:
-    """A control character takes six bytes in JSON, an emoji four in UTF-8."""
+    """JSON needs six bytes for a control character, UTF-8 four for an emoji."""
     writer = Shopper(suite.url)
+    message = {"subject": "a", "body": letter}
     for _ in range(14):
-        assert (
-            writer.post(
-                "/notifications", json={"subject": "a", "body": letter}
-            ).status_code
-            == 201
-        )
-    token = writer.user["access_token"]
-    page = f"GET /notifications?limit=100 HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer {token}\r\n\r\n"
+        assert writer.post("/notifications", json=message).status_code == 201
+    page = PAGE % writer.user["access_token"].encode()
     with ExitStack() as connections:
         for _ in range(SLOW_READERS):
-            slow = connections.enter_context(
-                closing(gateway.connect(page.encode(), 4_096))
-            )
+            slow = connections.enter_context(closing(gateway.connect(page, 4_096)))
             assert slow.recv(12) == b"HTTP/1.1 200"
         second_user_beside(ExitStack())
         assert gateway.process.rss_mb() < memory_limit_mb()
@@ -245,7 +240,7 @@ def test_slow_readers_of_pages_need_little_memory(
 def test_a_client_with_all_connections_excludes_no_other(
     gateway, second_user_beside, first
 ) -> None:
-    """It opens new ones all the time."""
+    """The client opens new connections all the time."""
     with ExitStack() as connections:
 
         def open_one() -> None:

@@ -1,4 +1,4 @@
-"""One key, one effect: whoever repeats a request gets the answer of the first."""
+"""One key has one effect: a retry gets the response of the first request."""
 
 import eventlet
 import pytest
@@ -10,7 +10,7 @@ COPIES = 20
 
 
 def at_once(request, count: int = COPIES) -> list:
-    """The answers to `count` copies of a request, sent together."""
+    """Return the responses to `count` copies of a request, sent together."""
     pool = eventlet.GreenPool(count)
     return [thread.wait() for thread in [pool.spawn(request) for _ in range(count)]]
 
@@ -27,20 +27,20 @@ def rich(new_shopper):
     ("verb", "balance"), [("deposit", "130.10"), ("withdraw", "69.90")]
 )
 def test_many_copies_at_once_move_money_once(rich, verb, balance) -> None:
-    answers = at_once(lambda: getattr(rich, verb)("30.10", "k-1"))
-    done = [answer for answer in answers if answer.status_code == 201]
-    assert {answer.status_code for answer in answers} == {201}
+    responses = at_once(lambda: getattr(rich, verb)("30.10", "k-1"))
+    done = [response for response in responses if response.status_code == 201]
+    assert {response.status_code for response in responses} == {201}
     assert done
-    assert all(answer.json() == done[0].json() for answer in done)
+    assert all(response.json() == done[0].json() for response in done)
     again = getattr(rich, verb)("30.10", "k-1")
     assert (again.status_code, again.json()) == (201, done[0].json())
     assert rich.balance == balance
 
 
 def test_copies_of_an_order_are_one_order(rich) -> None:
-    answers = at_once(lambda: rich.order("30.10", "k-1"))
-    assert {answer.status_code for answer in answers} <= {201, 202}
-    ids = {answer.json()["id"] for answer in answers}
+    responses = at_once(lambda: rich.order("30.10", "k-1"))
+    assert {response.status_code for response in responses} <= {201, 202}
+    ids = {response.json()["id"] for response in responses}
     assert len(ids) == 1
     rich.letters(1)
     again = rich.order("30.10", "k-1")
@@ -58,9 +58,9 @@ def test_a_key_with_another_body_is_refused(rich, state, verb) -> None:
     if verb == "order":
         rich.letters(1)
     before = state(rich.id)
-    answer = getattr(rich, verb)("1.01", "k-1")
-    assert_problem(answer, 422, "Idempotency-Key")
-    assert answer.json()["type"].endswith(":idempotency-key-reused")
+    response = getattr(rich, verb)("1.01", "k-1")
+    assert_problem(response, 422, "Idempotency-Key")
+    assert response.json()["type"].endswith(":idempotency-key-reused")
     assert state(rich.id) == before
 
 
@@ -86,21 +86,16 @@ def test_a_refusal_is_final_despite_a_later_deposit(new_shopper) -> None:
 
 def test_a_key_is_the_same_bare_and_quoted(rich) -> None:
     assert rich.deposit("1.00", "k-1").json() == rich.deposit("1.00", '"k-1"').json()
-    assert (
-        rich.order("1.00", '"k-2"').json()["id"]
-        == rich.order("1.00", "k-2").json()["id"]
-    )
-    assert (
-        rich.deposit("1.00", "K-1").json()["balance_after"] == "101.00"
-    )  # but another in upper case
+    quoted = rich.order("1.00", '"k-2"').json()
+    assert quoted["id"] == rich.order("1.00", "k-2").json()["id"]
+    # In upper case it is another key.
+    assert rich.deposit("1.00", "K-1").json()["balance_after"] == "101.00"
 
 
 def test_two_users_may_use_the_same_key(rich, new_shopper) -> None:
     other = new_shopper()
-    mine, others = (
-        rich.deposit("1.00", "k-1").json(),
-        other.deposit("2.00", "k-1").json(),
-    )
+    mine = rich.deposit("1.00", "k-1").json()
+    others = other.deposit("2.00", "k-1").json()
     assert mine["id"] != others["id"]
     assert (rich.balance, other.balance) == ("101.00", "2.00")
     mine, others = rich.order("1.00", "k-2").json(), other.order("1.00", "k-2").json()
@@ -124,14 +119,12 @@ def test_an_orders_id_as_a_key_is_not_the_order(rich, price, written) -> None:
     assert withdrawal.status_code == (201 if float(left) >= float(price) else 409)
     operation = withdrawal.json().get("operation", withdrawal.json())
     assert operation["order_id"] is None
-    assert_problem(
-        rich.deposit(price, key), 422, "Idempotency-Key"
-    )  # the withdrawal has this key
+    # The withdrawal has used this key.
+    assert_problem(rich.deposit(price, key), 422, "Idempotency-Key")
     assert rich.get(f"/orders/{order['id']}").json() == order
     assert rich.order("0.01", key).json()["id"] != order["id"]
-    assert [o["order_id"] for o in rich.all("/account/operations")].count(
-        order["id"]
-    ) == 1
+    order_ids = [o["order_id"] for o in rich.all("/account/operations")]
+    assert order_ids.count(order["id"]) == 1
     assert rich.letters(2)[1:] == letters
 
 
@@ -139,14 +132,9 @@ def test_an_orders_id_as_a_key_is_not_the_order(rich, price, written) -> None:
 def test_a_key_that_looks_like_a_ref_is_a_key(rich, new_shopper, prefix) -> None:
     other = new_shopper()
     rich.deposit("1.00", "k-1")
-    assert (
-        other.deposit("1.00", prefix.format(rich.id) + "k-1").json()["balance_after"]
-        == "1.00"
-    )
-    assert (
-        rich.deposit("1.00", prefix.format(rich.id) + "k-1").json()["balance_after"]
-        == "102.00"
-    )
+    key = prefix.format(rich.id) + "k-1"
+    assert other.deposit("1.00", key).json()["balance_after"] == "1.00"
+    assert rich.deposit("1.00", key).json()["balance_after"] == "102.00"
     assert rich.balance == "102.00"
 
 
@@ -160,12 +148,8 @@ def test_a_first_deposit_never_fails_for_a_new_account(suite, new_shopper, sql) 
         assert [deposit.wait().status_code for deposit in deposits] == [201] * 3
         assert shopper.balance == "3.00"
         ids.append(shopper.id)
-    found = sql(
-        "billing",
-        "SELECT count(*), count(DISTINCT user_id) FROM accounts WHERE user_id::text = ANY(%s)",
-        [ids],
-    )
-    assert found == [(40, 40)]
+    count = "SELECT count(*), count(DISTINCT user_id) FROM accounts WHERE user_id::text = ANY(%s)"
+    assert sql("billing", count, [ids]) == [(40, 40)]
 
 
 def test_every_user_gets_an_account_without_a_request(new_shopper, sql) -> None:

@@ -1,4 +1,4 @@
-"""The shop on sockets of both families, with a broker and databases that have an IPv6 address."""
+"""The shop on IPv4 and IPv6 sockets, with a broker and databases at an IPv6 address."""
 
 import subprocess
 import sys
@@ -23,19 +23,15 @@ from tests.system.shopper import Shopper
 def environment_of_ipv6(
     servers: Servers, environment: dict[str, str]
 ) -> Iterator[dict[str, str]]:
-    """An environment whose URIs have an address of IPv6. Where this machine has none, it is of IPv4."""
+    """An environment with IPv6 addresses in its URIs. Without IPv6 here they are IPv4."""
     host = loopback()[-1]
     moved = dict(environment)
     with ExitStack() as proxies:
         for name in ("rabbitmq", "postgresql"):
             proxy = proxies.enter_context(closing(Proxy(servers.ports[name], host)))
-            old, new = (
-                f"127.0.0.1:{servers.ports[name]}",
-                f"{in_uri(host)}:{proxy.port}",
-            )
-            moved = {
-                variable: value.replace(old, new) for variable, value in moved.items()
-            }
+            old = f"127.0.0.1:{servers.ports[name]}"
+            new = f"{in_uri(host)}:{proxy.port}"
+            moved = {key: value.replace(old, new) for key, value in moved.items()}
         yield moved
 
 
@@ -43,7 +39,7 @@ def environment_of_ipv6(
 def ports(
     suite_config: dict[str, Any], environment_of_ipv6: dict[str, str], tmp_path: Path
 ) -> Iterator[dict[str, int]]:
-    """Those of all five services in one process, which listens on all interfaces."""
+    """The ports of one process with all five services, on all interfaces."""
     ports = free_ports()
     own = {
         "GATEWAY_HOST": "::",
@@ -88,5 +84,5 @@ def test_clients_of_both_families_buy_and_commands_run(
         for module in ("chassis.migrate", "audit")
     )
     assert migrated.returncode == 0, migrated.stdout + migrated.stderr
-    # It has looked. Other tests may have left differences in these databases.
+    # The audit has run. Other tests may have left differences in these databases.
     assert audited.stdout.splitlines()[-1].startswith("differences: "), audited.stderr

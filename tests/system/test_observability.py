@@ -1,4 +1,4 @@
-"""Health, metrics and logs, and one request followed through all of them."""
+"""Health, metrics and logs, and one request that is traced through all services."""
 
 import uuid
 from contextlib import suppress
@@ -48,10 +48,10 @@ def test_health_is_public_and_the_api_is_not_on_its_ports(suite, shopper) -> Non
 def test_metrics_count_what_was_done(suite, shopper) -> None:
     def deposits() -> float:
         metrics = suite.health("billing", "/metrics").text.splitlines()
-        start = 'shop_worker_seconds_count{method="deposit_many",outcome="done",service="billing"}'
-        return sum(
-            float(line.split()[-1]) for line in metrics if line.startswith(start)
-        )
+        labels = 'method="deposit_many",outcome="done",service="billing"'
+        start = f"shop_worker_seconds_count{{{labels}}}"
+        found = [line for line in metrics if line.startswith(start)]
+        return sum(float(line.split()[-1]) for line in found)
 
     before = deposits()
     shopper.deposit("1.00")
@@ -71,10 +71,10 @@ def test_every_log_line_is_json_with_time_and_level(suite, shopper) -> None:
 def test_a_request_id_is_logged_from_gateway_to_letter(suite, shopper) -> None:
     shopper.deposit("5.00")
     request_id = f"trace-{uuid.uuid4()}"
-    answer = shopper.post(
+    response = shopper.post(
         "/orders", json={"price": "1.00"}, headers={"X-Request-Id": request_id}
     )
-    assert answer.headers["X-Request-Id"] == request_id
+    assert response.headers["X-Request-Id"] == request_id
     shopper.letters(1)
 
     expected = {
@@ -84,19 +84,21 @@ def test_a_request_id_is_logged_from_gateway_to_letter(suite, shopper) -> None:
         "notifications": "handle_order_paid",
     }
 
-    def silent() -> set[str]:
-        """The services whose log does not tell yet what they did for this request."""
-        told = {
+    def missing() -> set[str]:
+        """Return the services that have not yet logged their part of this request."""
+        logged = {
             (name, line.get("method"))
             for name in expected
             for line in suite.processes[name].lines()
             if line.get("request_id") == request_id
         }
-        return {name for name, method in expected.items() if (name, method) not in told}
+        return {
+            name for name, method in expected.items() if (name, method) not in logged
+        }
 
     with suppress(AssertionError):
-        eventually(lambda: not silent())
-    assert silent() == set()
+        eventually(lambda: not missing())
+    assert missing() == set()
 
 
 def test_no_log_holds_a_password_or_a_token(suite, shopper, client) -> None:

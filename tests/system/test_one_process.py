@@ -1,4 +1,4 @@
-"""All five services in one `nameko run`, and what memory they take."""
+"""All five services in one `nameko run`, and the memory of each process."""
 
 import pytest
 
@@ -6,12 +6,13 @@ from conftest import eventually
 from tests.system.processes import SERVICES, START_S, Process
 from tests.system.shopper import Client, Shopper
 
-MOST_MB, MOST_MB_OF_ALL = 120, 160
+MAX_MB = 120
+MAX_MB_OF_ALL = 160  # of one process with all services
 
 
 @pytest.fixture
 def one_process(suite):
-    """One process with all five services, in the place of the five."""
+    """Replace the five processes by one with all services."""
     suite.stop()
     own = {"HEALTH_PORT": str(suite.ports["users"]), "GATEWAY_HEALTH_PUBLIC": "true"}
     environment = {**suite.environment, **own}
@@ -28,13 +29,15 @@ def one_process(suite):
 
 
 def ready(suite) -> bool:
-    """Whether both health servers say that all is reached."""
-    answers = [suite.health(name, "/readyz") for name in ("gateway", "users")]
-    return all(answer is not None and answer.status_code == 200 for answer in answers)
+    """Return whether both health servers report that all is ready."""
+    responses = [suite.health(name, "/readyz") for name in ("gateway", "users")]
+    return all(
+        response is not None and response.status_code == 200 for response in responses
+    )
 
 
 def tell_the_story(url: str) -> None:
-    """Paid and rejected orders with their letters."""
+    """Place a paid and a rejected order, and read the letters."""
     shopper = Shopper(url)
     shopper.deposit("10.00")
     assert shopper.ended_order("4.00")["status"] == "paid"
@@ -49,11 +52,11 @@ def test_one_process_needs_little_memory(suite, one_process) -> None:
     with Client(suite.url) as client:
         checks = client.get("/readyz").json()["checks"]
     assert {f"{name} started" for name in SERVICES} <= set(checks)
-    assert one_process.rss_mb() < MOST_MB_OF_ALL
+    assert one_process.rss_mb() < MAX_MB_OF_ALL
 
 
 def test_each_process_needs_little_memory(suite) -> None:
     for _ in range(10):
         tell_the_story(suite.url)
     sizes = {name: process.rss_mb() for name, process in suite.processes.items()}
-    assert {name: mb for name, mb in sizes.items() if mb >= MOST_MB} == {}
+    assert {name: mb for name, mb in sizes.items() if mb >= MAX_MB} == {}

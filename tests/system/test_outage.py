@@ -1,4 +1,4 @@
-"""One service that is away does not take the rest with it."""
+"""One unavailable service does not affect the others."""
 
 import eventlet
 
@@ -13,20 +13,16 @@ def test_an_order_is_settled_after_billings_outage(suite, new_shopper) -> None:
     try:
         orders = [eventlet.spawn(user.order, "4.00") for user in (shopper, other)]
         assert_the_rest_is_unaffected(shopper)
-        answers = [order.wait() for order in orders]
-        assert [answer.status_code for answer in answers] == [202, 202]
-        place = answers[0].headers["Location"]
-        assert place == f"/orders/{answers[0].json()['id']}"
-        assert (
-            answers[0].json()["status"]
-            == shopper.get(place).json()["status"]
-            == "pending"
-        )
+        responses = [order.wait() for order in orders]
+        assert [response.status_code for response in responses] == [202, 202]
+        place = responses[0].headers["Location"]
+        assert place == f"/orders/{responses[0].json()['id']}"
+        assert responses[0].json()["status"] == "pending"
+        assert shopper.get(place).json()["status"] == "pending"
     finally:
         suite.start("billing")
-    withdrawal = shopper.withdraw(
-        "4.00", answers[0].json()["id"]
-    )  # maybe before the order is settled
+    # The order may not be settled yet.
+    withdrawal = shopper.withdraw("4.00", responses[0].json()["id"])
     assert withdrawal.status_code == 201
     assert withdrawal.json()["order_id"] is None
     eventually(lambda: shopper.get(place).json()["status"] == "paid", 60)
@@ -35,16 +31,14 @@ def test_an_order_is_settled_after_billings_outage(suite, new_shopper) -> None:
 
 
 def assert_the_rest_is_unaffected(shopper) -> None:
-    """That all but the account can be had while billing is down."""
+    """Assert that all except the account is available while billing is down."""
     for path in ("/users/me", "/orders", "/notifications"):
         assert shopper.get(path).status_code == 200
-    assert (
-        shopper.post("/notifications", json={"subject": "a", "body": "b"}).status_code
-        == 201
-    )
-    away = shopper.get("/account")
-    assert away.status_code in (503, 504)
-    assert "Retry-After" in away.headers
+    message = {"subject": "a", "body": "b"}
+    assert shopper.post("/notifications", json=message).status_code == 201
+    unavailable = shopper.get("/account")
+    assert unavailable.status_code in (503, 504)
+    assert "Retry-After" in unavailable.headers
 
 
 def test_successive_orders_stay_pending_while_billing_is_down(
@@ -76,11 +70,11 @@ def test_letters_are_written_after_notifications_outage(suite, new_shopper) -> N
 
 def test_a_stopping_gateway_finishes_its_requests(suite, shopper) -> None:
     shopper.deposit("10.00")
-    answers = [eventlet.spawn(shopper.order, "1.00") for _ in range(3)]
+    responses = [eventlet.spawn(shopper.order, "1.00") for _ in range(3)]
     eventually(lambda: len(shopper.all("/orders")) == 3)
     try:
         assert suite.processes["gateway"].stop() == 0
-        assert {answer.wait().status_code for answer in answers} <= {201, 202}
+        assert {response.wait().status_code for response in responses} <= {201, 202}
     finally:
         suite.start("gateway")
     assert len(shopper.all("/orders")) == 3

@@ -1,4 +1,4 @@
-"""Each cell of docs/permissions.md about routes is so over HTTP, for data that a user has."""
+"""Each cell of docs/permissions.md about routes is true over HTTP, for a user's data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from tests.system.processes import Suite
 from tests.system.shopper import PASSWORD, Client, Shopper, new_user
 
 ROUTES = {handler.__name__: route for handler, route in openapi.routes()}
-KEY = "the-same-key"  # of all users: it is theirs alone
+KEY = "the-same-key"  # of all users: each has its own keys
 
 
 @dataclass
 class Owner:
-    """A user with something in every list, and what nobody else may see of it."""
+    """A user with an item in every list, and the texts that no other user may see."""
 
     shopper: Shopper
     order_id: str
     marks: set[str]
 
 
-# The body with which somebody asks about an owner's data, and what stands in the path.
+# The body of a request for an owner's data.
 BODIES: dict[str, Callable[[Owner], dict[str, str] | None]] = {
     "sign_up": lambda owner: new_user(),
     "log_in": lambda owner: {
@@ -47,15 +47,16 @@ BODIES: dict[str, Callable[[Owner], dict[str, str] | None]] = {
 
 
 def ask(client: Client, owner: Owner, handler: str) -> requests.Response:
-    """Ask about the owner's data; once more where the owner has asked the same."""
+    """Request the owner's data, with the key that the owner may have used."""
     method, path = name_of(ROUTES[handler]).split()
     headers = {"Idempotency-Key": f"{handler}-{KEY}"}
     place = path.format(order_id=owner.order_id)
-    return client.request(method, place, json=BODIES[handler](owner), headers=headers)
+    body = BODIES[handler](owner)
+    return client.request(method, place, json=body, headers=headers)
 
 
 def cell(response: requests.Response, owner: Owner, route: Route) -> str:
-    """What the table calls this response."""
+    """Return the table's word for a response."""
     if not response.ok:
         assert not marks_in(response, owner)
         return str(response.status_code)
@@ -63,7 +64,7 @@ def cell(response: requests.Response, owner: Owner, route: Route) -> str:
 
 
 def marks_in(response: requests.Response, owner: Owner) -> list[str]:
-    """The owner's marks that a response holds."""
+    """Return the owner's marks that a response contains."""
     return [mark for mark in owner.marks if mark in response.text]
 
 
@@ -85,7 +86,7 @@ def owner(suite: Suite) -> Owner:
 
 @pytest.fixture(scope="module")
 def other(suite: Suite) -> Shopper:
-    """A user who has enough money to do the same."""
+    """A user with enough money for the same requests."""
     shopper = Shopper(suite.url)
     shopper.deposit("9.00")
     return shopper
@@ -101,12 +102,11 @@ def test_a_route_permits_what_the_table_says(
 ) -> None:
     route, before = ROUTES[handler], state(owner.shopper.id)
     foreign = [
-        cell(ask(asker, owner, handler), owner, route) for asker in (other, client)
+        cell(ask(each, owner, handler), owner, route) for each in (other, client)
     ]
     assert state(owner.shopper.id) == before
-    assert (cell(ask(owner.shopper, owner, handler), owner, route), *foreign) == cells(
-        route
-    )
+    own = cell(ask(owner.shopper, owner, handler), owner, route)
+    assert (own, *foreign) == cells(route)
 
 
 def test_each_kind_of_cell_is_among_those_tried() -> None:
@@ -117,9 +117,7 @@ def test_each_kind_of_cell_is_among_those_tried() -> None:
 @pytest.mark.parametrize("path", openapi.open_paths())
 def test_public_paths_reveal_nothing_of_a_user(owner, other, client, path) -> None:
     place = path.format(file="swagger-ui.css")
-    responses: list[Any] = [
-        asker.get(place) for asker in (owner.shopper, other, client)
-    ]
+    responses: list[Any] = [each.get(place) for each in (owner.shopper, other, client)]
     assert not any(marks_in(response, owner) for response in responses)
     [status] = {response.status_code for response in responses}
     assert status == 200

@@ -1,4 +1,4 @@
-"""Behind PgBouncer in transaction mode everything works, and time limits are in force."""
+"""Everything works behind PgBouncer in transaction mode, and time limits are in force."""
 
 import os
 import subprocess
@@ -103,18 +103,15 @@ def pooler(servers: Servers, tmp_path: Path) -> Iterator[Pooler]:
 
 @pytest.fixture
 def config(config: dict[str, Any], pooler: Pooler, servers: Servers) -> dict[str, Any]:
-    """The services use the pooler; their roles have no time limits yet."""
+    """Let the services use the pooler. Their roles have no time limits yet."""
     direct = f"@127.0.0.1:{servers.ports['postgresql']}/"
     pooled = f"@127.0.0.1:{pooler.port}/"
     with closing(psycopg2.connect(servers.superuser_dsn())) as connection:
         connection.autocommit = True
         for name in SERVICES_WITH_TABLES:
-            connection.cursor().execute(
-                f"ALTER ROLE {name} IN DATABASE {name} RESET ALL"
-            )
-    uris = {
-        name: uri.replace(direct, pooled) for name, uri in config["DB_URIS"].items()
-    }
+            reset = f"ALTER ROLE {name} IN DATABASE {name} RESET ALL"
+            connection.cursor().execute(reset)
+    uris = {key: uri.replace(direct, pooled) for key, uri in config["DB_URIS"].items()}
     owners = {
         f"{name}:Base": f"postgresql+psycopg2://{name}_owner{pooled}{name}_owner"
         for name in SERVICES_WITH_TABLES
@@ -131,7 +128,7 @@ def test_an_order_is_paid_and_the_books_agree(
     caplog,
     tmp_path,
 ) -> None:
-    """The migration, the audit and the replay work, too."""
+    """The migration, the audit and the replay work too."""
     check_databases(config, SERVICES_WITH_TABLES)
     for name in SERVICES_WITH_TABLES:
         migrate_tables(config, name)
@@ -151,20 +148,16 @@ def test_an_order_is_paid_and_the_books_agree(
     assert replay(["--config", str(path), "--settled"]) == 0
     eventually(lambda: rpc.notifications.list(user_id=user_id, limit=1)["items"])
     for name in SERVICES_WITH_TABLES:
-        assert pooler.ask(name, name, "SHOW default_transaction_read_only") == [
-            ("off",)
-        ]
-    for name in SERVICES_WITH_TABLES:
+        read_only = pooler.ask(name, name, "SHOW default_transaction_read_only")
+        assert read_only == [("off",)]
         assert pooler.ask(name, name, "SHOW statement_timeout") == [("5s",)]
     assert NOT_IN_FORCE not in caplog.messages
 
 
 def test_sessions_without_limits_are_reported_once(config, pooler, run, caplog) -> None:
     clients = [pooler.connect("billing", "billing") for _ in range(2)]
-    for statement in (
-        "BEGIN",
-        "ROLLBACK",
-    ):  # both at once, so that the pooler needs two sessions
+    # Two transactions at once, so that the pooler needs two sessions.
+    for statement in ("BEGIN", "ROLLBACK"):
         for client in clients:
             client.cursor().execute(statement)
     for client in clients:

@@ -1,4 +1,4 @@
-"""The Postman collection against the running suite."""
+"""The Postman collection passes against the running suite."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.proxies import DEAD_PROXY
 NEWMAN = Path("postman/node_modules/.bin/newman")
 COLLECTION = Path("postman/shop.postman_collection.json")
 FOLDERS = re.findall(r'^      "name": "(.*)"', COLLECTION.read_text(), re.MULTILINE)
-# What newman 4 and 5 do not have; they have setNextRequest in `postman`.
+# Newman 4 and 5 lack these. They have setNextRequest in `postman`.
 NEWER = re.compile(r"\bpm\.(?:execution|vault|require|state)\b")
 
 
@@ -27,14 +27,9 @@ NEWER = re.compile(r"\bpm\.(?:execution|vault|require|state)\b")
 )
 def test_the_collection_passes(suite, address: str, options: tuple[str, ...]) -> None:
     assert NEWMAN.exists(), "newman is missing: run `npm ci` in postman/"
+    run = (NEWMAN, "run", COLLECTION, "-e", "postman/shop.postman_environment.json")
     command = [
-        *(
-            str(NEWMAN),
-            "run",
-            str(COLLECTION),
-            "-e",
-            "postman/shop.postman_environment.json",
-        ),
+        *map(str, run),
         *("--timeout-request", "30000", *options),
         *("--env-var", f"baseUrl={address.format(port=suite.ports['gateway'])}"),
     ]

@@ -1,4 +1,4 @@
-"""Chunked bodies of real clients, and behind nginx on kept connections without buffers."""
+"""Chunked bodies, from real clients and through nginx on reused connections."""
 
 import json
 import random
@@ -52,7 +52,8 @@ const body = new ReadableStream({
     },
 });
 const headers = { authorization, "content-type": "application/json" };
-fetch(url, { method: "POST", headers, body, duplex: "half" }).then((answer) => console.log(answer.status));
+const options = { method: "POST", headers, body, duplex: "half" };
+fetch(url, options).then((response) => console.log(response.status));
 """
 DEADLINE_S = 60
 END = b"0\r\n\r\n"
@@ -62,24 +63,16 @@ END = b"0\r\n\r\n"
 def nginx(
     suite: Suite, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, int]]:
-    """Its ports, by the version of HTTP."""
+    """Start nginx. Its ports by the version of HTTP."""
     folder = tmp_path_factory.mktemp("nginx")
     free = free_ports(["http1", "http2"])
     ports = {"http1": free["http1"], "http2": free["http2"]}
     (folder / "nginx.conf").write_text(
         CONFIG.format(gateway=suite.ports["gateway"], **ports)
     )
-    command = [
-        "setpriv",
-        "--pdeathsig",
-        "TERM",
-        debian_program("nginx"),
-        "-p",
-        str(folder),
-        "-c",
-        "nginx.conf",
-    ]
-    process = subprocess.Popen([*command, "-e", "stderr"], stderr=subprocess.DEVNULL)
+    options = ["-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
+    command = ["setpriv", "--pdeathsig", "TERM", debian_program("nginx"), *options]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: not is_free(ports["http2"]))
         yield ports
@@ -93,31 +86,26 @@ def shopper(suite: Suite) -> Shopper:
     return Shopper(suite.url)
 
 
-# Clients that send chunks by themselves
+# Clients that send chunks
 
 
 def status_of(command: list[str], body: bytes = b"") -> int:
-    """What a client prints."""
+    """Return the status that a client prints."""
     done = subprocess.run(
         command, input=body, capture_output=True, timeout=DEADLINE_S, check=True
     )
     return int(done.stdout)
 
 
+CHUNKED = ["--header", "Transfer-Encoding: chunked"]
+
+
 @pytest.mark.parametrize(
     ("port", "options"),
     [
-        ("gateway", ["--header", "Transfer-Encoding: chunked"]),
-        (
-            "gateway",
-            [
-                "--header",
-                "Transfer-Encoding: chunked",
-                "--header",
-                "Expect: 100-continue",
-            ],
-        ),
-        ("http1", ["--header", "Transfer-Encoding: chunked"]),
+        ("gateway", CHUNKED),
+        ("gateway", [*CHUNKED, "--header", "Expect: 100-continue"]),
+        ("http1", CHUNKED),
         ("http2", ["--http2-prior-knowledge"]),
     ],
 )
@@ -126,31 +114,14 @@ def test_curl_streams_an_order(
 ) -> None:
     shopper = new_shopper()
     command = [
-        "curl",
-        "--silent",
-        "--show-error",
-        "--noproxy",
-        "*",
-        "--output",
-        str(tmp_path / "answer"),
+        *("curl", "--silent", "--show-error", "--noproxy", "*"),
+        *("--output", str(tmp_path / "response"), "--write-out", "%{http_code}"),
+        *("--header", f"Authorization: {shopper.headers['Authorization']}"),
+        *("--header", "Content-Type: application/json", *options),
+        *("--request", "POST", "--upload-file", "-"),
+        f"http://127.0.0.1:{({**suite.ports, **nginx})[port]}/orders",
     ]
-    command += [
-        "--header",
-        f"Authorization: {shopper.headers['Authorization']}",
-        *options,
-    ]
-    command += [
-        "--header",
-        "Content-Type: application/json",
-        "--write-out",
-        "%{http_code}",
-    ]
-    command += ["--request", "POST", "--upload-file", "-"]
-    port = {**suite.ports, **nginx}[port]
-    assert (
-        status_of([*command, f"http://127.0.0.1:{port}/orders"], b'{"price": "1.00"}')
-        == 201
-    )
+    assert status_of(command, b'{"price": "1.00"}') == 201
     assert [order["price"] for order in shopper.all("/orders")] == ["1.00"]
 
 
@@ -159,31 +130,27 @@ def test_fetch_streams_an_order(suite, nginx, new_shopper, port) -> None:
     shopper = new_shopper()
     url = f"http://127.0.0.1:{({**suite.ports, **nginx})[port]}/orders"
     parts = ['{"price"', ': "1', '.00"}']
-    assert (
-        status_of(
-            ["node", "--eval", FETCH, url, shopper.headers["Authorization"], *parts]
-        )
-        == 201
-    )
+    authorization = str(shopper.headers["Authorization"])
+    assert status_of(["node", "--eval", FETCH, url, authorization, *parts]) == 201
     assert [order["price"] for order in shopper.all("/orders")] == ["1.00"]
 
 
-# Kept connections
+# Reused connections
 
 
-class Kept:
-    """A kept connection to nginx."""
+class ReusedConnection:
+    """A connection that carries many requests."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
         self._received = b""
 
     def send(self, data: bytes) -> None:
-        with suppress(OSError):  # closed after a refusal, whose answer is there
+        with suppress(OSError):  # closed after a refusal, whose response can be read
             self._socket.sendall(data)
 
-    def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the next answer."""
+    def response(self) -> tuple[int, dict[str, str], bytes]:
+        """Read status, headers and body of the next response."""
         while b"\r\n\r\n" not in self._received:
             assert self._receive()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
@@ -203,12 +170,12 @@ class Kept:
         return bool(part)
 
     def close(self) -> None:
-        assert self._received == b""  # an answer to nothing
+        assert self._received == b""  # no response without a request
         self._socket.close()
 
 
-class Talk:
-    """Messages of one user, each with a name of its own: as its subject and as its request's id."""
+class Requests:
+    """Requests of one user to send a message. Each name is a subject and a request id."""
 
     def __init__(self, shopper: Shopper) -> None:
         self._authorization = shopper.headers["Authorization"].encode()
@@ -228,15 +195,12 @@ class Talk:
         return self.head(name, b"Transfer-Encoding: chunked") + self._chunks(name) + END
 
     def right(self, name: str) -> tuple[bytes, int]:
-        """A request that is done, and the status that tells it."""
+        """Return a correct request, and the expected status."""
+        end = b"0;x=y\r\nContent-MD5: z\r\nX: y\r\n\r\n"
         return self._random.choice(
             [
                 (self.chunked(name), 201),
-                (
-                    self.chunked(name)[: -len(END)]
-                    + b"0;x=y\r\nContent-MD5: z\r\nX: y\r\n\r\n",
-                    201,
-                ),
+                (self.chunked(name)[: -len(END)] + end, 201),
                 (self.sized(name), 201),
                 (self.head(name, b"Transfer-Encoding: chunked", b"GET") + END, 200),
                 (self.head(name, b"Accept: */*", b"GET"), 200),
@@ -244,7 +208,7 @@ class Talk:
         )
 
     def wrong(self, name: str) -> bytes:
-        """A request that must not be done, and another hidden in it or behind it."""
+        """Return a wrong request with another request hidden in or after it. Neither may count."""
         hidden, chunked = self.sized("hidden"), b"Transfer-Encoding: chunked"
         inside = b"%x\r\n%b\r\n" % (len(hidden), hidden)
         return self._random.choice(
@@ -278,9 +242,8 @@ class Talk:
         )
 
     def _body(self, name: str) -> bytes:
-        return json.dumps(
-            {"subject": name, "body": "x" * self._random.randint(1, 3000)}
-        ).encode()
+        text = "x" * self._random.randint(1, 3000)
+        return json.dumps({"subject": name, "body": text}).encode()
 
     def _chunks(self, name: str) -> bytes:
         body, parts = self._body(name), []
@@ -293,14 +256,13 @@ class Talk:
 
 @pytest.mark.parametrize("port", ["http1", "gateway"])
 def test_every_answer_belongs_to_its_request(suite, nginx, new_shopper, port) -> None:
-    """Requests of several clients, each in two parts with others between, share nginx's few connections."""
+    """Requests of several clients, each sent in two parts, share the few connections of nginx."""
     shopper = new_shopper()
-    talk, chance = Talk(shopper), random.Random(1)
+    requests, chance = Requests(shopper), random.Random(1)
     ports = {**suite.ports, **nginx}
-    connections = [Kept(ports[port]) for _ in range(4)]
-    open_: dict[
-        int, tuple[str, bytes, int | None]
-    ] = {}  # requests of which a part is sent, by connection
+    connections = [ReusedConnection(ports[port]) for _ in range(4)]
+    # Requests of which one part is sent, by connection.
+    open_: dict[int, tuple[str, bytes, int | None]] = {}
     done = []
     for number in range(200):
         at = chance.randrange(len(connections))
@@ -308,7 +270,9 @@ def test_every_answer_belongs_to_its_request(suite, nginx, new_shopper, port) ->
         if at not in open_:
             name = f"message-{number}"
             data, status = (
-                (talk.wrong(name), None) if chance.random() < 0.2 else talk.right(name)
+                (requests.wrong(name), None)
+                if chance.random() < 0.2
+                else requests.right(name)
             )
             cut = chance.randrange(len(data))
             connection.send(data[:cut])
@@ -317,14 +281,13 @@ def test_every_answer_belongs_to_its_request(suite, nginx, new_shopper, port) ->
                 continue
         name, rest, expected = open_.pop(at)
         connection.send(rest)
-        status, headers, body = connection.answer()
+        status, headers, body = connection.response()
         if expected is None:
             assert status >= 400
-            assert (
-                headers.get("x-request-id", name) == name
-            )  # nginx may have refused it
+            # Without this header nginx has refused it.
+            assert headers.get("x-request-id", name) == name
             connection.close()
-            connections[at] = Kept(ports[port])
+            connections[at] = ReusedConnection(ports[port])
         else:
             assert (status, headers["x-request-id"]) == (expected, name)
         if status == 201:

@@ -1,4 +1,4 @@
-"""Requests that are cut wrong: refused at the edge, while others are served."""
+"""Wrongly framed requests are refused, and other requests are served meanwhile."""
 
 import gzip
 import socket
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.specs.conformance import documented
-from tests.system.shopper import INSIDES, Shopper, assert_problem
+from tests.system.shopper import INTERNALS, Shopper, assert_problem
 
 BODY = b'{"price": "1.00"}'
 DEADLINE_S = 60
@@ -15,7 +15,7 @@ DEADLINE_S = 60
 
 @pytest.fixture(scope="module")
 def rich(suite) -> Shopper:
-    """A user with 5.00, who loses nothing in all of this."""
+    """A user with 5.00, which must not change."""
     shopper = Shopper(suite.url)
     shopper.deposit("5.00")
     return shopper
@@ -23,33 +23,28 @@ def rich(suite) -> Shopper:
 
 @pytest.fixture
 def send(suite, rich) -> Callable[..., tuple[int, bytes]]:
-    """Status and body of all that the gateway says, until it closes, to an order with these headers
-    and this body."""
+    """Return a function that sends an order with these headers and this body.
+
+    It reads until the gateway closes, and returns the status and the body of the only response.
+    """
 
     def send(headers: bytes, body: bytes = BODY) -> tuple[int, bytes]:
-        start = b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %s\r\n"
-        with socket.create_connection(
-            ("127.0.0.1", suite.ports["gateway"]), DEADLINE_S
-        ) as connection:
-            connection.sendall(
-                start % rich.headers["Authorization"].encode()
-                + headers
-                + b"\r\n\r\n"
-                + body
-            )
-            answer = b""
+        start = b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %b\r\n"
+        head = start % rich.headers["Authorization"].encode() + headers
+        address = ("127.0.0.1", suite.ports["gateway"])
+        with socket.create_connection(address, DEADLINE_S) as connection:
+            connection.sendall(head + b"\r\n\r\n" + body)
+            response = b""
             while part := connection.recv(65536):
-                answer += part
-        assert answer.count(b"HTTP/1.1 ") == 1
-        head, _, content = answer.partition(b"\r\n\r\n")
+                response += part
+        assert response.count(b"HTTP/1.1 ") == 1
+        head, _, content = response.partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
-        told, status = (
-            dict(line.split(": ", 1) for line in lines),
-            int(first.split()[1]),
-        )
-        assert told["Content-Type"] == "application/problem+json"
-        documented().check("POST", "/orders", status, told, content)
-        assert not INSIDES.search(content.decode())
+        received = dict(line.split(": ", 1) for line in lines)
+        status = int(first.split()[1])
+        assert received["Content-Type"] == "application/problem+json"
+        documented().check("POST", "/orders", status, received, content)
+        assert not INTERNALS.search(content.decode())
         return status, content
 
     return send
@@ -57,7 +52,7 @@ def send(suite, rich) -> Callable[..., tuple[int, bytes]]:
 
 JSON = b"Content-Type: application/json\r\n"
 CHUNKED = JSON + b"Transfer-Encoding: chunked"
-CUT_WRONG = {
+WRONG_FRAMING = {
     "no length": (JSON.strip(), b"", 411),
     "a length twice": (JSON + b"Content-Length: 17\r\nContent-Length: 17", BODY, 400),
     "two lengths": (JSON + b"Content-Length: 17\r\nContent-Length: 3", BODY, 400),
@@ -77,7 +72,7 @@ CUT_WRONG = {
         b"11\r\n%b\r\n0\r\nContent-Length: 17\r\n\r\n" % BODY,
         400,
     ),
-    "a chunk that is cut wrong": (CHUNKED, b"10\r\n%b\r\n0\r\n\r\n" % BODY, 400),
+    "a chunk of another size": (CHUNKED, b"10\r\n%b\r\n0\r\n\r\n" % BODY, 400),
     "a chunk of 20 MB": (CHUNKED, b"1312d00\r\n" + BODY, 413),
     "chunks in disguise": (
         JSON + b"Transfer-Encoding: xchunked",
@@ -128,13 +123,13 @@ CUT_WRONG = {
         400,
     ),
     "two tokens": (JSON + b"Authorization: Bearer x\r\nContent-Length: 17", BODY, 400),
-    "a header that is none": (JSON + b"Content-Length : 17", BODY, 400),
+    "a space before a colon": (JSON + b"Content-Length : 17", BODY, 400),
 }
 
 
-@pytest.mark.parametrize("case", CUT_WRONG)
+@pytest.mark.parametrize("case", WRONG_FRAMING)
 def test_a_wrongly_framed_request_is_refused(send, rich, state, case) -> None:
-    headers, body, status = CUT_WRONG[case]
+    headers, body, status = WRONG_FRAMING[case]
     before = state(rich.id)
     assert send(headers, body)[0] == status
     assert state(rich.id) == before
@@ -142,14 +137,10 @@ def test_a_wrongly_framed_request_is_refused(send, rich, state, case) -> None:
 
 
 def test_a_missing_body_times_out_and_delays_no_other(suite, send, rich) -> None:
-    waiting = [
-        socket.create_connection(("127.0.0.1", suite.ports["gateway"]))
-        for _ in range(50)
-    ]
+    address = ("127.0.0.1", suite.ports["gateway"])
+    waiting = [socket.create_connection(address) for _ in range(50)]
     head = (
-        b"POST /tokens HTTP/1.1\r\nHost: shop\r\n"
-        + JSON
-        + b"Content-Length: 100\r\n\r\n{"
+        b"POST /tokens HTTP/1.1\r\nHost: shop\r\n%bContent-Length: 100\r\n\r\n{" % JSON
     )
     for connection in waiting:
         connection.sendall(head)
@@ -169,15 +160,15 @@ def test_20_megabytes_are_refused_with_an_answer(rich, state) -> None:
 def test_an_order_is_settled_though_its_client_hangs_up(suite, new_shopper) -> None:
     shopper = new_shopper()
     shopper.deposit("3.50")
-    request = b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %s\r\n%sContent-Length: 17\r\n\r\n%s"
+    authorization = shopper.headers["Authorization"].encode()
+    request = (
+        b"POST /orders HTTP/1.1\r\nHost: shop\r\nAuthorization: %b\r\n"
+        b"%bContent-Length: 17\r\n\r\n%b"
+    ) % (authorization, JSON, BODY)
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", suite.ports["gateway"])) as hasty:
-            hasty.sendall(
-                request % (shopper.headers["Authorization"].encode(), JSON, BODY)
-            )
+            hasty.sendall(request)
     letters = shopper.letters(5)
-    assert (
-        sorted(letter["kind"] for letter in letters)
-        == ["grief"] * 2 + ["happiness"] * 3
-    )
+    kinds = sorted(letter["kind"] for letter in letters)
+    assert kinds == ["grief"] * 2 + ["happiness"] * 3
     assert shopper.balance == "0.50"

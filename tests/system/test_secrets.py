@@ -1,4 +1,4 @@
-"""Secrets of any characters, in variables and files, with real processes: used as they are, never shown."""
+"""Real processes accept secrets of any characters, in variables and files, and never show them."""
 
 import re
 import subprocess
@@ -23,7 +23,8 @@ from tests.docs.markdown import ROOT, blocks
 from tests.system.processes import NAMEKO, Process
 from tests.system.shopper import Shopper
 
-NASTY = "*QX {ZJ4} &79%s #@:/?[Q]X'Z\"J\\4$7!9é|€ "  # no line of ours holds four of these in a row
+# No line of the project contains four of these characters in a row.
+NASTY = "*QX {ZJ4} &79%s #@:/?[Q]X'Z\"J\\4$7!9é|€ "
 USER = "nasty"
 OPERATIONS = blocks(ROOT / "docs" / "operations.md")
 [SHELL] = [block for block in OPERATIONS if "$AMQP_URI_FILE" in block.text]
@@ -33,7 +34,7 @@ SECRETS = [*uri_names(ALL_RIGHTS), "TOKEN_SECRET"]
 
 
 def assert_unseen(text: str, secret: str = NASTY) -> None:
-    """That no four characters of the secret stand in a text, as they are or encoded."""
+    """Assert that a text contains no four characters of the secret, raw or encoded."""
     for shown in (secret, quote(secret, safe="")):
         pieces = {shown[start : start + 4] for start in range(len(shown) - 3)}
         assert [piece for piece in pieces if piece in text] == [], text
@@ -42,14 +43,11 @@ def assert_unseen(text: str, secret: str = NASTY) -> None:
 def ended(
     command: list[str], environment: Mapping[str, str], typed: str = ""
 ) -> tuple[int, str]:
-    """The exit code of a command, and all that it said."""
+    """Run a command, and return its exit code and its output."""
+    path = f"{Path(NAMEKO).parent}:{environment['PATH']}"
     done = subprocess.run(
         command,
-        env={
-            **environment,
-            **QUIET,
-            "PATH": f"{Path(NAMEKO).parent}:{environment['PATH']}",
-        },
+        env={**environment, **QUIET, "PATH": path},
         input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,7 +59,7 @@ def ended(
 
 @pytest.fixture
 def nasty(servers: Servers, environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """An environment whose secrets are NASTY: of a user of the broker, of a role, of the tokens."""
+    """An environment whose passwords and token key are NASTY."""
     servers.rabbitmqctl("add_user", USER, NASTY)
     servers.rabbitmqctl("set_permissions", USER, ".*", ".*", ".*")
     role, password = sql.Identifier(USER), sql.Literal(NASTY)
@@ -69,13 +67,11 @@ def nasty(servers: Servers, environment: dict[str, str]) -> Iterator[dict[str, s
     administrator.autocommit = True
     encoded = quote(NASTY, safe="")
     broker = f"amqp://{USER}:{encoded}@127.0.0.1:{servers.ports['rabbitmq']}/"
-    database = f"postgresql+psycopg2://{USER}:{encoded}@127.0.0.1:{servers.ports['postgresql']}/users"
+    address = f"127.0.0.1:{servers.ports['postgresql']}"
+    database = f"postgresql+psycopg2://{USER}:{encoded}@{address}/users"
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE users")
     with administrator.cursor() as cursor:
-        cursor.execute(
-            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE users").format(
-                role, password
-            )
-        )
+        cursor.execute(create.format(role, password))
         port = {"GATEWAY_PORT": str(free_ports()["gateway"])}
         yield {
             **environment,
@@ -91,7 +87,7 @@ def nasty(servers: Servers, environment: dict[str, str]) -> Iterator[dict[str, s
 
 @pytest.fixture
 def in_files(tmp_path: Path) -> Callable[[Mapping[str, str]], dict[str, str]]:
-    """Gives an environment whose secrets stand in files."""
+    """Return a function that moves the secrets of an environment to files."""
 
     def move(environment: Mapping[str, str]) -> dict[str, str]:
         moved = {
@@ -119,9 +115,8 @@ def test_secrets_may_have_any_characters(
     process.start()
     try:
         eventually(is_up, 60)
-        shopper = Shopper(
-            f"http://127.0.0.1:{environment['GATEWAY_PORT']}"
-        )  # signs up and logs in
+        # It signs up and logs in.
+        shopper = Shopper(f"http://127.0.0.1:{environment['GATEWAY_PORT']}")
     finally:
         process.stop()
     token = str(shopper.headers["Authorization"]).removeprefix("Bearer ")
@@ -153,19 +148,16 @@ COMMANDS = {
 def test_each_command_reads_its_secrets_from_files(
     clean, environment, in_files, name
 ) -> None:
-    code, told = ended(
-        COMMANDS[name], in_files(environment), "print(n.config['AMQP_URI'][:7])\n"
-    )
-    assert code == 0, told
+    typed = "print(n.config['AMQP_URI'][:7])\n"
+    code, output = ended(COMMANDS[name], in_files(environment), typed)
+    assert code == 0, output
     if name.endswith("shell"):
-        assert "amqp://\n" in told
+        assert "amqp://\n" in output
 
 
 def test_the_documented_command_encodes_a_password(environment) -> None:
-    assert ended(["bash", "-c", ENCODE.text], environment, NASTY + "\n") == (
-        0,
-        quote(NASTY, safe="") + "\n",
-    )
+    code, output = ended(["bash", "-c", ENCODE.text], environment, NASTY + "\n")
+    assert (code, output) == (0, quote(NASTY, safe="") + "\n")
 
 
 @pytest.mark.parametrize("form", ["variables", "files"])
@@ -173,12 +165,10 @@ def test_psql_finds_a_database_as_its_owner(environment, in_files, form) -> None
     [function] = re.findall(
         r"^owner\(\) \{.*?^\}$", OWNER.text, re.MULTILINE | re.DOTALL
     )
-    told = in_files(environment) if form == "files" else environment
-    code, uri = ended(["bash", "-euc", f"{function}\nowner users"], told)
-    assert (code, uri) == (
-        0,
-        environment["USERS_DB_OWNER_URI"].replace("+psycopg2", "") + "\n",
-    )
+    given = in_files(environment) if form == "files" else environment
+    code, uri = ended(["bash", "-euc", f"{function}\nowner users"], given)
+    expected = environment["USERS_DB_OWNER_URI"].replace("+psycopg2", "")
+    assert (code, uri) == (0, expected + "\n")
 
 
 # Starts that are refused
@@ -189,16 +179,8 @@ RAW = {
     "USERS_DB_OWNER_URI": f"postgresql+psycopg2://{USER}:{NASTY}@127.0.0.1:5/users",
     "TOKEN_SECRET": NASTY[:31],
 }
-NAMEKO_RUN = [
-    NAMEKO,
-    "run",
-    "--config",
-    "config.yaml",
-    "users.service",
-    "gateway.service",
-]
-
-
+SERVICES = ["users.service", "gateway.service"]
+NAMEKO_RUN = [NAMEKO, "run", "--config", "config.yaml", *SERVICES]
 STARTS = [
     (NAMEKO_RUN, "AMQP_URI", "variable"),
     (NAMEKO_RUN, "AMQP_URI", "path"),
@@ -221,15 +203,13 @@ def test_a_refused_start_names_the_variable_not_the_secret(
     forms = {
         "variable": {variable: RAW[variable]},
         "file": {variable: "", f"{variable}_FILE": str(tmp_path / "file")},
-        "path": {
-            variable: "",
-            f"{variable}_FILE": RAW[variable],
-        },  # mistaken for the variable itself
+        # The secret itself in the place of a path.
+        "path": {variable: "", f"{variable}_FILE": RAW[variable]},
         "both": {variable: RAW[variable], f"{variable}_FILE": str(tmp_path / "file")},
     }
-    code, told = ended(command, {**environment, "GATEWAY_PORT": "0", **forms[form]})
+    code, output = ended(command, {**environment, "GATEWAY_PORT": "0", **forms[form]})
     assert code != 0
-    [line] = told.splitlines()
+    [line] = output.splitlines()
     named = f"{variable}_FILE is wrong" if form == "path" else variable
     assert named in line
     assert (f"{variable} and {variable}_FILE are both set" in line) == (form == "both")

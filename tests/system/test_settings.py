@@ -1,4 +1,4 @@
-"""A wrong or missing setting stops the start at once, with one line that names it."""
+"""A wrong or missing setting ends the start at once, with one line that names it."""
 
 import importlib
 import re
@@ -13,29 +13,12 @@ from chassis.container import Container
 from tests.system.processes import SERVICES, Process
 
 URIS = [
-    "",
-    5,
-    "nonsense",
-    "sqlite://",
-    "postgresql://u:p@h/d",
-    "mysql://h/d",
-    ["x"],
-    {},
+    *("", "nonsense", "sqlite://", "postgresql://u:p@h/d", "mysql://h/d"),
+    *(5, ["x"], {}),
 ]
 SECONDS = [
-    0,
-    -1,
-    "",
-    "x",
-    "NaN",
-    "1e3",
-    "0x10",
-    "1_000",
-    "12:30",
-    float("nan"),
-    float("inf"),
-    [],
-    {},
+    *("", "x", "NaN", "1e3", "0x10", "1_000", "12:30"),
+    *(0, -1, float("nan"), float("inf"), [], {}),
 ]
 COUNTS = [0, -1, "", "x", "0", "1.5", "1_000", float("nan"), [], {}]
 TEXTS = ["", [], {}, 5]
@@ -43,14 +26,8 @@ SWITCHES = ["", "maybe", "yes", "no", 5, [], {}]
 ADDRESSES = [*TEXTS, "h", "h:x", "h:-1", "h:99999", "a b:1"]
 WRONG: dict[str, list[Any]] = {
     "AMQP_URI": [
-        "",
-        5,
-        "nonsense",
-        "amqp://h:x/",
-        "http://h",
-        "127.0.0.1:5672",
-        [],
-        {},
+        *("", "nonsense", "amqp://h:x/", "http://h", "127.0.0.1:5672"),
+        *(5, [], {}),
     ],
     "HEARTBEAT": SECONDS,
     **{f"DB_URIS.{name}:Base": URIS for name in SERVICES if name != "gateway"},
@@ -78,23 +55,22 @@ FILES = [
     *(name for name in WRONG if name.startswith("DB_URIS.")),
 ]
 MIGRATIONS_ONLY = {"DB_OWNER_URIS", "DB_OWNER_URIS_FILE"}
-THE_COMMANDS_OWN = {"SERVICE_CONTAINER_CLS", "LOGGING"}
+NAMEKOS_OWN = {"SERVICE_CONTAINER_CLS", "LOGGING"}
 
 
 def start(config: dict[str, Any]) -> str:
-    """What a start of all five services with this configuration ends with; empty if it goes on."""
+    """Start all services with this configuration. Return the line that ends it, or ""."""
     try:
         for name in SERVICES:
-            Container(
-                importlib.import_module(f"{name}.service").Service, deepcopy(config)
-            )
+            service = importlib.import_module(f"{name}.service").Service
+            Container(service, deepcopy(config))
     except SystemExit as exc:
         return str(exc.code)
     return ""
 
 
 def changed(config: dict[str, Any], name: str, *value: Any) -> dict[str, Any]:
-    """`config` with another value of a setting, or without it."""
+    """Return a copy of `config` with another value of a setting, or without it."""
     config = deepcopy(config)
     *parents, last = name.split(".")
     place = config
@@ -108,13 +84,13 @@ def changed(config: dict[str, Any], name: str, *value: Any) -> dict[str, Any]:
 
 
 def variable_of(name: str) -> str:
-    """The variable of a setting: USERS_DB_URI of DB_URIS.users:Base."""
+    """Return the variable of a setting: USERS_DB_URI for DB_URIS.users:Base."""
     found = re.fullmatch(r"(DB_\w+)S\.(\w+):Base", name)
     return f"{found[2].upper()}_{found[1]}" if found else name
 
 
 def assert_names(message: str, name: str) -> None:
-    """That `message` is one line that names the setting."""
+    """Assert that `message` is one line that names the setting."""
     assert message.startswith(f"config.yaml: {variable_of(name)} is ")
     assert "\n" not in message
     assert "Traceback" not in message
@@ -125,10 +101,9 @@ def test_the_configuration_as_it_is_starts(config) -> None:
 
 
 def test_every_setting_of_the_file_is_tried_here(config) -> None:
-    tried = {name.partition(".")[0] for name in WRONG} | {
-        file_of(name).partition(".")[0] for name in FILES
-    }
-    assert set(config) == tried | MIGRATIONS_ONLY | THE_COMMANDS_OWN
+    names = [*WRONG, *map(file_of, FILES)]
+    tried = {name.partition(".")[0] for name in names}
+    assert set(config) == tried | MIGRATIONS_ONLY | NAMEKOS_OWN
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -140,8 +115,9 @@ def test_a_missing_setting_is_named(config, name) -> None:
 @pytest.mark.parametrize("name", ["DB_URIS", "WORKERS"])
 def test_a_missing_group_of_settings_is_named(config, name) -> None:
     for wrong in ({}, None, 5, "x", []):
-        told = start(changed(config, name, wrong))
-        assert re.match(rf"config\.yaml: ({name}\.\w+|USERS_DB_URI) is missing$", told)
+        message = start(changed(config, name, wrong))
+        expected = rf"config\.yaml: ({name}\.\w+|USERS_DB_URI) is missing$"
+        assert re.match(expected, message)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +129,7 @@ def test_a_wrong_setting_is_named(config, name, value) -> None:
 
 
 def file_of(name: str) -> str:
-    """The setting with the path of a file that holds another setting."""
+    """Return the setting with the path of a file that contains another setting."""
     group, _, key = name.partition(".")
     return f"{group}_FILE.{key}" if key else f"{group}_FILE"
 
@@ -171,10 +147,8 @@ def test_a_wrong_file_is_named(config, name, path) -> None:
 def test_a_setting_beside_its_file_is_refused(config, name) -> None:
     message = start(changed(config, file_of(name), "/a/file"))
     variable = variable_of(name)
-    assert (
-        message
-        == f"config.yaml: {variable} and {variable}_FILE are both set: unset one of them"
-    )
+    expected = f"{variable} and {variable}_FILE are both set: unset one of them"
+    assert message == f"config.yaml: {expected}"
 
 
 def test_services_of_one_process_read_the_same_files(
@@ -196,10 +170,8 @@ IN_THE_ENVIRONMENT = {
     "GATEWAY_PORT": ("WEB_SERVER_ADDRESS", ["x"]),
     "HEALTH_PORT": ("HEALTH_ADDRESS", ["99999"]),
     "HEALTH_HOST": ("HEALTH_ADDRESS", [""]),  # would be all interfaces
-    "GATEWAY_HOST": (
-        "GATEWAY_HOST",
-        ["203.0.113.1"],
-    ),  # not an address of any machine (RFC 5737)
+    # No machine has this address (RFC 5737).
+    "GATEWAY_HOST": ("GATEWAY_HOST", ["203.0.113.1"]),
     "AMQP_URI": ("AMQP_URI", ["amqp://u:p@127.0.0.1:x/"]),
     "LOG_FORMAT": ("LOG_FORMAT", ["xml"]),
     "TOKEN_SECRET": ("TOKEN_SECRET", ["short"]),
@@ -209,7 +181,7 @@ IN_THE_ENVIRONMENT = {
 
 @pytest.fixture(scope="module")
 def ended(environment, tmp_path_factory):
-    """What processes with a wrong environment ended with: (exit code, log) by (variable, value)."""
+    """Exit code and log of processes with a wrong environment, by (variable, value)."""
     folder = tmp_path_factory.mktemp("wrong")
     cases = [
         (variable, value)
@@ -250,12 +222,9 @@ def test_a_process_names_its_wrong_setting(ended, variable, value) -> None:
 
 def test_a_process_names_its_missing_setting(environment, tmp_path) -> None:
     config = tmp_path / "config.yaml"
-    text = Path("config.yaml").read_text()
-    config.write_text(
-        "".join(
-            line for line in text.splitlines(True) if not line.startswith("CURRENCY")
-        )
-    )
+    lines = Path("config.yaml").read_text().splitlines(True)
+    others = [line for line in lines if not line.startswith("CURRENCY")]
+    config.write_text("".join(others))
     process = Process(("billing",), environment, tmp_path / "log", config)
     process.start()
     assert process.wait() != 0

@@ -1,4 +1,4 @@
-"""`nameko shell` and `make shell`, fed by standard input, as an operator would use them."""
+"""`nameko shell` and `make shell` execute an operator's lines from standard input."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from tests.system.processes import NAMEKO
     ids=["nameko shell", "make shell"],
 )
 def shell(suite, request):
-    """Runs lines in a shell and gives what each of them evaluates to."""
+    """Return a function that runs lines in a shell and returns the value of each."""
 
     def run(*lines: str) -> list[Any]:
         code = "".join(f"print('=>', json.dumps({line}))\n" for line in lines)
@@ -60,9 +60,9 @@ def test_an_operator_pays_in_and_orders_for_a_user(shell, shopper) -> None:
 
 def test_an_operator_runs_billings_audit(shell, shopper, sql) -> None:
     shopper.deposit("1.00")
-    [answer] = shell("n.rpc.billing.audit()")
-    assert [(answer["accounts"],)] == sql("billing", "SELECT count(*) FROM accounts")
-    assert [(answer["operations"],)] == sql(
+    [reply] = shell("n.rpc.billing.audit()")
+    assert [(reply["accounts"],)] == sql("billing", "SELECT count(*) FROM accounts")
+    assert [(reply["operations"],)] == sql(
         "billing", "SELECT count(*) FROM operations WHERE seq > 0"
     )
 
@@ -83,7 +83,7 @@ def test_an_operator_writes_to_users_and_addresses(shell, shopper) -> None:
 
 def test_an_operators_mistake_is_answered_as_invalid(shell, shopper) -> None:
     user = f"user_id='{shopper.id}'"
-    answers = shell(
+    replies = shell(
         "n.rpc.billing.deposit()",
         f"n.rpc.billing.deposit({user}, amount_minor=1.5, ref='x')",
         f"n.rpc.billing.deposit({user}, amount_minor=True, ref='x')",
@@ -96,5 +96,5 @@ def test_an_operators_mistake_is_answered_as_invalid(shell, shopper) -> None:
         f"n.rpc.notifications.send({user}, subject='Hi')",
         "n.rpc.notifications.list()",
     )
-    assert [answer["status"] for answer in answers] == ["invalid"] * len(answers)
+    assert [reply["status"] for reply in replies] == ["invalid"] * len(replies)
     assert shopper.all("/account/operations") == shopper.all("/orders") == []

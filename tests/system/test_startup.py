@@ -1,4 +1,4 @@
-"""Services that start before broker and databases wait for them, and say so."""
+"""Services that start before broker and databases wait for them, and log it."""
 
 import socket
 from collections.abc import Iterator
@@ -13,14 +13,13 @@ from tests.system.processes import START_S, Process
 
 
 class Forwarder:
-    """A port that leads to another one, once it is opened: a server that comes up late."""
+    """A server that comes up late: a port that forwards to another one once it is opened."""
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._listener = socket.socket()
-        self._listener.bind(
-            ("127.0.0.1", 0)
-        )  # not listened on yet: connections are refused
+        # Until it listens, connections are refused.
+        self._listener.bind(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._threads: list[eventlet.greenthread.GreenThread] = []
 
@@ -53,7 +52,7 @@ class Forwarder:
 
 @pytest.fixture
 def late(servers: Servers, suite_config) -> Iterator[tuple[Forwarder, Forwarder]]:
-    """Broker and database that are not up yet."""
+    """A broker and a database that are not up yet."""
     both = Forwarder(servers.ports["rabbitmq"]), Forwarder(servers.ports["postgresql"])
     yield both
     for forwarder in both:
@@ -64,7 +63,7 @@ def late(servers: Servers, suite_config) -> Iterator[tuple[Forwarder, Forwarder]
 def waiting(
     request, environment, servers, late, tmp_path
 ) -> Iterator[tuple[Process, str]]:
-    """A service that waits for them, and where its health can be asked."""
+    """A service that waits for them, and the URL of its health server."""
     ports = [
         (servers.ports[name], forwarder.port)
         for name, forwarder in zip(("rabbitmq", "postgresql"), late, strict=True)
@@ -88,23 +87,23 @@ def waiting(
 
 
 def status(url: str) -> int | None:
-    """The status of an answer; None where nobody listens."""
+    """Return the status of a response, or None if the connection is refused."""
     try:
         return requests.get(url, timeout=10).status_code
     except requests.ConnectionError:
         return None
 
 
-def says_that_it_waits(process: Process) -> bool:
-    """Whether its log names the server it waits for."""
-    told = ("waiting_for_database", "Error connecting to broker")
-    return any(line["event"].startswith(told) for line in process.lines())
+def has_logged_its_wait(process: Process) -> bool:
+    """Return whether the log names the server that it waits for."""
+    events = ("waiting_for_database", "Error connecting to broker")
+    return any(line["event"].startswith(events) for line in process.lines())
 
 
 def test_a_service_waits_until_its_servers_are_up(waiting, late) -> None:
     process, url = waiting
     assert status(f"{url}/readyz") == 503
-    eventually(lambda: says_that_it_waits(process), START_S)
+    eventually(lambda: has_logged_its_wait(process), START_S)
     assert status(f"{url}/healthz") == 200
     assert not process.ended()
     for forwarder in late:
@@ -115,5 +114,5 @@ def test_a_service_waits_until_its_servers_are_up(waiting, late) -> None:
 
 def test_a_waiting_service_ends_when_it_is_stopped(waiting) -> None:
     process, _ = waiting
-    eventually(lambda: says_that_it_waits(process), START_S)
+    eventually(lambda: has_logged_its_wait(process), START_S)
     assert process.stop() == 0

@@ -1,6 +1,6 @@
-"""Whatever a few users ask for, in whatever order: the shop does what a model of thirty lines says.
+"""For any requests of a few users in any order, the shop does what a model of thirty lines does.
 
-Hypothesis makes up the stories; what it prints of one that fails is a program that repeats it.
+Hypothesis generates the stories. For a story that fails it prints a program that reproduces it.
 """
 
 from collections.abc import Callable
@@ -23,41 +23,37 @@ from conftest import eventually
 from tests.system.shopper import Shopper, assert_problem
 
 EXAMPLES, STEPS = 20, 30
-ORDER_S = 30.0  # an order that is answered 202 ends within this
+ORDER_S = 30.0  # a pending order ends within this time
 SETTINGS = settings(
     max_examples=EXAMPLES,
     stateful_step_count=STEPS,
     deadline=None,
-    phases=(
-        Phase.explicit,
-        Phase.reuse,
-        Phase.generate,
-    ),  # to shrink would start hundreds of stories
+    # Without Phase.shrink, which would start hundreds of stories.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
 
 amounts = st.sampled_from([1, 99, 500, 1000, 2500])  # in cents
 verbs = st.sampled_from(["deposit", "deposit", "withdraw", "order", "order"])
-# How a client might write a key: its own, or what it has seen of the ids of others.
+# Forms of a key, which may be the id of another order or user.
 forms = st.sampled_from(["{}", '"{}"', "order:{}", "key:{}", "shell:{}"])
 limits = st.sampled_from([1, 2, 7, 100])
 
 
 @dataclass
 class Book:
-    """What a user's statement, orders and letters must say."""
+    """The expected statement, orders and letters of a user."""
 
     shopper: Shopper
     balance: int = 0
     statement: list[tuple[Any, ...]] = field(default_factory=list)
     orders: dict[str, dict[str, Any]] = field(default_factory=dict)
-    asked: dict[tuple[str, str], tuple[Any, ...]] = field(
-        default_factory=dict
-    )  # by place and key
+    # Requests by place and key.
+    requests: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
 
     def move(self, kind: str, amount: int, order_id: str | None = None) -> str | None:
-        """Record a movement; why it is refused, or None."""
+        """Record a movement. Return why it is refused, or None."""
         change = amount if kind == "deposit" else -amount
         reason = "insufficient-funds" if self.balance + change < 0 else None
         self.balance += 0 if reason else change
@@ -73,7 +69,7 @@ def euros(minor: int) -> str:
 
 
 class Shop(RuleBasedStateMachine):
-    """Users who deposit, withdraw and order, once or again, with keys of all kinds."""
+    """Users who deposit, withdraw and order, with all kinds of keys and retries."""
 
     users = Bundle("users")
     requests = Bundle("requests")  # (verb, amount, key) as they were sent
@@ -122,7 +118,7 @@ class Shop(RuleBasedStateMachine):
 
     @rule(book=users, request=requests)
     def ask_again(self, book: Book, request: tuple[str, int, str]) -> None:
-        """The same user again, or another one with the same key."""
+        """Let the same user retry, or another user use the same key."""
         self._ask(book, *request)
 
     @rule(book=users, request=requests, verb=verbs, amount=amounts)
@@ -173,43 +169,42 @@ class Shop(RuleBasedStateMachine):
     def _ask(
         self, book: Book, verb: str, amount: int, key: str | None
     ) -> tuple[str, int, str | None]:
-        """Send a request; what comes of it must be what the book says."""
-        answer = getattr(book.shopper, verb)(euros(amount), key)
-        note(
-            f"{book.shopper.user['username']}: {verb} {euros(amount)}, key {key}: {answer.status_code}"
-        )
+        """Send a request, and assert that the outcome is that of the book."""
+        response = getattr(book.shopper, verb)(euros(amount), key)
+        name, status = book.shopper.user["username"], response.status_code
+        note(f"{name}: {verb} {euros(amount)}, key {key}: {status}")
         place = "orders" if verb == "order" else "account"
         named = (place, (key or "").strip('"'))
-        before = book.asked.get(named) if key else None
+        before = book.requests.get(named) if key else None
         if before and before[:2] != (verb, amount):
-            assert_problem(answer, 422, "Idempotency-Key")
+            assert_problem(response, 422, "Idempotency-Key")
             return verb, amount, key
         check = self._ordered if verb == "order" else self._moved
-        outcome = check(book, verb, amount, answer, before)
+        outcome = check(book, verb, amount, response, before)
         if key:
-            book.asked.setdefault(named, (verb, amount, outcome))
+            book.requests.setdefault(named, (verb, amount, outcome))
         return verb, amount, key
 
     def _moved(
-        self, book: Book, verb: str, amount: int, answer: Any, before: Any
+        self, book: Book, verb: str, amount: int, response: Any, before: Any
     ) -> Any:
-        """The operation: a new one, as the book has it, or the one of `before` again."""
-        body = answer.json()
+        """Return the operation: a new one as in the book, or that of `before`."""
+        body = response.json()
         operation = body.get("operation", body)
         if before is None:
             book.move("deposit" if verb == "deposit" else "withdrawal", amount)
             assert seen(operation) == book.statement[-1]
         else:
             assert operation == before[2]
-        assert answer.status_code == (201 if operation["status"] == "done" else 409)
+        assert response.status_code == (201 if operation["status"] == "done" else 409)
         return operation
 
     def _ordered(
-        self, book: Book, verb: str, amount: int, answer: Any, before: Any
+        self, book: Book, verb: str, amount: int, response: Any, before: Any
     ) -> Any:
-        """The order's id: a new one's, which ends as the book says, or the one of `before`."""
-        assert answer.status_code in ((201, 202) if before is None else (201,))
-        order = answer.json()
+        """Return the order's id: of a new order that ends as in the book, or that of `before`."""
+        assert response.status_code in ((201, 202) if before is None else (201,))
+        order = response.json()
         if before is not None:
             assert order == book.orders[before[2]]
             return before[2]
@@ -224,7 +219,7 @@ class Shop(RuleBasedStateMachine):
 
 
 def seen(operation: dict[str, Any]) -> tuple[Any, ...]:
-    """An operation as the book has it."""
+    """Return an operation in the form of the book."""
     names = ("kind", "amount", "status", "reason", "order_id", "balance_after")
     return tuple(operation[name] for name in names)
 

@@ -1,4 +1,4 @@
-"""Listens to all that crosses the broker: its firehose, which copies each message that is published."""
+"""Receives a copy of each published message from the broker's firehose."""
 
 import re
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from tests.specs.messages import Bus, Message
 
 QUEUE = "tests-tap"
 # See chassis/queue_limits.py and chassis/broker_user.py.
-OF_CHECKS = re.compile(
+CHECKS = re.compile(
     r"\.check-[0-9a-f]{8}(\.dead)?\Z|\Apermission-check\.[0-9a-f]{16}\Z"
 )
 FIREHOSE = kombu.Exchange("amq.rabbitmq.trace", "topic", passive=True)
 
 
 class Traffic:
-    """What is published from `with` on, and what is delivered to the handlers of events."""
+    """All messages that are published, or delivered to event handlers, while it is open."""
 
     def __init__(self, servers: Servers, config: dict[str, Any]) -> None:
         self._servers = servers
@@ -37,11 +37,10 @@ class Traffic:
         bindings = [kombu.binding(FIREHOSE, routing_key=key) for key in keys]
         with connect(self._config) as connection:
             for queue in self.bus.bound("queue"):
-                if queue["name"].startswith("evt-"):  # what other tests have left
+                if queue["name"].startswith("evt-"):  # may have events of other tests
                     connection.default_channel.queue_purge(queue["name"])
-            kombu.Queue(QUEUE, bindings=bindings, durable=False)(
-                connection.default_channel
-            ).declare()
+            queue = kombu.Queue(QUEUE, bindings=bindings, durable=False)
+            queue(connection.default_channel).declare()
         self._servers.rabbitmqctl("trace_on")
         return self
 
@@ -51,31 +50,32 @@ class Traffic:
             connection.default_channel.queue_delete(QUEUE)
 
     def messages(self) -> list[Message]:
-        """All messages so far, but those by which queues and permissions are tried."""
+        """Return all messages so far, except those of the checks of queues and permissions."""
         self._messages += [
-            each for each in self._drain() if not OF_CHECKS.search(each.key)
+            each for each in self._drain() if not CHECKS.search(each.key)
         ]
         return self._messages
 
     def differences(self) -> list[str]:
-        """What of all messages so far is not as documented."""
+        """Return how the messages so far differ from the document."""
         return self.bus.differences(self.messages())
 
     def _drain(self) -> Iterator[Message]:
-        """What has come since the last time."""
+        """Yield the messages since the last call."""
         with connect(self._config) as connection:
             while copy := connection.default_channel.basic_get(QUEUE, no_ack=True):
                 yield _message(copy)
 
 
 def _message(copy: Any) -> Message:
-    """The message that a copy is of."""
-    told = copy.headers
-    way, _, name = copy.delivery_info["routing_key"].partition(".")
+    """Return the message that the firehose has copied."""
+    headers = copy.headers
+    action, _, name = copy.delivery_info["routing_key"].partition(".")
+    is_published = action == "publish"
     return Message(
-        exchange=told["exchange_name"] if way == "publish" else None,
-        key=told["routing_keys"][0] if way == "publish" else name,
-        queues=told.get("routed_queues", []),
-        properties=told["properties"],
-        body=bytes(copy.body or b""),  # of an empty one the library makes a text
+        exchange=headers["exchange_name"] if is_published else None,
+        key=headers["routing_keys"][0] if is_published else name,
+        queues=headers.get("routed_queues", []),
+        properties=headers["properties"],
+        body=bytes(copy.body or b""),  # the library makes a str of an empty body
     )

@@ -28,7 +28,7 @@ STATUSES = {0, 200, 201, 202, 409, 503, 504}  # 0: the connection failed
 
 @pytest.fixture
 def previous() -> Iterator[Path]:
-    """The files of the previous version."""
+    """A checkout of the previous version."""
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(checkout_of(PREVIOUS))
@@ -39,20 +39,16 @@ def previous() -> Iterator[Path]:
 
 def test_an_upgrade_and_a_rollback_under_load_lose_nothing(previous: Path) -> None:
     with arena(previous, (PREVIOUS_PERMISSIONS,)) as played:
-        part = Part(
-            "upgrade",
-            "copies of two versions lose nothing",
-            partial(_story, previous=previous),
-        )
+        story = partial(_story, previous=previous)
+        part = Part("upgrade", "copies of two versions lose nothing", story)
         result = play(part, played, SEED)
     assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)
 
 
 def test_the_previous_permissions_are_unchanged(previous: Path) -> None:
     its_own = previous / BUS.relative_to(CHECKOUT)
-    found, expected = (
-        yaml.safe_load(file.read_text()) for file in (PREVIOUS_PERMISSIONS, its_own)
-    )
+    found = yaml.safe_load(PREVIOUS_PERMISSIONS.read_text())
+    expected = yaml.safe_load(its_own.read_text())
     assert found["users"] == expected["users"]
 
 
@@ -89,7 +85,7 @@ def _story(run: Run, previous: Path) -> None:
 
 
 def _keep_events_waiting(run: Run, service: str) -> None:
-    """The database of a service is unavailable while its copies consume events."""
+    """Keep the database of a service unavailable while its copies consume events."""
     with run.arena.locked_out(service):
         run.fault(f"the database of {service} is unavailable")
         _request(run)
@@ -109,14 +105,14 @@ def _replace_second_copies(run: Run, services: Sequence[str], checkout: Path) ->
         _switch(run, run.arena.copies(service)[1], checkout)
 
 
-def _permit(run: Run, whom: str, *permissions: Path) -> None:
+def _permit(run: Run, versions: str, *permissions: Path) -> None:
     """Load other permissions on the broker while everything runs."""
-    run.fault(f"the broker loads the permissions of {whom}")
+    run.fault(f"the broker loads the permissions of {versions}")
     run.arena.permit(*permissions)
 
 
 def _fail_events(run: Run) -> None:
-    """Events fail while copies of both versions consume them."""
+    """Let events fail while copies of both versions consume them."""
     for service in CONSUMERS:
         _keep_events_waiting(run, service)
         run.arena.await_ready(run.arena.copies(service))
@@ -144,13 +140,13 @@ def _upgrade_at_once(run: Run) -> None:
 
 
 def _waiting_events(arena: Arena, service: str) -> int:
-    """The events in the queues of a service, those that its copies hold included."""
+    """Return how many events the queues of a service have, unacknowledged ones too."""
     queues = arena.messages("evt-")
     return sum(count for name, count in queues.items() if f"--{service}." in name)
 
 
 def _request(run: Run) -> None:
-    """Begin some sign-ups and orders, whose events go to billing and notifications."""
+    """Start sign-ups and orders, whose events billing and notifications consume."""
     for _ in range(REQUESTS):
         run.clients.spawn(run.clients.sign_up)
     run.clients.wave(REQUESTS)
