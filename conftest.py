@@ -45,7 +45,7 @@ PROCESSOR_ONLY = (
     "tests/test_mutants.py",
     "tests/test_workflows.py",
 )
-# Tests in these places that use one of these fixtures have servers all the same.
+# Tests in these places that use one of these fixtures have servers nevertheless.
 STARTS_SERVERS = {"servers", "server"}
 OWN_SERVERS = ("tests/docs/", "tests/chaos/")
 

@@ -42,7 +42,7 @@ def rpc_methods(service: type, config: dict[str, Any]) -> list[str]:
 
 
 def alike(value: Any) -> Any:
-    """Return `value` with marks in the place of ids and times, which differ each time."""
+    """Return `value` with marks instead of ids and times, which differ each time."""
     if isinstance(value, dict):
         return {name: alike(part) for name, part in value.items()}
     if isinstance(value, list):

@@ -4,7 +4,7 @@
 
 A mutant is the code without one thing that a promise depends on, in a copy of the tracked files.
 One of its tests must fail there. Before, the same tests must pass with the code as it is.
-A word selects the mutants whose names contain it.
+Arguments select the mutants whose names contain them.
 """
 
 import argparse
@@ -109,7 +109,7 @@ UNSTORED_REFUSAL = Replace(
     'if operation.status == "done": operations.append(operation)',
 )
 MUTANTS = [
-    # Amounts mean what the books say.
+    # Amounts agree with the books.
     Mutant(
         "books in another currency start",
         [SetCondition("billing.books:Books.check_content")],
@@ -149,7 +149,7 @@ MUTANTS = [
             "test_money_is_written_as_in_the_language_with_the_digits_of_iso_4217",
         ),
     ),
-    # Effects are made once, by unique keys.
+    # Unique keys make effects happen once.
     Mutant(
         "a ref is not unique",
         [
@@ -232,7 +232,7 @@ MUTANTS = [
         tests(PLACE, "test_an_order_ended_twice_at_once_ends_once_with_one_event"),
     ),
     Mutant(
-        "silence is taken for a refusal",
+        "a missing reply counts as a refusal",
         [
             Replace(
                 "orders.domain:ending",
@@ -271,7 +271,7 @@ MUTANTS = [
         tests(BOOKS, "test_a_refusal_is_recorded_with_its_reason_and_moves_nothing"),
     ),
     Mutant(
-        "a refusal is not stored, seen from outside",
+        "a refusal is not stored, seen by a client",
         [UNSTORED_REFUSAL],
         tests(
             LEDGER,
@@ -284,7 +284,7 @@ MUTANTS = [
         tests(LEDGER, "test_many_at_once_on_one_account_never_overdraw_it"),
     ),
     Mutant(
-        "a cent more than the balance can be taken",
+        "a withdrawal may exceed the balance by a cent",
         [
             Replace(
                 "billing.domain:_refusal",
@@ -300,12 +300,12 @@ MUTANTS = [
         tests(BOOKS, "test_balances_change_by_exactly_the_done_operations"),
     ),
     Mutant(
-        "another user's ref is answered",
+        "another user's ref is accepted",
         [Replace("billing.domain:_is_for", "operation.user_id", "request.user_id")],
         tests(BOOKS, "test_another_amount_kind_or_user_under_one_ref_is_a_conflict"),
     ),
     Mutant(
-        "a client's key can be an order's",
+        "a client's key can be an order's ref",
         [
             Replace(
                 "billing.domain:ref_of",
@@ -318,7 +318,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a key is not its user's own",
+        "all users share their keys",
         [
             Replace(
                 "billing.domain:ref_of",
@@ -341,7 +341,7 @@ MUTANTS = [
         tests(LEDGER, "test_a_cancelled_withdrawal_never_happens"),
     ),
     Mutant(
-        "a batch whose refs are taken again and again never ends",
+        "a batch with conflicting refs is tried without end",
         [SetValue("billing.service:MAX_SETTLEMENTS", "100_000")],
         tests(
             LEDGER,
@@ -350,7 +350,7 @@ MUTANTS = [
     ),
     # Migrations.
     Mutant(
-        "a migration waits for a lock, and all queries behind it",
+        "a migration that waits for a lock blocks queries",
         [
             ReplaceText(
                 "chassis.migrate:LIMITS", "lock_timeout = '1s'", "lock_timeout = 0"
@@ -374,7 +374,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "several migrations at once take no turns",
+        "several migrations run at once",
         [
             ReplaceText(
                 "chassis.migrate:TAKE_TURN",
@@ -405,34 +405,34 @@ MUTANTS = [
         tests(USERS, "test_user_and_event_are_stored_together_or_not_at_all"),
     ),
     Mutant(
-        "two replays at once do not take turns",
+        "two replays run at once",
         [ReplaceText("replay.outbox:LOCK", "pg_advisory_xact_lock(%s)", "%s")],
         tests(REPLAY, "test_two_replays_at_once_write_one_event_for_each_order"),
     ),
     Mutant(
-        "a replay doubles an event that the outbox still has",
+        "a replay doubles an event that is still in the outbox",
         [SetCondition("replay.outbox:write", "marked", "True")],
         tests(REPLAY, "test_an_event_that_the_outbox_still_has_is_marked_as_unsent"),
     ),
     Mutant(
-        "a replay takes an event that is on the way for lost",
+        "a replay counts an event in flight as lost",
         [SetCondition("replay.outbox:write", "on_the_way", "True")],
         tests(REPLAY, "test_an_event_that_is_on_the_way_is_left_alone"),
     ),
     Mutant(
-        "an event that found no queue is marked as sent",
+        "an event without a queue is marked as sent",
         [SetCondition("chassis.outbox:Outbox._relay_batch", "not is_routed")],
         tests(
             OUTBOX, "test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one"
         ),
     ),
     Mutant(
-        "relays do not skip what another has",
+        "relays do not skip the rows of another",
         [ReplaceText("chassis.outbox:TAKE", "FOR UPDATE SKIP LOCKED")],
         tests(OUTBOX, "test_two_relays_side_by_side_publish_every_event_once"),
     ),
     Mutant(
-        "each look of the relay begins at the start",
+        "each pass of the relay begins at the start",
         [
             Replace(
                 "chassis.outbox:Outbox._begin_pass",
@@ -446,7 +446,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "nobody notices an event below the position",
+        "an event below the position is not noticed",
         [Replace("chassis.outbox:Outbox._measure", "below > 0", "False")],
         tests(
             POSITION,
@@ -476,7 +476,7 @@ MUTANTS = [
         tests(POSITION, "test_events_wait_above_the_position_while_publishing_fails"),
     ),
     Mutant(
-        "nobody notices an order that the sweeper missed",
+        "an order that the sweeper missed is not noticed",
         [Drop("orders.service:Service.measure", "Service.is_behind")],
         tests(
             SWEEPER, "test_orders_that_were_missed_for_long_are_noticed_and_all_settled"
@@ -489,7 +489,7 @@ MUTANTS = [
         tests(AMQP, "test_each_message_without_a_queue_is_told"),
     ),
     Mutant(
-        "nobody waits for a confirm",
+        "the publisher does not wait for confirms",
         [
             Replace(
                 "chassis.amqp:ConfirmedPublisher.publish",
@@ -507,7 +507,7 @@ MUTANTS = [
         ],
     ),
     Mutant(
-        "an event is acked before its work",
+        "an event is acked before it is handled",
         [
             Replace(
                 "chassis.events:EventHandler._handle",
@@ -554,7 +554,7 @@ MUTANTS = [
         tests(UNIT_EVENTS, "test_no_event_is_lost_whatever_fails"),
     ),
     Mutant(
-        "of a batch that fails one half is forgotten",
+        "half of a failed batch is not tried",
         [
             Replace(
                 "chassis.events:EventHandler._try", "self._try(events[half:], result)"
@@ -616,7 +616,7 @@ MUTANTS = [
         tests(EVENTS, "test_no_try_follows_the_last_one_before_its_delay"),
     ),
     Mutant(
-        "any number of events is held",
+        "the number of held events has no limit",
         [
             Replace(
                 "chassis.retries:HeldDeliveries.has_room_for",
@@ -627,7 +627,7 @@ MUTANTS = [
         tests(RETRIES, "test_no_more_than_the_limit_are_held"),
     ),
     Mutant(
-        "events are dead-lettered though all fail alike",
+        "events are dead-lettered though all fail with one error",
         [SetValue("chassis.retries:MAX_ALIKE", "3_000")],
         tests(
             EVENTS,
@@ -649,7 +649,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a letter without a reader is dropped",
+        "an event without a recipient is dropped",
         [
             SetCondition(
                 "notifications.service:Service._write_letters", 'event["user_id"]'
@@ -673,7 +673,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "redriving goes on while there is something parked",
+        "redriving goes on while there are dead letters",
         [
             Replace(
                 "chassis.moves:move",
@@ -701,7 +701,7 @@ MUTANTS = [
         ],
         tests(LIMITS, "test_scratch_queues_of_a_killed_migration_expire"),
     ),
-    # What a user of the broker must not have.
+    # Excessive permissions of a broker user.
     Mutant(
         "a broker user may use every routing key",
         [
@@ -738,9 +738,9 @@ MUTANTS = [
             "test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations",
         ),
     ),
-    # What a database must have.
+    # Required settings of a database.
     Mutant(
-        "a database that cannot hold all texts is taken",
+        "a database with another encoding is accepted",
         [
             Replace(
                 "chassis.database_checks:REQUIRED",
@@ -756,7 +756,7 @@ MUTANTS = [
         tests(DATABASE, "test_the_first_start_makes_the_limits_settings_of_the_role"),
     ),
     Mutant(
-        "a pooler keeps the session that set the time limits, and that has none",
+        "a pooler keeps a session without time limits",
         [
             ReplaceText(
                 "chassis.database_checks:_set_for_role",
@@ -776,7 +776,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a request that nobody can answer is taken",
+        "a request without a reply queue is accepted",
         [SetCondition("chassis.rpc:RpcConsumer._fault", '"reply_to"')],
         tests(
             RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"
@@ -825,12 +825,12 @@ MUTANTS = [
         tests(RPC, DETOUR),
     ),
     Mutant(
-        "a withdrawn call is sent all the same",
+        "a withdrawn call is sent",
         [Replace("chassis.amqp:Sender._withdraw_calls", "queued.take()", "True")],
         tests(AMQP, "test_a_withdrawn_message_is_never_sent_and_its_sender_knows"),
     ),
     Mutant(
-        "a service passes on that a call of its own was not received",
+        "a fault of a service's own call is passed to its caller",
         [SetCondition("chassis.rpc:RpcConsumer._error", "NotReceived")],
         tests(
             RPC,
@@ -860,7 +860,7 @@ MUTANTS = [
     ),
     # The gateway.
     Mutant(
-        "a gateway leaves its Service for lack of a broker",
+        "a gateway without a broker is not started",
         [
             Replace(
                 "chassis.health:PATHS", 'partial(_readiness, " started")', "_readiness"
@@ -876,7 +876,7 @@ MUTANTS = [
         tests(HEALTH, "test_idle_connections_do_not_keep_a_probe_from_its_answer"),
     ),
     Mutant(
-        "all interfaces are those of IPv6 alone",
+        "all interfaces are only those of IPv6",
         [
             SetArgument(
                 "chassis.health:listen",
@@ -895,7 +895,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a client of IPv4 is another one on a socket of both families",
+        "a client of IPv4 differs on a socket of both families",
         [Replace("gateway.reading:normalize", "address.ipv4_mapped", "None")],
         tests(
             READING, "test_a_client_of_ipv4_is_the_same_on_a_socket_of_both_families"
@@ -925,12 +925,12 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a client with all connections keeps others out",
+        "a client with all connections excludes others",
         [Replace("gateway.web:WebServer._make_room", "c.client in greedy", "False")],
         tests(WEB, "test_the_client_that_has_most_makes_room_for_one_that_has_fewer"),
     ),
     Mutant(
-        "a request in progress is given up for a new connection",
+        "a request in progress is cancelled for a new connection",
         [
             Replace(
                 "gateway.web:WebServer._make_room",
@@ -975,7 +975,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "two bytes behind a chunk are skipped, whatever they are",
+        "any two bytes after a chunk are skipped",
         [SetCondition("gateway.bodies:Chunked.split", 'b"\\r\\n"')],
         tests(
             "gateway/tests/unit/test_bodies.py",
@@ -991,7 +991,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a large answer is copied for each client",
+        "a large response is copied for each client",
         [
             Replace(
                 "gateway.responses:Response.pieces",
@@ -1004,14 +1004,14 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "caches may keep answers",
+        "caches may keep responses",
         [DropKey("gateway.responses:GENERAL", '"Cache-Control"')],
         tests(
             "gateway/tests/unit/test_responses.py",
             "test_nobody_keeps_an_answer_or_guesses_its_type",
         ),
     ),
-    # Settings are text, and no message shows a secret.
+    # Settings are text, and messages show no secret.
     Mutant(
         "the key of the tokens is read as YAML",
         [
@@ -1038,7 +1038,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a file that holds no secret is quoted",
+        "the content of a wrong secret file is shown",
         [
             ReplaceText(
                 "chassis.secret_files:read_secret",
@@ -1060,9 +1060,9 @@ MUTANTS = [
             "test_what_is_no_absolute_path_may_be_the_secret_and_is_not_shown",
         ),
     ),
-    # One client starves nobody, and a text steers nothing.
+    # One client cannot starve others, and text is never executed.
     Mutant(
-        "passwords are hashed in the order in which they came",
+        "passwords are hashed in the order of arrival",
         [
             SetArgument(
                 "users.fair_queue:FairQueue._start_next", "min", "key", "lambda turn: 0"
@@ -1074,12 +1074,12 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "usernames have no turns of their own",
+        "usernames have no turn in the queue",
         [Replace("users.fair_queue:FairQueue._start_next", "self._turns % 2", "0")],
         tests(FAIR_QUEUE, "test_behind_a_proxy_the_names_share_the_turns"),
     ),
     Mutant(
-        "a full queue refuses whoever comes",
+        "a full queue refuses the next caller",
         [
             SetArgument(
                 "users.fair_queue:FairQueue._share_places",
@@ -1101,7 +1101,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "the client's address does not travel",
+        "the client's address is not passed on",
         [Replace("chassis.rpc:RpcProxy._call", "current_client()", '""')],
         tests(
             RPC, "test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch"
@@ -1127,7 +1127,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a subject may hold a header",
+        "a subject may contain an encoded word",
         [ReplaceText("notifications.schemas:SUBJECT", r"(?!.*=\?[^?]*\?[bBqQ]\?)")],
         tests(
             "notifications/tests/unit/test_schemas.py",
@@ -1148,7 +1148,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "two forms of one domain are two addresses",
+        "two spellings of one domain are two addresses",
         [
             Replace(
                 "users.domain:address_forms",
@@ -1182,7 +1182,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a line of the log steers a terminal",
+        "a log line may contain control characters",
         [
             SetArgument(
                 "chassis.logs:_JSON", "json.JSONEncoder", "ensure_ascii", "False"
@@ -1217,7 +1217,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a service that cannot write says that it is ready",
+        "a service that cannot write is ready",
         [SetCondition("chassis.db:Database._note_failure")],
         tests(
             CONNECTIONS,
@@ -1226,7 +1226,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a lost connection is made again without consumers",
+        "a lost connection is reopened without consumers",
         [
             Replace(
                 "chassis.queues:QueueConsumer.consume",
@@ -1249,7 +1249,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a connection is cut off at TLS and not beneath it",
+        "a connection is shut down at TLS and not at TCP",
         [
             Replace(
                 "chassis.queues:_cut_off",
@@ -1265,7 +1265,7 @@ MUTANTS = [
         tests(TLS, "test_the_end_of_a_connection_waits_for_no_answer_of_tls"),
     ),
     Mutant(
-        "a timer goes by the time of day",
+        "a timer depends on the time of day",
         [DropDefinition("chassis.timers:Timer._run")],
         tests(LOOPS, "test_a_timer_goes_on_though_the_time_of_day_is_set_back"),
     ),
@@ -1306,7 +1306,7 @@ MUTANTS = [
         tests(LOOKUPS, "test_a_broker_is_ready_whatever_its_name_server_does"),
     ),
     Mutant(
-        "each address of a database has as much time as the last",
+        "each address of a database has the time of the last",
         [
             Replace(
                 "chassis.lookups:connect", "NEXT_ADDRESS_AFTER_S", "CONNECT_TIMEOUT_S"
@@ -1330,7 +1330,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "the end of a sender's time is taken for an address that refuses",
+        "a timeout of the sender counts as a refusing address",
         [
             Replace(
                 "chassis.amqp:Sender._connected",
@@ -1343,7 +1343,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "a standby is taken for the primary",
+        "a standby is accepted as the primary",
         [SetCondition("chassis.lookups:refuse_read_only")],
         tests(LOOKUPS, "test_migrations_skip_a_standby"),
     ),
@@ -1352,19 +1352,19 @@ MUTANTS = [
         [Drop("chassis.migrate:_engine", "event.listen")],
         tests(LOOKUPS, "test_migrations_skip_a_standby"),
     ),
-    # Passwords and values are for those who need them.
+    # Passwords and values reach only the processes that need them.
     Mutant(
         "every process gets the passwords of all databases",
         [SetCondition("dev.servers:uri_names", "MIGRATIONS", "user")],
         tests(COPIES, "test_a_copy_is_told_of_its_own_database_and_no_other_secret"),
     ),
     Mutant(
-        "a command without a user gets the secrets of the terminal",
+        "a command without a user gets the terminal's secrets",
         [SetCondition("dev.cli:Suite.environ", "PRIVATE", "True")],
         tests(COPIES, "test_a_command_without_a_user_gets_no_secret"),
     ),
     Mutant(
-        "commands ask a proxy for the suite",
+        "commands use a proxy for the suite",
         [Replace("dev.cli:Suite.environ", "without_proxy(os.environ)", "{}")],
         tests(COPIES, "test_no_command_asks_a_proxy_for_the_suite"),
     ),
@@ -1383,7 +1383,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "an installation builds on what a killed one has left",
+        "an installation reuses the files of a killed one",
         [ReplaceInFile("dev/install.sh", "[ -e .venv/.unfinished ] || ", "")],
         tests(
             "dev/tests/unit/test_install.py",
@@ -1391,7 +1391,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "others may write what root starts",
+        "other users may write the programs that root starts",
         [
             Replace(
                 "dev.supervisor:Supervisor.begin",
@@ -1419,7 +1419,7 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "everybody may read the variables of a program",
+        "all users may read the variables of a program",
         [SetValue("dev.passwords:PRIVATE", "0o644")],
         tests(
             "dev/tests/unit/test_supervisor.py",
@@ -1437,7 +1437,7 @@ MUTANTS = [
         tests(SERVERS, "test_the_log_of_postgresql_has_no_values"),
     ),
     Mutant(
-        "a role may take all connections of PostgreSQL",
+        "a role may use all connections of PostgreSQL",
         [SetValue("dev.servers:SERVICE_CONNECTIONS", "600")],
         tests(SERVERS, "test_no_role_can_take_the_connections_of_others"),
     ),

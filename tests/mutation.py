@@ -1,4 +1,4 @@
-"""Changes to a copy of the code: each takes away one thing that a promise depends on.
+"""Changes to a copy of the code. Each removes one thing that a promise depends on.
 
 A change refers to a symbol: `module:function`, `module:Class.method` or `module:CONSTANT`.
 Inside it, expressions and statements are compared as syntax trees: layout does not matter.
@@ -43,7 +43,7 @@ class Place:
 
 
 def places(scope: ast.AST) -> Iterator[Place]:
-    """All nodes below `scope`."""
+    """Yield all nodes below `scope`."""
     for field, value in ast.iter_fields(scope):
         if isinstance(value, ast.AST):
             yield Place(scope, field, None, value)
@@ -56,7 +56,7 @@ def places(scope: ast.AST) -> Iterator[Place]:
 
 
 def find(tree: ast.AST, symbol: str) -> Place:
-    """The definition of a symbol, or the assignment of a constant."""
+    """Return the definition of a symbol, or the assignment of a constant."""
     found: list[Place] = []
     for name in symbol.partition(":")[2].split("."):
         scope = found[0].node if found else tree
@@ -66,7 +66,7 @@ def find(tree: ast.AST, symbol: str) -> Place:
 
 
 def _statements(scope: ast.AST) -> Iterator[Place]:
-    """The statements of a scope, those of `if`, `with` and the like too."""
+    """Yield the statements of a scope, also those inside of `if`, `with` and `try`."""
     for field, value in ast.iter_fields(scope):
         for index, node in enumerate(value if isinstance(value, list) else []):
             if isinstance(node, ast.stmt | ast.ExceptHandler):
@@ -76,7 +76,7 @@ def _statements(scope: ast.AST) -> Iterator[Place]:
 
 
 def _names(node: ast.AST) -> set[str]:
-    """The names that a definition or an assignment defines."""
+    """Return the names that a definition or an assignment defines."""
     if isinstance(node, Definition):
         return {node.name}
     return {name.id for target in _targets(node) for name in _elements(target)}
@@ -89,7 +89,7 @@ def _targets(node: ast.AST) -> list[ast.expr]:
 
 
 def _elements(target: ast.expr) -> list[ast.Name]:
-    """The names in the target of an assignment: one, or several in a tuple."""
+    """Return the names in the target of an assignment: one, or several in a tuple."""
     elements = target.elts if isinstance(target, ast.Tuple) else [target]
     return [each for each in elements if isinstance(each, ast.Name)]
 
@@ -104,7 +104,7 @@ def _expression(text: str) -> ast.expr:
 
 
 def _same(node: ast.AST, text: str) -> bool:
-    """Whether a node is the expression or statement `text`, in whatever layout."""
+    """Return whether a node is the expression or statement `text`, in any layout."""
     return isinstance(node, ast.expr | ast.stmt) and ast.unparse(node) == _normalized(
         text
     )
@@ -120,13 +120,13 @@ def _normalized(text: str) -> str:
 
 
 def _mentions(node: ast.AST, text: str) -> bool:
-    """Whether the expression `text` is part of the node. The empty text is part of each."""
+    """Return whether the expression `text` is part of a node. The empty text is."""
     return not text or any(_same(each, text) for each in ast.walk(node))
 
 
 @dataclass(frozen=True)
 class Change(ABC):
-    """What happens to one symbol."""
+    """A change of one symbol."""
 
     symbol: str
 
@@ -195,7 +195,7 @@ class Drop(Change):
 
 @dataclass(frozen=True)
 class DropDefinition(Change):
-    """Drop the function itself: a class then has that of its base class."""
+    """Drop a function. A class then has the function of its base class."""
 
     def change(self, definition: Place) -> None:
         definition.replace_statement([])
@@ -216,7 +216,7 @@ class Prepend(Change):
 
 @dataclass(frozen=True)
 class Return(Change):
-    """Let a function do nothing but return a value."""
+    """Let a function only return a value."""
 
     value: str
 
@@ -341,7 +341,7 @@ class ReplaceText(Change):
         return False
 
     def _split(self, text: str) -> list[str]:
-        """The text around each place where `old` is found."""
+        """Return the text around each place where `old` is found."""
         tokens = re.findall(r"\w+|[^\w\s]", self.old)
         return re.split(r"\s*".join(map(re.escape, tokens)), text)
 

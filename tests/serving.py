@@ -11,9 +11,9 @@ from chassis.rpc import rpc
 
 
 class Twin:
-    """Stands in for the service `name`: records the calls of `methods`, and answers as told.
+    """A fake of the service `name`. It records the calls of `methods`, and replies from `answers`.
 
-    `answers["get"] = lambda user_id: {...}`; a method without an answer fails its caller.
+    `answers["get"] = lambda user_id: {...}` sets the reply of a method. Without one the call fails.
     """
 
     def __init__(self, name: str, *methods: str) -> None:
@@ -31,18 +31,16 @@ class Twin:
         return rpc(answer)
 
     def forget(self) -> None:
-        """Be as new, for the next test."""
+        """Remove calls and answers, for the next test."""
         self.calls.clear()
         self.answers.clear()
 
 
 @contextmanager
 def serving(config: dict[str, Any], *services: type) -> Iterator[None]:
-    """The services run on the broker and databases of `config`."""
-    containers = [
-        Container(service, {**config, "HEALTH_ADDRESS": "127.0.0.1:0"})
-        for service in services
-    ]
+    """Run services with the broker and databases of `config`."""
+    own = {**config, "HEALTH_ADDRESS": "127.0.0.1:0"}
+    containers = [Container(service, own) for service in services]
     try:
         for container in containers:
             container.start()

@@ -24,7 +24,6 @@ PENDING = {
     "chassis",
     "compose.yaml",
     "config.yaml",
-    "conftest.py",
     "dev",
     "docs",
     "gateway",

@@ -105,7 +105,7 @@ def test_a_change_changes_its_place_alone(
     assert mutate(change) == code.replace(old, new)
 
 
-def test_a_function_does_nothing_but_return(mutate: Mutate) -> None:
+def test_a_function_only_returns(mutate: Mutate) -> None:
     assert mutate(Return(HANDLE, "7")).endswith(
         "def handle(self, batch):\n        return 7"
     )

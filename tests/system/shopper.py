@@ -101,7 +101,7 @@ class Shopper(Client):
             page = self.get(path, params=query).json()
 
     def letters(self, count: int) -> list[dict[str, Any]]:
-        """Wait for `count` letters, and return them, newest first. There must be no more."""
+        """Wait for `count` letters, and return them, newest first. More letters fail."""
 
         def enough() -> list[dict[str, Any]] | None:
             letters = self.all("/notifications")

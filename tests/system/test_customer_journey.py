@@ -112,7 +112,7 @@ def test_the_statement_lists_each_operation_and_reason(shopper) -> None:
     ]
 
 
-def test_a_message_to_oneself_is_kept_exactly(shopper) -> None:
+def test_a_message_is_stored_exactly(shopper) -> None:
     texts = {
         "subject": "Don't forget: 'milk'; DROP TABLE",
         "body": "{{7*7}} ${x} <b>\r\nмолоко \u202e\u200b🥛 ",

@@ -45,7 +45,7 @@ def test_health_is_public_and_the_api_is_not_on_its_ports(suite, shopper) -> Non
     assert requests.get(f"{suite.url}/readyz", timeout=60).status_code == 200
 
 
-def test_metrics_count_what_was_done(suite, shopper) -> None:
+def test_metrics_count_completed_calls(suite, shopper) -> None:
     def deposits() -> float:
         metrics = suite.health("billing", "/metrics").text.splitlines()
         labels = 'method="deposit_many",outcome="done",service="billing"'
@@ -101,7 +101,7 @@ def test_a_request_id_is_logged_from_gateway_to_letter(suite, shopper) -> None:
     assert missing() == set()
 
 
-def test_no_log_holds_a_password_or_a_token(suite, shopper, client) -> None:
+def test_no_log_contains_a_password_or_a_token(suite, shopper, client) -> None:
     secret = f"secret-{uuid.uuid4()}"
     client.post(
         "/tokens", json={"username": shopper.user["username"], "password": secret}

@@ -56,7 +56,7 @@ def ask(client: Client, owner: Owner, handler: str) -> requests.Response:
 
 
 def cell(response: requests.Response, owner: Owner, route: Route) -> str:
-    """Return the table's word for a response."""
+    """Return the cell that a response would have in the table."""
     if not response.ok:
         assert not marks_in(response, owner)
         return str(response.status_code)

@@ -203,7 +203,7 @@ def test_a_refused_start_names_the_variable_not_the_secret(
     forms = {
         "variable": {variable: RAW[variable]},
         "file": {variable: "", f"{variable}_FILE": str(tmp_path / "file")},
-        # The secret itself in the place of a path.
+        # The secret itself instead of a path.
         "path": {variable: "", f"{variable}_FILE": RAW[variable]},
         "both": {variable: RAW[variable], f"{variable}_FILE": str(tmp_path / "file")},
     }
