@@ -15,7 +15,6 @@ PENDING = {
     ".ci",
     ".github",
     ".pre-commit-config.yaml",
-    "CHANGELOG.md",
     "Dockerfile",
     "Makefile",
     "audit",
