@@ -12,7 +12,7 @@ from typing import Any
 
 from audit.checks import differences
 from audit.snapshots import snapshots
-from chassis import command
+from chassis import cli
 from chassis.amqp import connect
 
 SHOWN = 100
@@ -49,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args(arguments)
     try:
-        result = audit(command.settings(options.config), options.settled)
-    except command.Errors as exc:
-        print(f"could not look: {command.last_line(exc)}", file=sys.stderr)
+        result = audit(cli.load_settings(options.config), options.settled)
+    except cli.ERRORS as exc:
+        print(f"could not look: {cli.error_line(exc)}", file=sys.stderr)
         return 2
     print(json.dumps(result) if options.json else _table(result))
     return 1 if result["differences"] else 0
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 def audit(config: dict[str, Any], settled: bool = False) -> dict[str, Any]:
     """{"checked": {what: how many, "money": "0.00 EUR"}, "differences": how many, "first": [line, ...]}.
 
-    Raises one of chassis.command.Errors.
+    Raises one of chassis.cli.ERRORS.
     """
     in_queues = list(_in_queues(config, settled))
     with snapshots(config, settled) as ask:

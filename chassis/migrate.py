@@ -34,8 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import OperationalError
 
-from chassis import command as command_line
-from chassis import lookups
+from chassis import cli, lookups
 from chassis.amqp import connect, declare_exchange
 from chassis.broker_user import check_broker_user
 from chassis.database_checks import violations
@@ -73,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("services", nargs="*", help="default: all that have a database")
     options = parser.parse_args(arguments)
     try:
-        config = command_line.settings(options.config)
+        config = cli.load_settings(options.config)
         if read(config, "AMQP_USER_RESTRICTED", SWITCH):
             check_broker_user(config, "migrations")
         services = options.services or services_with_tables(config)
@@ -85,8 +84,8 @@ def main(arguments: list[str] | None = None) -> None:
         for service in services:
             migrate_tables(config, service)
             print(f"{service}: tables and queues are ready")
-    except (CommandError, *command_line.Errors) as exc:
-        sys.exit(f"{options.config}: {command_line.last_line(exc)}")
+    except (CommandError, *cli.ERRORS) as exc:
+        sys.exit(f"{options.config}: {cli.error_line(exc)}")
 
 
 def services_with_tables(config: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from audit.snapshots import connect
-from chassis import command
+from chassis import cli
 from replay.options import Options
 from replay.run import Report, run
 from replay.sources import SOURCES, Source
@@ -22,15 +22,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     missing = 0
     try:
-        config = command.settings(given.config)
+        config = cli.load_settings(given.config)
         options = Options(_moment(config, given.since), given.settled, given.dry_run)
         print(f"since {options.since}")
         for source in SOURCES:
             report = run(config, source, options)
             print("\n".join(_lines(source, report, options.dry_run)))
             missing += report.missing
-    except command.Errors as exc:
-        print(f"could not look: {command.last_line(exc)}", file=sys.stderr)
+    except cli.ERRORS as exc:
+        print(f"could not look: {cli.error_line(exc)}", file=sys.stderr)
         return 2
     return 1 if options.dry_run and missing else 0
 

@@ -51,12 +51,12 @@ OUTBOX = "chassis/tests/interface/test_outbox.py"
 RPC = "chassis/tests/interface/test_rpc.py"
 RETRIES = "chassis/tests/unit/test_retries.py"
 UNIT_EVENTS = "chassis/tests/unit/test_events.py"
-DEAD = "chassis/tests/interface/test_dead.py"
+DEAD = "chassis/tests/interface/test_dead_letters.py"
 STORE = "orders/tests/interface/test_store.py"
 REPLAY = "replay/tests/interface/test_command.py"
 LIMITS = "chassis/tests/interface/test_queue_limits.py"
 BROKER_USER = "chassis/tests/interface/test_broker_user.py"
-COMMAND = "chassis/tests/unit/test_command.py"
+COMMAND = "chassis/tests/unit/test_cli.py"
 HEALTH = "chassis/tests/unit/test_health.py"
 CONNECTIONS = "chassis/tests/interface/test_connections.py"
 CONTAINER = "chassis/tests/interface/test_container.py"
@@ -732,7 +732,7 @@ MUTANTS = [
     ),
     Mutant(
         "a refused login is taken for missing migrations",
-        [Replace("chassis.command:last_line", "(312, 404)", "(312, 403, 404)")],
+        [Replace("chassis.cli:error_line", "MISSING_QUEUE", "(312, 403, 404)")],
         tests(
             COMMAND,
             "test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations",

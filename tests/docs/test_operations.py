@@ -72,9 +72,9 @@ def operated(suite: Suite, variables: dict[str, str]) -> Operated:
         connection.Producer().publish(
             b"{", routing_key=QUEUE, content_type="application/json"
         )
-    eventually(lambda: f"{QUEUE}: 1 parked" in terminal.run("make dead"))
+    eventually(lambda: f"{QUEUE}: 1 dead-lettered" in terminal.run("make dead"))
     printed[PARKED] = terminal.run(PARKED)
-    eventually(lambda: f"{QUEUE}: 1 parked" in terminal.run("make dead"))
+    eventually(lambda: f"{QUEUE}: 1 dead-lettered" in terminal.run("make dead"))
     metrics = "".join(
         requests.get(url(suite, name), timeout=10).text for name in SERVICES
     )
@@ -117,7 +117,7 @@ def test_a_request_is_found_by_its_id(operated: Operated) -> None:
 
 def test_a_parked_event_is_shown_and_moved_back(operated: Operated) -> None:
     told = operated.printed[PARKED]
-    assert told.index(f"{QUEUE}: 1 parked") < told.index(f"{QUEUE}: 1 redriven")
+    assert told.index(f"{QUEUE}: 1 dead-lettered") < told.index(f"{QUEUE}: 1 redriven")
 
 
 def test_the_audit_tells_what_a_restore_has_forgotten(operated: Operated) -> None:

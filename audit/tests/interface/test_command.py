@@ -78,7 +78,7 @@ def test_of_many_differences_the_first_are_printed_and_all_are_counted(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"AMQP_URI": "amqp://shop:shop@127.0.0.1:9/"}, "the broker is away"),
+        ({"AMQP_URI": "amqp://shop:shop@127.0.0.1:9/"}, "the broker is unavailable"),
         ({"AMQP_URI": None}, "AMQP_URI is missing"),
         ({"DB_URIS": {}}, "NOTIFICATIONS_DB_URI is missing"),
         (

@@ -20,9 +20,9 @@ from conftest import eventually
 COMMAND = """
 import sys
 from pathlib import Path
-from chassis import command, migrate
+from chassis import cli, migrate
 migrate.migrations_of = lambda service: Path(sys.argv[1])
-migrate.migrate_tables(command.settings(sys.argv[2]), "users")
+migrate.migrate_tables(cli.load_settings(sys.argv[2]), "users")
 """
 HEAD = """
 from alembic import op

@@ -163,7 +163,11 @@ AWAY = "postgresql+psycopg2://a:b@127.0.0.1:1/c"
     [
         ({"AMQP_URI": None}, ["billing"], "AMQP_URI is missing"),
         ({"AMQP_URI": "localhost"}, ["billing"], "AMQP_URI is wrong"),
-        ({"AMQP_URI": "amqp://a:b@127.0.0.1:1/"}, ["billing"], "the broker is away"),
+        (
+            {"AMQP_URI": "amqp://a:b@127.0.0.1:1/"},
+            ["billing"],
+            "the broker is unavailable",
+        ),
         ({"HEARTBEAT": "often"}, ["billing"], "HEARTBEAT is wrong"),
         ({"DB_URIS": None}, [], "DB_URIS is missing"),
         ({"DB_URIS": "users"}, [], "DB_URIS is wrong"),

@@ -12,7 +12,7 @@ import amqp
 import pytest
 import yaml
 
-from chassis import dead, retries
+from chassis import dead_letters, retries
 from chassis.container import Container
 from chassis.events import event_handler
 from chassis.logs import current_request_id
@@ -62,7 +62,7 @@ def command(config_file, capsys) -> Callable[..., list[str]]:
     """`command("list")`: the lines it prints."""
 
     def run(*arguments: str) -> list[str]:
-        dead.main(["--config", config_file, *arguments])
+        dead_letters.main(["--config", config_file, *arguments])
         return capsys.readouterr().out.splitlines()
 
     return run
@@ -123,10 +123,10 @@ def ids(messages: list[Any]) -> list[str]:
 def test_an_event_is_listed_with_all_that_is_known_of_it(command, park) -> None:
     park("m-1", '{"order": "Заказ"}'.encode())
     assert command("list") == [
-        f"{QUEUE}: 1 parked",
+        f"{QUEUE}: 1 dead-lettered",
         "  parked 'm-1', 5 attempts, request 'request-of-m-1': \"ValueError('no such letter')\"",
         '    \'{"order": "Заказ"}\'',
-        f"{OTHER}: 0 parked",
+        f"{OTHER}: 0 dead-lettered",
     ]
 
 
@@ -142,11 +142,11 @@ def test_listing_changes_neither_number_nor_order(command, park, broker) -> None
 def test_of_many_events_the_first_are_listed_and_the_others_counted(
     command, park, broker, monkeypatch
 ) -> None:
-    monkeypatch.setattr(dead, "MOST_SHOWN", 2)
+    monkeypatch.setattr(dead_letters, "MAX_SHOWN", 2)
     for number in range(5):
         park(f"m-{number}")
     lines = command("list", QUEUE)
-    assert (lines[0], lines[-1]) == (f"{QUEUE}: 5 parked", "  ... and 3 more")
+    assert (lines[0], lines[-1]) == (f"{QUEUE}: 5 dead-lettered", "  ... and 3 more")
     assert len(lines) == 2 + 2 * 2
     assert broker.count(DEAD) == 5
 
@@ -243,7 +243,7 @@ def test_events_that_are_parked_again_at_once_are_moved_once(
 def test_a_queue_can_be_named(command, park, broker, name) -> None:
     park("m-1")
     park("m-2", queue=f"{OTHER}.dead")
-    assert command("list", name)[0] == f"{OTHER}: 1 parked"
+    assert command("list", name)[0] == f"{OTHER}: 1 dead-lettered"
     assert command("redrive", name) == [f"{OTHER}: 1 redriven"]
     assert (broker.count(DEAD), ids(broker.take(OTHER))) == (1, ["m-2"])
 
@@ -284,7 +284,7 @@ def test_a_broker_that_is_blocked_ends_redriving_in_time_and_nothing_is_lost(
     Path(config_file).write_text(yaml.safe_dump({**settings, "CONFIRM_TIMEOUT_S": 0.5}))
     servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
     try:
-        with pytest.raises(SystemExit, match="the broker is away"):
+        with pytest.raises(SystemExit, match="the broker is unavailable"):
             command("redrive", QUEUE)
     finally:
         servers.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
@@ -304,7 +304,7 @@ def test_where_the_broker_is_away_the_process_ends_with_one_line_and_code_1(
         ended = subprocess.run(command, env=away, capture_output=True, text=True)
         assert ended.returncode == 1
         [line] = ended.stderr.splitlines()
-        assert line.startswith("config.yaml: the broker is away: ")
+        assert line.startswith("config.yaml: the broker is unavailable: ")
 
 
 def test_the_suites_queues_are_all_known_to_the_process(

@@ -4,7 +4,7 @@ import pytest
 from amqp.exceptions import AMQPError, ChannelError, error_for_code
 from nameko.exceptions import ConfigurationError
 
-from chassis.command import last_line
+from chassis.cli import error_line
 
 NO_METHOD, DECLARE, OPEN = (0, 0), (50, 10), (10, 40)
 LINES = {
@@ -36,11 +36,11 @@ LINES = {
     ),
     "a broker that stops": (
         error_for_code(320, "CONNECTION_FORCED - broker forced", NO_METHOD, AMQPError),
-        "the broker is away: (320) CONNECTION_FORCED - broker forced",
+        "the broker is unavailable: (320) CONNECTION_FORCED - broker forced",
     ),
     "no broker": (
         ConnectionRefusedError("Connection refused"),
-        "the broker is away: Connection refused",
+        "the broker is unavailable: Connection refused",
     ),
     "a wrong setting": (
         ConfigurationError("CURRENCY is missing"),
@@ -54,4 +54,4 @@ def test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations(
     case: str,
 ) -> None:
     error, line = LINES[case]
-    assert last_line(error) == line
+    assert error_line(error) == line

@@ -1,0 +1,113 @@
+"""Lists and redrives dead letters: `python -m chassis.dead_letters list|redrive [queue ...]`.
+
+A dead letter is an event whose handling has failed for good. It is in the queue `<queue>.dead`.
+`list` shows dead letters and leaves them there. `redrive` moves them back into their queues,
+where they have all their attempts again.
+"""
+
+import argparse
+import sys
+from functools import partial
+from typing import Any
+
+from nameko.exceptions import ConfigurationError
+
+from chassis import cli
+from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
+from chassis.logs import REQUEST_ID
+from chassis.migrate import event_handlers, services_with_tables
+from chassis.moves import copy_of, count, move, open_channel
+from chassis.settings import SECONDS, read
+
+# Events of a queue that `list` shows. The channel holds all of them until it is closed.
+MAX_SHOWN = 100
+MAX_SHOWN_BYTES = 200  # of an event's body
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command. It exits with one line and code 1 after one of cli.ERRORS."""
+    parser = argparse.ArgumentParser(
+        prog="python -m chassis.dead_letters", description=__doc__
+    )
+    parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
+    parser.add_argument("verb", choices=["list", "redrive"])
+    parser.add_argument(
+        "queues", nargs="*", metavar="queue", help="default: all event queues"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        config = cli.load_settings(options.config)
+        timeout_s = read(config, "CONFIRM_TIMEOUT_S", SECONDS)
+        for handler in _handlers(config, options.queues):
+            with open_channel(config) as channel:
+                if options.verb == "list":
+                    show(channel, handler)
+                else:
+                    redrive(channel, handler, timeout_s)
+    except cli.ERRORS as exc:
+        sys.exit(f"{options.config}: {cli.error_line(exc)}")
+
+
+def show(channel: Any, handler: EventHandler) -> None:
+    """Print a handler's dead letters.
+
+    They are not acked, so the broker returns them to their places when the channel is closed.
+    """
+    dead = count(channel, handler.dead_name())
+    print(f"{handler.queue.name}: {dead} dead-lettered")
+    for _ in range(min(dead, MAX_SHOWN)):
+        if message := channel.basic_get(handler.dead_name()):
+            print(_description(message, handler.event_type))
+    if dead > MAX_SHOWN:
+        print(f"  ... and {dead - MAX_SHOWN} more")
+
+
+def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
+    """Move a handler's dead letters back to its queue, without the headers of failed attempts.
+
+    A crash may duplicate a message. That has no effect, because handlers are idempotent.
+    """
+    moved = move(
+        channel,
+        source=handler.dead_name(),
+        target=handler.queue.name,
+        exchange=handler.moves.name,
+        timeout_s=timeout_s,
+        copy=partial(copy_of, without=(ATTEMPTS, FAILURES, ERROR)),
+    )
+    print(f"{handler.queue.name}: {moved} redriven")
+
+
+def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
+    """Return the handlers of the named queues, or all. Raises ConfigurationError."""
+    services = services_with_tables(config)
+    known = {
+        handler.queue.name: handler for handler in event_handlers(config, *services)
+    }
+    wanted = dict.fromkeys(name.removesuffix(".dead") for name in names or known)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigurationError(
+            f"no event queues: {', '.join(unknown)}; there are {', '.join(known)}"
+        )
+    return [known[name] for name in wanted]
+
+
+def _description(message: Any, event_type: str) -> str:
+    """Return two lines that describe an event.
+
+    Values are shown by repr(): a terminal would obey control characters in a message.
+    """
+    headers = message.headers or {}
+    message_id = message.properties.get("message_id")
+    attempts = headers.get(ATTEMPTS)
+    request_id = headers.get(f"nameko.{REQUEST_ID}")
+    error = headers.get(ERROR)
+    body = (message.body or b"")[:MAX_SHOWN_BYTES].decode("utf-8", "replace")
+    return (
+        f"  {event_type} {message_id!r}, {attempts!r} attempts, request {request_id!r}: {error!r}\n"
+        f"    {body!r}"
+    )
+
+
+if __name__ == "__main__":
+    main()
