@@ -11,7 +11,7 @@ from nameko.exceptions import ConfigurationError
 from sqlalchemy.exc import DBAPIError
 
 from chassis.amqp import CONNECTION_ERRORS, broker_settings
-from chassis.errors import first_line, is_away
+from chassis.errors import first_line, is_transient
 
 # The exceptions that end a command with one line. Any other one is a defect, with a traceback.
 ERRORS = (
@@ -37,7 +37,7 @@ def error_line(exc: Exception) -> str:
     line = first_line(exc)
     if isinstance(exc, ChannelError) and exc.reply_code in MISSING_QUEUE:
         return f"{line}: the migrations have not run"
-    if isinstance(exc, DBAPIError) or not is_away(exc):
+    if isinstance(exc, DBAPIError) or not is_transient(exc):
         return line
     if isinstance(exc, ChannelError | IrrecoverableConnectionError):
         return f"the broker refuses: {line}"

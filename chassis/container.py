@@ -16,7 +16,7 @@ from chassis import health, metrics
 from chassis.amqp import CONNECTION_ERRORS, Sender, broker_settings, connect
 from chassis.broker_user import check_broker_user
 from chassis.deadlines import bind_deadline
-from chassis.errors import Unavailable, first_line, is_away
+from chassis.errors import Unavailable, first_line, is_transient
 from chassis.logs import bind_client, bind_request_id
 from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 
@@ -195,7 +195,7 @@ class Container(ServiceContainer):
                 "entrypoint_handled",
                 extra=fields,
             )
-        elif is_away(exc_info[1]):
+        elif is_transient(exc_info[1]):
             log.warning(
                 "dependency_unavailable",
                 extra={**fields, "error": first_line(exc_info[1])},

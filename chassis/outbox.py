@@ -35,7 +35,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 from chassis import metrics
 from chassis.amqp import ConfirmedPublisher, Message
 from chassis.db import OLDEST_S, Database, recordset
-from chassis.errors import first_line, is_away
+from chassis.errors import first_line, is_transient
 from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
 from chassis.loops import LoopWatch
 from chassis.schemas import utc
@@ -203,7 +203,7 @@ class Outbox(DependencyProvider):
             with self._watch.step():
                 return step()
         except Exception as exc:
-            if not is_away(exc):
+            if not is_transient(exc):
                 raise
             log.warning(
                 "outbox_relay_paused",

@@ -13,7 +13,7 @@ from chassis.errors import (
     InternalError,
     Unavailable,
     description,
-    is_away,
+    is_transient,
     sqlstate,
 )
 
@@ -149,4 +149,4 @@ def is_own_dependency(exc: Exception) -> bool:
     if isinstance(exc, CALL_FAULTS) or is_contention(exc):
         return False
     code = sqlstate(exc)
-    return code in MISSING or (is_away(exc) and code[:2] != "54")
+    return code in MISSING or (is_transient(exc) and code[:2] != "54")

@@ -497,7 +497,7 @@ def fault() -> Piece:
         "exc_args": {"type": "array"},
         "value": text(),
     }
-    shown = serialize(errors.Unavailable("billing can't reach a part it needs"))
+    shown = serialize(errors.Unavailable("a dependency of billing is unavailable"))
     return message(
         "A call that failed: nothing is known of what was done, or the request can't be right.",
         "AnswerHeaders",

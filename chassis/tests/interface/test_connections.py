@@ -17,7 +17,7 @@ from chassis import connections, health
 from chassis.connections import allow_statements_of
 from chassis.container import Container
 from chassis.db import Database
-from chassis.errors import is_away
+from chassis.errors import is_transient
 from chassis.tests.conftest import running
 from conftest import DEADLINE_S, eventually
 
@@ -195,7 +195,7 @@ def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(
         did_not_answer = pytest.raises(OperationalError, match="did not answer")
         with did_not_answer as caught, enter() as connection:
             connection.execute(text("SELECT 1"))
-        assert is_away(caught.value)
+        assert is_transient(caught.value)
         fill([enter])
 
 
@@ -217,7 +217,7 @@ def test_a_connection_that_may_only_read_is_replaced_at_the_first_error(db) -> N
             connection.execute(text("SET default_transaction_read_only = on"))
     with pytest.raises(DBAPIError, match="read-only") as caught:
         write(db, "lost")
-    assert is_away(caught.value)
+    assert is_transient(caught.value)
     for note in "abc":
         write(db, note)
 
@@ -231,7 +231,7 @@ def test_while_the_server_may_only_be_read_the_service_is_not_ready(
         end_sessions(superuser)
         with pytest.raises(DBAPIError) as caught:
             write(db, "lost")
-        assert is_away(caught.value)
+        assert is_transient(caught.value)
         assert readiness() == "away"
     finally:
         superuser("ALTER ROLE users RESET default_transaction_read_only")

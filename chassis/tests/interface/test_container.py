@@ -22,7 +22,7 @@ from chassis import health
 from chassis.amqp import connect
 from chassis.container import Container
 from chassis.db import Database
-from chassis.errors import Unavailable, is_away
+from chassis.errors import Unavailable, is_transient
 from chassis.queues import LOOK_S, QueueConsumer
 from chassis.rpc import RpcProxy, rpc
 from chassis.settings import TEXT, Setting
@@ -383,7 +383,7 @@ def test_a_transaction_left_open_is_ended_by_the_server(keeper, superuser) -> No
         eventually(lambda: not superuser(IDLE_IN_TRANSACTION))
         with pytest.raises(DBAPIError) as caught:
             connection.execute(text("SELECT 2"))
-        assert is_away(caught.value)
+        assert is_transient(caught.value)
         connection.rollback()
 
 

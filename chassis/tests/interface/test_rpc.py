@@ -192,7 +192,7 @@ def test_an_exception_of_the_service_is_told_without_its_text(echo, asker) -> No
 
 
 def test_a_service_that_cannot_reach_a_part_says_so_without_its_text(echo) -> None:
-    with pytest.raises(Unavailable, match=r"^echo can't reach a part it needs$"):
+    with pytest.raises(Unavailable, match=r"^a dependency of echo is unavailable$"):
         echo.away()
 
 

@@ -1,4 +1,4 @@
-"""Which faults mean that a part is away, and what callers are told."""
+"""Transient errors, and the faults that callers receive."""
 
 import socket
 
@@ -14,7 +14,7 @@ from chassis.errors import (
     InternalError,
     Unavailable,
     first_line,
-    is_away,
+    is_transient,
     to_fault,
 )
 
@@ -30,12 +30,12 @@ def of_database(
 
 
 class ReadOnly(psycopg2.Error):
-    """As psycopg2 raises it for an answer of the server."""
+    """The exception of psycopg2 for an error that the server reports."""
 
     pgcode = "25006"
 
 
-AWAY = [
+TRANSIENT = [
     DeadlineExceeded(),
     Unavailable(),
     ConnectionForced("shutdown"),
@@ -48,9 +48,9 @@ AWAY = [
     of_database(exc.OperationalError),
     of_database(exc.InterfaceError),
     of_database(exc.InternalError, invalidated=True),
-    exc.InternalError(SQL, {}, ReadOnly("a standby, as yet")),
+    exc.InternalError(SQL, {}, ReadOnly("a standby")),
 ]
-BROKEN = [
+PERMANENT = [
     ValueError("no"),
     KeyError("x"),
     InternalError(),
@@ -63,37 +63,37 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("fault", AWAY, ids=repr)
-def test_a_part_that_is_away_is_waited_for(fault) -> None:
-    assert is_away(fault)
+@pytest.mark.parametrize("fault", TRANSIENT, ids=repr)
+def test_an_unavailable_dependency_is_transient(fault) -> None:
+    assert is_transient(fault)
 
 
-@pytest.mark.parametrize("fault", BROKEN, ids=repr)
-def test_what_cannot_be_right_later_is_not_waited_for(fault) -> None:
-    assert not is_away(fault)
+@pytest.mark.parametrize("fault", PERMANENT, ids=repr)
+def test_other_errors_are_not_transient(fault) -> None:
+    assert not is_transient(fault)
 
 
 @pytest.mark.parametrize(
     "fault", [DeadlineExceeded("a"), Unavailable("b"), InternalError("c")]
 )
-def test_a_fault_of_the_suite_is_told_as_it_is(fault) -> None:
+def test_a_fault_of_the_suite_is_passed_on_unchanged(fault) -> None:
     assert to_fault(fault, "billing") is fault
 
 
 @pytest.mark.parametrize(
     "fault", [of_database(exc.OperationalError), OSError("Socket closed")]
 )
-def test_a_part_away_is_told_as_unavailable_without_its_text(fault) -> None:
-    told = to_fault(fault, "billing")
-    assert isinstance(told, Unavailable)
-    assert str(told) == "billing can't reach a part it needs"
+def test_a_transient_error_becomes_unavailable_without_its_text(fault) -> None:
+    received = to_fault(fault, "billing")
+    assert isinstance(received, Unavailable)
+    assert str(received) == "a dependency of billing is unavailable"
 
 
 @pytest.mark.parametrize("fault", [of_database(exc.IntegrityError), ValueError(SQL)])
-def test_any_other_exception_is_told_as_internal_error_without_its_text(fault) -> None:
-    told = to_fault(fault, "billing")
-    assert isinstance(told, InternalError)
-    assert str(told) == "billing failed"
+def test_other_exceptions_become_internal_errors_without_their_text(fault) -> None:
+    received = to_fault(fault, "billing")
+    assert isinstance(received, InternalError)
+    assert str(received) == "billing failed"
 
 
 @pytest.mark.parametrize("kind", [DeadlineExceeded, Unavailable, InternalError])
@@ -112,6 +112,6 @@ def test_the_path_of_each_fault_is_a_contract() -> None:
     assert paths == {f"chassis.errors.{name}" for name in names}
 
 
-def test_a_log_line_holds_neither_sql_nor_a_second_line() -> None:
+def test_the_first_line_of_an_error_contains_no_sql() -> None:
     assert first_line(of_database(exc.OperationalError)) == "broken"
     assert first_line(ValueError()) == "ValueError"
