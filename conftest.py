@@ -43,6 +43,8 @@ PROCESSOR_ONLY = (
     "tests/docs/test_text.py",
     "tests/test_language.py",
     "tests/test_mutants.py",
+    "tests/test_mutation.py",
+    "tests/test_log_events.py",
     "tests/test_workflows.py",
 )
 # Tests in these places that use one of these fixtures have servers nevertheless.
