@@ -3,29 +3,30 @@
 Infrastructure only. It knows no business noun; what it takes in, two services use.
 
 amqp              publishing, both ways
-coalescer         natural batching of calls
-command           what the commands of the chassis share
+cli               settings and error lines of the commands
+coalescer         combines concurrent calls into batches
 connections       limits on database connections
 container         a service's life: start, stop
 database_checks   what a database must have, and the role's time limits
 db                connections, and the schema
-dead              shows and redrives dead letters
+dead_letters      the command that lists and redrives dead letters
 deadlines         how much time is left
-errors            the faults that cross the wire
-events            handlers that retry, then dead-letter
+errors            faults that cross the wire, and classification of exceptions
+events            handlers of events in batches, with retries and dead letters
 health            /healthz, /readyz, /startedz, /metrics
 logs              one structured line an event
 lookups           host names, without blocking
 loops             which loop is stuck
 metrics           what /metrics shows
-migrate           makes tables and queues
+migrate           creates tables and declares queues
 moves             confirmed copies of messages into other queues
-outbox            events, written with the state they tell of
-queue_limits      tries whether the broker's limits drop events
+outbox            events, written in the transaction of their change, and their relay
+outcomes          outcomes of RPC methods: validated arguments, items, pages
+queue_limits      checks that the broker keeps the events in queues
 queues            the consumer connection of a service
-retries           what becomes of an event that failed
-rpc               calls, and their answering side
-schemas           the marshmallow fields that all services use
+retries           rules for events that failed
+rpc               calls with deadlines, and RPC methods
+schemas           the marshmallow fields that services share
 secret_files      secrets from files
 settings          config.yaml, read strictly
 timers            @timer, by a monotonic clock

@@ -1,7 +1,12 @@
-"""Natural batching: calls made while a batch is under way gather, and go out together next.
+"""Combines concurrent calls into batches, without a timer.
 
-No timer and no added wait: a lone call goes at once, alone; under load a batch grows by itself to
-what arrived during the one before it (group commit, as databases do it with their log).
+A call that finds nothing in flight is sent at once, alone. Calls that arrive while a batch is in
+flight wait for its end. They are the next batch. So a single call is never delayed, and batches
+grow with the load. Databases write their logs in the same way (group commit).
+
+    coalescer = Coalescer(send, eventlet.spawn)
+    pending = coalescer.submit({"amount_minor": 100}, timeout_s=5.0)
+    outcome = pending.result()
 """
 
 from collections import deque
@@ -15,45 +20,53 @@ from eventlet.hubs import get_hub
 
 from chassis.errors import DeadlineExceeded, InternalError
 
+# send(items, callee_timeout_s, reply_timeout_s) returns an outcome for each item, in order.
 Send = Callable[[Sequence[Any], float, float], list[Any]]
-LAST_PART = 0.2  # of an item's time: then it is too late to send it
-PATIENCE_S = (
-    0.5  # a batch that takes longer is slow: it met a frozen copy of its service, say
-)
-MOST_SLOW = 16  # as many as a hanging copy takes (WORKERS by default): what comes later goes to others
+
+# An item is sent only while more than this fraction of its timeout remains. The shortest
+# remaining time of a batch is the timeout of the callee, so a late item would shorten all others'.
+MIN_REMAINING_FRACTION = 0.2
+# A batch is slow after this time. The usual cause is a frozen copy of the callee.
+SLOW_AFTER_S = 0.5
+# Slow batches in flight, in addition to the others. A frozen copy with 16 workers (WORKERS by
+# default) receives 16 messages. The broker delivers later messages to other copies.
+MAX_SLOW_BATCHES = 16
 
 
-class Call:
-    """One item on its way: what to send, until when it is worth sending, and its outcome."""
+class PendingItem:
+    """An item on its way to the callee, and its outcome when it arrives."""
 
-    __slots__ = ("deadline", "item", "outcome", "too_late")
+    __slots__ = ("deadline", "item", "outcome", "send_before")
 
     def __init__(self, item: Any, timeout_s: float) -> None:
         self.item = item
         self.deadline = monotonic() + timeout_s
-        # From then on it is not sent: its whole batch would have no more time than it.
-        self.too_late = self.deadline - timeout_s * LAST_PART
+        self.send_before = self.deadline - timeout_s * MIN_REMAINING_FRACTION
         self.outcome = eventlet.Event()
 
     def result(self) -> Any:
-        """The item's outcome, or the fault of its batch; DeadlineExceeded when its time is over."""
+        """Wait for the outcome of the item.
+
+        Raises DeadlineExceeded at its deadline, or the fault of its batch.
+        """
         with eventlet.Timeout(
             max(self.deadline - monotonic(), 0),
-            DeadlineExceeded("no answer in time"),
+            DeadlineExceeded("no reply in time"),
         ):
             return self.outcome.wait()
 
 
 class Coalescer:
-    """Sends items in batches of at most `max_items`, at most `lanes` batches at a time.
+    """Sends items in batches, first come, first served.
 
-    `send(items, tell_s, wait_s)` gives an outcome for each item, in order; where it raises, each of its
-    items gets that fault. In `tell_s` seconds the first caller stops waiting, in `wait_s` the last. `send`
-    runs in greenthreads made by `spawn`, never in a caller's, whose time-out would fail the others. Items
-    go out in the order they came.
+    `max_in_flight` batches are in flight at a time, with at most `max_items` items each. A batch
+    that is slow frees its slot for another one, so that a frozen copy of the callee delays only
+    its own batches.
 
-    A batch that takes longer than `patience_s` gives its lane to the next one: a copy of the service that
-    hangs holds up its own batches only. MOST_SLOW such batches may be on their way.
+    `send` gets two timeouts: the shortest remaining time of its items for the callee, and the
+    longest for the reply. It runs in greenthreads that `spawn` starts. It must not run in a
+    caller's greenthread, because the timeout of that caller would interrupt the whole batch.
+    If it raises an exception, each item of the batch gets that exception.
     """
 
     def __init__(
@@ -62,74 +75,84 @@ class Coalescer:
         spawn: Callable[[Callable[[], None]], object],
         *,
         max_items: int = 200,
-        lanes: int = 2,
-        patience_s: float = PATIENCE_S,
+        max_in_flight: int = 2,
+        slow_after_s: float = SLOW_AFTER_S,
     ) -> None:
         self._send = send
         self._spawn = spawn
         self._max_items = max_items
-        self._lanes = lanes
-        self._patience_s = patience_s
-        self._busy: set[object] = set()  # the lanes in use
-        self._slow: set[object] = set()  # those that were given away
-        self._waiting: deque[Call] = deque()
+        self._max_in_flight = max_in_flight
+        self._slow_after_s = slow_after_s
+        self._waiting: deque[PendingItem] = deque()
+        # Senders send one batch after the other. Each has a slot, until its batch is slow.
+        self._senders_with_slot: set[object] = set()
+        self._slow_senders: set[object] = set()
 
-    def submit(self, item: Any, timeout_s: float) -> Call:
-        """Queue one item; when `timeout_s` seconds are nearly over it is sent no more."""
-        call = Call(item, timeout_s)
-        self._waiting.append(call)
-        self._open_lane()
-        return call
+    def submit(self, item: Any, timeout_s: float) -> PendingItem:
+        """Queue an item for the next batch."""
+        pending = PendingItem(item, timeout_s)
+        self._waiting.append(pending)
+        self._start_sender()
+        return pending
 
-    def _open_lane(self) -> None:
-        if self._waiting and len(self._busy) < self._lanes:
-            lane = object()
-            self._busy.add(lane)
-            self._spawn(partial(self._run_lane, lane))
+    def _start_sender(self) -> None:
+        """Start a sender, if items wait and a slot is free."""
+        if self._waiting and len(self._senders_with_slot) < self._max_in_flight:
+            sender = object()
+            self._senders_with_slot.add(sender)
+            self._spawn(partial(self._run_sender, sender))
 
-    def _run_lane(self, lane: object) -> None:
+    def _run_sender(self, sender: object) -> None:
+        """Send batches until no items wait, or the sender has lost its slot."""
         try:
-            while lane in self._busy and (batch := self._next_batch()):
-                self._send_patiently(batch, lane)
+            while sender in self._senders_with_slot and (batch := self._take_batch()):
+                self._send_and_watch(batch, sender)
         finally:
-            self._busy.discard(lane)
-            self._slow.discard(lane)
+            self._senders_with_slot.discard(sender)
+            self._slow_senders.discard(sender)
 
-    def _send_patiently(self, batch: list[Call], lane: object) -> None:
+    def _take_batch(self) -> list[PendingItem]:
+        """Remove the next items from the queue.
+
+        Late items are dropped. Their callers get DeadlineExceeded from PendingItem.result().
+        """
+        now = monotonic()
+        batch: list[PendingItem] = []
+        while self._waiting and len(batch) < self._max_items:
+            pending = self._waiting.popleft()
+            if now < pending.send_before:
+                batch.append(pending)
+        return batch
+
+    def _send_and_watch(self, batch: list[PendingItem], sender: object) -> None:
+        """Send a batch. Free the slot of its sender if the batch is slow."""
         timer = get_hub().schedule_call_global(
-            self._patience_s, self._give_lane_away, lane
+            self._slow_after_s, self._free_slot, sender
         )
         try:
             self._send_batch(batch)
         finally:
             timer.cancel()
 
-    def _give_lane_away(self, lane: object) -> None:
-        """Let the next batch go while a slow one is still on its way."""
-        if len(self._slow) < MOST_SLOW:
-            self._busy.remove(lane)
-            self._slow.add(lane)
-            self._open_lane()
+    def _free_slot(self, sender: object) -> None:
+        """Let another sender use the slot of a slow one, within MAX_SLOW_BATCHES."""
+        if len(self._slow_senders) < MAX_SLOW_BATCHES:
+            self._senders_with_slot.remove(sender)
+            self._slow_senders.add(sender)
+            self._start_sender()
 
-    def _next_batch(self) -> list[Call]:
-        batch: list[Call] = []
-        while self._waiting and len(batch) < self._max_items:
-            call = self._waiting.popleft()
-            if (
-                monotonic() < call.too_late
-            ):  # the caller of a late one gets its DeadlineExceeded
-                batch.append(call)
-        return batch
-
-    def _send_batch(self, batch: list[Call]) -> None:
+    def _send_batch(self, batch: list[PendingItem]) -> None:
+        """Send a batch, and pass its outcomes or its fault to the callers."""
+        now = monotonic()
+        remaining_s = [pending.deadline - now for pending in batch]
+        items = [pending.item for pending in batch]
         try:
-            times = [call.deadline - monotonic() for call in batch]
-            outcomes = self._send([call.item for call in batch], min(times), max(times))
+            outcomes = self._send(items, min(remaining_s), max(remaining_s))
             if not isinstance(outcomes, list) or len(outcomes) != len(batch):
-                raise InternalError("a batch was not answered item by item")
-        except Exception as fault:  # whatever it is, it is the callers' to handle
-            for call in batch:
-                call.outcome.send_exception(fault)
-            return
-        for call, outcome in zip(batch, outcomes, strict=True):
-            call.outcome.send(outcome)
+                raise InternalError("the reply does not have one outcome for each item")
+        except Exception as fault:  # each caller handles it
+            for pending in batch:
+                pending.outcome.send_exception(fault)
+        else:
+            for pending, outcome in zip(batch, outcomes, strict=True):
+                pending.outcome.send(outcome)

@@ -27,7 +27,7 @@ from nameko.rpc import RpcConsumer as NamekoRpcConsumer
 
 from chassis import metrics
 from chassis.amqp import BLOCKED, Message, Sender, encode
-from chassis.coalescer import Call, Coalescer
+from chassis.coalescer import Coalescer, PendingItem
 from chassis.deadlines import TIMEOUT, time_for_a_call
 from chassis.errors import (
     DeadlineExceeded,
@@ -252,9 +252,7 @@ class RpcProxy(DependencyProvider):
         self._exchange = get_rpc_exchange(self.container.config).name
         self._waiting = 0
         self._may_wait = max(self.container.max_workers // 2, 1)
-        spawn = partial(
-            self.container.spawn_managed_thread, identifier="coalescer lane"
-        )
+        spawn = partial(self.container.spawn_managed_thread, identifier="coalescer")
         self._coalescers = {
             verb: Coalescer(partial(self._call_many, verb), spawn)
             for verb in self.batched
@@ -289,7 +287,7 @@ class RpcProxy(DependencyProvider):
         finally:
             self._waiting -= 1
 
-    def submit(self, verb: str, item: dict[str, Any]) -> Call:
+    def submit(self, verb: str, item: dict[str, Any]) -> PendingItem:
         """Queue one item of a batched verb."""
         item = {REQUEST_ID: current_request_id(), **item}
         return self._coalescers[verb].submit(item, time_for_a_call(self.timeout_s))
@@ -300,7 +298,11 @@ class RpcProxy(DependencyProvider):
         return self._call(method, kwargs, timeout_s, timeout_s)
 
     def _call_many(
-        self, verb: str, items: Sequence[Any], tell_s: float, wait_s: float
+        self,
+        verb: str,
+        items: Sequence[Any],
+        callee_timeout_s: float,
+        reply_timeout_s: float,
     ) -> Any:
         """One call for a batch."""
         method = f"{verb}_many"
@@ -308,12 +310,18 @@ class RpcProxy(DependencyProvider):
         bind_request_id(
             items[0]
         )  # a lone call's own id; a batch goes by that of its first
-        return self._call(method, {"items": list(items)}, tell_s, wait_s)
+        return self._call(
+            method, {"items": list(items)}, callee_timeout_s, reply_timeout_s
+        )
 
     def _call(
-        self, method: str, kwargs: dict[str, Any], tell_s: float, wait_s: float
+        self,
+        method: str,
+        kwargs: dict[str, Any],
+        callee_timeout_s: float,
+        reply_timeout_s: float,
     ) -> Any:
-        """Tells the callee to be done in `tell_s` seconds, waits for `wait_s`."""
+        """Tells the callee to be done in `callee_timeout_s` seconds, waits for `reply_timeout_s`."""
         body = encode({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
         answer = self.replies.get_reply_event(correlation_id)
@@ -325,22 +333,22 @@ class RpcProxy(DependencyProvider):
                 body=body,
                 headers={
                     f"nameko.{REQUEST_ID}": current_request_id(),
-                    f"nameko.{TIMEOUT}": tell_s,
+                    f"nameko.{TIMEOUT}": callee_timeout_s,
                     f"nameko.{CLIENT}": current_client(),  # "" for a batch, which is of many clients
                 },
                 properties={
                     "correlation_id": correlation_id,
                     "reply_to": self.replies.routing_key,
-                    "expiration": str(int(wait_s * 1000)),  # milliseconds
+                    "expiration": str(int(reply_timeout_s * 1000)),  # milliseconds
                 },
             ),
             when_unsent=partial(self.replies.fail, correlation_id),
         )
         try:
             with eventlet.Timeout(
-                wait_s,
+                reply_timeout_s,
                 DeadlineExceeded(
-                    f"{self.service}.{method} did not answer in {wait_s:.1f} s"
+                    f"{self.service}.{method} did not answer in {reply_timeout_s:.1f} s"
                 ),
             ):
                 return self._unpack(answer.wait(), method)
@@ -394,7 +402,7 @@ class MethodProxy:
             return [crowded] * len(items)
 
 
-def _outcome(call: Call) -> Any:
+def _outcome(call: PendingItem) -> Any:
     try:
         return call.result()
     except (DeadlineExceeded, Unavailable, InternalError) as fault:
