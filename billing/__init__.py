@@ -1,7 +1,7 @@
-"""billing: whose money is how much, and why.
+"""billing: accounts, balances and the ledger.
 
-Owns     accounts, operations (the ledger), books (what their amounts mean)
+Owns     accounts, operations (the ledger), books (the currency of the amounts)
 Answers  deposit, withdraw, cancel, account (each also as ..._many), open_account, statement, audit
-Listens  users.user_created (opens the account)
-Asks     users, only when a command overtakes user_created
+Consumes users.user_created (opens the account)
+Calls    users, for an account whose user_created has not arrived yet
 """

@@ -1,4 +1,4 @@
-"""The rules of billing, as pure functions: what happens to a batch of requests.
+"""The rules of billing, as pure functions: which operations a batch of requests becomes.
 
 Amounts are in minor units of the currency, such as cents.
 """
@@ -12,48 +12,48 @@ MAX_AMOUNT_MINOR = 10_000_000_00
 MAX_BALANCE_MINOR = 10_000_000_000_00
 
 Kind = Literal["deposit", "withdrawal"]
-DEPOSIT: Kind = "deposit"
-WITHDRAWAL: Kind = "withdrawal"
-
-INSUFFICIENT_FUNDS = "insufficient-funds"
-BALANCE_LIMIT = "balance-limit"
-CANCELLED = "cancelled"
-UNKNOWN_USER = "unknown-user"
+Reason = Literal["insufficient-funds", "balance-limit", "cancelled", "unknown-user"]
 
 
-class Unit(NamedTuple):
-    """The unit of amounts: a currency, and how many of their digits stand after the point."""
+class AmountUnit(NamedTuple):
+    """The unit of all amounts: a currency, and its digits after the point."""
 
     currency: str
     exponent: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """An account's state: its balance, and the number of its last operation (0: none yet)."""
+    """The balance of a user, and the number of the account's last operation."""
 
     user_id: str
     balance_minor: int = 0
     last_seq: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request to move money. `id` names the operation that it may become; `ref` says whose it is and
-    makes it happen at most once. A cancelling request records a withdrawal as refused."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostingRequest:
+    """A request to deposit, to withdraw, or to cancel a withdrawal.
+
+    `id` is the id of the operation that it may become. `ref` identifies the request: one ref has
+    at most one operation. A request that `cancels` is recorded as a refused withdrawal.
+    """
 
     id: str
     ref: str
     user_id: str
     kind: Kind
     amount_minor: int
-    at: datetime
+    requested_at: datetime
     cancels: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """An entry of the ledger: done or, with a reason, refused; final either way."""
+    """An entry of the ledger: done, or refused with a reason. It never changes.
+
+    `seq` numbers the operations of an account from 1. It is 0 if the user has no account.
+    """
 
     id: str
     ref: str
@@ -62,19 +62,19 @@ class Operation:
     kind: Kind
     amount_minor: int
     status: Literal["done", "refused"]
-    reason: str | None
+    reason: Reason | None
     balance_after_minor: int
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The ref is taken by an operation with another user, kind or amount; nothing changed."""
+    """The outcome of a request whose ref has an operation with another user, kind or amount."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What a batch comes to: an outcome for each request in order, and what is new because of it."""
+    """The outcomes of a batch in request order, its new operations, and the changed accounts."""
 
     outcomes: list[Operation | Conflict]
     operations: list[Operation]
@@ -82,9 +82,9 @@ class Decisions:
 
 
 def ref_of(item: Mapping[str, Any]) -> str:
-    """The ref of a movement: for an order, by a user's own idempotency key, or by someone's hand.
+    """Return the ref of a request for an order, by a client, or by an operator in the shell.
 
-    The prefixes keep them apart: no client's key is ever an order's, or another user's.
+    The prefix keeps them apart. No client can choose the ref of an order or of another user.
     """
     if "order_id" in item:
         return f"order:{item['order_id']}"
@@ -94,114 +94,124 @@ def ref_of(item: Mapping[str, Any]) -> str:
 
 
 def order_id_of(ref: str) -> str | None:
-    """The order a withdrawal is for, or None."""
+    """Return the id of the order that a withdrawal is for, or None."""
     return ref.removeprefix("order:") if ref.startswith("order:") else None
 
 
 def decide(
     accounts: Mapping[str, Account],
     recorded: Mapping[str, Operation],
-    requests: Iterable[Request],
+    requests: Iterable[PostingRequest],
 ) -> Decisions:
-    """Go through `requests` in order and say what happens to each.
+    """Decide on `requests` in order. One batch leads to the same state as single requests.
 
-    `accounts` (by user id) are those of the batch, locked; `recorded` (by ref) the operations that
-    stand under the requests' refs already. A user without an account is unknown. The decision over
-    a batch is the same as the decisions one by one.
+    `accounts` are those of the users in the batch, by user id. A user without one is unknown.
+    `recorded` are the operations that the requests' refs have already, by ref.
     """
-    state = dict(accounts)
+    current = dict(accounts)
     known = dict(recorded)
     outcomes: list[Operation | Conflict] = []
     operations: list[Operation] = []
     for request in requests:
         operation = known.get(request.ref)
         if operation is None:
-            operation = _settle(state.get(request.user_id), request)
+            account = current.get(request.user_id)
+            operation = _decide_one(account, request)
             known[request.ref] = operation
             operations.append(operation)
-            if request.user_id in state:
-                state[request.user_id] = Account(
-                    user_id=request.user_id,
+            if account:
+                current[account.user_id] = Account(
+                    user_id=account.user_id,
                     balance_minor=operation.balance_after_minor,
                     last_seq=operation.seq,
                 )
-        outcomes.append(operation if _is_for(operation, request) else Conflict())
+        outcomes.append(operation if _matches(operation, request) else Conflict())
     return Decisions(
         outcomes=outcomes,
         operations=operations,
         accounts=[
             account
-            for user_id, account in state.items()
+            for user_id, account in current.items()
             if account != accounts[user_id]
         ],
     )
 
 
-def difference(account: Account, ledger: Account, wrong: int) -> str | None:
-    """How an account differs from its ledger, `wrong` operations of which do not follow; None: not at all."""
-    if account == ledger and not wrong:
-        return None
-    stored, due = (
-        f"{a.balance_minor} after operation {a.last_seq}" for a in (account, ledger)
-    )
-    return f"{account.user_id}: {stored}, the ledger comes to {due}, wrong operations: {wrong}"
-
-
-def unit_difference(books: Unit | None, wanted: Unit) -> str:
-    """The line for an operator whose CURRENCY is not the currency of the books.
-
-    `books` is None for operations of an earlier version, which have no unit. Their amounts have two
-    digits.
-    """
-    found = (
-        f"in {books.currency} with {books.exponent}"
-        if books
-        else "of an earlier version, with 2"
-    )
-    return (
-        f"billing: CURRENCY is {wanted.currency} with {wanted.exponent} digits after the point,"
-        f" the books are {found}: see Another currency in docs/operations.md"
-    )
-
-
-def _settle(account: Account | None, request: Request) -> Operation:
-    reason = UNKNOWN_USER if account is None else _refusal(account, request)
-    before = account or Account(
-        request.user_id, last_seq=-1
-    )  # -1: its operation gets number 0
-    signed_amount = (
-        request.amount_minor if request.kind == DEPOSIT else -request.amount_minor
-    )
+def _decide_one(account: Account | None, request: PostingRequest) -> Operation:
+    """Decide on a request whose ref has no operation yet."""
+    reason = _refusal_reason(account, request)
+    balance_minor = account.balance_minor if account else 0
+    if reason is None:
+        is_deposit = request.kind == "deposit"
+        balance_minor += request.amount_minor if is_deposit else -request.amount_minor
     return Operation(
         id=request.id,
         ref=request.ref,
         user_id=request.user_id,
-        seq=before.last_seq + 1,
+        seq=account.last_seq + 1 if account else 0,
         kind=request.kind,
         amount_minor=request.amount_minor,
         status="refused" if reason else "done",
         reason=reason,
-        balance_after_minor=before.balance_minor + (0 if reason else signed_amount),
-        created_at=request.at,
+        balance_after_minor=balance_minor,
+        created_at=request.requested_at,
     )
 
 
-def _refusal(account: Account, request: Request) -> str | None:
+def _refusal_reason(account: Account | None, request: PostingRequest) -> Reason | None:
+    """Return why the request is refused, or None."""
+    if account is None:
+        return "unknown-user"
     if request.cancels:
-        return CANCELLED
-    if request.kind == WITHDRAWAL and request.amount_minor > account.balance_minor:
-        return INSUFFICIENT_FUNDS
-    if (
-        request.kind == DEPOSIT
-        and account.balance_minor + request.amount_minor > MAX_BALANCE_MINOR
-    ):
-        return BALANCE_LIMIT
-    return None
+        return "cancelled"
+    if request.kind == "deposit":
+        is_over_limit = account.balance_minor + request.amount_minor > MAX_BALANCE_MINOR
+        return "balance-limit" if is_over_limit else None
+    return (
+        "insufficient-funds" if request.amount_minor > account.balance_minor else None
+    )
 
 
-def _is_for(operation: Operation, request: Request) -> bool:
+def _matches(operation: Operation, request: PostingRequest) -> bool:
+    """Return whether the operation has the request's user, kind and amount."""
     return (request.user_id, request.kind, request.amount_minor) == (
         operation.user_id,
         operation.kind,
         operation.amount_minor,
+    )
+
+
+def describe_difference(
+    stored: Account, computed: Account, invalid_operations: int
+) -> str | None:
+    """Return a line on how an account differs from its ledger, or None if it does not.
+
+    `computed` is the account that follows from the operations. `invalid_operations` is the number
+    of those that do not follow from the one before.
+    """
+    if stored == computed and not invalid_operations:
+        return None
+    return (
+        f"{stored.user_id}: the account has {stored.balance_minor}"
+        f" after operation {stored.last_seq},"
+        f" the ledger comes to {computed.balance_minor}"
+        f" after operation {computed.last_seq},"
+        f" invalid operations: {invalid_operations}"
+    )
+
+
+def unit_error(stored: AmountUnit | None, configured: AmountUnit) -> str:
+    """Return the line for an operator who has set CURRENCY to another currency than the stored one.
+
+    `stored` is None for operations of an earlier version, which did not store a currency. Their
+    amounts have two digits after the point.
+    """
+    found = (
+        f"in {stored.currency} with {stored.exponent}"
+        if stored
+        else "of an earlier version, with 2"
+    )
+    return (
+        f"billing: CURRENCY is {configured.currency} with {configured.exponent} digits after the"
+        f" point, the books are {found}: see Another currency in docs/operations.md"
     )

@@ -1,5 +1,5 @@
-"""The errors billing raises."""
+"""The exceptions of billing."""
 
 
 class RefTaken(Exception):
-    """Another transaction recorded one of these refs meanwhile; caught where the batch is settled."""
+    """Another transaction has inserted an operation with the same ref since it was looked up."""

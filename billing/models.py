@@ -20,7 +20,7 @@ class Base(DeclarativeBase):
     """All tables of this service; nameko-sqlalchemy finds the database by this name."""
 
 
-# One row for each user. `balance_minor` is a cache of the ledger: the sum of its done operations.
+# One row for each user. `balance_minor` is a cache: the sum of the user's done operations.
 ACCOUNTS = Table(
     "accounts",
     Base.metadata,
@@ -33,9 +33,9 @@ ACCOUNTS = Table(
     CheckConstraint("balance_minor >= 0", name="balance_never_negative"),
 )
 
-# The ledger, append-only; the record of idempotency keys and the inbox at once, by `ref`.
-# `seq` counts an account's operations from 1 in the order they took effect; 0 stands for the
-# refusals of users nobody knows, who have no account.
+# The ledger. Rows are only added. `ref` makes each request idempotent.
+# `seq` numbers the operations of an account from 1. It is 0 in refusals for unknown users, who
+# have no account.
 OPERATIONS = Table(
     "operations",
     Base.metadata,
@@ -66,7 +66,7 @@ OPERATIONS = Table(
     ),
 )
 
-# The unit of all amounts: one row, which stays once it is written.
+# The unit of all amounts. There is one row, and it never changes.
 BOOKS = Table(
     "books",
     Base.metadata,

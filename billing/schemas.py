@@ -1,4 +1,4 @@
-"""What crosses the wire to and from billing. Amounts are integers in minor units."""
+"""The arguments and outcomes of the RPC methods of billing. Amounts are in minor units."""
 
 from typing import Any
 
@@ -8,16 +8,18 @@ from billing import domain
 from chassis.schemas import AmountMinor, Id, PageRequest, Text, Utc
 
 
-class OfUser(Schema):
-    """What concerns a user's account; alone, the account is asked for."""
+class AccountQuery(Schema):
+    """The account of a user."""
 
     user_id = Id(required=True)
     request_id = fields.String()
 
 
-class Movement(OfUser):
-    """A deposit or a withdrawal. Exactly one of `key` (a client's idempotency key), `ref` (a text of
-    someone who does it by hand) and, for a withdrawal, `order_id` says whose it is."""
+class Movement(AccountQuery):
+    """A deposit or a withdrawal, with exactly one of the fields that identify it.
+
+    `key` is the idempotency key of a client, and `ref` is a text that an operator chooses.
+    """
 
     names: tuple[str, ...] = ("key", "ref")
 
@@ -27,29 +29,29 @@ class Movement(OfUser):
 
     @validates_schema
     def has_one_name(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if sum(name in data for name in self.names) != 1:
+        if len(data.keys() & set(self.names)) != 1:
             raise ValidationError(
                 f"Give exactly one of {', '.join(self.names)}.", "ref"
             )
 
 
 class Withdrawal(Movement):
-    """A withdrawal may be for an order."""
+    """A withdrawal. It may also be identified by the order that it is for."""
 
     names = ("key", "ref", "order_id")
 
     order_id = Id()
 
 
-class OrderWithdrawal(OfUser):
-    """A withdrawal for an order that must never happen."""
+class OrderWithdrawal(AccountQuery):
+    """The withdrawal for an order, to be cancelled."""
 
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
     order_id = Id(required=True)
 
 
 class StatementQuery(PageRequest):
-    """A page of an account's statement; `after` is the number of an operation."""
+    """A page of an account's operations. `after` is the number of an operation."""
 
     user_id = Id(required=True)
     after: fields.Field[Any] = fields.String(
@@ -62,7 +64,7 @@ class StatementQuery(PageRequest):
 
 
 class OperationOut(Schema):
-    """An entry of the ledger: `status` is done or refused, `reason` says why it was refused."""
+    """An entry of the ledger. Its status is done, or refused with a reason."""
 
     id = fields.String()
     ref = fields.String()

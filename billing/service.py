@@ -1,4 +1,4 @@
-"""billing, top to bottom: what it needs, what it answers, what it listens to."""
+"""The service billing: dependencies, RPC methods, events, then the steps of posting."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,12 +12,12 @@ from prometheus_client import Gauge
 from sqlalchemy import Connection
 
 from billing import domain, models, store
-from billing.books import Books
-from billing.domain import Conflict, Operation, Request
+from billing.database import BillingDatabase
+from billing.domain import Account, Conflict, Operation, PostingRequest
 from billing.exceptions import RefTaken
 from billing.schemas import (
+    AccountQuery,
     Movement,
-    OfUser,
     OperationOut,
     OrderWithdrawal,
     StatementQuery,
@@ -29,138 +29,144 @@ from chassis.outcomes import Outcome, Outcomes, map_valid_items, page, validated
 from chassis.rpc import RpcProxy, rpc
 from chassis.timers import timer
 
+DEPOSIT = Movement()
+WITHDRAWAL = Withdrawal()
+CANCELLATION = OrderWithdrawal()
+ACCOUNT_QUERY = AccountQuery()
 OPERATION = OperationOut()
-DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
-ACCOUNT_QUERY = OfUser()
-UNAVAILABLE: Outcome = {
-    "status": "unavailable"
-}  # users can't be asked now: nothing is decided
-AUDIT_EVERY_S = 3600
-AUDIT_BATCH = 200  # accounts
-MAX_TOLD = 100  # differences
+# None means undecided: it is unknown whether the user exists, because users is unavailable.
+PostingOutcome = Operation | Conflict | None
+UNAVAILABLE: Outcome = {"status": "unavailable"}
+# Short, because a batch also contains requests of users that have an account.
+USERS_TIMEOUT_S = 1.0
+MAX_POST_ATTEMPTS = 5
+AUDIT_INTERVAL_S = 3600
+AUDIT_BATCH_SIZE = 200  # accounts
+MAX_LISTED_DIFFERENCES = 100
 AUDIT_DIFFERENCES = Gauge(
     "shop_audit_differences", "Found by billing's last audit of itself."
 )
 AUDITED_AT = Gauge("shop_audit_timestamp_seconds", "When that audit ended.")
-MAX_SETTLEMENTS = 5  # of one batch
-ASK_USERS_S = (
-    1.0  # well within every caller's deadline: the batch holds other users' items too
-)
 
 
 class Service:
-    """Accounts and their ledger.
+    """Keeps accounts and their ledger.
 
-    The `*_many` methods take a list of items and answer a list of outcomes in that order: the
-    operation (`status` done or refused, with a `reason`), or {"status": "conflict"} where the ref
-    stands for something else, {"status": "invalid", "errors": ...}, {"status": "unavailable"}.
+    A method `*_many` returns a list of outcomes, one for each item, in order. The outcome of a
+    deposit, a withdrawal or a cancellation is the operation in the ledger: done, or refused with a
+    `reason`. Other outcomes are {"status": "conflict"} if the item has the ref of another
+    operation, {"status": "invalid", "errors": ...} and {"status": "unavailable"}.
     """
 
     name = "billing"
 
-    db = Books(models.Base)
-    users = RpcProxy("users", ["get_many"], limit_s=ASK_USERS_S)
+    db = BillingDatabase(models.Base)
+    users = RpcProxy("users", ["get_many"], limit_s=USERS_TIMEOUT_S)
 
     @rpc
     def deposit_many(self, items: Outcomes) -> Outcomes:
-        """Put money on accounts; an item is {user_id, amount_minor, key or ref}."""
-        return self._move(items, DEPOSIT, domain.DEPOSIT)
+        """Deposit money. An item is {user_id, amount_minor, key or ref}."""
+        return self._post(items, DEPOSIT, "deposit")
 
     @rpc
     def deposit(self, **item: Any) -> Outcome:
-        """Put money on an account: `user_id`, `amount_minor`, `ref` (or `key`)."""
+        """Deposit money: `user_id`, `amount_minor`, `ref` (or `key`)."""
         return self.deposit_many([item])[0]
 
     @rpc
     def withdraw_many(self, items: Outcomes) -> Outcomes:
-        """Take money off accounts; an item is {user_id, amount_minor, order_id or key or ref}."""
-        return self._move(items, WITHDRAWAL, domain.WITHDRAWAL)
+        """Withdraw money. An item is {user_id, amount_minor, order_id or key or ref}."""
+        return self._post(items, WITHDRAWAL, "withdrawal")
 
     @rpc
     def withdraw(self, **item: Any) -> Outcome:
-        """Take money off an account: `user_id`, `amount_minor`, `order_id` (or `key` or `ref`)."""
+        """Withdraw money: `user_id`, `amount_minor`, `order_id` (or `key` or `ref`)."""
         return self.withdraw_many([item])[0]
 
     @rpc
     def cancel_many(self, items: Outcomes) -> Outcomes:
-        """Store that withdrawals for orders are refused, unless they are done: each answers which."""
-        return self._move(items, CANCELLATION, domain.WITHDRAWAL, cancels=True)
+        """Cancel withdrawals for orders. An item is {user_id, amount_minor, order_id}.
+
+        A cancelled withdrawal is stored as refused. One that is done already stays done.
+        """
+        return self._post(items, CANCELLATION, "withdrawal", cancels=True)
 
     @rpc
     def cancel(self, **item: Any) -> Outcome:
-        """Make sure that a withdrawal never happens: `order_id`, `user_id`, `amount_minor`."""
+        """Cancel the withdrawal for an order: `order_id`, `user_id`, `amount_minor`."""
         return self.cancel_many([item])[0]
 
     @rpc
     @validated(ACCOUNT_QUERY)
     def open_account(self, user_id: str, **_: Any) -> Outcome:
-        """Open a user's account (`user_id`) by hand, without asking users; the account."""
-        self._open([user_id])
+        """Open a user's account without a call to users. Returns the account."""
+        self._open_accounts([user_id])
         return self.account(user_id=user_id)
 
     @rpc
     def account_many(self, items: Outcomes) -> Outcomes:
-        """The accounts of users. An item is {user_id}.
+        """Return the accounts of users. An item is {user_id}.
 
-        {"status": "open", user_id, balance_minor, currency, exponent}, or a status of unknown-user,
-        unavailable, invalid.
+        The outcome is {"status": "open", user_id, balance_minor, currency, exponent}, or it has
+        the status unknown-user, unavailable or invalid.
         """
         return map_valid_items(ACCOUNT_QUERY, items, self._accounts)
 
     @rpc
     def account(self, **item: Any) -> Outcome:
-        """One user's account: `user_id`."""
+        """Return the account of a user: `user_id`."""
         return self.account_many([item])[0]
 
     @rpc
     @validated(StatementQuery())
     def statement(self, user_id: str, limit: int, after: str | None) -> Outcome:
-        """A user's operations: `user_id`, `limit` (1 to 100), `after` (a previous answer's `next`).
+        """List a user's operations: `user_id`, `limit` (1 to 100), `after` (the `next` of a page).
 
-        {"items": [operation, ...] newest first, "next": ...}
+        Returns {"items": [operation, ...], "next": ...}, newest first.
         """
         with self.db.autocommit() as connection:
-            rows = store.statement(connection, user_id, limit + 1, after)
-        return page(OPERATION.dump(rows, many=True), limit, "seq")
+            operations = store.load_page(connection, user_id, limit + 1, after)
+        return page(OPERATION.dump(operations, many=True), limit, "seq")
 
-    @timer(interval=AUDIT_EVERY_S)
+    @timer(interval=AUDIT_INTERVAL_S)
     @rpc
     def audit(self) -> Outcome:
-        """Whether each account is what its ledger comes to.
+        """Compare each account with its operations.
 
-        {"status": "balanced" or "differs", "accounts": n, "operations": n, "balance_minor": sum,
-        "differences": [line, ...]} (100 at most).
+        Returns {"status": "balanced" or "differs", "accounts": n, "operations": n,
+        "balance_minor": sum, "differences": [line, ...]} with at most 100 lines.
         """
-        seen = Counter(accounts=0, operations=0, balance_minor=0)
+        totals = Counter(accounts=0, operations=0, balance_minor=0)
         lines: list[str] = []
-        wrong = 0
+        differences = 0
         with self.db.transaction() as connection:
-            for account, ledger, wrong_operations in store.ledgers(
-                connection, AUDIT_BATCH
-            ):
-                seen.update(
+            ledgers = store.load_ledgers(connection, AUDIT_BATCH_SIZE)
+            for stored, computed, invalid_operations in ledgers:
+                totals.update(
                     accounts=1,
-                    operations=ledger.last_seq,
-                    balance_minor=account.balance_minor,
+                    operations=computed.last_seq,
+                    balance_minor=stored.balance_minor,
                 )
-                if line := domain.difference(account, ledger, wrong_operations):
-                    wrong += 1
-                    if len(lines) < MAX_TOLD:
+                if line := domain.describe_difference(
+                    stored, computed, invalid_operations
+                ):
+                    differences += 1
+                    if differences <= MAX_LISTED_DIFFERENCES:
                         lines.append(line)
-        AUDIT_DIFFERENCES.set(wrong)
+        AUDIT_DIFFERENCES.set(differences)
         AUDITED_AT.set_to_current_time()
         return {
-            "status": "differs" if wrong else "balanced",
-            **seen,
+            "status": "differs" if differences else "balanced",
+            **totals,
             "differences": lines,
         }
 
     @event_handler("users", "user_created")
     def handle_user_created(self, events: list[dict[str, Any]]) -> None:
-        """Open the new users' accounts."""
-        self._open([event["user_id"] for event in events])
+        """Open the accounts of new users."""
+        self._open_accounts([event["user_id"] for event in events])
 
-    def _move(
+    def _post(
         self,
         items: Outcomes,
         schema: Schema,
@@ -168,72 +174,82 @@ class Service:
         *,
         cancels: bool = False,
     ) -> Outcomes:
-        """Settle together what is right of the items, answer all in order."""
+        """Post all valid items in one transaction. Return outcomes in request order."""
 
-        def settle(right: Outcomes) -> Iterable[Outcome]:
-            return map(
-                _out, self._settle([_request(item, kind, cancels) for item in right])
-            )
+        def post(valid_items: Outcomes) -> Iterable[Outcome]:
+            requests = [_posting_request(item, kind, cancels) for item in valid_items]
+            return map(_serialize_outcome, self._post_batch(requests))
 
-        return map_valid_items(schema, items, settle)
+        return map_valid_items(schema, items, post)
 
-    def _settle(self, requests: Sequence[Request]) -> list[Operation | Conflict | None]:
-        """The outcome of each request; None where it can't be decided now. Raises Unavailable."""
-        for _ in range(MAX_SETTLEMENTS):
-            with suppress(
-                RefTaken
-            ):  # a committed transaction took it: the next attempt finds it
-                return self._try_to_settle(requests)
-        # Nothing is committed.
-        raise Unavailable("billing is busy: other requests take the same refs")
+    def _post_batch(
+        self, requests: Sequence[PostingRequest]
+    ) -> Sequence[PostingOutcome]:
+        """Post a batch, and try again if another transaction takes one of its refs meanwhile.
 
-    def _try_to_settle(
-        self, requests: Sequence[Request]
-    ) -> list[Operation | Conflict | None]:
+        Nothing is committed in an attempt that fails. The next one finds the other's operation.
+        """
+        for _ in range(MAX_POST_ATTEMPTS):
+            with suppress(RefTaken):
+                return self._try_to_post(requests)
+        raise Unavailable("billing is busy: other requests use the same refs")
+
+    def _try_to_post(
+        self, requests: Sequence[PostingRequest]
+    ) -> Sequence[PostingOutcome]:
+        """Lock the accounts, decide, insert. If accounts are missing, open them in between."""
         user_ids = {request.user_id for request in requests}
         with self.db.transaction() as connection:
-            accounts = store.accounts(connection, user_ids, lock=True)
+            accounts = store.load_accounts(connection, user_ids, lock=True)
             missing = user_ids - accounts.keys()
             if not missing:
-                return list(_record(connection, accounts, requests))
-        undecided = self._open_missing(missing)
-        decidable = [r for r in requests if r.user_id not in undecided]
+                return _decide_and_insert(connection, accounts, requests)
+        unverified = self._open_missing_accounts(missing)
+        decidable = [r for r in requests if r.user_id not in unverified]
         with self.db.transaction() as connection:
-            accounts = store.accounts(connection, user_ids, lock=True)
-            decided = iter(_record(connection, accounts, decidable))
-        return [None if r.user_id in undecided else next(decided) for r in requests]
+            accounts = store.load_accounts(connection, user_ids, lock=True)
+            outcomes = _decide_and_insert(connection, accounts, decidable)
+        decided = {
+            r.id: outcome for r, outcome in zip(decidable, outcomes, strict=True)
+        }
+        return [decided.get(request.id) for request in requests]
 
-    def _open_missing(self, user_ids: set[str]) -> set[str]:
-        """Open accounts whose `user_created` is still on its way. Those of users nobody knows stay
-        missing; returned are those that can't be decided, because users does not answer."""
+    def _open_missing_accounts(self, user_ids: set[str]) -> set[str]:
+        """Open the accounts of users whose `user_created` has not arrived yet.
+
+        Returns the ids that could not be verified, because users is unavailable. A verified id
+        without an account belongs to no user.
+        """
         try:
-            known = self.users.get_many(user_ids=sorted(user_ids))
+            found = self.users.get_many(user_ids=sorted(user_ids))
         except (DeadlineExceeded, Unavailable, InternalError):
             return user_ids
-        self._open([user["id"] for user in known if user])
+        self._open_accounts([user["id"] for user in found if user])
         return set()
 
-    def _open(self, user_ids: Sequence[str]) -> None:
+    def _open_accounts(self, user_ids: Sequence[str]) -> None:
         with self.db.autocommit() as connection:
             store.open_accounts(connection, user_ids)
 
-    def _read_accounts(self, user_ids: set[str]) -> dict[str, domain.Account]:
-        with self.db.autocommit() as connection:
-            return store.accounts(connection, user_ids)
-
     def _accounts(self, items: Outcomes) -> Outcomes:
+        """Load the accounts. If some are missing, open them and load again."""
         user_ids = {item["user_id"] for item in items}
-        accounts = self._read_accounts(user_ids)
-        undecided: set[str] = set()
+        unverified: set[str] = set()
+        accounts = self._load_accounts(user_ids)
         if missing := user_ids - accounts.keys():
-            undecided = self._open_missing(missing)
-            accounts |= self._read_accounts(missing)
+            unverified = self._open_missing_accounts(missing)
+            accounts |= self._load_accounts(missing)
         return [
-            self._account_out(item["user_id"], accounts, undecided) for item in items
+            self._serialize_account(item["user_id"], accounts, unverified)
+            for item in items
         ]
 
-    def _account_out(
-        self, user_id: str, accounts: dict[str, domain.Account], undecided: set[str]
+    def _load_accounts(self, user_ids: set[str]) -> dict[str, Account]:
+        with self.db.autocommit() as connection:
+            return store.load_accounts(connection, user_ids)
+
+    def _serialize_account(
+        self, user_id: str, accounts: dict[str, Account], unverified: set[str]
     ) -> Outcome:
         if account := accounts.get(user_id):
             return {
@@ -242,42 +258,39 @@ class Service:
                 "balance_minor": account.balance_minor,
                 **self.db.unit._asdict(),
             }
-        return UNAVAILABLE if user_id in undecided else {"status": domain.UNKNOWN_USER}
+        return UNAVAILABLE if user_id in unverified else {"status": "unknown-user"}
 
 
-def _request(item: dict[str, Any], kind: domain.Kind, cancels: bool) -> Request:
-    return Request(
+def _posting_request(
+    item: dict[str, Any], kind: domain.Kind, cancels: bool
+) -> PostingRequest:
+    return PostingRequest(
         id=str(uuid_utils.uuid7()),
         ref=domain.ref_of(item),
         user_id=item["user_id"],
         kind=kind,
         amount_minor=item["amount_minor"],
-        at=datetime.now(UTC),
+        requested_at=datetime.now(UTC),
         cancels=cancels,
     )
 
 
-def _record(
+def _decide_and_insert(
     connection: Connection,
-    accounts: dict[str, domain.Account],
-    requests: Sequence[Request],
-) -> list[Operation | Conflict]:
-    """Decide over a batch whose accounts are locked, and write what is new."""
-    decisions = domain.decide(
-        accounts,
-        recorded=store.recorded(connection, {request.ref for request in requests}),
-        requests=requests,
-    )
+    accounts: dict[str, Account],
+    requests: Sequence[PostingRequest],
+) -> Sequence[PostingOutcome]:
+    """Decide on a batch whose accounts are locked, and insert its new operations."""
+    recorded = store.load_operations(connection, {r.ref for r in requests})
+    decisions = domain.decide(accounts, recorded, requests)
     if decisions.operations:
-        store.write(connection, decisions.operations, decisions.accounts)
+        store.insert_operations(connection, decisions.operations, decisions.accounts)
     return decisions.outcomes
 
 
-def _out(result: Operation | Conflict | None) -> Outcome:
-    if result is None:
+def _serialize_outcome(outcome: PostingOutcome) -> Outcome:
+    if outcome is None:
         return UNAVAILABLE
-    return (
-        {"status": "conflict"}
-        if isinstance(result, Conflict)
-        else OPERATION.dump(result)
-    )
+    if isinstance(outcome, Conflict):
+        return {"status": "conflict"}
+    return OPERATION.dump(outcome)

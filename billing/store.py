@@ -1,43 +1,123 @@
-"""SQL of billing: a list in, a list out, one statement a step."""
+"""The SQL of billing: one statement for each function.
+
+A statement reads or writes any number of rows. New rows are one parameter, a JSON array.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from sqlalchemy import Connection, text
 
-from billing.domain import Account, Operation, Unit
+from billing.domain import Account, AmountUnit, Operation
 from billing.exceptions import RefTaken
 from chassis.connections import allow_statements_of
 from chassis.db import recordset
 
-OPERATION = "id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at"
+OPERATION = """
+    id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at
+"""
 
-OPEN = text(
-    "INSERT INTO accounts (user_id) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING"
-)
-READ = text(
-    "SELECT user_id, balance_minor, last_seq FROM accounts WHERE user_id = ANY(CAST(:ids AS uuid[]))"
-)
-LOCK = text(f"{READ.text} ORDER BY user_id FOR UPDATE")
-RECORDED = text(f"SELECT {OPERATION} FROM operations WHERE ref = ANY(:refs)")
-WRITE = text(
-    f"WITH inserted AS (INSERT INTO operations ({OPERATION}) SELECT {OPERATION}"
-    " FROM json_to_recordset(:operations) AS new (id uuid, ref text, user_id uuid, seq bigint, kind text,"
-    " amount_minor bigint, status text, reason text, balance_after_minor bigint, created_at timestamptz)"
-    " ON CONFLICT (ref) DO NOTHING RETURNING 1),"
-    " changed AS (UPDATE accounts SET balance_minor = new.balance_minor, last_seq = new.last_seq"
-    " FROM json_to_recordset(:accounts) AS new (user_id uuid, balance_minor bigint, last_seq bigint)"
-    " WHERE accounts.user_id = new.user_id)"
-    " SELECT count(*) FROM inserted"
-)
-STATEMENT = text(
-    f"SELECT {OPERATION} FROM operations WHERE user_id = CAST(:user_id AS uuid) AND seq > 0"
-    " AND (CAST(:before AS bigint) IS NULL OR seq < CAST(:before AS bigint)) ORDER BY seq DESC LIMIT :limit"
-)
+# Insert the accounts that do not exist.
+OPEN_ACCOUNTS = text("""
+    INSERT INTO accounts (user_id)
+    SELECT unnest(CAST(:ids AS uuid[]))
+    ON CONFLICT DO NOTHING
+""")
 
-UNIT = text("SELECT currency, exponent FROM books")
-# Without a row, the operations are an earlier version's, whose amounts have two digits.
-SET_UNIT = text("""
+# Read the accounts of these users.
+SELECT_ACCOUNTS = text("""
+    SELECT user_id, balance_minor, last_seq
+    FROM accounts
+    WHERE user_id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# Read the accounts, and lock them in the order of their ids. So two batches cannot deadlock.
+LOCK_ACCOUNTS = text(f"""
+    {SELECT_ACCOUNTS.text}
+    ORDER BY user_id
+    FOR UPDATE
+""")
+
+# Read the operations with these refs.
+SELECT_OPERATIONS = text(f"""
+    SELECT {OPERATION}
+    FROM operations
+    WHERE ref = ANY(:refs)
+""")
+
+# Insert operations, set the balances of their accounts, and count the inserted operations.
+INSERT_OPERATIONS = text(f"""
+    WITH inserted AS (
+        INSERT INTO operations ({OPERATION})
+        SELECT {OPERATION}
+        FROM json_to_recordset(:operations) AS new (
+            id uuid, ref text, user_id uuid, seq bigint, kind text, amount_minor bigint,
+            status text, reason text, balance_after_minor bigint, created_at timestamptz
+        )
+        ON CONFLICT (ref) DO NOTHING
+        RETURNING 1
+    ),
+    changed AS (
+        UPDATE accounts
+        SET balance_minor = new.balance_minor, last_seq = new.last_seq
+        FROM json_to_recordset(:accounts) AS new (
+            user_id uuid, balance_minor bigint, last_seq bigint
+        )
+        WHERE accounts.user_id = new.user_id
+    )
+    SELECT count(*)
+    FROM inserted
+""")
+
+# Read a page of an account's operations, newest first.
+SELECT_PAGE = text(f"""
+    SELECT {OPERATION}
+    FROM operations
+    WHERE user_id = CAST(:user_id AS uuid)
+        AND seq > 0
+        AND (CAST(:before AS bigint) IS NULL OR seq < CAST(:before AS bigint))
+    ORDER BY seq DESC
+    LIMIT :limit
+""")
+
+# Read each account, the balance and the number of its operations, and how many of them do not
+# follow from the one before.
+SELECT_LEDGERS = text("""
+    SELECT user_id, balance_minor, last_seq, ledger.*
+    FROM accounts, LATERAL (
+        SELECT
+            coalesce(sum(signed_amount), 0)::bigint,
+            count(*),
+            count(*) FILTER (
+                WHERE seq <> number OR balance_after_minor <> balance OR balance < 0
+            )
+        FROM (
+            SELECT
+                *,
+                row_number() OVER chain AS number,
+                sum(signed_amount) OVER chain AS balance
+            FROM operations, LATERAL (
+                SELECT CASE
+                    WHEN status = 'refused' THEN 0
+                    WHEN kind = 'deposit' THEN amount_minor
+                    ELSE -amount_minor
+                END AS signed_amount
+            ) AS amounts
+            WHERE user_id = accounts.user_id AND seq > 0
+            WINDOW chain AS (ORDER BY seq)
+        ) AS chained
+    ) AS ledger
+""")
+
+# Read the unit of the amounts.
+SELECT_UNIT = text("""
+    SELECT currency, exponent
+    FROM books
+""")
+
+# Store the unit if none is stored. Operations without a stored unit are of an earlier version.
+# Their amounts have two digits.
+INSERT_UNIT = text("""
     INSERT INTO books (currency, exponent)
     SELECT :currency, :exponent
     WHERE :exponent = 2 OR NOT EXISTS (SELECT FROM operations)
@@ -45,91 +125,86 @@ SET_UNIT = text("""
 """)
 
 
-def claim_unit(connection: Connection, unit: Unit) -> Unit | None:
-    """Make `unit` that of books that have none yet. Returns the unit of the books.
+def initialize_unit(connection: Connection, unit: AmountUnit) -> AmountUnit | None:
+    """Store the unit of the amounts if none is stored, and return the stored unit.
 
-    It never changes by itself: another copy may serve the books. Returns None for operations of an
-    earlier version whose two digits `unit` does not have.
+    A stored unit never changes here, because another copy may be using it. None means that the
+    operations are of an earlier version, and that `unit` does not have their two digits.
     """
-    connection.execute(SET_UNIT, unit._asdict())
-    row = connection.execute(UNIT).one_or_none()
-    return Unit(*row) if row else None
+    connection.execute(INSERT_UNIT, unit._asdict())
+    row = connection.execute(SELECT_UNIT).one_or_none()
+    return AmountUnit(*row) if row else None
 
 
 def open_accounts(connection: Connection, user_ids: Iterable[str]) -> None:
-    """Open the accounts that are not open yet."""
-    connection.execute(OPEN, {"ids": sorted(user_ids)})
+    """Open the accounts that do not exist."""
+    connection.execute(OPEN_ACCOUNTS, {"ids": sorted(user_ids)})
 
 
-def accounts(
+def load_accounts(
     connection: Connection, user_ids: Iterable[str], *, lock: bool = False
 ) -> dict[str, Account]:
-    """The accounts of these users; with `lock` nobody else changes them until the transaction ends.
-
-    Locked in the order of their ids, so two batches that meet can't wait for each other in turn.
-    """
-    return {
-        row.user_id: Account(*row)
-        for row in connection.execute(LOCK if lock else READ, {"ids": list(user_ids)})
-    }
+    """Load the accounts of these users. With `lock`, lock them until the transaction ends."""
+    statement = LOCK_ACCOUNTS if lock else SELECT_ACCOUNTS
+    rows = connection.execute(statement, {"ids": list(user_ids)}).mappings()
+    return {row["user_id"]: Account(**row) for row in rows}
 
 
-def recorded(connection: Connection, refs: Iterable[str]) -> dict[str, Operation]:
-    """The operations that stand under these refs."""
-    return {
-        row.ref: Operation(*row)
-        for row in connection.execute(RECORDED, {"refs": list(refs)})
-    }
+def load_operations(
+    connection: Connection, refs: Iterable[str]
+) -> dict[str, Operation]:
+    """Load the operations with these refs, by ref."""
+    rows = connection.execute(SELECT_OPERATIONS, {"refs": list(refs)}).mappings()
+    return {row["ref"]: Operation(**row) for row in rows}
 
 
-def write(
+def insert_operations(
     connection: Connection, operations: Sequence[Operation], accounts: Sequence[Account]
 ) -> None:
-    """Write new operations into the ledger, and the balances that follow from them; RefTaken, and nothing
-    to be committed, where one of their refs is taken by now.
+    """Insert operations, and set the accounts to their new balances.
 
-    In the order of their refs, for the reason that accounts are locked in order.
+    The operations are inserted in the order of their refs. So two batches cannot deadlock.
+    Raises RefTaken if a ref has an operation meanwhile. The caller must then roll back.
     """
-    written = connection.execute(
-        WRITE,
+    inserted = connection.execute(
+        INSERT_OPERATIONS,
         {
             "operations": recordset(sorted(operations, key=attrgetter("ref"))),
             "accounts": recordset(accounts),
         },
     )
-    if written.scalar_one() != len(operations):
+    if inserted.scalar_one() != len(operations):
         raise RefTaken
 
 
-def statement(
+def load_page(
     connection: Connection, user_id: str, limit: int, before: str | None
 ) -> list[Operation]:
-    """The last `limit` operations of an account, newest first, of those numbered below `before`."""
-    return [
-        Operation(*row)
-        for row in connection.execute(
-            STATEMENT, {"user_id": user_id, "before": before, "limit": limit}
-        )
-    ]
-
-
-def ledgers(
-    connection: Connection, batch: int
-) -> Iterator[tuple[Account, Account, int]]:
-    """Each account, what its operations come to, and how many of these do not follow from the one before.
-    Each batch is fetched by a statement of its own; all tell of one moment."""
-    allow_statements_of(connection, 60)  # an account may have a long history
+    """Load up to `limit` operations of an account, newest first, with numbers below `before`."""
     rows = connection.execute(
-        text(
-            "SELECT user_id, balance_minor, last_seq, ledger.* FROM accounts, LATERAL ("
-            " SELECT coalesce(sum(effect), 0)::bigint, count(*), count(*) FILTER ("
-            "  WHERE seq <> number OR balance_after_minor <> balance OR balance < 0)"
-            " FROM (SELECT *, row_number() OVER chain AS number, sum(effect) OVER chain AS balance"
-            "  FROM operations, LATERAL (SELECT CASE WHEN status = 'refused' THEN 0"
-            "   WHEN kind = 'deposit' THEN amount_minor ELSE -amount_minor END AS effect) AS its"
-            "  WHERE user_id = accounts.user_id AND seq > 0 WINDOW chain AS (ORDER BY seq)) AS chained"
-            ") AS ledger"
-        ),
-        execution_options={"yield_per": batch},
+        SELECT_PAGE, {"user_id": user_id, "before": before, "limit": limit}
+    ).mappings()
+    return [Operation(**row) for row in rows]
+
+
+def load_ledgers(
+    connection: Connection, batch_size: int
+) -> Iterator[tuple[Account, Account, int]]:
+    """Load each account as stored, as computed from its operations, and its invalid operations.
+
+    The last one is the number of operations that do not follow from the one before. All rows are
+    of one snapshot. Each batch of them is fetched by a statement of its own.
+    """
+    # An account may have a long history.
+    allow_statements_of(connection, 60)
+    rows = connection.execute(
+        SELECT_LEDGERS, execution_options={"yield_per": batch_size}
     )
-    return ((Account(*row[:3]), Account(row[0], *row[3:5]), row[5]) for row in rows)
+    for user_id, balance, last_seq, computed_balance, computed_seq, invalid in rows:
+        yield (
+            Account(user_id=user_id, balance_minor=balance, last_seq=last_seq),
+            Account(
+                user_id=user_id, balance_minor=computed_balance, last_seq=computed_seq
+            ),
+            invalid,
+        )

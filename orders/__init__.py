@@ -1,7 +1,7 @@
-"""orders: what was ordered, and how it ended.
+"""orders: orders and their final status.
 
-Owns     orders (pending, then paid or rejected, never back)
+Owns     orders (pending, then paid or rejected, which is final)
 Answers  place (also as place_many), get, list
 Emits    order_paid, order_rejected
-Asks     billing, to withdraw the price under the order's id, or to cancel that
+Calls    billing, which withdraws the price of an order, or cancels the withdrawal
 """

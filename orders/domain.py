@@ -1,53 +1,62 @@
-"""The rules of orders: what billing's word makes of an order, and when to ask again."""
+"""The rules of orders, as pure functions.
+
+Billing withdraws the price of an order, and the outcome of the withdrawal settles the order.
+An order whose outcome is unknown stays pending, and the withdrawal is retried later.
+"""
 
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
 MAX_PRICE_MINOR = 10_000_000_00
-FIRST_LOOK = timedelta(seconds=10)  # longer than the first attempt can take
-LONGEST_WAIT_S = 15.0
+# A new order is left to its first attempt, which cannot take longer than this.
+FIRST_RETRY_AFTER = timedelta(seconds=10)
+MAX_RETRY_DELAY_S = 15.0
 CANCEL_AFTER = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an order ends: paid or, with a reason, rejected."""
+class Settlement:
+    """The final status of an order: paid, or rejected with a reason."""
 
     order_id: str
     status: Literal["paid", "rejected"]
     reason: str | None = None
 
 
-def ending(order_id: str, answer: Any) -> Ending | None:
-    """The end of an order that billing's `answer` means; None where it leaves the order pending.
+def settlement_of(order_id: str, outcome: Any) -> Settlement | None:
+    """Return how billing's `outcome` of a withdrawal settles the order.
 
-    Only a stored word of billing ends an order. Whatever else came back (a fault, a time-out, a
-    conflict) means that the outcome is unknown.
+    Only an operation in billing's ledger settles an order: it is done, or refused with a reason.
+    After anything else, such as a fault, a timeout or a conflict, the outcome is unknown.
+    The order stays pending then, and the function returns None.
     """
-    word = answer if isinstance(answer, dict) else {}
-    status, reason = word.get("status"), word.get("reason")
+    operation = outcome if isinstance(outcome, dict) else {}
+    status, reason = operation.get("status"), operation.get("reason")
     if status == "done":
-        return Ending(order_id, "paid")
+        return Settlement(order_id, "paid")
     if status == "refused" and isinstance(reason, str) and reason:
-        return Ending(order_id, "rejected", reason)
+        return Settlement(order_id, "rejected", reason)
     return None
 
 
-def is_misunderstood(answer: Any) -> bool:
-    """Whether billing answers that the request itself is wrong: no repetition will mend that."""
-    return isinstance(answer, dict) and answer.get("status") in ("conflict", "invalid")
+def is_request_rejected(outcome: Any) -> bool:
+    """Return whether billing rejected the request itself. A retry cannot succeed then."""
+    return isinstance(outcome, dict) and outcome.get("status") in (
+        "conflict",
+        "invalid",
+    )
 
 
-def wait_s(attempts: int, jitter: float) -> float:
-    """Seconds until the next attempt after `attempts` of them.
+def retry_delay_s(attempts: int, jitter: float) -> float:
+    """Return the seconds until the next attempt, after a number of attempts.
 
-    They double from 2 to LONGEST_WAIT_S, less up to a half by `jitter` (0 to 1). So orders that failed
-    together do not return together.
+    The delay doubles from 2 s to MAX_RETRY_DELAY_S. `jitter` (0 to 1) takes off up to one half,
+    so that orders that failed together are not retried together.
     """
-    return min(2.0 ** min(attempts, 10), LONGEST_WAIT_S) * (1 - jitter / 2)
+    return min(2.0 ** min(attempts, 10), MAX_RETRY_DELAY_S) * (1 - jitter / 2)
 
 
 def is_overdue(age: timedelta) -> bool:
-    """Whether an order waits so long that its withdrawal must be cancelled, not retried."""
+    """Return whether a pending order is so old that its withdrawal must be cancelled."""
     return age > CANCEL_AFTER

@@ -1,19 +1,17 @@
-"""The events of orders."""
+"""The events that orders emits."""
 
 from chassis.outbox import Event
 from orders.store import Order
 
 
-def order_ended(order: Order, reason: str | None) -> Event:
-    """Build `order_paid` or, where there is a `reason`, `order_rejected`."""
-    fact = {
+def order_settled(order: Order, reason: str | None) -> Event:
+    """Build `order_rejected` for an order with a `reason`, and `order_paid` for others."""
+    fields = {
         "order_id": order.id,
         "user_id": order.user_id,
         "price_minor": order.price_minor,
         "request_id": order.request_id,
     }
-    return (
-        ("order_rejected", {**fact, "reason": reason})
-        if reason
-        else ("order_paid", fact)
-    )
+    if reason:
+        return "order_rejected", {**fields, "reason": reason}
+    return "order_paid", fields

@@ -22,8 +22,8 @@ class Base(DeclarativeBase):
     """All tables of this service; nameko-sqlalchemy finds the database by this name."""
 
 
-# A user's `key` (the client's idempotency key) makes an order happen at most once.
-# `attempts` and `next_attempt_at` are the sweeper's: when to settle next what is still pending.
+# `key` is the client's idempotency key: a user has at most one order with it.
+# `attempts` and `next_attempt_at` schedule the sweeper's retries of a pending order.
 ORDERS = Table(
     "orders",
     Base.metadata,

@@ -1,4 +1,4 @@
-"""What crosses the wire to and from orders. Prices are integers in minor units."""
+"""The arguments and outcomes of the RPC methods of orders. Prices are in minor units."""
 
 from marshmallow import Schema, fields
 
@@ -7,7 +7,7 @@ from orders.domain import MAX_PRICE_MINOR
 
 
 class NewOrder(Schema):
-    """An order to place. `key` is the client's idempotency key, one for each order of a user."""
+    """An order to place. The idempotency key is unique among the orders of a user."""
 
     user_id = Id(required=True)
     price_minor = AmountMinor(MAX_PRICE_MINOR, required=True)
@@ -16,13 +16,13 @@ class NewOrder(Schema):
 
 
 class OrderQuery(PageRequest):
-    """A page of a user's orders; `after` is an order's id."""
+    """A page of a user's orders. `after` is the id of an order."""
 
     user_id = Id(required=True)
 
 
 class OrderOut(Schema):
-    """An order: `status` is pending, paid or rejected; `reason` says why it was rejected."""
+    """An order. Its status is pending, paid, or rejected with a reason."""
 
     id = fields.String()
     user_id = fields.String()

@@ -1,8 +1,8 @@
-"""orders, top to bottom: what it needs, what it answers, what it does by the clock."""
+"""The service orders: dependencies, RPC methods, timers, then the steps of placing an order."""
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -17,26 +17,34 @@ from chassis.rpc import CallId, RpcProxy, rpc
 from chassis.schemas import is_id
 from chassis.timers import timer
 from orders import domain, models, store
-from orders.events import order_ended
+from orders.events import order_settled
 from orders.schemas import NewOrder, OrderOut, OrderQuery
+from orders.store import Order
 
 log = logging.getLogger(__name__)
 
-ORDER, NEW_ORDER = OrderOut(), NewOrder()
-SWEEP_EVERY_S = 1
-SWEEP_AT_MOST = 200
-MEASURE_EVERY_S = 15
+NEW_ORDER = NewOrder()
+ORDER = OrderOut()
+SWEEP_INTERVAL_S = 1
+MAX_SWEPT = 200  # orders
+# The orders of a sweeper that crashed are due again after this.
+LEASE = timedelta(seconds=30)
+# A sweep finds the orders that became due since this. No transaction that makes an order due takes
+# longer from its now() to its commit.
+LOOKBACK = timedelta(seconds=10)
+MEASURE_INTERVAL_S = 15
 OLDEST_PENDING = Gauge(
     "shop_oldest_pending_seconds", "Age of the oldest pending order."
 )
-LEASE = timedelta(seconds=30)  # a sweeper that dies gives its orders back after this
-REACH = timedelta(
-    seconds=10
-)  # longer than a statement takes, from its now() to its commit
 
 
 class Service:
-    """Orders, settled in two stages: billing takes the money, then the user gets a letter."""
+    """Places orders and settles them.
+
+    A new order is stored as pending. Then billing withdraws its price, which settles the order:
+    it becomes paid or rejected, and its event is emitted. The sweeper retries orders that a crash
+    or an outage left pending.
+    """
 
     name = "orders"
 
@@ -46,16 +54,16 @@ class Service:
     billing = RpcProxy(
         "billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S"
     )
-    is_behind: ClassVar[bool] = (
-        True  # whether an order may have been due for REACH or longer
-    )
+    # Whether an order may have been due for longer than LOOKBACK.
+    is_behind: ClassVar[bool] = True
 
     @rpc
     def place_many(self, items: Outcomes) -> Outcomes:
-        """Place orders; an item is {user_id, price_minor, key, request_id}.
+        """Place orders. An item is {user_id, price_minor, key, request_id}.
 
-        Answers in that order: the order as it stands (`status` pending, paid or rejected), or `status`
-        conflict, where the key stands for an order with another price, or invalid, with `errors`.
+        An outcome is the order with its current status: pending, paid or rejected. It is
+        {"status": "conflict"} if the key belongs to an order with another price, and
+        {"status": "invalid", "errors": ...} for an invalid item.
         """
         return map_valid_items(NEW_ORDER, items, self._place)
 
@@ -63,133 +71,134 @@ class Service:
     def place(self, **item: Any) -> Outcome:
         """Place an order: `user_id`, `price_minor`, `key`.
 
-        Without a key it is the call's own id: another call is another order, the same one delivered
-        again is not.
+        Without a key, each call places a new order. The id of the call is its key then, so a
+        redelivery of the same call places no second order.
         """
         item = {"key": self.call_id, "request_id": current_request_id(), **item}
         return self.place_many([item])[0]
 
     @rpc
     def get(self, order_id: str, user_id: str | None = None) -> Outcome | None:
-        """The order with this id (of this user, where one is given), or None."""
+        """Return an order, or None. With `user_id`, only an order of this user is found."""
         if not is_id(order_id):
             return None
         with self.db.autocommit() as connection:
-            order = store.by_ids(connection, [order_id]).get(order_id)
-        return ORDER.dump(order) if order and user_id in (None, order.user_id) else None
+            order = store.load_by_ids(connection, [order_id]).get(order_id)
+        if order is None or user_id not in (None, order.user_id):
+            return None
+        return ORDER.dump(order)
 
     @rpc
     @validated(OrderQuery())
     def list(self, user_id: str, limit: int, after: str | None) -> Outcome:
-        """A user's orders: `user_id`, `limit` (1 to 100), `after` (a previous answer's `next`).
+        """List a user's orders: `user_id`, `limit` (1 to 100), `after` (the `next` of a page).
 
-        {"items": [order, ...] newest first, "next": ...}
+        Returns {"items": [order, ...], "next": ...}, newest first.
         """
         with self.db.autocommit() as connection:
-            rows = store.of_user(connection, user_id, limit + 1, after)
-        return page(ORDER.dump(rows, many=True), limit, "id")
+            orders = store.load_page(connection, user_id, limit + 1, after)
+        return page(ORDER.dump(orders, many=True), limit, "id")
 
-    @timer(interval=SWEEP_EVERY_S)
+    @timer(interval=SWEEP_INTERVAL_S)
     def sweep(self) -> None:
-        """Finish what a crash or a part that was away left pending, for as long as it takes."""
-        reach = None if Service.is_behind else REACH
-        Service.is_behind = False  # `measure` may set it while this waits
+        """Retry the pending orders that are due. Cancel the withdrawals of overdue ones."""
+        lookback = None if Service.is_behind else LOOKBACK
+        # Reset before the search: `measure` may set it again meanwhile.
+        Service.is_behind = False
         with self.db.autocommit() as connection:
-            due = store.claim_due(connection, SWEEP_AT_MOST, LEASE, reach)
-        Service.is_behind |= len(due) == SWEEP_AT_MOST
+            due = store.claim_due(connection, MAX_SWEPT, LEASE, lookback)
+        Service.is_behind |= len(due) == MAX_SWEPT
         if not due:
             return
         log.info("pending_orders_claimed", extra={"orders": len(due)})
-        self._settle([order for order in due if not domain.is_overdue(order.age)])
-        self._settle(
-            [order for order in due if domain.is_overdue(order.age)], cancel=True
-        )
+        recent = [order for order in due if not domain.is_overdue(order.age)]
+        overdue = [order for order in due if domain.is_overdue(order.age)]
+        self._settle(recent, self.billing.withdraw.many(_withdrawals(recent)))
+        self._settle(overdue, self.billing.cancel.many(_withdrawals(overdue)))
         with self.db.autocommit() as connection:
             store.postpone(
                 connection,
                 {
-                    order.id: domain.wait_s(order.attempts, random.random())
+                    order.id: domain.retry_delay_s(order.attempts, random.random())
                     for order in due
                 },
             )
 
-    @timer(interval=MEASURE_EVERY_S, eager=True)
+    @timer(interval=MEASURE_INTERVAL_S, eager=True)
     def measure(self) -> None:
-        """Show the age of the oldest pending order, and notice orders that the sweeper missed."""
+        """Publish the age of the oldest pending order, and detect orders that sweeps missed."""
         with self.db.autocommit() as connection:
-            oldest_s, is_behind = store.measure_pending(connection, REACH)
+            oldest_s, is_behind = store.measure_pending(connection, LOOKBACK)
         OLDEST_PENDING.set(oldest_s)
         Service.is_behind |= is_behind
 
     def _place(self, items: Outcomes) -> Outcomes:
-        """Store the orders before any money moves, settle the new ones, answer each as it stands."""
+        """Store the new orders before any money moves, then withdraw their prices and settle."""
         if not items:
             return []
         wanted = [{"id": str(uuid_utils.uuid7()), **item} for item in items]
         with self.db.autocommit() as connection:
-            new = store.insert_new(connection, wanted, domain.FIRST_LOOK)
-            stored = (
-                store.by_keys(connection, wanted) if len(new) < len(wanted) else new
-            )
-        stored |= {
-            (order.user_id, order.key): order for order in self._settle([*new.values()])
-        }
-        return [_out(stored[item["user_id"], item["key"]], item) for item in items]
+            new = store.insert_new(connection, wanted, domain.FIRST_RETRY_AFTER)
+            is_all_new = len(new) == len(wanted)
+            orders = new if is_all_new else store.load_by_keys(connection, wanted)
+        outcomes = self.billing.withdraw.many(_withdrawals(new.values()))
+        settled = self._settle(new.values(), outcomes)
+        orders |= {(order.user_id, order.key): order for order in settled}
+        return [
+            _serialize_outcome(orders[item["user_id"], item["key"]], item)
+            for item in items
+        ]
 
     def _settle(
-        self, orders: Sequence[store.Order], *, cancel: bool = False
-    ) -> Sequence[store.Order]:
-        """Have billing withdraw the prices (or cancel the withdrawals), and end the orders as it answers.
-
-        Returns those that have ended. The order's id keys the withdrawal: it can always be repeated.
-        """
-        verb = self.billing.cancel if cancel else self.billing.withdraw
-        answers = verb.many(
-            [
-                {
-                    "order_id": order.id,
-                    "user_id": order.user_id,
-                    "amount_minor": order.price_minor,
-                    "request_id": order.request_id,
-                }
-                for order in orders
-            ]
-        )
-        endings: list[tuple[store.Order, domain.Ending]] = []
-        for order, answer in zip(orders, answers, strict=True):
-            if ending := domain.ending(order.id, answer):
-                endings.append((order, ending))
-            elif domain.is_misunderstood(answer):
+        self, orders: Collection[Order], outcomes: Sequence[Any]
+    ) -> Collection[Order]:
+        """Settle the orders whose outcome is known, and return them. The others stay pending."""
+        settlements: dict[str, domain.Settlement] = {}
+        for order, outcome in zip(orders, outcomes, strict=True):
+            if settlement := domain.settlement_of(order.id, outcome):
+                settlements[order.id] = settlement
+            elif domain.is_request_rejected(outcome):
                 log.error(
                     "billing_request_rejected",
-                    extra={"order_id": order.id, "outcome": answer},
+                    extra={"order_id": order.id, "outcome": outcome},
                 )
-        if len(endings) < len(orders):
-            log.warning(
-                "order_outcomes_unknown", extra={"orders": len(orders) - len(endings)}
-            )
-        return self._end(endings) if endings else []
-
-    def _end(
-        self, endings: Sequence[tuple[store.Order, domain.Ending]]
-    ) -> Sequence[store.Order]:
-        """The one transition of each order, and its event with it."""
-        events = [order_ended(order, ending.reason) for order, ending in endings]
+        if unknown := len(orders) - len(settlements):
+            log.warning("order_outcomes_unknown", extra={"orders": unknown})
+        if not settlements:
+            return []
+        events = [
+            order_settled(order, settlements[order.id].reason)
+            for order in orders
+            if order.id in settlements
+        ]
         with self.db.autocommit() as connection:
-            ended = store.end(
-                connection, self.outbox, [ending for _, ending in endings], events
+            settled = store.settle(
+                connection, self.outbox, list(settlements.values()), events
             )
-            if len(ended) == len(endings):
-                return ended
-            # The sweeper, or the first attempt, was quicker with some of them.
-            return [
-                *store.by_ids(connection, [order.id for order, _ in endings]).values()
-            ]
+            if len(settled) == len(settlements):
+                return settled
+            # A concurrent attempt has settled the others.
+            return store.load_by_ids(connection, list(settlements)).values()
 
 
-def _out(order: store.Order, item: Outcome) -> Outcome:
-    return (
-        ORDER.dump(order)
-        if order.price_minor == item["price_minor"]
-        else {"status": "conflict"}
-    )
+def _withdrawals(orders: Collection[Order]) -> Outcomes:
+    """Build the items that billing withdraws or cancels.
+
+    The id of an order identifies its withdrawal. So a retry never withdraws twice.
+    """
+    return [
+        {
+            "order_id": order.id,
+            "user_id": order.user_id,
+            "amount_minor": order.price_minor,
+            "request_id": order.request_id,
+        }
+        for order in orders
+    ]
+
+
+def _serialize_outcome(order: Order, item: Outcome) -> Outcome:
+    """Return the stored order, or a conflict if its price is not that of the item."""
+    if order.price_minor != item["price_minor"]:
+        return {"status": "conflict"}
+    return ORDER.dump(order)

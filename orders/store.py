@@ -1,6 +1,10 @@
-"""SQL of orders: a list in, a list out, one statement a step."""
+"""The SQL of orders: one statement for each function.
+
+A statement reads or writes any number of orders. Its rows are one parameter, a JSON array.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any
@@ -10,143 +14,204 @@ from sqlalchemy import Connection, Row, text
 from chassis import outbox
 from chassis.db import OLDEST_S, recordset
 from chassis.outbox import Event, OutboxWriter
-from orders.domain import Ending
+from orders.domain import Settlement
 
-Order = Row[Any]  # its columns are those of ORDER
-Key = tuple[str, str]  # whose, and the client's idempotency key
-ORDER = (
-    "id, user_id, key, price_minor, orders.status, orders.reason, orders.request_id, attempts,"
-    " created_at, ended_at"
-)
+Order = Row[Any]  # with the columns ORDER
+Key = tuple[str, str]  # a user's id and an idempotency key
+ORDER = """
+    id, user_id, key, price_minor, orders.status, orders.reason, orders.request_id,
+    attempts, created_at, ended_at
+"""
 
-INSERT_NEW = text(
-    "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"
-    " SELECT id, user_id, key, price_minor, request_id, now() + :first_look FROM json_to_recordset(:rows)"
-    " AS new (id uuid, user_id uuid, key text, price_minor bigint, request_id text)"
-    f" ON CONFLICT (user_id, key) DO NOTHING RETURNING {ORDER}"
-)
-BY_KEYS = text(
-    f"SELECT {ORDER} FROM orders WHERE (user_id, key) IN"
-    " (SELECT * FROM json_to_recordset(:rows) AS new (user_id uuid, key text))"
-)
-BY_IDS = text(f"SELECT {ORDER} FROM orders WHERE id = ANY(CAST(:ids AS uuid[]))")
-END = text(
-    "WITH ended AS (UPDATE orders SET status = new.status, reason = new.reason, ended_at = now()"
-    f" FROM json_to_recordset(:rows) AS new (order_id uuid, status text, reason text, {outbox.COLUMN_TYPES})"
-    " WHERE id = new.order_id AND orders.status = 'pending'"
-    f" RETURNING {ORDER}, event_id, type, payload),"
-    f" told AS (INSERT INTO outbox ({outbox.COLUMNS}) SELECT {outbox.COLUMNS} FROM ended)"
-    " SELECT * FROM ended"
-)
-# ARRAY() runs its query once; IN may run it again for each row, and lock and claim more than `limit`.
-CLAIM_DUE = text(
-    "UPDATE orders SET attempts = attempts + 1, next_attempt_at = now() + :lease"
-    " WHERE id = ANY(ARRAY(SELECT id FROM orders WHERE status = 'pending'"
-    " AND next_attempt_at > coalesce(now() - CAST(:reach AS interval), '-infinity')"
-    " AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :limit"
-    f" FOR UPDATE SKIP LOCKED)) RETURNING {ORDER}, now() - created_at AS age"
-)
-MEASURE_PENDING = text(
-    f"SELECT {OLDEST_S},"
-    " coalesce(bool_or(next_attempt_at <= now() - CAST(:reach AS interval)), false)"
-    " FROM orders WHERE status = 'pending'"
-)
-POSTPONE = text(
-    "UPDATE orders SET next_attempt_at = now() + make_interval(secs => new.wait_s)"
-    " FROM unnest(CAST(:ids AS uuid[]), CAST(:waits_s AS float8[])) AS new (order_id, wait_s)"
-    " WHERE id = new.order_id AND status = 'pending'"
-)
-OF_USER = text(
-    f"SELECT {ORDER} FROM orders WHERE user_id = CAST(:user_id AS uuid)"
-    " AND (CAST(:after AS uuid) IS NULL OR id < CAST(:after AS uuid)) ORDER BY id DESC LIMIT :limit"
-)
+# Insert the orders whose idempotency key is new.
+INSERT_NEW = text(f"""
+    INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)
+    SELECT id, user_id, key, price_minor, request_id, now() + :first_retry_after
+    FROM json_to_recordset(:rows) AS new (
+        id uuid, user_id uuid, key text, price_minor bigint, request_id text
+    )
+    ON CONFLICT (user_id, key) DO NOTHING
+    RETURNING {ORDER}
+""")
+
+# Read the orders with these idempotency keys.
+SELECT_BY_KEYS = text(f"""
+    SELECT {ORDER}
+    FROM orders
+    WHERE (user_id, key) IN (
+        SELECT *
+        FROM json_to_recordset(:rows) AS wanted (user_id uuid, key text)
+    )
+""")
+
+# Read the orders with these ids.
+SELECT_BY_IDS = text(f"""
+    SELECT {ORDER}
+    FROM orders
+    WHERE id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# Set the final status of orders that are pending, and insert one event for each of them.
+SETTLE = text(f"""
+    WITH settled AS (
+        UPDATE orders
+        SET status = new.status, reason = new.reason, ended_at = now()
+        FROM json_to_recordset(:rows) AS new (
+            order_id uuid, status text, reason text, {outbox.COLUMN_TYPES}
+        )
+        WHERE id = new.order_id AND orders.status = 'pending'
+        RETURNING {ORDER}, event_id, type, payload
+    ),
+    inserted_events AS (
+        INSERT INTO outbox ({outbox.COLUMNS})
+        SELECT {outbox.COLUMNS}
+        FROM settled
+    )
+    SELECT *
+    FROM settled
+""")
+
+# Lease orders that are due. ARRAY() runs its query once. IN could run it again for each row,
+# and claim more than `limit` orders.
+CLAIM_DUE = text(f"""
+    UPDATE orders
+    SET attempts = attempts + 1, next_attempt_at = now() + :lease
+    WHERE id = ANY(ARRAY(
+        SELECT id
+        FROM orders
+        WHERE status = 'pending'
+            AND next_attempt_at > coalesce(now() - CAST(:lookback AS interval), '-infinity')
+            AND next_attempt_at <= now()
+        ORDER BY next_attempt_at
+        LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING {ORDER}, now() - created_at AS age
+""")
+
+# Set the next attempt of each order that is still pending.
+POSTPONE = text("""
+    UPDATE orders
+    SET next_attempt_at = now() + make_interval(secs => new.delay_s)
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:delays_s AS float8[])) AS new (order_id, delay_s)
+    WHERE id = new.order_id AND status = 'pending'
+""")
+
+# Measure the oldest pending order, and find out whether the lookback misses an order.
+MEASURE_PENDING = text(f"""
+    SELECT
+        {OLDEST_S},
+        coalesce(bool_or(next_attempt_at <= now() - CAST(:lookback AS interval)), false)
+    FROM orders
+    WHERE status = 'pending'
+""")
+
+# Read a page of a user's orders, newest first. Ids grow with time.
+SELECT_PAGE = text(f"""
+    SELECT {ORDER}
+    FROM orders
+    WHERE user_id = CAST(:user_id AS uuid)
+        AND (CAST(:after AS uuid) IS NULL OR id < CAST(:after AS uuid))
+    ORDER BY id DESC
+    LIMIT :limit
+""")
 
 
 def insert_new(
-    connection: Connection, orders: Sequence[Mapping[str, Any]], first_look: timedelta
+    connection: Connection,
+    orders: Sequence[Mapping[str, Any]],
+    first_retry_after: timedelta,
 ) -> dict[Key, Order]:
-    """Store pending orders, but those whose (user, key) is taken; those stored, by that pair.
+    """Insert pending orders and return them by key. Orders whose key exists are left out.
 
-    The sweeper leaves them alone for `first_look`. Stored in the order of their keys, so two
-    batches with the same keys can't wait for each other in turn.
+    The rows are in the order of their keys. So two batches with the same keys cannot deadlock.
     """
     rows = recordset(sorted(orders, key=itemgetter("user_id", "key")))
     return _by_key(
-        connection.execute(INSERT_NEW, {"rows": rows, "first_look": first_look})
+        connection.execute(
+            INSERT_NEW, {"rows": rows, "first_retry_after": first_retry_after}
+        )
     )
 
 
-def by_keys(
+def load_by_keys(
     connection: Connection, orders: Sequence[Mapping[str, Any]]
 ) -> dict[Key, Order]:
-    """The orders under these (user_id, key), by that pair."""
-    return _by_key(connection.execute(BY_KEYS, {"rows": recordset(orders)}))
+    """Load the orders that have the same keys as these, by key."""
+    return _by_key(connection.execute(SELECT_BY_KEYS, {"rows": recordset(orders)}))
 
 
 def _by_key(orders: Iterable[Order]) -> dict[Key, Order]:
     return {(order.user_id, order.key): order for order in orders}
 
 
-def end(
+def load_by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, Order]:
+    """Load the orders with these ids, by id."""
+    orders = connection.execute(SELECT_BY_IDS, {"ids": ids})
+    return {order.id: order for order in orders}
+
+
+def settle(
     connection: Connection,
-    writer: OutboxWriter,
-    endings: Sequence[Ending],
+    outbox_writer: OutboxWriter,
+    settlements: Sequence[Settlement],
     events: Sequence[Event],
-) -> list[Order]:
-    """End orders that are still pending, each with its event: one statement, so both or none. Returns the
-    orders that this call ended. `status = 'pending'` is the guard: an order ends once.
+) -> Sequence[Order]:
+    """Settle orders, each together with its event. Return the orders that this call settled.
+
+    An order that is already settled does not change and gets no second event.
     """
-    pairs = sorted(zip(endings, events, strict=True), key=lambda pair: pair[0].order_id)
-    changes = [
-        {
-            "order_id": ending.order_id,
-            "status": ending.status,
-            "reason": ending.reason,
-        }
-        for ending, _ in pairs
-    ]
-    return [*writer.stage(connection, [event for _, event in pairs], END, changes)]
-
-
-def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Order]:
-    """The orders with these ids."""
-    return {order.id: order for order in connection.execute(BY_IDS, {"ids": list(ids)})}
+    pairs = sorted(
+        zip(settlements, events, strict=True), key=lambda pair: pair[0].order_id
+    )
+    return outbox_writer.stage(
+        connection,
+        events=[event for _, event in pairs],
+        statement=SETTLE,
+        changes=[asdict(settlement) for settlement, _ in pairs],
+    ).all()
 
 
 def claim_due(
-    connection: Connection, limit: int, lease: timedelta, reach: timedelta | None = None
-) -> list[Order]:
-    """Pending orders that are due, with their `age`; no other sweeper gets them for `lease`.
+    connection: Connection,
+    limit: int,
+    lease: timedelta,
+    lookback: timedelta | None = None,
+) -> Sequence[Order]:
+    """Claim pending orders that are due. Return them with their `age`.
 
-    With `reach`, only orders that have been due for less than that. A search for all of them costs
-    more: it reads the index entry of each order that has ended since the oldest snapshot.
+    No other sweeper claims them during the `lease`. With a `lookback`, the search leaves out the
+    orders that have been due for longer. A search without one is slow while an old snapshot is
+    open: the index keeps an entry for each order that was settled since then.
     """
-    return [
-        *connection.execute(CLAIM_DUE, {"lease": lease, "limit": limit, "reach": reach})
-    ]
+    return connection.execute(
+        CLAIM_DUE, {"lease": lease, "limit": limit, "lookback": lookback}
+    ).all()
 
 
-def measure_pending(connection: Connection, reach: timedelta) -> tuple[float, bool]:
-    """The age in seconds of the oldest pending order (0 where there is none), and whether any has
-    been due for `reach` or longer."""
-    oldest_s, is_behind = connection.execute(MEASURE_PENDING, {"reach": reach}).one()
-    return float(oldest_s), is_behind
-
-
-def postpone(connection: Connection, waits_s: Mapping[str, float]) -> None:
-    """Set the next attempt of orders, in so many seconds from now."""
-    ids = sorted(waits_s)
+def postpone(connection: Connection, delays_s: Mapping[str, float]) -> None:
+    """Schedule the next attempts. `delays_s` has the seconds from now by order id."""
+    ids = sorted(delays_s)
     connection.execute(
-        POSTPONE, {"ids": ids, "waits_s": [waits_s[order_id] for order_id in ids]}
+        POSTPONE, {"ids": ids, "delays_s": [delays_s[order_id] for order_id in ids]}
     )
 
 
-def of_user(
+def measure_pending(connection: Connection, lookback: timedelta) -> tuple[float, bool]:
+    """Return the age of the oldest pending order, and whether one has been due for too long.
+
+    The age is in seconds, and 0 without pending orders. Too long means longer than `lookback`.
+    """
+    oldest_s, is_behind = connection.execute(
+        MEASURE_PENDING, {"lookback": lookback}
+    ).one()
+    return float(oldest_s), is_behind
+
+
+def load_page(
     connection: Connection, user_id: str, limit: int, after: str | None
-) -> list[Order]:
-    """The last `limit` orders of a user, newest first, of those before the order `after`."""
-    return [
-        *connection.execute(
-            OF_USER, {"user_id": user_id, "after": after, "limit": limit}
-        )
-    ]
+) -> Sequence[Order]:
+    """Load up to `limit` orders of a user, newest first, that are older than the order `after`."""
+    return connection.execute(
+        SELECT_PAGE, {"user_id": user_id, "after": after, "limit": limit}
+    ).all()

@@ -6,7 +6,7 @@ from typing import Any
 
 from audit.checks import CREATED_LATE, ENDED_LATE, HAS_LETTER
 from chassis.outbox import Event
-from orders.events import order_ended
+from orders.events import order_settled
 from users.events import user_created
 
 HAVING = "SELECT {0} FROM {1} WHERE {0} = ANY(%(ids)s::uuid[])"
@@ -37,7 +37,7 @@ class Source:
 
 
 def _order_event(order: Any) -> Event:
-    return order_ended(order, order.reason)
+    return order_settled(order, order.reason)
 
 
 USERS = Source(

@@ -15,6 +15,7 @@ def recorded(engine: Engine, start: str) -> Iterator[list[tuple[str, Any]]]:
 
     def record(*arguments: Any) -> None:
         _, _, statement, parameters, _, _ = arguments
+        statement = " ".join(statement.split())
         if statement.startswith(start):
             statements.append((statement, parameters))
 

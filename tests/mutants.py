@@ -97,7 +97,7 @@ def tests(file: str, *names: str) -> list[str]:
 
 OWN_EXCHANGES = "test_only_services_with_an_outbox_have_an_exchange_of_events"
 DETOUR = "test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed"
-GUARD = ReplaceText("orders.store:END", "AND orders.status = 'pending'")
+GUARD = ReplaceText("orders.store:SETTLE", "AND orders.status = 'pending'")
 TRIGGER = ReplaceText(
     "orders.migrations.0001_orders_and_outbox:upgrade",
     "WHEN (OLD.status <> 'pending')",
@@ -112,9 +112,9 @@ MUTANTS = [
     # Amounts agree with the books.
     Mutant(
         "books in another currency start",
-        [SetCondition("billing.books:Books.check_content")],
+        [SetCondition("billing.database:BillingDatabase.check_content")],
         tests(
-            "billing/tests/unit/test_books.py",
+            "billing/tests/unit/test_database.py",
             "test_other_books_end_the_start_with_one_line",
         ),
     ),
@@ -160,7 +160,9 @@ MUTANTS = [
                 None,
                 mentions='"ref"',
             ),
-            ReplaceText("billing.store:WRITE", "ON CONFLICT (ref) DO NOTHING"),
+            ReplaceText(
+                "billing.store:INSERT_OPERATIONS", "ON CONFLICT (ref) DO NOTHING"
+            ),
         ],
         tests(
             LEDGER,
@@ -235,9 +237,9 @@ MUTANTS = [
         "a missing reply counts as a refusal",
         [
             Replace(
-                "orders.domain:ending",
+                "orders.domain:settlement_of",
                 "return None",
-                'return Ending(order_id, "rejected", "timeout")',
+                'return Settlement(order_id, "rejected", "timeout")',
             )
         ],
         tests("orders/tests/unit/test_domain.py", "test_no_other_answer_ends_an_order"),
@@ -280,14 +282,14 @@ MUTANTS = [
     ),
     Mutant(
         "the balance is read without a lock",
-        [ReplaceText("billing.store:LOCK", "FOR UPDATE")],
+        [ReplaceText("billing.store:LOCK_ACCOUNTS", "FOR UPDATE")],
         tests(LEDGER, "test_many_at_once_on_one_account_never_overdraw_it"),
     ),
     Mutant(
         "a withdrawal may exceed the balance by a cent",
         [
             Replace(
-                "billing.domain:_refusal",
+                "billing.domain:_refusal_reason",
                 "request.amount_minor > account.balance_minor",
                 "request.amount_minor > account.balance_minor + 1",
             )
@@ -296,12 +298,12 @@ MUTANTS = [
     ),
     Mutant(
         "a batch forgets its own balances",
-        [Drop("billing.domain:decide", "state[request.user_id]")],
+        [Drop("billing.domain:decide", "current[account.user_id]")],
         tests(BOOKS, "test_balances_change_by_exactly_the_done_operations"),
     ),
     Mutant(
         "another user's ref is accepted",
-        [Replace("billing.domain:_is_for", "operation.user_id", "request.user_id")],
+        [Replace("billing.domain:_matches", "operation.user_id", "request.user_id")],
         tests(BOOKS, "test_another_amount_kind_or_user_under_one_ref_is_a_conflict"),
     ),
     Mutant(
@@ -332,8 +334,8 @@ MUTANTS = [
         "a cancellation has a ref of its own",
         [
             SetArgument(
-                "billing.service:_request",
-                "Request",
+                "billing.service:_posting_request",
+                "PostingRequest",
                 "ref",
                 'domain.ref_of(item) + (":cancelled" if cancels else "")',
             )
@@ -342,7 +344,7 @@ MUTANTS = [
     ),
     Mutant(
         "a batch with conflicting refs is tried without end",
-        [SetValue("billing.service:MAX_SETTLEMENTS", "100_000")],
+        [SetValue("billing.service:MAX_POST_ATTEMPTS", "100_000")],
         tests(
             LEDGER,
             "test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry",
@@ -390,7 +392,11 @@ MUTANTS = [
     # The outbox.
     Mutant(
         "an order ends without its event",
-        [ReplaceText("orders.store:END", "FROM ended)", "FROM ended WHERE false)")],
+        [
+            ReplaceText(
+                "orders.store:SETTLE", "FROM settled)", "FROM settled WHERE false)"
+            )
+        ],
         tests(PLACE, "test_an_end_and_its_event_are_stored_together_or_not_at_all"),
     ),
     Mutant(

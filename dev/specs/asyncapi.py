@@ -205,7 +205,7 @@ ARGUMENTS: dict[str, type[Schema] | Piece] = {
     "billing.deposit": billing.schemas.Movement,
     "billing.withdraw": billing.schemas.Withdrawal,
     "billing.cancel": billing.schemas.OrderWithdrawal,
-    "billing.account": billing.schemas.OfUser,
+    "billing.account": billing.schemas.AccountQuery,
     "billing.audit": {},
     "orders.place": orders.schemas.NewOrder,
     "orders.get": {"order_id": ID, "user_id": MAYBE_ID},

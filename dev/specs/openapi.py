@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from apispec import APISpec
@@ -92,13 +92,8 @@ TIME = text(
 )
 EMAIL = text(format="idn-email", maxLength=254)
 AMOUNT = ref("schemas", "Amount")
-KIND = one_of(domain.DEPOSIT, domain.WITHDRAWAL)
-REASONS = (
-    domain.INSUFFICIENT_FUNDS,
-    domain.BALANCE_LIMIT,
-    domain.CANCELLED,
-    domain.UNKNOWN_USER,
-)
+KIND = one_of(*get_args(domain.Kind))
+REASONS = get_args(domain.Reason)
 REASON = nullable(one_of(*REASONS))
 ERRORS: Piece = {
     "type": "object",

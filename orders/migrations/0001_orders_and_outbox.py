@@ -64,7 +64,7 @@ def upgrade() -> None:
         ["event_id"],
         postgresql_where=sa.text("sent_at IS NULL"),
     )
-    # An order ends once and is never changed again, whatever the code above the database does.
+    # The database refuses each change of a settled order, even if the code has a bug.
     op.execute(
         "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'order % has ended', OLD.id; END $$"

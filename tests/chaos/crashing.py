@@ -1,6 +1,6 @@
 """Runs a service that dies at one line: what the `nameko` command does, with one function wrapped.
 
-    python -m tests.chaos.crashing --record FILE --times 2 --call 3 after billing.store:write -- \
+    python -m tests.chaos.crashing --record FILE --times 2 --call 3 after billing.store:insert_operations -- \
         run --config config.yaml billing.service
 
 The process sends itself SIGKILL before or after the third call. FILE gets a byte for each death, so

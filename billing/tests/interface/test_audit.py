@@ -76,7 +76,7 @@ def test_what_is_wrong_is_told_by_its_account(
 def test_of_many_differences_the_first_hundred_are_told_and_all_are_counted(
     billing, sql, monkeypatch
 ) -> None:
-    monkeypatch.setattr(service, "AUDIT_BATCH", 7)
+    monkeypatch.setattr(service, "AUDIT_BATCH_SIZE", 7)
     sql(
         "billing",
         "INSERT INTO accounts SELECT gen_random_uuid(), 1 FROM generate_series(1, 105)",

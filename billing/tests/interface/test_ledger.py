@@ -300,9 +300,9 @@ def test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry(
     order = withdrawal(user_id)
     billing.withdraw(**order)
     monkeypatch.setattr(
-        store, "recorded", lambda connection, refs: {}
+        store, "load_operations", lambda connection, refs: {}
     )  # each attempt is too early
-    with pytest.raises(Unavailable, match="other requests take the same refs"):
+    with pytest.raises(Unavailable, match="other requests use the same refs"):
         billing.withdraw(**order)
     assert balance(user_id) == 700
 

@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 
 from billing import domain
 from billing.domain import (
-    DEPOSIT,
     MAX_BALANCE_MINOR,
-    WITHDRAWAL,
     Account,
     Conflict,
-    Request,
+    PostingRequest,
     decide,
 )
 
@@ -24,18 +22,26 @@ ids = count(1)
 
 
 def request(
-    kind=WITHDRAWAL, amount=100, *, ref="r", user="ann", cancels=False
-) -> Request:
-    return Request(f"id-{next(ids)}", ref, user, kind, amount, NOW, cancels)
+    kind="withdrawal", amount=100, *, ref="r", user="ann", cancels=False
+) -> PostingRequest:
+    return PostingRequest(
+        id=f"id-{next(ids)}",
+        ref=ref,
+        user_id=user,
+        kind=kind,
+        amount_minor=amount,
+        requested_at=NOW,
+        cancels=cancels,
+    )
 
 
 def ann(balance: int, last_seq: int = 0) -> dict[str, Account]:
-    return {"ann": Account("ann", balance, last_seq)}
+    return {"ann": Account(user_id="ann", balance_minor=balance, last_seq=last_seq)}
 
 
 requests = st.builds(
     request,
-    st.sampled_from([DEPOSIT, WITHDRAWAL]),
+    st.sampled_from(["deposit", "withdrawal"]),
     st.integers(1, 60),
     ref=st.sampled_from("abcdef"),
     user=st.sampled_from([*KNOWN, "nobody"]),
@@ -46,7 +52,10 @@ balances = st.one_of(
     st.integers(0, 120), st.integers(MAX_BALANCE_MINOR - 120, MAX_BALANCE_MINOR)
 )
 books = st.fixed_dictionaries(
-    {name: balances.map(lambda b, n=name: Account(n, b)) for name in KNOWN}
+    {
+        name: balances.map(lambda b, n=name: Account(user_id=n, balance_minor=b))
+        for name in KNOWN
+    }
 )
 
 
@@ -85,7 +94,7 @@ def test_balances_change_by_exactly_the_done_operations(accounts, batch) -> None
     for name in KNOWN:
         done = [o for o in operations if o.user_id == name and o.status == "done"]
         moved = sum(
-            o.amount_minor if o.kind == DEPOSIT else -o.amount_minor for o in done
+            o.amount_minor if o.kind == "deposit" else -o.amount_minor for o in done
         )
         assert (
             ledger.accounts[name].balance_minor == accounts[name].balance_minor + moved
@@ -146,11 +155,11 @@ def test_exactly_the_balance_is_paid_and_leaves_nothing() -> None:
 @pytest.mark.parametrize(
     ("accounts", "wanted", "reason"),
     [
-        (ann(99), request(amount=100), domain.INSUFFICIENT_FUNDS),
-        (ann(MAX_BALANCE_MINOR), request(DEPOSIT, 1), domain.BALANCE_LIMIT),
-        (ann(500), request(cancels=True), domain.CANCELLED),
-        ({}, request(DEPOSIT), domain.UNKNOWN_USER),
-        ({}, request(cancels=True), domain.UNKNOWN_USER),
+        (ann(99), request(amount=100), "insufficient-funds"),
+        (ann(MAX_BALANCE_MINOR), request("deposit", 1), "balance-limit"),
+        (ann(500), request(cancels=True), "cancelled"),
+        ({}, request("deposit"), "unknown-user"),
+        ({}, request(cancels=True), "unknown-user"),
     ],
 )
 def test_a_refusal_is_recorded_with_its_reason_and_moves_nothing(
@@ -168,8 +177,8 @@ def test_a_refusal_is_recorded_with_its_reason_and_moves_nothing(
 def test_a_refusal_stays_when_money_has_come_since() -> None:
     ledger = Ledger(ann(0))
     wanted = request(amount=100)
-    ledger.apply([wanted, request(DEPOSIT, 500, ref="top up")])
-    assert ledger.apply([wanted]).outcomes[0].reason == domain.INSUFFICIENT_FUNDS
+    ledger.apply([wanted, request("deposit", 500, ref="top up")])
+    assert ledger.apply([wanted]).outcomes[0].reason == "insufficient-funds"
     assert ledger.accounts["ann"].balance_minor == 500
 
 
@@ -188,10 +197,15 @@ def test_a_cancelled_withdrawal_never_happens() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [request(amount=99), request(DEPOSIT), request(user="bob"), request(user="nobody")],
+    [
+        request(amount=99),
+        request("deposit"),
+        request(user="bob"),
+        request(user="nobody"),
+    ],
 )
 def test_another_amount_kind_or_user_under_one_ref_is_a_conflict(other) -> None:
-    accounts = {name: Account(name, 100) for name in KNOWN}
+    accounts = {name: Account(user_id=name, balance_minor=100) for name in KNOWN}
     decisions = decide(accounts, {}, [request(), other])
     assert decisions.outcomes[1] == Conflict()
     assert len(decisions.operations) == 1

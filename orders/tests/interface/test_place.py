@@ -293,7 +293,7 @@ def test_an_order_ended_twice_at_once_ends_once_with_one_event(
     orders, billing, an_order, events, sql, monkeypatch
 ) -> None:
     """The sweeper and the first attempt both have billing's word, and both end the order."""
-    monkeypatch.setattr(domain, "FIRST_LOOK", domain.FIRST_LOOK * 0)
+    monkeypatch.setattr(domain, "FIRST_RETRY_AFTER", domain.FIRST_RETRY_AFTER * 0)
     attempts, both = count(1), Event()
 
     def withdraw(items):

@@ -25,8 +25,8 @@ def each(outcome: dict):
 def pending(orders, billing, an_order, monkeypatch) -> list[dict]:
     """Three orders that billing could not settle at once; the sweeper looks after them from now."""
     billing.answers["withdraw_many"] = each(UNAVAILABLE)
-    monkeypatch.setattr(domain, "FIRST_LOOK", timedelta())
-    monkeypatch.setattr(domain, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(domain, "FIRST_RETRY_AFTER", timedelta())
+    monkeypatch.setattr(domain, "MAX_RETRY_DELAY_S", 0.1)
     placed = orders.place_many(items=[an_order(price_minor=n) for n in (1, 2, 3)])
     assert [order["status"] for order in placed] == ["pending"] * 3
     return placed
@@ -120,7 +120,7 @@ def test_an_overdue_order_stays_pending_until_billing_has_given_its_word(
 def test_attempts_are_counted_and_the_next_one_is_put_off(
     pending, billing, sql, monkeypatch
 ) -> None:
-    monkeypatch.setattr(domain, "LONGEST_WAIT_S", 15.0)
+    monkeypatch.setattr(domain, "MAX_RETRY_DELAY_S", 15.0)
     sql("orders", "UPDATE orders SET attempts = 10, next_attempt_at = now()")
     eventually(
         lambda: sql(
@@ -139,7 +139,7 @@ def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
     run, rpc, an_order, sql, monkeypatch
 ) -> None:
     """billing is not there at all: a call ends by its deadline."""
-    monkeypatch.setattr(domain, "FIRST_LOOK", timedelta())
+    monkeypatch.setattr(domain, "FIRST_RETRY_AFTER", timedelta())
     run(Service, WITHDRAW_TIMEOUT_S=0.3)
     order = rpc.orders.place(**an_order())
     assert order["status"] == "pending"
@@ -182,7 +182,7 @@ def test_orders_that_were_missed_for_long_are_noticed_and_all_settled(
     billing, config, sql, monkeypatch
 ) -> None:
     monkeypatch.setattr(Service, "is_behind", False)
-    monkeypatch.setattr(service, "SWEEP_AT_MOST", 2)
+    monkeypatch.setattr(service, "MAX_SWEPT", 2)
     insert_due(sql, count=5, due="1 hour")
     with serving(config, Service):  # another copy measures at once
         eventually(lambda: statuses(sql) == [("paid", None)] * 5)
@@ -204,5 +204,7 @@ def test_a_sweep_reads_no_orders_that_ended_since_the_oldest_snapshot(
         with recorded(database._autocommit, "UPDATE orders SET attempts") as looks:
             eventually(lambda: len(looks) == 2)
         statement, parameters = looks[1]
-        assert buffers_of(application, statement, {**parameters, "reach": None}) > 100
+        assert (
+            buffers_of(application, statement, {**parameters, "lookback": None}) > 100
+        )
         assert buffers_of(application, statement, parameters) <= 20

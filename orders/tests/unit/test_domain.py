@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from orders import domain
-from orders.domain import Ending, ending, is_overdue, wait_s
+from orders.domain import Settlement, is_overdue, retry_delay_s, settlement_of
 
 anything = st.recursive(
     st.none()
@@ -32,12 +32,16 @@ answers = anything | st.fixed_dictionaries(
 
 
 def test_done_ends_an_order_as_paid() -> None:
-    assert ending("o", {"status": "done", "reason": None}) == Ending("o", "paid")
+    assert settlement_of("o", {"status": "done", "reason": None}) == Settlement(
+        "o", "paid"
+    )
 
 
 def test_a_stored_refusal_ends_an_order_as_rejected_with_its_reason() -> None:
     refused = {"status": "refused", "reason": "insufficient-funds"}
-    assert ending("o", refused) == Ending("o", "rejected", "insufficient-funds")
+    assert settlement_of("o", refused) == Settlement(
+        "o", "rejected", "insufficient-funds"
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,12 +61,12 @@ def test_a_stored_refusal_ends_an_order_as_rejected_with_its_reason() -> None:
     ],
 )
 def test_no_other_answer_ends_an_order(answer) -> None:
-    assert ending("o", answer) is None
+    assert settlement_of("o", answer) is None
 
 
 @given(answers)
 def test_nothing_but_billings_stored_word_ends_an_order(answer) -> None:
-    end = ending("o", answer)
+    end = settlement_of("o", answer)
     if end is None:
         return
     assert (end.order_id, end.status) == (
@@ -75,35 +79,39 @@ def test_nothing_but_billings_stored_word_ends_an_order(answer) -> None:
 
 @given(anything)
 def test_every_stored_word_ends_an_order(other) -> None:
-    assert ending("o", {"status": "done", "reason": other}) == Ending("o", "paid")
+    assert settlement_of("o", {"status": "done", "reason": other}) == Settlement(
+        "o", "paid"
+    )
     refused = {"status": "refused", "reason": "insufficient-funds", "id": other}
-    assert ending("o", refused) == Ending("o", "rejected", "insufficient-funds")
+    assert settlement_of("o", refused) == Settlement(
+        "o", "rejected", "insufficient-funds"
+    )
 
 
 @pytest.mark.parametrize("reason", [None, "", 7, ["insufficient-funds"]])
 def test_a_refusal_without_a_reason_ends_no_order(reason) -> None:
     """It would fail the orders beside it too: an order that is rejected has a reason, in words."""
-    assert ending("o", {"status": "refused", "reason": reason}) is None
-    assert ending("o", {"status": "refused"}) is None
+    assert settlement_of("o", {"status": "refused", "reason": reason}) is None
+    assert settlement_of("o", {"status": "refused"}) is None
 
 
 @given(answers)
 def test_an_answer_that_ends_an_order_was_understood(answer) -> None:
-    assert not (ending("o", answer) and domain.is_misunderstood(answer))
+    assert not (settlement_of("o", answer) and domain.is_request_rejected(answer))
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
 def test_a_wait_is_between_one_and_fifteen_seconds(attempts, jitter) -> None:
-    assert 1 <= wait_s(attempts, jitter) <= domain.LONGEST_WAIT_S == 15
+    assert 1 <= retry_delay_s(attempts, jitter) <= domain.MAX_RETRY_DELAY_S == 15
 
 
 @given(st.floats(0, 1))
 def test_waits_grow_with_the_attempts(jitter) -> None:
-    waits = [wait_s(attempts, jitter) for attempts in range(1, 20)]
+    waits = [retry_delay_s(attempts, jitter) for attempts in range(1, 20)]
     assert waits == sorted(waits)
 
 
 def test_an_order_is_overdue_after_ten_minutes() -> None:
     assert not is_overdue(timedelta(minutes=10))
     assert is_overdue(timedelta(minutes=10, seconds=1))
-    assert timedelta(seconds=3) < domain.FIRST_LOOK < domain.CANCEL_AFTER
+    assert timedelta(seconds=3) < domain.FIRST_RETRY_AFTER < domain.CANCEL_AFTER

@@ -3,21 +3,21 @@
 import pytest
 
 from billing import models, store
-from billing.books import Books
-from billing.domain import Unit
+from billing.database import BillingDatabase
+from billing.domain import AmountUnit
 
 
 def open_books(
-    monkeypatch: pytest.MonkeyPatch, found: Unit | None, wanted: Unit
+    monkeypatch: pytest.MonkeyPatch, found: AmountUnit | None, wanted: AmountUnit
 ) -> None:
     """What billing does with the books that it finds at its start."""
-    monkeypatch.setattr(store, "claim_unit", lambda connection, unit: found)
-    books = Books(models.Base)
+    monkeypatch.setattr(store, "initialize_unit", lambda connection, unit: found)
+    books = BillingDatabase(models.Base)
     books.unit = wanted
     books.check_content(None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("unit", [Unit("EUR", 2), Unit("JPY", 0)])
+@pytest.mark.parametrize("unit", [AmountUnit("EUR", 2), AmountUnit("JPY", 0)])
 def test_books_in_the_wanted_currency_are_opened(monkeypatch, unit) -> None:
     open_books(monkeypatch, unit, unit)
 
@@ -25,14 +25,14 @@ def test_books_in_the_wanted_currency_are_opened(monkeypatch, unit) -> None:
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (Unit("EUR", 2), "the books are in EUR with 2: "),
-        (Unit("JPY", 2), "the books are in JPY with 2: "),
+        (AmountUnit("EUR", 2), "the books are in EUR with 2: "),
+        (AmountUnit("JPY", 2), "the books are in JPY with 2: "),
         (None, "the books are of an earlier version, with 2: "),
     ],
 )
 def test_other_books_end_the_start_with_one_line(monkeypatch, found, said) -> None:
     with pytest.raises(SystemExit) as ended:
-        open_books(monkeypatch, found, Unit("JPY", 0))
+        open_books(monkeypatch, found, AmountUnit("JPY", 0))
     line = str(ended.value)
     assert line.startswith("billing: CURRENCY is JPY with 0 digits after the point, ")
     assert said in line
