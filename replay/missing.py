@@ -1,4 +1,4 @@
-"""Finds the rows of a source that miss an effect; reads in chunks, so memory stays small."""
+"""Finds the rows of a source that miss an effect. It reads in chunks, so memory stays small."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -11,9 +11,10 @@ from audit.snapshots import NO_LIMITS, SNAPSHOT, connect
 from replay.options import Options
 from replay.sources import Effect, Source
 
-CHUNK = 1000
-# Each statement sees what is committed when it starts, so effects later than the source's snapshot.
-LATEST = {"isolation_level": "READ COMMITTED", "readonly": True}
+CHUNK_ROWS = 1000
+# Each statement sees all rows committed before its start, also those newer than the snapshot of
+# the source.
+READ_LATEST = {"isolation_level": "READ COMMITTED", "readonly": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,34 +28,36 @@ class Missing:
 def find_missing(
     config: dict[str, Any], source: Source, options: Options
 ) -> Iterator[tuple[int, list[Missing]]]:
-    """For each chunk of the source's rows: how many they are, and those that miss an effect.
+    """Yield the number of rows and the incomplete rows of each chunk of the source.
 
     Raises ConfigurationError, psycopg2.Error.
     """
     with ExitStack() as stack:
 
-        def connected(service: str, session: dict[str, Any]) -> Any:
+        def open_connection(service: str, session: dict[str, Any]) -> Any:
             connection = stack.enter_context(
                 closing(connect(config, service, **session))
             )
             connection.cursor().execute(NO_LIMITS)
             return connection
 
-        others = {
-            effect: connected(effect.service, LATEST) for effect in source.effects
+        connections = {
+            effect: open_connection(effect.service, READ_LATEST)
+            for effect in source.effects
         }
-        snapshot = connected(source.service, SNAPSHOT)
+        snapshot = open_connection(source.service, SNAPSHOT)
         rows = snapshot.cursor("replay", cursor_factory=NamedTupleCursor)
         rows.execute(source.query, {"since": options.since, "settled": options.settled})
-        while chunk := rows.fetchmany(CHUNK):
+        while chunk := rows.fetchmany(CHUNK_ROWS):
             checked = {row.id: Missing(row) for row in chunk}
-            for effect, connection in others.items():
-                for id_ in checked.keys() - _having(effect, connection, list(checked)):
+            for effect, connection in connections.items():
+                complete = _ids_with(effect, connection, list(checked))
+                for id_ in checked.keys() - complete:
                     checked[id_].effects.append(effect.name)
-            yield len(chunk), [each for each in checked.values() if each.effects]
+            yield len(chunk), [row for row in checked.values() if row.effects]
 
 
-def _having(effect: Effect, connection: Any, ids: list[str]) -> set[str]:
+def _ids_with(effect: Effect, connection: Any, ids: list[str]) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute(effect.query, {"ids": ids})
         return {id_ for (id_,) in cursor}

@@ -1,13 +1,14 @@
-"""What the operator asks for."""
+"""The options of a replay."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`since`: the time from which on rows are checked, as PostgreSQL reads it.
+    """Options of a replay.
 
-    `settled`: nothing is under way, so a missing effect is not waited for.
+    `since`: rows from this time on are checked; the form is PostgreSQL's.
+    `settled`: no request or event is in flight, so each missing effect counts at once.
     `dry_run`: nothing is written.
     """
 

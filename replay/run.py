@@ -1,4 +1,4 @@
-"""Replays the events of one source, and counts."""
+"""Replays the events of one source, and counts them."""
 
 from collections import Counter
 from contextlib import closing
@@ -11,15 +11,14 @@ from replay.options import Options
 from replay.outbox import write
 from replay.sources import Source
 
-BATCH = (
-    1000  # events in a transaction, or more: each transaction reads the whole outbox
-)
-SHOWN = 20
+# Rows in a transaction, or more. Batches are large because each one reads the whole outbox.
+BATCH_ROWS = 1000
+MAX_SHOWN = 20
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Report:
-    """What was found in a source, and how many events were replayed."""
+    """Counts of the rows of a source and of their replayed events."""
 
     checked: int = 0
     missing: int = 0
@@ -28,11 +27,11 @@ class Report:
     first: list[Missing] = field(default_factory=list)
 
     def add(self, found: list[Missing], replayed: int) -> None:
-        """Count a batch."""
+        """Add a batch."""
         self.missing += len(found)
         self.replayed += replayed
-        self.effects.update(name for each in found for name in each.effects)
-        self.first += found[: SHOWN - len(self.first)]
+        self.effects.update(name for missing in found for name in missing.effects)
+        self.first += found[: MAX_SHOWN - len(self.first)]
 
 
 def run(config: dict[str, Any], source: Source, options: Options) -> Report:
@@ -47,7 +46,7 @@ def run(config: dict[str, Any], source: Source, options: Options) -> Report:
         for checked, found in find_missing(config, source, options):
             report.checked += checked
             batch += found
-            if len(batch) >= BATCH:
+            if len(batch) >= BATCH_ROWS:
                 report.add(batch, write(connection, source, batch, options))
                 batch = []
         if batch:

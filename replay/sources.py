@@ -1,32 +1,33 @@
-"""The events that can be replayed, and the rows in other databases that each brings about."""
+"""The events that can be replayed, and their effects: rows in other databases."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from audit.checks import CREATED_LATE, ENDED_LATE, HAS_LETTER
+from audit.checks import CREATED_OVERDUE, ENDED_OVERDUE, HAS_LETTER
 from chassis.outbox import Event
 from orders.events import order_settled
 from users.events import user_created
 
-HAVING = "SELECT {0} FROM {1} WHERE {0} = ANY(%(ids)s::uuid[])"
+# The ids of those rows that have the effect: {0} is the column of the id, {1} the table.
+IDS_WITH_ROW = "SELECT {0} FROM {1} WHERE {0} = ANY(%(ids)s::uuid[])"
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """A row that an event brings about."""
+    """A row that the handler of an event writes."""
 
     name: str
     service: str
-    query: str  # which of %(ids)s have it
+    query: str  # returns those of %(ids)s that have it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """A table whose rows have an event each.
 
-    `query` gives `id`, `occurred_at` and what `event` reads, of the rows since %(since)s. Rows so
-    young that their effects may be on the way are left out, unless %(settled)s.
+    `query` returns `id`, `occurred_at` and the columns that `event` reads, of the rows since
+    %(since)s. It omits young rows, whose effects may be in flight, unless %(settled)s.
     """
 
     service: str
@@ -46,11 +47,13 @@ USERS = Source(
     query=f"""
         SELECT id, created_at AS occurred_at, username, email, locale
         FROM users
-        WHERE created_at >= %(since)s::timestamptz AND {CREATED_LATE}
+        WHERE created_at >= %(since)s::timestamptz AND {CREATED_OVERDUE}
     """,
     effects=(
-        Effect("account", "billing", HAVING.format("user_id", "accounts")),
-        Effect("recipient", "notifications", HAVING.format("user_id", "recipients")),
+        Effect("account", "billing", IDS_WITH_ROW.format("user_id", "accounts")),
+        Effect(
+            "recipient", "notifications", IDS_WITH_ROW.format("user_id", "recipients")
+        ),
     ),
     event=user_created,
 )
@@ -60,12 +63,12 @@ ORDERS = Source(
     query=f"""
         SELECT id, ended_at AS occurred_at, user_id, price_minor, reason, request_id
         FROM orders
-        WHERE ended_at >= %(since)s::timestamptz AND {HAS_LETTER} AND {ENDED_LATE}
+        WHERE ended_at >= %(since)s::timestamptz AND {HAS_LETTER} AND {ENDED_OVERDUE}
     """,
-    effects=(Effect("letter", "notifications", HAVING.format("order_id", "letters")),),
+    effects=(
+        Effect("letter", "notifications", IDS_WITH_ROW.format("order_id", "letters")),
+    ),
     event=_order_event,
 )
-SOURCES = (
-    USERS,
-    ORDERS,
-)  # in this order: a letter whose recipient is known needs no call to users
+# Users come first: a letter whose recipient is known needs no call to users.
+SOURCES = (USERS, ORDERS)

@@ -418,12 +418,12 @@ MUTANTS = [
     Mutant(
         "a replay doubles an event that is still in the outbox",
         [SetCondition("replay.outbox:write", "marked", "True")],
-        tests(REPLAY, "test_an_event_that_the_outbox_still_has_is_marked_as_unsent"),
+        tests(REPLAY, "test_an_event_in_the_outbox_is_marked_as_unsent"),
     ),
     Mutant(
         "a replay counts an event in flight as lost",
-        [SetCondition("replay.outbox:write", "on_the_way", "True")],
-        tests(REPLAY, "test_an_event_that_is_on_the_way_is_left_alone"),
+        [SetCondition("replay.outbox:write", "in_flight", "True")],
+        tests(REPLAY, "test_an_event_in_flight_stays_unchanged"),
     ),
     Mutant(
         "an event without a queue is marked as sent",

@@ -12,7 +12,7 @@ from eventlet.green import subprocess
 from nameko.exceptions import ConfigurationError
 
 from audit.__main__ import audit
-from audit.tests.interface.story import tell
+from audit.tests.interface.sample_data import insert_shoppers
 from billing.service import Service as Billing
 from chassis.container import Container
 from chassis.migrate import migrate_tables
@@ -207,7 +207,7 @@ def test_an_amount_that_is_not_whole_is_not_converted(unconverted, sql) -> None:
             sql("orders", "SELECT * FROM orders"),
         ]
 
-    tell(sql, shoppers=1, orders=1)
+    insert_shoppers(sql, shoppers=1, orders=1)
     before = rows()
     for service, conversion in (("billing", TO_JPY_BILLING), ("orders", TO_JPY_ORDERS)):
         with pytest.raises(psycopg2.errors.RaiseException, match="is not whole"):
@@ -222,7 +222,7 @@ def start_billing(run: Callable[..., Container], currency: str) -> None:
 
 def test_books_in_another_currency_refuse_to_start(clean, run, config, sql) -> None:
     start_billing(run, "EUR")
-    tell(sql, shoppers=1, orders=1)
+    insert_shoppers(sql, shoppers=1, orders=1)
     start_billing(run, "EUR")
     for currency, digits in (("USD", 2), ("JPY", 0)):
         assert refusal(config, currency) == (
@@ -233,7 +233,7 @@ def test_books_in_another_currency_refuse_to_start(clean, run, config, sql) -> N
 
 
 def test_books_with_other_digits_refuse_to_start(clean, config, sql) -> None:
-    tell(sql, shoppers=1, orders=1)
+    insert_shoppers(sql, shoppers=1, orders=1)
     sql("billing", "INSERT INTO books (currency, exponent) VALUES ('UYW', 2)")
     expected = "UYW with 4 digits after the point, the books are in UYW with 2: "
     assert expected in refusal(config, "UYW")
@@ -295,14 +295,14 @@ def test_a_lost_grant_is_not_a_missing_schema(clean, run, config, sql, caplog) -
 
 @pytest.mark.parametrize("currency", ["EUR", "RUB"])
 def test_older_books_with_two_digits_remain_valid(clean, run, sql, currency) -> None:
-    tell(sql, shoppers=1, orders=1)
+    insert_shoppers(sql, shoppers=1, orders=1)
     start_billing(run, currency)
     assert sql("billing", BOOKS) == [(currency, 2)]
 
 
 def test_a_dump_of_unconverted_books_is_refused(unconverted, config, sql) -> None:
     """pg_restore replaces the tables that the dump contains, and keeps `books`."""
-    tell(sql, shoppers=1, orders=1)
+    insert_shoppers(sql, shoppers=1, orders=1)
     sql("billing", "INSERT INTO books (currency, exponent) VALUES ('KWD', 3)")
     sql("billing", "UPDATE alembic_version SET version_num = '0001'")
     wanted = {**config, "CURRENCY": "KWD"}
@@ -314,7 +314,7 @@ def test_a_dump_of_unconverted_books_is_refused(unconverted, config, sql) -> Non
 
 
 def test_new_books_are_not_converted(unconverted, sql) -> None:
-    tell(sql, shoppers=1, orders=1)
+    insert_shoppers(sql, shoppers=1, orders=1)
     sql("billing", "INSERT INTO books (currency, exponent) VALUES ('JPY', 0)")
     for conversion in (TO_JPY_BILLING, TO_KWD_BILLING):
         with pytest.raises(psycopg2.errors.RaiseException, match="need not be"):
@@ -322,7 +322,7 @@ def test_new_books_are_not_converted(unconverted, sql) -> None:
 
 
 def test_wrongly_labelled_books_are_converted(unconverted, run, sql) -> None:
-    tell(sql, shoppers=1, orders=1)
+    insert_shoppers(sql, shoppers=1, orders=1)
     start_billing(run, "EUR")
     execute(sql, "billing", TO_KWD_BILLING)
     start_billing(run, "KWD")

@@ -30,7 +30,6 @@ PENDING = {
     "orders",
     "postman",
     "pyproject.toml",
-    "replay",
     "tests",
     "users",
 }

@@ -163,7 +163,7 @@ class Arena:
         if done.returncode == 1:
             first: list[str] = json.loads(done.stdout)["first"]
             return first
-        return [f"the audit could not look: {done.stderr.strip()[-500:]}"]
+        return [f"the audit ended with an error: {done.stderr.strip()[-500:]}"]
 
     def run_module(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a module of this checkout as a command that finds the suite."""

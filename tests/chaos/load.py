@@ -24,7 +24,7 @@ from dev.failure import Failure
 
 USERS = 8
 QUIET_S = 90.0  # an order may have to wait for the sweeper
-AUDIT_SAYS = {1: "the audit finds differences", 2: "the audit could not look"}
+AUDIT_SAYS = {1: "the audit finds differences", 2: "the audit ended with an error"}
 
 
 class Interrupt:

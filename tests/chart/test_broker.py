@@ -199,7 +199,7 @@ def test_a_malformed_event_is_listed_audited_and_redriven(
     publish(channel("users"), "users.events", "user_created", b"no JSON")
     eventually(lambda: f"{USER_CREATED}: 1 dead-lettered" in run("dead").output)
     audit = run("audit")
-    assert f"parked: {USER_CREATED}.dead: 1 events" in audit.output
+    assert f"dead-lettered: {USER_CREATED}.dead: 1 events" in audit.output
     assert audit.code == 1, audit.output
     assert f"{USER_CREATED}: 1 redriven" in run("redrive").output
 

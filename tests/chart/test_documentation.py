@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from audit.__main__ import TABLES, _table
+from audit.__main__ import TABLES, format_result
 from chassis import health
 from dev.chart.docs import (
     BEGIN,
@@ -148,7 +148,7 @@ def test_the_readmes_samples_are_the_real_output() -> None:
     }
     assert [*checked] == [*TABLES, "money"]
     report = {"checked": checked, "differences": 0, "first": []}
-    assert lines == _table(report).splitlines()
+    assert lines == format_result(report).splitlines()
     assert json.dumps({"status": "ok"}) in readme
     assert "/healthz" in health.PATHS
     default = objects("default")

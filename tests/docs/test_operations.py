@@ -123,9 +123,9 @@ def test_a_parked_event_is_shown_and_moved_back(operated: Operated) -> None:
 def test_the_audit_tells_what_a_restore_has_forgotten(operated: Operated) -> None:
     told = operated.printed["restored"]
     for name, side in (
-        ("letters", "found is []"),
-        ("ledger", "due is []"),
-        ("recipients", "found is []"),
+        ("letters", "found []"),
+        ("ledger", "expected []"),
+        ("recipients", "found []"),
     ):
         assert re.search(rf"^{name}: .*{re.escape(side)}", told, re.MULTILINE), told
 
@@ -148,7 +148,7 @@ def test_what_was_restored_comes_together_again(operated: Operated) -> None:
         told = operated.terminal.run("make audit FLAGS=--settled || true")
         return [line for line in told.splitlines() if re.match(r"(?!make)\w+: ", line)]
 
-    wanted = [f"parked: {QUEUE}.dead: 1 events", "differences: 1"]
+    wanted = [f"dead-lettered: {QUEUE}.dead: 1 events", "differences: 1"]
     with suppress(AssertionError):
         eventually(lambda: differences() == wanted, 30)
     assert differences() == wanted

@@ -293,7 +293,7 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
 
     commands = {
         "audit": "differences: none\n",
-        "replay --dry-run": "0 already on the way\n",
+        "replay --dry-run": "0 already in flight\n",
         "chassis.dead list": ": 0 dead-lettered\n",
     }
     for command, end in commands.items():

@@ -1,4 +1,4 @@
-"""`python -m audit`: what it prints, how it ends, and how much memory it takes."""
+"""The output, the exit codes and the memory of `python -m audit`."""
 
 import json
 import subprocess
@@ -7,20 +7,21 @@ import sys
 import pytest
 import yaml
 
-from audit.__main__ import SHOWN, main
-from audit.tests.interface.story import tell
+from audit.__main__ import MAX_SHOWN, main
+from audit.tests.interface.sample_data import insert_shoppers
 from dev.cli import QUIET
 
 MEASURED = (
     "import resource, sys; from audit.__main__ import main; code = main(['--settled', '--json']);"
     " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
 )
-MORE_MB = 10  # rows of two streams, BATCH each; all rows would be many times as much
+# Two streams keep BATCH_ROWS each. All rows would need many times as much.
+MAX_GROWTH_MB = 10
 
 
 @pytest.fixture
 def run_audit(config, tmp_path, capsys):
-    """`run_audit("--json", HEARTBEAT=0)`: exit code, what was printed, and what on standard error."""
+    """Return a function: `run_audit("--json", HEARTBEAT=0)` gives exit code, stdout and stderr."""
 
     def run(*flags: str, **settings) -> tuple[int, str, str]:
         path = tmp_path / "config.yaml"
@@ -31,8 +32,8 @@ def run_audit(config, tmp_path, capsys):
     return run
 
 
-def test_where_all_is_well_it_says_what_it_looked_at(clean, sql, run_audit) -> None:
-    tell(sql, shoppers=3, orders=10)
+def test_without_a_difference_it_counts_the_rows(clean, sql, run_audit) -> None:
+    insert_shoppers(sql, shoppers=3, orders=10)
     code, out, err = run_audit()
     assert (code, err) == (0, "")
     shown = dict(line.split() for line in out.splitlines()[:-1])
@@ -47,10 +48,8 @@ def test_where_all_is_well_it_says_what_it_looked_at(clean, sql, run_audit) -> N
     assert out.splitlines()[-1] == "differences: none"
 
 
-def test_differences_are_printed_for_people_and_for_machines(
-    clean, sql, run_audit
-) -> None:
-    tell(sql, shoppers=1, orders=1)
+def test_differences_are_printed_as_text_and_as_json(clean, sql, run_audit) -> None:
+    insert_shoppers(sql, shoppers=1, orders=1)
     sql("notifications", "DELETE FROM letters")
     code, out, _ = run_audit()
     *_, line, last = out.splitlines()
@@ -63,20 +62,20 @@ def test_differences_are_printed_for_people_and_for_machines(
     assert result["checked"]["letters"] == 0
 
 
-def test_of_many_differences_the_first_are_printed_and_all_are_counted(
+def test_the_first_differences_are_printed_and_all_are_counted(
     clean, sql, run_audit
 ) -> None:
-    tell(sql, shoppers=1, orders=SHOWN + 5)
+    insert_shoppers(sql, shoppers=1, orders=MAX_SHOWN + 5)
     sql("notifications", "DELETE FROM letters")
     code, out, _ = run_audit()
     lines = out.splitlines()
     assert code == 1
-    assert sum(line.startswith("letters: ") for line in lines) == SHOWN
+    assert sum(line.startswith("letters: ") for line in lines) == MAX_SHOWN
     assert lines[-2:] == ["... and 5 more", "differences: 105"]
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"AMQP_URI": "amqp://shop:shop@127.0.0.1:9/"}, "the broker is unavailable"),
         ({"AMQP_URI": None}, "AMQP_URI is missing"),
@@ -91,21 +90,21 @@ def test_of_many_differences_the_first_are_printed_and_all_are_counted(
         ),
     ],
 )
-def test_where_it_could_not_look_one_line_says_why(
-    clean, run_audit, settings, said
+def test_an_unreadable_server_is_reported_in_one_line(
+    clean, run_audit, settings, message
 ) -> None:
     code, out, err = run_audit(**settings)
     assert (code, out) == (2, "")
-    assert err.startswith("could not look: ")
-    assert said in err
+    assert err.startswith("error: ")
+    assert message in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_config_that_is_not_there_or_is_none_is_told(
+def test_a_missing_or_malformed_config_is_reported_in_one_line(
     run_audit, tmp_path, capsys
 ) -> None:
-    (tmp_path / "none.yaml").write_text("{")
-    for name in ("missing.yaml", "none.yaml"):
+    (tmp_path / "malformed.yaml").write_text("{")
+    for name in ("missing.yaml", "malformed.yaml"):
         assert main(["--config", str(tmp_path / name)]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -122,5 +121,5 @@ def test_memory_does_not_grow_with_the_tables(clean, sql, environment) -> None:
         return int(done.stdout.splitlines()[-1]) / 1024
 
     empty = peak_mb()
-    tell(sql, shoppers=1000, orders=200)
-    assert peak_mb() - empty < MORE_MB
+    insert_shoppers(sql, shoppers=1000, orders=200)
+    assert peak_mb() - empty < MAX_GROWTH_MB

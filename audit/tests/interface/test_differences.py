@@ -1,4 +1,4 @@
-"""Each kind of difference is planted by SQL into a story where all is well, and is told by its name."""
+"""Each kind of difference, made by SQL in consistent data, is reported by its checks alone."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,17 +10,17 @@ from amqp.exceptions import NotFound
 
 from audit import snapshots
 from audit.__main__ import QUEUES, audit
-from audit.tests.interface.story import order, tell, user
+from audit.tests.interface.sample_data import insert_shoppers, order, user
 from chassis.amqp import connect
 from chassis.migrate import declare_queues, event_handlers
 from conftest import eventually
 
-NOBODY = "ffffffff-0000-7000-8000-000000000000"
+STRANGER = "ffffffff-0000-7000-8000-000000000000"  # also the id of a new order
 PAID, OTHER, REJECTED = order(1, 1), order(2, 2), order(1, 10)
 
 
 def operation(ref: str, user_id: str, seq: int, values: str) -> str:
-    """SQL: `values` are kind, amount, status, reason, balance after."""
+    """Return SQL. `values` are kind, amount, status, reason and balance after it."""
     return (
         f"INSERT INTO operations SELECT gen_random_uuid(), '{ref}', '{user_id}', {seq}, {values},"
         " now() - interval '61 s';"
@@ -28,7 +28,7 @@ def operation(ref: str, user_id: str, seq: int, values: str) -> str:
 
 
 def new_order(id_: str, ended: str, at: str, user_id: str = user(1)) -> str:
-    """SQL: `ended` are status and reason."""
+    """Return SQL. `ended` has the status and the reason."""
     ended_at = "NULL" if "pending" in ended else at
     facts = f"'{id_}', '{user_id}', '{id_}', 7, {ended}"
     return f"INSERT INTO orders SELECT {facts}, '-', 0, now(), {at}, {ended_at};"
@@ -45,20 +45,22 @@ def event(kind: str, id_: str, sent: str = "now()", at: str = "now()") -> str:
 
 
 def sign_up(at: str) -> str:
-    return f"INSERT INTO users SELECT '{NOBODY}', 'x', 'x', 'x@x.org', 'x@x.org', 'ru', '-', {at};"
+    values = f"'{STRANGER}', 'x', 'x', 'x@x.org', 'x@x.org', 'ru', '-', {at}"
+    return f"INSERT INTO users SELECT {values};"
 
 
-KEPT = f"INSERT INTO recipients VALUES ('{NOBODY}', 'x', 'x@x.org', 'ru');"
-OPENED = f"INSERT INTO accounts VALUES ('{NOBODY}');"
+RECIPIENT = f"INSERT INTO recipients VALUES ('{STRANGER}', 'x', 'x@x.org', 'ru');"
+ACCOUNT = f"INSERT INTO accounts VALUES ('{STRANGER}');"
 OLD, YOUNG = "now() - interval '61 s'", "now() - interval '50 s'"
-UNKNOWN = "'rejected', 'unknown-user'"
+REJECTED_UNKNOWN = "'rejected', 'unknown-user'"
 REFUSED = "'withdrawal', 7, 'refused', 'unknown-user', 0"
 
-# What is planted, by service, and the names of the checks that tell, with how many lines each.
-PLANTED = {
+# The SQL by service, and the number of lines by check that report it.
+DIFFERENCES = {
     "a balance that is a cent too high": (
         {
-            "billing": f"UPDATE accounts SET balance_minor = balance_minor + 1 WHERE user_id = '{user(1)}'"
+            "billing": "UPDATE accounts SET balance_minor = balance_minor + 1"
+            f" WHERE user_id = '{user(1)}'"
         },
         {"accounts": 1, "money": 1},
     ),
@@ -82,7 +84,7 @@ PLANTED = {
         },
         {"accounts": 1},
     ),
-    "a deposit that is gone": (
+    "a deleted deposit": (
         {"billing": "DELETE FROM operations WHERE ref = 'shell:1'"},
         {"accounts": 1, "money": 1},
     ),
@@ -93,19 +95,19 @@ PLANTED = {
         },
         {"accounts": 1},
     ),
-    "an account that was below zero for a while": (
+    "an account that was below zero for a time": (
         {
-            "billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 5, 2);"
-            + operation("shell:a", NOBODY, 1, "'withdrawal', 5, 'done', NULL, -5")
-            + operation("shell:b", NOBODY, 2, "'deposit', 10, 'done', NULL, 5")
+            "billing": f"INSERT INTO accounts VALUES ('{STRANGER}', 5, 2);"
+            + operation("shell:a", STRANGER, 1, "'withdrawal', 5, 'done', NULL, -5")
+            + operation("shell:b", STRANGER, 2, "'deposit', 10, 'done', NULL, 5")
         },
         {"accounts": 1},
     ),
     "money that moved without a number": (
-        {"billing": operation("shell:a", NOBODY, 0, "'deposit', 5, 'done', NULL, 5")},
+        {"billing": operation("shell:a", STRANGER, 0, "'deposit', 5, 'done', NULL, 5")},
         {"accounts": 1, "money": 1},
     ),
-    "a refusal without a number of somebody known": (
+    "a refusal without a number for a known user": (
         {
             "billing": operation(
                 "shell:a",
@@ -121,18 +123,18 @@ PLANTED = {
         {"accounts": 1, "money": 1, "users": 1},
     ),
     "an account without a user": (
-        {"billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 0, {OLD})"},
+        {"billing": f"INSERT INTO accounts VALUES ('{STRANGER}', 0, 0, {OLD})"},
         {"users": 1},
     ),
     "a user without an account": (
-        {"users": sign_up(OLD), "notifications": KEPT},
+        {"users": sign_up(OLD), "notifications": RECIPIENT},
         {"users": 1},
     ),
-    "a user who is not kept as a recipient": (
-        {"users": sign_up(OLD), "billing": OPENED},
+    "a user without a recipient": (
+        {"users": sign_up(OLD), "billing": ACCOUNT},
         {"recipients": 1},
     ),
-    "a recipient who is no user": ({"notifications": KEPT}, {"recipients": 1}),
+    "a recipient without a user": ({"notifications": RECIPIENT}, {"recipients": 1}),
     "a recipient with another language": (
         {
             "notifications": f"UPDATE recipients SET locale = 'ru' WHERE user_id = '{user(1)}'"
@@ -146,10 +148,10 @@ PLANTED = {
         {"recipients": 1, "letters": 10},
     ),
     "an ended order without a withdrawal": (
-        {"orders": new_order(NOBODY, UNKNOWN, "now()")},
+        {"orders": new_order(STRANGER, REJECTED_UNKNOWN, "now()")},
         {"ledger": 1},
     ),
-    "a paid order whose withdrawal is gone": (
+    "a paid order whose withdrawal was deleted": (
         {"billing": f"DELETE FROM operations WHERE ref = 'order:{PAID}'"},
         {"ledger": 1, "accounts": 1, "money": 1},
     ),
@@ -175,34 +177,35 @@ PLANTED = {
     ),
     "a rejected order whose withdrawal was done": (
         {
-            "orders": f"UPDATE orders SET status = 'rejected', reason = 'cancelled' WHERE id = '{PAID}'"
+            "orders": "UPDATE orders SET status = 'rejected', reason = 'cancelled'"
+            f" WHERE id = '{PAID}'"
         },
         {"ledger": 1, "letters": 1, "events": 1},
     ),
-    "an ended order that is gone": (
+    "a deleted order": (
         {"orders": f"DELETE FROM orders WHERE id = '{PAID}'"},
         {"ledger": 1, "letters": 1, "events": 1},
     ),
-    "a withdrawal for an order that there is not": (
-        {"billing": operation(f"order:{NOBODY}", NOBODY, 0, REFUSED)},
+    "a withdrawal for a missing order": (
+        {"billing": operation(f"order:{STRANGER}", STRANGER, 0, REFUSED)},
         {"ledger": 1},
     ),
-    "a withdrawal for what can be no order": (
-        {"billing": operation("order:x", NOBODY, 0, REFUSED)},
+    "a withdrawal whose ref is not an order id": (
+        {"billing": operation("order:x", STRANGER, 0, REFUSED)},
         {"ledger": 1},
     ),
-    "a deposit in an order's name": (
+    "a deposit with an order's ref": (
         {
             "billing": operation(
-                f"order:{NOBODY}", NOBODY, 1, "'deposit', 7, 'done', NULL, 7"
+                f"order:{STRANGER}", STRANGER, 1, "'deposit', 7, 'done', NULL, 7"
             )
-            + f"INSERT INTO accounts VALUES ('{NOBODY}', 7, 1)",
-            "orders": new_order(NOBODY, "'paid', NULL", "now()"),
+            + f"INSERT INTO accounts VALUES ('{STRANGER}', 7, 1)",
+            "orders": new_order(STRANGER, "'paid', NULL", "now()"),
         },
         {"ledger": 1},
     ),
     "an order pending for too long": (
-        {"orders": new_order(NOBODY, "'pending', NULL", OLD)},
+        {"orders": new_order(STRANGER, "'pending', NULL", OLD)},
         {"pending": 1},
     ),
     "an ended order without a letter": (
@@ -214,10 +217,10 @@ PLANTED = {
     "a letter that takes too long": (
         {
             "orders": new_order(
-                NOBODY, "'rejected', 'cancelled'", "now() - interval '91 s'"
+                STRANGER, "'rejected', 'cancelled'", "now() - interval '91 s'"
             ),
             "billing": operation(
-                f"order:{NOBODY}",
+                f"order:{STRANGER}",
                 user(1),
                 12,
                 "'withdrawal', 7, 'refused', 'cancelled', 999937",
@@ -245,7 +248,7 @@ PLANTED = {
         },
         {"letters": 1},
     ),
-    "letters that changed places": (
+    "two letters with each other's users": (
         {
             "notifications": f"DELETE FROM letters WHERE order_id IN ('{PAID}', '{OTHER}');"
             + letter(PAID, n=2)
@@ -253,94 +256,95 @@ PLANTED = {
         },
         {"letters": 2},
     ),
-    "a letter for an order that there is not": (
-        {"notifications": letter(NOBODY)},
+    "a letter for a missing order": (
+        {"notifications": letter(STRANGER)},
         {"letters": 1},
     ),
-    "a letter for an order that is pending": (
+    "a letter for a pending order": (
         {
-            "orders": new_order(NOBODY, "'pending', NULL", "now()"),
-            "notifications": letter(NOBODY),
+            "orders": new_order(STRANGER, "'pending', NULL", "now()"),
+            "notifications": letter(STRANGER),
         },
         {"letters": 1},
     ),
-    "a letter for the order of a user nobody knows": (
+    "a letter for the order of an unknown user": (
         {
-            "orders": new_order(NOBODY, UNKNOWN, "now()", NOBODY),
-            "billing": operation(f"order:{NOBODY}", NOBODY, 0, REFUSED),
-            "notifications": letter(NOBODY, "grief"),
+            "orders": new_order(STRANGER, REJECTED_UNKNOWN, "now()", STRANGER),
+            "billing": operation(f"order:{STRANGER}", STRANGER, 0, REFUSED),
+            "notifications": letter(STRANGER, "grief"),
         },
         {"letters": 1},
     ),
-    "an order whose end is told twice": (
+    "an order with two events": (
         {"orders": event("order_paid", PAID)},
         {"events": 1},
     ),
-    "an order whose end is told in two ways": (
+    "an order with two different events": (
         {"orders": event("order_rejected", PAID)},
         {"events": 1},
     ),
-    "an event of an order that is pending": (
+    "an event of a pending order": (
         {
-            "orders": new_order(NOBODY, "'pending', NULL", "now()")
-            + event("order_paid", NOBODY)
+            "orders": new_order(STRANGER, "'pending', NULL", "now()")
+            + event("order_paid", STRANGER)
         },
         {"events": 1},
     ),
-    "an event of orders that waits for too long": (
+    "an event of orders that is not published": (
         {
-            "orders": f"UPDATE outbox SET sent_at = NULL, created_at = {OLD} WHERE type = 'order_rejected'"
+            "orders": f"UPDATE outbox SET sent_at = NULL, created_at = {OLD}"
+            " WHERE type = 'order_rejected'"
         },
         {"outbox": 3},
     ),
-    "an event of users that waits for too long": (
-        {"users": event("user_created", NOBODY, "NULL", OLD)},
+    "an event of users that is not published": (
+        {"users": event("user_created", STRANGER, "NULL", OLD)},
         {"outbox": 1},
     ),
 }
-# No differences yet, if the suite is at work; but they are if it has settled.
-UNDER_WAY = {
+# Differences only if the suite has settled.
+IN_FLIGHT = {
     "a new user": (
-        {"users": sign_up(YOUNG) + event("user_created", NOBODY, "NULL", YOUNG)},
+        {"users": sign_up(YOUNG) + event("user_created", STRANGER, "NULL", YOUNG)},
         {"users": 1, "recipients": 1, "outbox": 1},
     ),
     "an account newer than the snapshot of its user": (
-        {"billing": OPENED},
+        {"billing": ACCOUNT},
         {"users": 1},
     ),
-    "an order that is pending": (
-        {"orders": new_order(NOBODY, "'pending', NULL", YOUNG)},
+    "a pending order": (
+        {"orders": new_order(STRANGER, "'pending', NULL", YOUNG)},
         {"pending": 1},
     ),
-    "an order that is pending, and its withdrawal is done": (
+    "a pending order whose withdrawal is done": (
         {
-            "orders": new_order(NOBODY, "'pending', NULL", YOUNG, NOBODY),
-            "billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 2);"
-            + operation("shell:a", NOBODY, 1, "'deposit', 7, 'done', NULL, 7")
+            "orders": new_order(STRANGER, "'pending', NULL", YOUNG, STRANGER),
+            "billing": f"INSERT INTO accounts VALUES ('{STRANGER}', 0, 2);"
+            + operation("shell:a", STRANGER, 1, "'deposit', 7, 'done', NULL, 7")
             + operation(
-                f"order:{NOBODY}", NOBODY, 2, "'withdrawal', 7, 'done', NULL, 0"
+                f"order:{STRANGER}", STRANGER, 2, "'withdrawal', 7, 'done', NULL, 0"
             ),
         },
         {"pending": 1, "users": 1},
     ),
     "a withdrawal newer than the snapshot of its order": (
         {
-            "billing": operation(f"order:{NOBODY}", NOBODY, 0, REFUSED).replace(
+            "billing": operation(f"order:{STRANGER}", STRANGER, 0, REFUSED).replace(
                 "61 s", "50 s"
             )
         },
         {"ledger": 1},
     ),
-    "an ended order whose letter is not written yet": (
+    "an ended order without a letter": (
         {
             "orders": new_order(
-                NOBODY, "'rejected', 'cancelled'", "now() - interval '80 s'", NOBODY
+                STRANGER, "'rejected', 'cancelled'", "now() - interval '80 s'", STRANGER
             )
-            + event("order_rejected", NOBODY, "NULL", YOUNG),
-            "billing": f"INSERT INTO accounts VALUES ('{NOBODY}', 0, 1);"
+            + event("order_rejected", STRANGER, "NULL", YOUNG),
+            "billing": f"INSERT INTO accounts VALUES ('{STRANGER}', 0, 1);"
             + operation(
-                f"order:{NOBODY}",
-                NOBODY,
+                f"order:{STRANGER}",
+                STRANGER,
                 1,
                 "'withdrawal', 7, 'refused', 'cancelled', 0",
             ),
@@ -348,25 +352,25 @@ UNDER_WAY = {
         {"letters": 1, "outbox": 1, "users": 1},
     ),
 }
-RIGHT = {
-    "a story that is all told": {},
-    "an order of a user nobody knows, who gets no letter": {
-        "orders": new_order(NOBODY, UNKNOWN, OLD, NOBODY),
-        "billing": operation(f"order:{NOBODY}", NOBODY, 0, REFUSED),
+CONSISTENT = {
+    "complete data": {},
+    "an order of an unknown user, without a letter": {
+        "orders": new_order(STRANGER, REJECTED_UNKNOWN, OLD, STRANGER),
+        "billing": operation(f"order:{STRANGER}", STRANGER, 0, REFUSED),
     },
     "events that were cleaned up": {"orders": "DELETE FROM outbox"},
-    "a message to somebody": {
-        "notifications": "INSERT INTO letters SELECT gen_random_uuid(), 'message', NULL, NULL, 'x@x.org',"
-        " '-', '-', 'stored', now()"
+    "a message that is not about an order": {
+        "notifications": "INSERT INTO letters SELECT"
+        " gen_random_uuid(), 'message', NULL, NULL, 'x@x.org', '-', '-', 'stored', now()"
     },
-    "nothing at all": {
+    "empty tables": {
         "users": "DELETE FROM users",
         "billing": "DELETE FROM operations; DELETE FROM accounts",
         "orders": "DELETE FROM orders; DELETE FROM outbox",
         "notifications": "DELETE FROM letters; DELETE FROM recipients",
     },
 }
-# Constraints of the database that make what is planted impossible, until they are lost.
+# Differences that a constraint prevents: the SQL that drops it, makes them and restores it.
 LOST_CONSTRAINTS = {
     "refs": (
         "billing",
@@ -403,58 +407,56 @@ LOST_CONSTRAINTS = {
 
 
 @pytest.fixture(autouse=True)
-def _story(clean, sql) -> Iterator[None]:
-    """Three shoppers with ten orders each; ended orders can be changed."""
+def _shoppers(clean, sql) -> Iterator[None]:
+    """Insert three shoppers with ten orders each. Ended orders can be changed."""
     sql("orders", "ALTER TABLE orders DISABLE TRIGGER ended_orders_stay")
-    tell(sql, shoppers=3, orders=10)
+    insert_shoppers(sql, shoppers=3, orders=10)
     yield
     sql("orders", "ALTER TABLE orders ENABLE TRIGGER ended_orders_stay")
 
 
-def plant(sql, statements: dict[str, str]) -> None:
+def execute(sql, statements: dict[str, str]) -> None:
     for service, statement in statements.items():
         sql(service, statement)
 
 
-def told(config, settled: bool = False) -> Counter:
-    """How many lines there are by the name of their check; each difference has one."""
+def lines_by_check(config, settled: bool = False) -> Counter:
+    """Return the number of lines by the name of their check. Each difference has one."""
     result = audit(config, settled)
     assert result["differences"] == len(result["first"])
     return Counter(line.partition(":")[0] for line in result["first"])
 
 
-@pytest.mark.parametrize("what", PLANTED)
-def test_what_differs_is_told_by_its_name_and_nothing_else_is(
-    config, sql, what
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_only_the_checks_of_a_difference_report_it(config, sql, difference) -> None:
+    statements, names = DIFFERENCES[difference]
+    execute(sql, statements)
+    assert lines_by_check(config) == names
+
+
+@pytest.mark.parametrize("row", IN_FLIGHT)
+def test_a_row_in_flight_is_a_difference_only_if_settled(config, sql, row) -> None:
+    statements, names = IN_FLIGHT[row]
+    execute(sql, statements)
+    assert lines_by_check(config) == {}
+    assert lines_by_check(config, settled=True) == names
+
+
+@pytest.mark.parametrize("data", CONSISTENT)
+def test_consistent_data_has_no_differences(config, sql, data) -> None:
+    execute(sql, CONSISTENT[data])
+    assert lines_by_check(config, settled=True) == {}
+
+
+@pytest.mark.parametrize("name", LOST_CONSTRAINTS)
+def test_rows_that_only_a_lost_constraint_allows_are_differences(
+    config, sql, name
 ) -> None:
-    statements, names = PLANTED[what]
-    plant(sql, statements)
-    assert told(config) == names
-
-
-@pytest.mark.parametrize("what", UNDER_WAY)
-def test_what_is_under_way_differs_only_once_the_suite_has_settled(
-    config, sql, what
-) -> None:
-    statements, names = UNDER_WAY[what]
-    plant(sql, statements)
-    assert told(config) == {}
-    assert told(config, settled=True) == names
-
-
-@pytest.mark.parametrize("what", RIGHT)
-def test_what_is_right_is_no_difference(config, sql, what) -> None:
-    plant(sql, RIGHT[what])
-    assert told(config, settled=True) == {}
-
-
-@pytest.mark.parametrize("what", LOST_CONSTRAINTS)
-def test_what_a_lost_constraint_lets_in_is_told(config, sql, what) -> None:
-    service, lose, statement, mend, names = LOST_CONSTRAINTS[what]
-    sql(service, lose)
+    service, drop, statement, restore, names = LOST_CONSTRAINTS[name]
+    sql(service, drop)
     try:
         sql(service, statement)
-        assert told(config) == names
+        assert lines_by_check(config) == names
     finally:
         tables = {
             "billing": "operations",
@@ -464,43 +466,43 @@ def test_what_a_lost_constraint_lets_in_is_told(config, sql, what) -> None:
         sql(service, f"DELETE FROM {tables[service]}")
         if service == "billing":
             sql(service, "DELETE FROM accounts")
-        sql(service, mend)
+        sql(service, restore)
 
 
-class Eventful:
-    """A connection; something happens just before its snapshot is taken."""
+class InterruptedConnection:
+    """A connection that calls a function just before its snapshot is taken."""
 
-    def __init__(self, connection: Any, happen: Callable[[], None]) -> None:
+    def __init__(self, connection: Any, before_snapshot: Callable[[], None]) -> None:
         self._connection = connection
-        self._happen = happen
+        self._before_snapshot = before_snapshot
         self.close = connection.close
 
     def cursor(self, *name: str) -> Any:
         if not name:
-            self._happen()
+            self._before_snapshot()
         return self._connection.cursor(*name)
 
 
-def test_what_happens_between_the_snapshots_is_no_difference(
+def test_changes_between_the_snapshots_are_not_differences(
     config, sql, monkeypatch
 ) -> None:
-    """A new shopper comes, orders and gets letters before each of them."""
+    """Before each snapshot a new shopper signs up, orders and gets letters."""
     numbers = count(100)
     connect_to = snapshots.connect
     monkeypatch.setattr(
         snapshots,
         "connect",
-        lambda *of, **session: Eventful(
+        lambda *of, **session: InterruptedConnection(
             connect_to(*of, **session),
-            lambda: tell(sql, 1, 10, first=next(numbers), ago="0 s"),
+            lambda: insert_shoppers(sql, 1, 10, first=next(numbers), ago="0 s"),
         ),
     )
-    assert told(config) == {}
+    assert lines_by_check(config) == {}
     assert next(numbers) == 104
     assert sql("orders", "SELECT count(*) FROM orders") == [(70,)]
 
 
-def test_the_queues_looked_at_are_those_of_all_event_handlers(config) -> None:
+def test_it_reads_the_queues_of_all_event_handlers(config) -> None:
     services = ("users", "billing", "orders", "notifications")
     handlers = [
         handler for service in services for handler in event_handlers(config, service)
@@ -510,7 +512,7 @@ def test_the_queues_looked_at_are_those_of_all_event_handlers(config) -> None:
 
 @pytest.fixture
 def channel(config) -> Iterator[Any]:
-    """A channel of the broker; all event queues are empty again in the end."""
+    """Yield a channel of the broker. All event queues are purged afterwards."""
     with connect(config) as connection:
         channel = connection.default_channel
         yield channel
@@ -524,18 +526,18 @@ def publish(channel, queue: str) -> None:
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_dead_letters_are_told_and_waiting_events_once_settled(
+def test_dead_letters_are_reported_and_waiting_events_if_settled(
     config, channel, queue
 ) -> None:
     publish(channel, queue)
-    eventually(lambda: told(config, settled=True) == {"waiting": 1})
-    assert told(config) == {}
+    eventually(lambda: lines_by_check(config, settled=True) == {"waiting": 1})
+    assert lines_by_check(config) == {}
     publish(channel, f"{queue}.dead")
-    eventually(lambda: told(config) == {"parked": 1})
+    eventually(lambda: lines_by_check(config) == {"dead-lettered": 1})
 
 
 @pytest.mark.parametrize("end", ["", ".dead"])
-def test_a_queue_of_this_version_may_not_be_missing(config, channel, end) -> None:
+def test_a_missing_queue_is_an_error(config, channel, end) -> None:
     channel.queue_delete(QUEUES[0] + end)
     try:
         with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""Runs the command, in this process or beside it."""
+"""Fixtures that run the command, in this process or in another one."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ TIMEOUT_S = 120
 
 @pytest.fixture
 def replay(config, tmp_path, capsys) -> Callable[..., tuple[int, str, str]]:
-    """`replay("--dry-run", HEARTBEAT=0)`: exit code, what was printed, and what on standard error."""
+    """Return a function: `replay("--dry-run", HEARTBEAT=0)` gives exit code, stdout and stderr."""
 
     def run(*flags: str, **settings: Any) -> tuple[int, str, str]:
         path = tmp_path / "config.yaml"
@@ -42,7 +42,7 @@ class Process:
         )
 
     def wait(self) -> str:
-        """All it printed; it must have succeeded."""
+        """Return its output. It must have succeeded."""
         printed, _ = self._process.communicate(timeout=TIMEOUT_S)
         assert self._process.returncode == 0, printed
         return printed
@@ -50,13 +50,13 @@ class Process:
 
 @pytest.fixture
 def start_replay(environment) -> Callable[..., Process]:
-    """`start_replay("--settled").wait()`."""
+    """Return a function: `start_replay("--settled").wait()` gives the output."""
     return lambda *flags: Process(environment, *flags)
 
 
 @pytest.fixture
 def owner(suite_config) -> Iterator[Any]:
-    """A connection to the database of orders as its owner, for a transaction."""
+    """Yield a connection to the database of orders as its owner, in a transaction."""
     uri = suite_config["DB_OWNER_URIS"]["orders:Base"].replace("+psycopg2", "")
     with closing(psycopg2.connect(uri)) as connection:
         yield connection

@@ -1,4 +1,4 @@
-"""What a replay brings about beside running services."""
+"""The effects of a replay beside running services."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,42 +30,46 @@ def running(suite_config) -> Iterator[None]:
 
 @pytest.fixture
 def shop(running, clean, rpc) -> Any:
-    """All services but the gateway: `shop.orders.place(...)`."""
+    """Return a client of all services without the gateway: `shop.orders.place(...)`."""
     return rpc
 
 
 def sign_up(shop: Any, name: str, **more: str) -> str:
-    """A new user with 100.00; the user's id."""
-    facts = {
+    """Create a user with 100.00, and return its id."""
+    fields = {
         "username": name,
         "email": f"{name}@example.org",
         "password": "correct horse",
         **more,
     }
-    user_id = shop.users.create(**facts)["user"]["id"]
+    user_id = shop.users.create(**fields)["user"]["id"]
     shop.billing.deposit(user_id=user_id, amount_minor=100_00, ref=f"till-{name}")
     return user_id
 
 
 def letters(sql: Callable[..., Any]) -> list[tuple[Any, ...]]:
-    """All that is in them, in the order in which they are listed."""
-    query = "SELECT order_id, kind, user_id, email, subject, body, state FROM letters ORDER BY id"
+    """Return the contents of all letters, in the order of their list."""
+    query = """
+        SELECT order_id, kind, user_id, email, subject, body, state
+        FROM letters
+        ORDER BY id
+    """
     return sql("notifications", query)
 
 
-def is_quiet(config: dict[str, Any]) -> bool:
+def has_settled(config: dict[str, Any]) -> bool:
     return audit(config, settled=True)["differences"] == 0
 
 
-def forget(sql: Callable[..., Any], service: str) -> None:
-    """Time passes: the outbox is cleaned, all of it."""
+def clean_outbox(sql: Callable[..., Any], service: str) -> None:
+    """Delete all sent events, as the service does after a time. None may be unsent."""
     sql(service, "DELETE FROM outbox WHERE sent_at IS NOT NULL")
     assert sql(service, "SELECT FROM outbox") == []
 
 
 @pytest.fixture
 def bought(shop, config) -> None:
-    """Two users, each with an order that was paid and one that was rejected; nothing is under way."""
+    """Create two users, each with a paid and a rejected order. Nothing is in flight."""
     for name, locale in (("ann", "en"), ("bob", "ru")):
         user_id = sign_up(shop, name, locale=locale)
         for price_minor in (40_00, 70_00):
@@ -73,24 +77,24 @@ def bought(shop, config) -> None:
                 user_id=user_id, price_minor=price_minor, request_id=f"by-{name}"
             )
             assert placed["status"] in ("paid", "rejected")
-    eventually(lambda: is_quiet(config))
+    eventually(lambda: has_settled(config))
 
 
 @pytest.mark.parametrize(
     "is_cleaned", [True, False], ids=["by the tables", "by the outbox"]
 )
-def test_missing_letters_come_back_as_they_were(
+def test_missing_letters_are_written_again_unchanged(
     bought, replay, sql, config, is_cleaned
 ) -> None:
     before = letters(sql)
     assert [kind for _, kind, *_ in before] == ["happiness", "grief"] * 2
     if is_cleaned:
-        forget(sql, "orders")
+        clean_outbox(sql, "orders")
     sql("notifications", "DELETE FROM letters")
     assert replay("--settled", "--dry-run")[0] == 1
     assert letters(sql) == []
     assert replay("--settled")[0] == 0
-    eventually(lambda: is_quiet(config))
+    eventually(lambda: has_settled(config))
     assert letters(sql) == before
     assert sql("orders", "SELECT count(*) FROM outbox") == [(4,)]
     assert replay("--settled", "--dry-run")[0] == 0
@@ -99,18 +103,18 @@ def test_missing_letters_come_back_as_they_were(
 @pytest.mark.parametrize(
     "is_cleaned", [True, False], ids=["by the tables", "by the outbox"]
 )
-def test_a_missing_account_and_a_missing_recipient_come_back(
+def test_a_missing_account_and_recipient_are_created_again(
     shop, replay, sql, config, is_cleaned
 ) -> None:
     new = {"email": "eve@example.org", "password": "correct horse"}
     user_id = shop.users.create(username="eve", locale="ru", **new)["user"]["id"]
-    eventually(lambda: is_quiet(config))
+    eventually(lambda: has_settled(config))
     if is_cleaned:
-        forget(sql, "users")
+        clean_outbox(sql, "users")
     sql("billing", "DELETE FROM accounts")
     sql("notifications", "DELETE FROM recipients")
     assert replay("--settled")[0] == 0
-    eventually(lambda: is_quiet(config))
+    eventually(lambda: has_settled(config))
     assert sql("billing", "SELECT user_id, balance_minor FROM accounts") == [
         (user_id, 0)
     ]
@@ -120,17 +124,17 @@ def test_a_missing_account_and_a_missing_recipient_come_back(
     assert recipients == [(user_id, "eve", "eve@example.org", "ru")]
 
 
-def test_a_replayed_event_is_the_original_but_for_its_id(
+def test_a_replayed_event_differs_from_the_original_in_its_id_only(
     bought, replay, sql, config
 ) -> None:
-    """Its time is that of the row, which the database set a moment after the service made the event."""
+    """Its time is the row's, which the database set shortly after the service made the event."""
     before = {name: sql(name, EVENTS) for name in ("users", "orders")}
     for name in before:
-        forget(sql, name)
+        clean_outbox(sql, name)
     sql("notifications", "DELETE FROM letters")
     sql("notifications", "DELETE FROM recipients")
     replay("--settled")
-    eventually(lambda: is_quiet(config))
+    eventually(lambda: has_settled(config))
     assert {row[0] for rows in before.values() for row in rows} == {
         "user_created",
         "order_paid",
@@ -138,7 +142,7 @@ def test_a_replayed_event_is_the_original_but_for_its_id(
     }
     ended = sql("orders", "SELECT id, ended_at FROM orders")
     created = sql("users", "SELECT id, created_at FROM users")
-    moments = {id_: utc(at) for id_, at in [*ended, *created]}
+    times = {id_: utc(at) for id_, at in [*ended, *created]}
     for name, originals in before.items():
         replayed = sql(name, EVENTS)
         assert len(replayed) == len(originals)
@@ -152,7 +156,7 @@ def test_a_replayed_event_is_the_original_but_for_its_id(
                 name: copy[2][name] for name in ("event_id", "occurred_at")
             }
             assert copy[2]["event_id"] != payload["event_id"]
-            assert copy[2]["occurred_at"] == moments[subject(copy[2])]
+            assert copy[2]["occurred_at"] == times[subject(copy[2])]
             occurred = [
                 datetime.fromisoformat(each["occurred_at"])
                 for each in (payload, copy[2])
@@ -161,7 +165,7 @@ def test_a_replayed_event_is_the_original_but_for_its_id(
 
 
 def subject(payload: dict[str, Any]) -> str:
-    """Whose event it is."""
+    """Return the id of the order or user."""
     return payload.get("order_id") or payload["user_id"]
 
 
@@ -169,8 +173,10 @@ def in_order(rows: list[Any]) -> list[Any]:
     return sorted(rows, key=lambda row: subject(row[2]))
 
 
-def test_replays_under_load_double_nothing(shop, start_replay, sql, config) -> None:
-    """Orders are placed meanwhile, and `--settled` takes every event that is on its way for lost."""
+def test_replays_under_load_duplicate_no_letter(
+    shop, start_replay, sql, config
+) -> None:
+    """Orders are placed meanwhile, and with `--settled` events in flight count as lost."""
     names = [f"buyer{n}" for n in range(BUYERS)]
     buyers = {name: sign_up(shop, name) for name in names}
     stop: list[bool] = []
@@ -194,6 +200,6 @@ def test_replays_under_load_double_nothing(shop, start_replay, sql, config) -> N
         placed = sum(worker.wait() for worker in workers)
     assert int(re.findall(r"orders: .* (\d+) replayed", printed[0])[0]) > 50
     assert re.findall(r"(\d+) replayed", careful) == ["0", "0"]
-    eventually(lambda: is_quiet(config), 3 * DEADLINE_S)
+    eventually(lambda: has_settled(config), 3 * DEADLINE_S)
     assert len(letters(sql)) == placed
     assert sql("orders", "SELECT count(*) FROM outbox") == [(placed,)]
