@@ -30,9 +30,9 @@ from chassis.moves import headers_of, moves_exchange, properties_of
 from chassis.queues import QueueConsumer
 from chassis.retries import (
     CALL_FAULTS,
-    MAX_ALIKE,
     MAX_ATTEMPTS,
     MAX_HELD,
+    MAX_SAME_FAILURES,
     PAUSES_S,
     Delivery,
     FailureStreak,
@@ -261,7 +261,7 @@ class EventHandler(NamekoEventHandler):
         """
         slow = sum(is_contention(failure.error) for failure in result.failed)
         takes_long = monotonic() - result.started_at > MAX_BATCH_S
-        if takes_long or (slow >= MAX_ALIKE and not result.has_returned):
+        if takes_long or (slow >= MAX_SAME_FAILURES and not result.has_returned):
             result.unavailable = exc
 
     def _sort(
@@ -342,9 +342,11 @@ class EventHandler(NamekoEventHandler):
             if not (f.is_named or isinstance(f.error, CALL_FAULTS))
         ]
         if result.has_returned:
-            self._streak.succeed([failure.delivery.id for failure in own])
+            self._streak.record_success([failure.delivery.id for failure in own])
             return ""
-        alike = [f.error for f in own if self._streak.fail(f.delivery.id, f.error)]
+        alike = [
+            f.error for f in own if self._streak.record_failure(f.delivery.id, f.error)
+        ]
         return f"different events fail alike: {description(alike[0])}" if alike else ""
 
     def _give_way(
@@ -357,7 +359,7 @@ class EventHandler(NamekoEventHandler):
         """
         for failure in result.failed:
             if failure.is_named or not alike:
-                failure.delivery.fail(failure.error)
+                failure.delivery.record_failure(failure.error)
         try:
             self._move(batch)
         except Unavailable as exc:  # they return to their place
@@ -375,7 +377,7 @@ class EventHandler(NamekoEventHandler):
         """Record failed attempts and hold the events for their next one; those to move instead."""
         moved: list[Delivery] = []
         for delivery, error, _ in failures:
-            delivery.fail(error)
+            delivery.record_failure(error)
             if delivery.is_exhausted or not self.held.has_room_for(delivery, now):
                 moved.append(delivery)
             else:

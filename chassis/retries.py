@@ -1,6 +1,6 @@
-"""When a failed event is tried again, and when a failure says nothing about the event.
+"""Rules for events that failed: the delay of a retry, and the end of retries.
 
-Pure rules: they know neither AMQP nor Nameko. `chassis.events` applies them.
+These rules do not depend on AMQP or Nameko. `chassis.events` applies them.
 """
 
 from collections.abc import Sequence
@@ -17,117 +17,128 @@ from chassis.errors import (
     sqlstate,
 )
 
-RETRY_DELAYS_S = (1, 5, 15)  # the last one repeats
-PAUSES_S = (1, 2, 4, 8, 15)  # the last one repeats
-MAX_ATTEMPTS = 5  # that failed on the event's own content
-MAX_HELD = 200  # events; each one is a message that the broker waits for
-MAX_HELD_S = 300  # RabbitMQ closes a channel that keeps a message for 30 minutes
-MAX_ALIKE = (
-    3  # different events in a row; two malformed ones may follow each other by chance
-)
-MAX_REMEMBERED = 1000  # ids
+# The last value of each is used again and again.
+RETRY_DELAYS_S = (1, 5, 15)
+PAUSES_S = (1, 2, 4, 8, 15)
+# Attempts that fail on the event's own content. Then the event is dead-lettered.
+MAX_ATTEMPTS = 5
+# Unacked events that wait for a retry.
+MAX_HELD = 200
+# RabbitMQ closes a channel with a message that is unacked for 30 minutes.
+MAX_HELD_S = 300
+# Different events in a row that fail with the same error before the handler pauses. Two malformed
+# events in a row are not unusual.
+MAX_SAME_FAILURES = 3
+# Event ids in the memory of a FailureStreak.
+MAX_REMEMBERED = 1000
 CALL_FAULTS = (DeadlineExceeded, Unavailable, InternalError)
-# Codes of PostgreSQL that no value can cause, since the statements are constants: a grant, a table,
-# a column, a function or a schema is missing.
-MISSING = {"42501", "42P01", "42703", "42883", "3F000"}
-# A statement or a wait for a lock took too long: the batch is too large, or a row is locked.
-TOO_SLOW = {"57014", "55P03"}
+# SQLSTATEs of a missing privilege, table, column, function or schema. No value of an event causes
+# them, because all statements are constants.
+MISSING_OBJECT = {"42501", "42P01", "42703", "42883", "3F000"}
+# SQLSTATEs of a statement or a lock that took too long. The batch is too large, or a row is locked.
+TIMED_OUT = {"57014", "55P03"}
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Delivery:
-    """A message that the broker has delivered, and what became of it so far.
+    """A delivered message, and the record of its attempts.
 
-    `attempts` counts all of them, `failures` those that failed on the event's own content.
+    `attempts` counts all attempts. `failures` counts those that failed on the event's own content.
     """
 
     message: Any
     id: str
-    attempts: int
-    failures: int
+    attempts: int = 0
+    failures: int = 0
     received_at: float  # seconds, monotonic
     error: str = ""
 
     @property
     def tag(self) -> int:
+        """The delivery tag: the number of the message on its channel."""
         return int(self.message.delivery_info["delivery_tag"])
 
     @property
     def is_alive(self) -> bool:
-        """Whether its channel is open; otherwise the broker delivers the message again."""
+        """Whether its channel is open. Otherwise the broker delivers the message again."""
         return bool(self.message.channel.connection)
 
     @property
     def is_exhausted(self) -> bool:
+        """Whether the event must be dead-lettered."""
         return self.failures >= MAX_ATTEMPTS
 
-    def fail(self, exc: Exception) -> None:
-        """Record a failed attempt. Neither a failed call nor contention is the event's fault."""
+    def record_failure(self, exc: Exception) -> None:
+        """Record a failed attempt. A failed call or contention does not count as a failure."""
         self.attempts += 1
-        self.failures += not (isinstance(exc, CALL_FAULTS) or is_contention(exc))
+        if not (isinstance(exc, CALL_FAULTS) or is_contention(exc)):
+            self.failures += 1
         self.error = description(exc)[:1000]
 
     def delay_s(self) -> float:
-        """Seconds until the next attempt."""
+        """Return the seconds until the next attempt."""
         return RETRY_DELAYS_S[min(self.attempts, len(RETRY_DELAYS_S)) - 1]
 
 
 class HeldDeliveries(dict[Delivery, float]):
-    """Unacknowledged messages, each with the moment of its next attempt (monotonic)."""
+    """Unacked messages, each with the time of its next attempt (seconds, monotonic)."""
 
     def has_room_for(self, delivery: Delivery, now: float) -> bool:
-        """Whether it may be held for its next delay, within MAX_HELD and MAX_HELD_S."""
-        return (
-            len(self) < MAX_HELD
-            and now + delivery.delay_s() - delivery.received_at <= MAX_HELD_S
-        )
+        """Whether the message may be held for its next delay, by MAX_HELD and MAX_HELD_S."""
+        held_s = now + delivery.delay_s() - delivery.received_at
+        return len(self) < MAX_HELD and held_s <= MAX_HELD_S
 
     def hold(self, delivery: Delivery, now: float) -> None:
+        """Hold a message until its next attempt."""
         self[delivery] = now + delivery.delay_s()
 
     def take_due(self, now: float, limit: int) -> list[Delivery]:
-        """Those whose delay is over, the earliest first, `limit` at most."""
-        due = sorted(
-            (each for each in self if self[each] <= now), key=self.__getitem__
-        )[:limit]
+        """Remove and return at most `limit` messages that are due, the earliest first."""
+        due = [delivery for delivery in self if self[delivery] <= now]
+        due = sorted(due, key=self.__getitem__)[:limit]
         for delivery in due:
             del self[delivery]
         return due
 
     def next_due(self) -> float:
-        """The moment of the earliest attempt, monotonic; infinity where nothing is held."""
+        """Return the time of the earliest attempt (monotonic), or infinity."""
         return min(self.values(), default=inf)
 
     def lowest_tag(self) -> float:
-        """The lowest delivery tag held; infinity where nothing is held."""
+        """Return the lowest delivery tag of the held messages, or infinity."""
         return min((delivery.tag for delivery in self), default=inf)
 
 
 class FailureStreak:
-    """Different events that failed alike in a row, with no success between them.
+    """Counts different events in a row that fail with the same error.
 
-    One event that fails is malformed. Several that fail alike, while none succeeds, are not: a
-    mistake in the handler, or in what it stands on. An event that failed while others succeeded
-    is remembered as malformed, and never counts again.
+    One event that fails is malformed. If several events fail with the same error and none
+    succeeds, the handler or a dependency is broken. Events that failed while others succeeded are
+    remembered as malformed, and are not counted again.
     """
 
     def __init__(self) -> None:
-        self._unproven: dict[str, tuple[type, str]] = {}
+        # By event id, the kinds of the failures since the last success.
+        self._failed: dict[str, tuple[type, str]] = {}
+        # The ids of malformed events. A dictionary, because it keeps the order.
         self._malformed: dict[str, None] = {}
 
-    def fail(self, event_id: str, exc: Exception) -> bool:
-        """Record a failure; whether it is now one of MAX_ALIKE or more that are alike."""
+    def record_failure(self, event_id: str, exc: Exception) -> bool:
+        """Record a failure. Return whether MAX_SAME_FAILURES events failed in this way."""
         if event_id in self._malformed:
             return False
         kind = (type(exc), sqlstate(exc))
-        self._unproven[event_id] = kind
-        _forget_oldest(self._unproven)
-        return sum(other == kind for other in self._unproven.values()) >= MAX_ALIKE
+        self._failed[event_id] = kind
+        _forget_oldest(self._failed)
+        return list(self._failed.values()).count(kind) >= MAX_SAME_FAILURES
 
-    def succeed(self, failed_beside: Sequence[str] = ()) -> None:
-        """Some event was handled: those that failed before, or in the same batch, are malformed."""
-        self._malformed |= dict.fromkeys([*self._unproven, *failed_beside])
-        self._unproven.clear()
+    def record_success(self, failed_in_batch: Sequence[str] = ()) -> None:
+        """Record that an event was handled, beside failures in the same batch.
+
+        All events that failed before, or in this batch, are malformed.
+        """
+        self._malformed |= dict.fromkeys([*self._failed, *failed_in_batch])
+        self._failed.clear()
         _forget_oldest(self._malformed)
 
 
@@ -137,16 +148,16 @@ def _forget_oldest(ids: dict[str, Any]) -> None:
 
 
 def is_contention(exc: BaseException) -> bool:
-    """Whether others hold what these events need: a lock, a timeout, a deadlock (class 40)."""
-    return sqlstate(exc) in TOO_SLOW or sqlstate(exc)[:2] == "40"
+    """Whether other transactions interfered: a lock, a timeout, a deadlock (class 40)."""
+    return sqlstate(exc) in TIMED_OUT or sqlstate(exc)[:2] == "40"
 
 
 def is_own_dependency(exc: Exception) -> bool:
-    """Whether what failed is the service's own database or broker, and not the event.
+    """Whether the service's own database or broker has failed, and not the event.
 
-    Class 54 of SQLSTATE (a limit of the server) is the event's own: its value is too large.
+    SQLSTATE's class 54 (program limit exceeded) is a failure of the event: its value is too large.
     """
     if isinstance(exc, CALL_FAULTS) or is_contention(exc):
         return False
     code = sqlstate(exc)
-    return code in MISSING or (is_transient(exc) and code[:2] != "54")
+    return code in MISSING_OBJECT or (is_transient(exc) and code[:2] != "54")

@@ -579,7 +579,7 @@ MUTANTS = [
     Mutant(
         "a lock on one row pauses the handler",
         [Replace("chassis.retries:is_own_dependency", "is_contention(exc)", "False")],
-        tests(RETRIES, "test_all_others_do_not_pause_the_handler"),
+        tests(RETRIES, "test_other_errors_do_not_pause_the_handler"),
     ),
     Mutant(
         "a probe that fails ends the pause",
@@ -609,12 +609,12 @@ MUTANTS = [
         "a failed call to another service exhausts an event",
         [
             Replace(
-                "chassis.retries:Delivery.fail",
+                "chassis.retries:Delivery.record_failure",
                 "not (isinstance(exc, CALL_FAULTS) or is_contention(exc))",
                 "True",
             )
         ],
-        tests(RETRIES, "test_a_failed_call_delays_the_event_and_never_exhausts_it"),
+        tests(RETRIES, "test_a_failed_call_delays_an_event_and_never_exhausts_it"),
     ),
     Mutant(
         "an event is retried at once",
@@ -630,11 +630,11 @@ MUTANTS = [
                 "True",
             )
         ],
-        tests(RETRIES, "test_no_more_than_the_limit_are_held"),
+        tests(RETRIES, "test_the_number_of_held_events_is_limited"),
     ),
     Mutant(
         "events are dead-lettered though all fail with one error",
-        [SetValue("chassis.retries:MAX_ALIKE", "3_000")],
+        [SetValue("chassis.retries:MAX_SAME_FAILURES", "3_000")],
         tests(
             EVENTS,
             "test_where_different_events_fail_alike_the_handler_pauses_and_none_is_dead_lettered",

@@ -516,7 +516,7 @@ def test_where_different_events_fail_alike_the_handler_pauses_and_none_is_dead_l
 
 def test_one_after_the_other_counts_as_well(tell, broker, monkeypatch) -> None:
     """In a quiet shop the second event comes when the first one is dead-lettered."""
-    for number in range(retries.MAX_ALIKE - 1):
+    for number in range(retries.MAX_SAME_FAILURES - 1):
         tell(*[AttributeError("a mistake")] * events.MAX_ATTEMPTS)
         eventually(lambda number=number: broker.count(DEAD) == number + 1)
     tell(*[AttributeError("a mistake")] * events.MAX_ATTEMPTS)

@@ -1,6 +1,7 @@
-"""The rules by which a failed event is tried again."""
+"""The rules for events that failed."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import psycopg2
@@ -12,11 +13,11 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError, Programm
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.retries import (
-    MAX_ALIKE,
     MAX_ATTEMPTS,
     MAX_HELD,
     MAX_HELD_S,
     MAX_REMEMBERED,
+    MAX_SAME_FAILURES,
     Delivery,
     FailureStreak,
     HeldDeliveries,
@@ -26,13 +27,17 @@ from chassis.retries import (
 
 @dataclass
 class Message:
-    """As much of a message as the rules look at."""
+    """The part of a message that the rules read."""
 
     delivery_info: dict[str, Any] = field(default_factory=dict)
 
 
 def delivery(tag: int = 1, received_at: float = 0.0) -> Delivery:
-    return Delivery(Message({"delivery_tag": tag}), f"event-{tag}", 0, 0, received_at)
+    return Delivery(
+        message=Message({"delivery_tag": tag}),
+        id=f"event-{tag}",
+        received_at=received_at,
+    )
 
 
 def sql_error(kind: type, code: str | None) -> Exception:
@@ -44,51 +49,47 @@ def delays(*errors: Exception) -> list[float]:
     """The delay after each of these failed attempts."""
     event, seconds = delivery(), []
     for error in errors:
-        event.fail(error)
+        event.record_failure(error)
         seconds.append(event.delay_s())
     return seconds
 
 
-def test_an_event_is_tried_again_after_1_5_and_15_seconds() -> None:
+def test_an_event_is_retried_after_1_5_and_15_seconds() -> None:
     assert delays(*[ValueError()] * 4) == [1, 5, 15, 15]
 
 
-def test_it_is_exhausted_after_five_failures_of_its_own() -> None:
+def test_an_event_is_exhausted_after_five_failures() -> None:
     event = delivery()
     for number in range(1, MAX_ATTEMPTS + 1):
-        event.fail(ValueError("no"))
+        event.record_failure(ValueError("no"))
         assert event.is_exhausted is (number == MAX_ATTEMPTS)
     assert (event.attempts, event.error) == (5, "ValueError: no")
 
 
 @pytest.mark.parametrize("fault", [DeadlineExceeded(), Unavailable(), InternalError()])
-def test_a_failed_call_delays_the_event_and_never_exhausts_it(fault) -> None:
+def test_a_failed_call_delays_an_event_and_never_exhausts_it(fault) -> None:
     assert delays(*[fault] * 30) == [1, 5] + [15] * 28
     event = delivery()
     for _ in range(30):
-        event.fail(fault)
+        event.record_failure(fault)
     assert not event.is_exhausted
 
 
-def test_held_events_come_back_when_they_are_due_and_together() -> None:
+def test_held_events_are_due_together_after_their_delay() -> None:
     held = HeldDeliveries()
     events = [delivery(tag) for tag in (3, 1, 2)]
     for event in events:
-        event.fail(ValueError())
+        event.record_failure(ValueError())
         held.hold(event, now=10)
     assert held.next_due() == 11
     assert held.take_due(10.9, limit=10) == []
     assert held.take_due(11, limit=2) == events[:2]
     assert held.lowest_tag() == 2
     assert held.take_due(11, limit=2) == events[2:]
-    assert (len(held), held.next_due(), held.lowest_tag()) == (
-        0,
-        float("inf"),
-        float("inf"),
-    )
+    assert (len(held), held.next_due(), held.lowest_tag()) == (0, inf, inf)
 
 
-def test_no_more_than_the_limit_are_held() -> None:
+def test_the_number_of_held_events_is_limited() -> None:
     held = HeldDeliveries()
     for tag in range(MAX_HELD):
         assert held.has_room_for(delivery(tag), now=0)
@@ -96,29 +97,28 @@ def test_no_more_than_the_limit_are_held() -> None:
     assert not held.has_room_for(delivery(MAX_HELD), now=0)
 
 
-def test_none_is_held_longer_than_the_limit() -> None:
+def test_the_time_that_an_event_is_held_is_limited() -> None:
     event = delivery(received_at=100)
-    event.fail(ValueError())
+    event.record_failure(ValueError())
     assert HeldDeliveries().has_room_for(event, now=100 + MAX_HELD_S - 1)
     assert not HeldDeliveries().has_room_for(event, now=100 + MAX_HELD_S)
 
 
-def test_different_events_that_fail_alike_in_a_row_are_a_streak() -> None:
+def test_different_events_with_the_same_error_are_a_streak() -> None:
     streak = FailureStreak()
-    assert [streak.fail(f"e{n}", KeyError()) for n in range(MAX_ALIKE + 1)] == [
-        False,
-        False,
-        True,
-        True,
+    recorded = [
+        streak.record_failure(f"e{number}", KeyError())
+        for number in range(MAX_SAME_FAILURES + 1)
     ]
+    assert recorded == [False, False, True, True]
 
 
-def test_one_event_that_fails_often_is_none() -> None:
+def test_one_event_that_fails_often_is_not_a_streak() -> None:
     streak = FailureStreak()
-    assert not any(streak.fail("e", KeyError()) for _ in range(10))
+    assert not any(streak.record_failure("e", KeyError()) for _ in range(10))
 
 
-def test_neither_are_events_that_fail_differently() -> None:
+def test_different_errors_are_not_a_streak() -> None:
     streak = FailureStreak()
     errors = [
         KeyError(),
@@ -127,42 +127,44 @@ def test_neither_are_events_that_fail_differently() -> None:
         sql_error(DataError, "22003"),
         sql_error(IntegrityError, "23502"),
     ]
-    assert not any(streak.fail(f"e{n}", error) for n, error in enumerate(errors))
+    for number, error in enumerate(errors):
+        assert not streak.record_failure(f"e{number}", error)
 
 
-def test_a_success_between_ends_a_streak() -> None:
+def test_a_success_ends_a_streak() -> None:
     streak = FailureStreak()
     for number in range(20):
-        assert not streak.fail(f"e{number}", KeyError())
-        streak.succeed()
+        assert not streak.record_failure(f"e{number}", KeyError())
+        streak.record_success()
 
 
-def test_events_that_failed_while_others_succeeded_never_count_again() -> None:
+def test_events_that_failed_beside_a_success_are_not_counted_again() -> None:
     streak = FailureStreak()
     for number in range(5):
-        streak.fail(f"e{number}", KeyError())
-    streak.succeed(["in-the-same-batch"])
+        streak.record_failure(f"e{number}", KeyError())
+    streak.record_success(["in-the-same-batch"])
     again = [f"e{number}" for number in range(5)] + ["in-the-same-batch"]
-    assert not any(streak.fail(event_id, KeyError()) for event_id in again * 3)
+    for event_id in again * 3:
+        assert not streak.record_failure(event_id, KeyError())
 
 
 @given(st.lists(st.one_of(st.integers(0, 5000), st.none()), max_size=3000))
-def test_it_remembers_no_more_than_its_limit(ids) -> None:
+def test_the_memory_of_a_streak_is_limited(ids) -> None:
     streak = FailureStreak()
     for number in [*range(MAX_REMEMBERED), *ids]:
         if number is None:
-            streak.succeed()
+            streak.record_success()
         else:
-            streak.fail(f"e{number}", KeyError())
-    assert len(streak._unproven) <= MAX_REMEMBERED
+            streak.record_failure(f"e{number}", KeyError())
+    assert len(streak._failed) <= MAX_REMEMBERED
     assert len(streak._malformed) <= MAX_REMEMBERED
 
 
-OWN = [
+OWN_DEPENDENCY = [
     sql_error(OperationalError, None),  # no connection
     sql_error(OperationalError, "57P01"),  # the server shuts down
     sql_error(OperationalError, "53100"),  # its disk is full
-    sql_error(ProgrammingError, "42501"),  # a grant is missing
+    sql_error(ProgrammingError, "42501"),  # a privilege is missing
     sql_error(ProgrammingError, "42703"),  # a column is missing
     sql_error(ProgrammingError, "42P01"),  # a table is missing
     ConnectionForced("the broker shuts down"),
@@ -173,26 +175,24 @@ CONTENTION = [
     sql_error(OperationalError, "55P03"),  # a row is locked
     sql_error(OperationalError, "40P01"),  # a deadlock
 ]
-OF_THE_EVENT = [
+EVENT = [
     sql_error(ProgrammingError, "42846"),  # a number where a uuid is expected
-    sql_error(DataError, "22P02"),  # no uuid
+    sql_error(DataError, "22P02"),  # not a uuid
     sql_error(IntegrityError, "23502"),  # null
     sql_error(OperationalError, "54000"),  # a value too large for the server
     KeyError("id"),
     ValueError(),
 ]
-OF_ANOTHER_SERVICE = [DeadlineExceeded(), Unavailable(), InternalError()]
+OTHER_SERVICE = [DeadlineExceeded(), Unavailable(), InternalError()]
 
 
-@pytest.mark.parametrize("error", OWN, ids=repr)
-def test_errors_of_the_database_and_the_broker_are_no_fault_of_the_event(error) -> None:
+@pytest.mark.parametrize("error", OWN_DEPENDENCY, ids=repr)
+def test_errors_of_the_database_and_the_broker_are_not_the_events(error) -> None:
     assert is_own_dependency(error)
 
 
-@pytest.mark.parametrize(
-    "error", [*OF_THE_EVENT, *OF_ANOTHER_SERVICE, *CONTENTION], ids=repr
-)
-def test_all_others_do_not_pause_the_handler(error) -> None:
+@pytest.mark.parametrize("error", [*EVENT, *OTHER_SERVICE, *CONTENTION], ids=repr)
+def test_other_errors_do_not_pause_the_handler(error) -> None:
     assert not is_own_dependency(error)
 
 
@@ -200,6 +200,6 @@ def test_all_others_do_not_pause_the_handler(error) -> None:
 def test_contention_never_exhausts_an_event(error) -> None:
     event = delivery()
     for _ in range(30):
-        event.fail(error)
+        event.record_failure(error)
     assert not event.is_exhausted
     assert event.attempts == 30
