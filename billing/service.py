@@ -1,7 +1,7 @@
 """The service billing: dependencies, RPC methods, events, then the steps of posting."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,14 @@ from billing.schemas import (
 )
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.events import event_handler
-from chassis.outcomes import Outcome, Outcomes, map_valid_items, page, validated
+from chassis.outcomes import (
+    Outcome,
+    Outcomes,
+    merge_outcomes,
+    page,
+    validate_items,
+    validated,
+)
 from chassis.rpc import RpcProxy, rpc
 from chassis.timers import timer
 
@@ -110,7 +117,8 @@ class Service:
         The outcome is {"status": "open", user_id, balance_minor, currency, exponent}, or it has
         the status unknown-user, unavailable or invalid.
         """
-        return map_valid_items(ACCOUNT_QUERY, items, self._accounts)
+        valid, outcomes = validate_items(ACCOUNT_QUERY, items)
+        return merge_outcomes(outcomes, self._accounts(valid))
 
     @rpc
     def account(self, **item: Any) -> Outcome:
@@ -175,12 +183,10 @@ class Service:
         cancels: bool = False,
     ) -> Outcomes:
         """Post all valid items in one transaction. Return outcomes in request order."""
-
-        def post(valid_items: Outcomes) -> Iterable[Outcome]:
-            requests = [_posting_request(item, kind, cancels) for item in valid_items]
-            return map(_serialize_outcome, self._post_batch(requests))
-
-        return map_valid_items(schema, items, post)
+        valid, outcomes = validate_items(schema, items)
+        requests = [_posting_request(item, kind, cancels) for item in valid]
+        posted = self._post_batch(requests)
+        return merge_outcomes(outcomes, map(_serialize_outcome, posted))
 
     def _post_batch(
         self, requests: Sequence[PostingRequest]

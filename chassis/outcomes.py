@@ -60,23 +60,31 @@ def check_list(items: object, name: str) -> None:
         raise MalformedRequest(f"{name} must be a list of at most {MAX_ITEMS}")
 
 
-def map_valid_items(
-    schema: Schema, items: list[Any], handle: Callable[[list[Any]], Iterable[Outcome]]
-) -> list[Outcome]:
-    """Call `handle` with all valid items. Return an outcome for each item, in order.
+def validate_items(
+    schema: Schema, items: list[Any]
+) -> tuple[list[Any], list[Outcome | None]]:
+    """Return the valid items as loaded, and for each item its outcome, or None if it is valid.
 
-    Each item is validated alone, so an invalid one does not affect the others. `handle` returns an
-    outcome for each item that it receives. The log line of the call lists their request ids.
+    Each item is validated alone, so an invalid one does not affect the others. The log line of the
+    call lists the request ids of the valid items.
     """
     check_list(items, "items")
-    outcomes: dict[int, Outcome] = {}
-    valid: dict[int, Any] = {}
-    for position, item in enumerate(items):
+    valid: list[Any] = []
+    outcomes: list[Outcome | None] = []
+    for item in items:
         try:
-            valid[position] = schema.load(item)
+            valid.append(schema.load(item))
+            outcomes.append(None)
         except ValidationError as exc:
-            outcomes[position] = invalid(exc)
+            outcomes.append(invalid(exc))
     if len(valid) > 1:
-        bind(request_ids=[item.get("request_id") for item in valid.values()])
-    outcomes |= zip(valid, handle(list(valid.values())), strict=True)
-    return [outcomes[position] for position in range(len(items))]
+        bind(request_ids=[item.get("request_id") for item in valid])
+    return valid, outcomes
+
+
+def merge_outcomes(
+    outcomes: Iterable[Outcome | None], outcomes_of_valid: Iterable[Outcome]
+) -> list[Outcome]:
+    """Return an outcome for each item. Each None is replaced by the next outcome of a valid item."""
+    rest = iter(outcomes_of_valid)
+    return [next(rest) if outcome is None else outcome for outcome in outcomes]

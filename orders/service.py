@@ -12,7 +12,14 @@ from prometheus_client import Gauge
 from chassis.db import Database
 from chassis.logs import current_request_id
 from chassis.outbox import Outbox
-from chassis.outcomes import Outcome, Outcomes, map_valid_items, page, validated
+from chassis.outcomes import (
+    Outcome,
+    Outcomes,
+    merge_outcomes,
+    page,
+    validate_items,
+    validated,
+)
 from chassis.rpc import CallId, RpcProxy, rpc
 from chassis.schemas import is_id
 from chassis.timers import timer
@@ -65,7 +72,8 @@ class Service:
         {"status": "conflict"} if the key belongs to an order with another price, and
         {"status": "invalid", "errors": ...} for an invalid item.
         """
-        return map_valid_items(NEW_ORDER, items, self._place)
+        valid, outcomes = validate_items(NEW_ORDER, items)
+        return merge_outcomes(outcomes, self._place(valid))
 
     @rpc
     def place(self, **item: Any) -> Outcome:

@@ -6,7 +6,7 @@ import pytest
 from marshmallow import Schema
 from nameko.exceptions import MalformedRequest
 
-from chassis.outcomes import map_valid_items, page, validated
+from chassis.outcomes import merge_outcomes, page, validate_items, validated
 from chassis.schemas import AmountMinor, Id, Text
 
 ID = "0190b5a0-0000-7000-8000-000000000000"
@@ -27,28 +27,24 @@ def test_a_page_names_the_next_page() -> None:
 
 
 def test_an_invalid_item_does_not_affect_the_others() -> None:
-    handled: list[Any] = []
-
-    def handle(items: list[Any]) -> list[dict[str, Any]]:
-        handled.extend(items)
-        return [{"status": "done", "number": number} for number in range(len(items))]
-
-    outcomes = map_valid_items(Item(), [VALID, {"name": "x"}, None, VALID], handle)
-    assert handled == [VALID, VALID]
-    assert [outcome["status"] for outcome in outcomes] == [
+    valid, outcomes = validate_items(Item(), [VALID, {"name": "x"}, None, VALID])
+    assert valid == [VALID, VALID]
+    done = [{"status": "done", "number": number} for number in range(len(valid))]
+    merged = merge_outcomes(outcomes, done)
+    assert [outcome["status"] for outcome in merged] == [
         "done",
         "invalid",
         "invalid",
         "done",
     ]
-    assert [outcome.get("number") for outcome in outcomes] == [0, None, None, 1]
-    assert sorted(outcomes[1]["errors"]) == ["amount_minor", "id"]
+    assert [outcome.get("number") for outcome in merged] == [0, None, None, 1]
+    assert sorted(merged[1]["errors"]) == ["amount_minor", "id"]
 
 
 @pytest.mark.parametrize("items", [None, {}, "items", 5])
 def test_items_must_be_a_list(items) -> None:
     with pytest.raises(MalformedRequest):
-        map_valid_items(Item(), items, list)
+        validate_items(Item(), items)
 
 
 def test_a_validated_method_receives_loaded_arguments_or_is_not_called() -> None:
