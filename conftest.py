@@ -24,7 +24,7 @@ from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import event_dispatcher
 from nameko.standalone.rpc import ClusterRpcProxy
 
-from chassis.amqp import connect
+from chassis.broker import connect
 from chassis.container import Container
 from chassis.migrate import declare_queues, event_handlers, migrate_tables
 from dev.ports import free_ports

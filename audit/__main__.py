@@ -13,7 +13,7 @@ from typing import Any
 from audit.checks import differences
 from audit.snapshots import Query, snapshots
 from chassis import cli
-from chassis.amqp import connect
+from chassis.broker import connect
 
 MAX_SHOWN = 100
 QUEUES = (

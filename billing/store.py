@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from billing.domain import Account, AmountUnit, Operation
 from billing.exceptions import RefTaken
-from chassis.connections import allow_statements_of
+from chassis.database_limits import allow_statements_of
 from chassis.db import recordset
 
 OPERATION = """

@@ -14,7 +14,7 @@ from typing import Any
 import amqp
 from nameko.exceptions import ConfigurationError
 
-from chassis.amqp import BLOCKED, write
+from chassis.broker import PUBLISHING_BLOCKED, basic_publish
 from chassis.moves import open_channel
 
 
@@ -30,7 +30,11 @@ def check_broker_user(config: dict[str, Any], service: str) -> None:
     with suppress(amqp.ResourceError), open_channel(config) as channel:
         channel.connection.on_blocked = _end_attempts
         publish = partial(
-            write, channel, routing_key=name, content=amqp.Message(), mandatory=False
+            basic_publish,
+            channel,
+            routing_key=name,
+            content=amqp.Message(),
+            mandatory=False,
         )
         attempts = {
             "configure": partial(channel.queue_delete, name),
@@ -59,4 +63,4 @@ def check_broker_user(config: dict[str, Any], service: str) -> None:
 
 
 def _end_attempts(reason: str) -> None:
-    raise amqp.ResourceError(BLOCKED)
+    raise amqp.ResourceError(PUBLISHING_BLOCKED)

@@ -10,7 +10,7 @@ from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
 from sqlalchemy.exc import DBAPIError
 
-from chassis.amqp import CONNECTION_ERRORS, broker_settings
+from chassis.broker import CONNECTION_ERRORS, broker_settings
 from chassis.errors import first_line, is_transient
 
 # The exceptions that end a command with one line. Any other one is a defect, with a traceback.

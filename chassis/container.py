@@ -13,11 +13,12 @@ from nameko.exceptions import BadRequest, ConfigurationError
 from nameko.timer import Timer
 
 from chassis import health, metrics
-from chassis.amqp import CONNECTION_ERRORS, Sender, broker_settings, connect
+from chassis.broker import CONNECTION_ERRORS, broker_settings, connect
 from chassis.broker_user import check_broker_user
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_transient
 from chassis.logs import bind_client, bind_request_id
+from chassis.publishers import TransientPublisher
 from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class Container(ServiceContainer):
         if any(
             extension.is_blocked
             for extension in self.extensions
-            if isinstance(extension, Sender)
+            if isinstance(extension, TransientPublisher)
         ):
             raise Unavailable("the broker takes no messages")
         # A connection of its own: the broker would close one that idles, for its missing heartbeats.

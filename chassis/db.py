@@ -14,8 +14,8 @@ from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from chassis import health, lookups
-from chassis.connections import LimitedConnection, limit_waits
 from chassis.database_checks import ensure_time_limits, violations
+from chassis.database_limits import LimitedConnection, limit_waits
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
 from chassis.settings import COUNT, DB_URI, SECONDS, read
 
@@ -52,7 +52,7 @@ class Database(NamekoDatabase):
     Each has a pool of its own: to switch a connection to and fro costs as much as a statement. Leave it
     before an RPC or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a wait for a lock as well;
     the server ends a connection that idles in a transaction. Where the server does not answer, the
-    service closes the connection (chassis/connections.py).
+    service closes the connection (chassis/database_limits.py).
     """
 
     def check(self) -> None:

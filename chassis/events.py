@@ -23,11 +23,12 @@ from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
 from chassis import health, metrics
-from chassis.amqp import ConfirmedPublisher, Message, declare
+from chassis.broker import OutgoingMessage, declare_queue
+from chassis.consumer import QueueConsumer
 from chassis.errors import Unavailable, description, first_line
 from chassis.loops import LoopWatch
 from chassis.moves import headers_of, moves_exchange, properties_of
-from chassis.queues import QueueConsumer
+from chassis.publishers import ConfirmedPublisher
 from chassis.retries import (
     CALL_FAULTS,
     MAX_ATTEMPTS,
@@ -137,7 +138,7 @@ class EventHandler(NamekoEventHandler):
             self.queue,
             Queue(self.dead_name(), self.moves, self.dead_name()),
         ):
-            declare(queue, channel)
+            declare_queue(queue, channel)
         self.queue.bind_to(self.moves, self.queue.name, channel=channel)
 
     def dead_name(self) -> str:
@@ -434,14 +435,14 @@ class EventHandler(NamekoEventHandler):
                 },
             )
 
-    def _copy(self, delivery: Delivery) -> Message:
+    def _copy(self, delivery: Delivery) -> OutgoingMessage:
         """The message as it goes into another queue, with what its attempts came to."""
         counts = {
             ATTEMPTS: delivery.attempts,
             FAILURES: delivery.failures,
             ERROR: delivery.error,
         }
-        return Message(
+        return OutgoingMessage(
             exchange=self.moves.name,
             routing_key=self.dead_name() if delivery.is_exhausted else self.queue.name,
             body=bytes(delivery.message.body or b""),

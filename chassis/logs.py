@@ -21,9 +21,6 @@ REQUEST_ID, CLIENT = (
 )  # keys in nameko's context data, and so in headers
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime"}
-# No line tells these, so logging must not look them up (the logging HOWTO's section on optimization).
-logging._srcfile = None
-logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 _JSON = json.JSONEncoder(
     default=repr
 )  # in ASCII: no line steers a terminal or turns its text around

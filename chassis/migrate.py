@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import OperationalError
 
 from chassis import cli, lookups
-from chassis.amqp import connect, declare_exchange
+from chassis.broker import connect, declare_exchange
 from chassis.broker_user import check_broker_user
 from chassis.database_checks import violations
 from chassis.db import GONE_AFTER, database_uri, migrations_of

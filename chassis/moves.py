@@ -7,7 +7,7 @@ from typing import Any
 import amqp
 from kombu import Exchange
 
-from chassis.amqp import can_carry, connect
+from chassis.broker import can_encode_headers, connect
 
 COPIED_PROPERTIES = ("content_type", "content_encoding", "message_id")
 
@@ -22,7 +22,7 @@ def moves_exchange(service: str) -> Exchange:
 
 @contextmanager
 def open_channel(config: dict[str, Any]) -> Iterator[Any]:
-    """A channel on a connection of its own. Raises one of chassis.amqp.CONNECTION_ERRORS."""
+    """A channel on a connection of its own. Raises one of chassis.broker.CONNECTION_ERRORS."""
     connection = connect(config).transport.establish_connection()
     try:
         channel = connection.channel()
@@ -46,7 +46,7 @@ def headers_of(message: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """
     given = message.headers or {}
     kept = {name: given[name] for name in given.keys() - {"CC", "BCC", *without}}
-    return kept if can_carry(kept) else {}
+    return kept if can_encode_headers(kept) else {}
 
 
 def properties_of(message: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def move(
     """Move the messages that are in `source` now to `target`, by the exchange of its service; how many.
 
     Each is acked when the broker has its copy: a crash in between doubles it. Raises one of
-    chassis.amqp.CONNECTION_ERRORS, also where `target` is missing.
+    chassis.broker.CONNECTION_ERRORS, also where `target` is missing.
     """
     moved = 0
     for _ in range(count(channel, source)):

@@ -33,11 +33,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from chassis import metrics
-from chassis.amqp import ConfirmedPublisher, Message
+from chassis.broker import OutgoingMessage
 from chassis.db import OLDEST_S, Database, recordset
 from chassis.errors import first_line, is_transient
 from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
 from chassis.loops import LoopWatch
+from chassis.publishers import ConfirmedPublisher
 from chassis.schemas import utc
 from chassis.settings import SECONDS, read
 
@@ -251,8 +252,8 @@ class Outbox(DependencyProvider):
         )
         return len(rows)
 
-    def _message(self, row: Any) -> Message:
-        return Message(
+    def _message(self, row: Any) -> OutgoingMessage:
+        return OutgoingMessage(
             exchange=f"{self.container.service_name}.events",
             routing_key=row.type,
             body=row.payload.encode(),

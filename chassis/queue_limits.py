@@ -18,10 +18,10 @@ from typing import Any
 import amqp
 from nameko.exceptions import ConfigurationError
 
-from chassis.amqp import CONNECTION_ERRORS, write
+from chassis.amqp_transport import MAX_SILENCE_S
+from chassis.broker import CONNECTION_ERRORS, basic_publish
 from chassis.errors import first_line
 from chassis.moves import open_channel
-from chassis.transport import MAX_SILENCE_S
 
 WAIT_S = 3
 MESSAGES = 1000
@@ -187,7 +187,9 @@ def _publish(channel: Any, queues: Queues, bodies: Sequence[bytes]) -> None:
     own.tx_select()
     with channel.connection.transport.in_one_write():
         for queue, body in product(queues, bodies):
-            write(own, "", queue, amqp.Message(body, delivery_mode=2), mandatory=False)
+            basic_publish(
+                own, "", queue, amqp.Message(body, delivery_mode=2), mandatory=False
+            )
     with suppress(amqp.PreconditionFailed):
         own.tx_commit()
 

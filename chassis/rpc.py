@@ -26,8 +26,9 @@ from nameko.rpc import Rpc as NamekoRpc
 from nameko.rpc import RpcConsumer as NamekoRpcConsumer
 
 from chassis import metrics
-from chassis.amqp import BLOCKED, Message, Sender, encode
+from chassis.broker import PUBLISHING_BLOCKED, OutgoingMessage, encode_json
 from chassis.coalescer import Coalescer, PendingItem
+from chassis.consumer import QueueConsumer
 from chassis.deadlines import TIMEOUT, time_for_a_call
 from chassis.errors import (
     DeadlineExceeded,
@@ -43,7 +44,7 @@ from chassis.logs import (
     current_client,
     current_request_id,
 )
-from chassis.queues import QueueConsumer
+from chassis.publishers import TransientPublisher
 from chassis.schemas import is_id
 from chassis.settings import SECONDS, read
 
@@ -62,7 +63,7 @@ class RpcConsumer(NamekoRpcConsumer):
     """Takes the requests of a service, and sends the answers."""
 
     queue_consumer = QueueConsumer()
-    sender = Sender()
+    publisher = TransientPublisher()
 
     def setup(self) -> None:
         super().setup()
@@ -105,8 +106,8 @@ class RpcConsumer(NamekoRpcConsumer):
     def handle_result(
         self, message: Any, result: Any, exc_info: Any
     ) -> tuple[Any, Any]:
-        self.sender.send(
-            Message(
+        self.publisher.publish(
+            OutgoingMessage(
                 exchange=self._exchange,
                 routing_key=str(message.properties["reply_to"]),
                 body=self._answer(result, exc_info and exc_info[1]),
@@ -124,7 +125,7 @@ class RpcConsumer(NamekoRpcConsumer):
 
     def _answer(self, result: Any, exc: Exception | None) -> bytes:
         try:
-            return encode({"result": result, "error": exc and self._error(exc)})
+            return encode_json({"result": result, "error": exc and self._error(exc)})
         except (TypeError, ValueError, RecursionError) as unserializable:
             log.exception("result_unserializable")
             return self._answer(None, unserializable)
@@ -185,7 +186,7 @@ class ReplyListener(NamekoReplyListener):
 
     routing_key: str
     queue_consumer = QueueConsumer()
-    sender = Sender()
+    publisher = TransientPublisher()
 
     def setup(self) -> None:
         super().setup()
@@ -193,7 +194,7 @@ class ReplyListener(NamekoReplyListener):
         self.routing_key = f"{reply_prefix(service)}{self.routing_key[8:]}"
         self.queue.routing_key = self.routing_key
         self.queue.name = RPC_REPLY_QUEUE_TEMPLATE.format(service, self.routing_key)
-        self.sender.when_returned.append(self.fail)
+        self.publisher.on_returned.append(self.fail)
 
     def forget(self, correlation_id: str) -> None:
         self._reply_events.pop(correlation_id, None)
@@ -226,7 +227,7 @@ class RpcProxy(DependencyProvider):
     """
 
     replies = ReplyListener()
-    sender = Sender()
+    publisher = TransientPublisher()
 
     def __init__(
         self,
@@ -273,7 +274,7 @@ class RpcProxy(DependencyProvider):
     def turn(self) -> Iterator[None]:
         """Counts one waiting worker. A call that timed out while the broker takes no messages is Unavailable,
         like those that are refused at once: its answer could not have been sent either."""
-        if reason := self.sender.refusal:
+        if reason := self.publisher.unavailable_reason:
             raise NotReceived(reason)
         if self._waiting >= self._may_wait:
             raise NotReceived(f"{self._waiting} calls wait for {self.service}")
@@ -281,8 +282,8 @@ class RpcProxy(DependencyProvider):
         try:
             yield
         except DeadlineExceeded as late:
-            if self.sender.is_blocked:
-                raise Unavailable(BLOCKED) from late
+            if self.publisher.is_blocked:
+                raise Unavailable(PUBLISHING_BLOCKED) from late
             raise
         finally:
             self._waiting -= 1
@@ -322,12 +323,12 @@ class RpcProxy(DependencyProvider):
         reply_timeout_s: float,
     ) -> Any:
         """Tells the callee to be done in `callee_timeout_s` seconds, waits for `reply_timeout_s`."""
-        body = encode({"args": [], "kwargs": kwargs})
+        body = encode_json({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
         answer = self.replies.get_reply_event(correlation_id)
         started = monotonic()
-        queued = self.sender.send(
-            Message(
+        queued = self.publisher.publish(
+            OutgoingMessage(
                 exchange=self._exchange,
                 routing_key=f"{self.service}.{method}",
                 body=body,
@@ -342,7 +343,7 @@ class RpcProxy(DependencyProvider):
                     "expiration": str(int(reply_timeout_s * 1000)),  # milliseconds
                 },
             ),
-            when_unsent=partial(self.replies.fail, correlation_id),
+            on_unsent=partial(self.replies.fail, correlation_id),
         )
         try:
             with eventlet.Timeout(
@@ -353,7 +354,7 @@ class RpcProxy(DependencyProvider):
             ):
                 return self._unpack(answer.wait(), method)
         finally:
-            queued.take()  # nobody waits for it any more
+            queued.claim()  # nobody waits for it any more
             self.replies.forget(correlation_id)
             metrics.RPC_CALLS.labels(self.service, method).observe(
                 monotonic() - started

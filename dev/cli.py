@@ -55,7 +55,7 @@ WARNING = (
     "nameko.cli.main",
     "nameko.cli.commands",
     "nameko.containers",
-    "chassis.amqp",
+    "chassis.broker",
     "chassis.db",
 )
 QUIET = {  # whatever imports pkg_resources or eventlet first warns that they will be retired

@@ -28,7 +28,7 @@ from nameko.amqp.publish import UndeliverableMessage
 from nameko.exceptions import ConfigurationError
 from nameko.standalone import rpc as standalone
 
-from chassis.amqp import broker_settings
+from chassis.broker import broker_settings
 from chassis.deadlines import TIMEOUT
 from chassis.settings import SECONDS, read
 

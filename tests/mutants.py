@@ -43,7 +43,7 @@ PLACE = "orders/tests/interface/test_place.py"
 SWEEPER = "orders/tests/interface/test_sweeper.py"
 LETTERS = "notifications/tests/interface/test_letters.py"
 USERS = "users/tests/interface/test_users.py"
-AMQP = "chassis/tests/interface/test_amqp.py"
+PUBLISHERS = "chassis/tests/interface/test_publishers.py"
 EVENTS = "chassis/tests/interface/test_events.py"
 POSITION = "chassis/tests/interface/test_outbox_position.py"
 MIGRATIONS = "chassis/tests/interface/test_migration_limits.py"
@@ -58,7 +58,7 @@ LIMITS = "chassis/tests/interface/test_queue_limits.py"
 BROKER_USER = "chassis/tests/interface/test_broker_user.py"
 COMMAND = "chassis/tests/unit/test_cli.py"
 HEALTH = "chassis/tests/unit/test_health.py"
-CONNECTIONS = "chassis/tests/interface/test_connections.py"
+DATABASE_LIMITS = "chassis/tests/interface/test_database_limits.py"
 CONTAINER = "chassis/tests/interface/test_container.py"
 LOOPS = "chassis/tests/unit/test_loops.py"
 WEB = "gateway/tests/unit/test_web.py"
@@ -491,15 +491,22 @@ MUTANTS = [
     # Publishing and handling.
     Mutant(
         "publishing is not mandatory",
-        [SetArgument("chassis.amqp:Link.publish", "write", "mandatory", "False")],
-        tests(AMQP, "test_each_message_without_a_queue_is_told"),
+        [
+            SetArgument(
+                "chassis.broker:PublisherConnection.publish",
+                "basic_publish",
+                "mandatory",
+                "False",
+            )
+        ],
+        tests(PUBLISHERS, "test_each_message_without_a_queue_is_told"),
     ),
     Mutant(
         "the publisher does not wait for confirms",
         [
             Replace(
-                "chassis.amqp:ConfirmedPublisher.publish",
-                "batch.wait()",
+                "chassis.publishers:ConfirmedPublisher.publish",
+                "confirms.wait()",
                 "[True] * len(messages)",
             )
         ],
@@ -508,7 +515,8 @@ MUTANTS = [
                 EVENTS, "test_an_event_without_a_dead_letter_queue_stays_in_its_own"
             ),
             *tests(
-                AMQP, "test_a_refused_message_is_unavailable_and_the_next_publish_works"
+                PUBLISHERS,
+                "test_a_refused_message_is_unavailable_and_the_next_publish_works",
             ),
         ],
     ),
@@ -790,12 +798,12 @@ MUTANTS = [
     ),
     Mutant(
         "an error quotes the row that was refused",
-        [Drop("chassis.connections:_hide_row", "exc.args")],
-        tests(CONNECTIONS, "test_an_error_does_not_quote_the_row_that_was_refused"),
+        [Drop("chassis.database_limits:_hide_row", "exc.args")],
+        tests(DATABASE_LIMITS, "test_an_error_does_not_quote_the_row_that_was_refused"),
     ),
     Mutant(
         "a body of any encoding is unpacked",
-        [SetCondition("chassis.amqp:_read_properties_safely", '"content_encoding"')],
+        [SetCondition("chassis.patches:_read_properties", '"content_encoding"')],
         tests(
             "chassis/tests/unit/test_properties.py",
             "test_a_body_is_never_unpacked_by_its_encoding",
@@ -832,8 +840,16 @@ MUTANTS = [
     ),
     Mutant(
         "a withdrawn call is sent",
-        [Replace("chassis.amqp:Sender._withdraw_calls", "queued.take()", "True")],
-        tests(AMQP, "test_a_withdrawn_message_is_never_sent_and_its_sender_knows"),
+        [
+            Replace(
+                "chassis.publishers:TransientPublisher._withdraw_all",
+                "queued.claim()",
+                "True",
+            )
+        ],
+        tests(
+            PUBLISHERS, "test_a_withdrawn_message_is_never_sent_and_its_sender_knows"
+        ),
     ),
     Mutant(
         "a fault of a service's own call is passed to its caller",
@@ -1199,18 +1215,22 @@ MUTANTS = [
     # Every service recovers without a restart.
     Mutant(
         "a pooled connection is used unchecked",
-        [SetCondition("chassis.connections:limit_waits.make_ready", "CHECK_IDLE_S")],
+        [
+            SetCondition(
+                "chassis.database_limits:limit_waits.make_ready", "CHECK_IDLE_S"
+            )
+        ],
         tests(
-            CONNECTIONS,
+            DATABASE_LIMITS,
             "test_no_request_fails_after_a_restart_of_the_database",
             "test_idle_connections_that_are_forgotten_cost_no_request_its_answer",
         ),
     ),
     Mutant(
         "a wait for the database has no limit",
-        [Replace("chassis.connections:wait", "limit_s or None", "None")],
+        [Replace("chassis.database_limits:wait", "limit_s or None", "None")],
         tests(
-            CONNECTIONS,
+            DATABASE_LIMITS,
             "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced",
         ),
     ),
@@ -1218,7 +1238,7 @@ MUTANTS = [
         "a connection that may only read stays in the pool",
         [Return("chassis.errors:is_session_unusable", "False")],
         tests(
-            CONNECTIONS,
+            DATABASE_LIMITS,
             "test_a_connection_that_may_only_read_is_replaced_at_the_first_error",
         ),
     ),
@@ -1226,7 +1246,7 @@ MUTANTS = [
         "a service that cannot write is ready",
         [SetCondition("chassis.db:Database._note_failure")],
         tests(
-            CONNECTIONS,
+            DATABASE_LIMITS,
             "test_a_write_that_is_refused_is_told_until_one_succeeds",
             "test_after_a_write_without_room_the_disk_is_tried",
         ),
@@ -1235,17 +1255,17 @@ MUTANTS = [
         "a lost connection is reopened without consumers",
         [
             Replace(
-                "chassis.queues:QueueConsumer.consume",
+                "chassis.consumer:QueueConsumer.consume",
                 "(_, channel, _)",
                 "(silent, channel, _)",
             ),
             Replace(
-                "chassis.queues:QueueConsumer.consume",
+                "chassis.consumer:QueueConsumer.consume",
                 "_open_connection(channel).drain_events",
                 "silent.drain_events",
             ),
             Replace(
-                "chassis.queues:QueueConsumer.consume",
+                "chassis.consumer:QueueConsumer.consume",
                 "_open_connection(channel).heartbeat_tick",
                 "silent.heartbeat_check",
             ),
@@ -1258,7 +1278,7 @@ MUTANTS = [
         "a connection is shut down at TLS and not at TCP",
         [
             Replace(
-                "chassis.queues:_cut_off",
+                "chassis.consumer:_cut_off",
                 "tcp.shutdown",
                 "connection.transport.sock.shutdown",
             )
@@ -1267,7 +1287,7 @@ MUTANTS = [
     ),
     Mutant(
         "the end of a connection waits for the end of TLS",
-        [DropDefinition("chassis.transport:_Encrypted._shutdown_transport")],
+        [DropDefinition("chassis.amqp_transport:TlsTransport._shutdown_transport")],
         tests(TLS, "test_the_end_of_a_connection_waits_for_no_answer_of_tls"),
     ),
     Mutant(
@@ -1326,7 +1346,7 @@ MUTANTS = [
         "each address of the broker has all the time",
         [
             Replace(
-                "chassis.transport:_InLargePieces._connect",
+                "chassis.amqp_transport:_BufferedTransport._connect",
                 "timeout / (1 + len(others))",
                 "timeout",
             )
@@ -1339,7 +1359,7 @@ MUTANTS = [
         "a timeout of the sender counts as a refusing address",
         [
             Replace(
-                "chassis.amqp:Sender._connected",
+                "chassis.publishers:TransientPublisher._connected",
                 "kombu.exceptions.OperationalError",
                 "ConnectionError",
             )

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.orm import DeclarativeBase
 from eventlet.greenio import shutdown_safe
 
-from chassis.amqp import connect
+from chassis.broker import connect
 from chassis.container import Container
 from chassis.db import Database
 from conftest import eventually

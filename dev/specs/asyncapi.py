@@ -26,7 +26,7 @@ import notifications.schemas
 import orders.schemas
 import users.schemas
 from chassis import errors
-from chassis.amqp import JSON
+from chassis.broker import JSON_PROPERTIES
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.migrate import event_handlers
 from chassis.moves import moves_exchange
@@ -322,7 +322,7 @@ BINDINGS: Piece = {
     "messageBindings": {
         "json": {
             "amqp": {
-                "contentEncoding": JSON["content_encoding"],
+                "contentEncoding": JSON_PROPERTIES["content_encoding"],
                 "bindingVersion": "0.3.0",
             }
         }
@@ -364,7 +364,7 @@ def document() -> Piece:
             "version": project["version"],
             "description": DESCRIPTION,
         },
-        "defaultContentType": JSON["content_type"],
+        "defaultContentType": JSON_PROPERTIES["content_type"],
         "servers": {
             "broker": {
                 "host": "127.0.0.1:7672",

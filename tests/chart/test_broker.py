@@ -26,7 +26,7 @@ from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 
-from chassis.amqp import connect
+from chassis.broker import connect
 from chassis.broker_user import check_broker_user
 from chassis.migrate import event_handlers, event_queues
 from chassis.moves import open_channel

@@ -12,7 +12,7 @@ from nameko.cli.main import setup_yaml_parser
 from psycopg2.extensions import parse_dsn
 from sqlalchemy import make_url
 
-from chassis.amqp import broker_settings
+from chassis.broker import broker_settings
 from chassis.db import database_uri
 from tests.chart.environment import (
     COMMANDS,

@@ -16,7 +16,7 @@ import pytest
 import uuid_utils
 from nameko.exceptions import IncorrectSignature
 
-from chassis.amqp import connect
+from chassis.broker import connect
 from chassis.events import ATTEMPTS, ERROR, FAILURES
 from chassis.moves import moves_exchange
 from chassis.retries import MAX_ALIKE, MAX_ATTEMPTS

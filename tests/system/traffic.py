@@ -7,7 +7,7 @@ from typing import Any
 import kombu
 import yaml
 
-from chassis.amqp import connect
+from chassis.broker import connect
 from dev.servers import Servers
 from dev.specs.asyncapi import YAML
 from tests.specs.messages import Bus, Message

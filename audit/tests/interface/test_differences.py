@@ -11,7 +11,7 @@ from amqp.exceptions import NotFound
 from audit import snapshots
 from audit.__main__ import QUEUES, audit
 from audit.tests.interface.sample_data import insert_shoppers, order, user
-from chassis.amqp import connect
+from chassis.broker import connect
 from chassis.migrate import declare_queues, event_handlers
 from conftest import eventually
 

@@ -19,11 +19,11 @@ from sqlalchemy.orm import DeclarativeBase
 
 from chassis import db as chassis_db
 from chassis import health
-from chassis.amqp import connect
+from chassis.broker import connect
+from chassis.consumer import LOOK_S, QueueConsumer
 from chassis.container import Container
 from chassis.db import Database
 from chassis.errors import Unavailable, is_transient
-from chassis.queues import LOOK_S, QueueConsumer
 from chassis.rpc import RpcProxy, rpc
 from chassis.settings import TEXT, Setting
 from chassis.tests.conftest import Broker, dependency, running

@@ -17,8 +17,9 @@ import yaml
 from sqlalchemy import NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 
-from chassis import amqp, health, lookups
+from chassis import broker, health, lookups, publishers
 from chassis.container import Container
+from chassis.publishers import TransientPublisher
 from chassis.tests.conftest import Keeper
 from chassis.tests.names import NameServer, name_server
 from conftest import DEADLINE_S, eventually, loopback
@@ -305,7 +306,9 @@ def broker_config(servers: Servers, chassis_config: dict[str, Any]) -> dict[str,
 @pytest.fixture
 def connect_to_broker(broker_config: dict[str, Any]) -> Callable[[], None]:
     """Connects to the broker by a name."""
-    return lambda: amqp.connect(broker_config).transport.establish_connection().close()
+    return lambda: (
+        broker.connect(broker_config).transport.establish_connection().close()
+    )
 
 
 @pytest.fixture
@@ -376,13 +379,14 @@ def test_the_time_of_a_sender_ends_though_there_are_more_addresses(
     servers: Servers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(amqp, "CONNECT_TIMEOUT_S", 0.6)  # 0.3 for each address
+    for module in (broker, publishers):
+        monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.6)  # 0.3 for each address
     names.delay_s = 0.4
     names.addresses[HOST] = [dropped[0], MORE[1]]
-    sender = amqp.Sender()
+    sender = TransientPublisher()
     sender.container = SimpleNamespace(config=broker_config)
     with closing(eventlet.listen((MORE[1], servers.ports["rabbitmq"]))) as listening:
-        with pytest.raises(amqp.CONNECTION_ERRORS, match="no answer in time"):
+        with pytest.raises(broker.CONNECTION_ERRORS, match="no answer in time"):
             sender._connected()
         listening.settimeout(0.1)
         with pytest.raises(TimeoutError):

@@ -14,12 +14,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase
 
 from chassis import outbox
-from chassis.amqp import ConfirmedPublisher, connect
+from chassis.broker import connect
 from chassis.container import Container
 from chassis.db import Database
 from chassis.errors import Unavailable
 from chassis.logs import bind_request_id
 from chassis.outbox import Outbox
+from chassis.publishers import ConfirmedPublisher
 from chassis.rpc import rpc
 from chassis.tests.conftest import Broker, dependency, running
 from conftest import DEADLINE_S, eventually

@@ -17,7 +17,7 @@ import pytest
 from nameko.exceptions import ConfigurationError
 
 from chassis import queue_limits
-from chassis.amqp import connect
+from chassis.broker import connect
 from chassis.migrate import event_queues
 from chassis.queue_limits import check_queue_limits
 from conftest import SERVICES_WITH_TABLES, eventually

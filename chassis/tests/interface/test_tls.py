@@ -8,10 +8,10 @@ import eventlet
 import pytest
 from nameko.standalone.rpc import ClusterRpcProxy
 
-from chassis import amqp, queues, transport
-from chassis.amqp import Link
+from chassis import amqp_transport, broker, consumer
+from chassis.broker import PublisherConnection
+from chassis.consumer import QueueConsumer
 from chassis.container import Container
-from chassis.queues import QueueConsumer
 from chassis.rpc import rpc
 from chassis.tests.conftest import Proxy, running
 from chassis.tests.tls import encrypted_broker, give_certificates, make_certificates
@@ -75,21 +75,21 @@ def test_a_connection_that_is_cut_off_while_it_is_read_is_replaced(
     tls_config, rpc_proxy
 ) -> None:
     container = Container(Echo, tls_config)
-    [consumer] = [
+    [queue_consumer] = [
         each for each in container.extensions if isinstance(each, QueueConsumer)
     ]
     with running(container):
         assert rpc_proxy.echo.same(1) == 1
-        queues._cut_off(consumer._channel)
+        consumer._cut_off(queue_consumer._channel)
         assert rpc_proxy.echo.same(2) == 2
 
 
 def test_the_end_of_a_connection_waits_for_no_answer_of_tls(
     tls_proxy, monkeypatch
 ) -> None:
-    monkeypatch.setattr(amqp, "CLOSE_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(transport, "MAX_SILENCE_S", 10 * DEADLINE_S)
-    link = Link(tls_proxy.config, lambda channel: None)
+    monkeypatch.setattr(broker, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(amqp_transport, "MAX_SILENCE_S", 10 * DEADLINE_S)
+    link = PublisherConnection(tls_proxy.config, lambda channel: None)
     tls_proxy.hold()
     with eventlet.Timeout(DEADLINE_S):
         link.close()

@@ -6,11 +6,11 @@ from decimal import Decimal
 
 import pytest
 
-from chassis.amqp import encode
+from chassis.broker import encode_json
 
 
 def test_plain_data_becomes_compact_json() -> None:
-    assert encode({"a": [1, None, True, "д"]}) == b'{"a":[1,null,true,"\\u0434"]}'
+    assert encode_json({"a": [1, None, True, "д"]}) == b'{"a":[1,null,true,"\\u0434"]}'
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_plain_data_becomes_compact_json() -> None:
 )
 def test_what_is_not_plain_data_is_refused(odd) -> None:
     with pytest.raises((TypeError, ValueError)):
-        encode({"a": odd})
+        encode_json({"a": odd})

@@ -9,10 +9,10 @@ from amqp import serialization, spec
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import loads
 
-from chassis.amqp import (
-    ENCODINGS,
-    MAX_BODY,
-)  # the module replaces the readers of properties and bodies
+from chassis.patches import (  # the module replaces the readers of properties and bodies
+    MAX_BODY_CHARS,
+    TEXT_ENCODINGS,
+)
 
 
 def read(**properties: Any) -> dict[str, Any]:
@@ -36,11 +36,11 @@ def test_a_body_is_never_unpacked_by_its_encoding(encoding) -> None:
 
 def test_a_body_that_would_take_all_memory_is_not_decoded() -> None:
     with pytest.raises(DecodeError, match="more than 2097152"):
-        loads(b"[" + b"[]," * MAX_BODY + b"[]]", "application/json", "utf-8")
+        loads(b"[" + b"[]," * MAX_BODY_CHARS + b"[]]", "application/json", "utf-8")
     assert loads(b"[" + b"[]," * 1000 + b"[]]", "application/json", "utf-8")
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", TEXT_ENCODINGS)
 def test_the_encodings_of_text_stay(encoding) -> None:
     assert read(content_encoding=encoding)["content_encoding"] == encoding
 

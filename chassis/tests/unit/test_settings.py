@@ -17,7 +17,7 @@ from nameko.exceptions import ConfigurationError
 from psycopg2.extensions import make_dsn, parse_dsn
 from sqlalchemy import make_url
 
-from chassis.amqp import broker_settings
+from chassis.broker import broker_settings
 from chassis.db import database_uri
 from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, TEXT, WHOLE_SECONDS, read
 from conftest import SERVICES_WITH_TABLES

@@ -18,7 +18,7 @@ import pytest
 import billing.service
 import orders.service
 import users.service
-from chassis.amqp import connect
+from chassis.broker import connect
 from chassis.deadlines import TIMEOUT
 from conftest import eventually
 from dev.broker import OPERATOR

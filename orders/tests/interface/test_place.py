@@ -7,7 +7,7 @@ import psycopg2.errors
 import pytest
 from eventlet.event import Event
 
-from chassis.amqp import connect
+from chassis.broker import connect
 from chassis.errors import InternalError
 from conftest import eventually
 from orders import domain

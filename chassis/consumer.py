@@ -11,7 +11,7 @@ import eventlet
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
 from chassis import health
-from chassis.amqp import CONNECTION_ERRORS, connect, declare
+from chassis.broker import CONNECTION_ERRORS, connect, declare_queue
 
 LOOK_S = 0.2
 RECONNECT_S = 1
@@ -72,7 +72,7 @@ class QueueConsumer(NamekoQueueConsumer):
         if own := getattr(provider, "consumer", None):
             return own(channel, self.accept) if provider.prefetch else None
         handle = partial(self.handle_message, provider)
-        declare(provider.queue, channel)
+        declare_queue(provider.queue, channel)
         consumer = consumer_cls(
             queues=[provider.queue],
             auto_declare=False,

@@ -12,10 +12,17 @@ import eventlet
 import pytest
 from eventlet.event import Event
 
-from chassis import amqp
-from chassis.amqp import ConfirmedPublisher, Link, Message, Sender, encode
+from chassis import publishers
+from chassis.broker import (
+    CONNECTION_ERRORS,
+    OutgoingMessage,
+    PublisherConnection,
+    connect,
+    encode_json,
+)
 from chassis.container import Container
 from chassis.errors import Unavailable
+from chassis.publishers import ConfirmedPublisher, TransientPublisher
 from chassis.rpc import rpc
 from chassis.tests.conftest import Broker, running
 from conftest import DEADLINE_S, eventually
@@ -45,16 +52,23 @@ def publisher(chassis_config) -> Iterator[ConfirmedPublisher]:
 
 
 @pytest.fixture
-def sender(chassis_config) -> Iterator[Sender]:
-    sender = extension(Sender, chassis_config)
-    sender.start()
-    yield sender
-    sender.stop()
+def transient(chassis_config) -> Iterator[TransientPublisher]:
+    transient = extension(TransientPublisher, chassis_config)
+    transient.start()
+    yield transient
+    transient.stop()
 
 
-def message(queue: str, number: int = 0, **properties: Any) -> Message:
+def message(
+    queue: str, data: Any = 0, *, exchange: str = "", **properties: Any
+) -> OutgoingMessage:
     properties = {"message_id": str(uuid.uuid4()), **properties}
-    return Message("", queue, encode(number), properties=properties)
+    return OutgoingMessage(
+        exchange=exchange,
+        routing_key=queue,
+        body=encode_json(data),
+        properties=properties,
+    )
 
 
 def taken(broker: Broker, queue: str) -> list[int]:
@@ -116,9 +130,7 @@ def test_an_exchange_that_does_not_exist_is_unavailable_and_the_next_publish_wor
     publisher, broker
 ) -> None:
     with pytest.raises(Unavailable):
-        publisher.publish(
-            [Message("no-such-exchange", "x", b"1", properties={"message_id": "1"})]
-        )
+        publisher.publish([message("x", exchange="no-such-exchange")])
     assert publisher.publish([message(broker.bind("", ""))]) == [True]
 
 
@@ -126,7 +138,7 @@ def test_a_closed_connection_is_seen_at_once_and_replaced(
     publisher, chassis_config, close_connections, caplog
 ) -> None:
     publisher.publish([message("nowhere")])
-    link = publisher._link
+    link = publisher._connection
     close_connections()
     eventually(lambda: link.closed)
     assert "broker_connection_lost" in caplog.messages
@@ -143,10 +155,10 @@ def test_a_broker_that_is_not_there_is_unavailable(chassis_config) -> None:
 
 
 def test_a_blocked_broker_stops_no_caller_and_is_used_again_when_it_is_not(
-    publisher, sender, broker, block, chassis_config
+    publisher, transient, broker, block, chassis_config
 ) -> None:
     confirmed, sent = broker.bind("", ""), broker.bind("", "")
-    sender.send(message(sent, 0))
+    transient.publish(message(sent, 0))
     eventually(lambda: broker.count(sent) == 1)
     block(True)
     with (
@@ -155,19 +167,20 @@ def test_a_blocked_broker_stops_no_caller_and_is_used_again_when_it_is_not(
     ):
         publisher.publish([message(confirmed, 1)])
     for _ in range(2000):
-        sender.send(
-            Message("", sent, encode("x" * 10_000))
-        )  # more than the sockets between hold
+        # In all more than the sockets in between can buffer.
+        transient.publish(message(sent, "x" * 10_000))
     with eventlet.Timeout(DEADLINE_S), pytest.raises(Unavailable):
         publisher.publish([message(confirmed, 2)])
     block(False)
     assert eventually(lambda: _published(publisher, message(confirmed, 3))) == [True]
     assert taken(broker, confirmed)[-1] == 3
-    sender.send(message(sent, 4))
+    transient.publish(message(sent, 4))
     eventually(lambda: 4 in [json.loads(message.body) for message in broker.take(sent)])
 
 
-def _published(publisher: ConfirmedPublisher, message: Message) -> list[bool] | None:
+def _published(
+    publisher: ConfirmedPublisher, message: OutgoingMessage
+) -> list[bool] | None:
     try:
         return publisher.publish([message])
     except Unavailable:
@@ -175,19 +188,19 @@ def _published(publisher: ConfirmedPublisher, message: Message) -> list[bool] | 
 
 
 def test_the_sender_keeps_what_waits_for_the_broker_and_drops_what_is_late(
-    sender, broker, servers, close_connections, chassis_config
+    transient, broker, servers, close_connections, chassis_config
 ) -> None:
     broker.channel.queue_declare("sender-test", durable=True, auto_delete=False)
-    sender.send(message("sender-test", 0))
+    transient.publish(message("sender-test", 0))
     eventually(lambda: broker.count("sender-test") == 1)
     servers.rabbitmqctl("suspend_listeners")
     close_connections()
-    eventually(lambda: sender._link.closed)
-    sender.send(message("sender-test", 1, expiration="50"))
-    sender.send(message("sender-test", 2))
+    eventually(lambda: transient._connection.closed)
+    transient.publish(message("sender-test", 1, expiration="50"))
+    transient.publish(message("sender-test", 2))
     eventlet.sleep(0.1)  # the first one's time passes
     servers.rabbitmqctl("resume_listeners")
-    with amqp.connect(chassis_config) as connection:
+    with connect(chassis_config) as connection:
         again = Broker(connection)
         eventually(lambda: again.count("sender-test") == 2)
         assert taken(again, "sender-test") == [0, 2]
@@ -195,14 +208,14 @@ def test_the_sender_keeps_what_waits_for_the_broker_and_drops_what_is_late(
 
 
 @pytest.fixture
-def proxied(proxy) -> Iterator[Sender]:
-    """A sender behind the proxy, with a connection."""
-    sender = extension(Sender, proxy.config)
-    sender.start()
-    sender.send(message("nowhere"))
-    eventually(lambda: sender._link)
-    yield sender
-    sender.stop()
+def proxied(proxy) -> Iterator[TransientPublisher]:
+    """A transient behind the proxy, with a connection."""
+    transient = extension(TransientPublisher, proxy.config)
+    transient.start()
+    transient.publish(message("nowhere"))
+    eventually(lambda: transient._connection)
+    yield transient
+    transient.stop()
 
 
 def test_a_withdrawn_message_is_never_sent_and_its_sender_knows(
@@ -210,14 +223,14 @@ def test_a_withdrawn_message_is_never_sent_and_its_sender_knows(
 ) -> None:
     queue, told = broker.bind("", ""), []
     proxy.close()
-    eventually(lambda: proxied._link.closed)
-    proxied.send(message(queue, 1), told.append)
-    proxied.send(message(queue, 2))  # a reply, say: it waits
+    eventually(lambda: proxied._connection.closed)
+    proxied.publish(message(queue, 1), told.append)
+    proxied.publish(message(queue, 2))  # a reply, say: it waits
     eventually(lambda: told)
     assert "unavailable" in told[0]
     proxy.open()
     eventually(lambda: broker.count(queue))
-    proxied.send(message(queue, 3), told.append)
+    proxied.publish(message(queue, 3), told.append)
     eventually(lambda: broker.count(queue) == 2)
     assert taken(broker, queue) == [2, 3]
     assert len(told) == 1
@@ -227,80 +240,82 @@ def test_an_idle_sender_notices_an_outage_of_the_broker_and_its_end(
     proxied, proxy
 ) -> None:
     proxy.close()
-    eventually(lambda: "unavailable" in proxied.refusal)
+    eventually(lambda: "unavailable" in proxied.unavailable_reason)
     proxy.open()
-    eventually(lambda: not proxied.refusal)
-    assert not proxied._link.closed
+    eventually(lambda: not proxied.unavailable_reason)
+    assert not proxied._connection.closed
 
 
 def test_a_lost_connection_is_replaced_before_the_next_message(proxied, proxy) -> None:
-    lost = proxied._link
+    lost = proxied._connection
     proxy.cut()
-    eventually(lambda: proxied._link is not lost)
-    assert not proxied._link.closed
+    eventually(lambda: proxied._connection is not lost)
+    assert not proxied._connection.closed
 
 
 def test_a_broker_that_never_answers_is_unavailable(
     proxied, proxy, broker, monkeypatch
 ) -> None:
-    monkeypatch.setattr(amqp, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(publishers, "CONNECT_TIMEOUT_S", 0.2)
     queue, told = broker.bind("", ""), []
     proxy.hold()
     proxy.cut()
-    eventually(lambda: proxied._link.closed)
-    proxied.send(message(queue, 1), told.append)
+    eventually(lambda: proxied._connection.closed)
+    proxied.publish(message(queue, 1), told.append)
     eventually(lambda: told)
-    assert "no answer in time" in proxied.refusal
+    assert "no answer in time" in proxied.unavailable_reason
     proxy.release()
-    eventually(lambda: not proxied.refusal)
-    proxied.send(message(queue, 2))
+    eventually(lambda: not proxied.unavailable_reason)
+    proxied.publish(message(queue, 2))
     eventually(lambda: broker.count(queue))
     assert taken(broker, queue) == [2]
 
 
 def test_a_connection_whose_writes_hang_is_closed(proxy) -> None:
     """Its heartbeats would wait behind the write for ever, and no missed one would be noticed."""
-    sender, told = extension(Sender, {**proxy.config, "HEARTBEAT": 1}), []
-    sender.start()
-    sender.send(message("nowhere"))
-    link = eventually(lambda: sender._link)
+    transient, told = (
+        extension(TransientPublisher, {**proxy.config, "HEARTBEAT": 1}),
+        [],
+    )
+    transient.start()
+    transient.publish(message("nowhere"))
+    link = eventually(lambda: transient._connection)
     proxy.hold()
-    large = Message(
-        "", "nowhere", encode("x" * 20_000_000)
-    )  # more than the sockets between hold
-    sender.send(large)
-    sender.send(message("nowhere"), told.append)
+    # More than the sockets in between can buffer.
+    transient.publish(message("nowhere", "x" * 20_000_000))
+    transient.publish(message("nowhere"), told.append)
     eventually(lambda: link.closed)
     eventually(lambda: told)
     proxy.close()
-    sender.stop()
+    transient.stop()
 
 
 def test_a_sender_stops_though_the_broker_is_away(chassis_config) -> None:
-    sender = extension(
-        Sender, {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"}
+    transient = extension(
+        TransientPublisher,
+        {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"},
     )
-    sender.start()
-    sender.send(message("nowhere"))
+    transient.start()
+    transient.publish(message("nowhere"))
     eventlet.sleep(0)
     with eventlet.Timeout(DEADLINE_S):
-        sender.stop()
+        transient.stop()
 
 
 def test_what_was_sent_before_the_stop_arrives(chassis_config, broker) -> None:
     queue = broker.bind("", "")
-    sender = extension(Sender, chassis_config)
-    sender.start()
+    transient = extension(TransientPublisher, chassis_config)
+    transient.start()
     for number in range(500):
-        sender.send(message(queue, number))
-    sender.stop()
+        transient.publish(message(queue, number))
+    transient.stop()
     eventually(lambda: broker.count(queue) == 500)
 
 
-def test_who_waits_for_an_answer_hears_that_nobody_takes_the_message(sender) -> None:
+def test_who_waits_for_an_answer_hears_that_nobody_takes_the_message(transient) -> None:
     returned = Event()
-    sender.when_returned.append(returned.send)
-    sender.send(message("nowhere", correlation_id="c-1"))
+    transient.on_returned.append(returned.send)
+    transient.publish(message("nowhere", correlation_id="c-1"))
     with eventlet.Timeout(DEADLINE_S):
         assert returned.wait() == "c-1"
 
@@ -315,7 +330,7 @@ class Idle:
 
 def test_idle_connections_live_by_their_heartbeats(chassis_config, caplog) -> None:
     config = {**chassis_config, "HEARTBEAT": 1}
-    link = Link(config, lambda channel: None)
+    link = PublisherConnection(config, lambda channel: None)
     with running(Container(Idle, config)):
         eventlet.sleep(3.5)  # the broker gives up after two to three beats without one
     assert not link.closed
@@ -341,8 +356,8 @@ def test_a_connection_that_cannot_be_prepared_is_not_left_open(
     try:
         before = connections()
         for _ in range(3):
-            with pytest.raises(amqp.CONNECTION_ERRORS):
-                Link(chassis_config, prepare)
+            with pytest.raises(CONNECTION_ERRORS):
+                PublisherConnection(chassis_config, prepare)
         eventually(lambda: connections() <= before)
     finally:
         gc.enable()

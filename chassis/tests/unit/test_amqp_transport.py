@@ -10,17 +10,17 @@ import eventlet
 import pytest
 from eventlet.greenio import GreenSocket
 
-from chassis.amqp import connect
-from chassis.transport import _Plain
+from chassis.amqp_transport import PlainTransport
+from chassis.broker import connect
 from conftest import eventually, in_uri, loopback
 from dev.ports import free_ports
 
 LONG = 1_000_000  # bytes, more than a socket holds
 
 
-def transport_to_a_slow_reader() -> tuple[_Plain, socket.socket]:
+def transport_to_a_slow_reader() -> tuple[PlainTransport, socket.socket]:
     ours, theirs = socket.socketpair()
-    transport = _Plain("localhost", connect_timeout=None)
+    transport = PlainTransport("localhost", connect_timeout=None)
     transport.sock = GreenSocket(ours)
     transport._setup_transport()
     return transport, theirs

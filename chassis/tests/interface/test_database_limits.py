@@ -13,9 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from chassis import connections, health
-from chassis.connections import allow_statements_of
+from chassis import database_limits, health
 from chassis.container import Container
+from chassis.database_limits import allow_statements_of
 from chassis.db import Database
 from chassis.errors import is_transient
 from chassis.tests.conftest import running
@@ -71,7 +71,7 @@ def notes(sql) -> Iterator[None]:
 @pytest.fixture
 def db(keeper, notes, monkeypatch) -> Database:
     monkeypatch.setattr(health, "KEPT_S", 0)
-    monkeypatch.setattr(connections, "MARGIN_S", 0.5)
+    monkeypatch.setattr(database_limits, "MARGIN_S", 0.5)
     [database] = [d for d in keeper.dependencies if isinstance(d, Database)]
     eventually(lambda: readiness() == "ok")
     return database
@@ -152,7 +152,7 @@ def test_a_second_loss_in_one_checkout_is_an_error_of_the_database(
 ) -> None:
     """As in a restart of PostgreSQL: the connection that replaces the first one is lost, too."""
     fill([db.autocommit])
-    has_input = connections._has_input
+    has_input = database_limits._has_input
     losses = []
 
     def lose(connection: Any) -> bool:
@@ -162,7 +162,7 @@ def test_a_second_loss_in_one_checkout_is_an_error_of_the_database(
             eventually(lambda: losses[-1] not in sessions(superuser))
         return has_input(connection)
 
-    monkeypatch.setattr(connections, "_has_input", lose)
+    monkeypatch.setattr(database_limits, "_has_input", lose)
     fill([db.autocommit])
     assert losses
 
@@ -173,8 +173,8 @@ def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(
     monkeypatch,
 ) -> None:
     fill(both(db))
-    monkeypatch.setattr(connections, "CHECK_IDLE_S", 0)
-    monkeypatch.setattr(connections, "CHECK_LIMIT_S", 0.3)
+    monkeypatch.setattr(database_limits, "CHECK_IDLE_S", 0)
+    monkeypatch.setattr(database_limits, "CHECK_LIMIT_S", 0.3)
     with stopped(sessions(superuser)), eventlet.Timeout(DEADLINE_S):
         fill(both(db))
 
