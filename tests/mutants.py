@@ -210,9 +210,9 @@ MUTANTS = [
         "a redelivered sign-up is refused",
         [
             Replace(
-                "users.service:_not_inserted",
-                'holder["id"] == row["id"]',
-                'holder["id"] != row["id"]',
+                "users.service:_conflict",
+                'other["id"] == user["id"]',
+                'other["id"] != user["id"]',
             )
         ],
         tests(USERS, "test_a_redelivered_sign_up_is_answered_as_the_first"),
@@ -1087,7 +1087,10 @@ MUTANTS = [
         "passwords are hashed in the order of arrival",
         [
             SetArgument(
-                "users.fair_queue:FairQueue._start_next", "min", "key", "lambda turn: 0"
+                "users.fair_queue:FairQueue._start_next",
+                "min",
+                "key",
+                "lambda caller: 0",
             )
         ],
         tests(
@@ -1104,10 +1107,10 @@ MUTANTS = [
         "a full queue refuses the next caller",
         [
             SetArgument(
-                "users.fair_queue:FairQueue._share_places",
+                "users.fair_queue:FairQueue._admit",
                 "max",
                 "key",
-                "lambda turn: 0",
+                "lambda caller: 0",
             )
         ],
         tests(
@@ -1140,7 +1143,9 @@ MUTANTS = [
         "a letter quotes an unknown reason of an event",
         [
             Replace(
-                "notifications.domain:letter", 'reasons["other"]', 'ending.reason or ""'
+                "notifications.domain:letter_text",
+                'reasons["other"]',
+                'order.reason or ""',
             )
         ],
         tests(

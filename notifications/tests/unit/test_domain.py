@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.settings import ISO_4217_DIGITS
-from notifications.domain import LOCALES, Ending, Recipient, letter
+from notifications.domain import LOCALES, Recipient, SettledOrder, letter_text
 
 ORDER = "01993b8f-1c22-7d10-8a55-3d2c7c1e9b02"
 REASONS = ["insufficient-funds", "cancelled"]
@@ -17,12 +17,17 @@ REASONS = ["insufficient-funds", "cancelled"]
 def write(
     *, reason=None, locale="en", username="Ann", price_minor=9990, currency="EUR"
 ):
-    recipient = Recipient("user", username, "ann@example.com", locale)
-    return letter(
-        Ending(ORDER, "user", price_minor, reason, datetime.now(UTC)),
-        recipient,
-        currency,
+    recipient = Recipient(
+        user_id="user", username=username, email="ann@example.com", locale=locale
     )
+    order = SettledOrder(
+        order_id=ORDER,
+        user_id="user",
+        price_minor=price_minor,
+        reason=reason,
+        settled_at=datetime.now(UTC),
+    )
+    return letter_text(order, recipient, currency)
 
 
 def test_a_paid_order_is_told_with_happiness() -> None:

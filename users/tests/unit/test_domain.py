@@ -2,14 +2,13 @@
 
 import unicodedata
 from functools import partial
-from unicodedata import normalize
 
 import idna
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from users.domain import address_forms, fold, locale, taken
+from users.domain import address_forms, conflicts, locale_of, normalize
 
 NAME, ADDRESS = (
     {"username": ["This username is taken."]},
@@ -18,12 +17,12 @@ NAME, ADDRESS = (
 
 
 def keys(username: str, email: str) -> dict[str, str]:
-    return {"username_key": fold(username), **address_forms(email)}
+    return {"username_key": normalize(username), **address_forms(email)}
 
 
 @given(st.text(st.characters(codec="ascii")))
 def test_texts_that_differ_in_case_are_one(text) -> None:
-    assert fold(text.upper()) == fold(text.lower()) == fold(text)
+    assert normalize(text.upper()) == normalize(text.lower()) == normalize(text)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def test_texts_that_differ_in_case_are_one(text) -> None:
     ],
 )
 def test_what_is_taken_is_named(holders, errors) -> None:
-    assert taken(keys("Ann", "ann@example.com"), holders) == errors
+    assert conflicts(keys("Ann", "ann@example.com"), holders) == errors
 
 
 # Letters whose upper case is one letter, and that IDNA takes as they are.
@@ -50,9 +49,9 @@ LETTERS = st.text(
 SPELLINGS = [
     str,
     str.upper,
-    partial(normalize, "NFD"),
+    partial(unicodedata.normalize, "NFD"),
     lambda domain: domain.replace(".", "．"),
-    lambda domain: idna.encode(normalize("NFC", domain)).decode(),
+    lambda domain: idna.encode(unicodedata.normalize("NFC", domain)).decode(),
 ]
 
 
@@ -70,7 +69,10 @@ def test_two_spellings_of_an_international_address_are_one(
         == first["email_key"]
     )
     assert (
-        address_forms(f"{normalize('NFD', local)}@{spell(f'{label}.{top}')}") == first
+        address_forms(
+            f"{unicodedata.normalize('NFD', local)}@{spell(f'{label}.{top}')}"
+        )
+        == first
     )
 
 
@@ -126,4 +128,4 @@ def test_letters_go_to_the_normalized_form() -> None:
 def test_a_tag_stands_for_its_language_and_an_unknown_one_for_english(
     tag, language
 ) -> None:
-    assert locale(tag) == language
+    assert locale_of(tag) == language

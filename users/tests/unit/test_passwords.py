@@ -7,17 +7,17 @@ from eventlet.event import Event
 from chassis.errors import Unavailable
 from chassis.logs import bind_client
 from users import passwords
-from users.passwords import AT_ONCE, MAX_WAITING, slot
+from users.passwords import MAX_CONCURRENT, MAX_WAITING, hashing_slot
 
 
 def hash_password(password: str) -> str:
-    with slot("ann"):
+    with hashing_slot("ann"):
         return passwords.hash_password(password)
 
 
 def verify_password(password_hash: str | None, password: str) -> bool:
     user = password_hash and {"id": "1", "password_hash": password_hash}
-    with slot("ann"):
+    with hashing_slot("ann"):
         return passwords.verify_password(user or None, password)
 
 
@@ -54,7 +54,7 @@ def test_only_the_right_password_is_right(password) -> None:
 
 
 def test_nobody_has_a_password() -> None:
-    assert not verify_password(None, "nobody has this password")
+    assert not verify_password(None, "a password that no user has")
 
 
 def test_hashing_and_verifying_leave_the_event_loop_to_others(ticks) -> None:
@@ -90,7 +90,8 @@ def test_a_flood_is_refused_and_whoever_waits_already_is_served(monkeypatch) -> 
         "users.passwords.tpool.execute", lambda function, *args: at_work.wait()
     )
     waiting = [
-        eventlet.spawn(hash_password, "password") for _ in range(AT_ONCE + MAX_WAITING)
+        eventlet.spawn(hash_password, "password")
+        for _ in range(MAX_CONCURRENT + MAX_WAITING)
     ]
     eventlet.sleep(0)
     for hashing in (lambda: hash_password("a"), lambda: verify_password(None, "a")):
@@ -129,7 +130,7 @@ def test_spellings_of_a_name_that_differ_in_case_share_its_turns() -> None:
     first = Event()
 
     def log_in(username: str) -> None:
-        with slot(username):
+        with hashing_slot(username):
             first.wait()
             order.append(username)
 
@@ -148,7 +149,7 @@ def test_clients_share_the_turns() -> None:
 
     def log_in(client: str, username: str) -> None:
         bind_client({"client": client})
-        with slot(username):
+        with hashing_slot(username):
             first.wait()
             order.append(client)
 
@@ -158,4 +159,4 @@ def test_clients_share_the_turns() -> None:
     first.send()
     for thread in threads:
         thread.wait()
-    assert order.index("bob's") <= AT_ONCE + 3
+    assert order.index("bob's") <= MAX_CONCURRENT + 3
