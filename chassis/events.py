@@ -24,7 +24,7 @@ from nameko.exceptions import ContainerBeingKilled
 
 from chassis import health, metrics
 from chassis.broker import OutgoingMessage, declare_queue
-from chassis.consumer import QueueConsumer
+from chassis.consumer import ConsumerProvider, QueueConsumer
 from chassis.errors import Unavailable, description, first_line
 from chassis.loops import LoopWatch
 from chassis.moves import headers_of, moves_exchange, properties_of
@@ -78,7 +78,7 @@ class BatchResult:
     has_returned: bool = False  # some call of the handler did
 
 
-class EventHandler(NamekoEventHandler):
+class EventHandler(ConsumerProvider, NamekoEventHandler):
     """`@event_handler("orders", "order_paid")`: the method gets a list of events, BATCH at most.
 
     Delivery is at least once: the handler's effect must be protected by a unique key. It returns
