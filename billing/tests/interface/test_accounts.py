@@ -1,4 +1,4 @@
-"""Accounts and statements with a real broker and database; who is asked of users is a twin's."""
+"""Accounts and statements with a real broker and database; who is asked of users is a fake's."""
 
 import uuid
 

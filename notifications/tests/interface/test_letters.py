@@ -1,4 +1,4 @@
-"""Letters about orders with a real broker and database; users is a twin."""
+"""Letters about orders with a real broker and database; users is a fake."""
 
 import random
 import uuid

@@ -1,4 +1,4 @@
-"""Messages and lists with a real broker and database; users is a twin."""
+"""Messages and lists with a real broker and database; users is a fake."""
 
 import json
 import uuid

@@ -1,4 +1,4 @@
-"""Placing orders with a real broker and database; billing is a twin."""
+"""Placing orders with a real broker and database; billing is a fake."""
 
 import uuid
 from itertools import count

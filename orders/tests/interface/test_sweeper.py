@@ -1,4 +1,4 @@
-"""What was left pending is finished, with a real broker and database; billing is a twin."""
+"""What was left pending is finished, with a real broker and database; billing is a fake."""
 
 from datetime import timedelta
 
@@ -10,7 +10,7 @@ from conftest import eventually
 from orders import domain, service
 from orders.service import Service
 from tests.buffers import buffers_of, old_snapshot, recorded
-from tests.serving import Twin, serving
+from tests.serving import FakeService, serving
 
 DONE = {"status": "done"}
 CANCELLED = {"status": "refused", "reason": "cancelled"}
@@ -143,7 +143,7 @@ def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
     run(Service, WITHDRAW_TIMEOUT_S=0.3)
     order = rpc.orders.place(**an_order())
     assert order["status"] == "pending"
-    billing = Twin("billing", "withdraw_many")
+    billing = FakeService("billing", "withdraw_many")
     billing.answers["withdraw_many"] = each(DONE)
     run(billing.service)
     eventually(lambda: rpc.orders.get(order_id=order["id"])["status"] == "paid")
