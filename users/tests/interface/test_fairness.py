@@ -88,9 +88,7 @@ def guessing(call: Callable[..., Any]) -> Iterator[Counter[str]]:
             thread.wait()
 
 
-def test_a_crowd_of_guesses_neither_refuses_nor_delays_another_client(
-    call, quick_hashes
-) -> None:
+def test_guesses_neither_block_nor_delay_another_client(call, quick_hashes) -> None:
     def login_s() -> float:
         started = monotonic()
         assert call("192.0.2.1", "authenticate", **BOB)["username"] == "bob"
