@@ -169,7 +169,7 @@ def clean(suite_config: dict[str, Any], sql: Callable[..., Any]) -> None:
             requests.declare()
             requests.purge()
             for handler in event_handlers(suite_config, service):
-                for queue in (handler.queue.name, handler.dead_name()):
+                for queue in (handler.queue.name, handler.dead_letter_queue):
                     channel.queue_purge(queue)
 
 

@@ -36,7 +36,9 @@ from chassis.outcomes import (
 from chassis.rpc import RpcProxy, rpc
 from chassis.timers import timer
 
-DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
+DEPOSIT = Movement()
+WITHDRAWAL = Withdrawal()
+CANCELLATION = OrderWithdrawal()
 ACCOUNT_QUERY = AccountQuery()
 OPERATION = OperationOut()
 # None means undecided: it is unknown whether the user exists, because users is unavailable.

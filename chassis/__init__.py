@@ -1,34 +1,39 @@
-"""The microservice chassis: what every service needs and none should write again.
+"""The microservice chassis: the code that all services share.
 
-Infrastructure only. It knows no business noun; what it takes in, two services use.
+It is infrastructure only, and knows no business noun. Code belongs here if two services use it.
 
-amqp              publishing, both ways
+amqp_transport    the socket of a broker connection
+bisection         finds the events of a batch that fail
+broker            broker connections and outgoing messages
+broker_user       checks the permissions of the service's broker user
 cli               settings and error lines of the commands
 coalescer         combines concurrent calls into batches
-connections       limits on database connections
-container         a service's life: start, stop
-database_checks   what a database must have, and the role's time limits
-db                connections, and the schema
+consumer          the consumer connection of a service
+container         start and stop of a service
+database_checks   requirements of a database, and the time limits of its role
+database_limits   limits on database connections
+db                the database of a service
 dead_letters      the command that lists and redrives dead letters
-deadlines         how much time is left
+deadlines         the remaining time of the current work
 errors            faults that cross the wire, and classification of exceptions
 events            handlers of events in batches, with retries and dead letters
 health            /healthz, /readyz, /startedz, /metrics
-logs              one structured line an event
-lookups           host names, without blocking
-loops             which loop is stuck
-metrics           what /metrics shows
+logs              one structured line for each event
+lookups           resolves host names without blocking
+loops             reports a loop that is stuck
+metrics           the metrics of /metrics
 migrate           creates tables and declares queues
-moves             confirmed copies of messages into other queues
+moves             moves messages to another queue without loss
 outbox            events, written in the transaction of their change, and their relay
 outcomes          outcomes of RPC methods: validated arguments, items, pages
-queue_limits      checks that the broker keeps the events in queues
-queues            the consumer connection of a service
+patches           all changes to the behaviour of libraries
+pending_confirms  the confirms that a publisher waits for
+publishers        publishers of confirmed and of transient messages
+queue_limits      checks that the broker keeps the messages in queues
 retries           rules for events that failed
 rpc               calls with deadlines, and RPC methods
 schemas           the marshmallow fields that services share
 secret_files      secrets from files
 settings          config.yaml, read strictly
 timers            @timer, by a monotonic clock
-transport         the broker's socket
 """

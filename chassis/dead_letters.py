@@ -53,10 +53,10 @@ def show(channel: Any, handler: EventHandler) -> None:
 
     They are not acked, so the broker returns them to their places when the channel is closed.
     """
-    dead = count(channel, handler.dead_name())
+    dead = count(channel, handler.dead_letter_queue)
     print(f"{handler.queue.name}: {dead} dead-lettered")
     for _ in range(min(dead, MAX_SHOWN)):
-        if message := channel.basic_get(handler.dead_name()):
+        if message := channel.basic_get(handler.dead_letter_queue):
             print(_description(message, handler.event_type))
     if dead > MAX_SHOWN:
         print(f"  ... and {dead - MAX_SHOWN} more")
@@ -69,9 +69,9 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
     """
     moved = move(
         channel,
-        source=handler.dead_name(),
+        source=handler.dead_letter_queue,
         target=handler.queue.name,
-        exchange=handler.moves.name,
+        exchange=handler.moves_exchange.name,
         timeout_s=timeout_s,
         copy=partial(copy_of, without=(ATTEMPTS, FAILURES, ERROR)),
     )

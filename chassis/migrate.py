@@ -162,7 +162,7 @@ def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
     return [
         name
         for handler in event_handlers(config, *services)
-        for name in (handler.queue.name, handler.dead_name())
+        for name in (handler.queue.name, handler.dead_letter_queue)
     ]
 
 

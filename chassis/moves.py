@@ -1,4 +1,4 @@
-"""Moves messages from one queue to another and loses none: a confirmed copy, then the ack."""
+"""Moves messages to another queue, without loss: a confirmed copy, then the ack."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,60 +10,62 @@ from kombu import Exchange
 from chassis.broker import can_encode_headers, connect
 
 COPIED_PROPERTIES = ("content_type", "content_encoding", "message_id")
+# By these headers the broker routes a message to more queues.
+ROUTING_HEADERS = {"CC", "BCC"}
 
 
 def moves_exchange(service: str) -> Exchange:
-    """The exchange by which a service moves events: to its own queues only, by their names.
+    """Return the exchange by which a service moves events to its own queues.
 
-    The default exchange reaches every queue, and the broker's permissions cannot narrow that down.
+    The default exchange reaches every queue, and the broker's permissions cannot restrict that.
     """
     return Exchange(f"evt-moves--{service}.direct", type="direct")
 
 
 @contextmanager
 def open_channel(config: dict[str, Any]) -> Iterator[Any]:
-    """A channel on a connection of its own. Raises one of chassis.broker.CONNECTION_ERRORS."""
+    """Open a channel on a new connection. Raises one of chassis.broker.CONNECTION_ERRORS."""
     connection = connect(config).transport.establish_connection()
     try:
         channel = connection.channel()
-        channel.auto_decode = False  # a body is its bytes, whatever its encoding claims
+        # Bodies stay bytes, whatever their encoding.
+        channel.auto_decode = False
         yield channel
         connection.close()
     finally:
-        connection.collect()  # at once: a broker that is blocked would not answer to a close
+        # Without a wait: a blocked broker would not reply to a close.
+        connection.collect()
 
 
 def count(channel: Any, queue: str) -> int:
-    """How many messages are ready in the queue. Raises NotFound where there is no such queue."""
+    """Return the number of messages that are ready in a queue. Raises NotFound."""
     return int(channel.queue_declare(queue, passive=True).message_count)
 
 
 def headers_of(message: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The message's headers for a copy of it, but for these and those by which the broker routes.
+    """Return the headers for a copy of a message, except `without` and ROUTING_HEADERS.
 
-    Whoever published the message would choose the queues of the copy by CC and BCC, with the rights
-    of the service that makes it.
+    By CC and BCC, the publisher of a message could send its copy to any queue, with the
+    permissions of the service that copies it.
     """
-    given = message.headers or {}
-    kept = {name: given[name] for name in given.keys() - {"CC", "BCC", *without}}
-    return kept if can_encode_headers(kept) else {}
+    headers = message.headers or {}
+    names = headers.keys() - ROUTING_HEADERS - set(without)
+    copied = {name: headers[name] for name in names}
+    return copied if can_encode_headers(copied) else {}
 
 
 def properties_of(message: Any) -> dict[str, Any]:
-    """The message's properties for a copy of it.
+    """Return the properties for a copy of a message.
 
-    All others are left out: the broker would refuse another user's `user_id`, and drop the copy
-    when its `expiration` is over.
+    The others are omitted. The broker would refuse the `user_id` of another user, and discard the
+    copy after its `expiration`.
     """
-    return {
-        name: message.properties[name]
-        for name in COPIED_PROPERTIES
-        if name in message.properties
-    }
+    properties = message.properties
+    return {name: properties[name] for name in COPIED_PROPERTIES if name in properties}
 
 
 def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
-    """The message again, persistent, but for these headers."""
+    """Return a persistent copy of a message, except the headers `without`."""
     return amqp.Message(
         message.body or b"",
         application_headers=headers_of(message, without),
@@ -74,16 +76,17 @@ def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
 
 def move(
     channel: Any,
+    *,
     source: str,
     target: str,
     exchange: str,
     timeout_s: float,
     copy: Callable[[Any], amqp.Message] = copy_of,
 ) -> int:
-    """Move the messages that are in `source` now to `target`, by the exchange of its service; how many.
+    """Move the messages that are now in `source` to `target`. Return their number.
 
-    Each is acked when the broker has its copy: a crash in between doubles it. Raises one of
-    chassis.broker.CONNECTION_ERRORS, also where `target` is missing.
+    Each is acked after the broker has confirmed its copy. A crash in between duplicates it. Raises
+    one of chassis.broker.CONNECTION_ERRORS, also if `target` is missing.
     """
     moved = 0
     for _ in range(count(channel, source)):

@@ -30,7 +30,6 @@ from chassis.broker import (
     UnsendableError,
 )
 from chassis.errors import Unavailable
-from chassis.lifecycle import Lifecycle
 from chassis.pending_confirms import PendingConfirms
 from chassis.settings import SECONDS, read
 
@@ -183,7 +182,7 @@ class TransientPublisher(_Publisher):
             callback(message.properties.get("correlation_id"))
 
 
-class ConfirmedPublisher(Lifecycle, _Publisher):
+class ConfirmedPublisher(_Publisher):
     """Publishes persistent messages and waits until the broker confirms them."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""Tries on scratch queues whether the broker keeps waiting messages. AMQP cannot read policies.
+"""Checks on scratch queues that the broker keeps messages. AMQP cannot read policies.
 
-The type and the limits of a queue are the broker's: a policy, an operator policy or a default may
-delete a queue or drop its messages without a word. Each queue gets a scratch queue whose name
-starts and ends alike, so that the same policies match. docs/operations.md says what this cannot find.
+A policy, an operator policy or a default of the broker may delete a queue or drop its messages
+without an error. So each queue gets a scratch queue whose name has the same start and end, and
+matches the same policies. docs/operations.md#queue-limits lists the limits that this check misses.
 """
 
 import secrets
@@ -26,22 +26,22 @@ from chassis.moves import open_channel
 WAIT_S = 3
 MESSAGES = 1000
 LARGE = bytes(2**20)
-RETURNS = (
-    25  # of each kind; a quorum queue of RabbitMQ 4 drops a message after 20 by default
-)
-EXPIRES_S = (
-    60  # the broker deletes the scratch queues of a killed check after this time
-)
-TIMEOUT_S = (
-    MAX_SILENCE_S  # for the commit of a trial, or for one delivery from each queue
-)
+# Returns of each kind. A quorum queue of RabbitMQ 4 drops a message after 20 by default.
+RETURNS = 25
+# The broker deletes the scratch queues of a killed check after this time.
+EXPIRES_S = 60
+# For the commit of a trial, and for one delivery from each queue.
+TIMEOUT_S = MAX_SILENCE_S
 
 Queues = Sequence[str]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One limit: `run` returns the queues that lost a message by it."""
+    """The check of one limit. `run` returns the queues that lost a message.
+
+    `loss` describes the loss, with {} for the name of a queue.
+    """
 
     run: Callable[[Any, Queues], Collection[str]]
     loss: str
@@ -49,23 +49,23 @@ class Trial:
 
 
 def check_queue_limits(config: dict[str, Any], queues: Queues) -> None:
-    """Check that the broker keeps the messages of these queues, in WAIT_S and a little more.
+    """Check that the broker keeps the messages of these queues. Takes little more than WAIT_S.
 
-    Raises ConfigurationError, whose one line names a queue, its loss and the remedy, or one of
-    CONNECTION_ERRORS. The queues themselves are neither read nor changed.
+    The queues themselves are neither read nor changed. Raises ConfigurationError, whose one line
+    has a queue, its loss and the remedy, or one of CONNECTION_ERRORS.
     """
     if not queues:
         return
     scratch = {_scratch_name(queue): queue for queue in queues}
     try:
-        # Without heartbeats: nothing would send them while the check waits.
+        # Without heartbeats: none would be sent while the check waits.
         with open_channel({**config, "HEARTBEAT": 0}) as channel:
             _check(channel, scratch)
     except amqp.ChannelError as exc:
         raise _refusal(f"refuses the check of its queues: {first_line(exc)}") from exc
     except TimeoutError as exc:
         raise TimeoutError(
-            f"no answer within {TIMEOUT_S:g} s; has it a memory or disk alarm?",
+            f"no reply within {TIMEOUT_S:g} s; is there a memory or disk alarm?"
         ) from exc
     finally:
         # On another connection: during a memory alarm the broker ignores one that has published.
@@ -80,8 +80,9 @@ def _scratch_name(queue: str) -> str:
 
 
 def _check(channel: Any, scratch: dict[str, str]) -> None:
-    """Run all trials; `scratch` has the queues by the names of their scratch queues."""
-    for name in scratch:  # as stock Nameko declares the queues of events
+    """Run all trials. `scratch` maps the names of the scratch queues to the queues' own."""
+    for name in scratch:
+        # As stock Nameko declares queues of events.
         channel.queue_declare(
             name,
             durable=True,
@@ -99,8 +100,8 @@ def _refusal(text: str) -> ConfigurationError:
     return ConfigurationError(f"the broker {text} (docs/operations.md#queue-limits)")
 
 
-def _let_wait(channel: Any, queues: Queues) -> list[str]:
-    """Leave a message in each queue for WAIT_S. Returns the queues that are deleted by then."""
+def _wait(channel: Any, queues: Queues) -> list[str]:
+    """Leave a message in each queue for WAIT_S. Return the queues that no longer exist."""
     _publish(channel, queues, [b""])
     time.sleep(WAIT_S)
     return [queue for queue in queues if not _exists(channel, queue)]
@@ -109,15 +110,16 @@ def _let_wait(channel: Any, queues: Queues) -> list[str]:
 def _exists(channel: Any, queue: str) -> bool:
     try:
         channel.queue_declare(queue, passive=True)
-    except amqp.NotFound:  # the channel lives on: py-amqp opens it again
+    except amqp.NotFound:
+        # py-amqp opens the channel again.
         return False
     return True
 
 
 def _fill(channel: Any, queues: Queues) -> set[str]:
-    """Publish MESSAGES to each queue and count them. They are empty: no limit of bytes is met.
+    """Publish MESSAGES to each queue, and count them. They are empty, within any limit of bytes.
 
-    One more follows, because a quorum queue refuses only what comes after its limit is met.
+    One more follows, because a quorum queue refuses messages only after its limit is reached.
     """
     _publish(channel, queues, [b""] * MESSAGES)
     _publish(channel, queues, [b""])
@@ -125,19 +127,20 @@ def _fill(channel: Any, queues: Queues) -> set[str]:
 
 
 def _send_large(channel: Any, queues: Queues) -> set[str]:
-    """Publish LARGE to each queue and fetch it back. One more message follows, as in _fill."""
+    """Publish LARGE to each queue, and get it back. One more message follows, as in `_fill`."""
     _publish(channel, queues, [LARGE])
     _publish(channel, queues, [b""])
-    fetched = {queue: channel.basic_get(queue, no_ack=True) for queue in queues}
-    return _purge(channel, queues, 1) | {
+    messages = {queue: channel.basic_get(queue, no_ack=True) for queue in queues}
+    changed = {
         queue
-        for queue, message in fetched.items()
+        for queue, message in messages.items()
         if not message or message.body != LARGE
     }
+    return _purge(channel, queues, 1) | changed
 
 
 def _return_often(channel: Any, queues: Queues) -> list[str]:
-    """Return a message RETURNS times by rejection, and as often by the death of its consumer."""
+    """Return a message RETURNS times by rejection, and as often by closing the channel."""
     _publish(channel, queues, [b""])
     for _ in range(RETURNS):
         if lost := _return_twice(channel, queues):
@@ -146,63 +149,65 @@ def _return_often(channel: Any, queues: Queues) -> list[str]:
 
 
 def _return_twice(channel: Any, queues: Queues) -> list[str]:
-    """Reject each queue's message once, then close the channel that holds it.
+    """Reject each queue's message once, and close the channel after its next delivery.
 
-    Returns the queues that did not deliver it twice.
+    Returns the queues that did not deliver their message twice.
     """
     deliveries: Counter[str] = Counter()
-    own = channel.connection.channel()
+    own_channel = channel.connection.channel()
 
     def receive(message: Any) -> None:
         queue = message.delivery_info["consumer_tag"]
         deliveries[queue] += 1
         if deliveries[queue] == 1:
-            own.basic_reject(message.delivery_tag, requeue=True)
+            own_channel.basic_reject(message.delivery_tag, requeue=True)
 
     for queue in queues:
-        own.basic_consume(queue, consumer_tag=queue, callback=receive, nowait=True)
+        own_channel.basic_consume(
+            queue, consumer_tag=queue, callback=receive, nowait=True
+        )
     deadline = time.monotonic() + TIMEOUT_S
-    while (
-        any(deliveries[queue] < 2 for queue in queues) and time.monotonic() < deadline
+    while time.monotonic() < deadline and any(
+        deliveries[queue] < 2 for queue in queues
     ):
         with suppress(TimeoutError):
             channel.connection.drain_events(timeout=1)
-    own.close()
+    own_channel.close()
     return [queue for queue in queues if deliveries[queue] < 2]
 
 
 def _purge(channel: Any, queues: Queues, expected: int) -> set[str]:
-    """Empty the queues. Returns those that had fewer messages than expected."""
-    # The number that a purge returns is exact; that of a quorum queue's declaration may be late.
+    """Empty the queues. Return those that had fewer messages than expected."""
+    # The count of a purge is exact. A quorum queue may declare an outdated one.
     return {queue for queue in queues if channel.queue_purge(queue) < expected}
 
 
 def _publish(channel: Any, queues: Queues, bodies: Sequence[bytes]) -> None:
-    """Publish the bodies to each queue, in a transaction: one answer for all of them.
+    """Publish the bodies to each queue in one transaction, which needs only one reply.
 
-    A queue that refuses a message, or a message that is too large, fails the commit. The other
-    messages are in their queues all the same: the caller counts them.
+    The commit fails if a queue refuses a message, or a message is too large. The other messages
+    are in their queues nevertheless, and the caller counts them.
     """
-    own = channel.connection.channel()
-    own.tx_select()
+    own_channel = channel.connection.channel()
+    own_channel.tx_select()
     with channel.connection.transport.in_one_write():
         for queue, body in product(queues, bodies):
-            basic_publish(
-                own, "", queue, amqp.Message(body, delivery_mode=2), mandatory=False
-            )
+            message = amqp.Message(body, delivery_mode=2)
+            basic_publish(own_channel, "", queue, message, mandatory=False)
     with suppress(amqp.PreconditionFailed):
-        own.tx_commit()
+        own_channel.tx_commit()
 
 
-# The order matters: no trial meets a limit that a later one names.
+# The order matters: no trial reaches a limit that a later one reports.
 TRIALS = (
     Trial(
-        _let_wait,
+        _wait,
         f"deletes {{}} after less than {WAIT_S} s without a consumer",
         'remove "expires" from its policy',
     ),
     Trial(
-        partial(_purge, expected=1),  # of the message that _let_wait left
+        # Of the message that `_wait` left.
+        partial(_purge, expected=1),
         f"drops messages after less than {WAIT_S} s from {{}}",
         'remove "message-ttl" from its policy',
     ),

@@ -37,7 +37,6 @@ from chassis.errors import (
     first_line,
     to_fault,
 )
-from chassis.lifecycle import Lifecycle
 from chassis.logs import (
     CLIENT,
     REQUEST_ID,
@@ -208,7 +207,7 @@ class ReplyListener(NamekoReplyListener):
             event.send_exception(NotReceived(reason))
 
 
-class RpcProxy(Lifecycle, DependencyProvider):
+class RpcProxy(DependencyProvider):
     """Calls to one service: `billing = RpcProxy("billing", ["statement"], batched=["withdraw"])`.
 
     Only the methods that are named can be called. The permissions on the broker are made from them

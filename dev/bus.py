@@ -61,7 +61,7 @@ class Service:
         """The queues that it consumes or publishes to."""
         requests = [f"rpc-{self.name}"] if self.methods else []
         return requests + [
-            name for h in self.handlers for name in (h.queue.name, h.dead_name())
+            name for h in self.handlers for name in (h.queue.name, h.dead_letter_queue)
         ]
 
     @property

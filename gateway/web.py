@@ -17,7 +17,6 @@ from nameko.web.server import WebServer as NamekoWebServer
 from werkzeug.exceptions import MethodNotAllowed
 
 from chassis import health
-from chassis.lifecycle import Lifecycle
 from chassis.logs import CLIENT, REQUEST_ID, bind_request_id
 from chassis.settings import ADDRESS, COUNT, ISO_4217_CODE, SECONDS, SWITCH, read
 from gateway import documents, money, problems, reading
@@ -38,7 +37,7 @@ NONE = Schema()
 PORT_HINT = " (or GATEWAY_PORT_SHARED=true, for several gateways)"
 
 
-class WebServer(Lifecycle, NamekoWebServer):
+class WebServer(NamekoWebServer):
     """Nameko's, with connections of our own instead of a WSGI server, and health beside the API."""
 
     bind_addr = None  # nameko's own reads the setting before `check` can say what is wrong with it
@@ -257,7 +256,7 @@ class Route(HttpRequestHandler):
     (status, data) or (status, data, headers), or raises a Problem. A `public` route needs no token."""
 
     server = WebServer()
-    quiet = True  # for chassis.container: a line about the request follows
+    quiet = True  # the line about the request tells it
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""notifications: the letters that users receive.
+"""notifications: the letters our users got.
 
-Owns     recipients (name, address and locale of each user), letters
+Owns     recipients (what user_created tells), letters
 Answers  send, list
-Consumes users.user_created, orders.order_paid, orders.order_rejected (writes the letter)
-Calls    users, for a user whose user_created has not arrived yet
+Listens  users.user_created, orders.order_paid, orders.order_rejected (writes the letter)
+Asks     users, only when an order's end overtakes user_created
 """

@@ -1,4 +1,4 @@
-"""The rules of notifications, as pure functions: the texts of letters in several languages."""
+"""The rules of notifications: what a letter says, in its reader's language."""
 
 from copy import copy
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from string import Template
-from typing import Literal
 
 from babel import Locale
 from babel.numbers import format_currency
 from iso4217 import Currency
 
-TEMPLATES = Path(__file__).parent / "letters"
-LOCALES = {folder.name for folder in TEMPLATES.iterdir()}
+HAPPINESS, GRIEF, MESSAGE = "happiness", "grief", "message"
+LETTERS = Path(__file__).parent / "letters"
+LOCALES = {folder.name for folder in LETTERS.iterdir()}
 FALLBACK_LOCALE = "en"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Recipient:
-    """A user who receives letters."""
+    """Who gets a letter."""
 
     user_id: str
     username: str
@@ -28,43 +28,43 @@ class Recipient:
     locale: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettledOrder:
-    """An order that was paid, or rejected with a reason."""
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How and when an order ended, for its letter: `reason` is None where it was paid."""
 
     order_id: str
     user_id: str
     price_minor: int
     reason: str | None
-    settled_at: datetime
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class LetterText:
-    """The kind and the text of a letter about an order."""
+class Text:
+    """What a letter says."""
 
-    kind: Literal["happiness", "grief"]
+    kind: str
     subject: str
     body: str
 
 
-def letter_text(order: SettledOrder, recipient: Recipient, currency: str) -> LetterText:
-    """Return the letter of happiness about a paid order, or of grief about a rejected one."""
+def letter(ending: Ending, recipient: Recipient, currency: str) -> Text:
+    """The letter of happiness or grief about an order."""
+    kind = GRIEF if ending.reason else HAPPINESS
     locale = recipient.locale if recipient.locale in LOCALES else FALLBACK_LOCALE
-    kind: Literal["happiness", "grief"] = "grief" if order.reason else "happiness"
-    subject, body = _templates(locale, kind)
+    subject, body = _template(locale, kind)
     reasons = _reasons(locale)
-    values = {
+    words = {
         "username": recipient.username,
-        "order_id": order.order_id,
-        "price": _price(order.price_minor, currency, locale),
-        "reason": reasons.get(order.reason or "", reasons["other"]),
+        "order_id": ending.order_id,
+        "price": _price(ending.price_minor, currency, locale),
+        "reason": reasons.get(ending.reason or "", reasons["other"]),
     }
-    return LetterText(kind, subject.substitute(values), body.substitute(values))
+    return Text(kind, subject.substitute(words), body.substitute(words))
 
 
 def _price(minor: int, currency: str, locale: str) -> str:
-    """Format an amount as in the language of `locale`, with the digits that ISO 4217 defines."""
+    """An amount as readers of this language write it, with as many digits as ISO 4217 has."""
     digits = Currency(currency).exponent or 0
     format_ = copy(Locale.parse(locale).currency_formats["standard"])
     format_.frac_prec = (digits, digits)
@@ -73,28 +73,25 @@ def _price(minor: int, currency: str, locale: str) -> str:
         currency,
         format=format_,
         locale=locale,
-        # Babel's digits are those of CLDR, which differ.
-        currency_digits=False,
+        currency_digits=False,  # Babel's own are those of CLDR, which differ
     )
 
 
 @cache
-def _templates(locale: str, kind: str) -> tuple[Template, Template]:
-    """Read the subject (the first line) and the body of a letter."""
-    subject, _, body = _read(locale, kind).partition("\n")
+def _template(locale: str, name: str) -> tuple[Template, Template]:
+    """Subject (the first line) and body of a letter."""
+    subject, _, body = _read(locale, name).partition("\n")
     return Template(subject), Template(body.strip())
 
 
 @cache
 def _reasons(locale: str) -> dict[str, str]:
-    """Read the text of each known reason, and of `other` for all others.
-
-    A letter never quotes the reason of an event.
-    """
-    lines = _read(locale, "reasons").splitlines()[1:]
-    return dict(line.split(": ", 1) for line in lines)
+    """The text of each known reason, and `other` for the rest. A letter never quotes an event's."""
+    return dict(
+        line.split(": ", 1) for line in _read(locale, "reasons").splitlines()[1:]
+    )
 
 
 def _read(locale: str, name: str) -> str:
-    """Read a file of letters. `locale` must be one of LOCALES."""
-    return (TEMPLATES / locale / f"{name}.txt").read_text(encoding="utf-8")
+    """A file of `locale`, which is one of LOCALES."""
+    return (LETTERS / locale / f"{name}.txt").read_text(encoding="utf-8")

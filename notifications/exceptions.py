@@ -1,5 +1,5 @@
-"""The exceptions of notifications."""
+"""The errors notifications raises."""
 
 
 class UnknownRecipient(Exception):
-    """users does not know the user of a settled order."""
+    """An order has ended for a user whom users does not know."""

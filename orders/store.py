@@ -147,9 +147,8 @@ def _by_key(orders: Iterable[Order]) -> dict[Key, Order]:
 
 def load_by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, Order]:
     """Load the orders with these ids, by id."""
-    return {
-        order.id: order for order in connection.execute(SELECT_BY_IDS, {"ids": ids})
-    }
+    orders = connection.execute(SELECT_BY_IDS, {"ids": ids})
+    return {order.id: order for order in orders}
 
 
 def settle(

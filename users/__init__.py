@@ -1,7 +1,7 @@
-"""users: sign-up, login and profiles.
+"""users: who our users are.
 
 Owns     users (name, address, locale, password hash)
 Answers  create, get, get_many, authenticate
 Emits    user_created
-Calls    no other service
+Asks     nobody
 """

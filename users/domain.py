@@ -1,47 +1,46 @@
-"""The rules of users, as pure functions: unique forms of names and addresses, and locales."""
+"""The rules of users: when two names or addresses are the same, and a user's language."""
 
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+from unicodedata import normalize
 
 from email_validator import validate_email
 
 LOCALES = ("en", "ru")  # the languages of letters; the first is the fallback
 
 
-def normalize(text: str) -> str:
-    """Return the unique form of a text. Its case and its Unicode normalization do not matter.
+def fold(text: str) -> str:
+    """The unique form of a text: the same for texts that differ in case or normalization alone.
 
-    Two texts are equal by Unicode's canonical caseless match (definition D145): so are `STRASSE`
-    and `straße`.
+    It is the canonical caseless match of Unicode (definition D145): `STRASSE` and `straße` are one.
     """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+    return normalize("NFC", normalize("NFD", text).casefold())
 
 
-def address_forms(email: str) -> dict[str, str]:
-    """Return the forms of a valid email address: `email` for letters, `email_key` for uniqueness.
+def address_forms(written: str) -> dict[str, str]:
+    """The normalized form of a valid address, for letters, and the form in which it is unique.
 
-    The key has the domain in ASCII. The keys of earlier versions do too, because these accepted
-    only ASCII domains.
+    The unique form has the domain in ASCII. All keys of earlier versions have this form, too: they
+    accepted only such domains.
     """
-    address = validate_email(email, check_deliverability=False)
+    address = validate_email(written, check_deliverability=False)
     return {
         "email": address.normalized,
-        "email_key": f"{normalize(address.local_part)}@{address.ascii_domain}",
+        "email_key": f"{fold(address.local_part)}@{address.ascii_domain}",
     }
 
 
-def locale_of(tag: str) -> str:
-    """Return the one of LOCALES for a language tag such as `ru-RU` or `ru_RU.UTF-8`."""
+def locale(tag: str) -> str:
+    """The one of LOCALES for a tag as browsers (`ru-RU`) or POSIX (`ru_RU.UTF-8`) write it."""
     [language, *_] = re.split("[-_.@]", tag.lower())
     return language if language in LOCALES else LOCALES[0]
 
 
-def conflicts(
-    wanted: Mapping[str, Any], users: Sequence[Mapping[Any, Any]]
+def taken(
+    wanted: Mapping[str, Any], holders: list[Mapping[str, Any]]
 ) -> dict[str, list[str]]:
-    """Return the fields of `wanted` that one of the users has, with an error message for each."""
+    """The fields of `wanted` that one of `holders` has already, with a message each."""
     messages = {
         "username": "This username is taken.",
         "email": "This address is in use.",
@@ -49,5 +48,5 @@ def conflicts(
     return {
         name: [message]
         for name, message in messages.items()
-        if any(user[f"{name}_key"] == wanted[f"{name}_key"] for user in users)
+        if any(holder[f"{name}_key"] == wanted[f"{name}_key"] for holder in holders)
     }

@@ -1,4 +1,4 @@
-"""The events that users emits."""
+"""The events of users."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from users.schemas import PublicUser
 
 def user_created(user: Any) -> Event:
     """Build `user_created` from a mapping or a row with the fields of PublicUser."""
-    fields = PublicUser().dump(user)
-    return "user_created", {"user_id": fields.pop("id"), **fields}
+    public = PublicUser().dump(user)
+    return "user_created", {"user_id": public.pop("id"), **public}

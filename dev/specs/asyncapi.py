@@ -599,7 +599,7 @@ def add_handlers(whole: Piece, service: str) -> None:
             raise Failure(f"dev/specs/asyncapi.py: EVENTS has nothing for {full}")
         queue = handler.queue.name
         name = f"{service}.{handler.method_name}"
-        dead = handler.dead_name()
+        dead = handler.dead_letter_queue
         requeued, dead_letter, redriven = (
             f"{full}.{form}" for form in ("requeued", "dead", "redriven")
         )

@@ -212,7 +212,7 @@ def _events(account: Account) -> Iterator[Attempt]:
                 yield Attempt(f"publish {type_}", _publishes(exchange, type_))
     for name in bus.SERVICES:
         for handler in bus.service(name).handlers:
-            moves, queue = handler.moves.name, handler.queue.name
+            moves, queue = handler.moves_exchange.name, handler.queue.name
             if not account.has("write", moves):
                 yield Attempt(f"move into {queue}", _publishes(moves, queue))
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kombu import Queue
 from sqlalchemy.exc import OperationalError
 
-from chassis import events, health
+from chassis import bisection, events, health
 from chassis.errors import Unavailable
 from chassis.events import EventHandler, _delivery
 from chassis.loops import LoopWatch
@@ -148,14 +148,18 @@ class FakeBroker:
 def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHandler]:
     handler = EventHandler("a", "b")
     handler.method_name = "handle_b"
-    handler.queue, handler.moves = Queue(QUEUE), moves_exchange("c")
+    handler.queue, handler.moves_exchange = Queue(QUEUE), moves_exchange("c")
     handler.inbox, handler.held, handler._streak = (
         LightQueue(),
         HeldDeliveries(),
         FailureStreak(),
     )
-    handler._probe = 1
-    handler.prefetch, handler._pauses, handler._stopping = events.PREFETCH, 0, Event()
+    handler._probe_size = 1
+    handler.prefetch, handler._pauses_in_row, handler._stopping = (
+        events.PREFETCH,
+        0,
+        Event(),
+    )
     handler._stopping.send()  # no pause takes time
     handler.queue_consumer = handler.publisher = broker
     with pytest.MonkeyPatch.context() as patch:
@@ -163,6 +167,7 @@ def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHand
         handler._watch = LoopWatch("tests", "handler")
         patch.setattr(handler, "_call", broker.call)
         patch.setattr(events, "monotonic", lambda: next(clock))
+        patch.setattr(bisection, "monotonic", lambda: next(clock))
         patch.setattr(events, "OVERFLOW_PAUSE_S", 0)
         yield handler
 
@@ -192,7 +197,7 @@ FAULTS = st.sampled_from(
     limits=st.lists(st.integers(1, 20), min_size=1, max_size=60),
     losses=st.sets(st.integers(0, 60), max_size=3),
 )
-def test_no_event_is_lost_whatever_fails(
+def test_no_event_is_lost_after_any_failures(
     outcomes, refusals, numbers, limits, losses
 ) -> None:
     """Faults come in any order; then all is well. 201 is a good event that proves the handler."""
@@ -219,7 +224,7 @@ def test_no_event_is_lost_whatever_fails(
 @pytest.mark.parametrize(
     ("connection", "prefetch"), [(True, events.PREFETCH), (None, 1)]
 )
-def test_without_an_event_to_try_a_pause_ends_only_where_the_broker_is_there(
+def test_a_pause_without_an_event_to_probe_ends_only_with_a_broker(
     connection, prefetch, monkeypatch
 ) -> None:
     broker = FakeBroker(repeat(None), repeat(False))

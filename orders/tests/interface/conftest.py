@@ -1,4 +1,4 @@
-"""orders on a real broker and database, beside a fake of billing."""
+"""orders on a real broker and database, beside a twin of billing."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orders.service import Service
-from tests.serving import FakeService, serving
+from tests.serving import Twin, serving
 
 
 @pytest.fixture(scope="module")
-def running(suite_config) -> Iterator[FakeService]:
-    fake = FakeService("billing", "withdraw_many", "cancel_many")
-    with serving(suite_config, fake.service, Service):
-        yield fake
+def running(suite_config) -> Iterator[Twin]:
+    twin = Twin("billing", "withdraw_many", "cancel_many")
+    with serving(suite_config, twin.service, Service):
+        yield twin
 
 
 @pytest.fixture
-def billing(running, clean) -> FakeService:
-    """The fake of billing: orders runs beside it; every withdrawal is done unless told otherwise."""
-    running.reset()
+def billing(running, clean) -> Twin:
+    """The twin of billing: orders runs beside it; every withdrawal is done unless told otherwise."""
+    running.forget()
     running.answers["withdraw_many"] = every({"status": "done"})
     return running
 
