@@ -1,1 +1,1 @@
-"""README and docs: their links lead somewhere, their samples parse, their commands were run."""
+"""README and docs: links have targets, samples parse, and commands run."""

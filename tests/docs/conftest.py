@@ -1,4 +1,4 @@
-"""A suite as `make up` starts it, and a terminal beside it."""
+"""A suite as `make up` starts it, and a terminal with its environment."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ TIMEOUT_S = 300
 
 @pytest.fixture(scope="package")
 def suite() -> Iterator[Suite]:
-    """All five services, ready."""
+    """Start all five services and wait until they are ready."""
     with tempfile.TemporaryDirectory(prefix="shop-docs-") as folder:
         suite = Suite(Path(folder, "run"), free_ports(), tied=True)
         try:
@@ -29,15 +29,20 @@ def suite() -> Iterator[Suite]:
 
 
 class Terminal:
-    """Somebody's terminal, in the top folder. Variables that one block sets hold for those after it."""
+    """A terminal in the top folder. Variables that a block sets remain for the next one."""
 
     def __init__(self, variables: dict[str, str]) -> None:
         self.variables = variables
 
     def run(self, text: str) -> str:
-        """What the commands print, errors too; fails where one of them does."""
+        """Run commands and return their output and errors.
+
+        Raises AssertionError if one of them fails.
+        """
         with tempfile.NamedTemporaryFile("r", prefix="shop-docs-") as kept:
-            script = f"trap 'env -0 >{kept.name}' EXIT\nset -a -e -o pipefail\n{text}"  # -a: functions too
+            # `set -a` exports variables and functions.
+            options = f"trap 'env -0 >{kept.name}' EXIT\nset -a -e -o pipefail"
+            script = f"{options}\n{text}"
             done = subprocess.run(
                 ["bash", "-c", script],
                 cwd=ROOT,
@@ -49,24 +54,22 @@ class Terminal:
                 timeout=TIMEOUT_S,
             )
             assert done.returncode == 0, f"{text}\n{done.stdout}"
-            self.variables = dict(
-                line.split("=", 1) for line in kept.read().split("\0") if line
-            )
+            lines = filter(None, kept.read().split("\0"))
+            self.variables = dict(line.split("=", 1) for line in lines)
         return done.stdout
 
 
 @pytest.fixture(scope="package")
 def variables(suite: Suite) -> dict[str, str]:
-    """The environment of whoever has started the suite on these ports, and has no other servers.
+    """Return the environment of a user with the suite on these ports.
 
-    A proxy is set, which does not answer: nothing in the documents asks it for this machine.
+    It has no other servers, and a dead proxy: no command in the documents uses a proxy for this
+    machine.
     """
-    unwanted = {*PRIVATE, *EXEMPTIONS}
-    others = {
-        name: value for name, value in os.environ.items() if name not in unwanted
-    } | DEAD_PROXY
+    removed = {*PRIVATE, *EXEMPTIONS}
+    others = {key: value for key, value in os.environ.items() if key not in removed}
     ports = {variable: str(suite.ports[name]) for name, variable in VARIABLES.items()}
-    return {**others, **ports, "RUN_DIR": str(suite.servers.wanted)}
+    return {**others, **DEAD_PROXY, **ports, "RUN_DIR": str(suite.servers.wanted)}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What stands in the Markdown files of this repository: blocks of code, links, headings."""
+"""Reads code blocks, links and headings of the Markdown files in this repository."""
 
 import re
 from collections.abc import Iterator
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-HISTORY = ROOT / "CHANGELOG.md"  # names things that are gone
-TOLD = [
+# It names things that no longer exist.
+HISTORY = ROOT / "CHANGELOG.md"
+DOCUMENTS = [
     *sorted({*ROOT.glob("*.md")} - {HISTORY}),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-LINKING = [*TOLD, HISTORY, *sorted((ROOT / "charts").rglob("*.md"))]
+LINKING = [*DOCUMENTS, HISTORY, *sorted((ROOT / "charts").rglob("*.md"))]
 
 FENCE = re.compile(r" *```([\w-]*)$")
 COMMENT = re.compile(r"\s+# .*$")
@@ -22,8 +23,11 @@ PATH = re.compile(r"`([\w./-]+)`:$")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code. `language` is what a fence tells of it, "" of an indented one: a terminal.
-    `path` is the file that the line above it names (`docs/x.md`:)."""
+    """A block of code.
+
+    `language` is the word behind the fence. An indented block is a terminal, and has "". `path` is
+    the file in the line above the block (`docs/x.md`:).
+    """
 
     file: Path
     line: int
@@ -36,15 +40,14 @@ class Block:
 
 
 def blocks(file: Path) -> list[Block]:
-    """All blocks of a file, in their order."""
+    """Return all blocks of a file, in their order."""
     return list(_blocks(file, file.read_text()))
 
 
 def blocks_in(language: str) -> list[Block]:
-    """The blocks in a language, of all files that tell something."""
-    return [
-        block for file in TOLD for block in blocks(file) if block.language == language
-    ]
+    """Return the blocks in a language, of all documents."""
+    found = [block for file in DOCUMENTS for block in blocks(file)]
+    return [block for block in found if block.language == language]
 
 
 def _blocks(file: Path, text: str) -> Iterator[Block]:
@@ -59,10 +62,8 @@ def _blocks(file: Path, text: str) -> Iterator[Block]:
             yield Block(file, start, fence[1], "\n".join(body) + "\n", named)
             at = end + 1
         elif line.startswith("    ") and not lines[at - 1].strip():
-            while at < len(lines) and (
-                lines[at].startswith("    ") or not lines[at].strip()
-            ):
-                at += 1
+            rest = (n for n in range(at, len(lines)) if not _is_indented(lines[n]))
+            at = next(rest, len(lines))
             body = [each[4:] for each in lines[start - 1 : at]]
             yield Block(file, start, "", "\n".join(body).rstrip() + "\n")
         else:
@@ -72,31 +73,33 @@ def _blocks(file: Path, text: str) -> Iterator[Block]:
             at += 1
 
 
+def _is_indented(line: str) -> bool:
+    return line.startswith("    ") or not line.strip()
+
+
 def without_blocks(text: str) -> str:
-    """The prose alone: what stands in fences is no heading and no link."""
+    """Return the text without fenced blocks, which contain no headings and links."""
     return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def links(file: Path) -> list[str]:
-    """Where the links and pictures of a file lead, but for those to the outside."""
+    """Return the targets of the links and pictures of a file, except for URLs."""
     found = LINK.findall(re.sub(r"`[^`\n]*`", "", without_blocks(file.read_text())))
     return [target for target in found if not re.match(r"[a-z]+:", target)]
 
 
 def anchors(file: Path) -> set[str]:
-    """The names by which the headings of a file are linked to, as GitHub makes them."""
+    """Return the anchors of the headings of a file, as GitHub makes them."""
     headings = HEADING.findall(without_blocks(file.read_text()))
-    return {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in headings
-    }
+    words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {each.replace(" ", "-") for each in words}
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a terminal, without comments.
+    """Return the commands of a terminal, without comments.
 
-    A session has them after `$ `, and what they print beside them. A command that goes on in further
-    lines is one.
+    In a session, commands follow `$ ` and other lines are output. A command that continues in
+    further lines is one command.
     """
     text = block.text.replace("\\\n", " ")
     lines = [COMMENT.sub("", line) for line in text.splitlines() if line.strip()]

@@ -1,18 +1,15 @@
-"""The loop of CONTRIBUTING.md works as it is written; tests/docs/test_text.py looks at its verbs."""
+"""Runs the commands of CONTRIBUTING.md. tests/docs/test_text.py checks its make targets."""
 
 import os
 import subprocess
 
 from tests.docs.markdown import ROOT, blocks
 
-[LOOP] = [
-    block.text
-    for block in blocks(ROOT / "docs" / "CONTRIBUTING.md")
-    if block.language == "bash"
-]
+BLOCKS = blocks(ROOT / "docs" / "CONTRIBUTING.md")
+[LOOP] = [block.text for block in BLOCKS if block.language == "bash"]
 
 
-def test_the_loop_while_one_writes_runs() -> None:
+def test_the_development_loop_runs() -> None:
     environment = {**os.environ, "PYTEST_ADDOPTS": "-p no:cacheprovider"}
     done = subprocess.run(
         ["bash", "-e", "-c", LOOP],
@@ -23,5 +20,5 @@ def test_the_loop_while_one_writes_runs() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for said in ("All checks passed!", " passed in ", "together; at most"):
-        assert said in done.stdout
+    for output in ("All checks passed!", " passed in ", "together; at most"):
+        assert output in done.stdout

@@ -1,4 +1,4 @@
-"""docs/how-long-will-it-last.md: the versions and the modules that it names are those of today."""
+"""docs/how-long-will-it-last.md names the current versions and modules."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ def product_modules() -> tuple[Path, ...]:
 
 
 def imported(path: Path) -> set[str]:
-    """The top-level packages that a module imports."""
+    """Return the top-level packages that a module imports."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -38,7 +38,7 @@ def imported(path: Path) -> set[str]:
 
 @cache
 def importers() -> Mapping[str, Set[str]]:
-    """The product modules that import each of LIBRARIES."""
+    """Return the product modules that import each of LIBRARIES."""
     modules = defaultdict(set)
     for path in product_modules():
         for library in LIBRARIES & imported(path):
@@ -46,22 +46,20 @@ def importers() -> Mapping[str, Set[str]]:
     return modules
 
 
-def test_versions_are_the_locked_ones() -> None:
+def test_it_names_the_locked_versions() -> None:
     locked = dict(LOCKED.findall((ROOT / "requirements" / "product.lock").read_text()))
     named = dict(VERSION.findall(TEXT))
     assert len(named) >= len(LIBRARIES)
     assert named == {name: locked.get(name) for name in named}
 
 
-def test_the_modules_that_depend_on_each_library_are_named() -> None:
-    named = {
-        library: set(MODULE.findall(modules))
-        for library, modules in IMPORTED.findall(TEXT)
-    }
+def test_it_names_the_modules_that_import_each_library() -> None:
+    rows = IMPORTED.findall(TEXT)
+    named = {library: set(MODULE.findall(modules)) for library, modules in rows}
     assert named == importers()
 
 
-def test_modules_are_counted() -> None:
+def test_it_counts_the_modules() -> None:
     depending = set().union(*importers().values())
     chassis = {name for name in depending if name.startswith("chassis/")}
     assert f"\n{len(depending)} of {len(product_modules())} product modules" in TEXT

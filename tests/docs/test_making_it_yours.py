@@ -1,4 +1,4 @@
-"""docs/making-it-yours.md: its renaming, followed in a copy, and its lists of places, compared with git's."""
+"""docs/making-it-yours.md: its renaming works in a copy, and its lists of files are complete."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ KEPT = (
     ":!*NOTICE",
 )
 DROPPED = "notifications"
-# Documents, tests, results, and the permissions of the version before.
+# Documents, tests, results, and the permissions of the previous version.
 TEXTS = (
     ":!*.md",
     ":!docs",
@@ -40,7 +40,7 @@ TIMEOUT_S = 120
 
 
 def run(root: Path, *command: str | Path) -> str:
-    """What a command prints; fails where the command does."""
+    """Run a command and return its output. Raises AssertionError if it fails."""
     done = subprocess.run(
         command, cwd=root, capture_output=True, text=True, timeout=TIMEOUT_S
     )
@@ -49,7 +49,7 @@ def run(root: Path, *command: str | Path) -> str:
 
 
 def rename(root: Path) -> str:
-    """Does what the page says; returns the state of all files."""
+    """Rename as the page says; return the state of all files."""
     run(root, "bash", "-e", "-c", RENAMING)
     run(root, "git", "add", "--all")
     return run(root, "git", "write-tree")
@@ -57,7 +57,7 @@ def rename(root: Path) -> str:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with other names."""
+    """Return a renamed checkout."""
     root = copy_to(tmp_path_factory.mktemp("renamed"))
     run(root, "git", "init", "--quiet")
     run(root, "git", "add", "--all")
@@ -82,34 +82,27 @@ def test_the_renaming_can_be_repeated(copy: Path) -> None:
     assert rename(copy) == rename(copy)
 
 
-def test_the_chart_asks_for_the_renamed_images_and_host(copy: Path) -> None:
-    chart = helm(
-        NEWEST,
-        "template",
-        RELEASE,
-        copy / "charts" / "shop",
-        "--namespace",
-        "bazaar-eu",
-    )
+def test_the_chart_has_the_renamed_images_and_host(copy: Path) -> None:
+    folder = copy / "charts" / "shop"
+    chart = helm(NEWEST, "template", RELEASE, folder, "--namespace", "bazaar-eu")
     objects: list[dict[str, Any]] = [each for each in yaml.safe_load_all(chart) if each]
     images = set(re.findall(r"image: \"?(\S+?)\"?$", chart, re.MULTILINE))
-    ours = {image for image in images if image.startswith("acme/")}
-    assert len(ours) == 6
-    assert all(re.fullmatch(r"acme/[a-z-]+-eu:[\d.]+", image) for image in ours)
+    own = {image for image in images if image.startswith("acme/")}
+    assert len(own) == 6
+    assert all(re.fullmatch(r"acme/[a-z-]+-eu:[\d.]+", image) for image in own)
     [ingress] = [each for each in objects if each["kind"] == "Ingress"]
     assert [rule["host"] for rule in ingress["spec"]["rules"]] == ["shop.example.org"]
 
 
-def test_made_files_are_the_renamed_ones(copy: Path) -> None:
+def test_generated_files_are_renamed_too(copy: Path) -> None:
     for module in ("dev.specs.openapi", "dev.specs.asyncapi", "dev.chart.docs"):
         run(copy, sys.executable, "-W", "ignore", "-m", module)
     assert run(copy, "git", "diff", "--name-only") == ""
 
 
 def test_each_file_that_names_the_dropped_service_is_listed() -> None:
-    naming = run(
-        ROOT, "git", "grep", "-lIw", DROPPED, "--", ".", f":!{DROPPED}", *TEXTS
-    ).split()
+    command = ("git", "grep", "-lIw", DROPPED, "--", ".", f":!{DROPPED}")
+    naming = run(ROOT, *command, *TEXTS).split()
     listed = set(FILE.findall(DROP))
     assert [name for name in naming if name not in listed] == []
 
@@ -121,7 +114,7 @@ def test_the_files_of_the_lists_exist() -> None:
 
 
 def test_the_files_to_remove_exist() -> None:
-    [command] = [
-        line.split() for line in DROP.splitlines() if line.startswith("    git rm -r ")
-    ]
-    assert [pattern for pattern in command[3:] if not [*ROOT.glob(pattern)]] == []
+    lines = DROP.splitlines()
+    [command] = [line for line in lines if line.startswith("    git rm -r ")]
+    patterns = command.split()[3:]
+    assert [pattern for pattern in patterns if not [*ROOT.glob(pattern)]] == []
