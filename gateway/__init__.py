@@ -1,6 +1,8 @@
-"""gateway: HTTP in, RPC out. Validates, authenticates, translates; holds no business rule.
+"""gateway: HTTP in, RPC out. It validates, authenticates and translates, without business rules.
 
-Owns     nothing but the key that signs tokens
-Answers  the HTTP API (docs: README, section "The API")
-Asks     users, billing, orders, notifications
+Owns     only the key that signs tokens
+Answers  the HTTP API (README, section "The API")
+Calls    users, billing, orders, notifications
+
+`gateway.http` names the modules that a request passes.
 """

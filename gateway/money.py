@@ -1,4 +1,8 @@
-"""Money at the edge: a decimal in the deployed currency outside, an integer of minor units inside."""
+"""Money at the edge of the suite.
+
+Outside, an amount is a decimal in the currency of the deployment. Inside, it is an integer of
+minor units.
+"""
 
 import re
 from decimal import Context, Decimal, Inexact
@@ -10,44 +14,47 @@ from chassis.settings import ISO_4217_DIGITS
 
 MAX_AMOUNT_MINOR = 10_000_000_00
 EXACT = Context(traps=[Inexact])
-_WRITTEN = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
-currency = "EUR"  # of all amounts of this process; gateway/web.py sets it at the start
-confirmed: set[str] = (
-    set()
-)  # currencies that the books of billing have, as far as this process knows
+_DECIMAL = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
+# Of all amounts of this process. The dispatcher sets it at the start.
+currency = "EUR"
+# The currencies that billing has reported for its books.
+confirmed: set[str] = set()
 
 
 class Money(fields.Field[int]):
-    """An amount: "99.90", or the JSON number 99.9 (a Decimal, never a float); loads as minor units (9990)."""
+    """An amount: "99.90", or the JSON number 99.9 as a Decimal, never a float.
+
+    It loads as minor units: 9990.
+    """
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Any, **kwargs: Any
     ) -> int:
-        no_amount = f'Not an amount: write it like "{format_minor(9990)}".'
+        malformed = f'Not an amount: write it like "{format_minor(9990)}".'
         amount = _decimal(value)
         if amount is None:
-            raise ValidationError(no_amount)
-        if (
-            amount <= 0
-        ):  # comparing is exact for any number; arithmetic would overflow or round
+            raise ValidationError(malformed)
+        # A comparison is exact for any number. Arithmetic would overflow or round.
+        if amount <= 0:
             raise ValidationError("Must be more than 0.")
         if amount > _exact(MAX_AMOUNT_MINOR):
             raise ValidationError(f"Must be at most {format_minor(MAX_AMOUNT_MINOR)}.")
         try:
             return int(amount.quantize(_exact(1), context=EXACT).scaleb(digits()))
         except Inexact:
-            raise ValidationError(no_amount) from None
+            raise ValidationError(malformed) from None
 
 
 def digits() -> int:
-    """How many digits of an amount stand after the point."""
+    """Return the number of digits after the point of an amount."""
     return ISO_4217_DIGITS[currency]
 
 
 def _decimal(value: object) -> Decimal | None:
+    """Return the exact value of an amount, or None if it is malformed."""
     if (
         isinstance(value, str)
-        and _WRITTEN.fullmatch(value)
+        and _DECIMAL.fullmatch(value)
         and len(value.partition(".")[2]) <= digits()
     ):
         value = Decimal(value)
@@ -62,5 +69,5 @@ def _exact(minor: int) -> Decimal:
 
 
 def format_minor(minor: int) -> str:
-    """9990 -> "99.90", -50 -> "-0.50"; in JPY "9990" and "-50"."""
+    """Format minor units: 9990 is "99.90", -50 is "-0.50". In JPY they are "9990" and "-50"."""
     return f"{_exact(minor):.{digits()}f}"

@@ -1,4 +1,4 @@
-"""Errors as the client sees them: application/problem+json (RFC 9457), mapped in one place."""
+"""Maps errors to problem responses: application/problem+json (RFC 9457)."""
 
 import json
 import logging
@@ -8,38 +8,40 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chassis.errors import DeadlineExceeded, Unavailable
 from chassis.rpc import NotReceived
-from gateway.responses import Response
+from gateway.http.responses import REASON_PHRASES, Response
 
 log = logging.getLogger(__name__)
 
-TYPE = "tag:arch.homework,2026:{}"  # stable, and nothing to be fetched (RFC 4151)
-RETRY = {"Retry-After": "2"}  # seconds
-UNKNOWN = "Whether it was done is unknown. Repeat it, with the same Idempotency-Key if it had one."
-AWAY = f"A part that this needs is away or overloaded. {UNKNOWN}"
+# Stable, and not to be fetched (RFC 4151).
+TYPE = "tag:arch.homework,2026:{}"
+# In seconds.
+RETRY_AFTER = {"Retry-After": "2"}
+OUTCOME_UNKNOWN = "The outcome is unknown. Retry with the same Idempotency-Key."
 NOTHING_DONE = (
-    "A dependency is unavailable or overloaded. Nothing was done: send it again later."
+    "A required service is unavailable or overloaded. Nothing was done. Retry later."
 )
 
 
 class Problem(Exception):
-    """An answer that refuses: `name` is the stable part of its type, a `detail` is for people."""
+    """An error response. `name` is the stable part of its type. `detail` says what to do."""
 
     def __init__(
         self,
         status: int,
         name: str,
-        title: str,
+        detail: str,
         *,
         headers: dict[str, str] | None = None,
         **members: Any,
     ) -> None:
-        super().__init__(title)
+        super().__init__(detail)
         self.status = status
         self.headers = headers or {}
         self.body = {
             "type": TYPE.format(name),
-            "title": title,
+            "title": REASON_PHRASES[status],
             "status": status,
+            "detail": detail,
             **members,
         }
 
@@ -51,72 +53,64 @@ class Problem(Exception):
         )
 
 
-def invalid(errors: dict[str, Any]) -> Problem:
-    """Fields are wrong: `errors` has a list of messages for each."""
-    return Problem(
-        422,
-        "validation",
-        "The request is not valid",
-        detail=f"Wrong: {', '.join(sorted(errors))}.",
-        errors=errors,
-    )
-
-
 def malformed(detail: str) -> Problem:
-    return Problem(400, "malformed-request", "The request can't be read", detail=detail)
+    return Problem(400, "malformed-request", detail)
 
 
 def unauthorized(detail: str) -> Problem:
-    return Problem(
-        401,
-        "unauthorized",
-        "Who is asking is not known",
-        detail=detail,
-        headers={"WWW-Authenticate": "Bearer"},
-    )
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 def not_found() -> Problem:
-    return Problem(404, "not-found", "There is nothing here")
+    return Problem(404, "not-found", "Check the path and the id in it.")
+
+
+def invalid(errors: dict[str, Any]) -> Problem:
+    """Return the problem of invalid fields. `errors` has a list of messages for each."""
+    names = ", ".join(sorted(errors))
+    return Problem(422, "validation", f"Correct these fields: {names}.", errors=errors)
 
 
 def key_reused() -> Problem:
-    detail = "This Idempotency-Key came before with another request."
+    detail = "The Idempotency-Key was used for a different request. Send a new key."
     return Problem(
-        422,
-        "idempotency-key-reused",
-        "The key stands for another request",
-        detail=detail,
-        errors={"Idempotency-Key": [detail]},
+        422, "idempotency-key-reused", detail, errors={"Idempotency-Key": [detail]}
     )
 
 
-def unavailable(detail: str = AWAY) -> Problem:
-    return Problem(
-        503, "unavailable", "Not available just now", detail=detail, headers=RETRY
-    )
+def unavailable(
+    detail: str = f"A required service is unavailable or overloaded. {OUTCOME_UNKNOWN}",
+) -> Problem:
+    return Problem(503, "unavailable", detail, headers=RETRY_AFTER)
 
 
 def from_exception(exc: Exception) -> Problem:
-    """The problem that tells a client of `exc`, without a word about our insides."""
-    if isinstance(exc, Problem):
-        return exc
-    if isinstance(exc, DeadlineExceeded):
-        return Problem(
-            504, "deadline-exceeded", "It took too long", detail=UNKNOWN, headers=RETRY
-        )
-    if isinstance(exc, Unavailable):  # a request makes one call, so that decides it
-        return unavailable(NOTHING_DONE if isinstance(exc, NotReceived) else AWAY)
-    if isinstance(exc, MethodNotAllowed):
-        return Problem(
-            405,
-            "method-not-allowed",
-            "Method Not Allowed",
-            headers={"Allow": ", ".join(sorted(exc.valid_methods or []))},
-        )
-    if isinstance(
-        exc, HTTPException
-    ):  # routing's: no such path, or a redirect of `/orders//x`; we don't
-        return not_found()
+    """Return the problem of an exception. It reveals nothing about the implementation."""
+    match exc:
+        case Problem():
+            return exc
+        case DeadlineExceeded():
+            return Problem(
+                504, "deadline-exceeded", OUTCOME_UNKNOWN, headers=RETRY_AFTER
+            )
+        # A request makes one call. If it was not received, nothing was done.
+        case NotReceived():
+            return unavailable(NOTHING_DONE)
+        case Unavailable():
+            return unavailable()
+        case MethodNotAllowed():
+            return Problem(
+                405,
+                "method-not-allowed",
+                "Use one of the methods in the Allow header.",
+                headers={"Allow": ", ".join(sorted(exc.valid_methods or []))},
+            )
+        # The router found no path, or would redirect `/orders//x`.
+        case HTTPException():
+            return not_found()
     log.error("request_failed", exc_info=exc)
-    return Problem(500, "internal-error", "Something broke on our side")
+    return Problem(
+        500,
+        "internal-error",
+        "The request failed inside the shop. Report the X-Request-Id.",
+    )

@@ -1,4 +1,7 @@
-"""What crosses the HTTP edge, in and out. Who is asking comes from a token, never from a body."""
+"""The bodies and queries of requests, and the fields of responses.
+
+The user comes from the token, never from a body.
+"""
 
 import base64
 import binascii
@@ -11,11 +14,12 @@ from werkzeug.http import parse_accept_header
 from chassis.schemas import Text
 from gateway.money import Money, format_minor
 
-LOCALES = ("en", "ru")  # that users stores; the first is the fallback
+# The languages of users. The first is the fallback.
+LOCALES = ("en", "ru")
 
 
 class SignUp(Schema):
-    """POST /users"""
+    """The body of POST /users."""
 
     username = Text(1, 64, required=True)
     email = Text(3, 254, required=True)
@@ -24,9 +28,10 @@ class SignUp(Schema):
 
 
 def accepted_locale(header: str) -> str:
-    """The best of LOCALES for an Accept-Language (RFC 9110, section 12.5.4), however malformed.
+    """Return the best of LOCALES for an Accept-Language (RFC 9110, section 12.5.4).
 
-    A tag counts as its language: `ru-RU, en;q=0.5` is `ru`. Of equal languages the first one wins.
+    A tag counts as its language: `ru-RU, en;q=0.5` is `ru`. Of equal languages the first one
+    wins. A malformed header is accepted.
     """
     # The start of the header is enough. To parse 8 KiB would take 5 ms.
     accepted = parse_accept_header(re.sub("[-_][a-z0-9]+", "", header[:500].lower()))
@@ -35,33 +40,32 @@ def accepted_locale(header: str) -> str:
 
 
 class Login(Schema):
-    """POST /tokens"""
+    """The body of POST /tokens."""
 
     username = Text(1, 64, required=True)
     password = Text(1, 128, required=True)
 
 
 class NewMovement(Schema):
-    """POST /account/deposits and /account/withdrawals"""
+    """The body of POST /account/deposits and /account/withdrawals."""
 
     amount_minor = Money(required=True, data_key="amount")
 
 
 class NewOrder(Schema):
-    """POST /orders"""
+    """The body of POST /orders."""
 
     price_minor = Money(required=True, data_key="price")
 
 
 class NewMessage(Schema):
-    """POST /notifications"""
+    """The body of POST /notifications."""
 
     subject = Text(1, 200, required=True)
     body = Text(1, 10_000, required=True)
 
 
-def _limit(text: str) -> int:
-    """How many items a page has at most."""
+def _load_limit(text: str) -> int:
     if not (
         text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 100
     ):
@@ -69,8 +73,8 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def _after(cursor: str) -> str:
-    """The key that the next page starts after; outside it is opaque, as base64url."""
+def _load_cursor(cursor: str) -> str:
+    """Return the key that the next page starts after. For clients it is opaque base64url."""
     try:
         return base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
@@ -78,29 +82,34 @@ def _after(cursor: str) -> str:
 
 
 class Page(Schema):
-    """?limit= and ?cursor= of every list"""
+    """The query of each list."""
 
-    limit = fields.Function(deserialize=_limit, load_default=20)
-    after = fields.Function(deserialize=_after, data_key="cursor")
+    limit = fields.Function(deserialize=_load_limit, load_default=20)
+    after = fields.Function(deserialize=_load_cursor, data_key="cursor")
 
 
-class View:
-    """What the API shows of something: fields by the same name or another, amounts (`*_minor`) as texts."""
+class ResponseFields:
+    """The fields of a response, and the keys of their values in an outcome.
 
-    def __init__(self, *same: str, **others: str) -> None:
-        self.fields = {key.removesuffix("_minor"): key for key in same} | others
+    `ResponseFields("id", to="email")` has the field `id`, and the field `to` with the value of
+    `email`. An amount loses its suffix `_minor` and becomes a text.
+    """
 
-    def dump(self, inside: dict[str, Any]) -> dict[str, Any]:
+    def __init__(self, *same: str, **renamed: str) -> None:
+        self.fields = {key.removesuffix("_minor"): key for key in same} | renamed
+
+    def dump(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of an outcome that it has values for."""
         return {
-            name: format_minor(inside[key]) if key.endswith("_minor") else inside[key]
+            name: format_minor(outcome[key]) if key.endswith("_minor") else outcome[key]
             for name, key in self.fields.items()
-            if key in inside
+            if key in outcome
         }
 
 
-USER = View("id", "username", "email", "locale")
-ACCOUNT = View("user_id", "currency", "balance_minor")
-OPERATION = View(
+USER = ResponseFields("id", "username", "email", "locale")
+ACCOUNT = ResponseFields("user_id", "currency", "balance_minor")
+OPERATION = ResponseFields(
     "id",
     "kind",
     "status",
@@ -110,14 +119,18 @@ OPERATION = View(
     "amount_minor",
     "balance_after_minor",
 )
-ORDER = View("id", "status", "reason", "created_at", "ended_at", "price_minor")
-LETTER = View(
+ORDER = ResponseFields(
+    "id", "status", "reason", "created_at", "ended_at", "price_minor"
+)
+LETTER = ResponseFields(
     "id", "kind", "order_id", "subject", "body", "created_at", "state", to="email"
 )
 
 
-def page_of(view: View, page: dict[str, Any]) -> dict[str, Any]:
-    """A list as the client sees it: {"items": [...], "next_cursor": text or null}."""
+def page_of(item_fields: ResponseFields, page: dict[str, Any]) -> dict[str, Any]:
+    """Return {"items": [...], "next_cursor": text or None} for a page of outcomes."""
     after = page["next"]
-    cursor = after and base64.urlsafe_b64encode(after.encode()).decode()
-    return {"items": [view.dump(item) for item in page["items"]], "next_cursor": cursor}
+    return {
+        "items": [item_fields.dump(item) for item in page["items"]],
+        "next_cursor": after and base64.urlsafe_b64encode(after.encode()).decode(),
+    }

@@ -1,4 +1,4 @@
-"""gateway, top to bottom: whom it asks, and its routes."""
+"""The routes of the HTTP API, and the services that they call."""
 
 from contextlib import suppress
 from typing import Any
@@ -12,13 +12,14 @@ from chassis.outcomes import Outcome
 from chassis.rpc import RpcProxy
 from chassis.schemas import is_id
 from gateway import money, problems, schemas
-from gateway.reading import Request
+from gateway.routes import ApiRequest, route
 from gateway.tokens import Tokens
-from gateway.web import http
 
-CONFIRM_S = 1.0  # for billing to say the currency of its books; orders are taken without it, too
+# For billing to report the currency of its books. Without it, orders are accepted.
+CONFIRM_TIMEOUT_S = 1.0
 
-Answer = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
+# Status, data, and headers if there are any.
+ApiResponse = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
 
 
 class Service:
@@ -34,11 +35,14 @@ class Service:
     notifications = RpcProxy("notifications", ["send", "list"])
     tokens = Tokens()
 
-    @http("POST", "/users", body=schemas.SignUp(), public=True)
-    def sign_up(self, request: Request) -> Answer:
-        """Create a user; the answer carries a token."""
+    # The first line of each handler's docstring is its summary in the OpenAPI document.
+
+    @route("POST", "/users", body=schemas.SignUp(), public=True)
+    def sign_up(self, request: ApiRequest) -> ApiResponse:
+        """Create a user and a token."""
         outcome = self.users.create(
-            id=str(uuid_utils.uuid7()),  # makes it safe to deliver twice
+            # The id makes redelivery idempotent.
+            id=str(uuid_utils.uuid7()),
             **{"locale": schemas.accepted_locale(request.accept_language)}
             | request.body,
         )
@@ -46,84 +50,85 @@ class Service:
             raise problems.Problem(
                 409,
                 "taken",
-                "The username or the address is taken",
+                "The username or the email address is in use. Choose another one.",
                 errors=outcome["errors"],
             )
-        user = schemas.USER.dump(_valid(outcome)["user"])
+        user = schemas.USER.dump(_accepted(outcome)["user"])
         return 201, {**user, **self.tokens.issue(user["id"])}, {"Location": "/users/me"}
 
-    @http("POST", "/tokens", body=schemas.Login(), public=True)
-    def log_in(self, request: Request) -> Answer:
-        """A token for a username and password."""
+    @route("POST", "/tokens", body=schemas.Login(), public=True)
+    def log_in(self, request: ApiRequest) -> ApiResponse:
+        """Create a token for a username and password."""
         user = self.users.authenticate(**request.body)
         if user is None:
             raise problems.unauthorized("Username or password is wrong.")
         return 201, self.tokens.issue(user["id"])
 
-    @http("GET", "/users/me")
-    def profile(self, request: Request) -> Answer:
-        """Who is asking."""
+    @route("GET", "/users/me")
+    def profile(self, request: ApiRequest) -> ApiResponse:
+        """Get the user of the token."""
         user = self.users.get(user_id=request.user_id)
         if user is None:
-            raise problems.unauthorized("This user is no more.")
+            raise problems.unauthorized("This user no longer exists.")
         return 200, schemas.USER.dump(user)
 
-    @http("GET", "/account")
-    def account(self, request: Request) -> Answer:
-        """The balance."""
+    @route("GET", "/account")
+    def account(self, request: ApiRequest) -> ApiResponse:
+        """Get the balance."""
         return 200, schemas.ACCOUNT.dump(
-            _valid(self.billing.account(user_id=request.user_id))
+            _accepted(self.billing.account(user_id=request.user_id))
         )
 
-    @http("GET", "/account/operations", query=schemas.Page())
-    def statement(self, request: Request) -> Answer:
-        """The operations, newest first."""
-        return _page(
+    @route("GET", "/account/operations", query=schemas.Page())
+    def statement(self, request: ApiRequest) -> ApiResponse:
+        """List the operations, newest first."""
+        return 200, schemas.page_of(
             schemas.OPERATION,
-            self.billing.statement(user_id=request.user_id, **request.query),
+            _accepted(self.billing.statement(user_id=request.user_id, **request.query)),
         )
 
-    @http("POST", "/account/deposits", body=schemas.NewMovement())
-    def deposit(self, request: Request) -> Answer:
-        """Put money on the account."""
+    @route("POST", "/account/deposits", body=schemas.NewMovement())
+    def deposit(self, request: ApiRequest) -> ApiResponse:
+        """Deposit money."""
         self._confirm_currency(request.user_id)
-        return _moved(
+        return _operation_response(
             self.billing.deposit(
                 user_id=request.user_id, key=request.key, **request.body
             )
         )
 
-    @http("POST", "/account/withdrawals", body=schemas.NewMovement())
-    def withdraw(self, request: Request) -> Answer:
-        """Take money off the account."""
+    @route("POST", "/account/withdrawals", body=schemas.NewMovement())
+    def withdraw(self, request: ApiRequest) -> ApiResponse:
+        """Withdraw money."""
         self._confirm_currency(request.user_id)
-        return _moved(
+        return _operation_response(
             self.billing.withdraw(
                 user_id=request.user_id, key=request.key, **request.body
             )
         )
 
-    @http("POST", "/orders", body=schemas.NewOrder())
-    def place_order(self, request: Request) -> Answer:
-        """Place an order and pay it: 201 once it has ended, 202 while the outcome is open."""
+    @route("POST", "/orders", body=schemas.NewOrder())
+    def place_order(self, request: ApiRequest) -> ApiResponse:
+        """Place an order and pay it: 201 if it is settled, 202 while it is pending."""
         self._confirm_currency(request.user_id)
         outcome = self.orders.place(
             user_id=request.user_id, key=request.key, **request.body
         )
-        order = schemas.ORDER.dump(_valid(outcome))
+        order = schemas.ORDER.dump(_accepted(outcome))
         status = 202 if order["status"] == "pending" else 201
         return status, order, {"Location": quote(f"/orders/{order['id']}")}
 
-    @http("GET", "/orders", query=schemas.Page())
-    def list_orders(self, request: Request) -> Answer:
-        """The orders, newest first."""
-        return _page(
-            schemas.ORDER, self.orders.list(user_id=request.user_id, **request.query)
+    @route("GET", "/orders", query=schemas.Page())
+    def list_orders(self, request: ApiRequest) -> ApiResponse:
+        """List the orders, newest first."""
+        return 200, schemas.page_of(
+            schemas.ORDER,
+            _accepted(self.orders.list(user_id=request.user_id, **request.query)),
         )
 
-    @http("GET", "/orders/<order_id>")
-    def get_order(self, request: Request) -> Answer:
-        """One order; someone else's does not exist."""
+    @route("GET", "/orders/<order_id>")
+    def get_order(self, request: ApiRequest) -> ApiResponse:
+        """Get one order. The order of another user is not found."""
         order_id = request.path["order_id"]
         order = is_id(order_id) and self.orders.get(
             order_id=order_id, user_id=request.user_id
@@ -132,79 +137,85 @@ class Service:
             raise problems.not_found()
         return 200, schemas.ORDER.dump(order)
 
-    @http("POST", "/notifications", body=schemas.NewMessage())
-    def send_message(self, request: Request) -> Answer:
-        """A message to one's own address; its id makes it safe to deliver twice."""
-        letter = self.notifications.send(
-            id=str(uuid_utils.uuid7()), user_id=request.user_id, **request.body
+    @route("POST", "/notifications", body=schemas.NewMessage())
+    def send_message(self, request: ApiRequest) -> ApiResponse:
+        """Send a message to the user's own address."""
+        outcome = self.notifications.send(
+            # The id makes redelivery idempotent.
+            id=str(uuid_utils.uuid7()),
+            user_id=request.user_id,
+            **request.body,
         )
-        return 201, schemas.LETTER.dump(_valid(letter))
+        return 201, schemas.LETTER.dump(_accepted(outcome))
 
-    @http("GET", "/notifications", query=schemas.Page())
-    def list_notifications(self, request: Request) -> Answer:
-        """The letters, newest first."""
-        return _page(
+    @route("GET", "/notifications", query=schemas.Page())
+    def list_notifications(self, request: ApiRequest) -> ApiResponse:
+        """List the letters, newest first."""
+        return 200, schemas.page_of(
             schemas.LETTER,
-            self.notifications.list(user_id=request.user_id, **request.query),
+            _accepted(
+                self.notifications.list(user_id=request.user_id, **request.query)
+            ),
         )
 
     def _confirm_currency(self, user_id: str) -> None:
-        """Ask billing for an account, once, before this process sends it an amount.
+        """Compare the currency with billing's, once, before this process sends an amount.
 
-        Raises RuntimeError where the amounts of its books mean something else. While billing does not
-        answer, nothing is confirmed: it then books nothing, and orders stay pending.
+        Raises RuntimeError if the amounts of its books are in another unit. If billing does not
+        reply, nothing is confirmed. It posts nothing then, and orders stay pending.
         """
         if money.currency not in money.confirmed:
+            timeout = Unavailable("billing did not report its currency")
             with (
                 suppress(DeadlineExceeded, Unavailable),
-                eventlet.Timeout(
-                    CONFIRM_S, Unavailable("billing does not say its currency")
-                ),
+                eventlet.Timeout(CONFIRM_TIMEOUT_S, timeout),
             ):
                 account = self.billing.account(user_id=user_id)
                 if account["status"] == "open":
-                    _valid(account)
+                    _accepted(account)
 
 
-def _valid(outcome: Outcome) -> Outcome:
-    """`outcome`, unless it says that the request could not be done as it is."""
+def _accepted(outcome: Outcome) -> Outcome:
+    """Return an outcome that permits the request. Raises Problem for any other."""
     match outcome.get("status"):
         case "invalid":
-            errors = outcome["errors"]  # under the names the client knows
+            # By the names that the client knows.
             raise problems.invalid(
-                {"cursor" if name == "after" else name: errors[name] for name in errors}
+                {
+                    "cursor" if name == "after" else name: messages
+                    for name, messages in outcome["errors"].items()
+                }
             )
         case "conflict":
             raise problems.key_reused()
-        case "unavailable":  # the callee could not decide, and changed nothing
+        # The callee could not decide, and changed nothing.
+        case "unavailable":
             raise problems.unavailable(problems.NOTHING_DONE)
         case "unknown-user":
-            raise problems.unauthorized("This user is no more.")
+            raise problems.unauthorized("This user no longer exists.")
         case "open" if (outcome["currency"], outcome["exponent"]) != (
             money.currency,
             money.digits(),
         ):
             raise RuntimeError(
-                f"CURRENCY is {money.currency} with {money.digits()} digits after the point, billing's books"
-                f" are in {outcome['currency']} with {outcome['exponent']}"
+                f"CURRENCY is {money.currency} with {money.digits()} digits after the"
+                f" point, billing's books are in {outcome['currency']} with"
+                f" {outcome['exponent']}"
             )
         case "open":
             money.confirmed.add(money.currency)
     return outcome
 
 
-def _page(view: schemas.View, outcome: Outcome) -> Answer:
-    return 200, schemas.page_of(view, _valid(outcome))
-
-
-def _moved(outcome: Outcome) -> Answer:
-    """The operation that was done; one that was refused is a problem with the reason as its type."""
-    operation = schemas.OPERATION.dump(_valid(outcome))
+def _operation_response(outcome: Outcome) -> ApiResponse:
+    """Return the operation, or raise a problem with the reason of its refusal as type."""
+    operation = schemas.OPERATION.dump(_accepted(outcome))
     if operation["status"] == "refused":
         raise problems.Problem(
             409,
             operation["reason"],
-            operation["reason"].replace("-", " ").capitalize(),
+            f"Refused: {operation['reason'].replace('-', ' ')}. A retry with the same"
+            " Idempotency-Key gets this operation again.",
             operation=operation,
         )
     return 201, operation

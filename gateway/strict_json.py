@@ -1,45 +1,47 @@
-"""JSON read strictly: what two parsers could read in two ways is refused."""
+"""Parses JSON strictly: rejects texts that two parsers could read differently."""
 
 import json
 from decimal import Decimal
 from typing import Any
 
-LONGEST_INT = 30  # digits; longer ones become Decimals, for Python refuses integers of 4,300 digits
+from gateway import problems
 
-
-class NotStrictJson(Exception):
-    """The text is not JSON, or not unambiguous; the message says why, for the client."""
+# Longer integers become Decimals: Python refuses to convert 4,300 digits or more.
+MAX_INT_DIGITS = 30
 
 
 def parse(body: bytes) -> Any:
-    """The value in `body`; numbers with a point or an exponent become Decimals, never floats. Raises
-    NotStrictJson: for all but UTF-8, duplicate keys, NaN and Infinity, trailing data, nesting too deep."""
+    """Return the value of a JSON text. Numbers with a point or an exponent become Decimals.
+
+    Raises Problem for malformed JSON, another encoding than UTF-8, duplicate keys, NaN, Infinity,
+    trailing data and deep nesting.
+    """
     try:
         return _DECODER.decode(body.decode("utf-8"))
     except RecursionError:
-        raise NotStrictJson("It is nested too deeply.") from None
+        raise problems.malformed("The body is nested too deeply.") from None
     except (ValueError, ArithmeticError):
-        raise NotStrictJson("It is not valid JSON in UTF-8.") from None
+        raise problems.malformed("The body is not valid JSON in UTF-8.") from None
 
 
 def _parse_int(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) <= LONGEST_INT else Decimal(digits)
+    return int(digits) if len(digits) <= MAX_INT_DIGITS else Decimal(digits)
 
 
-def _refuse_constant(name: str) -> Any:
-    raise NotStrictJson(f"{name} is not a JSON number.")
+def _reject_constant(name: str) -> Any:
+    raise problems.malformed(f"The body contains {name}, which JSON does not have.")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise NotStrictJson("An object holds the same key twice.")
+        raise problems.malformed("The body contains an object with a duplicate key.")
     return result
 
 
 _DECODER = json.JSONDecoder(
     parse_float=Decimal,
     parse_int=_parse_int,
-    parse_constant=_refuse_constant,
+    parse_constant=_reject_constant,
     object_pairs_hook=_object,
 )

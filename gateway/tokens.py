@@ -1,4 +1,4 @@
-"""Bearer tokens: JWT (RFC 7519), signed with HMAC-SHA256 by the gateway, which alone has the key."""
+"""Bearer tokens: JWT (RFC 7519), signed with HMAC-SHA256. Only the gateway has the key."""
 
 from functools import lru_cache
 from time import time
@@ -13,10 +13,10 @@ from chassis.settings import read
 
 ALGORITHM = "HS256"
 ISSUER = "shop"
-LIFETIME = fields.Float(
-    validate=validate.Range(0, 366 * 86_400, min_inclusive=False)
-)  # seconds
-MOST_KEPT = 10_000  # verified tokens
+# In seconds.
+LIFETIME = fields.Float(validate=validate.Range(0, 366 * 86_400, min_inclusive=False))
+# Verified tokens.
+MAX_CACHED = 10_000
 HOW_TO_MAKE = ": make one with `openssl rand -hex 32`"
 
 
@@ -26,10 +26,8 @@ def _check_secret(secret: str) -> None:
         raise ValidationError(f"it needs 32 characters or more{HOW_TO_MAKE}")
     try:
         jwt.encode({}, secret, ALGORITHM)
-    except (
-        jwt.InvalidKeyError,
-        ValueError,
-    ):  # a key of another algorithm, or bytes that are not UTF-8
+    # A key of another algorithm, or bytes that are not UTF-8.
+    except (jwt.InvalidKeyError, ValueError):
         raise ValidationError("it can't sign tokens") from None
 
 
@@ -37,20 +35,21 @@ SECRET = fields.String(validate=_check_secret, metadata={"hint": HOW_TO_MAKE})
 
 
 class Tokens(DependencyProvider):
-    """Issues and checks tokens. Settings: TOKEN_SECRET, TOKEN_LIFETIME_S."""
+    """Issues and verifies tokens. Settings: TOKEN_SECRET, TOKEN_LIFETIME_S."""
 
     def check(self) -> None:
         self.secret: str = read(self.container.config, "TOKEN_SECRET", SECRET)
         self.lifetime_s: float = read(
             self.container.config, "TOKEN_LIFETIME_S", LIFETIME
         )
-        self._verified = lru_cache(MOST_KEPT)(self._verify)  # what raises is not kept
+        # An exception is not cached.
+        self._verified = lru_cache(MAX_CACHED)(self._verify)
 
     def get_dependency(self, worker_ctx: Any) -> "Tokens":
         return self
 
     def issue(self, user_id: str) -> dict[str, Any]:
-        """{access_token, token_type, expires_in (seconds)} for a user."""
+        """Return {access_token, token_type, expires_in} for a user. `expires_in` is in seconds."""
         claims = {"iss": ISSUER, "sub": user_id, "exp": int(time() + self.lifetime_s)}
         return {
             "access_token": jwt.encode(claims, self.secret, ALGORITHM),
@@ -59,7 +58,7 @@ class Tokens(DependencyProvider):
         }
 
     def user_id(self, authorization: str | None) -> str | None:
-        """Whose token stands in an Authorization header; None where it is none of ours."""
+        """Return the user id of a valid bearer token in an Authorization header, or None."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -70,7 +69,7 @@ class Tokens(DependencyProvider):
         return user_id if time() < expires else None
 
     def _verify(self, token: str) -> tuple[str, int]:
-        """Whose token it is, and until when; takes longer than reading the whole request."""
+        """Return the user id of a token and its expiry time. Slower than the parser is."""
         claims = jwt.decode(
             token,
             self.secret,

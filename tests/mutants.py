@@ -61,8 +61,8 @@ HEALTH = "chassis/tests/unit/test_health.py"
 DATABASE_LIMITS = "chassis/tests/interface/test_database_limits.py"
 CONTAINER = "chassis/tests/interface/test_container.py"
 LOOPS = "chassis/tests/unit/test_loops.py"
-WEB = "gateway/tests/unit/test_web.py"
-READING = "gateway/tests/unit/test_reading.py"
+CLIENTS = "gateway/tests/unit/test_dispatcher.py"
+SERVER = "gateway/tests/unit/test_server.py"
 MONEY = "gateway/tests/unit/test_money.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
@@ -923,27 +923,27 @@ MUTANTS = [
     ),
     Mutant(
         "a client of IPv4 differs on a socket of both families",
-        [Replace("gateway.reading:normalize", "address.ipv4_mapped", "None")],
-        tests(
-            READING, "test_a_client_of_ipv4_is_the_same_on_a_socket_of_both_families"
-        ),
+        [Replace("gateway.dispatcher:normalize", "address.ipv4_mapped", "None")],
+        tests(CLIENTS, "test_an_ipv4_client_is_the_same_on_a_socket_of_both_families"),
     ),
     Mutant(
         "each address of IPv6 is a client of its own",
         [
             Replace(
-                "gateway.reading:normalize",
+                "gateway.dispatcher:normalize",
                 "IPv6Address(int(address) >> 72 << 72)",
                 "address",
             )
         ],
-        tests(READING, "test_a_client_of_ipv6_is_its_network_of_56_bits"),
+        tests(CLIENTS, "test_an_ipv6_client_is_its_56_bit_network"),
     ),
     Mutant(
         "busy connections make room for new ones",
         [
             Replace(
-                "gateway.protocol:Connection.idles_for", "self.phase == IDLE", "True"
+                "gateway.http.connection:ClientConnection.has_idled",
+                "self.phase == IDLE",
+                "True",
             )
         ],
         tests(
@@ -953,37 +953,43 @@ MUTANTS = [
     ),
     Mutant(
         "a client with all connections excludes others",
-        [Replace("gateway.web:WebServer._make_room", "c.client in greedy", "False")],
-        tests(WEB, "test_the_client_that_has_most_makes_room_for_one_that_has_fewer"),
+        [
+            Replace(
+                "gateway.http.server:WebServer._make_room",
+                "connection.client in greedy",
+                "False",
+            )
+        ],
+        tests(SERVER, "test_the_client_with_most_connections_loses_one"),
     ),
     Mutant(
         "a request in progress is cancelled for a new connection",
         [
             Replace(
-                "gateway.web:WebServer._make_room",
-                "c.phase < IN_PROGRESS",
-                "c.phase <= IN_PROGRESS",
+                "gateway.http.server:WebServer._make_room",
+                "connection.phase < IN_PROGRESS",
+                "connection.phase <= IN_PROGRESS",
             )
         ],
-        tests(WEB, "test_no_request_in_progress_is_given_up"),
+        tests(SERVER, "test_a_request_in_progress_is_never_cut_off"),
     ),
     Mutant(
         "the connections of a client that has few make room for one that has many",
         [
             Replace(
-                "gateway.web:WebServer._make_room",
-                "held[c.client] >= held[client]",
+                "gateway.http.server:WebServer._make_room",
+                "counts[connection.client] >= counts[client]",
                 "True",
             )
         ],
         tests(
-            WEB,
-            "test_a_client_that_has_most_takes_the_place_of_its_own_connections_alone",
+            SERVER,
+            "test_the_client_with_most_connections_loses_only_its_own",
         ),
     ),
     Mutant(
         "one client may use all workers",
-        [SetValue("gateway.web:MAX_SHARE", "1")],
+        [SetValue("gateway.routes:MAX_CLIENT_SHARE", "1")],
         tests(
             "gateway/tests/interface/test_connections.py",
             "test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next",
@@ -993,35 +999,37 @@ MUTANTS = [
         "a length beside chunks is ignored",
         [
             Replace(
-                "gateway.reading:_body_length", '"content-length" in headers', "False"
+                "gateway.http.parser:_body_length",
+                '"content-length" in headers',
+                "False",
             )
         ],
         tests(
-            "gateway/tests/unit/test_reading.py",
-            "test_framing_that_could_be_read_in_two_ways_is_refused",
+            "gateway/tests/unit/test_parser.py",
+            "test_ambiguous_framing_is_rejected",
         ),
     ),
     Mutant(
         "any two bytes after a chunk are skipped",
-        [SetCondition("gateway.bodies:Chunked.split", 'b"\\r\\n"')],
+        [SetCondition("gateway.http.body:ChunkedBody.split", 'b"\\r\\n"')],
         tests(
-            "gateway/tests/unit/test_bodies.py",
-            "test_malformed_chunks_are_refused_however_they_arrive",
+            "gateway/tests/unit/test_body.py",
+            "test_malformed_chunks_are_rejected_however_they_arrive",
         ),
     ),
     Mutant(
         "a client chooses its own address",
-        [Replace("gateway.reading:client_address", "-1 - proxies", "None")],
+        [Replace("gateway.dispatcher:client_address", "-1 - proxies", "None")],
         tests(
-            "gateway/tests/unit/test_reading.py",
-            "test_a_client_is_the_address_that_the_last_trusted_proxy_saw",
+            CLIENTS,
+            "test_a_client_is_the_peer_of_the_last_trusted_proxy",
         ),
     ),
     Mutant(
         "a large response is copied for each client",
         [
             Replace(
-                "gateway.responses:Response.pieces",
+                "gateway.http.responses:Response.encode",
                 "[head, memoryview(body)]",
                 "[head + body]",
             )
@@ -1032,10 +1040,10 @@ MUTANTS = [
     ),
     Mutant(
         "caches may keep responses",
-        [DropKey("gateway.responses:GENERAL", '"Cache-Control"')],
+        [DropKey("gateway.http.responses:DEFAULT_HEADERS", '"Cache-Control"')],
         tests(
             "gateway/tests/unit/test_responses.py",
-            "test_nobody_keeps_an_answer_or_guesses_its_type",
+            "test_a_response_is_not_cached_or_sniffed_by_default",
         ),
     ),
     # Settings are text, and messages show no secret.

@@ -18,8 +18,8 @@ from chassis.container import Container
 from chassis.migrate import migrate_tables
 from conftest import DEADLINE_S, eventually
 from gateway import money
+from gateway.http.server import WebServer
 from gateway.service import Service as Gateway
-from gateway.web import WebServer
 from notifications.service import Service as Notifications
 from orders.service import Service as Orders
 from tests.docs.markdown import ROOT, blocks

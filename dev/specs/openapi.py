@@ -1,8 +1,8 @@
 """Writes the API's OpenAPI document.
 
 docs/openapi.yaml is to be read, gateway/static/openapi.json to be served.
-Paths, docstrings, queries and bodies are read off the gateway's routes; an answer has the fields of its View,
-and its example is a sample of docs/contracts as that View shows it. What stands here is what no code says:
+Paths, docstrings, queries and bodies are read off the gateway's routes; an answer has the fields of its ResponseFields,
+and its example is a sample of docs/contracts as they show it. What stands here is what no code says:
 the types of what the services answer, and which route answers with what.
 
 usage: python -m dev.specs.openapi
@@ -26,10 +26,11 @@ from chassis.errors import DeadlineExceeded
 from chassis.schemas import UUID_PATTERN, storable
 from chassis.settings import ISO_4217_DIGITS
 from dev.failure import Failure
-from gateway import documents, money, problems, reading, schemas
+from gateway import documents, money, problems, schemas
+from gateway.http import parser
 from gateway.problems import Problem
+from gateway.routes import Route
 from gateway.service import Service
-from gateway.web import Route
 from notifications.schemas import SUBJECT
 from users.domain import LOCALES
 from users.schemas import LOCALE, USERNAME
@@ -111,8 +112,8 @@ TOKEN = {
     "expires_in": {"type": "integer", "description": "Seconds."},
 }
 
-# A component's name: the View, the types of its fields, and the sample that becomes the example.
-VIEWS: dict[str, tuple[schemas.View, Piece, str]] = {
+# A component's name: the ResponseFields, the types of its fields, and the sample that becomes the example.
+VIEWS: dict[str, tuple[schemas.ResponseFields, Piece, str]] = {
     "User": (schemas.USER, USER, "users.get"),
     "Account": (
         schemas.ACCOUNT,
@@ -207,7 +208,7 @@ REFUSALS: dict[str, tuple[int, tuple[str, ...], str, Problem | None]] = {
     "Taken": (409, ("taken",), "The username or the address is taken.", None),
     "Refused": (409, REASONS, "Refused, and stored so: the same key gets this answer again.", None),
     "LengthRequired": (411, ("length-required",), "The body has neither a Content-Length nor chunks.", None),
-    "TooLarge": (413, ("too-large",), f"More than {reading.MAX_BODY} bytes, or too many chunks.", None),
+    "TooLarge": (413, ("too-large",), f"More than {parser.MAX_BODY} bytes, or too many chunks.", None),
     "TargetTooLong": (414, ("malformed-request",), "The first line is too long.", None),
     "NotJson": (415, ("unsupported-media-type",), "The body is not application/json, or encoded.", None),
     "Invalid": (
@@ -464,7 +465,7 @@ def with_refusals(
 
 
 def schemas_of_answers() -> dict[str, Piece]:
-    """The components that are no request's: of each View, of pages, tokens and problems."""
+    """The components that are no request's: of each ResponseFields, of pages, tokens and problems."""
     found = {
         "Amount": text(
             pattern=r"^[0-9]{1,13}(\.[0-9]{2,4})?$",
@@ -475,7 +476,7 @@ def schemas_of_answers() -> dict[str, Piece]:
     for name, (view, types, sample) in VIEWS.items():
         if unknown := types.keys() ^ view.fields.keys():
             raise Failure(
-                f"dev/specs/openapi.py: {name} differs from its View: {', '.join(sorted(unknown))}"
+                f"dev/specs/openapi.py: {name} differs from its ResponseFields: {', '.join(sorted(unknown))}"
             )
         inside = json.loads((SAMPLES / f"{sample}.json").read_text())["answer"]
         found[name] = {
@@ -521,7 +522,7 @@ def of_field(field: fields.Field[Any]) -> Piece:
         return {
             "description": "More than 0, with at most the digits after the point that the currency has.",
             "oneOf": [
-                text(pattern=rf"^{money._WRITTEN.pattern}$"),
+                text(pattern=rf"^{money._DECIMAL.pattern}$"),
                 {
                     "type": "number",
                     "exclusiveMinimum": 0,

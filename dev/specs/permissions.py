@@ -13,7 +13,7 @@ from dev import bus
 from dev.broker import MIGRATIONS, OPERATOR
 from dev.cli import SERVICES
 from dev.specs import openapi
-from gateway.web import Route
+from gateway.routes import Route
 
 FILE = openapi.ROOT / "docs" / "permissions.md"
 USERS = (*SERVICES, MIGRATIONS, OPERATOR)  # of the broker

@@ -16,7 +16,7 @@ LIBRARIES = {"eventlet", "nameko", "nameko_sqlalchemy", "kombu", "amqp"}
 LOCKED = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 VERSION = re.compile(r"^\| ([\w-]+) \| (\d\S*) \| ", re.MULTILINE)
 IMPORTED = re.compile(r"^\| (\w+) \| (`[a-z]+/.*) \|$", re.MULTILINE)
-MODULE = re.compile(r"`([a-z]+/\w+\.py)`")
+MODULE = re.compile(r"`([a-z]+/[\w/]+\.py)`")
 
 
 @cache

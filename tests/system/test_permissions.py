@@ -9,7 +9,7 @@ import requests
 
 from dev.specs import openapi
 from dev.specs.permissions import MISSING, OWN, UNAUTHORIZED, YES, cells, name_of
-from gateway.web import Route
+from gateway.routes import Route
 from tests.system.processes import Suite
 from tests.system.shopper import PASSWORD, Client, Shopper, new_user
 

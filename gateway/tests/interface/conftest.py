@@ -14,7 +14,7 @@ from chassis.logs import current_request_id
 from chassis.rpc import rpc
 from gateway import money
 from gateway.service import Service
-from gateway.web import WebServer
+from gateway.http.server import WebServer
 from tests.specs.conformance import documented
 
 WORKERS = 4

@@ -9,8 +9,8 @@ from contextlib import suppress
 import eventlet
 import pytest
 
-from gateway import protocol
-from gateway.reading import MAX_BODY
+from gateway.http import connection as connections
+from gateway.http.parser import MAX_BODY
 
 DEADLINE_S = 30
 USER = {
@@ -191,8 +191,8 @@ def test_a_chunked_body_that_is_too_large_is_answered_though_it_is_still_sent(
 def test_a_chunked_body_is_waited_for_no_longer_than_any_other(
     book, connection, monkeypatch, start, drip
 ) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(protocol, "LINGER_S", 0.1)
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connections, "LINGER_S", 0.1)
     answer: list[bytes] = []
     reader = eventlet.spawn(lambda: answer.append(connection.recv(65536)))
     connection.sendall(SIGN_UP + CHUNKED + start)

@@ -15,8 +15,10 @@ import pytest
 from eventlet.event import Event
 
 from conftest import eventually
-from gateway import protocol, web
-from gateway.web import WebServer
+from gateway import routes
+from gateway.http import connection as connections
+from gateway.http import server as servers
+from gateway.http.server import WebServer
 
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
 USER = {"id": USER_ID, "username": "ann", "email": "ann@example.org", "locale": "en"}
@@ -310,8 +312,8 @@ def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
     address, server, monkeypatch, drip
 ) -> None:
     monkeypatch.setattr(server, "_idle_s", 1.0)
-    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(protocol, "LINGER_S", 0.2)
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(connections, "LINGER_S", 0.2)
     started, answer = monotonic(), []
     with socket.create_connection(address, DEADLINE_S) as connection:
         reader = eventlet.spawn(lambda: answer.append(connection.recv(65536)))
@@ -344,7 +346,7 @@ def test_an_empty_line_alone_is_no_request_that_must_be_answered(
     first,
 ) -> None:
     monkeypatch.setattr(server, "_idle_s", 1.0)
-    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.2)
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(first + b"\r\n")
         received = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -355,7 +357,7 @@ def test_an_answer_that_is_read_slowly_is_written_no_longer_than_said(
     server, book, address, token, monkeypatch
 ) -> None:
     eventually(lambda: not server._connections)
-    monkeypatch.setattr(protocol, "ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(connections, "RESPONSE_TIMEOUT_S", 1.0)
     book.answers["users.get"] = {**USER, "username": "x" * LARGE}
     received = 0
     with socket.socket() as connection:
@@ -448,7 +450,7 @@ def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(
 def test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next(
     book, gateway, client
 ) -> None:
-    over, share = Event(), int(gateway.max_workers * web.MAX_SHARE)
+    over, share = Event(), int(gateway.max_workers * routes.MAX_CLIENT_SHARE)
     book.answers["users.get"] = lambda arguments: over.wait() and USER
     waiting = [eventlet.spawn(client.get_as, 1, "/users/me") for _ in range(share)]
     eventually(lambda: len(book.calls) == share)
@@ -484,7 +486,7 @@ def test_the_work_for_a_request_knows_its_client(
 def few(server, monkeypatch) -> int:
     """The number of connections that may be open now, a low one."""
     eventually(lambda: not server._connections)
-    monkeypatch.setattr(server, "_most", 3)
+    monkeypatch.setattr(server, "_max_connections", 3)
     return 3
 
 
@@ -494,7 +496,7 @@ def test_one_connection_too_many_is_answered_and_closed_where_all_others_are_bus
     busy = [socket.create_connection(address) for _ in range(few)]
     for connection in busy:
         connection.sendall(b"GET ")
-    eventually(lambda: in_phase(server, protocol.ARRIVING) == few)
+    eventually(lambda: in_phase(server, connections.ARRIVING) == few)
     answer = raw(HEALTHZ + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 2\r\n" in answer
@@ -527,7 +529,7 @@ def test_a_client_with_all_connections_makes_room_for_another(
 ) -> None:
     """It sends its requests slowly, or does not read its answers."""
     book.answers["users.get"] = {**USER, "username": "x" * LARGE}
-    phase = protocol.ANSWERING if b"/users/me" in head else protocol.ARRIVING
+    phase = connections.RESPONDING if b"/users/me" in head else connections.ARRIVING
     busy: list[socket.socket] = []
     for _ in range(few):
         connection = socket.socket()
@@ -548,7 +550,7 @@ def test_a_client_with_all_connections_makes_room_for_another(
 def test_a_request_in_progress_is_answered_though_others_find_no_room(
     server, few, address, book, token, monkeypatch
 ) -> None:
-    monkeypatch.setattr(server, "_most", 2)  # what may wait for one service
+    monkeypatch.setattr(server, "_max_connections", 2)  # what may wait for one service
     over = Event()
     book.answers["users.get"] = lambda arguments: over.wait() and USER
     busy = [socket.create_connection(address, DEADLINE_S) for _ in range(2)]
@@ -556,7 +558,7 @@ def test_a_request_in_progress_is_answered_though_others_find_no_room(
         connection.sendall(
             GET_USER % token.encode() + b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % number
         )
-    eventually(lambda: in_phase(server, protocol.IN_PROGRESS) == len(busy))
+    eventually(lambda: in_phase(server, connections.IN_PROGRESS) == len(busy))
     with from_elsewhere(address) as other:
         other.sendall(HEALTHZ + b"\r\n")
         assert other.recv(65536).startswith(b"HTTP/1.1 503 ")
@@ -583,7 +585,7 @@ def test_a_connection_that_is_used_again_and_again_is_not_closed_for_a_new_one(
 def test_the_connection_that_idles_longest_makes_room_for_a_new_one(
     server, few, address, raw, monkeypatch
 ) -> None:
-    monkeypatch.setattr(web, "MIN_IDLE_S", 0)
+    monkeypatch.setattr(servers, "MIN_IDLE_S", 0)
     kept = [socket.create_connection(address, DEADLINE_S) for _ in range(few)]
     for connection in [*kept, kept[0]]:
         connection.sendall(HEALTHZ + b"\r\n")
@@ -602,7 +604,7 @@ def test_the_connection_that_idles_longest_makes_room_for_a_new_one(
 
 def finish_all(server: WebServer) -> None:
     for connection in server._connections:
-        assert connection.idles_for(0)
+        assert connection.has_idled(0)
         connection.finish()
 
 

@@ -14,8 +14,8 @@ import requests
 from conftest import DEADLINE_S, eventually
 from dev.ports import Ports, free_ports
 from dev.servers import Servers
+from gateway.http.server import MIN_IDLE_S, RESERVED_FILES
 from gateway.tests.interface.conftest import Book, Client, twin
-from gateway.web import KEPT_FILES, MIN_IDLE_S
 from tests.serving import serving
 from tests.system.processes import START_S, Process
 
@@ -158,7 +158,7 @@ def test_idle_connections_take_no_descriptors_from_new_clients_and_health(
             idle[-1].sendall(HEALTHZ)
             assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
             eventlet.sleep(
-                2 * MIN_IDLE_S / (FILES - KEPT_FILES)
+                2 * MIN_IDLE_S / (FILES - RESERVED_FILES)
             )  # the first has idled long enough
         assert idle[0].recv(1) == b""  # the one that idled longest
         idle[-1].sendall(HEALTHZ)

@@ -10,8 +10,8 @@ import pytest
 
 from chassis.container import Container
 from conftest import eventually
+from gateway.http.server import DRAIN_IDLE_S, WebServer
 from gateway.service import Service
-from gateway.web import LAST_REQUEST_S, WebServer
 
 DELAY_S = 1.0
 
@@ -65,7 +65,7 @@ def test_a_stopping_gateway_is_not_ready_first_and_still_serves_who_comes(
     kept = connect()
     assert status(kept, "/startedz") == 200
     stopping = eventlet.spawn(leaving.stop)
-    eventually(lambda: server._is_draining)
+    eventually(lambda: server._dispatcher.is_draining)
     assert status(kept, "/readyz") == 503
     assert status(connect(), "/startedz") == 503
     assert (
@@ -84,7 +84,7 @@ def test_a_connection_that_waits_to_be_accepted_is_served_all_the_same(
     waits = connect()
     stopping = eventlet.spawn(leaving.stop)
     eventually(lambda: server._sock.fileno() == -1)
-    eventlet.sleep(LAST_REQUEST_S / 4)  # its request is on its way
+    eventlet.sleep(DRAIN_IDLE_S / 4)  # its request is on its way
     assert status(waits, "/healthz") == 200
     stopping.wait()
 
@@ -94,7 +94,7 @@ def test_a_connection_that_idles_is_closed_a_little_after_the_others(
 ) -> None:
     silent = connect()
     eventually(lambda: server._connections)
-    with eventlet.Timeout(DELAY_S + LAST_REQUEST_S + 10):
+    with eventlet.Timeout(DELAY_S + DRAIN_IDLE_S + 10):
         leaving.stop()
     assert silent.sock.recv(1) == b""
 
@@ -107,7 +107,7 @@ def test_a_request_that_is_on_its_way_at_the_stop_is_answered(
     eventually(lambda: server._connections)
     stopping = eventlet.spawn(leaving.stop)
     eventually(lambda: server._sock.fileno() == -1)
-    eventlet.sleep(2 * LAST_REQUEST_S)  # longer than one that idles is kept
+    eventlet.sleep(2 * DRAIN_IDLE_S)  # longer than one that idles is kept
     slow.sock.sendall(b"op\r\n\r\n")
     answer = socket.socket.makefile(slow.sock, "rb").read()
     assert answer.startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""Every fault becomes a problem that tells nothing about our insides."""
+"""An exception becomes a problem that reveals nothing about the implementation."""
 
 import json
 from typing import Any
@@ -15,10 +15,10 @@ from gateway.problems import Problem, from_exception
 SECRETS = 'psycopg2.errors: SELECT * FROM accounts; File "store.py", line 1'
 
 
-def answer(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers of what the client gets for `exc`."""
-    told = from_exception(exc).response()
-    return told.status, json.loads(told.body), told.headers
+def respond(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Return status, body and headers of the response to an exception."""
+    response = from_exception(exc).response()
+    return response.status, json.loads(response.body), response.headers
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ def answer(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         (problems.unauthorized("Why."), 401, "unauthorized"),
     ],
 )
-def test_an_exception_becomes_a_problem_without_its_text(
+def test_a_problem_hides_the_text_of_the_exception(
     exc: Exception, status: int, name: str
 ) -> None:
-    code, body, headers = answer(exc)
+    code, body, headers = respond(exc)
     assert (code, body["status"]) == (status, status)
     assert body["type"] == f"tag:arch.homework,2026:{name}"
     assert headers["Content-Type"] == "application/problem+json"
@@ -49,38 +49,56 @@ def test_an_exception_becomes_a_problem_without_its_text(
 
 
 @pytest.mark.parametrize("exc", [DeadlineExceeded(), Unavailable(), NotReceived()])
-def test_what_may_work_later_says_when_to_try_again(exc: Exception) -> None:
-    assert int(answer(exc)[2]["Retry-After"]) > 0
+def test_a_transient_problem_has_retry_after(exc: Exception) -> None:
+    assert int(respond(exc)[2]["Retry-After"]) > 0
 
 
-def test_what_was_certainly_not_done_is_not_called_unknown() -> None:
-    """Otherwise the client would have to find out."""
-    assert "Nothing was done" in answer(NotReceived(SECRETS))[1]["detail"]
+def test_the_detail_says_whether_the_outcome_is_known() -> None:
+    """Without an effect, the client need not find out."""
+    assert "Nothing was done" in respond(NotReceived(SECRETS))[1]["detail"]
     for unknown in (Unavailable(SECRETS), DeadlineExceeded(SECRETS)):
-        assert "unknown" in answer(unknown)[1]["detail"]
+        assert "unknown" in respond(unknown)[1]["detail"]
 
 
-def test_a_wrong_method_is_told_the_right_ones() -> None:
-    assert answer(MethodNotAllowed(["GET", "POST"]))[2]["Allow"] == "GET, POST"
+def test_a_wrong_method_gets_the_allowed_ones() -> None:
+    assert respond(MethodNotAllowed(["GET", "POST"]))[2]["Allow"] == "GET, POST"
 
 
-def test_who_is_unknown_is_told_how_to_say_who_he_is() -> None:
-    assert answer(problems.unauthorized("Why."))[2]["WWW-Authenticate"] == "Bearer"
+def test_an_unauthorized_client_gets_the_scheme() -> None:
+    assert respond(problems.unauthorized("Why."))[2]["WWW-Authenticate"] == "Bearer"
 
 
 def test_a_validation_problem_names_each_field() -> None:
-    body = answer(problems.invalid({"b": ["B."], "a": ["A."]}))[1]
+    body = respond(problems.invalid({"b": ["B."], "a": ["A."]}))[1]
     assert body["errors"] == {"a": ["A."], "b": ["B."]}
-    assert body["detail"] == "Wrong: a, b."
+    assert body["detail"] == "Correct these fields: a, b."
 
 
-def test_a_field_name_with_a_lone_surrogate_can_be_told() -> None:
-    assert answer(problems.invalid({"\ud800": ["Unknown field."]}))[0] == 422
+def test_a_field_name_may_contain_a_lone_surrogate() -> None:
+    assert respond(problems.invalid({"\ud800": ["Unknown field."]}))[0] == 422
 
 
-def test_what_is_not_known_stays_out_of_the_body() -> None:
-    assert answer(Problem(409, "taken", "Taken"))[1] == {
+def test_a_problem_has_no_other_members() -> None:
+    assert respond(Problem(409, "taken", "Choose another."))[1] == {
         "type": "tag:arch.homework,2026:taken",
-        "title": "Taken",
+        "title": "Conflict",
         "status": 409,
+        "detail": "Choose another.",
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "title"),
+    [
+        (401, "Unauthorized"),
+        (404, "Not Found"),
+        (413, "Content Too Large"),
+        (414, "URI Too Long"),
+        (422, "Unprocessable Content"),
+        (431, "Request Header Fields Too Large"),
+        (503, "Service Unavailable"),
+    ],
+)
+def test_a_title_is_the_name_of_the_status(status: int, title: str) -> None:
+    """By RFC 9110, section 15, and RFC 6585, whatever the version of Python."""
+    assert Problem(status, "name", "Detail.").body["title"] == title

@@ -1,4 +1,4 @@
-"""JSON is read in one way or not at all."""
+"""JSON is parsed in one way or rejected."""
 
 import json
 from contextlib import suppress
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.strict_json import NotStrictJson, parse
+from gateway.problems import Problem
+from gateway.strict_json import parse
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -18,13 +19,13 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_is_json_arrives_as_it_was_sent(value: object) -> None:
+def test_json_is_parsed_to_its_value(value: object) -> None:
     assert parse(json.dumps(value).encode()) == value
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_bytes_are_read_or_refused_and_nothing_else(body: bytes) -> None:
-    with suppress(NotStrictJson):
+def test_no_bytes_break_the_parser(body: bytes) -> None:
+    with suppress(Problem):
         parse(body)
 
 
@@ -57,8 +58,8 @@ def test_bytes_are_read_or_refused_and_nothing_else(body: bytes) -> None:
         b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
     ],
 )
-def test_what_is_not_strict_json_is_refused(body: bytes) -> None:
-    with pytest.raises(NotStrictJson):
+def test_ambiguous_or_malformed_json_is_rejected(body: bytes) -> None:
+    with pytest.raises(Problem):
         parse(body)
 
 
@@ -67,6 +68,6 @@ def test_a_number_with_a_point_is_never_a_float() -> None:
     assert isinstance(parse(b"1e2"), Decimal)
 
 
-def test_an_integer_of_five_thousand_digits_is_read_in_no_time() -> None:
+def test_an_integer_of_five_thousand_digits_is_parsed() -> None:
     assert parse(b"9" * 5000) == Decimal("9" * 5000)
     assert parse(b"-" + b"9" * 5000) == Decimal("-" + "9" * 5000)

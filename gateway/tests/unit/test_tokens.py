@@ -160,7 +160,7 @@ def test_a_forged_token_is_never_kept(checks) -> None:
 
 
 def test_no_more_tokens_are_kept_than_the_bound(checks, monkeypatch) -> None:
-    monkeypatch.setattr("gateway.tokens.MOST_KEPT", 3)
+    monkeypatch.setattr("gateway.tokens.MAX_CACHED", 3)
     tokens, headers = make(), [signed(jti=str(n)) for n in range(5)]
     assert [tokens.user_id(header) for header in headers * 2] == [USER] * 10
     assert tokens._verified.cache_info().currsize == 3

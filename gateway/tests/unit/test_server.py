@@ -1,22 +1,21 @@
-"""Whose connection makes room for a new one where all are in use."""
-
-from collections import OrderedDict
+"""At the limit, a new connection takes the place of another one, or is rejected."""
 
 import pytest
 
-from gateway.protocol import ANSWERING, ARRIVING, CLOSING, IDLE, IN_PROGRESS
-from gateway.web import MIN_IDLE_S, WebServer
+from gateway.http.connection import ARRIVING, CLOSING, IDLE, IN_PROGRESS, RESPONDING
+from gateway.http.server import MIN_IDLE_S, WebServer
 
 
 class FakeConnection:
-    """One that idles for so long, or does what `phase` says."""
+    """A connection in this phase; an idle one has idled for `idle_s`."""
 
     def __init__(self, client: str, phase: int = IDLE, idle_s: float = 1.0) -> None:
         self.client = client
         self.phase = phase
+        self.last_request_at = 0.0
         self._idle_s = idle_s
 
-    def idles_for(self, seconds: float) -> bool:
+    def has_idled(self, seconds: float) -> bool:
         return self.phase == IDLE and self._idle_s >= seconds
 
     def finish(self) -> None:
@@ -24,32 +23,37 @@ class FakeConnection:
 
 
 def closed(client: str, *connections: FakeConnection) -> list[int]:
-    """The places of the connections that make room for a new one of `client`; the first is the oldest."""
+    """Make room for a new connection of `client`; return the places of the closed ones.
+
+    The first of the connections is the oldest.
+    """
+    for place, connection in enumerate(connections):
+        connection.last_request_at = float(place)
     server = WebServer()
-    server._connections = OrderedDict.fromkeys(connections)  # type: ignore[arg-type]
+    server._connections = set(connections)  # type: ignore[arg-type]
     already = {c for c in connections if c.phase == CLOSING}
-    found = server._make_room(client)
+    has_room = server._make_room(client)
     now = [
         place
         for place, c in enumerate(connections)
         if c.phase == CLOSING and c not in already
     ]
-    assert found == bool(now)
+    assert has_room == bool(now)
     return now
 
 
 def many(*phases: int) -> list[FakeConnection]:
-    """All of one client, and none has idled for long."""
+    """Return connections of one client. None of them has idled for long."""
     return [FakeConnection("many", phase, idle_s=0) for phase in phases]
 
 
-def test_the_one_that_idles_longest_makes_room_among_equals() -> None:
+def test_among_equals_the_longest_idle_connection_is_closed() -> None:
     assert closed(
         "new", FakeConnection("a", ARRIVING), FakeConnection("b"), FakeConnection("c")
     ) == [1]
 
 
-def test_among_equals_nobody_who_asks_again_and_again_makes_room() -> None:
+def test_among_equals_a_busy_connection_is_not_closed() -> None:
     busy = [FakeConnection(name, idle_s=MIN_IDLE_S / 2) for name in "abc"]
     assert closed("new", *busy) == []
     assert closed("a", *busy) == []
@@ -59,23 +63,21 @@ def test_among_equals_nobody_who_asks_again_and_again_makes_room() -> None:
     ("phases", "place"),
     [
         ((ARRIVING, IDLE, IDLE), 2),
-        ((IN_PROGRESS, ANSWERING, ARRIVING), 3),
-        ((IN_PROGRESS, ANSWERING, IN_PROGRESS), 2),
+        ((IN_PROGRESS, RESPONDING, ARRIVING), 3),
+        ((IN_PROGRESS, RESPONDING, IN_PROGRESS), 2),
         ((CLOSING, CLOSING, ARRIVING), 3),
     ],
 )
-def test_the_client_that_has_most_makes_room_for_one_that_has_fewer(
-    phases, place
-) -> None:
-    """The other one's connection has idled for longer, and stays all the same."""
+def test_the_client_with_most_connections_loses_one(phases, place) -> None:
+    """The connection of the other client has idled for longer, but is not closed."""
     assert closed("new", FakeConnection("other"), *many(*phases)) == [place]
 
 
-def test_no_request_in_progress_is_given_up() -> None:
+def test_a_request_in_progress_is_never_cut_off() -> None:
     assert closed("new", *many(IN_PROGRESS, IN_PROGRESS, CLOSING)) == []
 
 
-def test_a_client_that_has_most_takes_the_place_of_its_own_connections_alone() -> None:
+def test_the_client_with_most_connections_loses_only_its_own() -> None:
     few = [FakeConnection("few"), FakeConnection("few")]
     assert closed("many", *few, *many(ARRIVING, ARRIVING, IDLE)) == []
     assert closed("many", *few, *many(ARRIVING, ARRIVING), FakeConnection("many")) == [
@@ -83,7 +85,7 @@ def test_a_client_that_has_most_takes_the_place_of_its_own_connections_alone() -
     ]
 
 
-def test_one_connection_more_or_less_is_not_unfair() -> None:
+def test_one_connection_more_is_not_unfair() -> None:
     assert closed("a", FakeConnection("a", ARRIVING), *many(ARRIVING, ARRIVING)) == []
 
 

@@ -1,7 +1,7 @@
-"""What the gateway accepts, h11 and llhttp (by httptools) accept too, and all three read the same.
+"""A request that the gateway accepts is read in the same way by h11 and llhttp (httptools).
 
-They need not accept each other's requests, and the gateway refuses many that both accept. Where one of
-them refuses what RFC 9112 allows, the gateway is as strict. Three exceptions are left, each below.
+They need not accept each other's requests, and the gateway rejects many that both accept. If one
+of them rejects something that RFC 9112 allows, the gateway rejects it too, with three exceptions.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import h11
 import httptools
@@ -16,8 +17,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway.http.connection import ClientConnection
 from gateway.problems import Problem
-from gateway.protocol import Connection
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: shop\r\n\r\n"
 
@@ -35,11 +36,11 @@ class Message:
     method: bytes
 
 
-class Fed(Connection):
-    """A connection whose bytes arrive in these parts."""
+class FedConnection(ClientConnection):
+    """A connection that receives these parts."""
 
     def __init__(self, parts: Sequence[bytes]) -> None:
-        super().__init__(self, "", 1, lambda *_: pytest.fail("nothing is answered"))
+        super().__init__(self, "", Mock(spec=[]), 1)
         self._parts = list(parts)
 
     def sendall(self, data: bytes) -> None:
@@ -52,12 +53,12 @@ class Fed(Connection):
         return False
 
     def read(self) -> Message | None:
-        """The request; None if it is refused or not complete."""
+        """Return the request. None if it is rejected or incomplete."""
         request = self._read_request()
-        if not request or request.refusal:
+        if not request or request.error:
             return None
         try:
-            body = self.read_body(request)
+            body = self._read_body(request)
         except Problem:
             return None
         headers = {k.encode(): v.encode("latin-1") for k, v in request.headers.items()}
@@ -71,7 +72,7 @@ class Fed(Connection):
 
 
 def joined(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Headers as the gateway has them. llhttp leaves whitespace behind values."""
+    """Join headers as the gateway does. llhttp leaves whitespace after values."""
     headers = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
     names = dict.fromkeys(name for name, _ in headers)
     return {
@@ -81,7 +82,7 @@ def joined(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def read_by_h11(parts: Sequence[bytes]) -> Message:
-    """Raises h11.RemoteProtocolError if it refuses."""
+    """Parse a request. Raises h11.RemoteProtocolError if h11 rejects it."""
     connection = h11.Connection(h11.SERVER)
     waiting, events = list(parts), []
     while not (events and isinstance(events[-1], h11.EndOfMessage)):
@@ -102,7 +103,7 @@ def read_by_h11(parts: Sequence[bytes]) -> Message:
 
 @dataclass
 class Llhttp:
-    """Its events."""
+    """Collects the events of llhttp."""
 
     target: bytes = b""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -114,7 +115,7 @@ class Llhttp:
         self.target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.has_head:  # it tells of trailers as of headers
+        if not self.has_head:  # trailers are reported as headers
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -128,7 +129,10 @@ class Llhttp:
 
 
 def read_by_llhttp(data: bytes) -> Message:
-    """Byte by byte, to see where the request ends. Raises httptools.HttpParserError if it refuses."""
+    """Parse a request byte by byte, to find its end.
+
+    Raises httptools.HttpParserError if llhttp rejects it.
+    """
     events = Llhttp()
     parser: Any = httptools.HttpRequestParser(events)
     end = 0
@@ -149,21 +153,22 @@ METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"
 
 
 def agree(data: bytes, ends: Sequence[int] = ()) -> bool:
-    """Whether the gateway accepts the request that `data` begins with; asserts that the others agree."""
+    """Return whether the gateway accepts this request; then assert that the others agree."""
     cuts = [0, *sorted({end for end in ends if 0 < end < len(data)}), len(data)]
     parts = [data[start:end] for start, end in pairwise(cuts)]
-    ours = Fed(parts).read()
+    ours = FedConnection(parts).read()
     if not ours:
         return False
-    # Exception 1: an empty line before a request. RFC 9112, section 2.2, says that servers should ignore
-    # one; h11 refuses it.
+    # Exception 1: an empty line before a request. RFC 9112, section 2.2, says that servers should
+    # ignore one. h11 rejects it.
     start = len(data) - len(data.removeprefix(b"\r\n"))
     by_h11 = read_by_h11([data[start:]] if start else parts)
-    # Exception 2: a method that nobody knows gets 405 (RFC 9110, section 15.5.6); llhttp has a list.
+    # Exception 2: an unknown method gets 405 (RFC 9110, section 15.5.6). llhttp has a list.
     known = (
         data.replace(ours.method, b"POST", 1) if ours.method not in METHODS else data
     )
-    # Exception 3: the gateway ignores Upgrade, as RFC 9110, section 7.8, allows; for llhttp HTTP ends there.
+    # Exception 3: the gateway ignores Upgrade, as RFC 9110, section 7.8, allows. For llhttp, HTTP
+    # ends there.
     head, end, body = known[start:].partition(b"\r\n\r\n")
     head = re.sub(rb"(?i)\r\nupgrade:", b"\r\nx-other:", head)
     by_llhttp = read_by_llhttp(known[:start] + head + end + body)
@@ -172,7 +177,7 @@ def agree(data: bytes, ends: Sequence[int] = ()) -> bool:
     if b"x-other" in by_llhttp.headers:
         by_llhttp.headers[b"upgrade"] = by_llhttp.headers.pop(b"x-other")
     ours.target = data[start:].split(b" ", 2)[1]
-    for message in (ours, by_llhttp):  # as h11 has it
+    for message in (ours, by_llhttp):  # h11 has it in lower case
         if coding := message.headers.get(b"transfer-encoding"):
             message.headers[b"transfer-encoding"] = coding.lower()
     assert ours == by_h11
@@ -180,11 +185,11 @@ def agree(data: bytes, ends: Sequence[int] = ()) -> bool:
     return True
 
 
-# Requests, each place of them right or, seldom, wrong
+# Requests with parts that are valid and, sometimes, invalid
 
 
 def mostly(right: Sequence[bytes], wrong: Sequence[bytes]) -> st.SearchStrategy[bytes]:
-    """One of `wrong` in about one case of 30."""
+    """Draw one of `wrong` in about one case of 30."""
     return st.sampled_from(
         [*[part for part in right for _ in wrong] * (30 // len(right) + 1), *wrong]
     )
@@ -313,7 +318,7 @@ def written(pattern: bytes, number: int) -> bytes:
 
 @st.composite
 def chunks(draw: st.DrawFn) -> bytes:
-    """A chunked body."""
+    """Draw a chunked body."""
     parts = []
     for data in [*draw(st.lists(st.binary(min_size=1, max_size=20), max_size=3)), b""]:
         wrong = draw(st.integers(0, 29)) == 29
@@ -329,7 +334,7 @@ def chunks(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def framed(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """The header that frames a body, and the body."""
+    """Draw a body and the header that frames it."""
     kind = draw(st.integers(0, 9))
     if kind == 0:
         return b"", b""
@@ -345,7 +350,7 @@ def framed(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Bytes that begin with something like a request, and perhaps another behind it."""
+    """Draw bytes that begin with something like a request, perhaps with another one after it."""
     header, body = draw(framed())
     lines = [
         b"Host: shop\r\n",
@@ -363,7 +368,7 @@ TO = b"POST /orders HTTP/1.1\r\nHost: shop\r\n"
 CHUNKED = TO + b"Transfer-Encoding: chunked\r\n\r\n"
 SMALL = b"5\r\nhello\r\n0\r\n\r\n"
 FIELD = TO + b"Accept: %b\r\nContent-Length: 0\r\n\r\n"
-# What was found to be read in different ways, or is where parsers have erred. By what the gateway does.
+# Requests that parsers have read differently or wrongly, by the decision of the gateway.
 ACCEPTED = [
     CHUNKED + SMALL,
     CHUNKED + b"0\r\n\r\n",
@@ -388,7 +393,7 @@ ACCEPTED = [
     b"GET HTTP://shop:80/a?b=/#c HTTP/1.1\r\nHost: shop\r\n\r\n",
     b"FOO / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
 ]
-REFUSED = [
+REJECTED = [
     TO + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" + SMALL,
     TO + b"Transfer-Encoding: chunked\r\nContent-Length: 15\r\n\r\n" + SMALL,
     TO + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + SMALL,
@@ -455,14 +460,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("data", ACCEPTED)
-def test_these_are_read_in_one_way_however_they_arrive(data: bytes) -> None:
+def test_accepted_requests_are_read_in_the_same_way(data: bytes) -> None:
     for end in range(len(data)):
         assert agree(data + NEXT, [end])
     assert agree(data, range(len(data)))
 
 
-@pytest.mark.parametrize("data", REFUSED)
-def test_these_are_refused(data: bytes) -> None:
+@pytest.mark.parametrize("data", REJECTED)
+def test_ambiguous_requests_are_rejected(data: bytes) -> None:
     assert not agree(data)
 
 
@@ -480,5 +485,5 @@ def test_these_are_refused(data: bytes) -> None:
 @example(b"GET / HTTP/1.2\r\nHost: shop\r\n\r\n", [])
 @example(b"GET http://a<b/ HTTP/1.1\r\nHost: shop\r\n\r\n", [])
 @example(b"CONNECT /orders HTTP/1.1\r\nHost: shop\r\n\r\n", [])
-def test_others_read_what_the_gateway_reads(data: bytes, ends: list[int]) -> None:
+def test_other_parsers_read_the_same(data: bytes, ends: list[int]) -> None:
     agree(data, ends)
