@@ -1,1 +1,1 @@
-"""`make bench`: orders a second through the whole suite, beside what PostgreSQL alone does."""
+"""`make bench`: orders a second of the whole suite, beside plain SQL on PostgreSQL."""

@@ -1,7 +1,7 @@
-"""Measures the whole suite on servers of its own: `make bench` and its like, or `python -m dev.bench PART`.
+"""Measures the whole suite on its own servers: `make bench`, or `python -m dev.bench PART`.
 
-docs/performance.md says what the figures mean. Ends with 1 where the audit finds a difference or an
-answer was wrong; a target that is missed is told, and no failure.
+docs/performance.md explains the figures. The exit code is 1 if the audit finds a difference or a
+response was wrong. A missed target is reported, and is not a failure.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from dev.proxies import without_proxy
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m dev.bench", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     for name, options in PARTS.items():
@@ -29,7 +30,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         part.add_argument(
             "--keep",
             action="store_true",
-            help="make it the reference that the docs show",
+            help="keep the result as the reference for the documents",
         )
     return parser.parse_args(arguments)
 
@@ -43,21 +44,21 @@ PARTS = {
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run a part of the benchmark and return its result."""
     if options.part == "growth":
         return growth.measure(options.operations, options.pairs, options.seconds)
     if options.part == "long":
         return long.measure(options.orders)
-    return (scale if options.part == "scale" else rounds).measure(
-        options.rounds, options.seconds
-    )
+    part = scale if options.part == "scale" else rounds
+    return part.measure(options.rounds, options.seconds)
 
 
 def main() -> int:
+    """Run the command and return its exit code."""
     os.environ.update(without_proxy(os.environ))
     options = parse(sys.argv[1:])
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that all that was started ends
+    # SystemExit ends the servers of the benchmark too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         load.require_wrk()
         result = measure(options)

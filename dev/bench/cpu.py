@@ -1,7 +1,7 @@
-"""What the CPU does under load, by kind of process: read from /proc, in seconds.
+"""CPU seconds under load by kind of process, read from /proc.
 
-A kind is a service (all its copies together), the broker, or PostgreSQL by database, which the titles of
-its processes tell.
+A kind is a service with all its copies, the broker, or PostgreSQL by database. The titles of
+PostgreSQL's processes contain the database.
 """
 
 import os
@@ -15,68 +15,70 @@ from dev.servers import DATABASES
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
 KINDS = {"rabbitmq": "RabbitMQ", "epmd": "RabbitMQ", "postgresql": "PostgreSQL, itself"}
-WRK, REST, IDLE, TAKEN = "wrk", "the rest of the machine", "idle", "taken by the host"
-NOT_OURS = (REST, IDLE, TAKEN)
+WRK, REST, IDLE, STEAL = "wrk", "the rest of the machine", "idle", "taken by the host"
+OUTSIDE_SUITE = (REST, IDLE, STEAL)
 
-Spent = dict[tuple[str, int], float]  # by kind and process id
+CpuSeconds = dict[tuple[str, int], float]  # by kind and process id
 
 
-def spent(suite: Suite) -> Spent:
-    """What each process of a suite has used until now; wrk, when it has ended; all that the machine did."""
+def cpu_seconds(suite: Suite) -> CpuSeconds:
+    """Return the CPU time until now of the suite's processes, of wrk and of the machine.
+
+    The time of wrk is known when it has ended.
+    """
     programs = {pid: name for name, pid in suite.supervisor.processes().items() if pid}
     [cluster] = [pid for pid, name in programs.items() if name == "postgresql"]
-    found: Spent = {}
+    found: CpuSeconds = {}
     for folder in PROC.glob("[0-9]*"):
         try:
-            parent, used = process((folder / "stat").read_text())
-            title = (
-                (folder / "cmdline")
-                .read_bytes()
-                .replace(b"\0", b" ")
-                .decode(errors="replace")
-            )
+            parent, seconds = process((folder / "stat").read_text())
+            title = command_line(folder)
         except OSError:  # ended meanwhile
             continue
         pid = int(folder.name)
         if pid in programs:
-            found[KINDS.get(programs[pid], service_of(programs[pid])), pid] = used
+            program = programs[pid]
+            found[KINDS.get(program, service_of(program)), pid] = seconds
         elif parent == cluster:
-            found[backend_kind(title), pid] = used
+            found[backend_kind(title), pid] = seconds
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy, idle, taken = machine((PROC / "stat").read_text())
     found[WRK, 0] = children.ru_utime + children.ru_stime
-    return {**found, (REST, 0): busy, (IDLE, 0): idle, (TAKEN, 0): taken}
+    busy, idle, steal = machine((PROC / "stat").read_text())
+    return {**found, (REST, 0): busy, (IDLE, 0): idle, (STEAL, 0): steal}
 
 
-def between(before: Spent, after: Spent) -> dict[str, float]:
-    """Seconds by kind; what a process used that has ended meanwhile is with the rest of the machine."""
+def used_between(before: CpuSeconds, after: CpuSeconds) -> dict[str, float]:
+    """Return the seconds by kind. Processes that have ended count as the rest of the machine."""
     used: defaultdict[str, float] = defaultdict(float)
     for (kind, pid), seconds in after.items():
         used[kind] += max(0.0, seconds - before.get((kind, pid), 0.0))
-    ours = sum(seconds for kind, seconds in used.items() if kind not in NOT_OURS)
-    return {**used, REST: max(0.0, used[REST] - ours)}
+    suite = sum(s for kind, s in used.items() if kind not in OUTSIDE_SUITE)
+    return {**used, REST: max(0.0, used[REST] - suite)}
+
+
+def command_line(folder: Path) -> str:
+    """Return the title of the process of a folder in /proc."""
+    title = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+    return title.decode(errors="replace")
 
 
 def process(stat: str) -> tuple[int, float]:
-    """Parent and CPU seconds of a process, from its /proc/PID/stat."""
-    fields = stat.rpartition(")")[2].split()  # a name may hold anything
+    """Return the parent and the CPU seconds of a process, from its /proc/PID/stat."""
+    # The name is in brackets, and may itself contain brackets and spaces.
+    fields = stat.rpartition(")")[2].split()
     return int(fields[1]), (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def backend_kind(title: str) -> str:
-    """Of "postgres: USER DATABASE ...": the database, where it is a service's."""
+    """Return the kind of "postgres: USER DATABASE ...", by database if it is a service's."""
     words = title.split()
     is_service = len(words) > 2 and words[2] in DATABASES
     return f"PostgreSQL, {words[2]}" if is_service else KINDS["postgresql"]
 
 
 def machine(stat: str) -> tuple[float, float, float]:
-    """Seconds of all cores together, from /proc/stat: busy, idle, and taken by a virtual machine's host."""
-    user, nice, system, idle, iowait, irq, softirq, steal = map(
-        int, stat.split("\n", 1)[0].split()[1:9]
-    )
-    return (
-        (user + nice + system + irq + softirq) / TICKS,
-        (idle + iowait) / TICKS,
-        steal / TICKS,
-    )
+    """Return the busy, idle and steal seconds of all cores together, from /proc/stat."""
+    columns = stat.split("\n", 1)[0].split()[1:9]
+    user, nice, system, idle, iowait, irq, softirq, steal = map(int, columns)
+    busy = user + nice + system + irq + softirq
+    return busy / TICKS, (idle + iowait) / TICKS, steal / TICKS

@@ -1,15 +1,15 @@
--- What wrk's connections ask for: `wrk -t 1 ... URL -- orders|account TOKENS_FILE PREFIX`.
--- Every order has a key of its own; the tokens are used in turn. The last line printed is JSON.
+-- The requests of wrk's connections: `wrk -t 1 ... URL -- orders|account TOKENS_FILE PREFIX`.
+-- Every order has its own key. The tokens are used in turn. The last line of output is JSON.
 
-local worker -- wrk's one thread, which has the counts
+local worker -- wrk's single thread, which has the counts
 
 function setup(thread)
   worker = thread
 end
 
 function init(args)
-  asked, prefix = args[1], args[3]
-  tokens, answers, count = {}, {}, 0
+  workload, prefix = args[1], args[3]
+  tokens, responses, count = {}, {}, 0
   for token in io.lines(args[2]) do
     tokens[#tokens + 1] = token
   end
@@ -18,7 +18,7 @@ end
 function request()
   count = count + 1
   local headers = { Authorization = "Bearer " .. tokens[count % #tokens + 1] }
-  if asked == "account" then
+  if workload == "account" then
     return wrk.format("GET", "/account", headers)
   end
   headers["Content-Type"] = "application/json"
@@ -27,7 +27,7 @@ function request()
 end
 
 function response(status)
-  answers[tostring(status)] = (answers[tostring(status)] or 0) + 1
+  responses[tostring(status)] = (responses[tostring(status)] or 0) + 1
 end
 
 local function as_json(numbers, pattern)
@@ -39,11 +39,11 @@ local function as_json(numbers, pattern)
 end
 
 function done(summary, latency)
-  local errors, all = summary.errors, worker:get("answers")
+  local errors, all = summary.errors, worker:get("responses")
   all.broken = errors.connect + errors.read + errors.write + errors.timeout
   local times = { seconds = summary.duration / 1e6 } -- wrk counts microseconds
   for _, percent in ipairs({ 50, 90, 99 }) do
     times["p" .. percent .. "_ms"] = latency:percentile(percent) / 1000
   end
-  print('{"times": ' .. as_json(times, "%.3f") .. ', "answers": ' .. as_json(all, "%d") .. "}")
+  print('{"times": ' .. as_json(times, "%.3f") .. ', "responses": ' .. as_json(all, "%d") .. "}")
 end

@@ -1,33 +1,34 @@
-"""`make bench-long`: very many orders, and whether the services' memory stays as it is."""
+"""`make bench-long`: very many orders, and the memory of the services."""
 
 from typing import Any
 
 from dev.bench import figures
 from dev.bench.load import SETTLED
-from dev.bench.shop import Shop, opened, say
+from dev.bench.shop import Shop, new_shop, show_progress
 
 CLIENTS = 128
-EVERY = (
-    10_000  # orders, about: wrk counts seconds, so the last run's rate says how many
-)
-SAMPLES_AT_LEAST = 30
+# Orders in a run, about. wrk runs for a time, so the rate of the last run gives the seconds.
+ORDERS_PER_SAMPLE = 10_000
+MIN_SAMPLES = 30
 
 
 def measure(total: int) -> dict[str, Any]:
-    with opened() as shop:
-        every = min(EVERY, total // SAMPLES_AT_LEAST)
+    """Place `total` orders, and take samples of rates and memory."""
+    with new_shop() as shop:
+        orders_per_sample = min(ORDERS_PER_SAMPLE, total // MIN_SAMPLES)
         samples = [_sample(shop, 0, memory_mb=shop.memory_at_rest)]
         seconds = 2
         while samples[-1]["orders"] < total:
             run = shop.orders(CLIENTS, seconds)
-            orders = samples[-1]["orders"] + run.answers.get(SETTLED, 0)
+            orders = samples[-1]["orders"] + run.responses.get(SETTLED, 0)
             figures_of_run = {
                 name: getattr(run, name)
-                for name in ("rate", "letter_p99_s", "letter_growth")
+                for name in ("rate", "letter_p99_s", "letter_lag_growth")
             }
             samples.append(_sample(shop, orders, **figures_of_run))
-            say(f"{orders} orders, {run.rate:.0f} a second, {samples[-1]['memory_mb']}")
-            seconds = max(1, round(every / run.rate))
+            memory_mb = samples[-1]["memory_mb"]
+            show_progress(f"{orders} orders, {run.rate:.0f} a second, {memory_mb}")
+            seconds = max(1, round(orders_per_sample / run.rate))
         slopes = figures.memory_slopes(samples)
         return {
             "environment": {
@@ -51,12 +52,11 @@ def _targets(
     samples: list[dict[str, Any]], slopes: dict[str, float], faults: list[str]
 ) -> list[dict[str, Any]]:
     runs = samples[1:]
+    max_memory_mb = max(max(sample["memory_mb"].values()) for sample in samples)
     return [
-        figures.MEMORY.judge(
-            max(max(sample["memory_mb"].values()) for sample in samples)
-        ),
+        figures.MEMORY.judge(max_memory_mb),
         figures.MEMORY_GROWTH.judge(max(slopes.values())),
         figures.LETTERS_LONG.judge(max(run["letter_p99_s"] for run in runs)),
-        figures.BACKLOG.judge_median([run["letter_growth"] for run in runs]),
-        figures.WRONG.judge(len(faults)),
+        figures.BACKLOG.judge_median([run["letter_lag_growth"] for run in runs]),
+        figures.FAULTS.judge(len(faults)),
     ]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-# Of Okabe and Ito's palette, which colour-blind people can tell apart.
+# Of Okabe and Ito's palette, which colour-blind people can distinguish.
 BLUE, VERMILION, GREY, INK = "#0072B2", "#D55E00", "#6B6B6B", "#222222"
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "nameko-shop",  # the same result gives the same file
@@ -28,19 +28,16 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 2.2,
     "lines.markersize": 7,
 }
-CLEAR = {
-    "facecolor": "white",
-    "edgecolor": "none",
-    "pad": 1,
-}  # of the lines behind a text
+# The background of a text, over the lines behind it.
+TEXT_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 Series = Sequence[Mapping[str, Any]]
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Writes it as an SVG, or what else the path's ending says; on white, for dark pages too."""
+    """Write the picture in the format of the path's ending, on white for dark pages too."""
     medians = result["medians"]
-    orders = [m for m in medians if m["what"] == "orders"]
-    pgbench = [m for m in medians if m["what"] == "pgbench"]
+    orders = [m for m in medians if m["workload"] == "orders"]
+    pgbench = [m for m in medians if m["workload"] == "pgbench"]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 4.5), facecolor="white", layout="constrained")
         rate, latency = figure.subplots(1, 2, width_ratios=(1, 1))
@@ -62,7 +59,7 @@ def _rates(axes: Axes, orders: Series, pgbench: Mapping[str, Any]) -> None:
         (2, 5),
         textcoords="offset points",
         color=GREY,
-        bbox=CLEAR,
+        bbox=TEXT_BOX,
     )
     place, best = max(enumerate(orders), key=lambda at: at[1]["rate"])
     is_below_line = best["rate"] < pgbench["rate"] < 1.15 * best["rate"]
@@ -74,7 +71,7 @@ def _rates(axes: Axes, orders: Series, pgbench: Mapping[str, Any]) -> None:
         ha="right",
         color=BLUE,
         weight="bold",
-        bbox=CLEAR,
+        bbox=TEXT_BOX,
     )
 
 
@@ -98,9 +95,8 @@ def _latencies(axes: Axes, orders: Series, pgbench: Series) -> None:
         gid="pgbench-median",
         label="PostgreSQL alone, median",
     )
-    values = [m[name] for m in orders for name in ("p50_ms", "p99_ms")] + [
-        m["p50_ms"] for m in known
-    ]
+    values = [m[name] for m in orders for name in ("p50_ms", "p99_ms")]
+    values += [m["p50_ms"] for m in known]
     axes.set_ylim(min(values) / 3, max(values) * 2)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -108,7 +104,7 @@ def _latencies(axes: Axes, orders: Series, pgbench: Series) -> None:
 
 
 def _prepare(axes: Axes, title: str, orders: Series) -> None:
-    """The numbers of clients stand at equal distances: each is about twice, or four times, the last."""
+    """Set title and axes. The numbers of clients are at equal distances, as on a log scale."""
     axes.set_title(title, loc="left", weight="bold", pad=12)
     axes.set_xlabel("clients")
     axes.set_xticks(range(len(orders)), [str(m["clients"]) for m in orders])

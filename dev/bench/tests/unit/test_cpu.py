@@ -8,12 +8,12 @@ import pytest
 from dev.bench.cpu import (
     IDLE,
     REST,
-    TAKEN,
+    STEAL,
     TICKS,
     backend_kind,
-    between,
     machine,
     process,
+    used_between,
 )
 
 
@@ -31,24 +31,29 @@ from dev.bench.cpu import (
         ("", "PostgreSQL, itself"),
     ],
 )
-def test_a_backend_is_its_databases(title: str, kind: str) -> None:
+def test_a_backend_counts_for_its_database(title: str, kind: str) -> None:
     assert backend_kind(title) == kind
 
 
-def test_only_what_was_used_in_between_counts() -> None:
+def test_only_the_time_between_counts() -> None:
     before = {("orders", 1): 5.0, ("orders", 2): 1.0, ("users", 3): 9.0}
     after = {("orders", 1): 6.0, ("orders", 2): 1.5, ("orders", 4): 0.25}
-    before |= {(REST, 0): 100.0, (IDLE, 0): 50.0, (TAKEN, 0): 7.0}
-    after |= {(REST, 0): 104.0, (IDLE, 0): 51.0, (TAKEN, 0): 7.5}
-    assert between(before, after) == {"orders": 1.75, REST: 2.25, IDLE: 1.0, TAKEN: 0.5}
+    before |= {(REST, 0): 100.0, (IDLE, 0): 50.0, (STEAL, 0): 7.0}
+    after |= {(REST, 0): 104.0, (IDLE, 0): 51.0, (STEAL, 0): 7.5}
+    assert used_between(before, after) == {
+        "orders": 1.75,
+        REST: 2.25,
+        IDLE: 1.0,
+        STEAL: 0.5,
+    }
 
 
-def test_the_machine_is_busy_or_idle_on_all_its_cores_or_its_host_has_them() -> None:
+def test_all_cores_together_are_busy_idle_or_taken_by_the_host() -> None:
     stat = "cpu  200 0 100 400 100 0 100 77 0 0\ncpu0 1 2 3"
     assert machine(stat) == (400 / TICKS, 500 / TICKS, 77 / TICKS)
 
 
-def test_a_process_is_read_whatever_its_name() -> None:
+def test_a_process_name_may_have_brackets_and_spaces() -> None:
     stat = f"7 (a) b (c) S 42 {'0 ' * 9}300 100 0 0 20"
     assert process(stat) == (42, 400 / TICKS)
     parent, used = process(Path("/proc/self/stat").read_text())

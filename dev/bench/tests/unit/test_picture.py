@@ -1,4 +1,4 @@
-"""The picture is drawn, with all its series, and the same each time."""
+"""The picture has all its series, and is the same each time."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ GIDS = {"orders-rate", "pgbench-rate", "orders-median", "orders-p99", "pgbench-m
 
 
 def result(rate: float) -> dict[str, Any]:
-    def measure(what: str, clients: int, rate: float) -> dict[str, Any]:
+    def measure(workload: str, clients: int, rate: float) -> dict[str, Any]:
         return {
-            "what": what,
+            "workload": workload,
             "clients": clients,
             "rate": rate,
             "p50_ms": 5.0 * clients,
@@ -46,12 +46,12 @@ def test_every_series_is_in_the_picture(tmp_path: Path) -> None:
     assert "the whole suite: 600" in (tmp_path / "a.svg").read_text()
 
 
-def test_the_ground_is_white_for_dark_pages(tmp_path: Path) -> None:
+def test_the_background_is_white_for_dark_pages(tmp_path: Path) -> None:
     draw(result(600), tmp_path / "a.svg")
     assert "fill: #ffffff" in (tmp_path / "a.svg").read_text()
 
 
-def test_the_same_result_gives_the_same_file_and_another_another(
+def test_equal_results_give_equal_files(
     tmp_path: Path,
 ) -> None:
     for name, rate in (("a", 600), ("b", 600), ("c", 1600), ("d", 2600)):

@@ -1,4 +1,4 @@
-"""The tables, and that docs/performance.md has those of the reference results."""
+"""The tables, and those of the reference results in docs/performance.md."""
 
 import re
 from typing import Any
@@ -12,10 +12,10 @@ from dev.bench.report import (
     DOCUMENT,
     MARKED,
     TABLES,
-    filled,
-    markdown,
-    number,
-    plain,
+    as_markdown,
+    as_text,
+    fill_document,
+    format_number,
     references,
 )
 
@@ -31,34 +31,28 @@ FIGURES = [
 
 
 def test_a_table_for_a_terminal_is_aligned() -> None:
-    assert plain(TABLE) == "ratio   figure\na            1\nlonger    12.5"
+    assert as_text(TABLE) == "ratio   figure\na            1\nlonger    12.5"
 
 
 def test_a_table_for_the_documents_is_markdown() -> None:
     assert (
-        markdown(TABLE)
+        as_markdown(TABLE)
         == "| ratio | figure |\n| --- | --: |\n| a | 1 |\n| longer | 12.5 |\n"
     )
 
 
-@pytest.mark.parametrize(("value", "told"), FIGURES)
-def test_a_figure_has_three_digits_about(value: float | None, told: str) -> None:
-    assert number(value) == told
+@pytest.mark.parametrize(("value", "text"), FIGURES)
+def test_a_figure_has_about_three_digits(value: float | None, text: str) -> None:
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_has_tables_and_a_file_of_its_own(part: str) -> None:
+def test_every_part_has_its_own_tables_and_files(part: str) -> None:
     assert parse([part]).part == part
-    assert (
-        len(
-            {
-                report.result_file(name, keep=keep)
-                for name in PARTS
-                for keep in (True, False)
-            }
-        )
-        == 8
-    )
+    files = {
+        report.result_file(name, keep=keep) for name in PARTS for keep in (True, False)
+    }
+    assert len(files) == 8
     assert part in TABLES
 
 
@@ -75,14 +69,14 @@ def test_a_result_is_printed_with_each_target_and_every_fault(
     )
 
 
-def test_the_documents_tables_are_those_of_the_reference_results() -> None:
+def test_the_document_has_the_tables_of_the_reference_results() -> None:
     text = DOCUMENT.read_text()
-    assert filled(text, references()) == text, (
+    assert fill_document(text, references()) == text, (
         "python -m dev.bench.report brings them up to date"
     )
 
 
-def test_the_references_targets_are_those_of_its_own_rounds() -> None:
+def test_the_targets_of_the_reference_are_those_of_its_rounds() -> None:
     result = references()["rounds"]
     judged = figures.targets(
         [[Measure(**m) for m in measures] for measures in result["rounds"]]
@@ -90,7 +84,7 @@ def test_the_references_targets_are_those_of_its_own_rounds() -> None:
     assert result["targets"][: len(judged)] == judged
 
 
-def test_the_document_shows_all_there_is() -> None:
+def test_the_document_has_all_tables() -> None:
     shown = {name for _, name, _ in MARKED.findall(DOCUMENT.read_text())}
     tables = {
         name for part, result in references().items() for name in TABLES[part](result)
@@ -98,11 +92,11 @@ def test_the_document_shows_all_there_is() -> None:
     assert shown == tables | {"targets"} | {f"{part}-measured" for part in PARTS}
 
 
-def test_a_marker_gets_its_table_and_all_else_stays() -> None:
+def test_only_the_text_between_markers_is_replaced() -> None:
     text = "before\n<!-- bench: targets -->\nold\n<!-- end -->\nafter\n"
     result = references()["growth"]
-    new = filled(text, {"growth": result})
+    new = fill_document(text, {"growth": result})
     assert re.fullmatch(
         r"before\n<!-- bench: targets -->\n(\|.*\|\n){4}<!-- end -->\nafter\n", new
     )
-    assert filled(new, {"growth": result}) == new
+    assert fill_document(new, {"growth": result}) == new
