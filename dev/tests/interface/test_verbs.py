@@ -72,7 +72,7 @@ def test_a_verb_says_in_one_line_that_nothing_is_installed(tmp_path: Path) -> No
     for verb in WITHOUT_INSTALL:
         code, [line] = make(verb, tmp_path, {})
         assert code == 2
-        assert line.startswith("error: nothing is installed yet: make up "), verb
+        assert line.startswith("error: nothing is installed. Run make up"), verb
 
 
 def test_what_a_terminal_has_set_for_other_programs_does_not_disturb_a_verb(
@@ -98,10 +98,10 @@ def test_a_command_says_which_part_does_not_answer(tmp_path: Path, monkeypatch) 
     suite = Suite(tmp_path / "run", free_ports())
     monkeypatch.setattr(suite.supervisor, "pid", lambda: os.getpid())
     with socket.create_server(("127.0.0.1", suite.ports["rabbitmq"])):
-        with pytest.raises(Failure, match=r"postgresql does not answer on .*make up"):
-            suite.check_answers(servers=True, gateway=False)
-        with pytest.raises(Failure, match=r"gateway does not answer on .*make up"):
-            suite.check_answers(servers=False, gateway=True)
+        with pytest.raises(Failure, match=r"postgresql does not respond on .*make up"):
+            suite.check_reachable(servers=True, gateway=False)
+        with pytest.raises(Failure, match=r"gateway does not respond on .*make up"):
+            suite.check_reachable(servers=False, gateway=True)
 
 
 def test_servers_of_others_are_not_asked(tmp_path: Path) -> None:
@@ -109,6 +109,6 @@ def test_servers_of_others_are_not_asked(tmp_path: Path) -> None:
         "AMQP_URI": "amqp://elsewhere",
         "USERS_DB_URI": "postgresql://elsewhere",
     }
-    Suite(tmp_path / "run", free_ports(), external).check_answers(
+    Suite(tmp_path / "run", free_ports(), external).check_reachable(
         servers=True, gateway=False
     )
