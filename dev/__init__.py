@@ -1,1 +1,1 @@
-"""What installs, starts and stops the suite on one machine; no part of the product."""
+"""Programs for development and operation, called by `make`."""

@@ -1,10 +1,13 @@
-"""Runs all tests in two tracks, side by side: `python -m dev.all_tests`, which `make test` calls.
+"""Run all tests in two tracks, side by side: `python -m dev.all_tests`, which `make test` calls.
 
-The first track prints as it goes: the tests of the services and of the whole suite, which mostly wait.
-The second track begins with what needs a processor alone, at the lowest priority, so that the first
-track keeps its pace. Then it follows the documents and plays the promises under real faults, on servers
-of its own. Its output follows that of the first track, whole. conftest.py sets the marks: each test is in
-one track.
+The first track runs the tests of the services and of the whole suite, which mostly wait. It
+prints its output at once.
+
+The second track begins with tests that need only a processor, at the lowest priority, so that
+they do not slow down the first track. Then it tests the documents, and the promises under faults,
+on servers of its own. Its output is printed after that of the first track.
+
+Each test is in one track. conftest.py sets the marks.
 """
 
 import os
@@ -32,7 +35,7 @@ INTERRUPTED = 128 + signal.SIGINT  # the exit code that shells use
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and how far it stands back behind other processes: 0 to 19."""
+    """A command and its niceness, 0 to 19."""
 
     command: Sequence[str]
     niceness: int = 0
@@ -51,21 +54,21 @@ SECOND_TRACK = (
 
 @dataclass
 class Track:
-    """Steps that run one after another, whether or not the one before has failed."""
+    """Steps that run one after another, even if one fails."""
 
     steps: Sequence[Step]
-    output: IO[bytes] | None = None  # None is ours
+    output: IO[bytes] | None = None  # None is the output of this process
     codes: list[int] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
     def failures(self) -> list[str]:
-        """A line for each step that failed, once all have ended."""
+        """Return a line for each failed step. All steps must have ended."""
         ended = zip(self.steps, self.codes, strict=True)
         return [f"FAILED, exit code {code}: {step}" for step, code in ended if code]
 
     def has_ended(self) -> bool:
-        """Whether all steps have ended; starts the next one when the last one has."""
+        """Return whether all steps have ended. Start the next step if none runs."""
         if self._process is not None:
             code = self._process.poll()
             if code is None:
@@ -78,13 +81,13 @@ class Track:
         return False
 
     def interrupt(self) -> None:
-        """Tells the step that runs to end, as Ctrl-C does; no further one starts."""
+        """Interrupt the running step, as Ctrl-C does."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGINT)
 
     def await_end(self) -> None:
-        """Returns when the step that was interrupted has ended; kills it when it takes too long."""
+        """Wait until the interrupted step has ended. Kill it after STOP_TIMEOUT_S."""
         if self._process is not None:
             try:
                 self._process.wait(STOP_TIMEOUT_S)
@@ -93,14 +96,13 @@ class Track:
                 self._process.wait()
 
     def _start(self, step: Step) -> subprocess.Popen[bytes]:
-        """A step is a session of its own: Ctrl-C reaches it once, by `interrupt`, with its children."""
+        """Start a step in its own session, so that Ctrl-C reaches it only by `interrupt`."""
 
         def prepare() -> None:
             end_with_parent()
             os.nice(step.niceness)
-            with suppress(
-                OSError
-            ):  # where Linux groups sessions, the niceness of the group counts
+            # Linux may group processes by session. Then only the niceness of the group matters.
+            with suppress(OSError):
                 Path("/proc/self/autogroup").write_text(str(step.niceness))
 
         return subprocess.Popen(
@@ -114,7 +116,7 @@ class Track:
 
 
 def run(first: Sequence[Step], second: Sequence[Step]) -> int:
-    """Runs both tracks to their ends; 0 where no step failed."""
+    """Run both tracks. Return 0 if no step failed."""
     with tempfile.NamedTemporaryFile() as kept, open(kept.name, "rb") as output:
         tracks = [Track(first), Track(second, kept.file)]
         try:
@@ -133,7 +135,7 @@ def run(first: Sequence[Step], second: Sequence[Step]) -> int:
 
 
 def _wait(tracks: Sequence[Track], output: IO[bytes]) -> None:
-    """Returns when all tracks have ended. Once the first one has, the others' output is shown."""
+    """Wait until all tracks have ended. Show the output of the second when the first has ended."""
     while True:
         ended = [track.has_ended() for track in tracks]
         if ended[0]:
@@ -144,14 +146,14 @@ def _wait(tracks: Sequence[Track], output: IO[bytes]) -> None:
 
 
 def _show(output: IO[bytes]) -> None:
-    """Copies what was written since the last time."""
+    """Print the output written since the last call."""
     sys.stdout.flush()
     shutil.copyfileobj(output, sys.stdout.buffer)
     sys.stdout.flush()
 
 
 def end_on_signals() -> None:
-    """Ctrl-C and SIGTERM interrupt this process, also where a shell has told it to ignore Ctrl-C."""
+    """Let Ctrl-C and SIGTERM interrupt this process. A shell may have disabled Ctrl-C for it."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,7 +1,8 @@
-"""The users of the broker and their permissions, as RabbitMQ loads them: its definitions.
+"""Users of the broker and their permissions, in RabbitMQ's format of definitions.
 
-dev/bus.py makes bus.yaml from the code of the services. Here it becomes the definitions of `make up`,
-and dev/images/definitions.json, from which dev/images/passwords.sh makes those of compose.yaml.
+dev/bus.py writes bus.yaml from the code of the services. This module converts bus.yaml to the
+definitions of `make up` and to dev/images/definitions.json. From that file
+dev/images/passwords.sh writes the definitions of compose.yaml.
 """
 
 import json
@@ -13,27 +14,26 @@ import yaml
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUS = CHECKOUT / "charts" / "shop" / "files" / "bus.yaml"
-PREVIOUS = BUS.with_name(
-    "bus-previous.yaml"
-)  # what copies of the previous version need
+# The permissions that copies of the previous version need.
+PREVIOUS = BUS.with_name("bus-previous.yaml")
 TEMPLATE = CHECKOUT / "dev" / "images" / "definitions.json"
 VHOST = "/"
-# For all services in one process (`make run`, tests). Earlier versions had this user alone, with a known
-# password: it must have another one.
+# For all services in one process: `make run` and tests. Earlier versions had only this user, with
+# a known password, so it must get another password.
 ALL_RIGHTS = "shop"
 MIGRATIONS, OPERATOR = "migrations", "operator"
 RIGHTS, TOPIC_RIGHTS = ("configure", "write", "read"), ("write", "read")
 
 
 def users(*files: Path) -> list[str]:
-    """The users of the broker."""
+    """Return the users of the broker."""
     return list(_rights(*files))
 
 
 def definitions(
     passwords: Mapping[str, str], *files: Path, vhost: str = VHOST
 ) -> dict[str, Any]:
-    """Users with these passwords, exchanges, and what the users may do by any of the files.
+    """Return users with these passwords, exchanges, and the permissions that any file gives.
 
     A pattern must match a whole name.
     """
@@ -65,7 +65,7 @@ def definitions(
 
 
 def with_all_rights(password: str) -> dict[str, Any]:
-    """The user with all rights, and its permissions."""
+    """Return the user with all rights, and its permissions."""
     everything = dict.fromkeys(RIGHTS, ".*")
     return {
         "users": [{"name": ALL_RIGHTS, "password": password, "tags": []}],
@@ -74,19 +74,18 @@ def with_all_rights(password: str) -> dict[str, Any]:
 
 
 def template() -> str:
-    """The definitions of compose.yaml, with the name of a variable in the place of each password.
+    """Return the definitions of compose.yaml, with a variable for each password.
 
-    No password fits an empty hash, so the user of earlier versions cannot log in any more.
+    An empty hash matches no password, so the user of earlier versions can no longer log in.
     """
-    found = definitions(
-        {user: f"${{{user.upper()}_AMQP_PASSWORD}}" for user in users(BUS)}, BUS
-    )
+    variables = {user: f"${{{user.upper()}_AMQP_PASSWORD}}" for user in users(BUS)}
+    found = definitions(variables, BUS)
     found["users"].append({"name": ALL_RIGHTS, "password_hash": "", "tags": []})
     return json.dumps(found, indent=1) + "\n"
 
 
 def _rights(*files: Path) -> dict[str, dict[str, Any]]:
-    """What each user may do, by any of the files."""
+    """Return each user's permissions: the sum of all files."""
     rights: dict[str, dict[str, Any]] = {}
     for found in map(_read, files):
         for user, may in found["users"].items():
@@ -112,6 +111,6 @@ def _patterns(may: Mapping[str, Any], rights: Sequence[str]) -> dict[str, str]:
 
 
 def _exchange(name: str, kind: str, vhost: str) -> dict[str, Any]:
-    """As Nameko declares it."""
+    """Return an exchange with the properties that Nameko declares."""
     fixed = {"durable": True, "auto_delete": False, "internal": False, "arguments": {}}
     return {"name": name, "vhost": vhost, "type": kind, **fixed}

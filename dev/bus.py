@@ -1,8 +1,8 @@
-"""Who may do what on the broker, made from the code of the services: `python -m dev.bus`.
+"""Write the permissions on the broker from the code of the services: `python -m dev.bus`.
 
-It writes charts/shop/files/bus.yaml, from which the chart and `make up` make the users of the broker.
-For each user: the names that it may configure, write and read, and the routing keys for topic
-exchanges. Each pattern must match a whole name.
+It writes charts/shop/files/bus.yaml, from which the chart and `make up` create the users of the
+broker. A user has patterns for the names that it may configure, write and read, and patterns for
+the routing keys of topic exchanges. Each pattern must match a whole name.
 
 The names are Nameko's. Requests go over the exchange nameko-rpc to the queue rpc-<service>. Replies
 go back over it to rpc.reply-<service>-<UUID>, with a UUID as their key that begins with a digest of
@@ -34,39 +34,48 @@ from dev.broker import BUS, TEMPLATE, template
 from dev.cli import SERVICES
 
 FILE = BUS
-HEADER = "# Made by `make specs` from the services' code (dev/bus.py), for the chart and for `make up`.\n"
+HEADER = (
+    "# Written by `make specs` from the services' code (dev/bus.py), "
+    "for the chart and for `make up`.\n"
+)
 CONFIG: dict[str, Any] = {
     "AMQP_URI": "memory://",
     "WORKERS": dict.fromkeys(SERVICES, 1),
 }
 UUID = "[0-9a-f-]{36}"
-UUID_REST = "[0-9a-f-]{28}"  # behind the 8 digits of a service
+UUID_REST = "[0-9a-f-]{28}"  # after the 8 digits of a service
 DEFAULT_EXCHANGE = "amq.default"
 SHELL_REPLIES = "rpc.reply-standalone_rpc_proxy-"  # of stock `nameko shell`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Service:
-    """What one service does on the bus, by its code."""
+    """The use that a service makes of the bus, read from its code.
+
+    methods      its own RPC methods
+    calls        methods of other services, by service
+    emits        whether it emits events
+    has_replies  whether it receives RPC replies
+    """
 
     name: str
-    methods: list[str]  # that others may call
-    calls: dict[str, list[str]]  # methods of others, by service
+    methods: list[str]
+    calls: dict[str, list[str]]
     handlers: list[EventHandler]
-    emits: bool  # events
+    emits: bool
     has_replies: bool
 
     @property
     def queues(self) -> list[str]:
-        """The queues that it consumes or publishes to."""
-        requests = [f"rpc-{self.name}"] if self.methods else []
-        return requests + [
-            name for h in self.handlers for name in (h.queue.name, h.dead_letter_queue)
-        ]
+        """Return the queues that it consumes or publishes to."""
+        names = [f"rpc-{self.name}"] if self.methods else []
+        for handler in self.handlers:
+            names += [handler.queue.name, handler.dead_letter_queue]
+        return names
 
     @property
     def sources(self) -> dict[str, list[str]]:
-        """The events that it listens to, by the service that emits them."""
+        """Return the events that it consumes, by the service that emits them."""
         found: dict[str, list[str]] = {}
         for handler in self.handlers:
             found.setdefault(handler.source_service, []).append(handler.event_type)
@@ -74,41 +83,37 @@ class Service:
 
 
 def service(name: str) -> Service:
-    """What the service of this name does on the bus."""
+    """Return the use that the service of this name makes of the bus."""
     module = importlib.import_module(f"{name}.service")
     container = ServiceContainer(module.Service, CONFIG)
+    entrypoints, dependencies = container.entrypoints, container.dependencies
     calls: dict[str, list[str]] = {}
-    for proxy in (
-        each for each in container.dependencies if isinstance(each, RpcProxy)
-    ):
-        batched = [f"{verb}_many" for verb in proxy.batched]
-        calls.setdefault(proxy.service, []).extend([*proxy.methods, *batched])
-    handlers = [
-        each for each in container.entrypoints if isinstance(each, EventHandler)
-    ]
+    for proxy in dependencies:
+        if isinstance(proxy, RpcProxy):
+            batched = [f"{verb}_many" for verb in proxy.batched]
+            calls.setdefault(proxy.service, []).extend([*proxy.methods, *batched])
+    handlers = [each for each in entrypoints if isinstance(each, EventHandler)]
     for handler in handlers:
         handler.setup()
+    methods = [each.method_name for each in entrypoints if isinstance(each, Rpc)]
+    listeners = [e for e in container.extensions if isinstance(e, ReplyListener)]
     return Service(
         name=name,
-        methods=sorted(
-            each.method_name for each in container.entrypoints if isinstance(each, Rpc)
-        ),
+        methods=sorted(methods),
         calls=calls,
         handlers=sorted(handlers, key=lambda handler: handler.queue.name),
-        emits=any(isinstance(each, Outbox) for each in container.dependencies),
-        has_replies=any(
-            isinstance(each, ReplyListener) for each in container.extensions
-        ),
+        emits=any(isinstance(each, Outbox) for each in dependencies),
+        has_replies=bool(listeners),
     )
 
 
 def methods() -> list[str]:
-    """All methods that can be called, as the routing keys of their requests."""
+    """Return all RPC methods, as the routing keys of their requests."""
     return [f"{name}.{verb}" for name in SERVICES for verb in service(name).methods]
 
 
 def permissions(each: Service) -> dict[str, Any]:
-    """The permissions of a service's own user."""
+    """Return the permissions of a service's own user."""
     replies = [f"rpc.reply-{each.name}-*"] if each.has_replies else []
     moves = [moves_exchange(each.name).name] if each.handlers else []
     own = [f"{each.name}.events"] if each.emits else []
@@ -116,19 +121,14 @@ def permissions(each: Service) -> dict[str, Any]:
     requests = sorted(
         f"{callee}.{verb}" for callee, verbs in each.calls.items() for verb in verbs
     )
-    topics = {
-        "nameko-rpc": topic(
-            write=[*map(literal, requests), *([UUID] if each.methods else [])],
-            read=[
-                *([literal(f"{each.name}.*")] if each.methods else []),
-                *(
-                    [f"{reply_prefix(each.name)}{UUID_REST}"]
-                    if each.has_replies
-                    else []
-                ),
-            ],
-        )
-    }
+    rpc_write = [*map(literal, requests)]
+    rpc_read = []
+    if each.methods:
+        rpc_write.append(UUID)
+        rpc_read.append(literal(f"{each.name}.*"))
+    if each.has_replies:
+        rpc_read.append(f"{reply_prefix(each.name)}{UUID_REST}")
+    topics = {"nameko-rpc": topic(write=rpc_write, read=rpc_read)}
     topics |= {exchange: topic(write=["[a-z_]+"], read=[]) for exchange in own}
     topics |= {
         f"{name}.events": topic(write=[], read=types)
@@ -143,9 +143,9 @@ def permissions(each: Service) -> dict[str, Any]:
 
 
 def migrations() -> dict[str, Any]:
-    """Of the user that makes exchanges and queues, and moves dead letters back.
+    """Return the permissions of the user that declares queues and redrives dead letters.
 
-    It also makes and deletes scratch queues, whose names begin like those of event queues.
+    It also declares and deletes scratch queues, whose names begin like those of event queues.
     """
     return {
         "configure": names(["nameko-rpc", "*.events", "evt-*--*"]),
@@ -156,7 +156,10 @@ def migrations() -> dict[str, Any]:
 
 
 def operator(services: Iterable[Service]) -> dict[str, Any]:
-    """Of people with `nameko shell`: it may call every method. Nameko declares the exchange itself."""
+    """Return the permissions of `nameko shell`, which may call every method.
+
+    Nameko declares the exchange.
+    """
     requests = [
         literal(f"{each.name}.{verb}") for each in services for verb in each.methods
     ]
@@ -166,7 +169,7 @@ def operator(services: Iterable[Service]) -> dict[str, Any]:
 
 
 def exchanges(services: Sequence[Service]) -> dict[str, str]:
-    """The type of each exchange, all of them durable."""
+    """Return the type of each exchange. All are durable."""
     found = [get_rpc_exchange(CONFIG)]
     found += [get_event_exchange(each.name, CONFIG) for each in services if each.emits]
     found += [moves_exchange(each.name) for each in services if each.handlers]
@@ -174,12 +177,12 @@ def exchanges(services: Sequence[Service]) -> dict[str, str]:
 
 
 def literal(name: str) -> str:
-    """A pattern for one name. Not re.escape(): a hyphen needs no backslash."""
+    """Return a pattern for one name. re.escape() would also escape hyphens."""
     return name.replace(".", r"\.").replace("*", r"\*")
 
 
 def names(found: Iterable[str]) -> str:
-    """A pattern for names; a `*` in one stands for anything."""
+    """Return a pattern for names. A `*` matches any text."""
     return "|".join(literal(name).replace(r"\*", ".+") for name in found)
 
 
@@ -188,7 +191,7 @@ def topic(write: Iterable[str], read: Iterable[str]) -> dict[str, str]:
 
 
 def bus() -> dict[str, Any]:
-    """What stands in bus.yaml."""
+    """Return the content of bus.yaml."""
     services = [service(name) for name in SERVICES]
     users = {each.name: permissions(each) for each in services}
     users |= {"migrations": migrations(), "operator": operator(services)}

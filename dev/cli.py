@@ -1,11 +1,11 @@
-"""Starts, stops and shows the whole suite: `python -m dev.cli VERB`, which `make` calls.
+"""Start, stop and show the whole suite: `python -m dev.cli VERB`, which `make` calls.
 
-Where the environment sets AMQP_URI or the *_DB_URI, those servers are used and none is started.
-The ports, and the variables that change them, are in dev/ports.py; RUN_DIR is where all that runs
-keeps its files (`.run`).
+If the environment sets AMQP_URI or the *_DB_URI variables, those servers are used and none is
+started. The ports and their variables are in dev/ports.py. RUN_DIR is the state folder, `.run` by
+default.
 
-Each process gets the URIs and secrets that it needs, as a user of its own. Below RUN_DIR, env/ has a
-file for each user, for commands by hand: `. .run/env/operator`.
+Each process acts as a user of its own and gets only the URIs and secrets that it needs. The
+folder env/ below RUN_DIR has a file per user, for commands typed by hand: `. .run/env/operator`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any
 from nameko.exceptions import ConfigurationError
 
 from chassis.secret_files import read_secret
-from dev import state as folder
+from dev import state as state_folder
 from dev.broker import ALL_RIGHTS, BUS, CHECKOUT, MIGRATIONS, OPERATOR
 from dev.failure import Failure
 from dev.passwords import exports, write_private
@@ -41,16 +41,16 @@ SERVICES = (*DATABASES, "gateway")
 USERS = (*SERVICES, MIGRATIONS, OPERATOR, ALL_RIGHTS)  # of the broker
 SIGNING_KEY = "TOKEN_SECRET"
 SECRETS = (*uri_names(ALL_RIGHTS), SIGNING_KEY)
-PRIVATE = frozenset(
-    {*SECRETS, *(f"{name}_FILE" for name in SECRETS)}
-)  # only some processes get them
+# Only the processes that need them get these variables.
+PRIVATE = frozenset({*SECRETS, *(f"{name}_FILE" for name in SECRETS)})
 SECOND = "2"
 GATEWAYS = ("gateway", "gateway" + SECOND)
-NOTHING_RUNS = "nothing runs: make up starts it"
+NOTHING_RUNS = "nothing runs: make up starts the suite"
 READY_TIMEOUT_S = 120
-HOPELESS_STARTS = (
-    4  # a service that died so often while `up` waits will not come up by itself
-)
+RESPONSE_TIMEOUT_S = 10  # of supervisord, which may be suspended
+# A service that `up` has started four times is not expected to recover.
+MAX_STARTS = 4
+# Importing these modules warns that pkg_resources or eventlet is deprecated.
 WARNING = (
     "nameko.cli.main",
     "nameko.cli.commands",
@@ -58,19 +58,19 @@ WARNING = (
     "chassis.broker",
     "chassis.db",
 )
-QUIET = {  # whatever imports pkg_resources or eventlet first warns that they will be retired
+QUIET = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": ",".join(f"ignore::Warning:{module}" for module in WARNING),
 }
 
 
 def further_copies(copies: int) -> list[str]:
-    """The names of all but the first copy of each service: users2, billing2, ... users3, ..."""
+    """Return the names of all copies but the first: users2, billing2, ..., users3, ..."""
     return [f"{name}{number}" for number in range(2, copies + 1) for name in SERVICES]
 
 
 def service_of(name: str) -> str:
-    """The service of which a program is a copy: users of users2."""
+    """Return the service of a copy: "users" for "users2"."""
     return name.rstrip("0123456789")
 
 
@@ -80,10 +80,12 @@ SECOND_COPIES = tuple(further_copies(2))
 class Suite:
     """The servers and the five services of one state folder.
 
-    `external` are the URIs of servers that are someone else's to run. `tied`: all ends with the
-    thread that called `up`. Of each service run so many `copies`: the second ones are named `users2` and
-    so on, and the gateways share one port; the other copies need a port each (`further_copies`).
-    `checkout` is the folder of the code that runs, `permissions` are files like bus.yaml.
+    external     URIs of servers that this suite does not start
+    tied         all processes end with the thread that called `up`
+    copies       of each service. The second copies are users2 and so on. The gateways share a
+                 port. Every other copy needs a port: see `further_copies`
+    checkout     folder of the code to run
+    permissions  files like bus.yaml
     """
 
     def __init__(
@@ -104,39 +106,33 @@ class Suite:
             name: ports["gateway"] for name in more if service_of(name) == "gateway"
         }
         self.external = dict(external or {})
-        broker, database = (
-            "AMQP_URI" not in self.external,
-            "USERS_DB_URI" not in self.external,
-        )
         self.servers = Servers(
             state,
             ports,
-            broker=broker,
-            database=database,
+            broker="AMQP_URI" not in self.external,
+            database="USERS_DB_URI" not in self.external,
             tied=tied,
             permissions=permissions,
         )
         self.supervisor = self.servers.supervisor
 
     def env(self, user: str = ALL_RIGHTS) -> dict[str, str]:
-        """The environment variables by which config.yaml finds what a user of the broker needs."""
-        return {
-            **self.private_env(user),
-            "GATEWAY_PORT": str(self.ports["gateway"]),
-            **(
-                {"AMQP_USER_RESTRICTED": str(user != ALL_RIGHTS).lower()}
-                if self.servers.broker
-                else {}
-            ),
-        }
+        """Return the variables of config.yaml for a user of the broker."""
+        variables = self.private_env(user)
+        variables["GATEWAY_PORT"] = str(self.ports["gateway"])
+        if self.servers.broker:
+            is_restricted = user != ALL_RIGHTS
+            variables["AMQP_USER_RESTRICTED"] = str(is_restricted).lower()
+        return variables
 
     def private_env(self, user: str) -> dict[str, str]:
-        """Those with passwords and secrets. Servers of others have one URI for all users."""
+        """Return the variables with passwords. All users share the URIs of external servers."""
         uris = {**self.servers.env(user), **self.external}
         found = {name: uris[name] for name in uri_names(user)}
         if user in ("gateway", ALL_RIGHTS):
             own = self.servers.passwords[SIGNING_KEY]
-            found[SIGNING_KEY] = self.foreign(os.environ).get(SIGNING_KEY) or own
+            outer = self.outer_variables(os.environ)
+            found[SIGNING_KEY] = outer.get(SIGNING_KEY) or own
         return found
 
     @property
@@ -144,46 +140,40 @@ class Suite:
         return f"http://127.0.0.1:{self.ports['gateway']}"
 
     def up(self) -> None:
-        """Starts what does not run and returns when all is ready; raises Failure otherwise."""
+        """Start all stopped processes and wait until they are ready. Raises Failure."""
         if self.ready():
             print(f"Already up: {self.url}")
             return
         started = time.monotonic()
         self._check_ports()
         self.start_servers()
-        _say(started, "broker and databases answer")
+        _say(started, "broker and databases are running")
         self.migrate()
         _say(started, "tables and queues are up to date")
         self._start_services()
         _say(started, f"all services are ready: {self.url}")
 
     def start_servers(self) -> None:
-        """Starts broker and databases, unless they are external or run."""
+        """Start broker and databases unless they are external or already run."""
         services = [self._service(name) for name in self.services]
         write_private(self.settings_file, json.dumps(self._settings))
         self._write_env()
-        public = {
-            name: value for name, value in os.environ.items() if name not in PRIVATE
-        }
-        self.servers.start(services, public)
+        self.servers.start(services, _public_variables())
 
     def _write_env(self) -> None:
-        """A file for each user that exports what its commands need, to be read by a shell."""
+        """Write a shell script for each user that exports the variables of its commands."""
         place = self.servers.state / "env"
         place.mkdir(mode=0o700, exist_ok=True)
         for user in USERS:
             write_private(place / user, exports(self.private_env(user)))
 
     def environ(self, user: str = "") -> dict[str, str]:
-        """The environment of a command that acts as this user; without one it gets no password."""
-        public = {
-            name: value for name, value in os.environ.items() if name not in PRIVATE
-        }
+        """Return the environment of a command that acts as this user. No user, no passwords."""
         own = self.env(user) if user else {"GATEWAY_PORT": str(self.ports["gateway"])}
-        return {**public, **own, **QUIET, **without_proxy(os.environ)}
+        return {**_public_variables(), **own, **QUIET, **without_proxy(os.environ)}
 
     def migrate(self) -> None:
-        """Brings tables and queues up to date; the servers must run."""
+        """Bring tables and queues up to date. The servers must run."""
         log = self.supervisor.log("migrate")
         command = [sys.executable, "-m", "chassis.migrate", "--config", "config.yaml"]
         env = self.environ(MIGRATIONS)
@@ -195,22 +185,22 @@ class Suite:
             raise Failure(f"the migration failed: see {log}\n{tail(log)}")
 
     def restart(self) -> None:
-        """The services again, with the code of now; the servers stay."""
+        """Restart the services with the current code. The servers keep running."""
         if self.supervisor.pid():
             self.supervisor.halt(*self.services)
         self.up()
 
     def down(self) -> bool:
-        """Stops everything; returns whether anything ran."""
+        """Stop everything. Return whether anything was running."""
         return self.servers.stop()
 
     def ready(self) -> bool:
-        """Whether all services answer /readyz with 200."""
+        """Return whether all services respond to /readyz with 200."""
         running = self.supervisor.processes()
         return all(running.get(name) and self.is_ready(name) for name in self.services)
 
     def status(self) -> list[tuple[str, ...]]:
-        """A row for each program: name, state, process id, restarts, address, log."""
+        """Return a row for each program: name, state, process id, restarts, address, log."""
         running = self.supervisor.processes()
         return [
             self._row(name, running.get(name, 0))
@@ -218,78 +208,82 @@ class Suite:
         ]
 
     def check_unchanged(self) -> None:
-        """Raises Failure when it runs with other settings, which `up` and `restart` would not change."""
-        if (
-            self.supervisor.pid()
-            and json.loads(self.settings_file.read_text()) != self._settings
-        ):
+        """Raise Failure if it runs with other settings. `up` and `restart` do not change them."""
+        if self.supervisor.pid() is None:
+            return
+        if json.loads(self.settings_file.read_text()) != self._settings:
             raise Failure(
                 "already up with other ports, servers, users or variables: make down first"
             )
 
-    def check_answers(self, *, servers: bool, gateway: bool) -> None:
-        """Raises Failure when what a command needs does not answer; servers of others are not asked."""
-        own = [
-            name
-            for name in ("rabbitmq", "postgresql")
-            if servers and name in self.servers.names()
-        ]
-        for name in [*own, *["gateway"] * gateway]:
-            if not accepts(self.ports[name]):
-                if self.supervisor.pid() is None:
-                    raise Failure(NOTHING_RUNS)
-                place = f"127.0.0.1:{self.ports[name]}"
-                raise Failure(
-                    f"{name} does not answer on {place}: make up starts what does not run"
-                )
+    def check_reachable(self, *, servers: bool, gateway: bool) -> None:
+        """Raise Failure if a server or the gateway is unreachable. Skip external servers."""
+        needed: list[str] = []
+        if servers:
+            own = self.servers.names()
+            needed += [name for name in ("rabbitmq", "postgresql") if name in own]
+        if gateway:
+            needed.append("gateway")
+        for name in needed:
+            if accepts(self.ports[name]):
+                continue
+            if self.supervisor.pid() is None:
+                raise Failure(NOTHING_RUNS)
+            address = f"127.0.0.1:{self.ports[name]}"
+            raise Failure(f"{name} does not respond on {address}: make up restarts it")
 
     @property
     def _settings(self) -> dict[str, Any]:
         return {
             "ports": self.ports,
             "external": self.external,
-            "variables": _variables(self.foreign(os.environ)),
+            "variables": _digest(self.outer_variables(os.environ)),
             "users": list(USERS),
         }
 
-    def foreign(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """An environment without what a file of env/ has put there, and with the content of secret files."""
-        own = self.servers.passwords.occur_in
-        return with_secrets(
-            {
-                name: value
-                for name, value in environ.items()
-                if name not in PRIVATE or not own(value)
-            }
-        )
+    def outer_variables(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment without the passwords of this suite, with secret files read.
+
+        A file of env/ may have put the passwords there.
+        """
+        is_own = self.servers.passwords.occur_in
+        outer = {
+            name: value
+            for name, value in environ.items()
+            if name not in PRIVATE or not is_own(value)
+        }
+        return with_secrets(outer)
 
     @property
     def settings_file(self) -> Path:
         return self.servers.state / "settings.json"
 
     def command(self, name: str) -> list[str]:
-        """What runs a service."""
+        """Return the command of a service."""
         nameko = str(Path(sys.executable).with_name("nameko"))
         return [nameko, "run", "--config", "config.yaml", f"{service_of(name)}.service"]
 
     def _service(self, name: str) -> Program:
         ports = {"HEALTH_PORT": str(self.ports[name])}
-        if service_of(name) == "gateway":  # on its own port: `is_ready` asks there
+        if service_of(name) == "gateway":  # its port serves /readyz, for `is_ready`
             ports = {"GATEWAY_HEALTH_PUBLIC": "true"}
         if len(self.services) > len(SERVICES):
             ports["GATEWAY_PORT_SHARED"] = "true"
         env = {**self.env(service_of(name)), **ports, **QUIET}
         return Program(
-            name, self.command(name), self.checkout, env=env, group="services"
+            name=name,
+            command=self.command(name),
+            directory=self.checkout,
+            env=env,
+            group="services",
         )
 
     def _check_ports(self) -> None:
         if self.supervisor.pid() is None:
-            self.supervisor.stop()  # what a killed supervisord left
+            self.supervisor.stop()  # stop processes of a killed supervisord
         running = self.supervisor.processes()
-        check_free(
-            self.ports, [name for name in self.services if not running.get(name)]
-        )
+        stopped = [name for name in self.services if not running.get(name)]
+        check_free(self.ports, stopped)
 
     def _start_services(self) -> None:
         starts = {name: self.supervisor.starts(name) for name in self.services}
@@ -302,27 +296,22 @@ class Suite:
         for name in self.services:
             self.supervisor.start(name)
         for name in self.services:
-            if not self._await_ready(name, deadline, starts[name] + HOPELESS_STARTS):
-                lines = tail(
-                    logs[name], start=sizes[name]
-                )  # not those of earlier starts
+            if not self._await_ready(name, deadline, starts[name] + MAX_STARTS):
+                lines = tail(logs[name], start=sizes[name])  # without earlier starts
                 raise Failure(
-                    f"{name} does not become ready, the others run (make down ends all): "
+                    f"{name} does not become ready, the others run (make down stops all): "
                     f"see {logs[name]}\n{lines}"
                 )
 
-    def _await_ready(self, name: str, deadline: float, too_many_starts: int) -> bool:
-        wait_for(
-            lambda: (
-                self.is_ready(name) or self.supervisor.starts(name) >= too_many_starts
-            ),
-            timeout_s=deadline - time.monotonic(),
-            every_s=0.1,
-        )
+    def _await_ready(self, name: str, deadline: float, max_starts: int) -> bool:
+        def is_ready_or_failing() -> bool:
+            return self.is_ready(name) or self.supervisor.starts(name) >= max_starts
+
+        wait_for(is_ready_or_failing, deadline - time.monotonic(), every_s=0.1)
         return self.is_ready(name)
 
     def is_ready(self, name: str) -> bool:
-        """Whether a service answers /readyz with 200."""
+        """Return whether a service responds to /readyz with 200."""
         connection = HTTPConnection("127.0.0.1", self.ports[name], timeout=3)
         try:
             connection.request("GET", "/readyz")
@@ -333,31 +322,32 @@ class Suite:
             connection.close()
 
     def _row(self, name: str, pid: int) -> tuple[str, ...]:
-        answers = self.is_ready if name in self.services else self.servers.answers
-        state = ("ready" if answers(name) else "not ready") if pid else "stopped"
-        restarts = str(max(self.supervisor.starts(name) - 1, 0)) if pid else "-"
         address = f"127.0.0.1:{self.ports[name]}"
-        return (
-            name,
-            state,
-            str(pid or "-"),
-            restarts,
-            address,
-            str(self.supervisor.log(name)),
-        )
+        log = str(self.supervisor.log(name))
+        if not pid:
+            return name, "stopped", "-", "-", address, log
+        responds = self.is_ready if name in self.services else self.servers.responds
+        state = "ready" if responds(name) else "not ready"
+        restarts = max(self.supervisor.starts(name) - 1, 0)
+        return name, state, str(pid), str(restarts), address, log
 
 
-def _variables(environ: Mapping[str, str]) -> str:
-    """A digest of the variables that config.yaml reads and that are set (one is a secret)."""
+def _public_variables() -> dict[str, str]:
+    """Return this process's environment without passwords."""
+    return {name: value for name, value in os.environ.items() if name not in PRIVATE}
+
+
+def _digest(environ: Mapping[str, str]) -> str:
+    """Return a digest of the variables of config.yaml that are set. One is a secret."""
     names = re.findall(r"\$\{(\w+)", (CHECKOUT / "config.yaml").read_text())
-    ours = sorted((name, environ[name]) for name in names if name in environ)
-    return hashlib.sha256(json.dumps(ours).encode()).hexdigest()
+    settings = sorted((name, environ[name]) for name in names if name in environ)
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
 def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment with the content of a file in the place of the variable that names the file.
+    """Return an environment in which the content of each NAME_FILE is the value of NAME.
 
-    Raises Failure where both are set, or a file is no secret.
+    Raises Failure if NAME and NAME_FILE are both set, or if a file cannot be used as a secret.
     """
     found = {
         name: value for name, value in environ.items() if value or name not in PRIVATE
@@ -375,9 +365,9 @@ def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def external_servers(environ: Mapping[str, str]) -> dict[str, str]:
-    """The URIs of servers to use instead of own ones; raises Failure when some are missing.
+    """Return the URIs of external servers. Raises Failure if only some are set.
 
-    What has no owner's URI is migrated by the role that uses it.
+    A database without an owner's URI is migrated by the role that uses it.
     """
     external = {"AMQP_URI": environ["AMQP_URI"]} if environ.get("AMQP_URI") else {}
     uris = {
@@ -395,21 +385,20 @@ def external_servers(environ: Mapping[str, str]) -> dict[str, str]:
         raise Failure(
             "two *_DB_URI name one database: each service needs its own, empty at first"
         )
-    return (
-        external
-        | uris
-        | {owner: environ.get(owner) or uris[name] for name, owner in owners.items()}
-    )
+    owner_uris = {
+        owner: environ.get(owner) or uris[name] for name, owner in owners.items()
+    }
+    return external | uris | owner_uris
 
 
 def wanted_suite(state: Path) -> Suite:
-    """The suite as the environment wants it."""
-    environ = Suite(state, {}).foreign(os.environ)
+    """Return the suite with the ports and servers that the environment names."""
+    environ = Suite(state, {}).outer_variables(os.environ)
     return Suite(state, ports_from(environ), external_servers(environ))
 
 
 def present_suite(state: Path) -> Suite:
-    """The suite as it runs, with the ports it was started with; as wanted when it does not run."""
+    """Return the running suite, with its ports, or the wanted suite if nothing runs."""
     suite = Suite(state, {})
     if suite.supervisor.pid() is None:
         return wanted_suite(state)
@@ -452,7 +441,7 @@ def down(state: Path) -> int:
 
 def clean(state: Path) -> int:
     down(state)
-    folder.remove(state)
+    state_folder.remove(state)
     return 0
 
 
@@ -464,7 +453,7 @@ def status(state: Path) -> int:
         print(f"{name} is set: that server is used.")
     if not suite.supervisor.pid() and suite.supervisor.orphans():
         print(
-            "supervisord was killed, what it started is alone: make up (or down) ends it."
+            "supervisord was killed but its programs still run: make up or make down stops them."
         )
     elif not suite.supervisor.pid():
         print(f"{NOTHING_RUNS}.")
@@ -472,59 +461,58 @@ def status(state: Path) -> int:
 
 
 def hints(state: Path) -> int:
-    """What to look at and what to try, after `make demo`."""
+    """Print useful commands after `make demo`."""
     suite = present_suite(state)
     print(HINTS.format(url=suite.url, logs=suite.supervisor.log("*")))
     return 0
 
 
 HINTS = """
-The suite stays up: {url}
+The suite keeps running: {url}
 
-Where to look
-  make status   what runs, where, with which process ids
+Inspect
+  make status   services and servers with addresses and process ids
   make logs     {logs}
-  README.md     the routes; every service also answers /healthz, /readyz and /metrics
+  README.md     the routes; every service also has /healthz, /readyz and /metrics
 
-What to try next
+Try
   curl -s --noproxy '*' {url}/users -H 'Content-Type: application/json' \\
     -d '{{"username": "ada'$RANDOM'", "email": "ada'$RANDOM'@example.org", "password": "correct horse"}}'
   make shell    then: n.rpc.billing.deposit(user_id="...", amount_minor=10000, ref="till-1")
-  make newman   the scenario again
-  make down     stops everything; make up starts it again, with all its data
+  make newman   run the scenario again
+  make down     stop everything; make up starts it again, with all data
 """
 
 
 def logs(state: Path) -> int:
-    """Follows all logs until Ctrl-C."""
+    """Follow all logs until Ctrl-C."""
     suite = present_suite(state)
-    files = [
-        str(file) for file in sorted(suite.supervisor.log("").parent.glob("*.log"))
-    ]
+    folder = suite.supervisor.log("").parent
+    files = [str(file) for file in sorted(folder.glob("*.log"))]
     if suite.supervisor.pid() is None:
         last = f" (logs of the last run: {suite.supervisor.log('*')})" if files else ""
         raise Failure(NOTHING_RUNS + last)
-    return _become(["tail", "-n", "20", "-F", *files], dict(os.environ))
+    return _replace_process(["tail", "-n", "20", "-F", *files], dict(os.environ))
 
 
 def execute(state: Path, command: list[str], user: str, *, gateway: bool) -> int:
-    """Becomes the command, with the environment that finds the suite."""
+    """Replace this process by the command, in the environment of the suite."""
     suite = present_suite(state)
-    suite.check_answers(servers=bool(user), gateway=gateway)
-    return _become(command, suite.environ(user))
+    suite.check_reachable(servers=bool(user), gateway=gateway)
+    return _replace_process(command, suite.environ(user))
 
 
-def _become(command: list[str], env: Mapping[str, str]) -> int:
+def _replace_process(command: list[str], env: Mapping[str, str]) -> int:
     try:
-        os.execvpe(command[0], command, env)  # noqa: S606 - the command is the caller's own
+        os.execvpe(command[0], command, env)  # noqa: S606 - the user typed the command
     except OSError as error:
         raise Failure(f"{command[0]}: {error.strerror}") from None
 
 
 @contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Waits until no other command changes this suite."""
-    descriptor = os.open(folder.make(state), os.O_RDONLY)
+def _locked(state: Path) -> Iterator[None]:
+    """Hold a lock, so that one command at a time changes this suite."""
+    descriptor = os.open(state_folder.make(state), os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -542,36 +530,33 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
+READING = {"status": status, "hints": hints, "logs": logs}
+CHANGING = {
+    "up": up,
+    "down": down,
+    "restart": restart,
+    "migrate": migrate,
+    "clean": clean,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.cli", description=__doc__)
     default = Path(os.environ.get("RUN_DIR") or CHECKOUT / ".run")
-    parser.add_argument(
-        "--state", type=Path, default=default, help="where it keeps its files"
-    )
+    parser.add_argument("--state", type=Path, default=default, help="the state folder")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in (
-        "up",
-        "down",
-        "restart",
-        "migrate",
-        "clean",
-        "status",
-        "hints",
-        "logs",
-    ):
+    for verb in (*READING, *CHANGING):
         verbs.add_parser(verb)
     command = verbs.add_parser("exec")
     command.add_argument(
-        "--user", choices=USERS, default="", help="whose URIs and secrets it gets"
+        "--user", choices=USERS, default="", help="the user whose secrets it gets"
     )
     command.add_argument(
-        "--gateway", action="store_true", help="fail at once where it does not answer"
+        "--gateway", action="store_true", help="fail at once if it is unreachable"
     )
     command.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    socket.setdefaulttimeout(
-        10
-    )  # seconds; a frozen supervisord would not answer for ever
+    socket.setdefaulttimeout(RESPONSE_TIMEOUT_S)
     try:
         return run(arguments)
     except Failure as failure:
@@ -581,22 +566,14 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     state: Path = arguments.state
-    looking = {"status": status, "hints": hints, "logs": logs}
-    changing = {
-        "up": up,
-        "down": down,
-        "restart": restart,
-        "migrate": migrate,
-        "clean": clean,
-    }
-    if arguments.verb == "exec":
-        return execute(
-            state, arguments.command, arguments.user, gateway=arguments.gateway
-        )
-    if arguments.verb in looking:
-        return looking[arguments.verb](state)
-    with _alone(state):
-        return changing[arguments.verb](state)
+    verb: str = arguments.verb
+    if verb == "exec":
+        command, user = arguments.command, arguments.user
+        return execute(state, command, user, gateway=arguments.gateway)
+    if verb in READING:
+        return READING[verb](state)
+    with _locked(state):
+        return CHANGING[verb](state)
 
 
 if __name__ == "__main__":

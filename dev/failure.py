@@ -1,5 +1,5 @@
-"""What can go wrong for whoever runs the suite."""
+"""The error that a command reports in one line."""
 
 
 class Failure(Exception):
-    """Ends the command with its message, one line that says what to do, and exit code 1."""
+    """Ends the command with exit code 1. The message is one line that says what to do."""

@@ -1,15 +1,15 @@
 #!/bin/bash
-# Installs what is missing and nothing else: Debian's RabbitMQ, PostgreSQL and Node.js (as root),
-# the virtual environment and newman. Quick when all is there; can be repeated after a failure.
-# Starts and changes none of the system's own servers.
+# Install missing packages: Debian's RabbitMQ, PostgreSQL and Node.js (as root), the virtual
+# environment and newman. It is quick if nothing is missing, and can be repeated after a failure.
+# It neither starts nor changes the system's own servers.
 #
 # usage: install.sh [--system | --specs] [PROGRAM...]
 #   --system  Debian's packages only
-#   --specs   AsyncAPI's parser too
-#   PROGRAM   needed too, of Debian's package of that name
-# PYTHON names another interpreter than python3, of version 3.11 to 3.13.
+#   --specs   also AsyncAPI's parser
+#   PROGRAM   also this program, from Debian's package of the same name
+# PYTHON selects another interpreter than python3, of version 3.11 to 3.13.
 set -euo pipefail
-# What a terminal may have set for other programs and other installations.
+# A terminal may have set these for other programs and other installations.
 unset CDPATH PYTHONHOME PYTHONPATH PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_ROOT PIP_TARGET
 export PIP_USER=0
 cd -P "$(dirname "$0")/.."
@@ -23,14 +23,14 @@ PIP_WHEEL='/usr/share/python-wheels/pip-*.whl'
 say() { echo "install: $*" >&2; }
 fail() { say "$@"; exit 1; }
 
-# Runs a command. Where it fails, one line says so: its own last error, what to check, where all of it is.
+# Run a command. If it fails, print one line: its error, advice, and the file with all its output.
 attempt() { # NAME CHECK COMMAND...
   local name=$1 check=$2 output reason
   shift 2
   output=$(mktemp -t shop-install.XXXXXX)
   if ! "$@" >"$output" 2>&1 </dev/null; then
     reason=$({ grep -E "$ERRORS" "$output" || tail -n 1 "$output"; } | head -n 1)
-    fail "$name failed: $reason. Check $check and the disk, see $output, then repeat"
+    fail "$name failed: $reason. Check $check and the disk, see $output, then retry"
   fi
   rm -f "$output"
 }
@@ -39,7 +39,7 @@ attempt() { # NAME CHECK COMMAND...
 
 missing_packages() { # PROGRAM...
   local program programs=("$@" node npm)
-  [ "$(id -u)" != 0 ] || programs+=(curl) # for the README's lines, no reason to fail without root
+  [ "$(id -u)" != 0 ] || programs+=(curl) # for the README's commands; not required without root
   for program in "${programs[@]}"; do
     PATH=$PATH:/usr/sbin command -v "$program" >/dev/null || echo "${program/%node/nodejs}"
   done
@@ -50,7 +50,7 @@ missing_packages() { # PROGRAM...
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
   fi
   if [ ! -x .venv/bin/python ]; then
-    # Not python3-venv: it goes with one version of Python exactly, and would upgrade a slightly older one.
+    # Not python3-venv: it needs one exact version of Python, and would upgrade a slightly older one.
     has_ensurepip "${PYTHON:-python3}" || compgen -G "$PIP_WHEEL" >/dev/null || echo python3-pip-whl
   fi
 }
@@ -64,8 +64,8 @@ install_packages() {
   trap undo EXIT
   forbid_starts
   forbid_cluster
-  quietly dpkg --configure -a # finishes one that was cut short
-  quietly apt-get update || say "apt-get update failed, going on with what is known"
+  quietly dpkg --configure -a # completes an interrupted installation
+  quietly apt-get update || say "apt-get update failed, continuing with the known packages"
   if [[ " $* " == *" postgresql "* ]]; then
     apt_install postgresql-common
     forbid_cluster
@@ -93,14 +93,14 @@ apt_install() {
   reason=$({ grep '^E:' "$log" || tail -n 1 "$log"; } | head -n 1)
   kept=$(mktemp -t shop-install.XXXXXX)
   cp "$log" "$kept"
-  fail "apt-get failed: $reason. Check the network, the proxy and the disk, see $kept, then repeat"
+  fail "apt-get failed: $reason. Check the network, the proxy and the disk, see $kept, then retry"
 }
 
 quietly() { # needrestart would restart others' servers
   DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 "$@" </dev/null >>"$log" 2>&1
 }
 
-# Debian's packages start their servers unless policy-rc.d says no (under systemd too).
+# Debian's packages start their servers unless policy-rc.d forbids it, also under systemd.
 forbid_starts() {
   if [ ! -e "$POLICY" ]; then
     printf '#!/bin/sh\n%s\nexit 101\n' "$MARK" >"$POLICY"
@@ -108,17 +108,17 @@ forbid_starts() {
   fi
   local code=0
   "$POLICY" rabbitmq-server start >/dev/null 2>&1 || code=$?
-  [ "$code" = 101 ] || fail "$POLICY lets Debian start its servers: install by hand: $command"
+  [ "$code" = 101 ] || fail "$POLICY allows Debian to start servers: install by hand: $command"
 }
 
-# PostgreSQL's package makes a cluster, which the next boot would start.
+# PostgreSQL's package creates a cluster, which the next boot would start.
 forbid_cluster() {
   if [ -e "$CLUSTERS" ] && ! grep -q "$MARK" "$CLUSTERS"; then
     echo "create_main_cluster = false $MARK" >>"$CLUSTERS"
   fi
 }
 
-# Also what an installation left that was killed.
+# Also remove the files of an installation that was killed.
 undo() {
   if grep -qs "$MARK" "$POLICY"; then rm -f "$POLICY"; fi
   if grep -qs "$MARK" "$CLUSTERS"; then sed -i "/$MARK/d" "$CLUSTERS"; fi
@@ -131,11 +131,11 @@ new_units() {
   done
 }
 
-# The next boot must not start them either.
+# The next boot must not start the new servers.
 not_at_boot() {
   if [ $# -gt 0 ] && command -v systemctl >/dev/null; then quietly systemctl disable "$@" || true; fi
   local name
-  for name in rabbitmq-server pgbouncer nginx; do # those that this call has installed
+  for name in rabbitmq-server pgbouncer nginx; do # only if this call has installed them
     if [[ " $* " == *" $name.service "* && -e /etc/init.d/$name ]]; then quietly update-rc.d "$name" disable; fi
   done
 }
@@ -159,7 +159,7 @@ new_venv() {
 
 make_venv() {
   case $PWD in
-    *[\"\$\`\\]*) fail "the programs in .venv/bin do not run below a folder with one of \" \$ \` \\ in its name: move $PWD" ;;
+    *[\"\$\`\\]*) fail "programs in .venv/bin cannot run in a folder with one of \" \$ \` \\ in its name: move $PWD" ;;
   esac
   local python=${PYTHON:-} version stamp
   if [ -z "$python" ]; then
@@ -169,16 +169,16 @@ make_venv() {
   version=$(python_version "$python") || fail "$python does not run: set PYTHON to Python 3.11, 3.12 or 3.13"
   case $version in
     3.11 | 3.12 | 3.13) ;;
-    *) fail "$python is Python $version: set PYTHON to Python 3.11, 3.12 or 3.13, as in make install PYTHON=python3.12" ;;
+    *) fail "$python is Python $version: set PYTHON to Python 3.11, 3.12 or 3.13, as make install PYTHON=python3.12" ;;
   esac
-  # The programs in .venv/bin hold the folder's path.
+  # The programs in .venv/bin contain the folder's path.
   stamp="$PWD $version $(sha256sum <requirements/dev.lock)"
   [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ] || return 0
-  # pip takes a package for complete that a killed run has unpacked in part.
+  # If a run was killed, pip may not notice that a package is incomplete.
   if [ -e .venv/.unfinished ] || [ "$(python_version .venv/bin/python)" != "$version" ] \
     || ! .venv/bin/python -m pip --version >/dev/null 2>&1 || ! grep -qsF "$PWD/.venv" .venv/bin/activate; then
     rm -rf .venv
-    new_venv "$python" || fail "$python cannot make a virtual environment: see above"
+    new_venv "$python" || fail "$python cannot create a virtual environment: see above"
   fi
   say "installing Python packages into .venv ..."
   touch .venv/.unfinished
@@ -188,9 +188,9 @@ make_venv() {
   echo "$stamp" >.venv/.stamp
 }
 
-# What npm has
+# Packages of npm
 
-make_node_modules() { # FOLDER OLDEST_NODE WHAT
+make_node_modules() { # FOLDER MIN_NODE DESCRIPTION
   local stamp
   stamp=$(sha256sum <"$1/package-lock.json")
   [ "$(cat "$1/node_modules/.stamp" 2>/dev/null)" != "$stamp" ] || return 0

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Pins what pyproject.toml asks for, for all accepted Pythons, with hashes.
+# Pin the dependencies in pyproject.toml, for all supported versions of Python, with hashes.
 #
 # usage: lock.sh [FLAGS of uv pip compile...]
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Random passwords, kept in a file that only its owner may read."""
+"""Random passwords in a file that only its owner can read."""
 
 import json
 import os
@@ -12,7 +12,7 @@ PRIVATE = 0o600
 
 
 class Passwords:
-    """The passwords of one state folder, by name. A new one is made where a name has none yet."""
+    """The passwords of one state folder, by name. A missing one is created when it is read."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -20,14 +20,13 @@ class Passwords:
     def __getitem__(self, name: str) -> str:
         known = self._known()
         if name not in known:
-            known[name] = secrets.token_hex(
-                16
-            )  # needs no quotes, neither in a URI nor in SQL
+            # Hexadecimal digits need no quotes in a URI or in SQL.
+            known[name] = secrets.token_hex(16)
             write_private(self._file, json.dumps(known, indent=1))
         return known[name]
 
     def occur_in(self, text: str) -> bool:
-        """Whether a text holds one of the passwords."""
+        """Return whether a text contains one of the passwords."""
         return any(password in text for password in self._known().values())
 
     def _known(self) -> dict[str, str]:
@@ -35,14 +34,14 @@ class Passwords:
 
 
 def exports(variables: Mapping[str, str]) -> str:
-    """A script for a shell that exports the variables."""
+    """Return a shell script that exports the variables."""
     return "".join(
         f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()
     )
 
 
 def write_private(file: Path, text: str, owner: str | None = None) -> None:
-    """Replace the file as a whole; only its owner, ourselves by default, may read and write it."""
+    """Replace the whole file. Only its owner, by default the current user, can read it."""
     unfinished = file.with_name(f"{file.name}.{os.getpid()}")
     unfinished.touch(mode=PRIVATE)
     unfinished.write_text(text)

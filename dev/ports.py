@@ -1,6 +1,6 @@
-"""The ports of the suite on this machine, all on 127.0.0.1, and who holds one that should be free.
+"""The ports of the suite, all on 127.0.0.1, and the process that occupies a port.
 
-| what | port | variable |
+| server | port | variable |
 | --- | --- | --- |
 | gateway, HTTP | 8000 | `GATEWAY_PORT` |
 | users, billing, orders, notifications, health | 7001 to 7004 | `USERS_HEALTH_PORT`, ... |
@@ -46,44 +46,47 @@ VARIABLES = {
 
 MAX_PORT = 65535
 
-_claims: list[socket.socket] = []  # hold this process's blocks of ports until it ends
+# Sockets that reserve blocks of ports until this process ends.
+_claims: list[socket.socket] = []
 
 
 def ports_from(environ: Mapping[str, str]) -> Ports:
-    """The default ports with what the environment overrides; raises Failure for what is no port."""
+    """Return the ports: the defaults, overridden by the environment.
+
+    Raises Failure if a value is not a port or two servers have one port.
+    """
     ports = {name: _port(environ, name) for name in DEFAULTS}
     for name, port in ports.items():
-        twins = [VARIABLES[other] for other in ports if ports[other] == port]
-        if len(twins) > 1:
-            raise Failure(
-                f"port {port} is given twice, to {name}: set {' or '.join(twins)}"
-            )
+        variables = [VARIABLES[other] for other in ports if ports[other] == port]
+        if len(variables) > 1:
+            choice = " or ".join(variables)
+            raise Failure(f"port {port} is given twice, to {name}: set {choice}")
     return ports
 
 
 def _port(environ: Mapping[str, str], name: str) -> int:
     if text := environ.get(VARIABLES[name]):
-        return _number(VARIABLES[name], text, "a port", 1, MAX_PORT)
+        return _number(VARIABLES[name], text, range(1, MAX_PORT + 1))
     return DEFAULTS[name] + _offset(environ.get("PORT_OFFSET") or "0")
 
 
 def _offset(text: str) -> int:
-    return _number(
-        "PORT_OFFSET", text, "a number", 0, MAX_PORT - max(DEFAULTS.values())
-    )
+    limit = MAX_PORT - max(DEFAULTS.values())
+    return _number("PORT_OFFSET", text, range(limit + 1))
 
 
-def _number(variable: str, text: str, what: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-        raise Failure(f"{variable} must be {what}, {least} to {most}, not {text!r}")
+def _number(variable: str, text: str, accepted: range) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) in accepted):
+        limits = f"{accepted[0]} to {accepted[-1]}"
+        raise Failure(f"{variable} must be a number, {limits}, not {text!r}")
     return int(text)
 
 
 def free_ports(more: Iterable[str] = ()) -> Ports:
-    """Ports for one more suite beside any others, kept until this process ends; for `more` names too.
+    """Return ports for one more suite and for `more` names, reserved until this process ends.
 
-    They lie below the range that outgoing connections use. The first of a block is a claim: bound
-    here and never listened on, so that two suites cannot choose the same block.
+    They are below the range that outgoing connections use. The first port of a block is bound
+    here and never listens, so that two suites cannot choose the same block.
     """
     for base in random.sample(range(20_000, 32_000, 40), k=300):
         claim = socket.socket()
@@ -104,9 +107,9 @@ def free_ports(more: Iterable[str] = ()) -> Ports:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could bind the port now."""
+    """Return whether a server could bind the port now."""
     with socket.socket() as probe:
-        # As servers do: connections of a past server that linger must not count.
+        # Ignore lingering connections of an earlier server, as servers do.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -116,7 +119,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def accepts(port: int) -> bool:
-    """Whether a server on this machine accepts connections on the port."""
+    """Return whether a server on this machine accepts connections on the port."""
     try:
         socket.create_connection(("127.0.0.1", port), 2).close()
     except OSError:
@@ -125,36 +128,35 @@ def accepts(port: int) -> bool:
 
 
 def check_free(ports: Ports, names: list[str], host: str = "127.0.0.1") -> None:
-    """Raises Failure with one line for the first port that is taken."""
+    """Raise Failure, with a message of one line, for the first port that is in use."""
     for name in names:
-        if not is_free(ports[name], host):
-            remedy = (
-                f", or set {VARIABLES[name]}, or PORT_OFFSET=100 for all"
-                if name in VARIABLES
-                else ""
-            )
+        port = ports[name]
+        if not is_free(port, host):
+            advice = "stop it"
+            if name in VARIABLES:
+                advice += f", or set {VARIABLES[name]}, or PORT_OFFSET=100 for all"
             raise Failure(
-                f"port {ports[name]} ({name}) is taken (by {_holder(ports[name])}): stop it{remedy}"
+                f"port {port} ({name}) is in use by {_user_of(port)}: {advice}"
             )
 
 
-def _holder(port: int) -> str:
-    """Who listens on the port: "pid 1 (init)", or what is known when it is another user's."""
+def _user_of(port: int) -> str:
+    """Return the process that uses the port, as "pid 1, init", as far as it is visible."""
     inodes = {f"socket:[{inode}]" for inode in listening(port)}
     if not inodes:
-        return "a connection that goes out from it"
+        return "an outgoing connection"
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if str(fd.readlink()) in inodes:
                 process = fd.parents[1]
                 return f"pid {process.name}, {(process / 'comm').read_text().strip()}"
         except OSError:
-            continue  # ended meanwhile, or not ours to look into
+            continue  # it has just ended, or belongs to another user
     return "a process of another user"
 
 
 def listening(port: int) -> list[str]:
-    """The inodes of the sockets that listen on the port, from /proc/net/tcp and tcp6."""
+    """Return the inodes of the sockets that listen on the port, from /proc/net/tcp and tcp6."""
     inodes = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

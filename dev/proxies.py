@@ -1,4 +1,4 @@
-"""Clients of this machine's own servers ask no proxy, whatever the environment names for the rest."""
+"""Exempt this machine from the proxies that the environment names."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ THIS_MACHINE = "127.0.0.1,::1,localhost"
 
 
 def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that exempt this machine from proxies, beside what the environment exempts."""
-    names = ("NO_PROXY", "no_proxy")  # some clients read one of them alone
+    """Return variables that exempt this machine and the hosts already exempt in `environ`."""
+    names = ("NO_PROXY", "no_proxy")  # some clients read only one of them
     exempt = [environ[name] for name in names if environ.get(name)]
     return dict.fromkeys(names, ",".join([*dict.fromkeys(exempt), THIS_MACHINE]))

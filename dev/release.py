@@ -1,10 +1,10 @@
-"""Steps of a release, for `.github/workflows/release.yml` (docs/releasing.md).
+"""Run the steps of a release, for `.github/workflows/release.yml` (docs/releasing.md).
 
 usage: python -m dev.release check TAG   # compares tag, version, chart, changelog and settings
-       python -m dev.release notes       # prints the changelog's part of this version
+       python -m dev.release notes       # prints the changelog's section of this version
        python -m dev.release chart       # packages and pushes the chart, prints its digest
 
-REGISTRY is the registry's host, NAMESPACE the path on it. Needs Python alone, no .venv.
+REGISTRY is the registry's host, NAMESPACE the path on it. It needs Python only, without .venv.
 """
 
 import os
@@ -22,33 +22,28 @@ from dev.failure import Failure
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("REGISTRY", "NAMESPACE")
-# In the chart's values.yaml: where its images are pulled from.
+# The registry of the images, in the chart's values.yaml.
 IMAGES = re.compile(r'^image:\n  registry: ""\n  namespace: \S+$', re.MULTILINE)
 DIGEST = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
 def version_of(root: Path) -> str:
-    """The version in pyproject.toml."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
-    return str(project["version"])
+    """Return the version in pyproject.toml."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    return str(tomllib.loads(text)["project"]["version"])
 
 
 def check(root: Path, tag: str, environ: Mapping[str, str]) -> None:
-    """Raises Failure with the first reason not to release."""
+    """Raise Failure with the first reason not to release."""
     version = version_of(root)
     if tag != f"v{version}":
         raise Failure(
             f"the tag is {tag}, but pyproject.toml has version {version}: tag v{version}"
         )
-    for field, pattern in (
-        ("version", r"^version: (.+)$"),
-        ("appVersion", r'^appVersion: "(.+)"$'),
-    ):
-        found = re.findall(
-            pattern, (root / "charts/shop/Chart.yaml").read_text(encoding="utf-8"), re.M
-        )
+    chart = (root / "charts/shop/Chart.yaml").read_text(encoding="utf-8")
+    patterns = {"version": r"^version: (.+)$", "appVersion": r'^appVersion: "(.+)"$'}
+    for field, pattern in patterns.items():
+        found = re.findall(pattern, chart, re.MULTILINE)
         if found != [version]:
             raise Failure(f"{field} in charts/shop/Chart.yaml is not {version}")
     notes(root)
@@ -57,25 +52,22 @@ def check(root: Path, tag: str, environ: Mapping[str, str]) -> None:
 
 
 def notes(root: Path) -> str:
-    """The part of CHANGELOG.md on this version. Raises Failure if there is none."""
+    """Return CHANGELOG.md's section of this version. Raises Failure if there is none."""
     version = version_of(root)
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
-    part = re.search(
-        rf"^## \[{re.escape(version)}\][^\n]*\n(.*?)(?=^## |\Z)",
-        changelog,
-        re.MULTILINE | re.DOTALL,
-    )
-    if part is None or not part[1].strip():
+    pattern = rf"^## \[{re.escape(version)}\][^\n]*\n(.*?)(?=^## |\Z)"
+    section = re.search(pattern, changelog, re.MULTILINE | re.DOTALL)
+    if section is None or not section[1].strip():
         raise Failure(
-            f'CHANGELOG.md has no part "## [{version}]": move the part Unreleased there'
+            f'CHANGELOG.md has no section "## [{version}]": rename the section Unreleased'
         )
-    return part[1].strip() + "\n"
+    return section[1].strip() + "\n"
 
 
 def package(
     root: Path, helm: Path, registry: str, namespace: str, folder: Path
 ) -> Path:
-    """Packages the chart into the folder, with the registry and namespace of the images."""
+    """Package the chart into the folder, with the registry and namespace of the images."""
     chart = folder / "shop"
     shutil.copytree(root / "charts/shop", chart)
     values = chart / "values.yaml"
@@ -83,7 +75,7 @@ def package(
     text, changes = IMAGES.subn(lambda _: images, values.read_text(encoding="utf-8"))
     if changes != 1:
         raise Failure(
-            "charts/shop/values.yaml has no image.registry and image.namespace to fill in"
+            "charts/shop/values.yaml lacks an empty image.registry and an image.namespace"
         )
     values.write_text(text, encoding="utf-8")
     _run(str(helm), "package", "--destination", str(folder), str(chart))
@@ -91,11 +83,11 @@ def package(
 
 
 def push(helm: Path, archive: Path, repository: str) -> str:
-    """Pushes a packaged chart to a repository, host/path; returns its reference with the digest."""
-    said = _run(str(helm), "push", str(archive), f"oci://{repository}")
-    digest = DIGEST.search(said)
+    """Push a packaged chart to a repository, host/path. Return its reference with the digest."""
+    output = _run(str(helm), "push", str(archive), f"oci://{repository}")
+    digest = DIGEST.search(output)
     if digest is None:
-        raise Failure(f"helm push names no digest: {said.strip()}")
+        raise Failure(f"helm push names no digest: {output.strip()}")
     return f"{repository}/shop@{digest[1]}"
 
 
@@ -115,7 +107,7 @@ def _setting(environ: Mapping[str, str], name: str) -> str:
 
 
 def _run(*command: str) -> str:
-    """The output of the command, both channels: versions of helm differ in the one they use."""
+    """Return stdout and stderr of the command. Versions of helm use different ones."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -125,7 +117,7 @@ def _run(*command: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Does what the arguments name. Raises Failure."""
+    """Run the step that the arguments name. Raises Failure."""
     match arguments:
         case ["check", tag]:
             check(ROOT, tag, os.environ)

@@ -1,13 +1,14 @@
-"""Runs `nameko shell` with calls that have a deadline: `make shell` uses it.
+"""Run `nameko shell` with calls that have a deadline: `make shell` uses it.
 
 A call of the stock `nameko shell` waits without limit, and its request waits in the queue of a
-service that does not run. Ctrl-C ends the wait, but the request stays: the service executes it when
-it starts. Here every call ends within RPC_TIMEOUT_S, and its request expires after the same time,
-as the requests of the services do (chassis/rpc.py).
+stopped service. Ctrl-C ends the wait but does not remove the request, and the service executes it
+when it starts. Here every call ends within RPC_TIMEOUT_S, and its request expires after the same
+time, as the requests of the services do (chassis/rpc.py).
 
-A request is sent in a transaction. A broker that is frozen or in an alarm of memory or disk leaves
-what it receives unread, and publishes it later even if the sender has closed the connection. That
-cannot happen here, because the commit is sent only after the broker has read the request.
+A request is sent in a transaction. A broker that is suspended, or blocks for a memory or disk
+alarm, does not read requests. It would publish them later, even if the sender has closed the
+connection. The transaction prevents that: the commit is sent after the broker has read the
+request.
 
 usage: python -m dev.shell --config config.yaml [--interface plain]
 """
@@ -36,23 +37,23 @@ CONNECTION_ERRORS = (AMQPError, OSError, OperationalError)
 
 
 class OutcomeUnknown(Exception):
-    """A call got no reply. Its request may have been executed, or be executed until it expires."""
+    """No reply came. The request may have been executed, or may be executed until it expires."""
 
 
 class NotPermitted(Exception):
-    """The broker refuses the call: an operator may call the methods that there are, and no other."""
+    """The broker refused the call. An operator may call all existing methods."""
 
 
-class TimeUp(Exception):
-    """A time limit has passed. No OSError: the libraries would reconnect and go on."""
+class TimeLimitExceeded(Exception):
+    """A time limit has passed. It is not an OSError: the libraries would reconnect and retry."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeUp in the main thread after so many seconds, whatever it waits for."""
+    """Raise TimeLimitExceeded in the main thread after this time."""
 
     def stop(*_: object) -> None:
-        raise TimeUp
+        raise TimeLimitExceeded
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -67,7 +68,7 @@ class ReplyListener(standalone.SingleThreadedReplyListener):
     """Receives replies on a connection that is replaced after a failure."""
 
     def channel(self) -> Any:
-        """Return a new channel for a request. Connects again if the connection was lost."""
+        """Return a new channel for a request. Reconnect if the connection was lost."""
         connection = self.queue_consumer.connection
         with suppress(*CONNECTION_ERRORS):
             if connection.connected:
@@ -76,13 +77,13 @@ class ReplyListener(standalone.SingleThreadedReplyListener):
         return self.queue_consumer.connection.channel()
 
     def disconnect(self) -> None:
-        """Close the connection without a handshake: the broker may not answer."""
+        """Close the connection without a handshake, to which the broker may not respond."""
         self.queue_consumer.connection.collect()
         self._reply_events.clear()
 
 
 class Publisher:
-    """Publishes one request in a transaction."""
+    """Publish one request in a transaction."""
 
     def __init__(self, channel: Any, **options: Any) -> None:
         self.channel = channel
@@ -91,9 +92,9 @@ class Publisher:
     def publish(
         self, payload: Any, *, extra_headers: dict[str, Any], **options: Any
     ) -> None:
-        """Publish `payload`, and close the channel.
+        """Publish `payload` and close the channel.
 
-        Raises UndeliverableMessage if no queue is bound for it.
+        Raises UndeliverableMessage if no queue is bound for the request.
         """
         returned: list[Any] = []
         self.channel.tx_select()
@@ -101,9 +102,8 @@ class Publisher:
             self.channel, on_return=lambda *message: returned.append(message)
         )
         producer.publish(payload, headers=extra_headers, **self.options, **options)
-        self.channel.basic_qos(
-            0, 0, False
-        )  # its reply shows that the broker has read the request
+        # The broker's response to basic.qos shows that it has read the request.
+        self.channel.basic_qos(0, 0, False)
         self.channel.tx_commit()
         self.channel.close()
         if returned:
@@ -116,52 +116,47 @@ class MethodProxy(nameko.rpc.MethodProxy):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method and return its result.
 
-        Raises OutcomeUnknown without a reply in time, NotPermitted, KeyboardInterrupt, or the fault of
-        the reply.
+        Raises OutcomeUnknown if no reply comes in time, NotPermitted, KeyboardInterrupt, or the
+        fault in the reply.
         """
         failure: BaseException
         try:
             with time_limit(self.timeout_s):
                 return super().__call__(*args, **kwargs)
-        except TimeUp:
-            failure = OutcomeUnknown(
-                self._text(f"no reply within {self.timeout_s:g} s")
-            )
+        except TimeLimitExceeded:
+            reason = f"no reply within {self.timeout_s:g} s"
+            failure = OutcomeUnknown(self._message(reason))
         except KeyboardInterrupt:
-            failure = KeyboardInterrupt(self._text("interrupted"))
+            failure = KeyboardInterrupt(self._message("interrupted"))
         except AccessRefused:
-            failure = NotPermitted(
-                f"{self._name}: no service has this method, or it is not for you"
-            )
+            reason = "no service has this method, or an operator may not call it"
+            failure = NotPermitted(f"{self._name}: {reason}")
         except CONNECTION_ERRORS as error:
-            failure = OutcomeUnknown(
-                self._text(f"connection to the broker lost ({error})")
-            )
+            reason = f"connection to the broker lost ({error})"
+            failure = OutcomeUnknown(self._message(reason))
         self.reply_listener.disconnect()
         raise failure
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         channel = self.reply_listener.channel()
-        options = {
-            "serializer": self.serializer,
-            "expiration": self.timeout_s,
-        }  # in seconds
-        self.publisher = Publisher(channel, **options)
+        self.publisher = Publisher(
+            channel, serializer=self.serializer, expiration=self.timeout_s
+        )
         return super()._call(*args, **kwargs)
 
     @property
     def timeout_s(self) -> float:
-        """How long a call may take, and its request may wait."""
+        """Return the time limit of a call, after which its request expires."""
         return self.worker_ctx.data[TIMEOUT]
 
     @property
     def _name(self) -> str:
         return f"{self.service_name}.{self.method_name}"
 
-    def _text(self, event: str) -> str:
+    def _message(self, reason: str) -> str:
         return (
-            f"{self._name}: {event}. The outcome is unknown. "
-            "It is safe to repeat the call with the same key or ref."
+            f"{self._name}: {reason}. The outcome is unknown. "
+            "It is safe to retry with the same key or ref."
         )
 
 
@@ -186,7 +181,7 @@ class ClusterRpcProxy(standalone.ClusterRpcProxy):
 
     def __init__(self, config: dict[str, Any]) -> None:
         try:
-            config.update(broker_settings(config))  # n.dispatch_event reads them too
+            config.update(broker_settings(config))  # n.dispatch_event needs them too
             timeout_s = read(config, "RPC_TIMEOUT_S", SECONDS)
         except ConfigurationError as error:
             sys.exit(f"config.yaml: {error}")  # nameko would print it and exit with 0
@@ -195,7 +190,7 @@ class ClusterRpcProxy(standalone.ClusterRpcProxy):
 
 
 def main() -> None:
-    """Run nameko's own command with this client in the place of nameko's."""
+    """Run nameko's command with this client instead of nameko's."""
     nameko.cli.shell.ClusterRpcProxy = ClusterRpcProxy
     sys.argv.insert(1, "shell")
     nameko.cli.main.main()

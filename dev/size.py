@@ -1,18 +1,18 @@
-"""Counts the statements of product code: `size.py FOLDER...`, which `make size` calls.
+"""Count the statements of product code: `size.py FOLDER...`, which `make size` calls.
 
 A statement is an `ast.stmt` node of Python. Docstrings do not count. Unlike a count of lines, the
-count does not fall when lines grow longer. The lines that are not blank are printed beside it.
+count does not fall when lines grow longer. The program also prints the lines that are not blank.
 """
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 LIMIT = 4000  # statements of the six packages together
 PACKAGES = 6
-MORE = 250  # for each package beyond them, as much as an average service has
+MORE = 250  # for each further package: the size of an average service
 EXCLUDED = {"tests", "migrations", "static"}  # folders
 SUFFIXES = {".py", ".txt"}  # the templates of letters are text
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -37,31 +37,36 @@ def count_statements(source: str) -> int:
 
 
 def has_docstring(node: DOCUMENTED) -> bool:
-    """Whether the first statement of a module, class or function is its docstring."""
+    """Return whether the first statement of a module, class or function is its docstring."""
     return ast.get_docstring(node, clean=False) is not None
 
 
 def size_of(folder: Path) -> Size:
     """Measure the product code below a folder."""
     sizes = [_size_of_file(path) for path in product_files(folder)]
-    return Size(
-        sum(size.statements for size in sizes), sum(size.lines for size in sizes)
-    )
+    return total(sizes)
 
 
 def product_files(folder: Path) -> Iterator[Path]:
     """Yield the Python files and letter templates below a folder, without the excluded folders."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix in SUFFIXES and not EXCLUDED.intersection(
-            path.relative_to(folder).parts
-        ):
+        parts = path.relative_to(folder).parts
+        if path.suffix in SUFFIXES and not EXCLUDED.intersection(parts):
             yield path
+
+
+def total(sizes: Iterable[Size]) -> Size:
+    """Add sizes."""
+    counts = [(size.statements, size.lines) for size in sizes]
+    statements = sum(statements for statements, _ in counts)
+    return Size(statements=statements, lines=sum(lines for _, lines in counts))
 
 
 def _size_of_file(path: Path) -> Size:
     text = path.read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.strip()]
-    return Size(count_statements(text) if path.suffix == ".py" else 0, len(lines))
+    statements = count_statements(text) if path.suffix == ".py" else 0
+    return Size(statements=statements, lines=len(lines))
 
 
 def main(folders: Sequence[str]) -> int:
@@ -72,13 +77,12 @@ def main(folders: Sequence[str]) -> int:
     print("statements  lines")
     for folder, size in sizes.items():
         print(f"{size.statements:10,}  {size.lines:5,}  {folder}")
-    statements = sum(size.statements for size in sizes.values())
-    lines = sum(size.lines for size in sizes.values())
     limit = LIMIT + MORE * max(len(folders) - PACKAGES, 0)
+    together = total(sizes.values())
     print(
-        f"{statements:10,}  {lines:5,}  together; at most {limit:,} statements are allowed"
+        f"{together.statements:10,}  {together.lines:5,}  total, of {limit:,} allowed"
     )
-    return 1 if statements > limit else 0
+    return 1 if together.statements > limit else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The folder that holds all that a running suite writes: data, configuration, logs, process ids."""
+"""The state folder: data, configuration, logs and process ids of a running suite."""
 
 import hashlib
 import os
@@ -9,57 +9,58 @@ from pathlib import Path
 
 from dev.failure import Failure
 
-ELSEWHERE = Path("/var/tmp")  # noqa: S108 - survives a reboot, and everyone can enter it
-LONGEST = 80  # bytes; a Unix socket's path may have 107 and ours adds "/supervisord.sock.12345"
-PLAIN = re.compile(
-    r"[\w@+=,./-]+", re.ASCII
-)  # what supervisord's and the servers' settings can hold
+# It survives a reboot, and every user can enter it.
+FALLBACK = Path("/var/tmp")  # noqa: S108
+# In bytes. The path of a Unix socket may have 107, and "/supervisord.sock.12345" is added.
+MAX_LENGTH = 80
+# The characters that the settings of supervisord and of the servers can contain.
+PLAIN = re.compile(r"[\w@+=,./-]+", re.ASCII)
 
 
 def make(wanted: Path) -> Path:
-    """Makes the folder and returns where it really is.
+    """Create the folder and return its real path.
 
-    As root we start the servers as ordinary users, who cannot enter a checkout in /root or in a
-    temporary folder of ours; a socket's path may not be long; and the servers' settings do not hold
-    every character. Where the wanted place is no good, it becomes a link to a folder of ours in
-    /var/tmp.
+    The wanted path may be unusable. Root starts the servers as ordinary users, which cannot enter
+    a checkout in /root or in a private temporary folder. The path of a socket must be short. The
+    settings of the servers cannot contain every character. Then the wanted path becomes a link to
+    a folder in /var/tmp.
     """
     wanted = wanted.absolute()
-    if _suits(wanted):
-        if wanted.is_symlink():  # of a checkout that was copied or moved here
+    if _is_usable(wanted):
+        if wanted.is_symlink():  # from a checkout that was copied or moved here
             wanted.unlink()
         wanted.mkdir(parents=True, exist_ok=True)
-        _admit(wanted)
+        _make_enterable(wanted)
         return wanted.resolve()
-    real = elsewhere(wanted)
+    real = fallback(wanted)
     real.mkdir(exist_ok=True)
     if real.lstat().st_uid != os.geteuid() or not stat.S_ISDIR(real.lstat().st_mode):
         raise Failure(
             f"{real} belongs to {real.owner()}: run as {real.owner()}, or remove it"
         )
-    _admit(real)
+    _make_enterable(real)
     _link(wanted, real)
     return real
 
 
 def remove(wanted: Path) -> None:
-    """Removes the folder, and the link that stands for it."""
-    shutil.rmtree(elsewhere(wanted.absolute()), ignore_errors=True)
+    """Remove the folder and the link to it."""
+    shutil.rmtree(fallback(wanted.absolute()), ignore_errors=True)
     if wanted.is_symlink():
         wanted.unlink()
     elif wanted.exists():
         shutil.rmtree(wanted)
 
 
-def elsewhere(wanted: Path) -> Path:
-    """The folder in /var/tmp that stands in for the wanted one."""
+def fallback(wanted: Path) -> Path:
+    """Return the folder in /var/tmp that is used if the wanted path is unusable."""
     path = os.fsencode(wanted.parent.resolve() / wanted.name)
-    return ELSEWHERE / f"nameko-shop-{hashlib.sha256(path).hexdigest()[:12]}"
+    return FALLBACK / f"nameko-shop-{hashlib.sha256(path).hexdigest()[:12]}"
 
 
-def _suits(wanted: Path) -> bool:
+def _is_usable(wanted: Path) -> bool:
     place = wanted.parent.resolve() / wanted.name
-    if len(os.fsencode(place)) > LONGEST or not PLAIN.fullmatch(str(place)):
+    if len(os.fsencode(place)) > MAX_LENGTH or not PLAIN.fullmatch(str(place)):
         return False
     folders = [folder for folder in place.parents if folder.exists()]
     return os.geteuid() != 0 or all(
@@ -67,8 +68,8 @@ def _suits(wanted: Path) -> bool:
     )
 
 
-def _admit(place: Path) -> None:
-    """Lets the servers' users enter, whatever the umask is."""
+def _make_enterable(place: Path) -> None:
+    """Let the servers' users enter the folder, under any umask."""
     if place.stat().st_uid == os.geteuid():
         place.chmod(0o755)
 
@@ -83,7 +84,6 @@ def _link(wanted: Path, real: Path) -> None:
         try:
             wanted.rmdir()
         except OSError:
-            raise Failure(
-                f"{wanted} cannot be used by the servers' users: remove it"
-            ) from None
+            message = f"the servers' users cannot enter {wanted}: remove it"
+            raise Failure(message) from None
     wanted.symlink_to(real)

@@ -1,7 +1,8 @@
-"""Keeps programs running: one supervisord for each state folder, and nothing left when it ends.
+"""Keep programs running: one supervisord per state folder.
 
-Every program carries the state folder's path in its environment (MARK), by which it is found again
-when supervisord itself was killed. A file with a process id alone would lie after a reboot.
+Every process has the path of the state folder in its environment (MARK). If supervisord is
+killed, its processes are found by this variable. A file with process ids would be wrong after
+a reboot.
 """
 
 import ctypes
@@ -26,12 +27,15 @@ from dev.passwords import exports, write_private
 MARK = "SHOP_STATE"
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
-# With startsecs=0 supervisord restarts at once and for ever. (Its own back-off gives up after
-# startretries, or with very many of them waits a second longer each time, without bound.) So that a
-# program that dies as soon as it starts keeps no core busy, a start within 10 s of the last one
-# waits 1 s. Each start leaves its process id in the record; `exec` keeps it. Variables, folder and
-# command come from a file: everybody can see a command, and passwords are among the variables; and
-# supervisord's configuration cannot hold every path (` #` and ` ;` begin a comment).
+# With startsecs=0 supervisord restarts a program at once, without a limit. Its own backoff either
+# stops after startretries or grows by a second each time, without a limit. Here a start within
+# 10 s of the previous one waits 1 s, so a program that cannot start does not keep a core busy.
+#
+# Each start appends its process id to the record. `exec` keeps the process id.
+#
+# Variables, folder and command come from a file. Every user can see a command line, and some
+# variables are passwords. supervisord's configuration cannot contain every path: ` #` and ` ;`
+# begin a comment there.
 START = """\
 record=$PWD/starts/$1
 . "./programs/$1"
@@ -83,12 +87,12 @@ stdout_logfile_backups=3
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
-    """One program to keep running.
+    """A program to keep running.
 
-    `user` None is ourselves. The group "services" is stopped before the group "servers", the
-    programs of a group together.
+    `user` None is the current user. The group "services" stops before the group "servers". The
+    programs of a group stop together.
     """
 
     name: str
@@ -104,7 +108,7 @@ class Program:
 def wait_for(
     done: Callable[[], object], timeout_s: float, every_s: float = 0.05
 ) -> bool:
-    """Whether `done` came true in time."""
+    """Return whether `done` became true in time."""
     deadline = time.monotonic() + timeout_s
     while not done():
         if time.monotonic() > deadline:
@@ -114,7 +118,7 @@ def wait_for(
 
 
 class Supervisor:
-    """The supervisord of one state folder."""
+    """Control the supervisord of one state folder."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -123,48 +127,42 @@ class Supervisor:
     def begin(
         self, programs: list[Program], environ: Mapping[str, str], *, tied: bool
     ) -> None:
-        """Starts supervisord with the programs, none of which runs yet.
+        """Start supervisord with these programs. It does not start the programs.
 
-        What an earlier supervisord left behind is ended first. `tied`: it ends, and all with it,
-        as soon as the thread that called this ends, in whatever way.
+        Processes of an earlier supervisord are stopped first. With `tied`, supervisord and its
+        programs end when the calling thread ends, even if that thread is killed.
         """
         self.stop()
         for folder, mode in (("log", 0o700), ("starts", 0o755), ("programs", 0o755)):
             (self.state / folder).mkdir(exist_ok=True)
             (self.state / folder).chmod(mode)
         for program in programs:
+            script = self.state / "programs" / program.name
             write_private(self.state / "starts" / program.name, "", program.user)
-            write_private(
-                self.state / "programs" / program.name, _script(program), program.user
-            )
+            write_private(script, _script(program), program.user)
         start = self.state / "start.sh"
         start.write_text(START)
-        start.chmod(0o644)  # whatever the umask is: programs of other users read it
+        # Under any umask: programs of other users read it.
+        start.chmod(0o644)
         config = self.state / "supervisord.conf"
         write_private(config, self._config(programs))
+        command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon"]
         self._child = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "supervisor.supervisord",
-                "--nodaemon",
-                "-c",
-                str(config),
-            ],
+            [*command, "-c", str(config)],
             env={**environ, MARK: str(self.state)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self.state,
-            start_new_session=True,  # Ctrl-C in the terminal is not for it
-            umask=0o077,  # logs and whatever a program writes are for their owners alone
+            start_new_session=True,  # Ctrl-C in the terminal does not reach it
+            umask=0o077,  # only the owner may read logs and other files of a program
             preexec_fn=end_with_parent if tied else None,
         )
-        if not wait_for(self._answers, 20):
+        if not wait_for(self._responds, 20):
             raise Failure(f"supervisord does not start: see {self.log('supervisord')}")
 
     def stop(self) -> bool:
-        """Ends supervisord and all it started; returns whether there was anything to end."""
+        """Stop supervisord and its programs. Return whether any process was running."""
         pid = self.pid()
         if pid is not None:
             _signal(pid, signal.SIGTERM)
@@ -175,38 +173,38 @@ class Supervisor:
         return self._sweep() or pid is not None
 
     def pid(self) -> int | None:
-        """supervisord's process id, while it runs."""
+        """Return supervisord's process id, or None if it does not run."""
         if self._child is not None:
-            self._child.poll()  # a child that ended stays a process until it is asked for
+            self._child.poll()  # otherwise a child that has ended stays as a zombie
         with suppress(OSError, ValueError):
             pid = int((self.state / "supervisord.pid").read_text())
-            return pid if self._is_ours(pid) else None
+            return pid if self._has_mark(pid) else None
         return None
 
     def start(self, name: str) -> None:
-        """Starts a program, unless it runs, and returns at once."""
+        """Start a program unless it runs. Do not wait for it."""
         with suppress(Fault):  # ALREADY_STARTED
             self._rpc().startProcess(self._full_name(name), False)
 
     def halt(self, *names: str) -> None:
-        """Stops those of the programs that run, and returns when they have ended."""
+        """Stop these programs and wait until they have ended."""
         for name in names:
             with suppress(Fault):  # NOT_RUNNING
                 self._rpc().stopProcess(self._full_name(name), False)
         wait_for(lambda: not any(self.processes().get(name) for name in names), 60)
 
     def processes(self) -> dict[str, int]:
-        """The programs of this supervisord and their process ids, 0 for what does not run."""
+        """Return the process id of each program, 0 if it does not run."""
         return {info["name"]: info["pid"] for info in self._infos()}
 
     def starts(self, name: str) -> int:
-        """How often the program was started since supervisord was."""
+        """Return how often the program was started since supervisord started."""
         with suppress(OSError):
             return len((self.state / "starts" / name).read_text().splitlines())
         return 0
 
     def log(self, name: str) -> Path:
-        """The file with the program's output."""
+        """Return the file with the program's output."""
         return self.state / "log" / f"{name}.log"
 
     def _config(self, programs: list[Program]) -> str:
@@ -242,17 +240,17 @@ class Supervisor:
         with suppress(OSError):
             infos: list[dict[str, Any]] = self._rpc().getAllProcessInfo()
             return infos
-        return []  # it ended meanwhile
+        return []  # it has just ended
 
     def _full_name(self, name: str) -> str:
         return next(
             f"{i['group']}:{i['name']}" for i in self._infos() if i["name"] == name
         )
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         return bool(self._infos())
 
-    def _is_ours(self, pid: int) -> bool:
+    def _has_mark(self, pid: int) -> bool:
         try:
             environ = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
@@ -260,12 +258,12 @@ class Supervisor:
         return f"{MARK}={self.state}".encode() in environ.split(b"\0")
 
     def orphans(self) -> list[int]:
-        """All processes that come from a supervisord of this state folder, itself included."""
+        """Return all processes of any supervisord of this state folder, itself included."""
         pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
-        return [pid for pid in pids if self._is_ours(pid)]
+        return [pid for pid in pids if self._has_mark(pid)]
 
     def _sweep(self) -> bool:
-        """Ends what no supervisord watches any more; returns whether there was any."""
+        """Stop processes that no supervisord controls. Return whether there were any."""
         found = bool(self.orphans())
         for number, wait_s in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
             for pid in self.orphans():
@@ -276,7 +274,7 @@ class Supervisor:
 
 
 def _script(program: Program) -> str:
-    """What the start of a program reads: its variables, its folder, its command."""
+    """Return the script that sets a program's variables, folder and command."""
     place = shlex.quote(str(program.directory))
     return f"{exports(program.env)}cd {place} || exit\nset -- {shlex.join(program.command)}\n"
 
@@ -291,5 +289,8 @@ def _signal(pid: int, number: int) -> None:
 
 
 def end_with_parent() -> None:
-    """In a child, before its program: let SIGTERM reach it as soon as the thread that made it ends."""
+    """Ask Linux to send SIGTERM to this process when the thread that started it ends.
+
+    Call it in the child, before `exec`.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -870,7 +870,7 @@ MUTANTS = [
         [Replace("dev.bus:permissions", "map(literal, requests)", '["[a-z_.]+"]')],
         tests(
             "dev/tests/unit/test_bus.py",
-            "test_a_user_calls_the_methods_that_are_named_here_and_no_other",
+            "test_a_user_may_call_only_the_listed_methods",
         ),
     ),
     Mutant(
@@ -1395,17 +1395,17 @@ MUTANTS = [
     Mutant(
         "every process gets the passwords of all databases",
         [SetCondition("dev.servers:uri_names", "MIGRATIONS", "user")],
-        tests(COPIES, "test_a_copy_is_told_of_its_own_database_and_no_other_secret"),
+        tests(COPIES, "test_a_copy_gets_the_secrets_of_its_service_only"),
     ),
     Mutant(
         "a command without a user gets the terminal's secrets",
-        [SetCondition("dev.cli:Suite.environ", "PRIVATE", "True")],
+        [SetCondition("dev.cli:_public_variables", "PRIVATE", "True")],
         tests(COPIES, "test_a_command_without_a_user_gets_no_secret"),
     ),
     Mutant(
         "commands use a proxy for the suite",
         [Replace("dev.cli:Suite.environ", "without_proxy(os.environ)", "{}")],
-        tests(COPIES, "test_no_command_asks_a_proxy_for_the_suite"),
+        tests(COPIES, "test_commands_bypass_proxies"),
     ),
     Mutant(
         "all checkouts share one project of compose",
@@ -1418,7 +1418,7 @@ MUTANTS = [
         ],
         tests(
             "dev/tests/unit/test_images.py",
-            "test_each_checkout_has_a_project_of_its_own_which_keeps_its_name",
+            "test_each_checkout_has_a_project_name_that_stays",
         ),
     ),
     Mutant(
@@ -1426,7 +1426,7 @@ MUTANTS = [
         [ReplaceInFile("dev/install.sh", "[ -e .venv/.unfinished ] || ", "")],
         tests(
             "dev/tests/unit/test_install.py",
-            "test_what_a_failed_or_killed_run_has_left_is_made_anew",
+            "test_an_unfinished_installation_is_replaced",
         ),
     ),
     Mutant(
@@ -1440,7 +1440,7 @@ MUTANTS = [
         ],
         tests(
             "dev/tests/unit/test_supervisor.py",
-            "test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is",
+            "test_other_users_can_neither_write_files_nor_read_variables",
         ),
     ),
     Mutant(
@@ -1462,7 +1462,7 @@ MUTANTS = [
         [SetValue("dev.passwords:PRIVATE", "0o644")],
         tests(
             "dev/tests/unit/test_supervisor.py",
-            "test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is",
+            "test_other_users_can_neither_write_files_nor_read_variables",
         ),
     ),
     Mutant(
@@ -1478,7 +1478,7 @@ MUTANTS = [
     Mutant(
         "a role may use all connections of PostgreSQL",
         [SetValue("dev.servers:SERVICE_CONNECTIONS", "600")],
-        tests(SERVERS, "test_no_role_can_take_the_connections_of_others"),
+        tests(SERVERS, "test_no_role_can_use_all_connections"),
     ),
     Mutant(
         "the known password of an earlier version stays",

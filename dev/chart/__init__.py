@@ -1,1 +1,1 @@
-"""What the checks of charts/shop need: helm and checkov, and the generated parts of the chart."""
+"""Tools for charts/shop: helm, checkov, and the generated parts of the chart."""

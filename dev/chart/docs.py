@@ -1,12 +1,13 @@
-"""Writes the generated parts of charts/shop.
+"""Write the generated parts of charts/shop.
 
 They are the table of values in its README, its version, and copies of licence and scenario.
 
-The table is made of the comments of values.yaml, in the notation of Bitnami's readme-generator:
+The table comes from the comments of values.yaml, in the notation of Bitnami's readme-generator.
+The defaults are the values themselves.
 
     ## @section Title
-    ## A line about it, or several.
-    ## @param path.to.value What it is; its default is read from values.yaml
+    ## One or more lines of text.
+    ## @param path.to.value Description
 
 usage: python -m dev.chart.docs
 """
@@ -28,8 +29,8 @@ from dev.release import version_of
 CHART = ROOT / "charts" / "shop"
 BEGIN, END = "<!-- values -->", "<!-- /values -->"
 SCENARIO = "shop.postman_collection.json"
-# Copies in the chart, by path in the repository. Not links: helm warns of them, and git on Windows
-# makes none.
+# Copies in the chart, by path in the repository. Links would not do: helm warns of them, and git
+# on Windows creates none.
 COPIES: dict[str, Path] = {
     "LICENSE": CHART / "LICENSE",
     "NOTICE": CHART / "NOTICE",
@@ -39,7 +40,7 @@ COPIES: dict[str, Path] = {
 
 @dataclass
 class Section:
-    """What stands below one `## @section`: lines of text, and what each value is, by its path."""
+    """A section of the table: lines of text, and the description of each value by its path."""
 
     title: str
     text: list[str] = field(default_factory=list)
@@ -47,7 +48,7 @@ class Section:
 
 
 def parse(text: str) -> list[Section]:
-    """The sections of a values.yaml."""
+    """Return the sections of a values.yaml."""
     sections: list[Section] = []
     for line in text.splitlines():
         tag, _, rest = line.strip().removeprefix("## ").partition(" ")
@@ -56,9 +57,7 @@ def parse(text: str) -> list[Section]:
         if tag == "@section":
             sections.append(Section(rest))
         elif not sections:
-            raise Failure(
-                f"values.yaml: a comment stands before the first @section: {line}"
-            )
+            raise Failure(f"values.yaml: a comment before the first @section: {line}")
         elif tag == "@param":
             path, _, description = rest.partition(" ")
             sections[-1].params[path] = description
@@ -68,36 +67,32 @@ def parse(text: str) -> list[Section]:
 
 
 def at(values: Any, path: str) -> Any:
-    """The value at a dotted path; Failure where there is none."""
+    """Return the value at a dotted path. Raises Failure if there is none."""
     for part in path.split("."):
         if not isinstance(values, dict) or part not in values:
-            raise Failure(f"values.yaml: a comment tells of {path}, which is not there")
+            raise Failure(f"values.yaml: a comment describes {path}, but it is missing")
         values = values[part]
     return values
 
 
 def table(text: str) -> str:
-    """The README's part that tells all values of a values.yaml."""
+    """Return the README's tables of all values of a values.yaml."""
     values = yaml.safe_load(text)
     lines: list[str] = []
     for section in parse(text):
-        lines += [
-            f"### {section.title}",
-            "",
-            *section.text,
-            *([""] if section.text else []),
-        ]
+        lines += [f"### {section.title}", "", *section.text]
+        if section.text:
+            lines.append("")
         lines += ["| value | what it is | default |", "| --- | --- | --- |"]
         for path, description in section.params.items():
-            lines.append(
-                f"| `{path}` | {_cell(description)} | `{_cell(_default(at(values, path)))}` |"
-            )
+            default = _cell(_default(at(values, path)))
+            lines.append(f"| `{path}` | {_cell(description)} | `{default}` |")
         lines.append("")
     return "\n".join(lines)
 
 
 def with_table(readme: str, text: str) -> str:
-    """The README with the table between its two marks."""
+    """Return the README with the tables between its two marks."""
     before, begin, rest = readme.partition(BEGIN + "\n")
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -106,22 +101,19 @@ def with_table(readme: str, text: str) -> str:
 
 
 def with_version(chart: str, version: str) -> str:
-    """A Chart.yaml whose chart and app have this version."""
+    """Return a Chart.yaml whose chart and app have this version."""
     for key, value in (("version", version), ("appVersion", f'"{version}"')):
-        chart, found = re.subn(
-            rf"^{key}: .*$", f"{key}: {value}", chart, flags=re.MULTILINE
-        )
+        line = re.compile(rf"^{key}: .*$", re.MULTILINE)
+        chart, found = line.subn(f"{key}: {value}", chart)
         if found != 1:
             raise Failure(f"Chart.yaml needs one line {key}:")
     return chart
 
 
 def _default(value: Any) -> str:
-    return (
-        value
-        if value and isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False)
-    )
+    if value and isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _cell(text: str) -> str:
@@ -130,9 +122,8 @@ def _cell(text: str) -> str:
 
 def write() -> None:
     readme = CHART / "README.md"
-    readme.write_text(
-        with_table(readme.read_text(), (CHART / "values.yaml").read_text())
-    )
+    values = (CHART / "values.yaml").read_text()
+    readme.write_text(with_table(readme.read_text(), values))
     chart = CHART / "Chart.yaml"
     chart.write_text(with_version(chart.read_text(), version_of(ROOT)))
     for source, copy in COPIES.items():

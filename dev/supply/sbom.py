@@ -1,8 +1,8 @@
-"""Writes the bill of materials of the product, sbom.cdx.json: CycloneDX, as JSON.
+"""Write the bill of materials of the product, sbom.cdx.json, in CycloneDX's JSON.
 
-It holds the locked Python packages, which all images share, and Swagger UI. cyclonedx-py reads the
-packages and their dependencies from .venv, and their hashes from the lock file. Their licences are
-those of docs/licences.md. cyclonedx-py's own library holds the result to CycloneDX's schema.
+It contains Swagger UI and the locked Python packages, which all images share. cyclonedx-py reads
+the packages and their dependencies from .venv, and their hashes from the lock file. Their licences
+are those of docs/licences.md. The library of cyclonedx-py validates the result.
 
 usage: python -m dev.supply.sbom
 """
@@ -32,25 +32,16 @@ Piece = dict[str, Any]
 
 
 def merged(installed: Piece, pinned: Piece) -> Piece:
-    """The bill of an environment, reduced to the product's packages, with the hashes of the lock file."""
+    """Return the bill of an environment, with the product's packages only and with their hashes.
+
+    `pinned` is the bill of the lock file, which has the hashes.
+    """
     product = set(locked(PRODUCT))
     hashes = {_name(each): each["externalReferences"] for each in pinned["components"]}
     kept = [each for each in installed["components"] if _name(each) in product]
     if missing := product - {_name(each) for each in kept}:
         raise Failure(f".venv lacks {', '.join(sorted(missing))}: run `make install`")
-    components = [
-        {
-            **each,
-            "licenses": [
-                {"expression": licence_of(_name(each)), "acknowledgement": "concluded"}
-            ],
-            "externalReferences": [
-                *each.get("externalReferences", []),
-                *hashes[_name(each)],
-            ],
-        }
-        for each in kept
-    ]
+    components = [_with_licence(each, hashes[_name(each)]) for each in kept]
     root = installed["metadata"]["component"]["bom-ref"]
     refs = {root, *(each["bom-ref"] for each in components)}
     dependencies = [
@@ -72,8 +63,19 @@ def merged(installed: Piece, pinned: Piece) -> Piece:
     }
 
 
+def _with_licence(component: Piece, references: list[Piece]) -> Piece:
+    """Return a component with its licence and with more references."""
+    expression = licence_of(_name(component))
+    licence = {"expression": expression, "acknowledgement": "concluded"}
+    return {
+        **component,
+        "licenses": [licence],
+        "externalReferences": [*component.get("externalReferences", []), *references],
+    }
+
+
 def swagger() -> Piece:
-    """Swagger UI, with the hash of each file of it that the gateway serves or keeps."""
+    """Return the component Swagger UI, with the hash of each of its files in the gateway."""
     purl = f"pkg:npm/swagger-ui-dist@{swagger_ui.VERSION}"
     files = [
         {
@@ -95,27 +97,21 @@ def swagger() -> Piece:
 
 
 def validate(bom: str) -> None:
-    """Failure where the text breaks CycloneDX's schema."""
+    """Raise Failure if the text breaks CycloneDX's schema."""
     done = _run("python", "-W", "ignore", "-c", VALIDATE, text=bom)
     if done.returncode:
-        raise Failure(
-            f"the bill of materials breaks CycloneDX's schema: {done.stderr.strip()[:300]}"
-        )
+        errors = done.stderr.strip()[:300]
+        raise Failure(f"the bill of materials breaks CycloneDX's schema: {errors}")
 
 
 def _name(component: Piece) -> str:
-    """A package's name as a lock file writes it: lower case, hyphens."""
+    """Return a package's name as in a lock file: lower case, with hyphens."""
     return re.sub(r"[-_.]+", "-", component["name"]).lower()
 
 
 def _cyclonedx(*arguments: str) -> Piece:
-    done = _run(
-        "cyclonedx-py",
-        *arguments,
-        "--pyproject",
-        "pyproject.toml",
-        "--output-reproducible",
-    )
+    options = ("--pyproject", "pyproject.toml", "--output-reproducible")
+    done = _run("cyclonedx-py", *arguments, *options)
     if done.returncode:
         raise Failure(f"cyclonedx-py failed: {done.stderr.strip()[-500:]}")
     bom: Piece = json.loads(done.stdout)
@@ -132,10 +128,9 @@ def _run(
 
 
 def main() -> None:
-    bom = merged(
-        _cyclonedx("environment", ".venv"),
-        _cyclonedx("requirements", str(PRODUCT.relative_to(ROOT))),
-    )
+    installed = _cyclonedx("environment", ".venv")
+    pinned = _cyclonedx("requirements", str(PRODUCT.relative_to(ROOT)))
+    bom = merged(installed, pinned)
     text = json.dumps(bom, indent=2) + "\n"
     validate(text)
     BOM.write_text(text)

@@ -355,7 +355,7 @@ class Arena:
 
     def _await_broker(self) -> None:
         self.await_(
-            lambda: self.suite.servers.answers("rabbitmq"), "the broker answers"
+            lambda: self.suite.servers.responds("rabbitmq"), "the broker answers"
         )
 
     # What is done to the database
@@ -414,7 +414,7 @@ class Arena:
 
     def _await_database(self) -> None:
         self.await_(
-            lambda: self.suite.servers.answers("postgresql"), "the database answers"
+            lambda: self.suite.servers.responds("postgresql"), "the database answers"
         )
 
 

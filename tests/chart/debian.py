@@ -30,7 +30,10 @@ class ServersOfAnotherDebian(Servers):
     def _rabbitmq(self) -> Program:
         command = self._inside(str(RABBITMQ / "rabbitmq-server"))
         return Program(
-            "rabbitmq", command, self.state / "rabbitmq", None, self._rabbitmq_env()
+            name="rabbitmq",
+            command=command,
+            directory=self.state / "rabbitmq",
+            env=self._rabbitmq_env(),
         )
 
     def rabbitmqctl(self, *arguments: str) -> str:

@@ -229,5 +229,5 @@ def test_make_images_says_what_it_lacks(tmp_path: Path) -> None:
     assert (tried.returncode, tried.stdout) == (1, "")
     assert (
         tried.stderr
-        == "images: neither docker nor buildah is here: install one of them\n"
+        == "images: neither docker nor buildah is installed: install one of them\n"
     )

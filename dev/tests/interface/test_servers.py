@@ -1,4 +1,4 @@
-"""The private servers keep secrets: nobody knows a password, and PostgreSQL's log has no values."""
+"""The private servers have random passwords, and PostgreSQL's log has no values."""
 
 import os
 import subprocess
@@ -17,8 +17,8 @@ from dev.broker import CHECKOUT
 from dev.servers import Servers
 
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2g"
-ADDRESS, LETTER = "ann.secret@example.org", "Dear Ann, this is nobody else's business"
-KNOWN = ("shop", "guest", "users", "gateway", "postgres")
+ADDRESS, LETTER = "ann.secret@example.org", "Dear Ann, this is a private letter"
+DEFAULT = ("shop", "guest", "users", "gateway", "postgres")
 
 
 def connect(servers: Servers, user: str, password: str) -> None:
@@ -27,8 +27,8 @@ def connect(servers: Servers, user: str, password: str) -> None:
         connection.connect()
 
 
-@pytest.mark.parametrize("user", KNOWN)
-def test_no_password_of_the_broker_is_known(servers: Servers, user: str) -> None:
+@pytest.mark.parametrize("user", DEFAULT)
+def test_the_broker_has_no_default_password(servers: Servers, user: str) -> None:
     with pytest.raises(AccessRefused):
         connect(servers, user, user)
 
@@ -43,7 +43,7 @@ def test_the_known_password_of_an_earlier_version_is_replaced(servers: Servers) 
 
 
 @pytest.mark.parametrize("name", SERVICES_WITH_TABLES)
-def test_no_password_of_a_role_is_known(servers: Servers, name: str) -> None:
+def test_no_role_has_a_default_password(servers: Servers, name: str) -> None:
     for role in (name, f"{name}_owner"):
         with pytest.raises(
             psycopg2.OperationalError, match="password authentication failed"
@@ -57,7 +57,7 @@ def test_no_password_of_a_role_is_known(servers: Servers, name: str) -> None:
             )
 
 
-def test_only_the_user_who_started_the_servers_may_read_passwords_and_logs(
+def test_only_the_owner_can_read_passwords_and_logs(
     servers: Servers,
 ) -> None:
     for path in ("passwords.json", "superuser.password", "rabbitmq/users.json", "log"):
@@ -66,7 +66,7 @@ def test_only_the_user_who_started_the_servers_may_read_passwords_and_logs(
 
 @pytest.fixture
 def session(servers: Servers) -> Iterator[Any]:
-    """A session of the owner of users, with a table like those that hold secrets."""
+    """A session of the owner of users, with a table like those that contain secrets."""
     uri = servers.env()["USERS_DB_OWNER_URI"].replace("+psycopg2", "")
     with closing(psycopg2.connect(uri)) as connection:
         connection.autocommit = True
@@ -102,7 +102,7 @@ def test_the_log_of_postgresql_has_no_values(servers: Servers, session: Any) -> 
         assert value not in log.read_text()
 
 
-def test_no_role_can_take_the_connections_of_others(servers: Servers) -> None:
+def test_no_role_can_use_all_connections(servers: Servers) -> None:
     query = """
         SELECT
             (SELECT sum(rolconnlimit) FROM pg_roles WHERE rolcanlogin AND NOT rolsuper),
@@ -122,12 +122,12 @@ SCRIPT = CHECKOUT / "dev/images/databases.sh"
 
 
 def superuser_place(servers: Servers) -> dict[str, str]:
-    """The variables by which psql finds the server, without a password."""
+    """Return psql's variables for the server, without a password."""
     superuser = parse_dsn(servers.superuser_dsn())
     return {"PGHOST": superuser["host"], "PGPORT": superuser["port"]}
 
 
-def test_the_script_of_compose_gives_roles_that_exist_their_passwords(
+def test_the_compose_script_sets_passwords_of_existing_roles(
     servers: Servers,
 ) -> None:
     superuser = parse_dsn(servers.superuser_dsn())
@@ -147,7 +147,7 @@ def test_the_script_of_compose_gives_roles_that_exist_their_passwords(
     psycopg2.connect(servers.superuser_dsn()).close()
 
 
-def test_the_script_of_compose_makes_up_for_a_start_that_failed(
+def test_the_compose_script_completes_a_failed_start(
     servers: Servers, tmp_path
 ) -> None:
     names = ("first", "second")
@@ -164,7 +164,7 @@ def test_the_script_of_compose_makes_up_for_a_start_that_failed(
     passwords |= {"POSTGRES_PASSWORD": superuser, "PGPASSWORD": superuser}
 
     def run(variables: dict[str, str]) -> int:
-        """As compose runs it: by the server's user, of nothing but these variables."""
+        """Run the script as compose does: as the server's user, with only these variables."""
         environment = {
             "PATH": os.environ["PATH"],
             **superuser_place(servers),

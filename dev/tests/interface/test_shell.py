@@ -1,4 +1,4 @@
-"""`make shell`: calls by hand end within their time, and are not executed later."""
+"""`make shell`: calls end within their time limit and are not executed later."""
 
 import json
 import signal
@@ -26,21 +26,12 @@ from dev.cli import QUIET
 from dev.servers import Servers
 from tests.system.processes import without_uris
 
-COMMAND = [
-    sys.executable,
-    "-m",
-    "dev.shell",
-    "--config",
-    "config.yaml",
-    "--interface",
-    "plain",
-]
+COMMAND = [sys.executable, "-m", "dev.shell", "--config", "config.yaml"]
+COMMAND += ["--interface", "plain"]
 DEFAULT_TIMEOUT_S = 5  # RPC_TIMEOUT_S of config.yaml
 USER = str(uuid.uuid4())
 ORDER = f"n.rpc.orders.place, user_id={USER!r}, price_minor=100"
-UNKNOWN = (
-    "The outcome is unknown. It is safe to repeat the call with the same key or ref."
-)
+UNKNOWN = "The outcome is unknown. It is safe to retry with the same key or ref."
 PREPARE = """\
 import json
 def call(method, *args, **kwargs):
@@ -54,12 +45,12 @@ def call(method, *args, **kwargs):
 
 
 def obey_ctrl_c() -> None:
-    """Tests that run in the background ignore SIGINT, and so would their processes."""
+    """Enable SIGINT. Tests in the background ignore it, and so would their processes."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Session:
-    """`make shell` as a process that reads what a person types, and goes on after each error."""
+    """`make shell` as a process that reads typed lines and continues after errors."""
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         self._log = log
@@ -82,11 +73,11 @@ class Session:
         self._process.stdin.flush()
 
     def start(self, call: str) -> None:
-        """Start a call; its result is not awaited."""
+        """Start a call. Do not wait for its result."""
         self.type(f"call({call})")
 
     def result(self) -> Any:
-        """The result of the call that was started, or the text of its error."""
+        """Return the result of the started call, or the text of its error."""
         line = eventually(lambda: self._results()[self._seen :])[0]
         self._seen += 1
         return json.loads(line)
@@ -100,7 +91,7 @@ class Session:
         self._process.send_signal(signal.SIGINT)
 
     def end(self) -> int:
-        """Press Ctrl-D; the exit code."""
+        """Press Ctrl-D. Return the exit code."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -125,9 +116,8 @@ OpenShell = Callable[..., Session]
 @pytest.fixture(scope="module")
 def operator(environment: dict[str, str], servers: Servers) -> dict[str, str]:
     """The environment of an operator."""
-    servers.load_permissions(
-        again=True
-    )  # other tests may have given the user another password
+    # Other tests may have changed the user's password.
+    servers.load_permissions(again=True)
     return {**without_uris(environment), **servers.env(OPERATOR)}
 
 
@@ -148,13 +138,13 @@ def open_shell(
 
 @pytest.fixture
 def channel(config: dict[str, Any]) -> Iterator[Any]:
-    """A channel to look into queues."""
+    """A channel for reading queues."""
     with connect(config) as connection:
         yield connection.default_channel
 
 
 def waiting(channel: Any, queue: str = "rpc-orders") -> int:
-    """How many messages wait in a queue."""
+    """Return how many messages a queue has."""
     return kombu.Queue(queue)(channel).queue_declare(passive=True).message_count
 
 
@@ -172,11 +162,11 @@ def test_interrupted_orders_are_not_placed_later(open_shell, channel, run, sql) 
     for service in (users.service, billing.service, orders.service):
         run(service.Service)
     placed = session.call(f"{ORDER}, key='once'")
-    assert placed["status"] == "rejected"  # nobody knows this user
+    assert placed["status"] == "rejected"  # this user is unknown
     assert sql("orders", "SELECT key FROM orders") == [("once",)]
 
 
-def test_a_call_without_a_reply_is_repeated_safely_with_its_key(
+def test_a_call_without_a_reply_can_be_retried_with_its_key(
     open_shell, run, sql
 ) -> None:
     session = open_shell(RPC_TIMEOUT_S="1")
@@ -196,7 +186,7 @@ def test_a_call_without_a_reply_is_repeated_safely_with_its_key(
     assert sql("billing", "SELECT balance_minor FROM accounts") == [(100,)]
 
 
-def test_a_request_expires_as_those_of_the_services_do(open_shell, channel) -> None:
+def test_a_request_expires(open_shell, channel) -> None:
     session = open_shell()
     session.start(ORDER)
     request = eventually(lambda: channel.basic_get("rpc-orders", no_ack=True))
@@ -208,7 +198,7 @@ def test_a_request_expires_as_those_of_the_services_do(open_shell, channel) -> N
     assert request.headers[f"nameko.{TIMEOUT}"] == DEFAULT_TIMEOUT_S
 
 
-def test_requests_in_an_alarm_are_not_executed_later(
+def test_requests_during_a_broker_alarm_are_not_executed_later(
     open_shell, run, servers, sql
 ) -> None:
     run(users.service.Service)
@@ -232,7 +222,7 @@ def test_requests_in_an_alarm_are_not_executed_later(
 
 
 def consumers(config: dict[str, Any], queue: str) -> int:
-    """How many consumers a queue has."""
+    """Return how many consumers a queue has."""
     with connect(config) as connection:
         declared = kombu.Queue(queue)(connection.default_channel).queue_declare(
             passive=True
@@ -240,21 +230,21 @@ def consumers(config: dict[str, Any], queue: str) -> int:
         return declared.consumer_count
 
 
-def test_a_session_goes_on_after_the_broker_has_restarted(
+def test_a_session_survives_a_restart_of_the_broker(
     open_shell, run, servers, config
 ) -> None:
     session = open_shell()
     run(users.service.Service)
-    look = f"n.rpc.users.get, user_id={USER!r}"
-    assert session.call(look) is None
+    get_user = f"n.rpc.users.get, user_id={USER!r}"
+    assert session.call(get_user) is None
     servers.rabbitmqctl("stop_app")
     servers.rabbitmqctl("start_app")
     eventually(lambda: consumers(config, "rpc-users"))
-    assert session.call(look) is None
+    assert session.call(get_user) is None
     servers.rabbitmqctl("stop_app")
-    assert UNKNOWN in session.call(look)
+    assert UNKNOWN in session.call(get_user)
     servers.rabbitmqctl("start_app")
-    eventually(lambda: session.call(look) is None)
+    eventually(lambda: session.call(get_user) is None)
 
 
 class Forwarder:
@@ -269,7 +259,7 @@ class Forwarder:
         self._accepting = eventlet.spawn(self._accept)
 
     def forget(self) -> None:
-        """Forward nothing more on these connections, and close none."""
+        """Stop forwarding on the open connections, without closing them."""
         for thread in self._threads:
             thread.kill()
 
@@ -296,29 +286,27 @@ class Forwarder:
             target.shutdown(socket.SHUT_WR)
 
 
-def test_a_session_goes_on_after_its_connection_was_forgotten(
-    open_shell, run, servers
-) -> None:
+def test_a_session_survives_a_lost_connection(open_shell, run, servers) -> None:
     run(users.service.Service)
     with closing(Forwarder(servers.ports["rabbitmq"])) as forwarder:
         uri = servers.env(OPERATOR)["AMQP_URI"].replace(
             str(servers.ports["rabbitmq"]), str(forwarder.port)
         )
         session = open_shell(RPC_TIMEOUT_S="2", AMQP_URI=uri)
-        look = f"n.rpc.users.get, user_id={USER!r}"
-        assert session.call(look) is None
+        get_user = f"n.rpc.users.get, user_id={USER!r}"
+        assert session.call(get_user) is None
         forwarder.forget()
-        assert UNKNOWN in session.call(look)
-        assert session.call(look) is None
+        assert UNKNOWN in session.call(get_user)
+        assert session.call(get_user) is None
         session.end()
 
 
-def test_mistakes_are_told_at_once(open_shell, run) -> None:
+def test_mistakes_are_reported_at_once(open_shell, run) -> None:
     session = open_shell()
     run(users.service.Service)
-    why = "no service has this method, or it is not for you"
-    assert session.call("n.rpc.nobody.get") == f"NotPermitted: nobody.get: {why}"
-    assert session.call("n.rpc.users.nothing") == f"NotPermitted: users.nothing: {why}"
+    reason = "no service has this method, or an operator may not call it"
+    for name in ("unknown.get", "users.nothing"):
+        assert session.call(f"n.rpc.{name}") == f"NotPermitted: {name}: {reason}"
     assert session.call("n.rpc.users.get, name='x'").startswith("IncorrectSignature")
     assert session.call(f"n.rpc['users'].get, user_id={USER!r}") is None
     assert (
@@ -327,23 +315,23 @@ def test_mistakes_are_told_at_once(open_shell, run) -> None:
     )
 
 
-def test_settings_are_as_in_nameko_shell(open_shell) -> None:
+def test_settings_equal_those_of_nameko_shell(open_shell) -> None:
     assert open_shell().call("lambda: n.config['RPC_TIMEOUT_S']") == str(
         DEFAULT_TIMEOUT_S
     )
 
 
-def test_an_operator_emits_no_event_of_a_service(open_shell, channel) -> None:
+def test_an_operator_cannot_publish_events_of_a_service(open_shell, channel) -> None:
     session = open_shell()
     queue = "evt-users-user_created--billing.handle_user_created"
-    told = session.call("n.dispatch_event, 'users', 'user_created', {}")
-    assert "ACCESS_REFUSED" in told
-    assert "access to exchange 'users.events'" in told
+    error = session.call("n.dispatch_event, 'users', 'user_created', {}")
+    assert "ACCESS_REFUSED" in error
+    assert "access to exchange 'users.events'" in error
     assert waiting(channel, queue) == 0
 
 
 def test_an_error_ends_a_script(operator) -> None:
-    """As in `nameko shell`: what stands after it is not executed."""
+    """As in `nameko shell`, the lines after it are not executed."""
     done = subprocess.run(
         COMMAND,
         env={**operator, **QUIET, "RPC_TIMEOUT_S": "1"},

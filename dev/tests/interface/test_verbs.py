@@ -1,4 +1,4 @@
-"""The verbs of make say at once what is missing: that nothing is installed, or that nothing runs."""
+"""The verbs of make report at once that nothing is installed or that nothing runs."""
 
 import os
 import re
@@ -23,7 +23,7 @@ TIMEOUT_S = 60.0  # generous
 
 
 def make(verb: str, folder: Path, variables: dict[str, str]) -> tuple[int, list[str]]:
-    """The exit code, and what is printed, but for make's own last line."""
+    """Return the exit code and the output, without make's own last line."""
     command = ["make", "--no-print-directory", verb]
     done = subprocess.run(
         command,
@@ -43,31 +43,31 @@ def make(verb: str, folder: Path, variables: dict[str, str]) -> tuple[int, list[
 
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Ports and a folder where nothing runs."""
+    """Unused ports and an unused folder."""
     ports = free_ports()
     places = {variable: str(ports[name]) for name, variable in VARIABLES.items()}
     return {**places, "RUN_DIR": str(tmp_path_factory.mktemp("verbs") / "run")}
 
 
-def test_the_verbs_that_need_the_suite_are_known() -> None:
+def test_verbs_that_need_the_suite_are_known() -> None:
     assert {"newman", "audit", "shell", "load", "logs", "restart"} <= set(
         NEEDS_THE_SUITE
     )
 
 
 @pytest.mark.parametrize("verb", NEEDS_THE_SUITE)
-def test_a_verb_says_in_one_line_that_nothing_runs(
+def test_a_verb_reports_in_one_line_that_nothing_runs(
     verb: str, variables: dict[str, str]
 ) -> None:
     assert make(verb, CHECKOUT, variables) == (2, [f"error: {NOTHING_RUNS}"])
 
 
-def test_status_ends_with_what_starts_the_suite(variables: dict[str, str]) -> None:
+def test_status_ends_with_advice_if_nothing_runs(variables: dict[str, str]) -> None:
     code, lines = make("status", CHECKOUT, variables)
     assert (code, lines[-1]) == (2, f"{NOTHING_RUNS}.")
 
 
-def test_a_verb_says_in_one_line_that_nothing_is_installed(tmp_path: Path) -> None:
+def test_a_verb_reports_in_one_line_that_nothing_is_installed(tmp_path: Path) -> None:
     shutil.copy(MAKEFILE, tmp_path)
     for verb in WITHOUT_INSTALL:
         code, [line] = make(verb, tmp_path, {})
@@ -75,10 +75,10 @@ def test_a_verb_says_in_one_line_that_nothing_is_installed(tmp_path: Path) -> No
         assert line.startswith("error: nothing is installed. Run make up"), verb
 
 
-def test_what_a_terminal_has_set_for_other_programs_does_not_disturb_a_verb(
+def test_variables_for_other_programs_do_not_affect_a_verb(
     tmp_path: Path,
 ) -> None:
-    """A virtual environment elsewhere, a git hook, a shell's start file, another encoding."""
+    """Another virtual environment, a git hook, a start file of the shell, another encoding."""
     ends = tmp_path / "ends"
     ends.write_text("exit 7\n")
     others = dict.fromkeys(
@@ -94,7 +94,7 @@ def test_what_a_terminal_has_set_for_other_programs_does_not_disturb_a_verb(
     assert code == 0, lines
 
 
-def test_a_command_says_which_part_does_not_answer(tmp_path: Path, monkeypatch) -> None:
+def test_a_command_names_the_unreachable_server(tmp_path: Path, monkeypatch) -> None:
     suite = Suite(tmp_path / "run", free_ports())
     monkeypatch.setattr(suite.supervisor, "pid", lambda: os.getpid())
     with socket.create_server(("127.0.0.1", suite.ports["rabbitmq"])):
@@ -104,7 +104,7 @@ def test_a_command_says_which_part_does_not_answer(tmp_path: Path, monkeypatch) 
             suite.check_reachable(servers=False, gateway=True)
 
 
-def test_servers_of_others_are_not_asked(tmp_path: Path) -> None:
+def test_external_servers_are_not_checked(tmp_path: Path) -> None:
     external = {
         "AMQP_URI": "amqp://elsewhere",
         "USERS_DB_URI": "postgresql://elsewhere",

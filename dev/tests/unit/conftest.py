@@ -1,4 +1,4 @@
-"""What the unit tests of dev/ share."""
+"""A fixture for all unit tests of dev/."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from dev import state
 
 
 @pytest.fixture(autouse=True)
-def cleared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Removes the folders that stood in for those of the test."""
+def removed_fallbacks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Remove the folders in /var/tmp that the test used as state folders."""
     places: list[Path] = []
-    find = state.elsewhere
+    find = state.fallback
 
-    def elsewhere(wanted: Path) -> Path:
+    def fallback(wanted: Path) -> Path:
         places.append(find(wanted))
         return places[-1]
 
-    monkeypatch.setattr(state, "elsewhere", elsewhere)
+    monkeypatch.setattr(state, "fallback", fallback)
     yield
     for place in places:
         shutil.rmtree(place, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Two tracks of tests side by side: what they show, when they fail, and that nothing outlives them."""
+"""Two tracks of tests side by side: output, exit codes, and the end of all processes."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ def shell(script: str, niceness: int = 0) -> Step:
 
 
 def runs(pid: str) -> bool:
-    """Whether the process has not ended; one whose parent does not ask for it stays in /proc."""
+    """Return whether the process runs. A zombie is in /proc, but has no command line."""
     try:
         return bool(Path("/proc", pid, "cmdline").read_bytes())
     except OSError:
         return False
 
 
-def test_the_output_of_the_second_track_follows_the_first_whole(capfd) -> None:
+def test_the_output_of_the_second_track_follows_the_first(capfd) -> None:
     first = [shell("sleep 0.5; echo first; sleep 0.5; echo track")]
     second = [
         shell("echo second"),
@@ -52,7 +52,7 @@ def test_the_output_of_the_second_track_follows_the_first_whole(capfd) -> None:
         (["true"], ["true", "kill -9 $$"]),
     ],
 )
-def test_all_steps_run_and_one_that_fails_is_named(
+def test_all_steps_run_and_a_failing_one_is_reported(
     capfd, first: list[str], second: list[str]
 ) -> None:
     def steps(scripts: Sequence[str]) -> list[Step]:
@@ -65,9 +65,9 @@ def test_all_steps_run_and_one_that_fails_is_named(
     assert failure.startswith("FAILED")
 
 
-def test_a_step_stands_back_as_far_as_it_says(capfd) -> None:
+def test_a_step_runs_with_its_niceness(capfd) -> None:
     assert run([shell("nice")], [shell("nice", LOWEST_PRIORITY)]) == 0
-    ours = str(os.nice(0))  # the tests themselves may stand back
+    ours = str(os.nice(0))  # the tests themselves may have a niceness
     assert capfd.readouterr().out.split()[:2] == [ours, str(LOWEST_PRIORITY)]
 
 
@@ -79,7 +79,7 @@ def test_a_step_stands_back_as_far_as_it_says(capfd) -> None:
         (signal.SIGKILL, -signal.SIGKILL),
     ],
 )
-def test_nothing_outlives_the_tracks(
+def test_no_process_outlives_the_tracks(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     scripts = [

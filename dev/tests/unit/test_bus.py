@@ -1,4 +1,4 @@
-"""The permissions on the broker are those of the code, and no wider than what is named here."""
+"""The permissions on the broker follow from the code and are only those listed here."""
 
 import re
 
@@ -48,7 +48,7 @@ def test_the_file_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("user", CALLS)
-def test_a_user_calls_the_methods_that_are_named_here_and_no_other(user) -> None:
+def test_a_user_may_call_only_the_listed_methods(user) -> None:
     methods = bus.methods()
     pattern = keys(user, "nameko-rpc", "write")
     assert {method for method in methods if re.fullmatch(pattern, method)} == CALLS[
@@ -56,7 +56,7 @@ def test_a_user_calls_the_methods_that_are_named_here_and_no_other(user) -> None
     ]
 
 
-def test_an_operator_calls_every_method() -> None:
+def test_an_operator_may_call_every_method() -> None:
     methods = bus.methods()
     assert len(methods) > len(CALLS["gateway"])
     assert all(
@@ -73,7 +73,7 @@ def test_no_service_may_declare_or_delete_an_exchange(service) -> None:
 
 
 @pytest.mark.parametrize("service", bus.SERVICES)
-def test_a_service_has_rights_on_no_queue_of_others(service) -> None:
+def test_a_service_has_no_rights_on_other_services_queues(service) -> None:
     queues = {each: bus.service(each).queues for each in bus.SERVICES}
     foreign = [
         name for other, found in queues.items() for name in found if other != service
@@ -84,7 +84,7 @@ def test_a_service_has_rights_on_no_queue_of_others(service) -> None:
 
 
 @pytest.mark.parametrize("service", bus.SERVICES)
-def test_a_service_publishes_no_events_of_others_and_to_no_queue_by_its_name(
+def test_a_service_publishes_only_to_its_own_exchange(
     service,
 ) -> None:
     exchanges = [name for name in SHARED[1:] if name != f"{service}.events"]
@@ -94,14 +94,14 @@ def test_a_service_publishes_no_events_of_others_and_to_no_queue_by_its_name(
 @pytest.mark.parametrize("service", ["billing", "orders", "notifications", "gateway"])
 def test_a_service_receives_its_own_replies_only(service) -> None:
     prefixes = {each: bus.reply_prefix(each) for each in bus.SERVICES}
-    heard = [
+    received = [
         each
         for each, prefix in prefixes.items()
         if re.fullmatch(
             keys(service, "nameko-rpc", "read"), f"{prefix}-0000-4000-8000-000000000000"
         )
     ]
-    assert heard == [service]
+    assert received == [service]
 
 
 EVENTS = {"users.events", "orders.events"}
@@ -117,7 +117,7 @@ ON_EXCHANGES = {
 
 
 @pytest.mark.parametrize("user", ON_EXCHANGES)
-def test_migrations_and_operators_have_the_rights_on_exchanges_that_are_named_here_only(
+def test_migrations_and_operators_have_only_the_listed_rights(
     user,
 ) -> None:
     found = {*bus.bus()["exchanges"], *SHARED}
@@ -126,7 +126,7 @@ def test_migrations_and_operators_have_the_rights_on_exchanges_that_are_named_he
         assert {name for name in found if may(user, right, name)} == named
 
 
-def test_an_operator_has_rights_on_no_queue_of_a_service() -> None:
+def test_an_operator_has_no_rights_on_queues_of_services() -> None:
     queues = [name for each in bus.SERVICES for name in bus.service(each).queues]
     assert not any(
         may("operator", right, name)

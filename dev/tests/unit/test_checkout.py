@@ -1,4 +1,4 @@
-"""A clone on any machine: the lines of its files end as Linux needs them."""
+"""In a clone on any machine, the lines of all files end as Linux needs them."""
 
 import io
 import subprocess
@@ -9,8 +9,8 @@ from dev.broker import CHECKOUT
 CRLF = ("-c", "core.autocrlf=true", "-c", "core.eol=crlf")  # as on Windows
 
 
-def test_a_clone_made_as_on_windows_has_the_lines_of_linux() -> None:
-    """`git archive` writes files as a clone does, and needs no second repository."""
+def test_a_windows_clone_has_linux_line_ends() -> None:
+    """`git archive` converts files as a clone does, without a second repository."""
     command = ["git", *CRLF, "archive", "--format=tar", "HEAD"]
     written = subprocess.run(
         command, cwd=CHECKOUT, capture_output=True, check=True

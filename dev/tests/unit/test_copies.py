@@ -1,4 +1,4 @@
-"""Several copies of each service: their names, their ports, what they run and what they are told."""
+"""Several copies of each service: names, ports, commands and secrets."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dev.cli import (
 )
 from dev.ports import free_ports
 
-EXTERNAL = {name: f"{name}'s" for name in PRIVATE if name.endswith("_URI")}
+EXTERNAL = {name: f"value of {name}" for name in PRIVATE if name.endswith("_URI")}
 
 
 def test_copies_are_numbered_from_the_second_one() -> None:
@@ -26,7 +26,7 @@ def test_copies_are_numbered_from_the_second_one() -> None:
     assert {service_of(name) for name in further_copies(4)} == set(SERVICES)
 
 
-def test_gateways_share_a_port_and_all_other_copies_have_their_own(
+def test_only_gateways_share_a_port(
     tmp_path: Path,
 ) -> None:
     suite = Suite(tmp_path, free_ports(further_copies(4)), copies=4)
@@ -47,29 +47,28 @@ def test_a_copy_runs_the_service_it_is_a_copy_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "external", [{}, EXTERNAL], ids=["own servers", "servers of others"]
+    "external", [{}, EXTERNAL], ids=["own servers", "external servers"]
 )
 @pytest.mark.parametrize(
     "copy", ["users", "billing2", "orders", "notifications2", "gateway2"]
 )
-def test_a_copy_is_told_of_its_own_database_and_no_other_secret(
-    tmp_path, copy, external
-) -> None:
+def test_a_copy_gets_the_secrets_of_its_service_only(tmp_path, copy, external) -> None:
     suite = Suite(tmp_path / "run", free_ports(further_copies(2)), external, copies=2)
     own = "TOKEN_SECRET" if copy == "gateway2" else f"{service_of(copy).upper()}_DB_URI"
-    told = suite._service(copy).env
-    assert told.keys() & PRIVATE == {"AMQP_URI", own}
-    assert all(told[name] == external[name] for name in external.keys() & told.keys())
+    variables = suite._service(copy).env
+    assert variables.keys() & PRIVATE == {"AMQP_URI", own}
+    given = external.keys() & variables.keys()
+    assert all(variables[name] == external[name] for name in given)
 
 
-def test_all_insist_on_restricted_users_of_the_own_broker_but_the_one_with_all_rights(
+def test_only_one_user_of_the_own_broker_is_unrestricted(
     tmp_path,
 ) -> None:
     suite = Suite(tmp_path / "run", free_ports())
-    told = {user: suite.env(user)["AMQP_USER_RESTRICTED"] for user in USERS}
-    assert told == {**dict.fromkeys(USERS, "true"), ALL_RIGHTS: "false"}
-    elsewhere = Suite(tmp_path / "other", free_ports(), EXTERNAL)
-    assert "AMQP_USER_RESTRICTED" not in elsewhere.env("users"), (
+    restricted = {user: suite.env(user)["AMQP_USER_RESTRICTED"] for user in USERS}
+    assert restricted == {**dict.fromkeys(USERS, "true"), ALL_RIGHTS: "false"}
+    external = Suite(tmp_path / "other", free_ports(), EXTERNAL)
+    assert "AMQP_USER_RESTRICTED" not in external.env("users"), (
         "the operator of that server decides"
     )
 
@@ -81,17 +80,19 @@ def test_each_user_has_a_password_of_its_own(tmp_path) -> None:
         USERS
     )
     assert all(uri.startswith(f"amqp://{user}:") for user, uri in uris.items())
-    assert Suite(tmp_path / "run", suite.ports).env() == suite.env(), "they stay"
+    assert Suite(tmp_path / "run", suite.ports).env() == suite.env(), (
+        "the same passwords"
+    )
 
 
 def test_a_command_without_a_user_gets_no_secret(tmp_path, monkeypatch) -> None:
     suite = Suite(tmp_path / "run", free_ports())
-    monkeypatch.setenv("BILLING_DB_OWNER_URI", "postgresql://of-somebody")
+    monkeypatch.setenv("BILLING_DB_OWNER_URI", "postgresql://of-another-user")
     assert not suite.environ().keys() & PRIVATE
     assert "BILLING_DB_OWNER_URI" not in suite.environ("operator")
 
 
-def test_no_command_asks_a_proxy_for_the_suite(tmp_path, monkeypatch) -> None:
+def test_commands_bypass_proxies(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("NO_PROXY", "intranet.example.org")
     monkeypatch.delenv("no_proxy", raising=False)
     environment = Suite(tmp_path / "run", free_ports()).environ()
@@ -99,10 +100,8 @@ def test_no_command_asks_a_proxy_for_the_suite(tmp_path, monkeypatch) -> None:
         assert environment[name] == "intranet.example.org,127.0.0.1,::1,localhost"
 
 
-def test_variables_of_an_own_user_do_not_name_servers_of_others(
-    tmp_path, monkeypatch
-) -> None:
-    """A terminal that has read .run/env/shop can still say `make up`."""
+def test_variables_of_the_suite_are_not_external_servers(tmp_path, monkeypatch) -> None:
+    """`make up` works in a terminal that has read .run/env/shop."""
     suite = Suite(tmp_path / "run", free_ports())
     for name, value in suite.private_env("shop").items():
         monkeypatch.setenv(name, value)

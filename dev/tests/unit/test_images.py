@@ -1,4 +1,4 @@
-"""What compose.yaml is given: random passwords, and the permissions of the broker's users."""
+"""Inputs of compose.yaml: random passwords and the permissions of the broker's users."""
 
 import json
 import os
@@ -24,8 +24,8 @@ COMPOSE = broker.CHECKOUT / "compose.yaml"
 
 
 @contextmanager
-def answering(status: HTTPStatus) -> Iterator[int]:
-    """A server that answers every request with this status, by its port."""
+def responding_with(status: HTTPStatus) -> Iterator[int]:
+    """Run a server that responds to every request with this status. Yield its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -42,10 +42,13 @@ def answering(status: HTTPStatus) -> Iterator[int]:
 
 
 def make(file: Path) -> dict[str, str]:
-    """What passwords.sh writes, without the quotes; CDPATH leads to another folder of its name."""
-    elsewhere = file.parent / "elsewhere"
-    (elsewhere / "dev/images").mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "CDPATH": str(elsewhere)}
+    """Return the variables that passwords.sh writes.
+
+    CDPATH contains another folder with the same name.
+    """
+    other = file.parent / "other-checkout"
+    (other / "dev/images").mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "CDPATH": str(other)}
     command = ["dev/images/passwords.sh", str(file)]
     subprocess.run(command, cwd=broker.CHECKOUT, env=environment, check=True)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -58,13 +61,10 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "env"
 
 
-def test_every_password_of_compose_is_made_and_none_is_known(file) -> None:
+def test_every_password_of_compose_is_random(file) -> None:
     made = make(file)
-    needed = set(
-        re.findall(
-            r"\$\{(\w+):\?run dev/images/passwords.sh first\}", COMPOSE.read_text()
-        )
-    )
+    required = r"\$\{(\w+):\?run dev/images/passwords.sh first\}"
+    needed = set(re.findall(required, COMPOSE.read_text()))
     assert len(needed) > 10
     assert needed <= made.keys()
     optional = set(re.findall(r"\$\{(\w+)(?!\w|:\?)", COMPOSE.read_text()))
@@ -75,31 +75,29 @@ def test_every_password_of_compose_is_made_and_none_is_known(file) -> None:
     assert all(re.fullmatch("[0-9a-f]{48}", secret) for secret in secrets.values())
 
 
-def test_no_password_stands_in_compose() -> None:
+def test_compose_contains_no_password() -> None:
     for user, password in re.findall(r"//(\w+):(.+?)@", COMPOSE.read_text()):
-        assert (
-            password
-            == f"${{{password[2:].partition(':')[0]}:?run dev/images/passwords.sh first}}"
-        ), user
+        variable = password[2:].partition(":")[0]
+        required = f"${{{variable}:?run dev/images/passwords.sh first}}"
+        assert password == required, user
 
 
-def test_the_broker_loads_the_permissions_with_the_passwords_of_the_services(
+def test_the_broker_loads_permissions_and_passwords(
     file,
 ) -> None:
     made = make(file)
     users = broker.users(broker.BUS)
-    wanted = broker.definitions(
-        {user: made[f"{user.upper()}_AMQP_PASSWORD"] for user in users}, broker.BUS
-    )
+    passwords = {user: made[f"{user.upper()}_AMQP_PASSWORD"] for user in users}
+    wanted = broker.definitions(passwords, broker.BUS)
     found = json.loads(made["RABBITMQ_DEFINITIONS"])
     earlier = found["users"].pop()
     assert found == wanted
     assert earlier == {"name": "shop", "password_hash": "", "tags": []}, (
-        "no password fits"
+        "no password matches"
     )
 
 
-def test_passwords_stay_and_permissions_are_brought_up_to_date(file) -> None:
+def test_passwords_stay_and_permissions_are_updated(file) -> None:
     first = make(file)
     file.write_text(
         "".join(f"{name}={value}\n" for name, value in first.items() if name[0] != "R")
@@ -109,7 +107,7 @@ def test_passwords_stay_and_permissions_are_brought_up_to_date(file) -> None:
     assert make(file) == {**first, "COMPOSE_PROJECT_NAME": "mine"}
 
 
-def test_each_checkout_has_a_project_of_its_own_which_keeps_its_name(
+def test_each_checkout_has_a_project_name_that_stays(
     tmp_path: Path,
 ) -> None:
     names = [
@@ -126,7 +124,7 @@ def test_volumes_of_an_earlier_version_stay_in_use(file) -> None:
     assert make(file)["COMPOSE_PROJECT_NAME"] == "shop"
 
 
-def test_whoever_uses_the_broker_of_compose_insists_on_its_restricted_user() -> None:
+def test_all_users_of_the_compose_broker_are_restricted() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"].values()
     users = [
         each["environment"]
@@ -138,7 +136,7 @@ def test_whoever_uses_the_broker_of_compose_insists_on_its_restricted_user() -> 
 
 
 def test_compose_mounts_no_file_of_the_checkout() -> None:
-    """Its mode may keep others than its owner from reading it, and the server is another user."""
+    """The server is another user, which may not be allowed to read a file of the checkout."""
     compose = yaml.safe_load(COMPOSE.read_text())
     mounted = [
         mount
@@ -150,21 +148,18 @@ def test_compose_mounts_no_file_of_the_checkout() -> None:
     assert "secrets" not in compose
 
 
-def test_the_health_check_of_compose_asks_no_proxy() -> None:
-    program, *arguments = yaml.safe_load(COMPOSE.read_text())["x-service"][
-        "healthcheck"
-    ]["test"][1:]
+def test_the_health_check_of_compose_bypasses_proxies() -> None:
+    service = yaml.safe_load(COMPOSE.read_text())["x-service"]
+    program, *arguments = service["healthcheck"]["test"][1:]
     assert program == "python"
     with (
-        answering(HTTPStatus.OK) as ready,
-        answering(HTTPStatus.SERVICE_UNAVAILABLE) as unavailable,
+        responding_with(HTTPStatus.OK) as ready,
+        responding_with(HTTPStatus.SERVICE_UNAVAILABLE) as unavailable,
     ):
         for port, code in ((ready, 0), (unavailable, 1)):
             command = [argument.replace("8001", str(port)) for argument in arguments]
-            assert (
-                subprocess.run([sys.executable, *command], env=DEAD_PROXY).returncode
-                == code
-            )
+            done = subprocess.run([sys.executable, *command], env=DEAD_PROXY)
+            assert done.returncode == code
 
 
 def test_the_template_of_the_definitions_is_up_to_date() -> None:

@@ -1,4 +1,4 @@
-"""An installation that fails says so in one line, and the next one does not build on its remains."""
+"""A failed installation is reported in one line. The next one starts from scratch."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 from dev.broker import CHECKOUT
 
-# Programs that do what install.sh asks of them, or fail as the real ones do without their index.
+# Fake programs. They succeed, or fail as the real ones do if their index is unreachable.
 PYTHON = """\
 #!/bin/sh
 case "$*" in
@@ -31,14 +31,14 @@ echo "npm error A complete log of this run can be found in: somewhere"
 mkdir -p postman/node_modules
 """
 NODE = "#!/bin/sh\n"
-# For other installations; they would break this one.
+# Variables for other installations. They would break this one.
 OTHERS = {
     "PIP_USER": "1",
     "PIP_TARGET": "/nowhere",
     "PYTHONHOME": "/nowhere",
     "PYTHONPATH": "/nowhere",
 }
-# The servers' packages are not the subject.
+# With external servers, no packages of servers are needed.
 SERVERS = {"AMQP_URI": "amqp://elsewhere", "USERS_DB_URI": "postgresql://elsewhere"}
 TIMEOUT_S = 60
 Install = Callable[..., tuple[int, list[str]]]
@@ -46,7 +46,7 @@ Install = Callable[..., tuple[int, list[str]]]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout in a folder whose name is no plain word."""
+    """A checkout in a folder whose name has special characters."""
     place = tmp_path / "Лавка #1 ;new 'q' 50%"
     for folder in ("dev", "postman", "programs", "requirements"):
         (place / folder).mkdir(parents=True)
@@ -61,15 +61,15 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def index_is_dead(tmp_path: Path) -> Path:
-    """While this file is there, neither index answers."""
+    """While this file exists, both indexes are unreachable."""
     return tmp_path / "dead"
 
 
 @pytest.fixture
 def install(checkout: Path, index_is_dead: Path, tmp_path: Path) -> Install:
-    """Runs install.sh in the checkout or in the folder given; returns its exit code and its lines.
+    """Run install.sh in the checkout or in a given folder. Return its exit code and its lines.
 
-    CDPATH leads to another folder of its name.
+    CDPATH contains another folder with the same name.
     """
     (tmp_path / "others" / "dev").mkdir(parents=True)
     own = {
@@ -96,11 +96,11 @@ def install(checkout: Path, index_is_dead: Path, tmp_path: Path) -> Install:
 
 
 def kept_output(line: str) -> str:
-    """What the line says about where all of it is."""
-    return Path(line.partition(", see ")[2].removesuffix(", then repeat")).read_text()
+    """Return the whole output, from the file that the line names."""
+    return Path(line.partition(", see ")[2].removesuffix(", then retry")).read_text()
 
 
-def test_a_dead_index_of_python_is_told_in_one_line(
+def test_an_unreachable_python_index_is_reported_in_one_line(
     install: Install, index_is_dead: Path
 ) -> None:
     index_is_dead.touch()
@@ -114,7 +114,7 @@ def test_a_dead_index_of_python_is_told_in_one_line(
     assert "WARNING: Retrying" in kept_output(line)
 
 
-def test_a_dead_registry_of_node_is_told_in_one_line(
+def test_an_unreachable_npm_registry_is_reported_in_one_line(
     install: Install, checkout: Path, index_is_dead: Path
 ) -> None:
     assert install()[0] == 0
@@ -132,7 +132,7 @@ def test_a_dead_registry_of_node_is_told_in_one_line(
     assert "complete log" in kept_output(line)
 
 
-def test_what_a_failed_or_killed_run_has_left_is_made_anew(
+def test_an_unfinished_installation_is_replaced(
     install: Install, checkout: Path, index_is_dead: Path
 ) -> None:
     index_is_dead.touch()
@@ -143,10 +143,10 @@ def test_what_a_failed_or_killed_run_has_left_is_made_anew(
     code, lines = install()
     assert (code, len(lines)) == (0, 2)
     assert not remains.exists()
-    assert install() == (0, []), "nothing is left to do"
+    assert install() == (0, []), "everything is installed"
 
 
-def test_a_path_through_a_link_leads_to_the_same_installation(
+def test_a_linked_path_uses_the_same_installation(
     install: Install, checkout: Path, tmp_path: Path
 ) -> None:
     link = tmp_path / "link"
@@ -157,7 +157,7 @@ def test_a_path_through_a_link_leads_to_the_same_installation(
 
 
 @pytest.mark.parametrize("character", '"$`\\')
-def test_a_folder_that_scripts_cannot_name_is_refused_in_one_line(
+def test_an_unsupported_folder_name_is_refused_in_one_line(
     install: Install, checkout: Path, tmp_path: Path, character: str
 ) -> None:
     place = checkout.rename(tmp_path / f"a{character}b")

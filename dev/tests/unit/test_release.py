@@ -1,4 +1,4 @@
-"""A release starts only where tag, version, chart, changelog and settings fit together."""
+"""A release starts only if tag, version, chart, changelog and settings agree."""
 
 import os
 import re
@@ -32,13 +32,14 @@ Later.
 
 - Before.
 """
-# As `docker buildx build` does: writes the digest into the file that --metadata-file names.
+# A fake `docker buildx build`: it writes the digest into the file of --metadata-file.
 DOCKER = """\
 #!/bin/bash
 echo "$@" >>"$(dirname "$0")/calls"
 for argument; do [ "$previous" != --metadata-file ] || file=$argument; previous=$argument; done
 printf '{\\n  "buildx.build.ref": "a/b/c",\\n  "containerimage.digest": "%s"\\n}\\n' "$DIGEST" >"$file"
 """
+# A fake helm. It fails without an ANSWER.
 HELM = """\
 #!/bin/bash
 [ "$1" = push ] || exit 2
@@ -61,7 +62,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Makes a program that stands in for another one."""
+    """`program(name, text)`: write a fake program and return its path."""
 
     def make(name: str, text: str) -> Path:
         path = tmp_path / "programs" / name
@@ -73,12 +74,12 @@ def program(tmp_path: Path) -> Callable[[str, str], Path]:
     return make
 
 
-def test_a_project_whose_parts_fit_together_may_be_released(project) -> None:
+def test_a_consistent_project_may_be_released(project) -> None:
     release.check(project, "v1.2.3", SETTINGS)
 
 
 @pytest.mark.parametrize("tag", ["1.2.3", "v1.2.4", "v1.2.3-rc1"])
-def test_another_tag_than_the_version_is_refused(project, tag) -> None:
+def test_a_tag_unlike_the_version_is_refused(project, tag) -> None:
     with pytest.raises(
         Failure,
         match=re.escape(f"the tag is {tag}, but pyproject.toml has version 1.2.3"),
@@ -101,11 +102,11 @@ def test_another_tag_than_the_version_is_refused(project, tag) -> None:
             'appVersion: "1.2.2"',
             "appVersion in charts",
         ),
-        ("CHANGELOG.md", "[1.2.3]", "[1.2.1]", "CHANGELOG.md has no part"),
-        ("CHANGELOG.md", "### Added\n\n- This.\n", "", "CHANGELOG.md has no part"),
+        ("CHANGELOG.md", "[1.2.3]", "[1.2.1]", "CHANGELOG.md has no section"),
+        ("CHANGELOG.md", "### Added\n\n- This.\n", "", "CHANGELOG.md has no section"),
     ],
 )
-def test_a_part_that_was_not_raised_is_named(project, file, old, new, reason) -> None:
+def test_an_outdated_version_is_reported(project, file, old, new, reason) -> None:
     path = project / file
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(Failure, match=reason):
@@ -113,17 +114,17 @@ def test_a_part_that_was_not_raised_is_named(project, file, old, new, reason) ->
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_setting_that_is_missing_is_named(project, name) -> None:
+def test_a_missing_setting_is_reported(project, name) -> None:
     with pytest.raises(Failure, match=f"{name} is not set"):
         release.check(project, "v1.2.3", {**SETTINGS, name: ""})
 
 
-def test_the_notes_are_the_part_of_this_version_alone(project) -> None:
+def test_the_notes_are_the_section_of_this_version(project) -> None:
     assert release.notes(project) == "### Added\n\n- This.\n"
 
 
-def test_this_projects_chart_has_its_version(project) -> None:
-    """All that `check` asks but for the changelog, whose part is written at the release."""
+def test_the_chart_has_the_version_of_the_project(project) -> None:
+    """`check` passes with a section in the changelog, which is written at the release."""
     for name in ("pyproject.toml", "charts/shop/Chart.yaml"):
         shutil.copy(CHECKOUT / name, project / name)
     version = release.version_of(CHECKOUT)
@@ -131,9 +132,7 @@ def test_this_projects_chart_has_its_version(project) -> None:
     release.check(project, f"v{version}", SETTINGS)
 
 
-def test_the_pushed_chart_is_named_by_its_digest(
-    program, monkeypatch, tmp_path
-) -> None:
+def test_a_pushed_chart_is_named_by_its_digest(program, monkeypatch, tmp_path) -> None:
     helm = program("helm", HELM)
     monkeypatch.setenv("ANSWER", f"Digest: {DIGEST}")
     pushed = release.push(
@@ -145,7 +144,7 @@ def test_the_pushed_chart_is_named_by_its_digest(
 @pytest.mark.parametrize(
     ("answer", "reason"), [("", "push failed: Pushed: a"), ("ok", "names no digest")]
 )
-def test_a_push_that_fails_is_a_failure(
+def test_a_failed_push_is_reported(
     program, monkeypatch, tmp_path, answer, reason
 ) -> None:
     monkeypatch.setenv("ANSWER", answer)
@@ -157,7 +156,7 @@ def test_a_push_that_fails_is_a_failure(
         )
 
 
-def test_images_of_a_release_are_pushed_for_two_architectures_and_named_by_digest(
+def test_release_images_have_two_architectures_and_a_digest(
     program,
 ) -> None:
     docker = program("docker", DOCKER)
@@ -188,7 +187,7 @@ def test_images_of_a_release_are_pushed_for_two_architectures_and_named_by_diges
     assert len(set(names)) == len(images)
 
 
-def test_an_image_without_a_digest_is_no_release(program) -> None:
+def test_an_image_without_a_digest_is_refused(program) -> None:
     docker = program("docker", DOCKER)
     environment = {
         "BUILDER": "buildx",

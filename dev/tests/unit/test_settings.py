@@ -1,4 +1,4 @@
-"""Ports, servers of others and the state folder: what is taken, refused and told."""
+"""Ports, external servers and the state folder: accepted and refused settings."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dev import state
-from dev.cli import Suite, _variables, external_servers, wanted_suite, with_secrets
+from dev.cli import Suite, _digest, external_servers, wanted_suite, with_secrets
 from dev.failure import Failure
 from dev.ports import DEFAULTS, check_free, free_ports, ports_from
 from dev.servers import DATABASES
@@ -18,13 +18,13 @@ DB_URIS = {
 }
 
 
-def test_ports_are_the_default_ones_unless_the_environment_says_otherwise() -> None:
+def test_the_environment_overrides_default_ports() -> None:
     assert ports_from({"GATEWAY_PORT": "9000", "DB_PORT": ""}) == DEFAULTS | {
         "gateway": 9000
     }
 
 
-def test_one_variable_moves_all_ports_for_a_second_checkout() -> None:
+def test_one_variable_moves_all_ports() -> None:
     moved = ports_from({"PORT_OFFSET": "100", "GATEWAY_PORT": "9000"})
     others = {name: port + 100 for name, port in DEFAULTS.items()}
     assert moved == others | {"gateway": 9000}
@@ -32,14 +32,14 @@ def test_one_variable_moves_all_ports_for_a_second_checkout() -> None:
 
 
 @pytest.mark.parametrize("text", ["abc", "-1", "57536"])
-def test_what_is_no_offset_is_refused(text: str) -> None:
+def test_an_invalid_offset_is_refused(text: str) -> None:
     with pytest.raises(Failure, match="PORT_OFFSET must be a number, 0 to 57535"):
         ports_from({"PORT_OFFSET": text})
 
 
 @pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "80 80", "²"])
-def test_what_is_no_port_is_refused_by_the_variables_name(text: str) -> None:
-    with pytest.raises(Failure, match="GATEWAY_PORT must be a port"):
+def test_an_invalid_port_is_refused_with_its_variable(text: str) -> None:
+    with pytest.raises(Failure, match="GATEWAY_PORT must be a number, 1 to 65535"):
         ports_from({"GATEWAY_PORT": text})
 
 
@@ -48,21 +48,21 @@ def test_a_port_given_twice_is_refused() -> None:
         ports_from({"GATEWAY_PORT": "7001"})
 
 
-def test_a_taken_port_is_told_with_its_holder_and_its_variable() -> None:
+def test_a_used_port_is_reported_with_process_and_variable() -> None:
     ports = free_ports()
-    told = rf"taken \(by pid {os.getpid()}, .*set GATEWAY_PORT, or PORT_OFFSET"
+    message = rf"in use by pid {os.getpid()}, .*set GATEWAY_PORT, or PORT_OFFSET"
     with (
         socket.create_server(("127.0.0.1", ports["gateway"])),
-        pytest.raises(Failure, match=told),
+        pytest.raises(Failure, match=message),
     ):
         check_free(ports, ["users", "gateway"])
 
 
-def test_a_port_that_only_a_connection_holds_is_told_as_that() -> None:
+def test_a_port_used_by_an_outgoing_connection_is_reported() -> None:
     ports = free_ports()
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", ports["gateway"]))
-        with pytest.raises(Failure, match="by a connection that goes out from it"):
+        with pytest.raises(Failure, match="in use by an outgoing connection"):
             check_free(ports, ["gateway"])
 
 
@@ -70,7 +70,7 @@ def test_two_suites_never_get_the_same_ports() -> None:
     assert not set(free_ports().values()) & set(free_ports().values())
 
 
-def test_servers_of_others_need_all_databases() -> None:
+def test_external_servers_need_all_databases() -> None:
     first, *others = (f"{name.upper()}_DB_URI" for name in DATABASES)
     with pytest.raises(Failure, match=f"set {', '.join(others)} too"):
         external_servers({first: "postgresql://..."})
@@ -83,13 +83,13 @@ def test_two_services_never_share_a_database() -> None:
         )
 
 
-def test_a_setting_that_what_runs_would_ignore_is_seen() -> None:
-    assert _variables({"PATH": "/bin"}) == _variables({"HOME": "/root"})
-    assert _variables({"CURRENCY": "USD"}) != _variables({})
-    assert _variables({"TOKEN_SECRET": "a"}) != _variables({"TOKEN_SECRET": "b"})
+def test_a_changed_setting_is_detected() -> None:
+    assert _digest({"PATH": "/bin"}) == _digest({"HOME": "/root"})
+    assert _digest({"CURRENCY": "USD"}) != _digest({})
+    assert _digest({"TOKEN_SECRET": "a"}) != _digest({"TOKEN_SECRET": "b"})
 
 
-def test_an_owner_without_its_uri_is_the_role_itself() -> None:
+def test_the_role_is_the_owner_if_no_owner_uri_is_set() -> None:
     external = external_servers({**DB_URIS, "USERS_DB_OWNER_URI": "postgresql://owner"})
     assert external["USERS_DB_OWNER_URI"] == "postgresql://owner"
     assert external["BILLING_DB_OWNER_URI"] == DB_URIS["BILLING_DB_URI"]
@@ -100,30 +100,27 @@ def test_broker_and_databases_are_independent() -> None:
     assert external_servers({"AMQP_URI": ""}) == {}
 
 
-def test_servers_of_others_may_be_named_in_files(tmp_path: Path, monkeypatch) -> None:
+def test_external_uris_can_come_from_files(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "uri").write_text("amqp://a:b@host/\n")
     monkeypatch.setenv("AMQP_URI_FILE", str(tmp_path / "uri"))
     suite = wanted_suite(tmp_path / "run")
     assert suite.external == {"AMQP_URI": "amqp://a:b@host/"}
-    told = suite._service("users").env
-    assert told["AMQP_URI"] == "amqp://a:b@host/"
-    assert (
-        "AMQP_URI_FILE"
-        not in told.keys() | suite.environ("users").keys() | suite.environ().keys()
-    )
+    variables = suite._service("users").env
+    assert variables["AMQP_URI"] == "amqp://a:b@host/"
+    for environ in (variables, suite.environ("users"), suite.environ()):
+        assert "AMQP_URI_FILE" not in environ
 
 
-def test_the_key_of_the_tokens_may_stand_in_a_file(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "key").write_text("a key of one's own")
+def test_the_signing_key_can_come_from_a_file(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "key").write_text("another signing key")
     suite = Suite(tmp_path / "run", free_ports())
-    for name, value in suite.private_env(
-        "gateway"
-    ).items():  # as after `. .run/env/gateway`
+    # As after `. .run/env/gateway`.
+    for name, value in suite.private_env("gateway").items():
         monkeypatch.setenv(name, value)
     before = suite._settings
     monkeypatch.setenv("TOKEN_SECRET_FILE", str(tmp_path / "key"))
-    assert suite.private_env("gateway")["TOKEN_SECRET"] == "a key of one's own"
-    assert suite._settings != before, "what runs would ignore it"
+    assert suite.private_env("gateway")["TOKEN_SECRET"] == "another signing key"
+    assert suite._settings != before, "a running suite would ignore it"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +136,7 @@ def test_the_key_of_the_tokens_may_stand_in_a_file(tmp_path: Path, monkeypatch) 
         ),
     ],
 )
-def test_a_file_that_is_no_secret_is_named(environ: dict[str, str], why: str) -> None:
+def test_an_unusable_secret_file_is_reported(environ: dict[str, str], why: str) -> None:
     with pytest.raises(Failure, match=why):
         with_secrets(environ)
 
@@ -171,7 +168,7 @@ def test_a_folder_too_deep_for_sockets_becomes_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["a shop", "Лавка", "shop #1", "it's", "50%", "$HOME", "a;b"]
 )
-def test_a_folder_whose_name_the_servers_do_not_take_becomes_a_link(
+def test_a_folder_with_an_unsupported_name_becomes_a_link(
     tmp_path: Path, name: str
 ) -> None:
     wanted = tmp_path / name / ".run"
@@ -183,12 +180,12 @@ def test_a_folder_whose_name_the_servers_do_not_take_becomes_a_link(
         state.remove(wanted)
 
 
-@pytest.mark.parametrize("suits", [True, False])
+@pytest.mark.parametrize("usable", [True, False])
 @pytest.mark.parametrize("umask", [0o077, 0o000])
-def test_the_servers_may_enter_the_folder_and_write_nothing_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, suits: bool
+def test_servers_can_enter_the_folder_but_not_write_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, usable: bool
 ) -> None:
-    monkeypatch.setattr(state, "_suits", lambda _: suits)
+    monkeypatch.setattr(state, "_is_usable", lambda _: usable)
     before = os.umask(umask)
     try:
         assert state.make(tmp_path / "run").stat().st_mode & 0o777 == 0o755
@@ -197,7 +194,7 @@ def test_the_servers_may_enter_the_folder_and_write_nothing_in_it(
         state.remove(tmp_path / "run")
 
 
-def test_the_link_of_a_copied_checkout_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_from_a_copied_checkout_is_not_followed(tmp_path: Path) -> None:
     first, second = tmp_path / ("a" * 90) / ".run", tmp_path / ("b" * 90) / ".run"
     try:
         real = state.make(first)

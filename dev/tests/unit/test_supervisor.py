@@ -1,4 +1,4 @@
-"""What supervisord keeps running, and that nothing outlives it; with toy programs."""
+"""supervisord restarts programs, and no program outlives it. The programs are toys."""
 
 import os
 import signal
@@ -12,7 +12,8 @@ from dev import state
 from dev.supervisor import Program, Supervisor, wait_for
 
 WORD = 'a word\'s "%(x)s" $HOME'
-ODD = "Лавка #1 ;new 'q' \"d\" 50% %(here)s $HOME `id`"  # a comment for supervisord, at ` #` and ` ;`
+# ` #` and ` ;` begin a comment in supervisord's configuration.
+ODD = "Лавка #1 ;new 'q' \"d\" 50% %(here)s $HOME `id`"
 PRINTS_FOLDER = 'pwd; echo "$1"; sleep 1000\n'
 
 
@@ -26,17 +27,25 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     odd.mkdir()
     (odd / "script").write_text(PRINTS_FOLDER)
     programs = [
-        Program("sleeper", ["sleep", "1000"], folder, another),
-        Program("odd", ["sh", str(odd / "script"), ODD], odd),
-        Program("dying", ["false"], folder),
         Program(
-            "speaker",
-            ["sh", "-c", 'echo "$WORD"; sleep 1000'],
-            folder,
+            name="sleeper",
+            command=["sleep", "1000"],
+            directory=folder,
+            user=another,
+        ),
+        Program(name="odd", command=["sh", str(odd / "script"), ODD], directory=odd),
+        Program(name="dying", command=["false"], directory=folder),
+        Program(
+            name="speaker",
+            command=["sh", "-c", 'echo "$WORD"; sleep 1000'],
+            directory=folder,
             env={"WORD": WORD},
         ),
         Program(
-            "deaf", ["sh", "-c", "trap '' TERM; sleep 1000"], folder, stop_wait_s=1
+            name="deaf",
+            command=["sh", "-c", "trap '' TERM; sleep 1000"],
+            directory=folder,
+            stop_wait_s=1,
         ),
     ]
     umask = os.umask(0o077)
@@ -49,14 +58,14 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     state.remove(wanted)
 
 
-def test_a_killed_program_is_started_again(supervisor: Supervisor) -> None:
+def test_a_killed_program_is_restarted(supervisor: Supervisor) -> None:
     supervisor.start("sleeper")
     assert wait_for(lambda: supervisor.starts("sleeper") == 1, 5)
     os.kill(supervisor.processes()["sleeper"], signal.SIGKILL)
     assert wait_for(lambda: supervisor.starts("sleeper") == 2, 10)
 
 
-def test_a_program_runs_in_any_folder_with_any_words(
+def test_a_program_runs_in_any_folder_with_any_arguments(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:
     supervisor.start("odd")
@@ -65,8 +74,8 @@ def test_a_program_runs_in_any_folder_with_any_words(
     )
 
 
-def test_variables_reach_a_program_and_nobody_else(supervisor: Supervisor) -> None:
-    """A password in a command line would be seen by every user of the machine."""
+def test_only_the_program_can_read_its_variables(supervisor: Supervisor) -> None:
+    """Every user of the machine can see a password in a command line."""
     supervisor.start("speaker")
     assert wait_for(lambda: supervisor.log("speaker").read_text() == f"{WORD}\n", 5)
     pid = supervisor.processes()["speaker"]
@@ -76,15 +85,15 @@ def test_variables_reach_a_program_and_nobody_else(supervisor: Supervisor) -> No
     assert WORD not in (supervisor.state / "supervisord.conf").read_text()
 
 
-def test_a_program_that_dies_at_once_is_started_again_for_ever_but_not_hot(
+def test_a_failing_program_is_restarted_without_limit_but_slowly(
     supervisor: Supervisor,
 ) -> None:
     supervisor.start("dying")
-    time.sleep(6)  # supervisord's own default has given up by then
+    time.sleep(6)  # by default supervisord would have stopped its restarts
     assert 3 <= supervisor.starts("dying") <= 8
 
 
-def test_a_program_that_ignores_its_stop_signal_ends_all_the_same(
+def test_a_program_that_ignores_its_stop_signal_is_killed(
     supervisor: Supervisor,
 ) -> None:
     supervisor.start("deaf")
@@ -93,7 +102,7 @@ def test_a_program_that_ignores_its_stop_signal_ends_all_the_same(
     assert supervisor.orphans() == []
 
 
-def test_what_a_killed_supervisord_left_is_found_and_ended(
+def test_programs_of_a_killed_supervisord_are_stopped(
     supervisor: Supervisor,
 ) -> None:
     supervisor.start("sleeper")
@@ -107,14 +116,20 @@ def test_what_a_killed_supervisord_left_is_found_and_ended(
     assert supervisor.orphans() == []
 
 
-def test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is(
+def test_other_users_can_neither_write_files_nor_read_variables(
     tmp_path: Path,
 ) -> None:
     supervisor = Supervisor(state.make(tmp_path / "run"))
     umask = os.umask(0o000)
     try:
         supervisor.begin(
-            [Program("sleeper", ["sleep", "1000"], supervisor.state)],
+            [
+                Program(
+                    name="sleeper",
+                    command=["sleep", "1000"],
+                    directory=supervisor.state,
+                )
+            ],
             os.environ,
             tied=True,
         )
@@ -131,12 +146,12 @@ def test_others_may_write_nothing_and_read_no_variables_whatever_the_umask_is(
         state.remove(tmp_path / "run")
 
 
-def test_stopping_twice_says_that_nothing_ran(supervisor: Supervisor) -> None:
+def test_a_second_stop_reports_that_nothing_ran(supervisor: Supervisor) -> None:
     assert supervisor.stop()
     assert not supervisor.stop()
 
 
-def test_a_process_id_that_now_is_someone_elses_is_not_taken_for_ours(
+def test_a_reused_process_id_is_ignored(
     supervisor: Supervisor,
 ) -> None:
     supervisor.stop()

@@ -1,4 +1,4 @@
-"""Licences, the bill of materials, and pip-audit, which passes only where its source was reached."""
+"""Licences, the bill of materials, and pip-audit, which passes only if its source works."""
 
 import subprocess
 from pathlib import Path
@@ -21,10 +21,8 @@ from dev.supply.licences import (
 )
 
 SCRIPT = licences.ROOT / "dev" / "supply" / "pip_audit.sh"
-FOUND, NONE = (
-    "Found 2 known vulnerabilities in 1 package",
-    "No known vulnerabilities found",
-)
+FOUND = "Found 2 known vulnerabilities in 1 package"
+NONE = "No known vulnerabilities found"
 
 
 def test_the_page_has_the_licences_of_all_locked_packages() -> None:
@@ -47,21 +45,19 @@ def test_packages_for_windows_are_not_listed() -> None:
         ("vine", ["BSD"], "BSD-3-Clause"),
     ],
 )
-def test_a_licence_is_read_from_what_a_package_declares(
-    name, declared, licence
-) -> None:
+def test_a_licence_is_read_from_package_metadata(name, declared, licence) -> None:
     assert allowed(name, declared) == licence
 
 
 @pytest.mark.parametrize(
     "declared", [[], ["BSD"], ["GPL-3.0-only"], ["MPL-2.0"], ["MIT AND GPL-2.0"]]
 )
-def test_a_licence_that_is_unknown_or_copyleft_is_refused(declared: list[str]) -> None:
-    with pytest.raises(Failure, match="a has no licence"):
+def test_an_unknown_or_copyleft_licence_is_refused(declared: list[str]) -> None:
+    with pytest.raises(Failure, match="a has no allowed licence"):
         allowed("a", declared)
 
 
-def test_each_exception_is_for_a_package_that_is_locked() -> None:
+def test_each_exception_names_a_locked_package() -> None:
     python = {*locked(PRODUCT), *locked(DEVELOPMENT)}
     there = python | {name for folder in NPM for name, _ in npm_licences(folder)}
     named = {name for reasons in COPYLEFT.values() for name in reasons}
@@ -72,7 +68,7 @@ def component(name: str, **fields: Any) -> dict[str, Any]:
     return {"bom-ref": name, "name": name, "purl": f"pkg:pypi/{name}", **fields}
 
 
-def test_a_bill_has_hashes_licences_and_the_products_packages_alone(
+def test_a_bill_has_hashes_licences_and_product_packages_only(
     monkeypatch,
 ) -> None:
     monkeypatch.setattr(sbom, "locked", lambda _: ["marshmallow", "psycopg2-binary"])
@@ -105,7 +101,7 @@ def test_a_bill_has_hashes_licences_and_the_products_packages_alone(
     ]
 
 
-def test_an_environment_without_a_package_of_the_product_has_no_bill() -> None:
+def test_a_missing_package_is_reported() -> None:
     with pytest.raises(Failure, match="alembic, amqp"):
         sbom.merged({"components": []}, {"components": []})
 
@@ -119,12 +115,12 @@ def test_an_environment_without_a_package_of_the_product_has_no_bill() -> None:
             2,
             "no source of advisories was reached",
         ),
-        ((0, NONE), (0, NONE), 2, "its answer proves nothing"),
+        ((0, NONE), (0, NONE), 2, "its response proves nothing"),
         ((1, FOUND), (0, NONE), 0, NONE),
         ((1, FOUND), (1, FOUND), 1, FOUND),
     ],
 )
-def test_pip_audit_finds_nothing_only_where_its_source_knows_something(
+def test_pip_audit_passes_only_if_its_source_works(
     tmp_path: Path, probe: tuple[int, str], locks: tuple[int, str], code: int, said: str
 ) -> None:
     program = tmp_path / "pip-audit"
