@@ -36,9 +36,7 @@ from chassis.outcomes import (
 from chassis.rpc import RpcProxy, rpc
 from chassis.timers import timer
 
-DEPOSIT = Movement()
-WITHDRAWAL = Withdrawal()
-CANCELLATION = OrderWithdrawal()
+DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
 ACCOUNT_QUERY = AccountQuery()
 OPERATION = OperationOut()
 # None means undecided: it is unknown whether the user exists, because users is unavailable.

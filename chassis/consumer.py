@@ -17,6 +17,22 @@ LOOK_S = 0.2
 RECONNECT_S = 1
 
 
+class ConsumerProvider:
+    """A provider with a consumer on a channel of its own, whose prefetch changes.
+
+    While `prefetch` is 0 it has none. `QueueConsumer.apply_prefetch` puts a new value into effect.
+    """
+
+    prefetch: int
+
+    def consumer(self, channel: Any, accept: Any) -> Any:
+        """Return a new consumer. QueueConsumer calls it for each connection and after a pause.
+
+        `channel` belongs to the connection, `accept` lists the content types.
+        """
+        raise NotImplementedError
+
+
 class QueueConsumer(NamekoQueueConsumer):
     """Nameko's, with eight differences.
 
@@ -69,8 +85,10 @@ class QueueConsumer(NamekoQueueConsumer):
         )  # a pausing provider changes the dictionary meanwhile
 
     def _consumer_of(self, provider: Any, consumer_cls: Any, channel: Any) -> Any:
-        if own := getattr(provider, "consumer", None):
-            return own(channel, self.accept) if provider.prefetch else None
+        if isinstance(provider, ConsumerProvider):
+            if not provider.prefetch:
+                return None
+            return provider.consumer(channel, self.accept)
         handle = partial(self.handle_message, provider)
         declare_queue(provider.queue, channel)
         consumer = consumer_cls(

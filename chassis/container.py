@@ -10,13 +10,13 @@ import eventlet
 from nameko.constants import CALL_ID_STACK_CONTEXT_KEY
 from nameko.containers import ServiceContainer, get_service_name
 from nameko.exceptions import BadRequest, ConfigurationError
-from nameko.timer import Timer
 
 from chassis import health, metrics
 from chassis.broker import CONNECTION_ERRORS, broker_settings, connect
 from chassis.broker_user import check_broker_user
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_transient
+from chassis.lifecycle import Lifecycle
 from chassis.logs import bind_client, bind_request_id
 from chassis.publishers import TransientPublisher
 from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
@@ -58,20 +58,19 @@ class Container(ServiceContainer):
             read(self.config, "HEALTH_ADDRESS", ADDRESS)
             self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
             self._must_be_restricted = read(self.config, "AMQP_USER_RESTRICTED", SWITCH)
-            self._call_extensions("check")
+            self._with_lifecycle = [
+                each for each in self.extensions if isinstance(each, Lifecycle)
+            ]
+            for extension in self._with_lifecycle:
+                extension.check()
         except ConfigurationError as exc:
             sys.exit(f"config.yaml: {exc}")  # nameko would print it and exit with 0
         self._is_up = False
         self._is_stopping = False
 
-    def _call_extensions(self, name: str) -> None:
-        """Call the method of each extension that has one of this name."""
-        for extension in self.extensions:
-            if method := getattr(extension, name, None):
-                method()
-
     def start(self) -> None:
-        self._call_extensions("open")
+        for extension in self._with_lifecycle:
+            extension.open()
         health.serve(self.config["HEALTH_ADDRESS"])
         health.add_check(self.service_name, "started", self._started)
         health.add_check(self.service_name, "broker", self._ping_broker)
@@ -94,7 +93,8 @@ class Container(ServiceContainer):
         _stopping.add(self)
         try:
             with eventlet.Timeout(self._stop_timeout_s):
-                self._call_extensions("drain")
+                for extension in self._with_lifecycle:
+                    extension.drain()
                 super().stop()
         except eventlet.Timeout:
             log.error(
@@ -188,9 +188,7 @@ class Container(ServiceContainer):
             "ms": round(seconds * 1000, 1),
         }
         if outcome != "failed":
-            quiet = isinstance(worker_ctx.entrypoint, Timer) or getattr(
-                worker_ctx.entrypoint, "quiet", False
-            )
+            quiet = getattr(worker_ctx.entrypoint, "quiet", False)
             log.log(
                 logging.DEBUG if quiet else logging.INFO,
                 "entrypoint_handled",

@@ -17,6 +17,7 @@ from chassis import health, lookups
 from chassis.database_checks import ensure_time_limits, violations
 from chassis.database_limits import LimitedConnection, limit_waits
 from chassis.errors import Unavailable, first_line, prevents_writing, sqlstate
+from chassis.lifecycle import Lifecycle
 from chassis.settings import COUNT, DB_URI, SECONDS, read
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ CANNOT_WRITE = text("""
 OLDEST_S = "coalesce(extract(epoch FROM now() - min(created_at)), 0)"  # of the rows of a query; 0: of none
 
 
-class Database(NamekoDatabase):
+class Database(Lifecycle, NamekoDatabase):
     """`db = Database(Base)`; `with self.db.transaction() as connection:` or `self.db.autocommit()`.
 
     Each has a pool of its own: to switch a connection to and fro costs as much as a statement. Leave it

@@ -31,7 +31,7 @@ from nameko.exceptions import ContainerBeingKilled
 from chassis import health, metrics
 from chassis.bisection import BatchAttempt, Events, Failure
 from chassis.broker import OutgoingMessage, declare_queue
-from chassis.consumer import QueueConsumer
+from chassis.consumer import ConsumerProvider, QueueConsumer
 from chassis.errors import Unavailable, description, first_line
 from chassis.loops import LoopWatch
 from chassis.moves import headers_of, moves_exchange, properties_of
@@ -67,7 +67,7 @@ ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
 FailedEvents = Sequence[tuple[Any, Exception]]
 
 
-class EventHandler(NamekoEventHandler):
+class EventHandler(ConsumerProvider, NamekoEventHandler):
     """An entrypoint that calls its method with a list of at most MAX_BATCH events.
 
     The method returns None, or the events that it could not handle, with their errors. After an

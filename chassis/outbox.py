@@ -36,6 +36,7 @@ from chassis import metrics
 from chassis.broker import OutgoingMessage
 from chassis.db import OLDEST_S, Database, recordset
 from chassis.errors import first_line, is_transient
+from chassis.lifecycle import Lifecycle
 from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
 from chassis.loops import LoopWatch
 from chassis.publishers import ConfirmedPublisher
@@ -101,7 +102,7 @@ def outbox_table(metadata: MetaData) -> Table:
     )
 
 
-class Outbox(DependencyProvider):
+class Outbox(Lifecycle, DependencyProvider):
     """`outbox = Outbox()`: `self.outbox.stage(connection, [("order_paid", {...}), ...])`.
 
     The relay is a greenthread of the service. It takes unsent rows with FOR UPDATE SKIP LOCKED and

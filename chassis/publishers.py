@@ -30,6 +30,7 @@ from chassis.broker import (
     UnsendableError,
 )
 from chassis.errors import Unavailable
+from chassis.lifecycle import Lifecycle
 from chassis.pending_confirms import PendingConfirms
 from chassis.settings import SECONDS, read
 
@@ -182,7 +183,7 @@ class TransientPublisher(_Publisher):
             callback(message.properties.get("correlation_id"))
 
 
-class ConfirmedPublisher(_Publisher):
+class ConfirmedPublisher(Lifecycle, _Publisher):
     """Publishes persistent messages and waits until the broker confirms them."""
 
     def __init__(self) -> None:

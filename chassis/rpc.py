@@ -37,6 +37,7 @@ from chassis.errors import (
     first_line,
     to_fault,
 )
+from chassis.lifecycle import Lifecycle
 from chassis.logs import (
     CLIENT,
     REQUEST_ID,
@@ -207,7 +208,7 @@ class ReplyListener(NamekoReplyListener):
             event.send_exception(NotReceived(reason))
 
 
-class RpcProxy(DependencyProvider):
+class RpcProxy(Lifecycle, DependencyProvider):
     """Calls to one service: `billing = RpcProxy("billing", ["statement"], batched=["withdraw"])`.
 
     Only the methods that are named can be called. The permissions on the broker are made from them

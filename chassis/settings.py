@@ -13,6 +13,7 @@ from marshmallow import ValidationError, fields, validate
 from nameko.exceptions import ConfigurationError
 from nameko.extensions import DependencyProvider
 
+from chassis.lifecycle import Lifecycle
 from chassis.secret_files import read_secret
 
 SECONDS = fields.Float(validate=validate.Range(min=0, min_inclusive=False))
@@ -123,7 +124,7 @@ def _number(value: Any) -> Any:
     return float(value) if "." in value else int(value)
 
 
-class Setting(DependencyProvider):
+class Setting(Lifecycle, DependencyProvider):
     """Injects one setting, checked before the service starts: `currency = Setting("CURRENCY", TEXT)`."""
 
     def __init__(self, name: str, field: fields.Field[Any]) -> None:

@@ -14,6 +14,8 @@ from chassis.loops import MAX_BUSY_S, LoopWatch
 class Timer(NamekoTimer):
     """Runs its method every `interval` seconds, one run at a time."""
 
+    quiet = True  # chassis.container logs its runs at DEBUG
+
     def start(self) -> None:
         self._watch = LoopWatch(
             self.container.service_name,

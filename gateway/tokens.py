@@ -8,6 +8,7 @@ import jwt
 from marshmallow import ValidationError, fields, validate
 from nameko.extensions import DependencyProvider
 
+from chassis.lifecycle import Lifecycle
 from chassis.schemas import is_id
 from chassis.settings import read
 
@@ -34,7 +35,7 @@ def _check_secret(secret: str) -> None:
 SECRET = fields.String(validate=_check_secret, metadata={"hint": HOW_TO_MAKE})
 
 
-class Tokens(DependencyProvider):
+class Tokens(Lifecycle, DependencyProvider):
     """Issues and verifies tokens. Settings: TOKEN_SECRET, TOKEN_LIFETIME_S."""
 
     def check(self) -> None:

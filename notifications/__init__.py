@@ -1,7 +1,7 @@
-"""notifications: the letters our users got.
+"""notifications: the letters that users receive.
 
-Owns     recipients (what user_created tells), letters
+Owns     recipients (name, address and locale of each user), letters
 Answers  send, list
-Listens  users.user_created, orders.order_paid, orders.order_rejected (writes the letter)
-Asks     users, only when an order's end overtakes user_created
+Consumes users.user_created, orders.order_paid, orders.order_rejected (writes the letter)
+Calls    users, for a user whose user_created has not arrived yet
 """

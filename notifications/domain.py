@@ -1,4 +1,4 @@
-"""The rules of notifications: what a letter says, in its reader's language."""
+"""The rules of notifications, as pure functions: the texts of letters in several languages."""
 
 from copy import copy
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from string import Template
+from typing import Literal
 
 from babel import Locale
 from babel.numbers import format_currency
 from iso4217 import Currency
 
-HAPPINESS, GRIEF, MESSAGE = "happiness", "grief", "message"
-LETTERS = Path(__file__).parent / "letters"
-LOCALES = {folder.name for folder in LETTERS.iterdir()}
+TEMPLATES = Path(__file__).parent / "letters"
+LOCALES = {folder.name for folder in TEMPLATES.iterdir()}
 FALLBACK_LOCALE = "en"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipient:
-    """Who gets a letter."""
+    """A user who receives letters."""
 
     user_id: str
     username: str
@@ -28,43 +28,43 @@ class Recipient:
     locale: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How and when an order ended, for its letter: `reason` is None where it was paid."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledOrder:
+    """An order that was paid, or rejected with a reason."""
 
     order_id: str
     user_id: str
     price_minor: int
     reason: str | None
-    at: datetime
+    settled_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """What a letter says."""
+class LetterText:
+    """The kind and the text of a letter about an order."""
 
-    kind: str
+    kind: Literal["happiness", "grief"]
     subject: str
     body: str
 
 
-def letter(ending: Ending, recipient: Recipient, currency: str) -> Text:
-    """The letter of happiness or grief about an order."""
-    kind = GRIEF if ending.reason else HAPPINESS
+def letter_text(order: SettledOrder, recipient: Recipient, currency: str) -> LetterText:
+    """Return the letter of happiness about a paid order, or of grief about a rejected one."""
     locale = recipient.locale if recipient.locale in LOCALES else FALLBACK_LOCALE
-    subject, body = _template(locale, kind)
+    kind: Literal["happiness", "grief"] = "grief" if order.reason else "happiness"
+    subject, body = _templates(locale, kind)
     reasons = _reasons(locale)
-    words = {
+    values = {
         "username": recipient.username,
-        "order_id": ending.order_id,
-        "price": _price(ending.price_minor, currency, locale),
-        "reason": reasons.get(ending.reason or "", reasons["other"]),
+        "order_id": order.order_id,
+        "price": _price(order.price_minor, currency, locale),
+        "reason": reasons.get(order.reason or "", reasons["other"]),
     }
-    return Text(kind, subject.substitute(words), body.substitute(words))
+    return LetterText(kind, subject.substitute(values), body.substitute(values))
 
 
 def _price(minor: int, currency: str, locale: str) -> str:
-    """An amount as readers of this language write it, with as many digits as ISO 4217 has."""
+    """Format an amount as in the language of `locale`, with the digits that ISO 4217 defines."""
     digits = Currency(currency).exponent or 0
     format_ = copy(Locale.parse(locale).currency_formats["standard"])
     format_.frac_prec = (digits, digits)
@@ -73,25 +73,28 @@ def _price(minor: int, currency: str, locale: str) -> str:
         currency,
         format=format_,
         locale=locale,
-        currency_digits=False,  # Babel's own are those of CLDR, which differ
+        # Babel's digits are those of CLDR, which differ.
+        currency_digits=False,
     )
 
 
 @cache
-def _template(locale: str, name: str) -> tuple[Template, Template]:
-    """Subject (the first line) and body of a letter."""
-    subject, _, body = _read(locale, name).partition("\n")
+def _templates(locale: str, kind: str) -> tuple[Template, Template]:
+    """Read the subject (the first line) and the body of a letter."""
+    subject, _, body = _read(locale, kind).partition("\n")
     return Template(subject), Template(body.strip())
 
 
 @cache
 def _reasons(locale: str) -> dict[str, str]:
-    """The text of each known reason, and `other` for the rest. A letter never quotes an event's."""
-    return dict(
-        line.split(": ", 1) for line in _read(locale, "reasons").splitlines()[1:]
-    )
+    """Read the text of each known reason, and of `other` for all others.
+
+    A letter never quotes the reason of an event.
+    """
+    lines = _read(locale, "reasons").splitlines()[1:]
+    return dict(line.split(": ", 1) for line in lines)
 
 
 def _read(locale: str, name: str) -> str:
-    """A file of `locale`, which is one of LOCALES."""
-    return (LETTERS / locale / f"{name}.txt").read_text(encoding="utf-8")
+    """Read a file of letters. `locale` must be one of LOCALES."""
+    return (TEMPLATES / locale / f"{name}.txt").read_text(encoding="utf-8")

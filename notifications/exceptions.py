@@ -1,5 +1,5 @@
-"""The errors notifications raises."""
+"""The exceptions of notifications."""
 
 
 class UnknownRecipient(Exception):
-    """An order has ended for a user whom users does not know."""
+    """users does not know the user of a settled order."""

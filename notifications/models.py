@@ -9,7 +9,7 @@ class Base(DeclarativeBase):
     """All tables of this service; nameko-sqlalchemy finds the database by this name."""
 
 
-# Who gets letters: what `user_created` told about a user.
+# The users who receive letters, with the fields of `user_created`.
 RECIPIENTS = Table(
     "recipients",
     Base.metadata,
@@ -19,7 +19,7 @@ RECIPIENTS = Table(
     Column("locale", Text, nullable=False),
 )
 
-# Letters as they were sent. An order gets one letter: `order_id` is unique.
+# Letters as they were sent. `order_id` is unique, so an order has one letter at most.
 LETTERS = Table(
     "letters",
     Base.metadata,

@@ -1,4 +1,4 @@
-"""What crosses the wire to and from notifications."""
+"""The arguments and outcomes of the RPC methods of notifications."""
 
 from typing import Any
 
@@ -6,27 +6,29 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from chassis.schemas import Id, PageRequest, Text, Utc, email_address
 
-# No line separator, no control character, and no encoded word (RFC 2047), which could hold either.
+# No line separators, no control characters, and no encoded words (RFC 2047), which could contain
+# either of them.
 SUBJECT = validate.Regexp(
     r"\A(?!.*=\?[^?]*\?[bBqQ]\?)[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z",
     error="Must be one line without control characters and encoded words.",
 )
 
 
-class ToWhom(Schema):
-    """A user or an address, not both."""
+class RecipientSelector(Schema):
+    """A user or an address, but not both."""
 
     user_id = Id()
-    email = Text(3, 254)  # stored ones may be older than today's rules
+    # Stored addresses may be older than the rules for new ones.
+    email = Text(3, 254)
 
     @validates_schema
-    def has_one_recipient(self, data: dict[str, Any], **kwargs: Any) -> None:
+    def selects_one(self, data: dict[str, Any], **kwargs: Any) -> None:
         if ("user_id" in data) == ("email" in data):
             raise ValidationError("Give either user_id or email.", "user_id")
 
 
-class NewMessage(ToWhom):
-    """A message to a user or an address; `id` makes it safe to send twice."""
+class NewMessage(RecipientSelector):
+    """A message to a user or to an address. A retry with the same `id` is safe."""
 
     id = Id()
     email = fields.String(validate=email_address)
@@ -34,12 +36,12 @@ class NewMessage(ToWhom):
     body = Text(1, 10_000, required=True)
 
 
-class LetterQuery(ToWhom, PageRequest):
-    """A page of somebody's letters; `after` is a letter's id."""
+class LetterQuery(RecipientSelector, PageRequest):
+    """A page of the letters to a user or to an address. `after` is the id of a letter."""
 
 
 class LetterOut(Schema):
-    """A letter: `kind` is happiness, grief or message; `state` says how far its delivery is."""
+    """A letter. Its kind is happiness, grief or message, and its state is `stored`."""
 
     id = fields.String()
     kind = fields.String()

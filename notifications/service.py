@@ -1,4 +1,4 @@
-"""notifications, top to bottom: what it needs, what it answers, what it listens to."""
+"""The service notifications: dependencies, RPC methods, events, then how letters are written."""
 
 import logging
 from collections.abc import Sequence
@@ -16,66 +16,73 @@ from chassis.retries import CALL_FAULTS
 from chassis.rpc import RpcProxy, rpc
 from chassis.settings import ISO_4217_CODE, Setting
 from notifications import domain, models, store
-from notifications.domain import Ending, Recipient
+from notifications.domain import Recipient, SettledOrder
 from notifications.exceptions import UnknownRecipient
 from notifications.schemas import LetterOut, LetterQuery, NewMessage
 
 log = logging.getLogger(__name__)
 
 LETTER = LetterOut()
-Events = list[dict[str, Any]]  # named here: inside the class `list` is a method
-ASK_USERS_S = 1.0  # events of other users wait behind a batch
-UNKNOWN_USER = (
-    "unknown-user"  # billing's reason for an order of somebody who is no user
-)
+# A name for list[dict[str, Any]]: in the class, the word `list` means the method.
+Events = list[dict[str, Any]]
+# Short, because a batch also contains events of users that are stored as recipients.
+USERS_TIMEOUT_S = 1.0
+UNKNOWN_USER = "unknown-user"
 
 
 class Service:
-    """Writes letters, stores them, lists them."""
+    """Writes letters about orders, stores messages, and lists both."""
 
     name = "notifications"
 
     db = Database(models.Base)
-    users = RpcProxy("users", ["get_many"], limit_s=ASK_USERS_S)
+    users = RpcProxy("users", ["get_many"], limit_s=USERS_TIMEOUT_S)
     currency = Setting("CURRENCY", ISO_4217_CODE)
 
     @rpc
     @validated(NewMessage())
     def send(self, **message: Any) -> Outcome:
-        """Send a `NewMessage`; the same `id` again sends nothing. The letter as stored, or
-        {"status": "invalid", "errors": ...} or {"status": "unknown-user"}."""
+        """Send a message: `user_id` or `email`, `subject`, `body`, `id` (optional).
+
+        Returns the letter as stored. A retry with the same `id` returns the first letter. Otherwise
+        returns {"status": "unknown-user"} or {"status": "invalid", "errors": ...}.
+        """
         if user_id := message.get("user_id"):
-            recipients = self._kept({user_id}) or self._ask({user_id})
-            if not recipients:
-                return {"status": "unknown-user"}
-            message["email"] = recipients[user_id].email
+            found = self._load_recipients({user_id}) or self._fetch_recipients(
+                {user_id}
+            )
+            if not found:
+                return {"status": UNKNOWN_USER}
+            message["email"] = found[user_id].email
         letter = {
             "id": str(uuid_utils.uuid7()),
             "order_id": None,
             "user_id": None,
             **message,
+            "kind": "message",
         }
-        stored = self._store([{"kind": domain.MESSAGE, **letter}])
-        if not stored:
-            with self.db.autocommit() as connection:
-                stored = store.letters(connection, {"id": letter["id"]}, 1, None)
-        return LETTER.dump(stored[0])
+        if new := self._save_letters([letter]):
+            return LETTER.dump(new[0])
+        with self.db.autocommit() as connection:
+            return LETTER.dump(store.load_letter(connection, letter["id"]))
 
     @rpc
     @validated(LetterQuery())
-    def list(self, limit: int, after: str | None, **to: str) -> Outcome:
-        """What a `LetterQuery` asks for: {"items": [letter, ...] newest first, "next": the next `after`}.
+    def list(self, limit: int, after: str | None, **recipient: str) -> Outcome:
+        """List letters: `user_id` or `email`, `limit` (1 to 100), `after` (the `next` of a page).
 
-        A page ends after MAX_PAGE_BYTES of texts as JSON, so it may have fewer than `limit` letters."""
+        Returns {"items": [letter, ...], "next": ...}, newest first. A page has fewer than `limit`
+        letters if their texts exceed MAX_PAGE_BYTES as JSON.
+        """
         with self.db.autocommit() as connection:
-            rows = store.letters(connection, to, limit + 1, after)
-        fitting = sum(row["bytes"] <= store.MAX_PAGE_BYTES for row in rows)
-        return page(LETTER.dump(rows, many=True), min(limit, fitting), "id")
+            letters = store.load_page(connection, recipient, limit + 1, after)
+        fitting = [row for row in letters if row["bytes"] <= store.MAX_PAGE_BYTES]
+        return page(LETTER.dump(letters, many=True), min(limit, len(fitting)), "id")
 
     @event_handler("users", "user_created")
     def handle_user_created(self, events: Events) -> None:
-        """Store new recipients."""
-        self._keep([_recipient(event["user_id"], event) for event in events])
+        """Store new users as recipients."""
+        self._save_recipients([_recipient(event["user_id"], event) for event in events])
 
     @event_handler("orders", "order_paid")
     def handle_order_paid(self, events: Events) -> FailedEvents:
@@ -84,7 +91,7 @@ class Service:
 
     @event_handler("orders", "order_rejected")
     def handle_order_rejected(self, events: Events) -> FailedEvents:
-        """Write letters of grief."""
+        """Write letters of grief. An order of an unknown user gets no letter."""
         for event in events:
             if event["reason"] == UNKNOWN_USER:
                 log.warning(
@@ -95,77 +102,84 @@ class Service:
         )
 
     def _write_letters(self, events: Events) -> FailedEvents:
-        """Write one letter an order, however often its event comes; the events without a recipient.
+        """Write one letter for each order. Return the events that have no recipient, with reasons.
 
-        Users is asked for recipients that are not known yet. While users is unavailable, only
-        their events wait.
+        First the letters to stored recipients are written. Then other recipients are fetched from
+        users. If users is unavailable, only the events of these recipients are retried.
         """
-        endings = [_ending(event) for event in events]
-        user_ids = {ending.user_id for ending in endings}
-        recipients = self._kept(user_ids)
-        self._write_to(recipients, endings)
+        orders = [_settled_order(event) for event in events]
+        user_ids = {order.user_id for order in orders}
+        recipients = self._load_recipients(user_ids)
+        self._write_letters_to(recipients, orders)
         reason: Exception = UnknownRecipient()
         if missing := user_ids - recipients.keys():
             try:
-                found = self._ask(missing)
-                self._write_to(found, endings)
-                recipients |= found
+                fetched = self._fetch_recipients(missing)
+                self._write_letters_to(fetched, orders)
+                recipients |= fetched
             except CALL_FAULTS as fault:
                 reason = fault
         return [
             (event, reason) for event in events if event["user_id"] not in recipients
         ]
 
-    def _write_to(
-        self, recipients: dict[str, Recipient], endings: Sequence[Ending]
-    ) -> None:
-        if ours := [ending for ending in endings if ending.user_id in recipients]:
-            self._store(
-                [self._letter(ending, recipients[ending.user_id]) for ending in ours]
-            )
+    def _load_recipients(self, user_ids: set[str]) -> dict[str, Recipient]:
+        with self.db.autocommit() as connection:
+            return store.load_recipients(connection, user_ids)
 
-    def _letter(self, ending: Ending, to: Recipient) -> dict[str, Any]:
-        # Letters are listed by their ids: in the order in which orders end, to the millisecond.
-        id_ = uuid_utils.uuid7(nanoseconds=int(ending.at.timestamp() * 1e9))
+    def _fetch_recipients(self, user_ids: set[str]) -> dict[str, Recipient]:
+        """Fetch users whose `user_created` has not arrived yet, and store them as recipients."""
+        users = self.users.get_many(user_ids=sorted(user_ids))
+        recipients = [_recipient(user["id"], user) for user in users if user]
+        self._save_recipients(recipients)
+        return {recipient.user_id: recipient for recipient in recipients}
+
+    def _save_recipients(self, recipients: Sequence[Recipient]) -> None:
+        with self.db.autocommit() as connection:
+            store.insert_recipients(connection, recipients)
+
+    def _write_letters_to(
+        self, recipients: dict[str, Recipient], orders: Sequence[SettledOrder]
+    ) -> None:
+        letters = [
+            self._letter(order, recipients[order.user_id])
+            for order in orders
+            if order.user_id in recipients
+        ]
+        if letters:
+            self._save_letters(letters)
+
+    def _letter(self, order: SettledOrder, recipient: Recipient) -> dict[str, Any]:
+        # Letters are listed by id, so the id has the time at which the order was settled.
+        nanoseconds = int(order.settled_at.timestamp() * 1e9)
         return {
-            "id": str(id_),
-            "order_id": ending.order_id,
-            "user_id": to.user_id,
-            "email": to.email,
-            **asdict(domain.letter(ending, to, self.currency)),
+            "id": str(uuid_utils.uuid7(nanoseconds=nanoseconds)),
+            "order_id": order.order_id,
+            "user_id": recipient.user_id,
+            "email": recipient.email,
+            **asdict(domain.letter_text(order, recipient, self.currency)),
         }
 
-    def _store(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
-        """Store letters. Returns those that are new: an order has one letter."""
+    def _save_letters(self, letters: Sequence[dict[str, Any]]) -> Sequence[RowMapping]:
+        """Insert letters. Return those that are new: an order has one letter."""
         with self.db.autocommit() as connection:
             return store.insert_letters(connection, letters)
 
-    def _kept(self, user_ids: set[str]) -> dict[str, Recipient]:
-        with self.db.autocommit() as connection:
-            return store.recipients(connection, user_ids)
 
-    def _ask(self, user_ids: set[str]) -> dict[str, Recipient]:
-        """Who these users are, whose `user_created` is on its way: users knows."""
-        told = self.users.get_many(user_ids=sorted(user_ids))
-        recipients = [_recipient(user["id"], user) for user in told if user]
-        self._keep(recipients)
-        return {recipient.user_id: recipient for recipient in recipients}
-
-    def _keep(self, recipients: Sequence[Recipient]) -> None:
-        if recipients:
-            with self.db.autocommit() as connection:
-                store.keep_recipients(connection, recipients)
+def _recipient(user_id: str, fields: dict[str, Any]) -> Recipient:
+    return Recipient(
+        user_id=user_id,
+        username=fields["username"],
+        email=fields["email"],
+        locale=fields["locale"],
+    )
 
 
-def _recipient(user_id: str, facts: dict[str, Any]) -> Recipient:
-    return Recipient(user_id, facts["username"], facts["email"], facts["locale"])
-
-
-def _ending(event: dict[str, Any]) -> Ending:
-    return Ending(
+def _settled_order(event: dict[str, Any]) -> SettledOrder:
+    return SettledOrder(
         order_id=event["order_id"],
         user_id=event["user_id"],
         price_minor=event["price_minor"],
         reason=event.get("reason"),
-        at=datetime.fromisoformat(event["occurred_at"]),
+        settled_at=datetime.fromisoformat(event["occurred_at"]),
     )

@@ -1,75 +1,126 @@
-"""SQL of notifications: a list in, a list out, one statement a step."""
+"""The SQL of notifications: one statement for each function.
+
+A statement reads or writes any number of rows. New rows are one parameter, a JSON array.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Text, func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, RowMapping, text
 
 from chassis.db import recordset
 from notifications.domain import Recipient
-from notifications.models import LETTERS, RECIPIENTS
 
-MAX_PAGE_BYTES = 64 * 1024  # of texts as JSON: many clients may read such a page slowly
-# Their state is `stored`: nothing delivers them yet.
-INSERT_LETTERS = text(
-    "INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)"
-    " SELECT *, 'stored' FROM json_to_recordset(:rows) AS new (id uuid, kind text, order_id uuid,"
-    " user_id uuid, email text, subject text, body text) ON CONFLICT DO NOTHING RETURNING *"
-)
-RECIPIENTS_OF = text(
-    "SELECT user_id, username, email, locale FROM recipients WHERE user_id = ANY(CAST(:ids AS uuid[]))"
-)
+# The size of the texts in a page, as JSON. Many clients may receive such a page slowly.
+MAX_PAGE_BYTES = 64 * 1024
 
-
-def keep_recipients(connection: Connection, recipients: Sequence[Recipient]) -> None:
-    """Store new recipients."""
-    connection.execute(
-        insert(RECIPIENTS).on_conflict_do_nothing(),
-        sorted(
-            map(asdict, recipients), key=itemgetter("user_id")
-        ),  # two copies wait in one order
+# Insert the recipients that are new.
+INSERT_RECIPIENTS = text("""
+    INSERT INTO recipients (user_id, username, email, locale)
+    SELECT user_id, username, email, locale
+    FROM json_to_recordset(:rows) AS new (
+        user_id uuid, username text, email text, locale text
     )
+    ON CONFLICT DO NOTHING
+""")
+
+# Read the recipients with these user ids.
+SELECT_RECIPIENTS = text("""
+    SELECT user_id, username, email, locale
+    FROM recipients
+    WHERE user_id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# Insert the letters that are new. No delivery follows, so their state stays `stored`.
+INSERT_LETTERS = text("""
+    INSERT INTO letters (id, kind, order_id, user_id, email, subject, body, state)
+    SELECT id, kind, order_id, user_id, email, subject, body, 'stored'
+    FROM json_to_recordset(:rows) AS new (
+        id uuid, kind text, order_id uuid, user_id uuid, email text, subject text, body text
+    )
+    ON CONFLICT DO NOTHING
+    RETURNING *
+""")
+
+# Read the letter with this id.
+SELECT_LETTER = text("""
+    SELECT *
+    FROM letters
+    WHERE id = CAST(:id AS uuid)
+""")
+
+# Read a page of letters to a user or to an address, newest first. `bytes` is the size of the texts
+# up to and with this letter. The page ends with the first letter that exceeds the limit. A single
+# letter counts as a page at most. A control character takes six bytes in JSON.
+SELECT_PAGE = text("""
+    SELECT *
+    FROM (
+        SELECT *, sum(size) OVER (ORDER BY id DESC) AS bytes
+        FROM (
+            SELECT *, least(octet_length(to_json(subject || body)::text), :max_bytes) AS size
+            FROM letters
+            WHERE (CAST(:user_id AS uuid) IS NULL OR user_id = CAST(:user_id AS uuid))
+                AND (CAST(:email AS text) IS NULL OR email = :email)
+                AND (CAST(:after AS uuid) IS NULL OR id < CAST(:after AS uuid))
+            ORDER BY id DESC
+            LIMIT :limit
+        ) AS newest
+    ) AS sized
+    WHERE bytes - size <= :max_bytes
+    ORDER BY id DESC
+""")
 
 
-def recipients(connection: Connection, user_ids: Iterable[str]) -> dict[str, Recipient]:
-    """Who these users are, as far as we were told."""
-    return {
-        row.user_id: Recipient(*row)
-        for row in connection.execute(RECIPIENTS_OF, {"ids": list(user_ids)})
-    }
+def insert_recipients(connection: Connection, recipients: Sequence[Recipient]) -> None:
+    """Insert the recipients that are new.
+
+    The rows are in the order of their ids. So two calls with the same users cannot deadlock.
+    """
+    rows = recordset(sorted(recipients, key=attrgetter("user_id")))
+    connection.execute(INSERT_RECIPIENTS, {"rows": rows})
+
+
+def load_recipients(
+    connection: Connection, user_ids: Iterable[str]
+) -> dict[str, Recipient]:
+    """Load the stored recipients with these user ids, by user id."""
+    rows = connection.execute(SELECT_RECIPIENTS, {"ids": list(user_ids)}).mappings()
+    return {row["user_id"]: Recipient(**row) for row in rows}
 
 
 def insert_letters(
-    connection: Connection, letters: Sequence[dict[str, Any]]
-) -> list[RowMapping]:
-    """Store letters, but those whose order has one already; those stored. In the order of their orders, so
-    two batches with the same ones can't wait for each other in turn."""
-    rows = recordset(sorted(letters, key=lambda letter: letter["order_id"] or ""))
-    return list(connection.execute(INSERT_LETTERS, {"rows": rows}).mappings())
+    connection: Connection, letters: Sequence[Mapping[str, Any]]
+) -> Sequence[RowMapping]:
+    """Insert letters and return the new ones. An order that has a letter gets no other one.
 
-
-def letters(
-    connection: Connection, of: Mapping[str, str], limit: int, after: str | None
-) -> list[RowMapping]:
-    """The last `limit` letters before `after` that have these values (a user's id, say), newest first.
-
-    Each has `bytes`, the size as JSON of all texts read up to and with its own. The first letter with which
-    that is more than MAX_PAGE_BYTES is the last one read. A letter counts as a page at most.
+    The rows are in the order of their order ids. So two calls with the same orders cannot deadlock.
     """
-    query = select(LETTERS).where(
-        *[LETTERS.c[name] == value for name, value in of.items()]
+    rows = recordset(sorted(letters, key=lambda letter: letter["order_id"] or ""))
+    return connection.execute(INSERT_LETTERS, {"rows": rows}).mappings().all()
+
+
+def load_letter(connection: Connection, id_: str) -> RowMapping:
+    """Load the letter with this id."""
+    return connection.execute(SELECT_LETTER, {"id": id_}).mappings().one()
+
+
+def load_page(
+    connection: Connection,
+    recipient: Mapping[str, str],
+    limit: int,
+    after: str | None,
+) -> Sequence[RowMapping]:
+    """Load up to `limit` letters, newest first, that are older than the letter `after`.
+
+    `recipient` is {"user_id": ...} or {"email": ...}. Each letter has `bytes`, the size of the
+    texts up to and with its own. The first letter above MAX_PAGE_BYTES is the last one loaded.
+    """
+    parameters = {"user_id": None, "email": None, "limit": limit, "after": after}
+    return (
+        connection.execute(
+            SELECT_PAGE, {**parameters, **recipient, "max_bytes": MAX_PAGE_BYTES}
+        )
+        .mappings()
+        .all()
     )
-    if after:
-        query = query.where(LETTERS.c.id < after)
-    newest = query.order_by(LETTERS.c.id.desc()).limit(limit).subquery()
-    escaped = func.to_json(
-        newest.c.subject + newest.c.body
-    )  # a control character takes six bytes
-    size = func.least(func.octet_length(escaped.cast(Text)), MAX_PAGE_BYTES)
-    total = func.sum(size).over(order_by=newest.c.id.desc())
-    sized = select(newest, size.label("size"), total.label("bytes")).subquery()
-    fitting = select(sized).where(sized.c.bytes - sized.c.size <= MAX_PAGE_BYTES)
-    return list(connection.execute(fitting.order_by(sized.c.id.desc())).mappings())

@@ -30,8 +30,7 @@ from orders.store import Order
 
 log = logging.getLogger(__name__)
 
-NEW_ORDER = NewOrder()
-ORDER = OrderOut()
+NEW_ORDER, ORDER = NewOrder(), OrderOut()
 SWEEP_INTERVAL_S = 1
 MAX_SWEPT = 200  # orders
 # The orders of a sweeper that crashed are due again after this.

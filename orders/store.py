@@ -147,8 +147,9 @@ def _by_key(orders: Iterable[Order]) -> dict[Key, Order]:
 
 def load_by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, Order]:
     """Load the orders with these ids, by id."""
-    orders = connection.execute(SELECT_BY_IDS, {"ids": ids})
-    return {order.id: order for order in orders}
+    return {
+        order.id: order for order in connection.execute(SELECT_BY_IDS, {"ids": ids})
+    }
 
 
 def settle(

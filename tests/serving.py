@@ -10,7 +10,7 @@ from chassis.container import Container
 from chassis.rpc import rpc
 
 
-class Twin:
+class FakeService:
     """A fake of the service `name`. It records the calls of `methods`, and replies from `answers`.
 
     `answers["get"] = lambda user_id: {...}` sets the reply of a method. Without one the call fails.
@@ -20,7 +20,7 @@ class Twin:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Callable[..., Any]] = {}
         entrypoints = {method: self._entrypoint(method) for method in methods}
-        self.service = type(f"{name.title()}Twin", (), {"name": name, **entrypoints})
+        self.service = type(f"Fake{name.title()}", (), {"name": name, **entrypoints})
 
     def _entrypoint(self, method: str) -> Any:
         def answer(service: Any, **kwargs: Any) -> Any:
@@ -30,7 +30,7 @@ class Twin:
         answer.__name__ = method
         return rpc(answer)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Remove calls and answers, for the next test."""
         self.calls.clear()
         self.answers.clear()

@@ -1,7 +1,7 @@
-"""users: who our users are.
+"""users: sign-up, login and profiles.
 
 Owns     users (name, address, locale, password hash)
 Answers  create, get, get_many, authenticate
 Emits    user_created
-Asks     nobody
+Calls    no other service
 """

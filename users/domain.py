@@ -1,46 +1,47 @@
-"""The rules of users: when two names or addresses are the same, and a user's language."""
+"""The rules of users, as pure functions: unique forms of names and addresses, and locales."""
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
-from unicodedata import normalize
 
 from email_validator import validate_email
 
 LOCALES = ("en", "ru")  # the languages of letters; the first is the fallback
 
 
-def fold(text: str) -> str:
-    """The unique form of a text: the same for texts that differ in case or normalization alone.
+def normalize(text: str) -> str:
+    """Return the unique form of a text. Its case and its Unicode normalization do not matter.
 
-    It is the canonical caseless match of Unicode (definition D145): `STRASSE` and `straße` are one.
+    Two texts are equal by Unicode's canonical caseless match (definition D145): so are `STRASSE`
+    and `straße`.
     """
-    return normalize("NFC", normalize("NFD", text).casefold())
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
-def address_forms(written: str) -> dict[str, str]:
-    """The normalized form of a valid address, for letters, and the form in which it is unique.
+def address_forms(email: str) -> dict[str, str]:
+    """Return the forms of a valid email address: `email` for letters, `email_key` for uniqueness.
 
-    The unique form has the domain in ASCII. All keys of earlier versions have this form, too: they
-    accepted only such domains.
+    The key has the domain in ASCII. The keys of earlier versions do too, because these accepted
+    only ASCII domains.
     """
-    address = validate_email(written, check_deliverability=False)
+    address = validate_email(email, check_deliverability=False)
     return {
         "email": address.normalized,
-        "email_key": f"{fold(address.local_part)}@{address.ascii_domain}",
+        "email_key": f"{normalize(address.local_part)}@{address.ascii_domain}",
     }
 
 
-def locale(tag: str) -> str:
-    """The one of LOCALES for a tag as browsers (`ru-RU`) or POSIX (`ru_RU.UTF-8`) write it."""
+def locale_of(tag: str) -> str:
+    """Return the one of LOCALES for a language tag such as `ru-RU` or `ru_RU.UTF-8`."""
     [language, *_] = re.split("[-_.@]", tag.lower())
     return language if language in LOCALES else LOCALES[0]
 
 
-def taken(
-    wanted: Mapping[str, Any], holders: list[Mapping[str, Any]]
+def conflicts(
+    wanted: Mapping[str, Any], users: Sequence[Mapping[Any, Any]]
 ) -> dict[str, list[str]]:
-    """The fields of `wanted` that one of `holders` has already, with a message each."""
+    """Return the fields of `wanted` that one of the users has, with an error message for each."""
     messages = {
         "username": "This username is taken.",
         "email": "This address is in use.",
@@ -48,5 +49,5 @@ def taken(
     return {
         name: [message]
         for name, message in messages.items()
-        if any(holder[f"{name}_key"] == wanted[f"{name}_key"] for holder in holders)
+        if any(user[f"{name}_key"] == wanted[f"{name}_key"] for user in users)
     }

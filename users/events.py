@@ -1,4 +1,4 @@
-"""The events of users."""
+"""The events that users emits."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from users.schemas import PublicUser
 
 def user_created(user: Any) -> Event:
     """Build `user_created` from a mapping or a row with the fields of PublicUser."""
-    public = PublicUser().dump(user)
-    return "user_created", {"user_id": public.pop("id"), **public}
+    fields = PublicUser().dump(user)
+    return "user_created", {"user_id": fields.pop("id"), **fields}

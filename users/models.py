@@ -11,8 +11,8 @@ class Base(DeclarativeBase):
     """All tables of this service; nameko-sqlalchemy finds the database by this name."""
 
 
-# `*_key` are the unique forms (domain.py). A username is stored as written, an address normalized.
-# Rows of earlier versions have the address as written.
+# `username_key` and `email_key` are unique forms (domain.py). `username` is stored as the client
+# wrote it, and `email` in normalized form. Rows of earlier versions have `email` as written.
 USERS = Table(
     "users",
     Base.metadata,

@@ -1,6 +1,7 @@
-"""Password hashing: Argon2id, 19 MiB, two passes, one lane (OWASP Password Storage Cheat Sheet).
+"""Password hashing with Argon2id: 19 MiB, two passes, one lane.
 
-A caller must hold a slot to hash or verify a password. There are two slots.
+These parameters are those of the OWASP Password Storage Cheat Sheet.
+Hashing takes a core for 50 ms, so a caller needs one of two slots. Callers share them fairly.
 """
 
 import logging
@@ -13,46 +14,51 @@ from sqlalchemy import RowMapping
 
 from chassis.logs import current_client
 from chassis.patches import return_large_blocks
-from users.domain import fold
+from users.domain import normalize
 from users.fair_queue import FairQueue
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2  # each takes 19 MiB and a core for 0.05 s
-MAX_WAITING = 100  # 2.5 s of hashing, half of a caller's timeout
+MAX_CONCURRENT = 2
+# Hashing for all of them takes 2.5 s, half of a caller's timeout.
+MAX_WAITING = 100
 
-tpool.set_num_threads(AT_ONCE)
-return_large_blocks()  # else each thread keeps its last 19 MiB
+tpool.set_num_threads(MAX_CONCURRENT)
+# Otherwise each thread keeps the 19 MiB of its last hash.
+return_large_blocks()
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-_queue = FairQueue(AT_ONCE, MAX_WAITING)
-_NOBODYS = _hasher.hash("nobody has this password")
+_queue = FairQueue(MAX_CONCURRENT, MAX_WAITING)
+# Verified for an unknown user, so that it takes as long as for a known one.
+_DUMMY_HASH = _hasher.hash("a password that no user has")
 
 
-def slot(username: str) -> AbstractContextManager[None]:
-    """Wait for a slot and hold it. Raises Unavailable if its place is given to another caller.
+def hashing_slot(username: str) -> AbstractContextManager[None]:
+    """Return a context that holds a slot. Clients and usernames share the slots fairly.
 
-    Clients and usernames share the turns. Take it before anything else: a refusal is cheap then.
+    Entering it waits for the slot, and raises Unavailable if the queue is full. Enter it before
+    any other work, so that a refusal is cheap.
     """
-    return _queue.slot(current_client(), fold(username))
+    return _queue.slot(current_client(), normalize(username))
 
 
 def hash_password(password: str) -> str:
-    """The hash, with its salt and parameters."""
-    return str(
-        tpool.execute(_hasher.hash, password)
-    )  # in a thread: the event loop goes on
+    """Hash a password in a thread, so that the event loop is not blocked.
+
+    The hash contains its salt and parameters.
+    """
+    return str(tpool.execute(_hasher.hash, password))
 
 
 def verify_password(user: RowMapping | None, password: str) -> bool:
-    """Whether `password` is that of `user`; as slow for a user who does not exist (None)."""
+    """Return whether `password` is that of `user`. It takes as long if `user` is None."""
+    password_hash = user["password_hash"] if user else _DUMMY_HASH
     try:
-        tpool.execute(
-            _hasher.verify, user["password_hash"] if user else _NOBODYS, password
-        )
+        tpool.execute(_hasher.verify, password_hash, password)
     except VerifyMismatchError:
         return False
-    except (VerificationError, ValueError):  # the hash is damaged, or of another kind
+    except (VerificationError, ValueError):
+        # The hash is damaged, or of another algorithm.
         log.error("password_hash_unreadable", extra={"user_id": user and user["id"]})
         return False
     return user is not None

@@ -1,4 +1,4 @@
-"""What crosses the wire to and from users."""
+"""The arguments and outcomes of the RPC methods of users."""
 
 from marshmallow import Schema, fields, validate
 
@@ -8,8 +8,8 @@ USERNAME = validate.Regexp(
     r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z",
     error="Only Latin letters, digits, dots, hyphens and underscores.",
 )
-# The tags of browsers (BCP 47) and of POSIX. A tag of another language is valid: its user gets
-# English letters. A text that is no tag is the client's error, which a fallback would hide.
+# Language tags of browsers (BCP 47) and of POSIX. A tag of a language without letters is valid: the
+# user gets English letters. Any other text is a mistake of the client, and is invalid.
 LOCALE = validate.Regexp(
     r"\A[A-Za-z]{1,8}([-_.@][A-Za-z0-9]+)*\Z", error="Not a tag such as en-US."
 )
@@ -26,14 +26,14 @@ class NewUser(Schema):
 
 
 class Credentials(Schema):
-    """A login. A value that no user can have is answered like a wrong one."""
+    """A login. A value that no user can have has the same outcome as a wrong one."""
 
     username = Text(1, 64, required=True)
     password = Text(1, 128, required=True)
 
 
 class PublicUser(Schema):
-    """A user as others see it, and what `user_created` carries (with `user_id` for `id`)."""
+    """The public fields of a user. `user_created` has the same, with `user_id` instead of `id`."""
 
     id = fields.String()
     username = fields.String()

@@ -1,8 +1,10 @@
-"""users, top to bottom: what it needs, what it answers."""
+"""The service users: dependencies, then RPC methods."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import uuid_utils
+from sqlalchemy import RowMapping
 
 from chassis.db import Database
 from chassis.outbox import Outbox
@@ -17,7 +19,7 @@ USER = PublicUser()
 
 
 class Service:
-    """Sign-up, profiles and login."""
+    """Sign-up, login and profiles."""
 
     name = "users"
 
@@ -26,33 +28,36 @@ class Service:
 
     @rpc(sensitive_arguments=("password",))
     @validated(NewUser())
-    def create(self, password: str, **wanted: Any) -> Outcome:
-        """Sign a user up: `username`, `email`, `password`, `locale` (as en-US), `id` (made if not given).
+    def create(self, password: str, **profile: Any) -> Outcome:
+        """Create a user: `username`, `email`, `password`, `locale` (en-US, say), `id` (optional).
 
-        {"status": "created", "user": {...}}, the same again for the same `id`; else
-        {"status": "taken" or "invalid", "errors": {field: [...]}}."""
-        with passwords.slot(wanted["username"]):
+        Returns {"status": "created", "user": {...}}, also for a retry with the same `id`. Otherwise
+        returns {"status": "taken" or "invalid", "errors": {field: [message, ...]}}.
+        """
+        with passwords.hashing_slot(profile["username"]):
             password_hash = passwords.hash_password(password)
         user = {
             "id": str(uuid_utils.uuid7()),
-            **wanted,
-            "username_key": domain.fold(wanted["username"]),
-            **domain.address_forms(wanted["email"]),
-            "locale": domain.locale(wanted["locale"]),
+            **profile,
+            "username_key": domain.normalize(profile["username"]),
+            **domain.address_forms(profile["email"]),
+            "locale": domain.locale_of(profile["locale"]),
             "password_hash": password_hash,
         }
         with self.db.transaction() as connection:
             if not store.insert_new(connection, user):
-                return _not_inserted(user, store.holders(connection, user))
+                return _conflict(user, store.load_conflicting(connection, user))
             self.outbox.stage(connection, [user_created(user)])
         return {"status": "created", "user": USER.dump(user)}
 
     @rpc
     def get_many(self, user_ids: list[str]) -> list[Outcome | None]:
-        """The users with these ids, in their order; None for an id that nobody has."""
+        """Return the users with these ids, in order. An unknown id has None."""
         check_list(user_ids, "user_ids")
         with self.db.autocommit() as connection:
-            found = store.by_ids(connection, [id_ for id_ in user_ids if is_id(id_)])
+            found = store.load_by_ids(
+                connection, [id_ for id_ in user_ids if is_id(id_)]
+            )
         return [
             USER.dump(found[id_]) if is_id(id_) and id_ in found else None
             for id_ in user_ids
@@ -60,30 +65,32 @@ class Service:
 
     @rpc
     def get(self, user_id: str) -> Outcome | None:
-        """The user with this id, or None."""
+        """Return the user with this id, or None."""
         return self.get_many([user_id])[0]
 
     @rpc(sensitive_arguments=("password",))
     def authenticate(self, username: str, password: str) -> Outcome | None:
-        """The user whose username and password these are, or None. Never tells which was wrong."""
+        """Return the user with this username and password, or None.
+
+        The outcome does not show which of the two was wrong.
+        """
         if Credentials().validate({"username": username, "password": password}):
             return None
-        with passwords.slot(username):
+        with passwords.hashing_slot(username):
             with self.db.autocommit() as connection:
-                user = store.by_username(connection, domain.fold(username))
-            return (
-                USER.dump(user) if passwords.verify_password(user, password) else None
-            )
+                user = store.load_by_username(connection, domain.normalize(username))
+            is_valid = passwords.verify_password(user, password)
+        return USER.dump(user) if is_valid else None
 
 
-def _not_inserted(row: dict[str, Any], holders: list[Any]) -> Outcome:
-    """A redelivered sign-up (same id, same names) is answered as the first; else what is taken."""
-    errors = domain.taken(row, holders)
-    [holder, *others] = holders
-    if (
-        holder["id"] == row["id"]
-        and not others
-        and set(errors) == {"username", "email"}
-    ):
-        return {"status": "created", "user": USER.dump(holder)}
+def _conflict(user: dict[str, Any], others: Sequence[RowMapping]) -> Outcome:
+    """Return the outcome of a sign-up whose id, username or address others have.
+
+    If the only other one is the same user, the sign-up was redelivered. Its outcome is the first
+    one's.
+    """
+    errors = domain.conflicts(user, others)
+    [other, *more] = others
+    if other["id"] == user["id"] and not more and set(errors) == {"username", "email"}:
+        return {"status": "created", "user": USER.dump(other)}
     return {"status": "taken", "errors": errors or {"id": ["This id is taken."]}}

@@ -1,42 +1,64 @@
-"""SQL of users."""
+"""The SQL of users: one statement for each function."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, RowMapping, text
 
-from users.models import USERS
+PUBLIC = "id, username, email, locale"
 
-PUBLIC = (USERS.c.id, USERS.c.username, USERS.c.email, USERS.c.locale)
-UNIQUE = (USERS.c.id, USERS.c.username_key, USERS.c.email_key)
+# Insert a user, unless the id, the username or the address is taken.
+INSERT_NEW = text("""
+    INSERT INTO users (id, username, username_key, email, email_key, locale, password_hash)
+    VALUES (:id, :username, :username_key, :email, :email_key, :locale, :password_hash)
+    ON CONFLICT DO NOTHING
+    RETURNING id
+""")
+
+# Read the users with this id, username or address.
+SELECT_CONFLICTING = text(f"""
+    SELECT {PUBLIC}, username_key, email_key
+    FROM users
+    WHERE id = CAST(:id AS uuid) OR username_key = :username_key OR email_key = :email_key
+""")
+
+# Read the users with these ids.
+SELECT_BY_IDS = text(f"""
+    SELECT {PUBLIC}
+    FROM users
+    WHERE id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# Read the user with this username, and the password hash.
+SELECT_BY_USERNAME = text(f"""
+    SELECT {PUBLIC}, password_hash
+    FROM users
+    WHERE username_key = :username_key
+""")
 
 
 def insert_new(connection: Connection, user: Mapping[str, Any]) -> bool:
-    """Store a user; False where its id, username or address is taken."""
-    statement = (
-        insert(USERS).values(**user).on_conflict_do_nothing().returning(USERS.c.id)
-    )
-    return connection.execute(statement).scalar() is not None
+    """Insert a user. Return False if the id, the username or the address is taken."""
+    return connection.execute(INSERT_NEW, dict(user)).scalar() is not None
 
 
-def holders(connection: Connection, user: Mapping[str, Any]) -> list[RowMapping]:
-    """Who has this id, username or address."""
-    statement = select(*PUBLIC, USERS.c.username_key, USERS.c.email_key).where(
-        or_(*[column == user[column.key] for column in UNIQUE])
-    )
-    return list(connection.execute(statement).mappings())
+def load_conflicting(
+    connection: Connection, user: Mapping[str, Any]
+) -> Sequence[RowMapping]:
+    """Load the users that have the id, the username or the address of `user`."""
+    return connection.execute(SELECT_CONFLICTING, dict(user)).mappings().all()
 
 
-def by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
-    """The users with these ids, by id."""
-    rows = connection.execute(select(*PUBLIC).where(USERS.c.id.in_(ids))).mappings()
+def load_by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Load the users with these ids, by id."""
+    rows = connection.execute(SELECT_BY_IDS, {"ids": ids}).mappings()
     return {row["id"]: row for row in rows}
 
 
-def by_username(connection: Connection, username_key: str) -> RowMapping | None:
-    """A user with the password hash."""
-    statement = select(*PUBLIC, USERS.c.password_hash).where(
-        USERS.c.username_key == username_key
+def load_by_username(connection: Connection, username_key: str) -> RowMapping | None:
+    """Load the user with this username in its unique form, with the password hash."""
+    return (
+        connection.execute(SELECT_BY_USERNAME, {"username_key": username_key})
+        .mappings()
+        .first()
     )
-    return connection.execute(statement).mappings().first()

@@ -55,6 +55,6 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("seq > 0"),
     )
-    # The ledger is append-only for the service: the database refuses to change or remove a row.
+    # The ledger is append-only: the service has no right to update or delete a row.
     grant("operations", "SELECT, INSERT")
     grant("accounts", "SELECT, INSERT, UPDATE (balance_minor, last_seq)")

@@ -1,8 +1,8 @@
-"""books: the currency of the amounts, and how many digits its minor unit has
+"""books: the currency of the amounts, and its digits after the point
 
-Before there was this table, all amounts had two digits, in every currency. Operations in a
-currency with other digits must be converted first (docs/operations.md). The conversion makes this
-table and its row. Until then no service of this version starts.
+Without this table, all amounts have two digits, in every currency. Operations in a currency with
+other digits must be converted first (docs/operations.md). The conversion creates this table and
+its row. Until then this migration fails, and no service of this version starts.
 """
 
 import sqlalchemy as sa
@@ -15,8 +15,12 @@ from chassis.settings import ISO_4217_CODE, ISO_4217_DIGITS, read
 revision = "0002"
 down_revision = "0001"
 
-# A dump that is older than the table was restored beside it. The conversion leaves a comment.
-OUTDATED = "DELETE FROM books WHERE exponent <> 2 AND obj_description('operations'::regclass) IS NULL"
+# The row is outdated if a dump without this table was restored beside it. After a conversion,
+# `operations` has a comment, and the row is right.
+OUTDATED = (
+    "DELETE FROM books"
+    " WHERE exponent <> 2 AND obj_description('operations'::regclass) IS NULL"
+)
 UNCONVERTED = """
     SELECT FROM operations WHERE NOT EXISTS (SELECT FROM books WHERE exponent <> 2) LIMIT 1
 """
@@ -30,14 +34,16 @@ def upgrade() -> None:
         sa.Column("exponent", sa.SmallInteger, nullable=False),
         sa.CheckConstraint("id = 1", name="one_row"),
         sa.CheckConstraint("exponent BETWEEN 0 AND 4", name="exponent_known"),
-        if_not_exists=True,  # the conversion made it, or a dump was restored that is older
+        # The conversion created it, or an older dump was restored beside it.
+        if_not_exists=True,
     )
     op.execute(OUTDATED)
     currency = read(context.config.attributes["config"], "CURRENCY", ISO_4217_CODE)
     digits = ISO_4217_DIGITS[currency]
     if digits != 2 and op.get_bind().execute(sa.text(UNCONVERTED)).first() is not None:
         raise ConfigurationError(
-            f"CURRENCY is {currency} with {digits} digits after the point, the books of billing are of an"
-            " earlier version, with 2: see Another currency in docs/operations.md"
+            f"CURRENCY is {currency} with {digits} digits after the point,"
+            " the books of billing are of an earlier version, with 2:"
+            " see Another currency in docs/operations.md"
         )
     grant("books", "SELECT, INSERT (currency, exponent)")

@@ -13,6 +13,7 @@ from marshmallow import fields, validate
 from nameko.web.server import WebServer as NamekoWebServer
 
 from chassis import health
+from chassis.lifecycle import Lifecycle
 from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 from gateway import dispatcher, problems, tokens
 from gateway.http.connection import IN_PROGRESS, ClientConnection
@@ -27,7 +28,7 @@ RESERVED_FILES = 24
 MIN_IDLE_S = 0.2
 
 
-class WebServer(NamekoWebServer):
+class WebServer(Lifecycle, NamekoWebServer):
     """Nameko's web server, with connections of this package instead of a WSGI server.
 
     Settings: WEB_SERVER_ADDRESS, WEB_SERVER_SHARED, WEB_SERVER_CONNECTIONS, WEB_SERVER_IDLE_S,

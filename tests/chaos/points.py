@@ -153,7 +153,7 @@ POINTS = (
         "notifications, after the letters",
         "notifications",
         "after",
-        "notifications.service:Service._store",
+        "notifications.service:Service._save_letters",
         f"The broker delivers the event again; {ONE_LETTER}.",
     ),
     Point(

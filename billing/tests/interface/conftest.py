@@ -1,4 +1,4 @@
-"""billing on a real broker and database, beside a twin of users."""
+"""billing on a real broker and database, beside a fake of users."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from billing.service import Service
-from tests.serving import Twin, serving
+from tests.serving import FakeService, serving
 
 
 @pytest.fixture(scope="module")
-def running(suite_config) -> Iterator[Twin]:
-    twin = Twin("users", "get_many")
+def running(suite_config) -> Iterator[FakeService]:
+    fake = FakeService("users", "get_many")
     patient = {**suite_config, "RPC_TIMEOUT_S": 60}  # longer than any test waits
-    with serving(patient, twin.service, Service):
-        yield twin
+    with serving(patient, fake.service, Service):
+        yield fake
 
 
 @pytest.fixture
-def users(running, clean) -> Twin:
-    """The twin of users: billing runs beside it; it knows nobody, and records who asks."""
-    running.forget()
+def users(running, clean) -> FakeService:
+    """The fake of users: billing runs beside it; it knows nobody, and records who asks."""
+    running.reset()
     running.answers["get_many"] = lambda user_ids: [None for _ in user_ids]
     return running
 

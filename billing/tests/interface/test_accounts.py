@@ -1,4 +1,4 @@
-"""Accounts and statements with a real broker and database; who is asked of users is a twin's."""
+"""Accounts and statements with a real broker and database; who is asked of users is a fake's."""
 
 import uuid
 
@@ -24,7 +24,7 @@ def knows(*known: str):
     return lambda user_ids: [{"id": id_} if id_ in known else None for id_ in user_ids]
 
 
-def test_user_created_opens_the_account_with_no_call_made(
+def test_user_created_opens_the_account_without_a_call(
     billing, users, dispatch, sql
 ) -> None:
     user_id = new_id()
@@ -41,7 +41,7 @@ def test_user_created_opens_the_account_with_no_call_made(
 
 
 @pytest.mark.parametrize("odd", [1, True, 1.5, "no uuid", [], {}])
-def test_a_user_created_with_an_odd_id_holds_up_no_account(
+def test_a_malformed_user_created_does_not_delay_other_accounts(
     billing, users, dispatch, sql, odd
 ) -> None:
     ids = [new_id() for _ in range(3)]
@@ -50,7 +50,7 @@ def test_a_user_created_with_an_odd_id_holds_up_no_account(
     eventually(lambda: set(stored_accounts(sql)) >= set(ids))
 
 
-def test_user_created_told_late_leaves_the_account_as_it_is(
+def test_a_late_user_created_does_not_change_the_account(
     billing, open_account, dispatch, sql
 ) -> None:
     user_id, newer = open_account(700), new_id()
@@ -60,7 +60,7 @@ def test_user_created_told_late_leaves_the_account_as_it_is(
     assert billing.account(user_id=user_id)["balance_minor"] == 700
 
 
-def test_a_deposit_that_overtakes_user_created_asks_users_and_opens_the_account(
+def test_a_deposit_before_user_created_opens_the_account(
     billing, users, balance
 ) -> None:
     user_id = new_id()
@@ -73,7 +73,7 @@ def test_a_deposit_that_overtakes_user_created_asks_users_and_opens_the_account(
     assert balance(user_id) == 500
 
 
-def test_an_account_asked_for_before_user_created_is_opened(
+def test_an_account_query_before_user_created_opens_the_account(
     billing, users, sql
 ) -> None:
     user_id, nobody = new_id(), new_id()
@@ -89,9 +89,7 @@ def test_an_account_asked_for_before_user_created_is_opened(
     assert stored_accounts(sql) == [user_id]
 
 
-def test_the_refusal_of_a_user_nobody_knows_is_stored_and_final(
-    billing, users, sql
-) -> None:
+def test_the_refusal_of_an_unknown_user_is_final(billing, users, sql) -> None:
     order = {"user_id": new_id(), "amount_minor": 100, "order_id": new_id()}
     refused = billing.withdraw(**order)
     assert (refused["status"], refused["reason"], refused["seq"]) == (
@@ -120,7 +118,7 @@ def users_away(request, users):
     recovered.send([])
 
 
-def test_while_users_is_away_only_its_unknown_users_wait(
+def test_while_users_is_unavailable_only_new_users_wait(
     billing, users_away, open_account, balance, sql
 ) -> None:
     user_id, stranger = open_account(1000), new_id()
@@ -142,7 +140,7 @@ def test_while_users_is_away_only_its_unknown_users_wait(
     )
 
 
-def test_what_waited_for_users_is_done_when_it_is_back(billing, users, balance) -> None:
+def test_a_deposit_succeeds_once_users_is_available(billing, users, balance) -> None:
     deposit = {"user_id": new_id(), "amount_minor": 100, "ref": "till"}
     del users.answers["get_many"]
     assert billing.deposit(**deposit) == {"status": "unavailable"}
@@ -151,7 +149,7 @@ def test_what_waited_for_users_is_done_when_it_is_back(billing, users, balance) 
     assert balance(deposit["user_id"]) == 100
 
 
-def test_an_account_opened_twice_is_one(billing, sql) -> None:
+def test_opening_an_account_is_idempotent(billing, sql) -> None:
     user_id = new_id()
     assert billing.open_account(user_id=user_id) == billing.open_account(
         user_id=user_id
@@ -160,7 +158,7 @@ def test_an_account_opened_twice_is_one(billing, sql) -> None:
 
 
 @pytest.mark.parametrize("method", ["account", "open_account", "statement"])
-def test_what_is_no_id_is_named(billing, sql, subtests, method) -> None:
+def test_an_invalid_id_is_named(billing, sql, subtests, method) -> None:
     for user_id in ("", "42", None, 42, new_id().upper(), new_id() + "0"):
         with subtests.test(user_id=user_id):
             outcome = getattr(billing, method)(user_id=user_id)
@@ -193,9 +191,7 @@ def test_a_statement_has_every_operation_once_newest_first(
         ]
 
 
-def test_paging_misses_and_doubles_nothing_while_operations_are_added(
-    billing, open_account
-) -> None:
+def test_pages_are_complete_while_operations_are_added(billing, open_account) -> None:
     user_id = open_account(100)
     billing.withdraw_many(
         items=[
@@ -230,16 +226,14 @@ WRONG_PAGES = {
 
 
 @pytest.mark.parametrize("field", WRONG_PAGES)
-def test_a_wrong_page_is_named(billing, subtests, field) -> None:
+def test_an_invalid_page_is_named(billing, subtests, field) -> None:
     for value in WRONG_PAGES[field]:
         with subtests.test(value=value):
             outcome = billing.statement(**{"user_id": new_id(), field: value})
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
 
 
-def test_reading_while_money_moves_never_shows_a_balance_that_was_not(
-    billing, open_account
-) -> None:
+def test_concurrent_reads_show_only_committed_balances(billing, open_account) -> None:
     user_id = open_account(100)
     moves = [
         billing.withdraw.call_async(user_id=user_id, amount_minor=30, key=f"k{n}")

@@ -44,7 +44,7 @@ def account(billing, open_account) -> str:
     return user_id
 
 
-def test_accounts_that_are_what_their_ledgers_come_to_are_balanced(
+def test_accounts_that_match_their_ledgers_are_balanced(
     billing, account, open_account
 ) -> None:
     open_account()
@@ -57,12 +57,12 @@ def test_accounts_that_are_what_their_ledgers_come_to_are_balanced(
     }
 
 
-def test_without_accounts_it_is_balanced(billing) -> None:
+def test_an_audit_without_accounts_is_balanced(billing) -> None:
     assert billing.audit() == BALANCED
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_told_by_its_account(
+def test_a_difference_is_listed_with_its_account(
     billing, account, open_account, sql, what
 ) -> None:
     open_account(500)
@@ -73,7 +73,7 @@ def test_what_is_wrong_is_told_by_its_account(
     assert line.startswith(f"{account}: ")
 
 
-def test_of_many_differences_the_first_hundred_are_told_and_all_are_counted(
+def test_an_audit_counts_all_differences_and_lists_a_hundred(
     billing, sql, monkeypatch
 ) -> None:
     monkeypatch.setattr(service, "AUDIT_BATCH_SIZE", 7)
@@ -97,7 +97,7 @@ def test_an_audit_while_money_moves_finds_no_difference(billing, open_account) -
     assert len([move.result() for move in moves]) == 100
 
 
-def test_an_audit_comes_by_the_clock(config, clean, sql) -> None:
+def test_an_audit_runs_periodically(config, clean, sql) -> None:
     sql(
         "billing",
         "INSERT INTO accounts SELECT gen_random_uuid(), 1 FROM generate_series(1, 3)",

@@ -18,7 +18,7 @@ def test_every_method_has_a_sample(config) -> None:
 
 
 @pytest.mark.parametrize("method", methods_with_samples("billing"))
-def test_answers_are_as_the_samples_say(billing, users, method) -> None:
+def test_outcomes_match_the_samples(billing, users, method) -> None:
     """The account holds 100.00; users does not answer who the other one is."""
     user_id = event_sample("users.user_created")["user_id"]
     billing.open_account(user_id=user_id)
@@ -30,9 +30,7 @@ def test_answers_are_as_the_samples_say(billing, users, method) -> None:
     )
 
 
-def test_user_created_as_its_sample_says_opens_the_account(
-    billing, dispatch, sql
-) -> None:
+def test_user_created_of_the_sample_opens_the_account(billing, dispatch, sql) -> None:
     event = event_sample("users.user_created")
     dispatch("users", "user_created", event)
     eventually(
@@ -43,7 +41,7 @@ def test_user_created_as_its_sample_says_opens_the_account(
     )
 
 
-def test_users_is_asked_and_understood_as_its_sample_says(billing, users) -> None:
+def test_calls_to_users_match_the_sample(billing, users) -> None:
     sample = rpc_sample("users.get_many")
     users.answers["get_many"] = lambda user_ids: sample["answer"]
     accounts = billing.account_many(

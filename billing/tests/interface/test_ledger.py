@@ -51,9 +51,7 @@ def all_at_once(method, items: list[dict]) -> list[dict]:
     return [call.result() for call in [method.call_async(**item) for item in items]]
 
 
-def test_a_withdrawal_is_done_and_answers_the_operation(
-    billing, user_id, balance
-) -> None:
+def test_a_withdrawal_returns_the_operation(billing, user_id, balance) -> None:
     order = withdrawal(user_id)
     outcome = billing.withdraw(**order)
     assert outcome["status"] == "done"
@@ -69,9 +67,7 @@ def test_a_redelivered_withdrawal_moves_no_money(billing, user_id, balance) -> N
     assert balance(user_id) == 700
 
 
-def test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up(
-    billing, user_id, balance
-) -> None:
+def test_a_refusal_stays_final_after_a_deposit(billing, user_id, balance) -> None:
     order = withdrawal(user_id, 1001)
     refused = billing.withdraw(**order)
     assert (refused["status"], refused["reason"]) == ("refused", "insufficient-funds")
@@ -80,7 +76,7 @@ def test_a_refusal_is_final_however_often_it_is_redelivered_after_a_top_up(
     assert balance(user_id) == 6000
 
 
-def test_a_deposit_over_the_cap_of_a_balance_is_refused(
+def test_a_deposit_above_the_balance_limit_is_refused(
     billing, open_account, sql, balance
 ) -> None:
     user_id = open_account()
@@ -91,7 +87,7 @@ def test_a_deposit_over_the_cap_of_a_balance_is_refused(
 
 
 @pytest.mark.parametrize("method", ["deposit", "withdraw", "cancel"])
-def test_a_wrong_amount_is_named_and_stores_nothing(
+def test_an_invalid_amount_is_named_and_not_stored(
     billing, user_id, operations, subtests, method
 ) -> None:
     before = operations()
@@ -125,7 +121,7 @@ WRONG_ARGUMENTS = [
 ]
 
 
-def test_a_wrong_argument_is_named_and_stores_nothing(
+def test_an_invalid_argument_is_named_and_not_stored(
     billing, user_id, operations, subtests
 ) -> None:
     before = operations()
@@ -145,7 +141,7 @@ def test_missing_arguments_are_all_named(billing) -> None:
     assert set(billing.cancel()["errors"]) == {"user_id", "amount_minor", "order_id"}
 
 
-def test_a_wrong_item_fails_none_of_its_neighbours(billing, user_id, balance) -> None:
+def test_an_invalid_item_does_not_affect_the_others(billing, user_id, balance) -> None:
     items = [
         withdrawal(user_id, 100),
         "no item",
@@ -186,7 +182,7 @@ def test_a_ref_with_another_amount_user_or_kind_is_a_conflict(
     assert (balance(ann), balance(bob)) == (900, 1000)
 
 
-def test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order(
+def test_no_key_or_ref_collides_with_the_ref_of_an_order(
     billing, open_account, balance
 ) -> None:
     ann, bob = open_account(1000), open_account(1000)
@@ -214,7 +210,7 @@ def test_no_name_that_a_caller_may_choose_meets_the_ref_of_an_order(
     assert balance(bob) == 1000 - 4 + 4
 
 
-def test_a_key_is_its_users_own(billing, open_account, balance) -> None:
+def test_two_users_may_use_the_same_key(billing, open_account, balance) -> None:
     ann, bob = open_account(1000), open_account(1000)
     billing.withdraw(**withdrawal(ann, 100, key="k"))
     assert billing.withdraw(**withdrawal(bob, 100, key="k"))["status"] == "done"
@@ -225,7 +221,7 @@ def test_a_key_is_its_users_own(billing, open_account, balance) -> None:
     assert (balance(ann), balance(bob)) == (900, 750)
 
 
-def test_an_orders_ref_in_another_users_name_is_a_conflict(
+def test_the_order_of_another_user_is_a_conflict(
     billing, open_account, balance
 ) -> None:
     ann, bob = open_account(1000), open_account(1000)
@@ -236,7 +232,7 @@ def test_an_orders_ref_in_another_users_name_is_a_conflict(
     assert balance(bob) == 1000
 
 
-def test_many_at_once_on_one_account_never_overdraw_it(
+def test_concurrent_withdrawals_never_overdraw_an_account(
     billing, open_account, balance
 ) -> None:
     user_id = open_account(1000)
@@ -250,7 +246,7 @@ def test_many_at_once_on_one_account_never_overdraw_it(
     )  # 1 is the deposit
 
 
-def test_batches_with_the_same_accounts_in_any_order_do_not_block_each_other(
+def test_batches_with_the_same_accounts_do_not_deadlock(
     billing, open_account, balance
 ) -> None:
     users = [open_account(1000) for _ in range(4)]
@@ -280,7 +276,7 @@ def someone_records(sql):
     sql("billing", "ROLLBACK")
 
 
-def test_a_ref_taken_meanwhile_conflicts_and_its_neighbours_are_done(
+def test_a_ref_taken_by_another_transaction_is_a_conflict(
     billing, open_account, sql, someone_records
 ) -> None:
     ann, bob = open_account(1000), open_account(1000)
@@ -294,7 +290,7 @@ def test_a_ref_taken_meanwhile_conflicts_and_its_neighbours_are_done(
     assert billing.account(user_id=ann)["balance_minor"] == 800
 
 
-def test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry(
+def test_refs_that_conflict_in_each_attempt_end_in_unavailable(
     billing, user_id, balance, monkeypatch
 ) -> None:
     order = withdrawal(user_id)
@@ -307,7 +303,7 @@ def test_refs_that_are_taken_again_and_again_end_in_a_fault_that_callers_retry(
     assert balance(user_id) == 700
 
 
-def test_of_two_users_who_race_for_one_ref_one_gets_it(
+def test_one_of_two_users_gets_a_ref_that_both_use(
     billing, open_account, balance
 ) -> None:
     ann, bob = open_account(1000), open_account(1000)
@@ -329,16 +325,14 @@ def test_a_cancelled_withdrawal_never_happens(billing, user_id, balance) -> None
     assert balance(user_id) == 1000
 
 
-def test_a_cancellation_after_the_withdrawal_answers_that_it_is_done(
-    billing, user_id, balance
-) -> None:
+def test_a_done_withdrawal_is_not_cancelled(billing, user_id, balance) -> None:
     order = withdrawal(user_id)
     done = billing.withdraw(**order)
     assert billing.cancel(**order) == done
     assert balance(user_id) == 700
 
 
-def test_withdrawal_and_cancellation_at_once_agree_on_what_happened(
+def test_concurrent_withdrawal_and_cancellation_have_one_outcome(
     billing, user_id, balance
 ) -> None:
     orders = [withdrawal(user_id, 10) for _ in range(20)]
@@ -349,7 +343,7 @@ def test_withdrawal_and_cancellation_at_once_agree_on_what_happened(
     assert balance(user_id) == 1000 - 10 * statuses(done).count("done")
 
 
-def test_the_ledger_can_only_be_added_to(billing, user_id, config) -> None:
+def test_the_ledger_is_append_only(billing, user_id, config) -> None:
     """The database itself refuses the service's role anything else."""
     connection = psycopg2.connect(
         config["DB_URIS"]["billing:Base"].replace("+psycopg2", "")

@@ -18,7 +18,7 @@ def open_books(
 
 
 @pytest.mark.parametrize("unit", [AmountUnit("EUR", 2), AmountUnit("JPY", 0)])
-def test_books_in_the_wanted_currency_are_opened(monkeypatch, unit) -> None:
+def test_books_in_the_configured_currency_are_used(monkeypatch, unit) -> None:
     open_books(monkeypatch, unit, unit)
 
 
@@ -30,7 +30,7 @@ def test_books_in_the_wanted_currency_are_opened(monkeypatch, unit) -> None:
         (None, "the books are of an earlier version, with 2: "),
     ],
 )
-def test_other_books_end_the_start_with_one_line(monkeypatch, found, said) -> None:
+def test_books_in_another_currency_end_the_start(monkeypatch, found, said) -> None:
     with pytest.raises(SystemExit) as ended:
         open_books(monkeypatch, found, AmountUnit("JPY", 0))
     line = str(ended.value)

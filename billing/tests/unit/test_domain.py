@@ -76,7 +76,7 @@ class Ledger:
 
 
 @given(books, batches, batches)
-def test_a_batch_comes_to_the_same_as_its_requests_one_by_one(
+def test_a_batch_has_the_effect_of_its_single_requests(
     accounts, history, batch
 ) -> None:
     together, singly = Ledger(accounts), Ledger(accounts)
@@ -111,7 +111,7 @@ def test_deciding_again_changes_nothing(accounts, batch) -> None:
 
 
 @given(books, batches)
-def test_no_balance_is_ever_below_zero_or_over_the_cap(accounts, batch) -> None:
+def test_balances_stay_within_their_limits(accounts, batch) -> None:
     ledger = Ledger(accounts)
     for operation in ledger.apply(batch).operations:
         assert 0 <= operation.balance_after_minor <= MAX_BALANCE_MINOR
@@ -134,7 +134,7 @@ def test_operations_of_an_account_are_numbered_without_gaps(
 
 
 @given(books, batches)
-def test_a_ref_stands_for_one_operation_and_answers_only_its_like(
+def test_a_ref_has_one_operation_and_matches_equal_requests_only(
     accounts, batch
 ) -> None:
     decisions = Ledger(accounts).apply(batch)
@@ -147,7 +147,7 @@ def test_a_ref_stands_for_one_operation_and_answers_only_its_like(
         )
 
 
-def test_exactly_the_balance_is_paid_and_leaves_nothing() -> None:
+def test_the_whole_balance_can_be_withdrawn() -> None:
     [outcome] = decide(ann(100), {}, [request(amount=100)]).outcomes
     assert (outcome.status, outcome.balance_after_minor) == ("done", 0)
 
@@ -162,9 +162,7 @@ def test_exactly_the_balance_is_paid_and_leaves_nothing() -> None:
         ({}, request(cancels=True), "unknown-user"),
     ],
 )
-def test_a_refusal_is_recorded_with_its_reason_and_moves_nothing(
-    accounts, wanted, reason
-) -> None:
+def test_a_refusal_is_recorded_and_moves_no_money(accounts, wanted, reason) -> None:
     decisions = decide(accounts, {}, [wanted])
     [operation] = decisions.operations
     assert decisions.outcomes == [operation]
@@ -174,7 +172,7 @@ def test_a_refusal_is_recorded_with_its_reason_and_moves_nothing(
     ]
 
 
-def test_a_refusal_stays_when_money_has_come_since() -> None:
+def test_a_refusal_stays_after_a_deposit() -> None:
     ledger = Ledger(ann(0))
     wanted = request(amount=100)
     ledger.apply([wanted, request("deposit", 500, ref="top up")])
@@ -204,7 +202,7 @@ def test_a_cancelled_withdrawal_never_happens() -> None:
         request(user="nobody"),
     ],
 )
-def test_another_amount_kind_or_user_under_one_ref_is_a_conflict(other) -> None:
+def test_a_ref_with_another_amount_kind_or_user_is_a_conflict(other) -> None:
     accounts = {name: Account(user_id=name, balance_minor=100) for name in KNOWN}
     decisions = decide(accounts, {}, [request(), other])
     assert decisions.outcomes[1] == Conflict()
@@ -212,7 +210,7 @@ def test_another_amount_kind_or_user_under_one_ref_is_a_conflict(other) -> None:
 
 
 @given(st.text(min_size=1), st.uuids(), st.uuids())
-def test_refs_of_orders_keys_and_hands_never_meet(text, user_id, order_id) -> None:
+def test_refs_of_orders_keys_and_operators_differ(text, user_id, order_id) -> None:
     user = str(user_id)
     order = domain.ref_of({"user_id": user, "order_id": str(order_id)})
     for wanted in (

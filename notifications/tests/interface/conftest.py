@@ -1,4 +1,4 @@
-"""notifications on a real broker and database, beside a twin of users."""
+"""notifications on a real broker and database, beside a fake of users."""
 
 import json
 import uuid
@@ -11,20 +11,20 @@ import pytest
 from chassis.events import EventHandler
 from conftest import eventually
 from notifications.service import Service
-from tests.serving import Twin, serving
+from tests.serving import FakeService, serving
 
 
 @pytest.fixture(scope="module")
-def running(suite_config) -> Iterator[Twin]:
-    twin = Twin("users", "get_many")
-    with serving(suite_config, twin.service, Service):
-        yield twin
+def running(suite_config) -> Iterator[FakeService]:
+    fake = FakeService("users", "get_many")
+    with serving(suite_config, fake.service, Service):
+        yield fake
 
 
 @pytest.fixture
-def users(running, clean) -> Twin:
-    """The twin of users: notifications runs beside it; it knows nobody, and records who asks."""
-    running.forget()
+def users(running, clean) -> FakeService:
+    """The fake of users: notifications runs beside it; it knows nobody, and records who asks."""
+    running.reset()
     running.answers["get_many"] = lambda user_ids: [None for _ in user_ids]
     return running
 

@@ -24,7 +24,7 @@ def told(tell) -> None:
 
 
 @pytest.mark.parametrize("method", methods_with_samples("notifications"))
-def test_answers_are_as_the_samples_say(notifications, told, method) -> None:
+def test_outcomes_match_the_samples(notifications, told, method) -> None:
     sample = rpc_sample(f"notifications.{method}")
     assert alike(getattr(notifications, method)(**sample["request"])) == alike(
         sample["answer"]
@@ -34,7 +34,7 @@ def test_answers_are_as_the_samples_say(notifications, told, method) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("order_paid", "happiness"), ("order_rejected", "grief")]
 )
-def test_users_is_asked_and_understood_as_its_sample_says(
+def test_calls_to_users_match_the_sample(
     notifications, users, tell, name, kind
 ) -> None:
     event = event_sample(f"orders.{name}")

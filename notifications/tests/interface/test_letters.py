@@ -1,4 +1,4 @@
-"""Letters about orders with a real broker and database; users is a twin."""
+"""Letters about orders with a real broker and database; users is a fake."""
 
 import random
 import uuid
@@ -32,7 +32,7 @@ def letters(notifications, **to) -> list[dict]:
     return notifications.list(**to, limit=100)["items"]
 
 
-def test_letters_stand_in_the_order_in_which_orders_ended(
+def test_letters_are_listed_in_the_order_of_settlement(
     notifications, tell, a_user
 ) -> None:
     user = a_user()
@@ -47,7 +47,7 @@ def test_letters_stand_in_the_order_in_which_orders_ended(
     assert kinds == ["grief", "happiness"]
 
 
-def test_each_end_of_an_order_is_told_to_its_user(
+def test_each_settled_order_gets_a_letter_to_its_user(
     notifications, tell, users, a_user
 ) -> None:
     user = a_user(username="$price")
@@ -71,7 +71,7 @@ def test_each_end_of_an_order_is_told_to_its_user(
     assert users.calls == []
 
 
-def test_a_redelivered_end_leaves_a_letter_with_another_text_as_it_is(
+def test_a_redelivered_event_does_not_change_the_letter(
     notifications, tell, a_user, sql
 ) -> None:
     user = a_user()
@@ -97,9 +97,7 @@ def test_a_reason_of_an_event_is_never_quoted(notifications, tell, a_user) -> No
     assert "http" not in letter["subject"] + letter["body"]
 
 
-def test_a_letter_is_in_the_language_user_created_told(
-    notifications, tell, a_user
-) -> None:
+def test_a_letter_has_the_locale_of_user_created(notifications, tell, a_user) -> None:
     user = a_user(locale="ru")
     tell(("user_created", user))
     tell(paid(user["user_id"]))
@@ -109,7 +107,7 @@ def test_a_letter_is_in_the_language_user_created_told(
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_however_often_and_in_whatever_order_ends_are_told_each_order_has_one_letter(
+def test_redelivered_and_reordered_events_write_one_letter_an_order(
     notifications, tell, users, a_user, seed
 ) -> None:
     chance = random.Random(seed)
@@ -139,7 +137,7 @@ def test_however_often_and_in_whatever_order_ends_are_told_each_order_has_one_le
     assert len(written) == len(ends)
 
 
-def test_an_end_that_overtakes_user_created_asks_users_once_and_keeps_the_answer(
+def test_an_event_before_user_created_fetches_the_user_once(
     notifications, tell, users, a_user, sql
 ) -> None:
     user = a_user()
@@ -155,7 +153,7 @@ def test_an_end_that_overtakes_user_created_asks_users_once_and_keeps_the_answer
 
 
 @pytest.mark.parametrize("away", ["it fails", "it knows nobody yet"])
-def test_a_letter_waits_until_its_reader_is_known(
+def test_a_letter_waits_until_its_recipient_is_known(
     notifications, tell, users, a_user, away
 ) -> None:
     user = a_user()
@@ -168,7 +166,7 @@ def test_a_letter_waits_until_its_reader_is_known(
 
 
 @pytest.mark.parametrize("fault", ["it is not there", "it answers nonsense"])
-def test_while_users_fails_only_letters_to_unknown_readers_wait(
+def test_while_users_fails_only_letters_to_new_recipients_wait(
     notifications, tell, users, a_user, fault
 ) -> None:
     known, unknown = a_user(), a_user()
@@ -184,21 +182,21 @@ def test_while_users_fails_only_letters_to_unknown_readers_wait(
     eventually(lambda: len(letters(notifications, user_id=unknown["user_id"])) == 2)
 
 
-def test_the_first_user_created_is_kept(tell, a_user, sql) -> None:
+def test_a_second_user_created_does_not_change_the_recipient(tell, a_user, sql) -> None:
     user = a_user()
     tell(("user_created", user))
     tell(("user_created", {**user, "email": "late@example.com"}))
     assert sql("notifications", "SELECT email FROM recipients") == [(user["email"],)]
 
 
-def test_an_order_of_nobody_writes_no_letter_and_asks_nobody(tell, users, sql) -> None:
+def test_an_order_of_an_unknown_user_gets_no_letter(tell, users, sql) -> None:
     tell(rejected(str(uuid.uuid4()), reason="unknown-user"))
     assert sql("notifications", "SELECT count(*) FROM letters") == [(0,)]
     assert users.calls == []
 
 
 @pytest.mark.parametrize("odd", [1, True, 1.5, "no uuid", [], {}])
-def test_an_event_with_an_odd_user_holds_up_no_letter(
+def test_a_malformed_event_does_not_delay_other_letters(
     notifications, tell, a_user, odd
 ) -> None:
     """The last test here: the odd event is tried again for half a minute."""

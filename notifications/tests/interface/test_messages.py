@@ -1,4 +1,4 @@
-"""Messages and lists with a real broker and database; users is a twin."""
+"""Messages and lists with a real broker and database; users is a fake."""
 
 import json
 import uuid
@@ -19,7 +19,7 @@ def stored(sql) -> int:
     return sql("notifications", "SELECT count(*) FROM letters")[0][0]
 
 
-def test_a_message_to_an_address_is_stored_as_it_is(notifications, users) -> None:
+def test_a_message_to_an_address_is_stored(notifications, users) -> None:
     letter = notifications.send(email="ann@example.com", **MESSAGE)
     assert (letter["subject"], letter["body"]) == (MESSAGE["subject"], MESSAGE["body"])
     assert (letter["kind"], letter["state"], letter["email"]) == (
@@ -32,7 +32,7 @@ def test_a_message_to_an_address_is_stored_as_it_is(notifications, users) -> Non
     assert users.calls == []
 
 
-def test_a_message_to_a_user_goes_to_the_address_user_created_told(
+def test_a_message_to_a_user_has_the_address_of_user_created(
     notifications, tell, users, a_user
 ) -> None:
     user = a_user()
@@ -44,7 +44,7 @@ def test_a_message_to_a_user_goes_to_the_address_user_created_told(
     assert users.calls == []
 
 
-def test_a_message_that_overtakes_user_created_asks_users(notifications, users) -> None:
+def test_a_message_before_user_created_fetches_the_user(notifications, users) -> None:
     user_id = new_id()
     ann = {"id": user_id, "username": "Ann", "email": "ann@example.com", "locale": "en"}
     users.answers["get_many"] = lambda user_ids: [ann]
@@ -53,12 +53,12 @@ def test_a_message_that_overtakes_user_created_asks_users(notifications, users) 
     assert users.calls == [("get_many", {"user_ids": [user_id]})]
 
 
-def test_a_message_to_nobody_is_not_stored(notifications, sql) -> None:
+def test_a_message_to_an_unknown_user_is_not_stored(notifications, sql) -> None:
     assert notifications.send(user_id=new_id(), **MESSAGE) == {"status": "unknown-user"}
     assert stored(sql) == 0
 
 
-def test_text_is_stored_as_it_is(notifications) -> None:
+def test_text_is_stored_unchanged(notifications) -> None:
     for text in (
         "'; DROP TABLE letters; --",
         "$price {0} %s",
@@ -83,7 +83,7 @@ def test_a_user_with_an_address_of_earlier_rules_gets_messages(
         ] == [address]
 
 
-def test_a_message_to_an_international_address_is_listed_as_it_was_sent(
+def test_an_international_address_is_stored_as_sent(
     notifications,
 ) -> None:
     letter = notifications.send(email="Иван@ПОЧТА.рф", **MESSAGE)
@@ -123,7 +123,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("field", WRONG)
-def test_a_wrong_value_is_named_and_nothing_is_stored(
+def test_an_invalid_value_is_named_and_not_stored(
     notifications, sql, subtests, field
 ) -> None:
     for value in WRONG[field]:
@@ -136,7 +136,7 @@ def test_a_wrong_value_is_named_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize("method", ["send", "list"])
-def test_it_is_to_a_user_or_to_an_address(notifications, sql, method) -> None:
+def test_a_recipient_is_a_user_or_an_address(notifications, sql, method) -> None:
     message = MESSAGE if method == "send" else {}
     both = {"user_id": new_id(), "email": "ann@example.com"}
     for to in ({}, both, {"user_id": "42"}, {"user_id": None}):
@@ -165,7 +165,7 @@ def test_a_list_has_every_letter_once_newest_first(notifications) -> None:
     assert notifications.list(user_id=new_id()) == {"items": [], "next": None}
 
 
-def test_a_page_is_bounded_in_bytes_and_a_walk_has_every_letter_once(
+def test_pages_are_bounded_in_bytes_and_complete(
     notifications,
 ) -> None:
     """Emoji are the longest in bytes, control characters in JSON."""
@@ -202,14 +202,14 @@ WRONG_PAGES = {
 
 
 @pytest.mark.parametrize("field", WRONG_PAGES)
-def test_a_wrong_page_is_named(notifications, subtests, field) -> None:
+def test_an_invalid_page_is_named(notifications, subtests, field) -> None:
     for value in WRONG_PAGES[field]:
         with subtests.test(value=value):
             outcome = notifications.list(**{"email": "ann@example.com", field: value})
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
 
 
-def test_a_message_sent_again_under_its_id_is_one_letter(notifications) -> None:
+def test_a_message_with_the_same_id_is_one_letter(notifications) -> None:
     message = {
         "id": str(uuid.uuid4()),
         "email": "ann@example.com",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.settings import ISO_4217_DIGITS
-from notifications.domain import LOCALES, Ending, Recipient, letter
+from notifications.domain import LOCALES, Recipient, SettledOrder, letter_text
 
 ORDER = "01993b8f-1c22-7d10-8a55-3d2c7c1e9b02"
 REASONS = ["insufficient-funds", "cancelled"]
@@ -17,29 +17,34 @@ REASONS = ["insufficient-funds", "cancelled"]
 def write(
     *, reason=None, locale="en", username="Ann", price_minor=9990, currency="EUR"
 ):
-    recipient = Recipient("user", username, "ann@example.com", locale)
-    return letter(
-        Ending(ORDER, "user", price_minor, reason, datetime.now(UTC)),
-        recipient,
-        currency,
+    recipient = Recipient(
+        user_id="user", username=username, email="ann@example.com", locale=locale
     )
+    order = SettledOrder(
+        order_id=ORDER,
+        user_id="user",
+        price_minor=price_minor,
+        reason=reason,
+        settled_at=datetime.now(UTC),
+    )
+    return letter_text(order, recipient, currency)
 
 
-def test_a_paid_order_is_told_with_happiness() -> None:
+def test_a_paid_order_gets_a_letter_of_happiness() -> None:
     text = write()
     assert (text.kind, text.subject) == ("happiness", "Your order is paid")
     assert text.body.startswith("Dear Ann,\n")
     assert f"your order {ORDER} is paid. We took €99.90 from" in text.body
 
 
-def test_a_rejected_order_is_told_with_grief_and_its_reason() -> None:
+def test_a_rejected_order_gets_a_letter_of_grief_with_the_reason() -> None:
     text = write(reason="insufficient-funds")
     assert (text.kind, text.subject) == ("grief", "Your order could not be paid")
     assert f"your order {ORDER} over €99.90 could not be paid" in text.body
     assert "because there is not enough money on your account." in text.body
 
 
-def test_a_letter_is_in_its_readers_language() -> None:
+def test_a_letter_is_in_its_recipients_language() -> None:
     assert (write(locale="ru").kind, write(locale="ru").subject) == (
         "happiness",
         "Ваш заказ оплачен",
@@ -73,7 +78,7 @@ def test_no_letter_shows_a_placeholder_or_a_code(locale, reason) -> None:
 @pytest.mark.parametrize(
     "reason", ["out-of-cheese", "pay at http://example.com", "$price", "other"]
 )
-def test_a_reason_without_words_of_ours_is_not_quoted(reason) -> None:
+def test_an_unknown_reason_is_not_quoted(reason) -> None:
     assert write(reason=reason).body == write(reason="another").body
     assert "because the payment was refused." in write(reason=reason).body
     assert "не оплачен: оплата отклонена." in write(reason=reason, locale="ru").body
@@ -83,7 +88,7 @@ def test_a_reason_without_words_of_ours_is_not_quoted(reason) -> None:
     "username", ["$price", "${order_id}", "$$", "{0}", "%s", "\\1", "<b>", "a: b"]
 )
 @pytest.mark.parametrize("reason", [None, "cancelled"])
-def test_odd_usernames_stand_as_they_are(username, reason) -> None:
+def test_an_unusual_username_is_not_changed(username, reason) -> None:
     assert write(username=username, reason=reason).body.startswith(
         f"Dear {username},\n"
     )
@@ -113,7 +118,7 @@ def test_amounts_are_exact(price_minor) -> None:
         ("IQD", "IQD1,234.567", "1\xa0234,567\xa0IQD"),  # the same
     ],
 )
-def test_money_is_written_as_in_the_language_with_the_digits_of_iso_4217(
+def test_an_amount_has_the_format_of_the_language_and_iso_4217_digits(
     currency, english, russian
 ) -> None:
     for locale, written in (("en", english), ("ru", russian)):

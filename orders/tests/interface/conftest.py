@@ -1,4 +1,4 @@
-"""orders on a real broker and database, beside a twin of billing."""
+"""orders on a real broker and database, beside a fake of billing."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orders.service import Service
-from tests.serving import Twin, serving
+from tests.serving import FakeService, serving
 
 
 @pytest.fixture(scope="module")
-def running(suite_config) -> Iterator[Twin]:
-    twin = Twin("billing", "withdraw_many", "cancel_many")
-    with serving(suite_config, twin.service, Service):
-        yield twin
+def running(suite_config) -> Iterator[FakeService]:
+    fake = FakeService("billing", "withdraw_many", "cancel_many")
+    with serving(suite_config, fake.service, Service):
+        yield fake
 
 
 @pytest.fixture
-def billing(running, clean) -> Twin:
-    """The twin of billing: orders runs beside it; every withdrawal is done unless told otherwise."""
-    running.forget()
+def billing(running, clean) -> FakeService:
+    """The fake of billing: orders runs beside it; every withdrawal is done unless told otherwise."""
+    running.reset()
     running.answers["withdraw_many"] = every({"status": "done"})
     return running
 

@@ -33,7 +33,7 @@ def test_every_method_has_a_sample(config) -> None:
 
 
 @pytest.mark.parametrize("method", ["place", "place_many", "get"])
-def test_answers_are_as_the_samples_say(orders, placed, method) -> None:
+def test_outcomes_match_the_samples(orders, placed, method) -> None:
     sample = rpc_sample(f"orders.{method}")
     request = {
         **sample["request"],
@@ -42,28 +42,26 @@ def test_answers_are_as_the_samples_say(orders, placed, method) -> None:
     assert alike(getattr(orders, method)(**request)) == alike(sample["answer"])
 
 
-def test_a_list_is_as_the_sample_says(orders, billing) -> None:
+def test_a_list_matches_the_sample(orders, billing) -> None:
     orders.place(**rpc_sample("orders.place")["request"])
     sample = rpc_sample("orders.list")
     assert alike(orders.list(**sample["request"])) == alike(sample["answer"])
 
 
 @pytest.mark.parametrize("name", ["order_paid", "order_rejected"])
-def test_events_are_as_their_samples_say(placed, sql, name) -> None:
+def test_events_match_their_samples(placed, sql, name) -> None:
     [(event,)] = sql("orders", "SELECT payload FROM outbox WHERE type = %s", [name])
     assert alike(event) == alike(event_sample(f"orders.{name}"))
 
 
-def test_withdrawals_are_asked_for_as_the_sample_says(placed, billing) -> None:
+def test_withdrawals_match_the_sample(placed, billing) -> None:
     asked = [item for _, call in billing.calls for item in call["items"]]
     assert alike(asked) == alike(
         rpc_sample("billing.withdraw_many")["request"]["items"][:2]
     )
 
 
-def test_cancellations_are_asked_for_and_understood_as_the_sample_says(
-    orders, billing, sql, monkeypatch
-) -> None:
+def test_cancellations_match_the_sample(orders, billing, sql, monkeypatch) -> None:
     sample = rpc_sample("billing.cancel_many")
     billing.answers["withdraw_many"] = lambda items: [{"status": "unavailable"}]
     billing.answers["cancel_many"] = lambda items: sample["answer"]

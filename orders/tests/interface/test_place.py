@@ -1,4 +1,4 @@
-"""Placing orders with a real broker and database; billing is a twin."""
+"""Placing orders with a real broker and database; billing is a fake."""
 
 import uuid
 from itertools import count
@@ -34,7 +34,7 @@ def stored(sql) -> list[tuple[str, str]]:
     return sql("orders", "SELECT id::text, status FROM orders ORDER BY id")
 
 
-def test_an_order_billing_withdrew_is_paid(orders, billing, an_order, events) -> None:
+def test_a_done_withdrawal_pays_the_order(orders, billing, an_order, events) -> None:
     new = an_order()
     order = orders.place(**new)
     assert (order["status"], order["reason"]) == ("paid", None)
@@ -50,7 +50,7 @@ def test_an_order_billing_withdrew_is_paid(orders, billing, an_order, events) ->
     assert events() == [("order_paid", order["id"])]
 
 
-def test_an_order_billing_refused_is_rejected_with_the_reason(
+def test_a_refused_withdrawal_rejects_the_order(
     orders, billing, an_order, events, sql
 ) -> None:
     billing.answers["withdraw_many"] = each(REFUSED)
@@ -62,7 +62,7 @@ def test_an_order_billing_refused_is_rejected_with_the_reason(
     ]
 
 
-def test_the_order_is_stored_before_billing_is_asked(
+def test_an_order_is_stored_before_the_withdrawal(
     orders, billing, an_order, sql
 ) -> None:
     seen = []
@@ -76,7 +76,7 @@ def test_the_order_is_stored_before_billing_is_asked(
     assert seen == [(order["id"], "pending")]
 
 
-def test_any_other_answer_leaves_the_order_pending(
+def test_any_other_outcome_leaves_the_order_pending(
     orders, billing, an_order, events, subtests
 ) -> None:
     outcomes = [
@@ -99,9 +99,7 @@ def test_any_other_answer_leaves_the_order_pending(
     assert events() == []
 
 
-def test_while_billing_fails_orders_are_pending_and_none_is_rejected(
-    orders, billing, an_order
-) -> None:
+def test_orders_stay_pending_while_billing_fails(orders, billing, an_order) -> None:
     del billing.answers["withdraw_many"]
     outcomes = orders.place_many(items=[an_order() for _ in range(3)])
     assert [order["status"] for order in outcomes] == ["pending"] * 3
@@ -125,7 +123,7 @@ def test_while_billing_is_slow_an_order_is_pending_and_is_paid_later(
     assert events() == [("order_paid", order["id"])]
 
 
-def test_a_batch_is_one_withdrawal_call_and_each_order_has_its_own_end(
+def test_a_batch_is_one_call_and_each_order_has_its_own_outcome(
     orders, billing, an_order
 ) -> None:
     outcomes = {1: {"status": "done"}, 2: REFUSED, 3: UNAVAILABLE}
@@ -153,13 +151,13 @@ def test_the_same_key_with_another_price_is_a_conflict(orders, an_order, sql) ->
     assert len(stored(sql)) == 1
 
 
-def test_a_key_is_its_users_own(orders, an_order, sql) -> None:
+def test_two_users_may_use_the_same_key(orders, an_order, sql) -> None:
     ids = {orders.place(**an_order(key="mine"))["id"] for _ in range(2)}
     assert {id_ for id_, _ in stored(sql)} == ids
     assert len(ids) == 2
 
 
-def test_two_same_keys_in_one_batch_are_one_order(
+def test_equal_keys_in_one_batch_are_one_order(
     orders, billing, an_order, events
 ) -> None:
     new = an_order()
@@ -172,7 +170,7 @@ def test_two_same_keys_in_one_batch_are_one_order(
     assert len(asked(billing)) == len(events()) == 1
 
 
-def test_the_same_key_many_times_at_once_is_one_order(
+def test_concurrent_orders_with_one_key_are_one_order(
     orders, billing, an_order, events, sql
 ) -> None:
     new = an_order()
@@ -182,9 +180,7 @@ def test_the_same_key_many_times_at_once_is_one_order(
     assert len(asked(billing)) == len(events()) == 1
 
 
-def test_batches_with_the_same_keys_in_any_order_do_not_block_each_other(
-    orders, an_order, sql
-) -> None:
+def test_batches_with_the_same_keys_do_not_deadlock(orders, an_order, sql) -> None:
     """Both meet a key that a third transaction holds, with the first of their own keys stored."""
     user_id = str(uuid.uuid4())
     new = [an_order(user_id=user_id, key=key) for key in ("a", "m", "z")]
@@ -213,7 +209,7 @@ def test_without_a_key_each_order_is_new(orders, an_order) -> None:
     assert orders.place(**bare)["id"] != orders.place(**bare)["id"]
 
 
-def test_a_call_without_a_key_that_is_delivered_twice_is_one_order(
+def test_a_redelivered_call_without_a_key_places_one_order(
     orders, an_order, config, sql
 ) -> None:
     kwargs = {"user_id": an_order()["user_id"], "price_minor": 300}
@@ -256,7 +252,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("field", WRONG)
-def test_a_wrong_value_is_named_and_nothing_is_stored(
+def test_an_invalid_value_is_named_and_not_stored(
     orders, billing, an_order, sql, subtests, field
 ) -> None:
     for value in WRONG[field]:
@@ -266,14 +262,14 @@ def test_a_wrong_value_is_named_and_nothing_is_stored(
     assert stored(sql) == billing.calls == []
 
 
-def test_what_is_missing_is_named_and_fails_no_neighbour(orders, an_order) -> None:
+def test_an_invalid_order_does_not_affect_the_others(orders, an_order) -> None:
     assert set(orders.place()["errors"]) == {"user_id", "price_minor"}
     statuses = [o["status"] for o in orders.place_many(items=[{}, an_order(), 7])]
     assert statuses == ["invalid", "paid", "invalid"]
     assert orders.place_many(items=[]) == []
 
 
-def test_an_end_and_its_event_are_stored_together_or_not_at_all(
+def test_a_settlement_and_its_event_are_stored_together(
     orders, an_order, events, sql
 ) -> None:
     sql("orders", "ALTER TABLE outbox ADD CONSTRAINT full_up CHECK (false)")
@@ -289,7 +285,7 @@ def test_an_end_and_its_event_are_stored_together_or_not_at_all(
     assert events() == [("order_paid", order_id)]
 
 
-def test_an_order_ended_twice_at_once_ends_once_with_one_event(
+def test_an_order_settled_twice_at_once_has_one_event(
     orders, billing, an_order, events, sql, monkeypatch
 ) -> None:
     """The sweeper and the first attempt both have billing's word, and both end the order."""
@@ -320,9 +316,7 @@ def test_an_order_ended_twice_at_once_ends_once_with_one_event(
     ]  # the sweep that met the first attempt is over
 
 
-def test_an_ended_order_is_never_changed_again(
-    orders, billing, an_order, events, sql
-) -> None:
+def test_a_settled_order_never_changes(orders, billing, an_order, events, sql) -> None:
     new = an_order()
     paid = orders.place(**new)
     billing.answers["withdraw_many"] = each(REFUSED)
@@ -342,9 +336,7 @@ def test_an_ended_order_is_never_changed_again(
     assert events() == [("order_paid", paid["id"])]
 
 
-def test_the_database_itself_keeps_an_ended_order_as_it_is(
-    orders, an_order, sql
-) -> None:
+def test_the_database_refuses_to_change_a_settled_order(orders, an_order, sql) -> None:
     order = orders.place(**an_order())
     assert order["status"] == "paid"
     reopen = "UPDATE orders SET status = 'pending', reason = NULL, ended_at = NULL"

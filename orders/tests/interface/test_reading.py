@@ -15,7 +15,7 @@ def ids(orders: list[dict]) -> list[str]:
     return [order["id"] for order in orders]
 
 
-def test_an_order_is_shown_to_its_user_only(orders, an_order) -> None:
+def test_an_order_is_visible_to_its_user_only(orders, an_order) -> None:
     order = orders.place(**an_order())
     assert orders.get(order_id=order["id"]) == order
     assert orders.get(order_id=order["id"], user_id=order["user_id"]) == order
@@ -23,7 +23,7 @@ def test_an_order_is_shown_to_its_user_only(orders, an_order) -> None:
     assert orders.get(order_id=order["id"], user_id="") is None
 
 
-def test_what_is_no_order_is_not_found(orders) -> None:
+def test_an_unknown_order_is_not_found(orders) -> None:
     assert [orders.get(order_id=id_) for id_ in (new_id(), "", "42", None, 42)] == [
         None
     ] * 5
@@ -40,9 +40,7 @@ def test_a_list_has_every_order_of_its_user_once_newest_first(orders, an_order) 
     assert orders.list(user_id=new_id()) == {"items": [], "next": None}
 
 
-def test_paging_misses_and_doubles_nothing_while_orders_are_added(
-    orders, an_order
-) -> None:
+def test_pages_are_complete_while_orders_are_added(orders, an_order) -> None:
     user_id = new_id()
     placed = [
         orders.place(**an_order(user_id=user_id, key=str(n)))["id"] for n in range(5)
@@ -54,7 +52,7 @@ def test_paging_misses_and_doubles_nothing_while_orders_are_added(
     assert ids(read_all(orders.list, 2, add, user_id=user_id)) == placed[::-1]
 
 
-def test_orders_are_listed_as_they_are_got(orders, an_order) -> None:
+def test_a_listed_order_equals_the_single_one(orders, an_order) -> None:
     order = orders.place(**an_order())
     assert orders.list(user_id=order["user_id"])["items"] == [order]
 
@@ -68,7 +66,7 @@ WRONG_PAGES = {
 
 
 @pytest.mark.parametrize("field", WRONG_PAGES)
-def test_a_wrong_page_is_named(orders, subtests, field) -> None:
+def test_an_invalid_page_is_named(orders, subtests, field) -> None:
     for value in WRONG_PAGES[field]:
         with subtests.test(value=value):
             outcome = orders.list(**{"user_id": new_id(), field: value})

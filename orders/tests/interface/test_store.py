@@ -42,7 +42,7 @@ def due(sql, clean) -> set[str]:
     return {id_ for (id_,) in rows}
 
 
-def test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another(
+def test_concurrent_sweepers_share_the_due_orders_without_waiting(
     connections, due
 ) -> None:
     first, second, third = (
@@ -52,9 +52,7 @@ def test_sweepers_at_once_share_the_due_orders_and_none_waits_for_another(
     assert {*first, *second, *third} == due
 
 
-def test_an_order_that_was_claimed_is_left_alone_for_its_lease_and_then_due_again(
-    connections, due
-) -> None:
+def test_a_claimed_order_is_due_again_only_after_its_lease(connections, due) -> None:
     first, second, _ = connections
     assert len(store.claim_due(first, 10, LEASE)) == 10
     first.commit()

@@ -1,4 +1,4 @@
-"""What was left pending is finished, with a real broker and database; billing is a twin."""
+"""What was left pending is finished, with a real broker and database; billing is a fake."""
 
 from datetime import timedelta
 
@@ -10,7 +10,7 @@ from conftest import eventually
 from orders import domain, service
 from orders.service import Service
 from tests.buffers import buffers_of, old_snapshot, recorded
-from tests.serving import Twin, serving
+from tests.serving import FakeService, serving
 
 DONE = {"status": "done"}
 CANCELLED = {"status": "refused", "reason": "cancelled"}
@@ -36,7 +36,7 @@ def statuses(sql) -> list[tuple[str, str | None]]:
     return sql("orders", "SELECT status, reason FROM orders ORDER BY price_minor")
 
 
-def test_pending_orders_are_settled_under_the_same_ids_when_billing_is_back(
+def test_pending_orders_are_settled_once_billing_is_available(
     pending, billing, events, sql
 ) -> None:
     billing.calls.clear()
@@ -51,9 +51,7 @@ def test_pending_orders_are_settled_under_the_same_ids_when_billing_is_back(
     assert sorted(events()) == sorted(("order_paid", order["id"]) for order in pending)
 
 
-def test_billings_refusal_rejects_a_pending_order(
-    pending, billing, events, sql
-) -> None:
+def test_a_refusal_rejects_a_pending_order(pending, billing, events, sql) -> None:
     billing.answers["withdraw_many"] = each(
         {"status": "refused", "reason": "insufficient-funds"}
     )
@@ -63,9 +61,7 @@ def test_billings_refusal_rejects_a_pending_order(
     )
 
 
-def test_one_order_that_can_not_be_settled_holds_up_no_other(
-    pending, billing, sql
-) -> None:
+def test_an_unsettled_order_does_not_delay_the_others(pending, billing, sql) -> None:
     bad = pending[1]["id"]
     billing.answers["withdraw_many"] = lambda items: [
         UNAVAILABLE if item["order_id"] == bad else DONE for item in items
@@ -77,7 +73,7 @@ def test_one_order_that_can_not_be_settled_holds_up_no_other(
     eventually(lambda: statuses(sql) == [("paid", None)] * 3)
 
 
-def test_an_overdue_order_is_rejected_when_billing_has_stored_that_it_is_cancelled(
+def test_an_overdue_order_is_rejected_once_billing_has_cancelled_it(
     pending, billing, events, sql, monkeypatch
 ) -> None:
     billing.answers["cancel_many"] = each(CANCELLED)
@@ -95,7 +91,7 @@ def test_an_overdue_order_is_rejected_when_billing_has_stored_that_it_is_cancell
     )
 
 
-def test_an_overdue_order_that_was_withdrawn_after_all_is_paid(
+def test_an_overdue_order_with_a_done_withdrawal_is_paid(
     pending, billing, events, sql, monkeypatch
 ) -> None:
     billing.answers["cancel_many"] = each(DONE)
@@ -104,7 +100,7 @@ def test_an_overdue_order_that_was_withdrawn_after_all_is_paid(
     assert {type_ for type_, _ in events()} == {"order_paid"}
 
 
-def test_an_overdue_order_stays_pending_until_billing_has_given_its_word(
+def test_an_overdue_order_stays_pending_while_billing_fails(
     pending, billing, events, sql, monkeypatch
 ) -> None:
     monkeypatch.setattr(
@@ -117,7 +113,7 @@ def test_an_overdue_order_stays_pending_until_billing_has_given_its_word(
     eventually(lambda: statuses(sql) == [("rejected", "cancelled")] * 3)
 
 
-def test_attempts_are_counted_and_the_next_one_is_put_off(
+def test_attempts_are_counted_and_the_next_one_is_delayed(
     pending, billing, sql, monkeypatch
 ) -> None:
     monkeypatch.setattr(domain, "MAX_RETRY_DELAY_S", 15.0)
@@ -135,7 +131,7 @@ def test_attempts_are_counted_and_the_next_one_is_put_off(
     assert all(0 < wait <= 15 for (wait,) in waits)
 
 
-def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
+def test_an_order_is_settled_once_billing_starts(
     run, rpc, an_order, sql, monkeypatch
 ) -> None:
     """billing is not there at all: a call ends by its deadline."""
@@ -143,13 +139,13 @@ def test_an_order_whose_withdrawal_nobody_answers_is_settled_once_billing_runs(
     run(Service, WITHDRAW_TIMEOUT_S=0.3)
     order = rpc.orders.place(**an_order())
     assert order["status"] == "pending"
-    billing = Twin("billing", "withdraw_many")
+    billing = FakeService("billing", "withdraw_many")
     billing.answers["withdraw_many"] = each(DONE)
     run(billing.service)
     eventually(lambda: rpc.orders.get(order_id=order["id"])["status"] == "paid")
 
 
-def test_a_metric_tells_how_long_the_oldest_pending_order_waits(
+def test_a_metric_shows_the_age_of_the_oldest_pending_order(
     pending, billing, sql, config
 ) -> None:
     def waits_s() -> float:
@@ -178,7 +174,7 @@ def insert_due(sql, count: int, due: str) -> None:
     )
 
 
-def test_orders_that_were_missed_for_long_are_noticed_and_all_settled(
+def test_orders_that_sweeps_missed_are_settled(
     billing, config, sql, monkeypatch
 ) -> None:
     monkeypatch.setattr(Service, "is_behind", False)
@@ -188,7 +184,7 @@ def test_orders_that_were_missed_for_long_are_noticed_and_all_settled(
         eventually(lambda: statuses(sql) == [("paid", None)] * 5)
 
 
-def test_a_sweep_reads_no_orders_that_ended_since_the_oldest_snapshot(
+def test_a_sweep_reads_no_orders_settled_since_the_oldest_snapshot(
     run, config, sql
 ) -> None:
     owner, application = (

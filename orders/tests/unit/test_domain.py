@@ -31,13 +31,13 @@ answers = anything | st.fixed_dictionaries(
 )
 
 
-def test_done_ends_an_order_as_paid() -> None:
+def test_a_done_withdrawal_pays_the_order() -> None:
     assert settlement_of("o", {"status": "done", "reason": None}) == Settlement(
         "o", "paid"
     )
 
 
-def test_a_stored_refusal_ends_an_order_as_rejected_with_its_reason() -> None:
+def test_a_refused_withdrawal_rejects_the_order_with_its_reason() -> None:
     refused = {"status": "refused", "reason": "insufficient-funds"}
     assert settlement_of("o", refused) == Settlement(
         "o", "rejected", "insufficient-funds"
@@ -60,12 +60,12 @@ def test_a_stored_refusal_ends_an_order_as_rejected_with_its_reason() -> None:
         None,
     ],
 )
-def test_no_other_answer_ends_an_order(answer) -> None:
+def test_no_other_outcome_settles_an_order(answer) -> None:
     assert settlement_of("o", answer) is None
 
 
 @given(answers)
-def test_nothing_but_billings_stored_word_ends_an_order(answer) -> None:
+def test_only_an_operation_of_billing_settles_an_order(answer) -> None:
     end = settlement_of("o", answer)
     if end is None:
         return
@@ -78,7 +78,7 @@ def test_nothing_but_billings_stored_word_ends_an_order(answer) -> None:
 
 
 @given(anything)
-def test_every_stored_word_ends_an_order(other) -> None:
+def test_each_operation_settles_an_order(other) -> None:
     assert settlement_of("o", {"status": "done", "reason": other}) == Settlement(
         "o", "paid"
     )
@@ -89,24 +89,24 @@ def test_every_stored_word_ends_an_order(other) -> None:
 
 
 @pytest.mark.parametrize("reason", [None, "", 7, ["insufficient-funds"]])
-def test_a_refusal_without_a_reason_ends_no_order(reason) -> None:
+def test_a_refusal_without_a_reason_settles_no_order(reason) -> None:
     """It would fail the orders beside it too: an order that is rejected has a reason, in words."""
     assert settlement_of("o", {"status": "refused", "reason": reason}) is None
     assert settlement_of("o", {"status": "refused"}) is None
 
 
 @given(answers)
-def test_an_answer_that_ends_an_order_was_understood(answer) -> None:
+def test_an_outcome_that_settles_an_order_is_not_a_rejected_request(answer) -> None:
     assert not (settlement_of("o", answer) and domain.is_request_rejected(answer))
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
-def test_a_wait_is_between_one_and_fifteen_seconds(attempts, jitter) -> None:
+def test_a_retry_delay_is_between_one_and_fifteen_seconds(attempts, jitter) -> None:
     assert 1 <= retry_delay_s(attempts, jitter) <= domain.MAX_RETRY_DELAY_S == 15
 
 
 @given(st.floats(0, 1))
-def test_waits_grow_with_the_attempts(jitter) -> None:
+def test_retry_delays_grow_with_the_attempts(jitter) -> None:
     waits = [retry_delay_s(attempts, jitter) for attempts in range(1, 20)]
     assert waits == sorted(waits)
 

@@ -17,7 +17,7 @@ def test_every_method_has_a_sample(config) -> None:
 
 
 @pytest.mark.parametrize("method", methods_with_samples("users"))
-def test_answers_are_as_the_samples_say(users, method) -> None:
+def test_outcomes_match_the_samples(users, method) -> None:
     sample = rpc_sample(f"users.{method}")
     if method != "create":
         users.create(
@@ -27,7 +27,7 @@ def test_answers_are_as_the_samples_say(users, method) -> None:
     assert alike(getattr(users, method)(**sample["request"])) == alike(sample["answer"])
 
 
-def test_user_created_is_as_its_sample_says(users, sql) -> None:
+def test_user_created_matches_its_sample(users, sql) -> None:
     users.create(**rpc_sample("users.create")["request"])
     [(event,)] = sql("users", "SELECT payload FROM outbox")
     assert alike(event) == alike(event_sample("users.user_created"))

@@ -55,15 +55,13 @@ def test_the_password_is_stored_as_an_argon2id_hash_only(users, sql) -> None:
     assert ANN["password"] not in row + event
 
 
-def test_the_locale_is_english_unless_told(users) -> None:
+def test_the_default_locale_is_english(users) -> None:
     ann = {name: value for name, value in ANN.items() if name != "locale"}
     assert users.create(**ann)["user"]["locale"] == "en"
 
 
 @pytest.mark.parametrize("locale", ["ru-RU", "RU", "ru_RU.UTF-8"])
-def test_a_locale_is_stored_and_published_as_a_language_of_letters(
-    users, sql, locale
-) -> None:
+def test_a_locale_is_stored_and_published_as_a_language(users, sql, locale) -> None:
     ann = {**ANN, "id": new_id(), "locale": locale}
     first = users.create(**ann)
     assert first["user"]["locale"] == "ru"
@@ -95,7 +93,7 @@ def test_two_forms_of_one_domain_are_one_address(users, stored, first, second) -
     assert stored() == ONE
 
 
-def test_an_address_of_an_earlier_version_is_taken_in_both_forms_and_kept(
+def test_an_address_of_an_earlier_version_is_taken_in_both_forms(
     users, stored, sql
 ) -> None:
     ann = users.create(**ANN)["user"]
@@ -120,7 +118,7 @@ def test_an_address_of_an_earlier_version_is_taken_in_both_forms_and_kept(
         ({}, {"username", "email"}),
     ],
 )
-def test_a_name_or_address_that_differs_in_case_only_is_taken(
+def test_a_name_or_address_in_another_case_is_taken(
     users, stored, change, taken
 ) -> None:
     users.create(**ANN)
@@ -130,14 +128,14 @@ def test_a_name_or_address_that_differs_in_case_only_is_taken(
     assert stored() == ONE
 
 
-def test_name_and_address_of_two_others_are_both_taken(users) -> None:
+def test_a_name_and_an_address_of_two_users_are_both_taken(users) -> None:
     users.create(**ANN)
     users.create(**{**ANN, "username": "bob", "email": "bob@example.com"})
     outcome = users.create(**{**ANN, "email": "bob@example.com", "id": new_id()})
     assert set(outcome["errors"]) == {"username", "email"}
 
 
-def test_a_redelivered_sign_up_is_answered_as_the_first(users, stored) -> None:
+def test_a_redelivered_sign_up_has_the_first_outcome(users, stored) -> None:
     ann = {**ANN, "id": new_id()}
     first = users.create(**ann)
     assert first["user"]["id"] == ann["id"]
@@ -156,7 +154,7 @@ def test_an_id_with_another_name_or_address_is_taken(users, stored) -> None:
     assert stored() == ONE
 
 
-def test_of_sign_ups_at_once_one_is_created(users, stored) -> None:
+def test_one_of_several_equal_sign_ups_is_created(users, stored) -> None:
     calls = [users.create.call_async(**ANN) for _ in range(6)]
     outcomes = [call.result() for call in calls]
     assert (
@@ -168,7 +166,7 @@ def test_of_sign_ups_at_once_one_is_created(users, stored) -> None:
     assert stored() == ONE
 
 
-def test_redelivered_sign_ups_at_once_are_all_created_as_one(users, stored) -> None:
+def test_concurrent_redeliveries_of_a_sign_up_create_one_user(users, stored) -> None:
     ann = {**ANN, "id": new_id()}
     calls = [users.create.call_async(**ann) for _ in range(6)]
     assert {call.result()["status"] for call in calls} == {"created"}
@@ -218,7 +216,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("field", WRONG)
-def test_a_wrong_value_is_named_and_stores_nothing(
+def test_an_invalid_value_is_named_and_not_stored(
     users, stored, subtests, field
 ) -> None:
     for value in WRONG[field]:
@@ -229,11 +227,11 @@ def test_a_wrong_value_is_named_and_stores_nothing(
     assert stored() == NONE
 
 
-def test_what_is_missing_is_named(users) -> None:
+def test_missing_fields_are_named(users) -> None:
     assert set(users.create()["errors"]) == {"username", "email", "password"}
 
 
-def test_user_and_event_are_stored_together_or_not_at_all(users, stored, sql) -> None:
+def test_a_user_and_its_event_are_stored_together(users, stored, sql) -> None:
     sql("users", "ALTER TABLE outbox ADD CONSTRAINT full_up CHECK (false)")
     try:
         with pytest.raises(InternalError, match="users failed"):
@@ -245,7 +243,7 @@ def test_user_and_event_are_stored_together_or_not_at_all(users, stored, sql) ->
     assert stored() == ONE
 
 
-def test_users_are_found_by_id_in_the_order_asked_for(users) -> None:
+def test_users_are_returned_in_the_order_of_their_ids(users) -> None:
     ann = users.create(**ANN)["user"]
     bob = users.create(**{**ANN, "username": "bob", "email": "bob@example.com"})["user"]
     ids = [bob["id"], new_id(), "42", None, ann["id"], bob["id"]]
@@ -256,7 +254,7 @@ def test_users_are_found_by_id_in_the_order_asked_for(users) -> None:
     ] == [None] * 5
 
 
-def test_the_right_password_logs_in_whatever_the_case_of_the_name(users) -> None:
+def test_the_case_of_the_username_does_not_matter_at_login(users) -> None:
     ann = users.create(**ANN)["user"]
     for username in ("Ann", "ann", "ANN"):
         assert users.authenticate(username=username, password=ANN["password"]) == ann
@@ -273,9 +271,7 @@ def test_a_user_with_an_address_of_earlier_rules_logs_in(users, sql) -> None:
     )
 
 
-def test_a_login_to_a_hash_that_cannot_be_read_is_as_a_wrong_password(
-    users, sql
-) -> None:
+def test_an_unreadable_hash_counts_as_a_wrong_password(users, sql) -> None:
     users.create(**ANN)
     sql("users", "UPDATE users SET password_hash = 'x'")
     assert users.authenticate(username="Ann", password=ANN["password"]) is None
@@ -304,7 +300,7 @@ WRONG_LOGINS = [
 ]
 
 
-def test_a_wrong_login_never_tells_what_was_wrong(users, subtests) -> None:
+def test_a_wrong_login_does_not_show_what_was_wrong(users, subtests) -> None:
     users.create(**ANN)
     for username, password in WRONG_LOGINS:
         with subtests.test(username=username, password=repr(password)[:20]):

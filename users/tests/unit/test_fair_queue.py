@@ -64,28 +64,26 @@ ONE_OF_BOTH = [("guesser's", "ann")] * MAX_WAITING
 CROWDS = pytest.mark.parametrize("guesses", [ONE_ADDRESS, ONE_NAME, ONE_OF_BOTH])
 
 
-def test_those_of_one_address_and_one_name_come_in_their_order(crowd) -> None:
+def test_equal_callers_are_served_in_order(crowd) -> None:
     callers = [("one", "ann")] * 3
     crowd.come(*callers)
     assert crowd.serve() == callers
 
 
 @CROWDS
-def test_a_crowd_delays_a_caller_of_another_address_and_name_by_few_turns(
-    crowd, guesses
-) -> None:
+def test_a_crowd_delays_another_caller_by_few_turns(crowd, guesses) -> None:
     crowd.come(*guesses[:-1], BOB)
     assert crowd.serve().index(BOB) <= 3
     assert len(crowd.served) == MAX_WAITING
 
 
-def test_behind_a_proxy_the_names_share_the_turns(crowd) -> None:
+def test_behind_a_proxy_usernames_share_the_slots(crowd) -> None:
     guesses = [("proxy", "ann")] * (MAX_WAITING - 1)
     crowd.come(*guesses, ("proxy", "bob"))
     assert crowd.serve().index(("proxy", "bob")) <= 3
 
 
-def test_a_guess_of_a_users_own_name_from_elsewhere_delays_the_user_by_few_turns(
+def test_guesses_of_a_username_delay_its_user_by_few_turns(
     crowd,
 ) -> None:
     crowd.come(*[("guesser's", "bob")] * (MAX_WAITING - 1), BOB)
@@ -93,7 +91,7 @@ def test_a_guess_of_a_users_own_name_from_elsewhere_delays_the_user_by_few_turns
 
 
 @CROWDS
-def test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller(
+def test_a_full_queue_gives_a_place_of_the_crowd_to_another_caller(
     crowd, guesses
 ) -> None:
     crowd.come(*guesses, BOB, *guesses)
@@ -102,7 +100,7 @@ def test_in_a_full_queue_the_crowd_gives_a_place_to_another_caller(
     assert crowd.served.index(BOB) <= 3
 
 
-def test_in_a_full_queue_behind_a_proxy_a_name_takes_the_place_of_the_most_frequent(
+def test_behind_a_proxy_a_full_queue_refuses_the_most_frequent_name(
     crowd,
 ) -> None:
     crowd.come(*[("proxy", "ann")] * MAX_WAITING, ("proxy", "bob"), ("proxy", "ann"))
@@ -110,7 +108,7 @@ def test_in_a_full_queue_behind_a_proxy_a_name_takes_the_place_of_the_most_frequ
     assert crowd.refused == [("proxy", "ann")] * 2
 
 
-def test_many_addresses_with_one_name_do_not_take_the_places_of_a_proxy(crowd) -> None:
+def test_many_addresses_with_one_name_do_not_displace_a_proxy(crowd) -> None:
     proxied = [("proxy", f"user-{n}") for n in range(5)]
     crowd.come(*proxied, *ONE_NAME)
     assert set(proxied) <= set(crowd.serve())
@@ -123,7 +121,7 @@ SOME = st.sampled_from("abc")
     crowded=st.lists(st.tuples(SOME, SOME), max_size=12),
     later=st.lists(st.tuples(SOME, SOME), max_size=12),
 )
-def test_whatever_comes_a_lone_caller_waits_two_turns_for_each_address_at_most(
+def test_a_lone_caller_waits_at_most_two_turns_for_each_address(
     crowded: Sequence[Caller], later: Sequence[Caller]
 ) -> None:
     crowd = Crowd()
@@ -135,7 +133,7 @@ def test_whatever_comes_a_lone_caller_waits_two_turns_for_each_address_at_most(
     assert place <= 2 * min(addresses, usernames)
 
 
-def test_a_free_slot_is_taken_at_once() -> None:
+def test_a_free_slot_is_given_at_once() -> None:
     queue = FairQueue(2, 1)
     with eventlet.Timeout(5), queue.slot("a", "a"), queue.slot("a", "a"):
         pass
@@ -153,7 +151,7 @@ def test_the_slot_of_a_killed_caller_is_not_lost(crowd, killed) -> None:
     assert len(crowd.served) == 2
 
 
-def test_a_caller_killed_between_its_turn_and_its_work_gives_the_slot_back(
+def test_a_caller_killed_before_its_work_releases_the_slot(
     crowd,
 ) -> None:
     [bob] = crowd.come(BOB)

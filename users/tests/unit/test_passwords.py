@@ -7,17 +7,17 @@ from eventlet.event import Event
 from chassis.errors import Unavailable
 from chassis.logs import bind_client
 from users import passwords
-from users.passwords import AT_ONCE, MAX_WAITING, slot
+from users.passwords import MAX_CONCURRENT, MAX_WAITING, hashing_slot
 
 
 def hash_password(password: str) -> str:
-    with slot("ann"):
+    with hashing_slot("ann"):
         return passwords.hash_password(password)
 
 
 def verify_password(password_hash: str | None, password: str) -> bool:
     user = password_hash and {"id": "1", "password_hash": password_hash}
-    with slot("ann"):
+    with hashing_slot("ann"):
         return passwords.verify_password(user or None, password)
 
 
@@ -36,7 +36,7 @@ def ticks():
     ticking.kill()
 
 
-def test_a_hash_is_argon2id_with_19_mib_two_passes_and_one_lane() -> None:
+def test_a_hash_has_the_parameters_of_owasp() -> None:
     assert hash_password("correct horse").startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
@@ -47,17 +47,17 @@ def test_equal_passwords_have_different_hashes() -> None:
 @pytest.mark.parametrize(
     "password", ["correct horse", "пароль из слов", "🐎" * 32, " spaces "]
 )
-def test_only_the_right_password_is_right(password) -> None:
+def test_only_the_right_password_is_valid(password) -> None:
     hashed = hash_password(password)
     assert verify_password(hashed, password)
     assert not verify_password(hashed, password + " ")
 
 
-def test_nobody_has_a_password() -> None:
-    assert not verify_password(None, "nobody has this password")
+def test_an_unknown_user_has_no_password() -> None:
+    assert not verify_password(None, "a password that no user has")
 
 
-def test_hashing_and_verifying_leave_the_event_loop_to_others(ticks) -> None:
+def test_hashing_and_verifying_do_not_block_the_event_loop(ticks) -> None:
     hashed = hash_password("correct horse")
     while_hashing = len(ticks)
     assert while_hashing > 2
@@ -84,13 +84,14 @@ def test_many_are_hashed_two_at_a_time(monkeypatch) -> None:
     assert max(peak) == 2
 
 
-def test_a_flood_is_refused_and_whoever_waits_already_is_served(monkeypatch) -> None:
+def test_a_full_queue_refuses_new_callers_and_serves_waiting_ones(monkeypatch) -> None:
     at_work = Event()
     monkeypatch.setattr(
         "users.passwords.tpool.execute", lambda function, *args: at_work.wait()
     )
     waiting = [
-        eventlet.spawn(hash_password, "password") for _ in range(AT_ONCE + MAX_WAITING)
+        eventlet.spawn(hash_password, "password")
+        for _ in range(MAX_CONCURRENT + MAX_WAITING)
     ]
     eventlet.sleep(0)
     for hashing in (lambda: hash_password("a"), lambda: verify_password(None, "a")):
@@ -111,9 +112,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("stored", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_stored_hash_that_cannot_be_read_is_no_ones_password_and_logged(
-    stored, caplog
-) -> None:
+def test_an_unreadable_hash_matches_no_password_and_is_logged(stored, caplog) -> None:
     assert not verify_password(stored, "correct horse")
     [record] = caplog.records
     assert (record.levelname, record.user_id) == ("ERROR", "1")
@@ -124,12 +123,12 @@ def test_a_wrong_password_is_not_logged(caplog) -> None:
     assert not caplog.records
 
 
-def test_spellings_of_a_name_that_differ_in_case_share_its_turns() -> None:
+def test_spellings_of_a_username_share_its_slots() -> None:
     order = []
     first = Event()
 
     def log_in(username: str) -> None:
-        with slot(username):
+        with hashing_slot(username):
             first.wait()
             order.append(username)
 
@@ -142,13 +141,13 @@ def test_spellings_of_a_name_that_differ_in_case_share_its_turns() -> None:
     assert order.index("bob") < order.index("aNn")
 
 
-def test_clients_share_the_turns() -> None:
+def test_clients_share_the_slots() -> None:
     order = []
     first = Event()
 
     def log_in(client: str, username: str) -> None:
         bind_client({"client": client})
-        with slot(username):
+        with hashing_slot(username):
             first.wait()
             order.append(client)
 
@@ -158,4 +157,4 @@ def test_clients_share_the_turns() -> None:
     first.send()
     for thread in threads:
         thread.wait()
-    assert order.index("bob's") <= AT_ONCE + 3
+    assert order.index("bob's") <= MAX_CONCURRENT + 3
