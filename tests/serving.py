@@ -11,29 +11,29 @@ from chassis.rpc import rpc
 
 
 class FakeService:
-    """A fake of the service `name`. It records the calls of `methods`, and replies from `answers`.
+    """A fake of the service `name`. It records the calls of `methods`, and replies from `replies`.
 
-    `answers["get"] = lambda user_id: {...}` sets the reply of a method. Without one the call fails.
+    `replies["get"] = lambda user_id: {...}` sets the reply of a method. Without one the call fails.
     """
 
     def __init__(self, name: str, *methods: str) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.answers: dict[str, Callable[..., Any]] = {}
+        self.replies: dict[str, Callable[..., Any]] = {}
         entrypoints = {method: self._entrypoint(method) for method in methods}
         self.service = type(f"Fake{name.title()}", (), {"name": name, **entrypoints})
 
     def _entrypoint(self, method: str) -> Any:
-        def answer(service: Any, **kwargs: Any) -> Any:
+        def reply(service: Any, **kwargs: Any) -> Any:
             self.calls.append((method, kwargs))
-            return self.answers[method](**kwargs)
+            return self.replies[method](**kwargs)
 
-        answer.__name__ = method
-        return rpc(answer)
+        reply.__name__ = method
+        return rpc(reply)
 
     def reset(self) -> None:
-        """Remove calls and answers, for the next test."""
+        """Remove calls and replies, for the next test."""
         self.calls.clear()
-        self.answers.clear()
+        self.replies.clear()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""billing on a real broker and database, beside a fake of users."""
+"""billing with a real broker and database, and a fake of users."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,28 +12,29 @@ from tests.serving import FakeService, serving
 @pytest.fixture(scope="module")
 def running(suite_config) -> Iterator[FakeService]:
     fake = FakeService("users", "get_many")
-    patient = {**suite_config, "RPC_TIMEOUT_S": 60}  # longer than any test waits
-    with serving(patient, fake.service, Service):
+    # Longer than any test waits.
+    config = {**suite_config, "RPC_TIMEOUT_S": 60}
+    with serving(config, fake.service, Service):
         yield fake
 
 
 @pytest.fixture
 def users(running, clean) -> FakeService:
-    """The fake of users: billing runs beside it; it knows nobody, and records who asks."""
+    """The fake of users. It knows no user, and records the calls. billing is running."""
     running.reset()
-    running.answers["get_many"] = lambda user_ids: [None for _ in user_ids]
+    running.replies["get_many"] = lambda user_ids: [None for _ in user_ids]
     return running
 
 
 @pytest.fixture
 def billing(users, rpc):
-    """How other services call billing."""
+    """The RPC methods of billing."""
     return rpc.billing
 
 
 @pytest.fixture
 def open_account(billing) -> Callable[..., str]:
-    """`open_account(500)`: a new user's id, whose account holds 500."""
+    """`open_account(500)` opens an account with 500, and returns the id of its new user."""
 
     def open_(balance_minor: int = 0) -> str:
         user_id = new_id()
@@ -47,7 +48,7 @@ def open_account(billing) -> Callable[..., str]:
 
 @pytest.fixture
 def balance(sql) -> Callable[[str], int]:
-    """An account's balance as stored, which is what its ledger adds up to."""
+    """Read the stored balance of an account, and check that it is the sum of its operations."""
 
     def read(user_id: str) -> int:
         [(balance,)] = sql(
@@ -57,8 +58,13 @@ def balance(sql) -> Callable[[str], int]:
         )
         [(total,)] = sql(
             "billing",
-            "SELECT coalesce(sum(CASE kind WHEN 'deposit' THEN amount_minor ELSE -amount_minor END), 0)"
-            " FROM operations WHERE user_id = %s AND status = 'done'",
+            """
+            SELECT coalesce(
+                sum(CASE kind WHEN 'deposit' THEN amount_minor ELSE -amount_minor END), 0
+            )
+            FROM operations
+            WHERE user_id = %s AND status = 'done'
+            """,
             [user_id],
         )
         assert balance == total
@@ -69,7 +75,7 @@ def balance(sql) -> Callable[[str], int]:
 
 @pytest.fixture
 def operations(sql) -> Callable[[], list]:
-    """All operations as stored: (ref, kind, status), in the order of refs."""
+    """Read all operations as (ref, kind, status), ordered by ref."""
     return lambda: sql(
         "billing", "SELECT ref, kind, status FROM operations ORDER BY ref"
     )

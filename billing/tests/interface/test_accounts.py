@@ -1,4 +1,4 @@
-"""Accounts and statements with a real broker and database; who is asked of users is a fake's."""
+"""Accounts and statements, with a real broker and database and a fake of users."""
 
 import uuid
 
@@ -20,7 +20,7 @@ def stored_accounts(sql) -> list[str]:
 
 
 def knows(*known: str):
-    """What users answers that knows these."""
+    """Return a `get_many` of users that knows the users with these ids."""
     return lambda user_ids: [{"id": id_} if id_ in known else None for id_ in user_ids]
 
 
@@ -40,12 +40,12 @@ def test_user_created_opens_the_account_without_a_call(
     assert users.calls == []
 
 
-@pytest.mark.parametrize("odd", [1, True, 1.5, "no uuid", [], {}])
+@pytest.mark.parametrize("malformed", [1, True, 1.5, "not a UUID", [], {}])
 def test_a_malformed_user_created_does_not_delay_other_accounts(
-    billing, users, dispatch, sql, odd
+    billing, users, dispatch, sql, malformed
 ) -> None:
     ids = [new_id() for _ in range(3)]
-    for user_id in (odd, *ids):
+    for user_id in (malformed, *ids):
         dispatch("users", "user_created", {"user_id": user_id})
     eventually(lambda: set(stored_accounts(sql)) >= set(ids))
 
@@ -64,7 +64,7 @@ def test_a_deposit_before_user_created_opens_the_account(
     billing, users, balance
 ) -> None:
     user_id = new_id()
-    users.answers["get_many"] = knows(user_id)
+    users.replies["get_many"] = knows(user_id)
     assert (
         billing.deposit(user_id=user_id, amount_minor=500, ref="first")["status"]
         == "done"
@@ -76,10 +76,10 @@ def test_a_deposit_before_user_created_opens_the_account(
 def test_an_account_query_before_user_created_opens_the_account(
     billing, users, sql
 ) -> None:
-    user_id, nobody = new_id(), new_id()
-    users.answers["get_many"] = knows(user_id)
+    user_id, unknown = new_id(), new_id()
+    users.replies["get_many"] = knows(user_id)
     outcomes = billing.account_many(
-        items=[{"user_id": nobody}, {"user_id": user_id}, {"user_id": 7}]
+        items=[{"user_id": unknown}, {"user_id": user_id}, {"user_id": 7}]
     )
     assert [outcome["status"] for outcome in outcomes] == [
         "unknown-user",
@@ -107,24 +107,24 @@ def test_the_refusal_of_an_unknown_user_is_final(billing, users, sql) -> None:
 
 
 @pytest.fixture(params=["fails", "is slow"])
-def users_away(request, users):
-    """users can't answer: it fails, or takes longer than anyone waits."""
+def unavailable_users(request, users):
+    """users fails, or takes longer than the timeout of a call."""
     recovered = Event()
     if request.param == "is slow":
-        users.answers["get_many"] = lambda user_ids: recovered.wait()
+        users.replies["get_many"] = lambda user_ids: recovered.wait()
     else:
-        del users.answers["get_many"]
+        del users.replies["get_many"]
     yield users
     recovered.send([])
 
 
 def test_while_users_is_unavailable_only_new_users_wait(
-    billing, users_away, open_account, balance, sql
+    billing, unavailable_users, open_account, balance, sql
 ) -> None:
-    user_id, stranger = open_account(1000), new_id()
+    user_id, new_user_id = open_account(1000), new_id()
     items = [
         {"user_id": id_, "amount_minor": 100, "order_id": new_id()}
-        for id_ in (user_id, stranger, user_id)
+        for id_ in (user_id, new_user_id, user_id)
     ]
     outcomes = billing.withdraw_many(items=items)
     assert [outcome["status"] for outcome in outcomes] == [
@@ -133,18 +133,21 @@ def test_while_users_is_unavailable_only_new_users_wait(
         "done",
     ]
     assert balance(user_id) == 800
-    accounts = billing.account_many(items=[{"user_id": stranger}, {"user_id": user_id}])
+    accounts = billing.account_many(
+        items=[{"user_id": new_user_id}, {"user_id": user_id}]
+    )
     assert [account["status"] for account in accounts] == ["unavailable", "open"]
     assert (
-        sql("billing", "SELECT 1 FROM operations WHERE user_id = %s", [stranger]) == []
+        sql("billing", "SELECT 1 FROM operations WHERE user_id = %s", [new_user_id])
+        == []
     )
 
 
 def test_a_deposit_succeeds_once_users_is_available(billing, users, balance) -> None:
     deposit = {"user_id": new_id(), "amount_minor": 100, "ref": "till"}
-    del users.answers["get_many"]
+    del users.replies["get_many"]
     assert billing.deposit(**deposit) == {"status": "unavailable"}
-    users.answers["get_many"] = knows(deposit["user_id"])
+    users.replies["get_many"] = knows(deposit["user_id"])
     assert billing.deposit(**deposit)["status"] == "done"
     assert balance(deposit["user_id"]) == 100
 
@@ -219,15 +222,15 @@ def test_a_statement_shows_its_own_account_only(billing, open_account) -> None:
     assert billing.statement(user_id=new_id()) == {"items": [], "next": None}
 
 
-WRONG_PAGES = {
+INVALID_PAGES = {
     "limit": (0, -1, 101, 10**9, "x", None, 1.5),
     "after": (0, "x", new_id(), 2**63),
 }
 
 
-@pytest.mark.parametrize("field", WRONG_PAGES)
+@pytest.mark.parametrize("field", INVALID_PAGES)
 def test_an_invalid_page_is_named(billing, subtests, field) -> None:
-    for value in WRONG_PAGES[field]:
+    for value in INVALID_PAGES[field]:
         with subtests.test(value=value):
             outcome = billing.statement(**{"user_id": new_id(), field: value})
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])

@@ -1,4 +1,4 @@
-"""billing's own audit: each account against its ledger."""
+"""The audit of billing compares each account with its ledger."""
 
 import uuid
 
@@ -17,15 +17,17 @@ BALANCED = {
     "balance_minor": 0,
     "differences": [],
 }
-WRONG = {
+CHANGES = {
     "a balance": "UPDATE accounts SET balance_minor = balance_minor + 1 WHERE user_id = %s",
     "a last number": "UPDATE accounts SET last_seq = last_seq + 1 WHERE user_id = %s",
-    "an operation that is gone": "DELETE FROM operations WHERE seq = 2 AND user_id = %s",
+    "a deleted operation": "DELETE FROM operations WHERE seq = 2 AND user_id = %s",
     "a number": "UPDATE operations SET seq = 9 WHERE seq = 2 AND user_id = %s",
     "a balance after an operation": (
         "UPDATE operations SET balance_after_minor = 1 WHERE seq = 1 AND user_id = %s"
     ),
-    "a status": "UPDATE operations SET status = 'done', reason = NULL WHERE seq = 2 AND user_id = %s",
+    "a status": (
+        "UPDATE operations SET status = 'done', reason = NULL WHERE seq = 2 AND user_id = %s"
+    ),
 }
 
 
@@ -35,7 +37,7 @@ def metric(name: str) -> float | None:
 
 @pytest.fixture
 def account(billing, open_account) -> str:
-    """An account that 300 of 1000 were withdrawn from, after a refusal."""
+    """An account with a deposit of 1000, a refused withdrawal, and one of 300."""
     user_id = open_account(1000)
     for amount in (1001, 300):
         billing.withdraw(
@@ -48,7 +50,7 @@ def test_accounts_that_match_their_ledgers_are_balanced(
     billing, account, open_account
 ) -> None:
     open_account()
-    billing.withdraw(user_id=str(uuid.uuid4()), amount_minor=1, ref="of nobody")
+    billing.withdraw(user_id=str(uuid.uuid4()), amount_minor=1, ref="unknown user")
     assert billing.audit() == {
         **BALANCED,
         "accounts": 2,
@@ -61,15 +63,15 @@ def test_an_audit_without_accounts_is_balanced(billing) -> None:
     assert billing.audit() == BALANCED
 
 
-@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_difference_is_listed_with_its_account(
-    billing, account, open_account, sql, what
+    billing, account, open_account, sql, change
 ) -> None:
     open_account(500)
-    sql("billing", WRONG[what], [account])
-    answer = billing.audit()
-    assert (answer["status"], answer["accounts"]) == ("differs", 2)
-    [line] = answer["differences"]
+    sql("billing", CHANGES[change], [account])
+    outcome = billing.audit()
+    assert (outcome["status"], outcome["accounts"]) == ("differs", 2)
+    [line] = outcome["differences"]
     assert line.startswith(f"{account}: ")
 
 
@@ -81,8 +83,8 @@ def test_an_audit_counts_all_differences_and_lists_a_hundred(
         "billing",
         "INSERT INTO accounts SELECT gen_random_uuid(), 1 FROM generate_series(1, 105)",
     )
-    answer = billing.audit()
-    assert (answer["accounts"], len(answer["differences"])) == (105, 100)
+    outcome = billing.audit()
+    assert (outcome["accounts"], len(outcome["differences"])) == (105, 100)
     assert metric("shop_audit_differences") == 105
 
 
@@ -104,8 +106,8 @@ def test_an_audit_runs_periodically(config, clean, sql) -> None:
     )
     before = metric("shop_audit_timestamp_seconds") or 0
     container = Container(service.Service, {**config, "HEALTH_ADDRESS": "127.0.0.1:0"})
-    [clock] = [e for e in container.entrypoints if isinstance(e, Timer)]
-    clock.interval = 0.1  # instead of an hour
+    [timer] = [e for e in container.entrypoints if isinstance(e, Timer)]
+    timer.interval = 0.1  # instead of an hour
     container.start()
     eventually(lambda: (metric("shop_audit_timestamp_seconds") or 0) > before)
     container.stop()

@@ -1,4 +1,4 @@
-"""What billing answers is what its samples say; what it is told and asks fits the samples of users."""
+"""The outcomes of billing match its samples, and its calls and events those of users."""
 
 import pytest
 
@@ -19,11 +19,11 @@ def test_every_method_has_a_sample(config) -> None:
 
 @pytest.mark.parametrize("method", methods_with_samples("billing"))
 def test_outcomes_match_the_samples(billing, users, method) -> None:
-    """The account holds 100.00; users does not answer who the other one is."""
+    """The account has 100.00. users is unavailable for the other user."""
     user_id = event_sample("users.user_created")["user_id"]
     billing.open_account(user_id=user_id)
     billing.deposit(user_id=user_id, amount_minor=10_000, ref="till-1")
-    del users.answers["get_many"]
+    del users.replies["get_many"]
     sample = rpc_sample(f"billing.{method}")
     assert alike(getattr(billing, method)(**sample["request"])) == alike(
         sample["answer"]
@@ -43,7 +43,7 @@ def test_user_created_of_the_sample_opens_the_account(billing, dispatch, sql) ->
 
 def test_calls_to_users_match_the_sample(billing, users) -> None:
     sample = rpc_sample("users.get_many")
-    users.answers["get_many"] = lambda user_ids: sample["answer"]
+    users.replies["get_many"] = lambda user_ids: sample["answer"]
     accounts = billing.account_many(
         items=[{"user_id": id_} for id_ in sample["request"]["user_ids"]]
     )

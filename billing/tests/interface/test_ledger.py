@@ -1,4 +1,4 @@
-"""Deposits, withdrawals and cancellations with a real broker and database."""
+"""Deposits, withdrawals and cancellations, with a real broker and database."""
 
 import uuid
 
@@ -9,7 +9,7 @@ from billing import domain, store
 from chassis.errors import Unavailable
 from conftest import eventually
 
-WRONG_AMOUNTS = [
+INVALID_AMOUNTS = [
     0,
     -1,
     True,
@@ -46,8 +46,8 @@ def statuses(outcomes: list[dict]) -> list[str]:
     return [outcome["status"] for outcome in outcomes]
 
 
-def all_at_once(method, items: list[dict]) -> list[dict]:
-    """Call `method` for all items; the service works on as many at a time as it has workers."""
+def call_concurrently(method, items: list[dict]) -> list[dict]:
+    """Call `method` for all items at once. The service handles as many as it has workers."""
     return [call.result() for call in [method.call_async(**item) for item in items]]
 
 
@@ -96,7 +96,7 @@ def test_an_invalid_amount_is_named_and_not_stored(
         "withdraw": {"key": "k"},
         "cancel": {"order_id": new_id()},
     }[method]
-    for amount in WRONG_AMOUNTS:
+    for amount in INVALID_AMOUNTS:
         with subtests.test(amount=str(amount)[:20]):
             outcome = getattr(billing, method)(**withdrawal(user_id, amount, **name))
             assert outcome["status"] == "invalid"
@@ -104,7 +104,7 @@ def test_an_invalid_amount_is_named_and_not_stored(
     assert operations() == before
 
 
-WRONG_ARGUMENTS = [
+INVALID_ARGUMENTS = [
     ("deposit", {"user_id": "42"}, "user_id"),
     ("deposit", {"user_id": None}, "user_id"),
     ("deposit", {"ref": ""}, "ref"),
@@ -125,7 +125,7 @@ def test_an_invalid_argument_is_named_and_not_stored(
     billing, user_id, operations, subtests
 ) -> None:
     before = operations()
-    for method, change, field in WRONG_ARGUMENTS:
+    for method, change, field in INVALID_ARGUMENTS:
         with subtests.test(method, change=change):
             outcome = getattr(billing, method)(
                 **{**withdrawal(user_id, ref="r"), **change}
@@ -144,7 +144,7 @@ def test_missing_arguments_are_all_named(billing) -> None:
 def test_an_invalid_item_does_not_affect_the_others(billing, user_id, balance) -> None:
     items = [
         withdrawal(user_id, 100),
-        "no item",
+        "not an item",
         withdrawal(user_id, 0),
         withdrawal(user_id, 200),
     ]
@@ -194,13 +194,13 @@ def test_no_key_or_ref_collides_with_the_ref_of_an_order(
         f"shell:order:{order['order_id']}",
     ]
     names = [{name: text} for name in ("key", "ref") for text in texts]
-    theirs = [withdrawal(ann, 1, **name) for name in names]
-    theirs += [withdrawal(bob, 1, key=text) for text in texts]
-    assert set(statuses(all_at_once(billing.withdraw, theirs))) == {"done"}
+    withdrawals = [withdrawal(ann, 1, **name) for name in names]
+    withdrawals += [withdrawal(bob, 1, key=text) for text in texts]
+    assert set(statuses(call_concurrently(billing.withdraw, withdrawals))) == {"done"}
     deposits = [
         withdrawal(user, 1, key=f"d {text}") for user in (ann, bob) for text in texts
     ]
-    assert set(statuses(all_at_once(billing.deposit, deposits))) == {"done"}
+    assert set(statuses(call_concurrently(billing.deposit, deposits))) == {"done"}
     assert billing.withdraw(**order)["status"] == "done"
     assert (
         billing.withdraw(**order)["balance_after_minor"]
@@ -237,13 +237,12 @@ def test_concurrent_withdrawals_never_overdraw_an_account(
 ) -> None:
     user_id = open_account(1000)
     orders = [withdrawal(user_id, 50) for _ in range(40)]
-    outcomes = all_at_once(billing.withdraw, orders + orders)
+    outcomes = call_concurrently(billing.withdraw, orders + orders)
     assert outcomes[:40] == outcomes[40:]
     assert sorted(statuses(outcomes[:40])) == ["done"] * 20 + ["refused"] * 20
     assert balance(user_id) == 0
-    assert sorted(o["seq"] for o in outcomes[:40]) == list(
-        range(2, 42)
-    )  # 1 is the deposit
+    # Number 1 is the deposit.
+    assert sorted(o["seq"] for o in outcomes[:40]) == list(range(2, 42))
 
 
 def test_batches_with_the_same_accounts_do_not_deadlock(
@@ -254,21 +253,24 @@ def test_batches_with_the_same_accounts_do_not_deadlock(
         {"items": [withdrawal(u, 10) for u in users[n % 4 :] + users[: n % 4]]}
         for n in range(16)
     ]
-    outcomes = all_at_once(billing.withdraw_many, batches)
+    outcomes = call_concurrently(billing.withdraw_many, batches)
     assert {status for batch in outcomes for status in statuses(batch)} == {"done"}
     assert [balance(user) for user in users] == [840] * 4
 
 
 @pytest.fixture
-def someone_records(sql):
-    """`someone_records(ref, user_id)`: another transaction does it, and is left open."""
+def insert_uncommitted(sql):
+    """`insert_uncommitted(ref, user_id)` inserts an operation in a transaction that stays open."""
 
     def begin(ref: str, user_id: str) -> None:
         sql("billing", "BEGIN")
         sql(
             "billing",
-            "INSERT INTO operations (id, ref, user_id, seq, kind, amount_minor, status, balance_after_minor)"
-            " VALUES (%s, %s, %s, 0, 'withdrawal', 100, 'done', 0)",
+            """
+            INSERT INTO operations
+                (id, ref, user_id, seq, kind, amount_minor, status, balance_after_minor)
+            VALUES (%s, %s, %s, 0, 'withdrawal', 100, 'done', 0)
+            """,
             [new_id(), ref, user_id],
         )
 
@@ -277,10 +279,10 @@ def someone_records(sql):
 
 
 def test_a_ref_taken_by_another_transaction_is_a_conflict(
-    billing, open_account, sql, someone_records
+    billing, open_account, sql, insert_uncommitted
 ) -> None:
     ann, bob = open_account(1000), open_account(1000)
-    someone_records("shell:till-1", bob)
+    insert_uncommitted("shell:till-1", bob)
     call = billing.withdraw_many.call_async(
         items=[withdrawal(ann, 100, ref="till-1"), withdrawal(ann, 200)]
     )
@@ -295,9 +297,8 @@ def test_refs_that_conflict_in_each_attempt_end_in_unavailable(
 ) -> None:
     order = withdrawal(user_id)
     billing.withdraw(**order)
-    monkeypatch.setattr(
-        store, "load_operations", lambda connection, refs: {}
-    )  # each attempt is too early
+    # No attempt finds the operation that exists.
+    monkeypatch.setattr(store, "load_operations", lambda connection, refs: {})
     with pytest.raises(Unavailable, match="other requests use the same refs"):
         billing.withdraw(**order)
     assert balance(user_id) == 700
@@ -311,7 +312,9 @@ def test_one_of_two_users_gets_a_ref_that_both_use(
         (withdrawal(ann, 10, ref=f"r{n}"), withdrawal(bob, 10, ref=f"r{n}"))
         for n in range(20)
     ]
-    outcomes = all_at_once(billing.withdraw, [item for pair in pairs for item in pair])
+    outcomes = call_concurrently(
+        billing.withdraw, [item for pair in pairs for item in pair]
+    )
     for one, other in zip(outcomes[::2], outcomes[1::2], strict=True):
         assert sorted(statuses([one, other])) == ["conflict", "done"]
     assert balance(ann) + balance(bob) == 1800
@@ -344,7 +347,7 @@ def test_concurrent_withdrawal_and_cancellation_have_one_outcome(
 
 
 def test_the_ledger_is_append_only(billing, user_id, config) -> None:
-    """The database itself refuses the service's role anything else."""
+    """The role of the service has no other rights in the database."""
     connection = psycopg2.connect(
         config["DB_URIS"]["billing:Base"].replace("+psycopg2", "")
     )

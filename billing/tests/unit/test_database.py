@@ -1,4 +1,4 @@
-"""Books are served in their own currency alone."""
+"""billing uses its database only in the configured currency."""
 
 import pytest
 
@@ -7,10 +7,10 @@ from billing.database import BillingDatabase
 from billing.domain import AmountUnit
 
 
-def open_books(
+def check_content(
     monkeypatch: pytest.MonkeyPatch, found: AmountUnit | None, wanted: AmountUnit
 ) -> None:
-    """What billing does with the books that it finds at its start."""
+    """Check a database whose stored unit is `found`, as billing does at its start."""
     monkeypatch.setattr(store, "initialize_unit", lambda connection, unit: found)
     books = BillingDatabase(models.Base)
     books.unit = wanted
@@ -19,22 +19,22 @@ def open_books(
 
 @pytest.mark.parametrize("unit", [AmountUnit("EUR", 2), AmountUnit("JPY", 0)])
 def test_books_in_the_configured_currency_are_used(monkeypatch, unit) -> None:
-    open_books(monkeypatch, unit, unit)
+    check_content(monkeypatch, unit, unit)
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "message"),
     [
         (AmountUnit("EUR", 2), "the books are in EUR with 2: "),
         (AmountUnit("JPY", 2), "the books are in JPY with 2: "),
         (None, "the books are of an earlier version, with 2: "),
     ],
 )
-def test_books_in_another_currency_end_the_start(monkeypatch, found, said) -> None:
+def test_books_in_another_currency_end_the_start(monkeypatch, found, message) -> None:
     with pytest.raises(SystemExit) as ended:
-        open_books(monkeypatch, found, AmountUnit("JPY", 0))
+        check_content(monkeypatch, found, AmountUnit("JPY", 0))
     line = str(ended.value)
     assert line.startswith("billing: CURRENCY is JPY with 0 digits after the point, ")
-    assert said in line
+    assert message in line
     assert "docs/operations.md" in line
     assert "\n" not in line

@@ -1,4 +1,4 @@
-"""The rules of billing alone: what happens to any batch of requests."""
+"""The rules of billing: which operations a batch of requests becomes."""
 
 from datetime import UTC, datetime
 from itertools import count
@@ -44,7 +44,7 @@ requests = st.builds(
     st.sampled_from(["deposit", "withdrawal"]),
     st.integers(1, 60),
     ref=st.sampled_from("abcdef"),
-    user=st.sampled_from([*KNOWN, "nobody"]),
+    user=st.sampled_from([*KNOWN, "eve"]),
     cancels=st.booleans(),
 )
 batches = st.lists(requests, max_size=12)
@@ -60,7 +60,7 @@ books = st.fixed_dictionaries(
 
 
 class Ledger:
-    """What a database keeps of decisions."""
+    """A fake of the database. It stores the decisions."""
 
     def __init__(self, accounts, recorded=()) -> None:
         self.accounts = dict(accounts)
@@ -130,7 +130,7 @@ def test_operations_of_an_account_are_numbered_without_gaps(
         numbers = [o.seq for o in operations if o.user_id == name]
         assert numbers == list(range(1, len(numbers) + 1))
         assert ledger.accounts[name].last_seq == len(numbers)
-    assert all(o.seq == 0 for o in operations if o.user_id == "nobody")
+    assert all(o.seq == 0 for o in operations if o.user_id == "eve")
 
 
 @given(books, batches)
@@ -140,10 +140,10 @@ def test_a_ref_has_one_operation_and_matches_equal_requests_only(
     decisions = Ledger(accounts).apply(batch)
     refs = [o.ref for o in decisions.operations]
     assert sorted(refs) == sorted({r.ref for r in batch})
-    for asked, outcome in zip(batch, decisions.outcomes, strict=True):
+    for wanted, outcome in zip(batch, decisions.outcomes, strict=True):
         assert isinstance(outcome, Conflict) or (
             (outcome.ref, outcome.user_id, outcome.kind, outcome.amount_minor)
-            == (asked.ref, asked.user_id, asked.kind, asked.amount_minor)
+            == (wanted.ref, wanted.user_id, wanted.kind, wanted.amount_minor)
         )
 
 
@@ -199,7 +199,7 @@ def test_a_cancelled_withdrawal_never_happens() -> None:
         request(amount=99),
         request("deposit"),
         request(user="bob"),
-        request(user="nobody"),
+        request(user="eve"),
     ],
 )
 def test_a_ref_with_another_amount_kind_or_user_is_a_conflict(other) -> None:

@@ -1,4 +1,4 @@
-"""notifications on a real broker and database, beside a fake of users."""
+"""notifications with a real broker and database, and a fake of users."""
 
 import json
 import uuid
@@ -23,21 +23,21 @@ def running(suite_config) -> Iterator[FakeService]:
 
 @pytest.fixture
 def users(running, clean) -> FakeService:
-    """The fake of users: notifications runs beside it; it knows nobody, and records who asks."""
+    """The fake of users. It knows no user, and records the calls. notifications is running."""
     running.reset()
-    running.answers["get_many"] = lambda user_ids: [None for _ in user_ids]
+    running.replies["get_many"] = lambda user_ids: [None for _ in user_ids]
     return running
 
 
 @pytest.fixture
 def notifications(users, rpc):
-    """How other services call notifications."""
+    """The RPC methods of notifications."""
     return rpc.notifications
 
 
 @pytest.fixture
 def a_user() -> Callable[..., dict]:
-    """`a_user(locale="ru")`: what user_created tells of a new user."""
+    """`a_user(locale="ru")` returns the fields of user_created for a new user."""
 
     def make(**given) -> dict:
         user_id = str(uuid.uuid4())
@@ -57,7 +57,7 @@ SOURCES = {"user_created": "users", "order_paid": "orders", "order_rejected": "o
 
 @pytest.fixture
 def attempts(monkeypatch) -> Counter[str]:
-    """How many attempts of each event are over, whether done or failed."""
+    """Count the attempts of each event that have ended, in success or failure."""
     counts: Counter[str] = Counter()
     work = EventHandler._work
 
@@ -77,9 +77,11 @@ def _identity(event: dict) -> str:
 
 
 @pytest.fixture
-def tell(notifications, attempts, dispatch) -> Callable[..., None]:
-    """`tell(("order_paid", {...}), ...)`: events, delivered in that order. It returns when each of
-    them has been tried; retries of earlier events do not count."""
+def publish(notifications, attempts, dispatch) -> Callable[..., None]:
+    """`publish(("order_paid", {...}), ...)` publishes events, and waits for their attempts.
+
+    Retries of earlier events do not count.
+    """
 
     def deliver(*events) -> None:
         expected = attempts + Counter(_identity(event) for _, event in events)

@@ -1,4 +1,4 @@
-"""What notifications answers is what its samples say; what it is told and asks fits the others' samples."""
+"""The outcomes of notifications match its samples, and its calls and events those of others."""
 
 import pytest
 
@@ -17,14 +17,14 @@ def test_every_method_has_a_sample(config) -> None:
 
 
 @pytest.fixture
-def told(tell) -> None:
-    """The reader and the order, as the samples of users and orders tell of them."""
-    tell(("user_created", event_sample("users.user_created")))
-    tell(("order_paid", event_sample("orders.order_paid")))
+def samples_published(publish) -> None:
+    """The events of the samples: a user, and an order of this user."""
+    publish(("user_created", event_sample("users.user_created")))
+    publish(("order_paid", event_sample("orders.order_paid")))
 
 
 @pytest.mark.parametrize("method", methods_with_samples("notifications"))
-def test_outcomes_match_the_samples(notifications, told, method) -> None:
+def test_outcomes_match_the_samples(notifications, samples_published, method) -> None:
     sample = rpc_sample(f"notifications.{method}")
     assert alike(getattr(notifications, method)(**sample["request"])) == alike(
         sample["answer"]
@@ -35,12 +35,12 @@ def test_outcomes_match_the_samples(notifications, told, method) -> None:
     ("name", "kind"), [("order_paid", "happiness"), ("order_rejected", "grief")]
 )
 def test_calls_to_users_match_the_sample(
-    notifications, users, tell, name, kind
+    notifications, users, publish, name, kind
 ) -> None:
     event = event_sample(f"orders.{name}")
     sample = rpc_sample("users.get_many")
-    users.answers["get_many"] = lambda user_ids: sample["answer"][:1]
-    tell((name, event))
+    users.replies["get_many"] = lambda user_ids: sample["answer"][:1]
+    publish((name, event))
     [letter] = notifications.list(user_id=event["user_id"])["items"]
     assert (letter["kind"], letter["order_id"]) == (kind, event["order_id"])
     assert letter["email"] == sample["answer"][0]["email"]

@@ -1,4 +1,4 @@
-"""Messages and lists with a real broker and database; users is a fake."""
+"""Messages and lists, with a real broker and database and a fake of users."""
 
 import json
 import uuid
@@ -33,10 +33,10 @@ def test_a_message_to_an_address_is_stored(notifications, users) -> None:
 
 
 def test_a_message_to_a_user_has_the_address_of_user_created(
-    notifications, tell, users, a_user
+    notifications, publish, users, a_user
 ) -> None:
     user = a_user()
-    tell(("user_created", user))
+    publish(("user_created", user))
     letter = notifications.send(user_id=user["user_id"], **MESSAGE)
     assert (letter["user_id"], letter["email"]) == (user["user_id"], user["email"])
     for to in ({"user_id": user["user_id"]}, {"email": user["email"]}):
@@ -47,7 +47,7 @@ def test_a_message_to_a_user_has_the_address_of_user_created(
 def test_a_message_before_user_created_fetches_the_user(notifications, users) -> None:
     user_id = new_id()
     ann = {"id": user_id, "username": "Ann", "email": "ann@example.com", "locale": "en"}
-    users.answers["get_many"] = lambda user_ids: [ann]
+    users.replies["get_many"] = lambda user_ids: [ann]
     assert notifications.send(user_id=user_id, **MESSAGE)["email"] == "ann@example.com"
     notifications.send(user_id=user_id, **MESSAGE)
     assert users.calls == [("get_many", {"user_ids": [user_id]})]
@@ -70,11 +70,11 @@ def test_text_is_stored_unchanged(notifications) -> None:
 
 
 def test_a_user_with_an_address_of_earlier_rules_gets_messages(
-    notifications, a_user, tell
+    notifications, a_user, publish
 ) -> None:
     for address in ("user@localhost", f"{'a' * 65}@example.com"):
         user = a_user(email=address)
-        tell(("user_created", user), ("user_created", user))
+        publish(("user_created", user), ("user_created", user))
         assert (
             notifications.send(user_id=user["user_id"], **MESSAGE)["email"] == address
         )
@@ -91,7 +91,7 @@ def test_an_international_address_is_stored_as_sent(
     assert notifications.list(email="Иван@ПОЧТА.рф")["items"] == [letter]
 
 
-WRONG = {
+INVALID = {
     "subject": [
         None,
         "",
@@ -122,11 +122,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("field", WRONG)
+@pytest.mark.parametrize("field", INVALID)
 def test_an_invalid_value_is_named_and_not_stored(
     notifications, sql, subtests, field
 ) -> None:
-    for value in WRONG[field]:
+    for value in INVALID[field]:
         with subtests.test(value=repr(value)[:40]):
             outcome = notifications.send(
                 **{"email": "ann@example.com", **MESSAGE, field: value}
@@ -168,7 +168,7 @@ def test_a_list_has_every_letter_once_newest_first(notifications) -> None:
 def test_pages_are_bounded_in_bytes_and_complete(
     notifications,
 ) -> None:
-    """Emoji are the longest in bytes, control characters in JSON."""
+    """Emoji have the most bytes in UTF-8, control characters in JSON."""
     bodies = ["🐎" * 10_000, "\x01" * 10_000, "short"] * 4
     to = {"email": "ann@example.com"}
     sent = [notifications.send(subject="a", body=body, **to) for body in bodies]
@@ -195,15 +195,15 @@ def test_a_page_has_at_least_one_letter(notifications, monkeypatch) -> None:
     assert len(notifications.list(email="ann@example.com")["items"]) == 1
 
 
-WRONG_PAGES = {
+INVALID_PAGES = {
     "limit": (0, -1, 101, 10**9, "x", None, 1.5),
     "after": ("", "x", 7, new_id().upper()),
 }
 
 
-@pytest.mark.parametrize("field", WRONG_PAGES)
+@pytest.mark.parametrize("field", INVALID_PAGES)
 def test_an_invalid_page_is_named(notifications, subtests, field) -> None:
-    for value in WRONG_PAGES[field]:
+    for value in INVALID_PAGES[field]:
         with subtests.test(value=value):
             outcome = notifications.list(**{"email": "ann@example.com", field: value})
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])

@@ -1,4 +1,4 @@
-"""Which messages are taken."""
+"""Validation of messages."""
 
 import pytest
 from hypothesis import example, given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from notifications.schemas import LetterQuery, NewMessage
 from tests.mails import read_back
 
-# What becomes a header of its own, or splits a line, where a mail library decodes it.
+# Texts that a mail library may decode into another header or another line.
 PIECES = [
     "=?",
     "?=",
@@ -42,7 +42,7 @@ def test_a_valid_subject_is_safe_in_an_email(subject) -> None:
         assert "".join(read["Subject"].split()) == "".join(subject.split())
 
 
-ODD = [
+UNSAFE = [
     *(
         "a\x0bb",
         "a\x0cb",
@@ -58,7 +58,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("subject", ODD)
+@pytest.mark.parametrize("subject", UNSAFE)
 def test_an_unsafe_subject_is_invalid(
     subject,
 ) -> None:

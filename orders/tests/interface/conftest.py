@@ -1,4 +1,4 @@
-"""orders on a real broker and database, beside a fake of billing."""
+"""orders with a real broker and database, and a fake of billing."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,33 +18,33 @@ def running(suite_config) -> Iterator[FakeService]:
 
 @pytest.fixture
 def billing(running, clean) -> FakeService:
-    """The fake of billing: orders runs beside it; every withdrawal is done unless told otherwise."""
+    """The fake of billing. By default each withdrawal is done. orders is running."""
     running.reset()
-    running.answers["withdraw_many"] = every({"status": "done"})
+    running.replies["withdraw_many"] = every({"status": "done"})
     return running
 
 
 @pytest.fixture
 def orders(billing, rpc):
-    """How other services call orders."""
+    """The RPC methods of orders."""
     return rpc.orders
 
 
 @pytest.fixture
 def events(sql) -> Callable[[], list[tuple[str, str]]]:
-    """The events written so far: (type, order id), in the order of their writing."""
+    """Read the events in the outbox as (type, order id), oldest first."""
     statement = "SELECT type, payload->>'order_id' FROM outbox ORDER BY event_id"
     return lambda: sql("orders", statement)
 
 
 def every(outcome: dict) -> Callable[..., list[dict]]:
-    """What billing answers when the same happens to every item."""
+    """Return a method of billing that has the same outcome for each item."""
     return lambda items: [outcome for _ in items]
 
 
 @pytest.fixture
 def an_order() -> Callable[..., dict]:
-    """`an_order(price_minor=...)`: a new order of a new user, unless told otherwise."""
+    """`an_order(price_minor=...)` returns the fields of a new order of a new user."""
 
     def make(**given) -> dict:
         new = {

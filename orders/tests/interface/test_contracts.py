@@ -1,4 +1,4 @@
-"""What orders answers and emits is what its samples say; what it asks fits the samples of billing."""
+"""The outcomes and events of orders match its samples, and its calls those of billing."""
 
 from datetime import timedelta
 
@@ -18,12 +18,12 @@ from tests.contracts import (
 
 @pytest.fixture
 def placed(orders, billing) -> list[dict]:
-    """The orders of the sample; billing answers what its own sample says to an amount."""
+    """Place the orders of the sample. Billing has the outcomes of its own sample, by amount."""
     sample = rpc_sample("billing.withdraw_many")
     pairs = zip(sample["request"]["items"], sample["answer"], strict=True)
-    answers = {asked["amount_minor"]: answer for asked, answer in list(pairs)[:2]}
-    billing.answers["withdraw_many"] = lambda items: [
-        answers[item["amount_minor"]] for item in items
+    outcomes = {item["amount_minor"]: outcome for item, outcome in list(pairs)[:2]}
+    billing.replies["withdraw_many"] = lambda items: [
+        outcomes[item["amount_minor"]] for item in items
     ]
     return orders.place_many(**rpc_sample("orders.place_many")["request"])
 
@@ -55,16 +55,16 @@ def test_events_match_their_samples(placed, sql, name) -> None:
 
 
 def test_withdrawals_match_the_sample(placed, billing) -> None:
-    asked = [item for _, call in billing.calls for item in call["items"]]
-    assert alike(asked) == alike(
+    items = [item for _, call in billing.calls for item in call["items"]]
+    assert alike(items) == alike(
         rpc_sample("billing.withdraw_many")["request"]["items"][:2]
     )
 
 
 def test_cancellations_match_the_sample(orders, billing, sql, monkeypatch) -> None:
     sample = rpc_sample("billing.cancel_many")
-    billing.answers["withdraw_many"] = lambda items: [{"status": "unavailable"}]
-    billing.answers["cancel_many"] = lambda items: sample["answer"]
+    billing.replies["withdraw_many"] = lambda items: [{"status": "unavailable"}]
+    billing.replies["cancel_many"] = lambda items: sample["answer"]
     [wanted] = sample["request"]["items"]
     new = {
         "price_minor": wanted["amount_minor"],
@@ -79,5 +79,5 @@ def test_cancellations_match_the_sample(orders, billing, sql, monkeypatch) -> No
             orders.get(order_id=order["id"])["reason"] == sample["answer"][0]["reason"]
         )
     )
-    [asked] = [call for method, call in billing.calls if method == "cancel_many"]
-    assert alike(asked) == alike(sample["request"])
+    [call] = [call for method, call in billing.calls if method == "cancel_many"]
+    assert alike(call) == alike(sample["request"])

@@ -1,4 +1,4 @@
-"""Placing orders with a real broker and database; billing is a fake."""
+"""Placing orders, with a real broker and database and a fake of billing."""
 
 import uuid
 from itertools import count
@@ -20,12 +20,12 @@ def each(outcome: dict):
     return lambda items: [outcome for _ in items]
 
 
-def asked(billing, verb: str = "withdraw") -> list[dict]:
-    """All items billing was asked to do."""
+def withdrawals(billing) -> list[dict]:
+    """Return the items of all calls of withdraw_many."""
     return [
         item
         for method, call in billing.calls
-        if method == f"{verb}_many"
+        if method == "withdraw_many"
         for item in call["items"]
     ]
 
@@ -46,14 +46,14 @@ def test_a_done_withdrawal_pays_the_order(orders, billing, an_order, events) -> 
         "order_id": order["id"],
         "request_id": "r",
     }
-    assert asked(billing) == [withdrawal]
+    assert withdrawals(billing) == [withdrawal]
     assert events() == [("order_paid", order["id"])]
 
 
 def test_a_refused_withdrawal_rejects_the_order(
     orders, billing, an_order, events, sql
 ) -> None:
-    billing.answers["withdraw_many"] = each(REFUSED)
+    billing.replies["withdraw_many"] = each(REFUSED)
     order = orders.place(**an_order())
     assert (order["status"], order["reason"]) == ("rejected", "insufficient-funds")
     assert events() == [("order_rejected", order["id"])]
@@ -71,7 +71,7 @@ def test_an_order_is_stored_before_the_withdrawal(
         seen.extend(stored(sql))
         return [{"status": "done"}]
 
-    billing.answers["withdraw_many"] = withdraw
+    billing.replies["withdraw_many"] = withdraw
     order = orders.place(**an_order())
     assert seen == [(order["id"], "pending")]
 
@@ -86,10 +86,10 @@ def test_any_other_outcome_leaves_the_order_pending(
         None,
         "done",
     ]
-    unfit = [[], {}, None, [{"status": "done"}] * 2]
-    for answer in [*([outcome] for outcome in outcomes), *unfit]:
-        with subtests.test(answer=answer):
-            billing.answers["withdraw_many"] = lambda items, answer=answer: answer
+    malformed = [[], {}, None, [{"status": "done"}] * 2]
+    for reply in [*([outcome] for outcome in outcomes), *malformed]:
+        with subtests.test(reply=reply):
+            billing.replies["withdraw_many"] = lambda items, reply=reply: reply
             order = orders.place(**an_order())
             assert (order["status"], order["reason"], order["ended_at"]) == (
                 "pending",
@@ -100,7 +100,7 @@ def test_any_other_outcome_leaves_the_order_pending(
 
 
 def test_orders_stay_pending_while_billing_fails(orders, billing, an_order) -> None:
-    del billing.answers["withdraw_many"]
+    del billing.replies["withdraw_many"]
     outcomes = orders.place_many(items=[an_order() for _ in range(3)])
     assert [order["status"] for order in outcomes] == ["pending"] * 3
 
@@ -108,18 +108,18 @@ def test_orders_stay_pending_while_billing_fails(orders, billing, an_order) -> N
 def test_while_billing_is_slow_an_order_is_pending_and_is_paid_later(
     orders, billing, an_order, events, sql
 ) -> None:
-    answered = Event()
-    billing.answers["withdraw_many"] = lambda items: answered.wait()
+    replied = Event()
+    billing.replies["withdraw_many"] = lambda items: replied.wait()
     new = an_order()
-    order = orders.place(**new)  # the deadline of a withdrawal ends the wait
+    # The timeout of a withdrawal ends this call.
+    order = orders.place(**new)
     assert order["status"] == "pending"
     assert events() == []
-    answered.send(
-        [{"status": "done"}]
-    )  # the money is taken, but nobody listens any more
+    # The withdrawal is done, but its caller has timed out.
+    replied.send([{"status": "done"}])
     sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
     eventually(lambda: orders.place(**new)["status"] == "paid")
-    assert asked(billing)[0] == asked(billing)[1]
+    assert withdrawals(billing)[0] == withdrawals(billing)[1]
     assert events() == [("order_paid", order["id"])]
 
 
@@ -127,7 +127,7 @@ def test_a_batch_is_one_call_and_each_order_has_its_own_outcome(
     orders, billing, an_order
 ) -> None:
     outcomes = {1: {"status": "done"}, 2: REFUSED, 3: UNAVAILABLE}
-    billing.answers["withdraw_many"] = lambda items: [
+    billing.replies["withdraw_many"] = lambda items: [
         outcomes[item["amount_minor"]] for item in items
     ]
     placed = orders.place_many(items=[an_order(price_minor=n) for n in (3, 1, 2)])
@@ -141,7 +141,7 @@ def test_the_same_key_is_the_same_order(orders, billing, an_order, events, sql) 
     assert [orders.place(**{**new, "request_id": "again"}) for _ in range(3)] == [
         first
     ] * 3
-    assert len(stored(sql)) == len(asked(billing)) == len(events()) == 1
+    assert len(stored(sql)) == len(withdrawals(billing)) == len(events()) == 1
 
 
 def test_the_same_key_with_another_price_is_a_conflict(orders, an_order, sql) -> None:
@@ -167,7 +167,7 @@ def test_equal_keys_in_one_batch_are_one_order(
     assert first == again
     assert first["status"] == "paid"
     assert conflict == {"status": "conflict"}
-    assert len(asked(billing)) == len(events()) == 1
+    assert len(withdrawals(billing)) == len(events()) == 1
 
 
 def test_concurrent_orders_with_one_key_are_one_order(
@@ -177,11 +177,11 @@ def test_concurrent_orders_with_one_key_are_one_order(
     calls = [orders.place.call_async(**new) for _ in range(20)]
     assert len({call.result()["id"] for call in calls}) == 1
     eventually(lambda: [status for _, status in stored(sql)] == ["paid"])
-    assert len(asked(billing)) == len(events()) == 1
+    assert len(withdrawals(billing)) == len(events()) == 1
 
 
 def test_batches_with_the_same_keys_do_not_deadlock(orders, an_order, sql) -> None:
-    """Both meet a key that a third transaction holds, with the first of their own keys stored."""
+    """Both wait for a key of a third transaction, after each has inserted its first key."""
     user_id = str(uuid.uuid4())
     new = [an_order(user_id=user_id, key=key) for key in ("a", "m", "z")]
     sql("orders", "BEGIN")
@@ -198,15 +198,15 @@ def test_batches_with_the_same_keys_do_not_deadlock(orders, an_order, sql) -> No
         )
     )
     sql("orders", "ROLLBACK")
-    there, back = [[order["id"] for order in call.result()] for call in calls]
-    assert there == back[::-1]
-    assert sorted(there) == [id_ for id_, _ in stored(sql)]
+    forward, backward = [[order["id"] for order in call.result()] for call in calls]
+    assert forward == backward[::-1]
+    assert sorted(forward) == [id_ for id_, _ in stored(sql)]
 
 
 def test_without_a_key_each_order_is_new(orders, an_order) -> None:
     new = an_order()
-    bare = {"user_id": new["user_id"], "price_minor": 300}
-    assert orders.place(**bare)["id"] != orders.place(**bare)["id"]
+    without_key = {"user_id": new["user_id"], "price_minor": 300}
+    assert orders.place(**without_key)["id"] != orders.place(**without_key)["id"]
 
 
 def test_a_redelivered_call_without_a_key_places_one_order(
@@ -222,7 +222,8 @@ def test_a_redelivered_call_without_a_key_places_one_order(
                 reply_to=str(uuid.uuid4()),
                 correlation_id="0199d6a8-5b7e-4c3a-8000-000000000001",
             )
-    orders.place(**an_order())  # behind them in the queue
+    # This one is behind them in the queue.
+    orders.place(**an_order())
     eventually(
         lambda: (
             sql("orders", "SELECT count(*) FROM orders WHERE status = 'paid'") == [(2,)]
@@ -231,7 +232,7 @@ def test_a_redelivered_call_without_a_key_places_one_order(
     assert sql("orders", "SELECT count(*) FROM orders") == [(2,)]
 
 
-WRONG = {
+INVALID = {
     "user_id": [None, "", "42", 42, str(uuid.uuid4()).upper()],
     "price_minor": [
         0,
@@ -251,11 +252,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("field", WRONG)
+@pytest.mark.parametrize("field", INVALID)
 def test_an_invalid_value_is_named_and_not_stored(
     orders, billing, an_order, sql, subtests, field
 ) -> None:
-    for value in WRONG[field]:
+    for value in INVALID[field]:
         with subtests.test(value=repr(value)[:40]):
             outcome = orders.place(**an_order(**{field: value}))
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
@@ -272,14 +273,14 @@ def test_an_invalid_order_does_not_affect_the_others(orders, an_order) -> None:
 def test_a_settlement_and_its_event_are_stored_together(
     orders, an_order, events, sql
 ) -> None:
-    sql("orders", "ALTER TABLE outbox ADD CONSTRAINT full_up CHECK (false)")
+    sql("orders", "ALTER TABLE outbox ADD CONSTRAINT refuse_all CHECK (false)")
     try:
         with pytest.raises(InternalError):
             orders.place(**an_order())
         [(order_id, status)] = stored(sql)
         assert status == "pending"
     finally:
-        sql("orders", "ALTER TABLE outbox DROP CONSTRAINT full_up")
+        sql("orders", "ALTER TABLE outbox DROP CONSTRAINT refuse_all")
     sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
     eventually(lambda: stored(sql) == [(order_id, "paid")])
     assert events() == [("order_paid", order_id)]
@@ -288,7 +289,7 @@ def test_a_settlement_and_its_event_are_stored_together(
 def test_an_order_settled_twice_at_once_has_one_event(
     orders, billing, an_order, events, sql, monkeypatch
 ) -> None:
-    """The sweeper and the first attempt both have billing's word, and both end the order."""
+    """The sweeper and the first attempt both get the outcome, and both settle the order."""
     monkeypatch.setattr(domain, "FIRST_RETRY_AFTER", domain.FIRST_RETRY_AFTER * 0)
     attempts, both = count(1), Event()
 
@@ -298,11 +299,11 @@ def test_an_order_settled_twice_at_once_has_one_event(
         both.wait()
         return [{"status": "done"} for _ in items]
 
-    billing.answers["withdraw_many"] = withdraw
+    billing.replies["withdraw_many"] = withdraw
     order = orders.place(**an_order())
     assert order["status"] == "paid"
-    assert asked(billing)[0] == asked(billing)[1]
-    billing.answers["withdraw_many"] = each(UNAVAILABLE)
+    assert withdrawals(billing)[0] == withdrawals(billing)[1]
+    billing.replies["withdraw_many"] = each(UNAVAILABLE)
     other = orders.place(**an_order())
     eventually(
         lambda: sql(
@@ -311,26 +312,26 @@ def test_an_order_settled_twice_at_once_has_one_event(
             [other["id"]],
         )
     )
-    assert events() == [
-        ("order_paid", order["id"])
-    ]  # the sweep that met the first attempt is over
+    # The sweep of the first order has ended.
+    assert events() == [("order_paid", order["id"])]
 
 
 def test_a_settled_order_never_changes(orders, billing, an_order, events, sql) -> None:
     new = an_order()
     paid = orders.place(**new)
-    billing.answers["withdraw_many"] = each(REFUSED)
-    billing.answers["cancel_many"] = each(REFUSED)
-    # As if it were due; the trigger that would refuse this is looked at below.
+    billing.replies["withdraw_many"] = each(REFUSED)
+    billing.replies["cancel_many"] = each(REFUSED)
+    # The order looks due. A trigger would refuse this change. It has a test of its own.
     sql("orders", "ALTER TABLE orders DISABLE TRIGGER ended_orders_stay")
     sql("orders", "UPDATE orders SET next_attempt_at = now() - interval '1 day'")
     sql("orders", "UPDATE orders SET created_at = now() - interval '1 day'")
     sql("orders", "ALTER TABLE orders ENABLE TRIGGER ended_orders_stay")
     other = an_order()
-    billing.answers["withdraw_many"] = each(UNAVAILABLE)
+    billing.replies["withdraw_many"] = each(UNAVAILABLE)
     orders.place(**other)
     sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
-    eventually(lambda: len(asked(billing)) == 3)  # the sweeper has been here
+    # The third withdrawal is the sweeper's.
+    eventually(lambda: len(withdrawals(billing)) == 3)
     assert orders.get(order_id=paid["id"])["status"] == "paid"
     assert orders.place(**new)["ended_at"] == paid["ended_at"]
     assert events() == [("order_paid", paid["id"])]

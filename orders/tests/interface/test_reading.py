@@ -1,4 +1,4 @@
-"""Reading orders, with a real broker and database."""
+"""Queries for orders, with a real broker and database."""
 
 import uuid
 
@@ -57,7 +57,7 @@ def test_a_listed_order_equals_the_single_one(orders, an_order) -> None:
     assert orders.list(user_id=order["user_id"])["items"] == [order]
 
 
-WRONG_PAGES = {
+INVALID_PAGES = {
     "user_id": ("", "42", None, 42),
     "limit": (0, -1, 101, 10**9, "x", None, 1.5),
     "after": ("", "x", 7, new_id().upper()),
@@ -65,9 +65,9 @@ WRONG_PAGES = {
 }
 
 
-@pytest.mark.parametrize("field", WRONG_PAGES)
+@pytest.mark.parametrize("field", INVALID_PAGES)
 def test_an_invalid_page_is_named(orders, subtests, field) -> None:
-    for value in WRONG_PAGES[field]:
+    for value in INVALID_PAGES[field]:
         with subtests.test(value=value):
             outcome = orders.list(**{"user_id": new_id(), field: value})
             assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])

@@ -1,4 +1,4 @@
-"""The SQL of orders beside other transactions, in a real database; no service runs."""
+"""The SQL of orders in concurrent transactions, in a real database. No service is running."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,20 +10,21 @@ from sqlalchemy import Connection, create_engine
 from orders import store
 
 LEASE = timedelta(seconds=30)
-WAIT_MS = 2000  # a statement that waits for another transaction fails after this
-# Where a table is small or its statistics are old, PostgreSQL may join row by row, and so run a
+# A statement that waits longer for another transaction fails.
+LOCK_TIMEOUT_MS = 2000
+# If a table is small or its statistics are old, PostgreSQL may join row by row. Then it executes a
 # subquery once for each row of the table.
-OFF = ("hashjoin", "mergejoin", "hashagg", "sort", "seqscan", "material")
+DISABLED = ("hashjoin", "mergejoin", "hashagg", "sort", "seqscan", "material")
 PLANS = {
     "as planned": "",
-    "row by row": "".join(f" -c enable_{name}=off" for name in OFF),
+    "row by row": "".join(f" -c enable_{name}=off" for name in DISABLED),
 }
 
 
 @pytest.fixture(params=PLANS.values(), ids=PLANS)
 def connections(request, config, clean) -> Iterator[list[Connection]]:
-    """Three transactions side by side."""
-    options = {"options": f"-c lock_timeout={WAIT_MS}{request.param}"}
+    """Three concurrent transactions."""
+    options = {"options": f"-c lock_timeout={LOCK_TIMEOUT_MS}{request.param}"}
     engine = create_engine(config["DB_URIS"]["orders:Base"], connect_args=options)
     with ExitStack() as stack:
         yield [stack.enter_context(engine.connect()) for _ in range(3)]
@@ -32,12 +33,15 @@ def connections(request, config, clean) -> Iterator[list[Connection]]:
 
 @pytest.fixture
 def due(sql, clean) -> set[str]:
-    """The ids of ten pending orders that a sweeper must look at."""
+    """The ids of ten pending orders that are due."""
     rows = sql(
         "orders",
-        "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"
-        " SELECT gen_random_uuid(), gen_random_uuid(), 'k', 1, 'r', now() - n * interval '1 s'"
-        " FROM generate_series(1, 10) AS n RETURNING id::text",
+        """
+        INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)
+        SELECT gen_random_uuid(), gen_random_uuid(), 'k', 1, 'r', now() - n * interval '1 s'
+        FROM generate_series(1, 10) AS n
+        RETURNING id::text
+        """,
     )
     return {id_ for (id_,) in rows}
 

@@ -1,4 +1,4 @@
-"""What was left pending is finished, with a real broker and database; billing is a fake."""
+"""The sweeper settles pending orders, with a real broker and database and a fake of billing."""
 
 from datetime import timedelta
 
@@ -23,8 +23,8 @@ def each(outcome: dict):
 
 @pytest.fixture
 def pending(orders, billing, an_order, monkeypatch) -> list[dict]:
-    """Three orders that billing could not settle at once; the sweeper looks after them from now."""
-    billing.answers["withdraw_many"] = each(UNAVAILABLE)
+    """Three pending orders, which the sweeper retries from now on. billing is unavailable."""
+    billing.replies["withdraw_many"] = each(UNAVAILABLE)
     monkeypatch.setattr(domain, "FIRST_RETRY_AFTER", timedelta())
     monkeypatch.setattr(domain, "MAX_RETRY_DELAY_S", 0.1)
     placed = orders.place_many(items=[an_order(price_minor=n) for n in (1, 2, 3)])
@@ -40,19 +40,19 @@ def test_pending_orders_are_settled_once_billing_is_available(
     pending, billing, events, sql
 ) -> None:
     billing.calls.clear()
-    billing.answers["withdraw_many"] = each(DONE)
+    billing.replies["withdraw_many"] = each(DONE)
     eventually(lambda: statuses(sql) == [("paid", None)] * 3)
-    repeated = {
+    retried = {
         (i["order_id"], i["amount_minor"])
         for _, call in billing.calls
         for i in call["items"]
     }
-    assert repeated == {(order["id"], order["price_minor"]) for order in pending}
+    assert retried == {(order["id"], order["price_minor"]) for order in pending}
     assert sorted(events()) == sorted(("order_paid", order["id"]) for order in pending)
 
 
 def test_a_refusal_rejects_a_pending_order(pending, billing, events, sql) -> None:
-    billing.answers["withdraw_many"] = each(
+    billing.replies["withdraw_many"] = each(
         {"status": "refused", "reason": "insufficient-funds"}
     )
     eventually(lambda: statuses(sql) == [("rejected", "insufficient-funds")] * 3)
@@ -62,21 +62,21 @@ def test_a_refusal_rejects_a_pending_order(pending, billing, events, sql) -> Non
 
 
 def test_an_unsettled_order_does_not_delay_the_others(pending, billing, sql) -> None:
-    bad = pending[1]["id"]
-    billing.answers["withdraw_many"] = lambda items: [
-        UNAVAILABLE if item["order_id"] == bad else DONE for item in items
+    unsettled = pending[1]["id"]
+    billing.replies["withdraw_many"] = lambda items: [
+        UNAVAILABLE if item["order_id"] == unsettled else DONE for item in items
     ]
     eventually(
         lambda: statuses(sql) == [("paid", None), ("pending", None), ("paid", None)]
     )
-    billing.answers["withdraw_many"] = each(DONE)
+    billing.replies["withdraw_many"] = each(DONE)
     eventually(lambda: statuses(sql) == [("paid", None)] * 3)
 
 
 def test_an_overdue_order_is_rejected_once_billing_has_cancelled_it(
     pending, billing, events, sql, monkeypatch
 ) -> None:
-    billing.answers["cancel_many"] = each(CANCELLED)
+    billing.replies["cancel_many"] = each(CANCELLED)
     monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())
     eventually(lambda: statuses(sql) == [("rejected", "cancelled")] * 3)
     cancelled = {
@@ -94,7 +94,7 @@ def test_an_overdue_order_is_rejected_once_billing_has_cancelled_it(
 def test_an_overdue_order_with_a_done_withdrawal_is_paid(
     pending, billing, events, sql, monkeypatch
 ) -> None:
-    billing.answers["cancel_many"] = each(DONE)
+    billing.replies["cancel_many"] = each(DONE)
     monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())
     eventually(lambda: statuses(sql) == [("paid", None)] * 3)
     assert {type_ for type_, _ in events()} == {"order_paid"}
@@ -103,13 +103,12 @@ def test_an_overdue_order_with_a_done_withdrawal_is_paid(
 def test_an_overdue_order_stays_pending_while_billing_fails(
     pending, billing, events, sql, monkeypatch
 ) -> None:
-    monkeypatch.setattr(
-        domain, "CANCEL_AFTER", timedelta()
-    )  # cancel_many has no answer: it fails
+    # cancel_many has no reply, so each call fails.
+    monkeypatch.setattr(domain, "CANCEL_AFTER", timedelta())
     eventually(lambda: [method for method, _ in billing.calls].count("cancel_many") > 1)
     assert statuses(sql) == [("pending", None)] * 3
     assert events() == []
-    billing.answers["cancel_many"] = each(CANCELLED)
+    billing.replies["cancel_many"] = each(CANCELLED)
     eventually(lambda: statuses(sql) == [("rejected", "cancelled")] * 3)
 
 
@@ -121,7 +120,8 @@ def test_attempts_are_counted_and_the_next_one_is_delayed(
     eventually(
         lambda: sql(
             "orders",
-            "SELECT 1 FROM orders WHERE attempts = 11 AND next_attempt_at < now() + interval '16 s'",
+            "SELECT 1 FROM orders"
+            " WHERE attempts = 11 AND next_attempt_at < now() + interval '16 s'",
         )
     )
     waits = sql(
@@ -134,13 +134,13 @@ def test_attempts_are_counted_and_the_next_one_is_delayed(
 def test_an_order_is_settled_once_billing_starts(
     run, rpc, an_order, sql, monkeypatch
 ) -> None:
-    """billing is not there at all: a call ends by its deadline."""
+    """billing does not run, so a call ends with its timeout."""
     monkeypatch.setattr(domain, "FIRST_RETRY_AFTER", timedelta())
     run(Service, WITHDRAW_TIMEOUT_S=0.3)
     order = rpc.orders.place(**an_order())
     assert order["status"] == "pending"
     billing = FakeService("billing", "withdraw_many")
-    billing.answers["withdraw_many"] = each(DONE)
+    billing.replies["withdraw_many"] = each(DONE)
     run(billing.service)
     eventually(lambda: rpc.orders.get(order_id=order["id"])["status"] == "paid")
 
@@ -148,28 +148,30 @@ def test_an_order_is_settled_once_billing_starts(
 def test_a_metric_shows_the_age_of_the_oldest_pending_order(
     pending, billing, sql, config
 ) -> None:
-    def waits_s() -> float:
+    def oldest_s() -> float:
         return REGISTRY.get_sample_value("shop_oldest_pending_seconds") or 0
 
     sql(
         "orders",
         "UPDATE orders SET created_at = now() - interval '2 minutes' WHERE price_minor = 1",
     )
-    with serving(config, Service):  # another copy looks at once
-        eventually(lambda: 120 <= waits_s() < 180)
-    billing.answers["withdraw_many"] = each(DONE)
+    with serving(config, Service):  # another copy measures at its start
+        eventually(lambda: 120 <= oldest_s() < 180)
+    billing.replies["withdraw_many"] = each(DONE)
     eventually(lambda: statuses(sql) == [("paid", None)] * 3)
     with serving(config, Service):
-        eventually(lambda: waits_s() == 0)
+        eventually(lambda: oldest_s() == 0)
 
 
 def insert_due(sql, count: int, due: str) -> None:
-    """Insert pending orders that have been due for so long: their copy died."""
+    """Insert pending orders that have been due for an interval, as after a crash."""
     sql(
         "orders",
-        "INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)"
-        " SELECT gen_random_uuid(), gen_random_uuid(), 'k', 1, 'r', now() - CAST(%s AS interval)"
-        " FROM generate_series(1, %s)",
+        """
+        INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)
+        SELECT gen_random_uuid(), gen_random_uuid(), 'k', 1, 'r', now() - CAST(%s AS interval)
+        FROM generate_series(1, %s)
+        """,
         [due, count],
     )
 
@@ -180,7 +182,7 @@ def test_orders_that_sweeps_missed_are_settled(
     monkeypatch.setattr(Service, "is_behind", False)
     monkeypatch.setattr(service, "MAX_SWEPT", 2)
     insert_due(sql, count=5, due="1 hour")
-    with serving(config, Service):  # another copy measures at once
+    with serving(config, Service):  # another copy measures at its start
         eventually(lambda: statuses(sql) == [("paid", None)] * 5)
 
 
@@ -191,15 +193,17 @@ def test_a_sweep_reads_no_orders_settled_since_the_oldest_snapshot(
         config[name]["orders:Base"] for name in ("DB_OWNER_URIS", "DB_URIS")
     )
     with old_snapshot(owner):
-        sql("orders", "BEGIN")  # no sweeper sees them pending
+        # In one transaction, so that no sweeper finds them pending.
+        sql("orders", "BEGIN")
         insert_due(sql, count=10_000, due="1 minute")
         sql("orders", "UPDATE orders SET status = 'paid', ended_at = now()")
         sql("orders", "COMMIT")
-        sql("orders", "ANALYZE orders")  # autovacuum may have seen an empty table
+        # Autovacuum may have analyzed an empty table.
+        sql("orders", "ANALYZE orders")
         [database] = [d for d in run(Service).dependencies if isinstance(d, Database)]
-        with recorded(database._autocommit, "UPDATE orders SET attempts") as looks:
-            eventually(lambda: len(looks) == 2)
-        statement, parameters = looks[1]
+        with recorded(database._autocommit, "UPDATE orders SET attempts") as sweeps:
+            eventually(lambda: len(sweeps) == 2)
+        statement, parameters = sweeps[1]
         assert (
             buffers_of(application, statement, {**parameters, "lookback": None}) > 100
         )

@@ -1,4 +1,4 @@
-"""The rules of orders alone."""
+"""The rules of orders."""
 
 from datetime import timedelta
 
@@ -26,7 +26,7 @@ anything = st.recursive(
 statuses = anything | st.sampled_from(
     ["done", "refused", "Done", "done ", "conflict", "pending"]
 )
-answers = anything | st.fixed_dictionaries(
+outcomes = anything | st.fixed_dictionaries(
     {}, optional={"status": statuses, "reason": anything}
 )
 
@@ -45,10 +45,10 @@ def test_a_refused_withdrawal_rejects_the_order_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "outcome",
     [
-        DeadlineExceeded("no answer"),
-        Unavailable("away"),
+        DeadlineExceeded("no reply"),
+        Unavailable("unavailable"),
         InternalError("failed"),
         {"status": "conflict"},
         {"status": "unavailable"},
@@ -60,21 +60,23 @@ def test_a_refused_withdrawal_rejects_the_order_with_its_reason() -> None:
         None,
     ],
 )
-def test_no_other_outcome_settles_an_order(answer) -> None:
-    assert settlement_of("o", answer) is None
+def test_no_other_outcome_settles_an_order(outcome) -> None:
+    assert settlement_of("o", outcome) is None
 
 
-@given(answers)
-def test_only_an_operation_of_billing_settles_an_order(answer) -> None:
-    end = settlement_of("o", answer)
-    if end is None:
+@given(outcomes)
+def test_only_an_operation_of_billing_settles_an_order(outcome) -> None:
+    settlement = settlement_of("o", outcome)
+    if settlement is None:
         return
-    assert (end.order_id, end.status) == (
+    assert (settlement.order_id, settlement.status) == (
         "o",
-        {"done": "paid", "refused": "rejected"}[answer["status"]],
+        {"done": "paid", "refused": "rejected"}[outcome["status"]],
     )
-    assert end.reason == (answer["reason"] if end.status == "rejected" else None)
-    assert bool(end.reason) == (end.status == "rejected")
+    assert settlement.reason == (
+        outcome["reason"] if settlement.status == "rejected" else None
+    )
+    assert bool(settlement.reason) == (settlement.status == "rejected")
 
 
 @given(anything)
@@ -90,14 +92,14 @@ def test_each_operation_settles_an_order(other) -> None:
 
 @pytest.mark.parametrize("reason", [None, "", 7, ["insufficient-funds"]])
 def test_a_refusal_without_a_reason_settles_no_order(reason) -> None:
-    """It would fail the orders beside it too: an order that is rejected has a reason, in words."""
+    """A rejected order needs a reason. The database would refuse the whole batch."""
     assert settlement_of("o", {"status": "refused", "reason": reason}) is None
     assert settlement_of("o", {"status": "refused"}) is None
 
 
-@given(answers)
-def test_an_outcome_that_settles_an_order_is_not_a_rejected_request(answer) -> None:
-    assert not (settlement_of("o", answer) and domain.is_request_rejected(answer))
+@given(outcomes)
+def test_an_outcome_that_settles_an_order_is_not_a_rejected_request(outcome) -> None:
+    assert not (settlement_of("o", outcome) and domain.is_request_rejected(outcome))
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
@@ -107,8 +109,8 @@ def test_a_retry_delay_is_between_one_and_fifteen_seconds(attempts, jitter) -> N
 
 @given(st.floats(0, 1))
 def test_retry_delays_grow_with_the_attempts(jitter) -> None:
-    waits = [retry_delay_s(attempts, jitter) for attempts in range(1, 20)]
-    assert waits == sorted(waits)
+    delays = [retry_delay_s(attempts, jitter) for attempts in range(1, 20)]
+    assert delays == sorted(delays)
 
 
 def test_an_order_is_overdue_after_ten_minutes() -> None:

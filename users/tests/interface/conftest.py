@@ -1,4 +1,4 @@
-"""users on a real broker and database."""
+"""users with a real broker and database."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,13 +16,13 @@ def running(suite_config) -> Iterator[None]:
 
 @pytest.fixture
 def users(running, clean, rpc):
-    """How other services call users."""
+    """The RPC methods of users."""
     return rpc.users
 
 
 @pytest.fixture
 def stored(sql) -> Callable[[], tuple[int, int]]:
-    """How many users and how many user_created are stored."""
+    """Count the stored users and the stored events user_created."""
 
     def count() -> tuple[int, int]:
         [(users,)] = sql("users", "SELECT count(*) FROM users")

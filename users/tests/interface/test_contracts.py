@@ -1,4 +1,4 @@
-"""What users answers and emits is what its samples say."""
+"""The outcomes and events of users match its samples."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Logins beside a crowd of guesses, with a real broker and database."""
+"""Logins during many guesses, with a real broker and database."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,11 +21,12 @@ from users import passwords
 BOB = {"username": "bob", "password": "correct horse"}
 GUESSES = 200  # at a time
 MAX_RATIO = 10
-FLOOR_S = 0.2  # of a login's time alone, on a machine that is quick or busy
+# A login without guesses may be quicker than this on a fast machine.
+FLOOR_S = 0.2
 
 
 class Gateway:
-    """Calls users, for one client or another."""
+    """Calls users for several clients."""
 
     name = "caller"
 
@@ -34,10 +35,9 @@ class Gateway:
 
 @pytest.fixture
 def call(users, run, config, caplog) -> Iterator[Callable[..., Any]]:
-    """`call(address, method, ...)`: users, as the gateway calls it for the client of that address."""
-    caplog.set_level(
-        "CRITICAL"
-    )  # as in config.yaml: nameko logs a stack for each refusal
+    """`call(address, method, ...)` calls users for the client at this address."""
+    # As in config.yaml. Nameko logs a traceback for each refusal.
+    caplog.set_level("CRITICAL")
     workers = {**config["WORKERS"], "caller": 4 * GUESSES}
     proxy = dependency(run(Gateway, WORKERS=workers), "users")
 
@@ -51,7 +51,7 @@ def call(users, run, config, caplog) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def quick_hashes(monkeypatch) -> None:
-    """A fifth of the work for each password, so that the queue moves on in a fifth of the time."""
+    """Hash with a fifth of the work, so that the queue is five times as fast."""
     hasher = PasswordHasher(time_cost=1, memory_cost=8 * 1024, parallelism=1)
     monkeypatch.setattr(passwords, "_hasher", hasher)
     monkeypatch.setattr(
@@ -61,8 +61,8 @@ def quick_hashes(monkeypatch) -> None:
 
 @contextmanager
 def guessing(call: Callable[..., Any]) -> Iterator[Counter[str]]:
-    """One client guesses a password for many names, on many connections; counts how guesses ended."""
-    ends: Counter[str] = Counter()
+    """Let one client guess passwords for many names at once. Yield the counts of the results."""
+    results: Counter[str] = Counter()
     is_over: list[bool] = []
 
     def guess(number: int) -> None:
@@ -74,14 +74,14 @@ def guessing(call: Callable[..., Any]) -> Iterator[Counter[str]]:
                     username=f"name{number}",
                     password="guess",
                 )
-                ends["wrong"] += 1
+                results["wrong"] += 1
             except (Unavailable, DeadlineExceeded):
-                ends["refused"] += 1
-                eventlet.sleep(0.5)  # a crowd over HTTP is slower, too
+                results["refused"] += 1
+                eventlet.sleep(0.5)  # clients over HTTP are slower, too
 
     threads = [eventlet.spawn(guess, number) for number in range(GUESSES)]
     try:
-        yield ends
+        yield results
     finally:
         is_over.append(True)
         for thread in threads:
@@ -99,8 +99,13 @@ def test_guesses_neither_block_nor_delay_another_client(call, quick_hashes) -> N
     bob, cid = new_users
     assert call("192.0.2.1", "create", **bob)["status"] == "created"
     alone_s = median(login_s() for _ in range(5))
-    with guessing(call) as ends:
-        eventually(lambda: ends["refused"] and ends["wrong"])  # the queue is full
+    with guessing(call) as results:
+        # Then the queue is full.
+        eventually(lambda: results["refused"] and results["wrong"])
         beside_s = [login_s() for _ in range(10)]
         assert call("192.0.2.1", "create", **cid)["status"] == "created"
-    assert max(beside_s) <= MAX_RATIO * max(alone_s, FLOOR_S), (alone_s, beside_s, ends)
+    assert max(beside_s) <= MAX_RATIO * max(alone_s, FLOOR_S), (
+        alone_s,
+        beside_s,
+        results,
+    )

@@ -1,4 +1,4 @@
-"""Sign-up, profiles and login with a real broker and database."""
+"""Sign-up, profiles and login, with a real broker and database."""
 
 import uuid
 
@@ -173,7 +173,7 @@ def test_concurrent_redeliveries_of_a_sign_up_create_one_user(users, stored) -> 
     assert stored() == ONE
 
 
-WRONG = {
+INVALID = {
     "username": [
         None,
         "",
@@ -215,11 +215,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("field", WRONG)
+@pytest.mark.parametrize("field", INVALID)
 def test_an_invalid_value_is_named_and_not_stored(
     users, stored, subtests, field
 ) -> None:
-    for value in WRONG[field]:
+    for value in INVALID[field]:
         with subtests.test(value=repr(value)[:40]):
             outcome = users.create(**{**ANN, field: value})
             assert outcome["status"] == "invalid"
@@ -232,12 +232,12 @@ def test_missing_fields_are_named(users) -> None:
 
 
 def test_a_user_and_its_event_are_stored_together(users, stored, sql) -> None:
-    sql("users", "ALTER TABLE outbox ADD CONSTRAINT full_up CHECK (false)")
+    sql("users", "ALTER TABLE outbox ADD CONSTRAINT refuse_all CHECK (false)")
     try:
         with pytest.raises(InternalError, match="users failed"):
             users.create(**ANN)
     finally:
-        sql("users", "ALTER TABLE outbox DROP CONSTRAINT full_up")
+        sql("users", "ALTER TABLE outbox DROP CONSTRAINT refuse_all")
     assert stored() == NONE
     assert users.create(**ANN)["status"] == "created"
     assert stored() == ONE

@@ -1,4 +1,4 @@
-"""The rules of users alone."""
+"""The rules of users."""
 
 import unicodedata
 from functools import partial
@@ -26,7 +26,7 @@ def test_case_does_not_matter(text) -> None:
 
 
 @pytest.mark.parametrize(
-    ("holders", "errors"),
+    ("users", "errors"),
     [
         ([keys("ANN", "other@example.com")], NAME),
         ([keys("other", "Ann@Example.com")], ADDRESS),
@@ -38,11 +38,11 @@ def test_case_does_not_matter(text) -> None:
         ([], {}),
     ],
 )
-def test_conflicting_fields_are_named(holders, errors) -> None:
-    assert conflicts(keys("Ann", "ann@example.com"), holders) == errors
+def test_conflicting_fields_are_named(users, errors) -> None:
+    assert conflicts(keys("Ann", "ann@example.com"), users) == errors
 
 
-# Letters whose upper case is one letter, and that IDNA takes as they are.
+# Letters whose upper case is one letter, and that IDNA does not change.
 LETTERS = st.text(
     st.sampled_from("abcxyzàéîõüабвйёяαβγאבג日本한국"), min_size=1, max_size=12
 )

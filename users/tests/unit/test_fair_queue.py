@@ -1,4 +1,4 @@
-"""Who gets the next turn, and whose place is taken, with nothing else running."""
+"""Which caller gets the next slot, and which one is refused."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ MAX_WAITING = 20
 
 
 class Crowd:
-    """Callers of one queue with one slot, which is taken until `serve`."""
+    """Callers of a queue with one slot, which is free only after `serve`."""
 
     def __init__(self) -> None:
         self.queue = FairQueue(1, MAX_WAITING)
@@ -27,7 +27,7 @@ class Crowd:
         eventlet.sleep(0)
 
     def _hold(self) -> None:
-        with self.queue.slot("nowhere", "nobody"):
+        with self.queue.slot("address", "username"):
             self._closed.wait()
 
     def _call(self, caller: Caller) -> None:
@@ -38,14 +38,14 @@ class Crowd:
         except Unavailable:
             self.refused.append(caller)
 
-    def come(self, *callers: Caller) -> list[eventlet.greenthread.GreenThread]:
+    def arrive(self, *callers: Caller) -> list[eventlet.greenthread.GreenThread]:
         threads = [eventlet.spawn(self._call, caller) for caller in callers]
         self._threads += threads
         eventlet.sleep(0)
         return threads
 
     def serve(self) -> list[Caller]:
-        """All who wait, in the order of their turns."""
+        """Free the slot. Return the waiting callers in the order in which they got it."""
         self._closed.send()
         for thread in self._threads:
             thread.wait()
@@ -66,27 +66,27 @@ CROWDS = pytest.mark.parametrize("guesses", [ONE_ADDRESS, ONE_NAME, ONE_OF_BOTH]
 
 def test_equal_callers_are_served_in_order(crowd) -> None:
     callers = [("one", "ann")] * 3
-    crowd.come(*callers)
+    crowd.arrive(*callers)
     assert crowd.serve() == callers
 
 
 @CROWDS
 def test_a_crowd_delays_another_caller_by_few_turns(crowd, guesses) -> None:
-    crowd.come(*guesses[:-1], BOB)
+    crowd.arrive(*guesses[:-1], BOB)
     assert crowd.serve().index(BOB) <= 3
     assert len(crowd.served) == MAX_WAITING
 
 
 def test_behind_a_proxy_usernames_share_the_slots(crowd) -> None:
     guesses = [("proxy", "ann")] * (MAX_WAITING - 1)
-    crowd.come(*guesses, ("proxy", "bob"))
+    crowd.arrive(*guesses, ("proxy", "bob"))
     assert crowd.serve().index(("proxy", "bob")) <= 3
 
 
 def test_guesses_of_a_username_delay_its_user_by_few_turns(
     crowd,
 ) -> None:
-    crowd.come(*[("guesser's", "bob")] * (MAX_WAITING - 1), BOB)
+    crowd.arrive(*[("guesser's", "bob")] * (MAX_WAITING - 1), BOB)
     assert crowd.serve().index(BOB) <= 3
 
 
@@ -94,7 +94,7 @@ def test_guesses_of_a_username_delay_its_user_by_few_turns(
 def test_a_full_queue_gives_a_place_of_the_crowd_to_another_caller(
     crowd, guesses
 ) -> None:
-    crowd.come(*guesses, BOB, *guesses)
+    crowd.arrive(*guesses, BOB, *guesses)
     assert BOB in crowd.serve()
     assert len(crowd.refused) == MAX_WAITING + 1
     assert crowd.served.index(BOB) <= 3
@@ -103,14 +103,14 @@ def test_a_full_queue_gives_a_place_of_the_crowd_to_another_caller(
 def test_behind_a_proxy_a_full_queue_refuses_the_most_frequent_name(
     crowd,
 ) -> None:
-    crowd.come(*[("proxy", "ann")] * MAX_WAITING, ("proxy", "bob"), ("proxy", "ann"))
+    crowd.arrive(*[("proxy", "ann")] * MAX_WAITING, ("proxy", "bob"), ("proxy", "ann"))
     assert ("proxy", "bob") in crowd.serve()
     assert crowd.refused == [("proxy", "ann")] * 2
 
 
 def test_many_addresses_with_one_name_do_not_displace_a_proxy(crowd) -> None:
     proxied = [("proxy", f"user-{n}") for n in range(5)]
-    crowd.come(*proxied, *ONE_NAME)
+    crowd.arrive(*proxied, *ONE_NAME)
     assert set(proxied) <= set(crowd.serve())
 
 
@@ -125,7 +125,7 @@ def test_a_lone_caller_waits_at_most_two_turns_for_each_address(
     crowded: Sequence[Caller], later: Sequence[Caller]
 ) -> None:
     crowd = Crowd()
-    crowd.come(*crowded[: MAX_WAITING // 2], BOB, *later[: MAX_WAITING // 2 - 1])
+    crowd.arrive(*crowded[: MAX_WAITING // 2], BOB, *later[: MAX_WAITING // 2 - 1])
     place = crowd.serve().index(BOB)
     addresses, usernames = (
         len(set(kind)) for kind in zip(*crowded, *later, BOB, strict=False)
@@ -141,9 +141,9 @@ def test_a_free_slot_is_given_at_once() -> None:
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_the_slot_of_a_killed_caller_is_not_lost(crowd, killed) -> None:
-    first = crowd.come(BOB, ("ann's", "ann"))
+    first = crowd.arrive(BOB, ("ann's", "ann"))
     first[killed].kill()
-    crowd.come(("cid's", "cid"))
+    crowd.arrive(("cid's", "cid"))
     crowd._closed.send()
     eventlet.sleep(0)
     with eventlet.Timeout(5), crowd.queue.slot("dan's", "dan"):
@@ -154,11 +154,10 @@ def test_the_slot_of_a_killed_caller_is_not_lost(crowd, killed) -> None:
 def test_a_caller_killed_before_its_work_releases_the_slot(
     crowd,
 ) -> None:
-    [bob] = crowd.come(BOB)
+    [bob] = crowd.arrive(BOB)
     crowd._closed.send()
-    crowd._threads[
-        0
-    ].wait()  # the slot is Bob's now, and its greenthread has not run yet
+    # Bob gets the slot, and its greenthread has not run yet.
+    crowd._threads[0].wait()
     bob.kill()
     with eventlet.Timeout(5), crowd.queue.slot("ann's", "ann"):
         pass

@@ -1,4 +1,4 @@
-"""Password hashing, with nothing else running."""
+"""Password hashing."""
 
 import eventlet
 import pytest
@@ -23,7 +23,7 @@ def verify_password(password_hash: str | None, password: str) -> bool:
 
 @pytest.fixture
 def ticks():
-    """How often another greenthread got its turn."""
+    """A list that grows each time another greenthread runs."""
     counted = []
 
     def tick() -> None:
@@ -66,13 +66,13 @@ def test_hashing_and_verifying_do_not_block_the_event_loop(ticks) -> None:
 
 
 def test_many_are_hashed_two_at_a_time(monkeypatch) -> None:
-    at_once = []
+    running = []
 
     def execute(function, *args):
-        at_once.append(1)
-        peak.append(len(at_once))
+        running.append(1)
+        peak.append(len(running))
         eventlet.sleep(0)
-        at_once.pop()
+        running.pop()
         return "hash"
 
     peak = []
@@ -103,11 +103,11 @@ def test_a_full_queue_refuses_new_callers_and_serves_waiting_ones(monkeypatch) -
 
 
 UNREADABLE = {
-    "of another kind": "$2b$12$LJ3m4ys3Lk0TSwHvGBdZAeXWFo1Ep3xGnOJ7VbhAbZ0TPX1c7oF8S",
-    "cut off": "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ",
-    "with odd parameters": "$argon2id$v=19$m=1,t=0,p=0$YWFhYWFhYWE$YWFhYWFhYWFhYQ",
-    "no ASCII": "пароль",
-    "no hash at all": "x",
+    "of another algorithm": "$2b$12$LJ3m4ys3Lk0TSwHvGBdZAeXWFo1Ep3xGnOJ7VbhAbZ0TPX1c7oF8S",
+    "truncated": "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ",
+    "with invalid parameters": "$argon2id$v=19$m=1,t=0,p=0$YWFhYWFhYWE$YWFhYWFhYWFhYQ",
+    "not ASCII": "пароль",
+    "not a hash": "x",
 }
 
 

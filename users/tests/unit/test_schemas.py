@@ -1,4 +1,4 @@
-"""Who may sign up."""
+"""Validation of sign-ups and logins."""
 
 import re
 
@@ -39,7 +39,7 @@ def test_valid_names_and_addresses_are_safe_in_an_email(username, email) -> None
         assert username.isprintable()
 
 
-ODD = [
+UNUSUAL = [
     *(
         "-oQ@example.com",
         "-@example.com",
@@ -77,7 +77,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("email", ODD)
+@pytest.mark.parametrize("email", UNUSUAL)
 def test_an_unusual_address_is_invalid(email) -> None:
     assert errors(email=email).keys() == {"email"}
 
@@ -165,10 +165,10 @@ def test_a_text_that_is_not_a_language_tag_is_invalid(locale) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", ["\x1b", "\x85", "\u200f", "\u202e", "\u2028", "\u2066", "=?", "é"]
+    "unsafe", ["\x1b", "\x85", "\u200f", "\u202e", "\u2028", "\u2066", "=?", "é"]
 )
-def test_a_username_with_an_unsafe_character_is_invalid(odd) -> None:
-    assert errors(username=f"a{odd}").keys() == {"username"}
+def test_a_username_with_an_unsafe_character_is_invalid(unsafe) -> None:
+    assert errors(username=f"a{unsafe}").keys() == {"username"}
 
 
 def test_a_login_is_not_validated_by_the_rules_of_a_sign_up() -> None:
