@@ -30,13 +30,13 @@ def operation(ref: str, user_id: str, seq: int, values: str) -> str:
 def new_order(id_: str, ended: str, at: str, user_id: str = user(1)) -> str:
     """Return SQL. `ended` has the status and the reason."""
     ended_at = "NULL" if "pending" in ended else at
-    facts = f"'{id_}', '{user_id}', '{id_}', 7, {ended}"
-    return f"INSERT INTO orders SELECT {facts}, '-', 0, now(), {at}, {ended_at};"
+    values = f"'{id_}', '{user_id}', '{id_}', 7, {ended}"
+    return f"INSERT INTO orders SELECT {values}, '-', 0, now(), {at}, {ended_at};"
 
 
 def letter(id_: str, kind: str = "happiness", n: int = 1) -> str:
-    facts = f"'{kind}', '{id_}', '{user(n)}', '{n}@example.org'"
-    return f"INSERT INTO letters SELECT gen_random_uuid(), {facts}, '-', '-', 'stored', now();"
+    values = f"'{kind}', '{id_}', '{user(n)}', '{n}@example.org'"
+    return f"INSERT INTO letters SELECT gen_random_uuid(), {values}, '-', '-', 'stored', now();"
 
 
 def event(kind: str, id_: str, sent: str = "now()", at: str = "now()") -> str:
@@ -55,6 +55,12 @@ OLD, YOUNG = "now() - interval '61 s'", "now() - interval '50 s'"
 REJECTED_UNKNOWN = "'rejected', 'unknown-user'"
 REFUSED = "'withdrawal', 7, 'refused', 'unknown-user', 0"
 
+# The tables that a test empties before it restores a constraint.
+TABLES = {
+    "billing": ["operations", "accounts"],
+    "orders": ["orders"],
+    "notifications": ["letters"],
+}
 # The SQL by service, and the number of lines by check that report it.
 DIFFERENCES = {
     "a balance that is a cent too high": (
@@ -458,14 +464,8 @@ def test_rows_that_only_a_lost_constraint_allows_are_differences(
         sql(service, statement)
         assert lines_by_check(config) == names
     finally:
-        tables = {
-            "billing": "operations",
-            "orders": "orders",
-            "notifications": "letters",
-        }
-        sql(service, f"DELETE FROM {tables[service]}")
-        if service == "billing":
-            sql(service, "DELETE FROM accounts")
+        for table in TABLES[service]:
+            sql(service, f"DELETE FROM {table}")
         sql(service, restore)
 
 
