@@ -1,7 +1,11 @@
-"""The transactional outbox.
+"""The transactional outbox: events are written in the transaction of their change, then published.
 
-An event is written in the transaction of the state that it tells of, and a relay publishes it. Nothing
-is announced that did not happen, and nothing that happened is kept quiet.
+So every event describes a committed change, and every committed change gets its event. The order
+of events is not guaranteed. An event may be published twice.
+
+    with self.db.transaction() as connection:
+        store.insert(connection, order)
+        self.outbox.stage(connection, [("order_paid", {"order_id": order.id})])
 """
 
 import logging
@@ -45,44 +49,81 @@ from chassis.settings import SECONDS, read
 
 log = logging.getLogger(__name__)
 
-Event = tuple[str, dict[str, Any]]  # its type and its fact
-BATCH = 200
-POLL_S = 1.0  # the safety net: a relay is woken after each commit
-PAUSE_S = 0.1  # between the starts of batches that are not full: each costs, and nobody waits for an event
-REACH_S = 1.0  # a pass begins so long before the previous one: clocks differ
-FIRST = str(uuid.UUID(int=0))
+# An event's type and its fields.
+Event = tuple[str, dict[str, Any]]
+
+MAX_BATCH = 200
+# Between looks for events without a wake-up. Each commit of this copy wakes the relay.
+POLL_S = 1.0
+# Between the starts of batches that are not full. A batch has a cost, and no client waits for it.
+PAUSE_S = 0.1
+# The position of the relay stays this far behind the clock, because clocks of copies differ.
+POSITION_LAG_S = 1.0
+MIN_ID = str(uuid.UUID(int=0))
 MEASURE_EVERY_S = 5.0
 CLEAN_EVERY_S = 15.0
-CLEAN_AT_MOST = 5000  # within the statement's time limit
+# Events that one statement deletes, within its time limit.
+MAX_DELETED = 5000
 
 COLUMNS = "event_id, type, payload, request_id"
-COLUMN_TYPES = "event_id uuid, type text, payload jsonb, request_id text"  # for json_to_recordset()
-INSERT = text(
-    f"INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS} FROM json_to_recordset(:rows) AS new ({COLUMN_TYPES})"
-)
-# ARRAY() runs its query once; IN may run it again for each row, and take more than `limit`.
-TAKE = text(
-    "UPDATE outbox SET sent_at = now() WHERE event_id = ANY(ARRAY(SELECT event_id FROM outbox"
-    " WHERE sent_at IS NULL AND event_id > CAST(:after AS uuid) ORDER BY event_id LIMIT :limit"
-    " FOR UPDATE SKIP LOCKED)) RETURNING event_id, type, payload::text, request_id"
-)
-KEEP = text(
-    "UPDATE outbox SET sent_at = NULL WHERE event_id = ANY(CAST(:ids AS uuid[]))"
-)
-CLEAN = text(
-    "DELETE FROM outbox WHERE event_id IN (SELECT event_id FROM outbox WHERE sent_at < now() - :retention"
-    " LIMIT :limit)"
-)
-MEASURE = text(
-    f"SELECT count(*), {OLDEST_S}, count(*) FILTER (WHERE event_id <= CAST(:position AS uuid))"
-    " FROM outbox WHERE sent_at IS NULL"
-)
+COLUMN_TYPES = "event_id uuid, type text, payload jsonb, request_id text"
+
+# Insert events that were made by `event_row`.
+INSERT = text(f"""
+    INSERT INTO outbox ({COLUMNS})
+    SELECT {COLUMNS}
+    FROM json_to_recordset(:rows) AS new ({COLUMN_TYPES})
+""")
+
+# Mark the next unsent events as sent, and return them. ARRAY() runs its query once. IN may run it
+# again for each row, and then mark more than `limit`.
+TAKE_UNSENT = text("""
+    UPDATE outbox
+    SET sent_at = now()
+    WHERE event_id = ANY(ARRAY(
+        SELECT event_id
+        FROM outbox
+        WHERE sent_at IS NULL AND event_id > CAST(:after AS uuid)
+        ORDER BY event_id
+        LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING event_id, type, payload::text, request_id
+""")
+
+# Mark events as unsent again.
+MARK_UNSENT = text("""
+    UPDATE outbox
+    SET sent_at = NULL
+    WHERE event_id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# Delete some of the events that were sent long ago.
+DELETE_SENT = text("""
+    DELETE FROM outbox
+    WHERE event_id IN (
+        SELECT event_id
+        FROM outbox
+        WHERE sent_at < now() - :retention
+        LIMIT :limit
+    )
+""")
+
+# Count the unsent events of all copies, and the ones that this copy's relay does not see.
+MEASURE_UNSENT = text(f"""
+    SELECT
+        count(*),
+        {OLDEST_S},
+        count(*) FILTER (WHERE event_id <= CAST(:position AS uuid))
+    FROM outbox
+    WHERE sent_at IS NULL
+""")
 
 
 def outbox_table(metadata: MetaData) -> Table:
-    """The table `outbox`; each service that emits events has one: `outbox_table(Base.metadata)`.
+    """Declare the table `outbox` of a service: `outbox_table(Base.metadata)`.
 
-    The relay reads its index, which has only what is unsent, in order of writing.
+    Its index contains only unsent events, in the order of their ids.
     """
     return Table(
         "outbox",
@@ -102,19 +143,46 @@ def outbox_table(metadata: MetaData) -> Table:
     )
 
 
+class OutboxWriter:
+    """The outbox as service methods use it."""
+
+    def __init__(self, note_uncommitted: Callable[[], object]) -> None:
+        self._note_uncommitted = note_uncommitted
+
+    def stage(
+        self,
+        connection: Connection,
+        events: Sequence[Event],
+        statement: TextClause = INSERT,
+        changes: Sequence[dict[str, Any]] | None = None,
+    ) -> CursorResult[Any]:
+        """Write events to the outbox, in the connection's transaction.
+
+        The relay publishes them after the commit. A `statement` of the service can change its state
+        and insert the events in one round trip. Its parameter `rows` then has the columns of
+        COLUMN_TYPES and those of `changes`, which has one dictionary for each event.
+        """
+        self._note_uncommitted()
+        rows = [event_row(event) for event in events]
+        if changes is not None:
+            rows = [
+                {**change, **row} for change, row in zip(changes, rows, strict=True)
+            ]
+        return connection.execute(statement, {"rows": recordset(rows)})
+
+
 class Outbox(Lifecycle, DependencyProvider):
-    """`outbox = Outbox()`: `self.outbox.stage(connection, [("order_paid", {...}), ...])`.
+    """Injects an OutboxWriter, and runs the relay: a greenthread that publishes the events.
 
-    The relay is a greenthread of the service. It takes unsent rows with FOR UPDATE SKIP LOCKED and
-    keeps them locked while they are published, so several copies of a service share the work and a
-    dead one gives its rows back at once. An event may be published twice; it is never lost.
+    The relay locks unsent rows, publishes them, and marks them as sent. Locked rows are skipped, so
+    the copies of a service share the work. If a copy dies, its rows are unlocked at once.
 
-    A pass is a series of batches that ends with one that is not full. It begins at a position:
-    index entries of published events stay until the oldest snapshot is closed, and a scan from the
-    start reads all of them. The position is below every event that this copy has not committed yet.
-    Other unsent events can be below it: those of a copy that died or whose clock is behind, those
-    of a replay, and those without a queue. `_measure` notices them, and the next pass begins at
-    FIRST.
+    The relay reads the table in passes, in the order of ids. A pass begins at a position and not
+    at the start: PostgreSQL keeps index entries of sent events until the oldest snapshot is closed,
+    and a scan from the start reads all of them. The position is below all events that this copy has
+    not yet committed. Other unsent events may be below it: those of a copy that died or whose clock
+    is behind, of a replay, or without a queue. `_measure` finds them, and the next pass then begins
+    at MIN_ID.
     """
 
     publisher = ConfirmedPublisher()
@@ -122,23 +190,24 @@ class Outbox(Lifecycle, DependencyProvider):
     def check(self) -> None:
         config = self.container.config
         self.retention_s = read(config, "OUTBOX_RETENTION_S", SECONDS)
-        if read(config, "CONFIRM_TIMEOUT_S", SECONDS) >= read(
-            config, "DB_STATEMENT_TIMEOUT_S", SECONDS
-        ):
+        statement_timeout_s = read(config, "DB_STATEMENT_TIMEOUT_S", SECONDS)
+        if read(config, "CONFIRM_TIMEOUT_S", SECONDS) >= statement_timeout_s:
             raise ConfigurationError(
                 "CONFIRM_TIMEOUT_S is wrong: it must be below DB_STATEMENT_TIMEOUT_S"
             )
 
     def setup(self) -> None:
         [self._database] = [
-            d for d in self.container.dependencies if isinstance(d, Database)
+            each for each in self.container.dependencies if isinstance(each, Database)
         ]
         self._wakeup = eventlet.Event()
-        self._unfinished: dict[Any, str] = {}  # by worker: an id below its events
         self._stopping = False
-        self._after = FIRST  # where the next batch begins
-        self._position = self._next_position = _recent_id()
-        self._is_behind = False
+        # By worker context, an id below the events that the worker has not yet committed.
+        self._uncommitted: dict[Any, str] = {}
+        # The ids after which the next batch, this pass and the next pass begin.
+        self._after = MIN_ID
+        self._position = self._next_position = _id_of_recent_past()
+        self._has_missed_events = False
 
     def start(self) -> None:
         self._watch = LoopWatch(self.container.service_name, "outbox")
@@ -151,16 +220,16 @@ class Outbox(Lifecycle, DependencyProvider):
         self._wake()
         self._thread.wait()
 
-    def get_dependency(self, worker_ctx: Any) -> "OutboxWriter":
+    def get_dependency(self, worker_ctx: Any) -> OutboxWriter:
         return OutboxWriter(
-            lambda: self._unfinished.setdefault(worker_ctx, _recent_id())
+            lambda: self._uncommitted.setdefault(worker_ctx, _id_of_recent_past())
         )
 
     def worker_result(
         self, worker_ctx: Any, result: Any = None, exc_info: Any = None
     ) -> None:
-        """Runs when the answer is on its way to the caller: the relay never delays one."""
-        if self._unfinished.pop(worker_ctx, None):
+        """Wake the relay. The reply of the worker is sent before that, and is not delayed."""
+        if self._uncommitted.pop(worker_ctx, None):
             self._wake()
 
     def _wake(self) -> None:
@@ -168,90 +237,88 @@ class Outbox(Lifecycle, DependencyProvider):
             self._wakeup.send()
 
     def _run(self) -> None:
-        next_measuring = next_cleaning = 0.0
+        next_measure = next_clean = 0.0
         while True:
             earliest_next = monotonic() + PAUSE_S
-            taken = self._try(self._relay_batch)
+            is_full = self._try(self._relay_batch)
             if self._stopping:
                 return
-            if taken != BATCH:
-                self._wakeup.wait(timeout=POLL_S)
-                eventlet.sleep(
-                    0 if self._stopping else max(0, earliest_next - monotonic())
-                )
-                self._wakeup = eventlet.Event()
-            if monotonic() >= next_measuring:
+            if not is_full:
+                self._wait(earliest_next)
+            if monotonic() >= next_measure:
                 self._try(self._measure)
-                next_measuring = monotonic() + MEASURE_EVERY_S
-            if monotonic() >= next_cleaning:
-                left = self._try(self._clean)
-                next_cleaning = monotonic() + (0 if left else CLEAN_EVERY_S)
-            if taken != BATCH:
+                next_measure = monotonic() + MEASURE_EVERY_S
+            if monotonic() >= next_clean:
+                has_more = self._try(self._clean)
+                next_clean = monotonic() + (0 if has_more else CLEAN_EVERY_S)
+            if not is_full:
                 self._begin_pass()
 
-    def _begin_pass(self) -> None:
-        """Go back to the position, or to the start of the table.
-
-        The position moves when the pass has ended. After a pass that failed it stays, and a pass
-        from the start that takes too long is not repeated before `_measure` asks for it again.
-        """
-        self._next_position = min([_recent_id(), *self._unfinished.values()])
-        self._after = FIRST if self._is_behind else self._position
-        self._is_behind = False
-
-    def _try(self, step: Callable[[], int]) -> int:
-        """How many rows `step` did; 0 where the database or the broker is away."""
+    def _try(self, step: Callable[[], bool | None]) -> bool:
+        """Run a step. Return whether it has more to do, or False after a transient error."""
         try:
             with self._watch.step():
-                return step()
+                return bool(step())
         except Exception as exc:
             if not is_transient(exc):
                 raise
+            service = self.container.service_name
             log.warning(
                 "outbox_relay_paused",
-                extra={
-                    "service": self.container.service_name,
-                    "error": first_line(exc),
-                },
+                extra={"service": service, "error": first_line(exc)},
             )
             eventlet.sleep(POLL_S)
-            return 0
+            return False
 
-    def _relay_batch(self) -> int:
-        """Publish what waits, BATCH at most; how many were taken from the table."""
-        self.publisher.connect()  # without a broker the rows would be written again at each poll
-        with (
-            self._database.transaction() as connection
-        ):  # a failure rolls it back: nothing is marked as sent
-            rows = sorted(
-                connection.execute(TAKE, {"after": self._after, "limit": BATCH}),
-                key=attrgetter("event_id"),
-            )
-            routed = (
-                self.publisher.publish([self._message(row) for row in rows])
-                if rows
-                else []
-            )
-            kept = [
-                row.event_id
-                for row, is_routed in zip(rows, routed, strict=True)
-                if not is_routed
-            ]
-            if kept:
-                connection.execute(KEEP, {"ids": kept})
-        if kept:  # tried again when `_measure` has noticed them
-            log.warning(
-                "events_without_queue",
-                extra={"count": len(kept)},
-            )
-        if len(rows) == BATCH:
+    def _wait(self, earliest_next: float) -> None:
+        """Wait for a wake-up, at most POLL_S, and until the time `earliest_next`."""
+        self._wakeup.wait(timeout=POLL_S)
+        if not self._stopping:
+            eventlet.sleep(max(0, earliest_next - monotonic()))
+        self._wakeup = eventlet.Event()
+
+    def _begin_pass(self) -> None:
+        """Go back to the position, or to the start of the table if events were missed.
+
+        The position moves at the end of a successful pass. A failed pass from the start is not
+        repeated before `_measure` finds missed events again.
+        """
+        self._next_position = min([_id_of_recent_past(), *self._uncommitted.values()])
+        self._after = MIN_ID if self._has_missed_events else self._position
+        self._has_missed_events = False
+
+    def _relay_batch(self) -> bool:
+        """Publish at most MAX_BATCH unsent events. Return whether the batch was full."""
+        # Without a broker, the rows would be written and rolled back each time.
+        self.publisher.connect()
+        # After a failure, the rollback leaves all events unsent.
+        with self._database.transaction() as connection:
+            parameters = {"after": self._after, "limit": MAX_BATCH}
+            taken = connection.execute(TAKE_UNSENT, parameters)
+            rows = sorted(taken, key=attrgetter("event_id"))
+            unrouted = self._publish(rows)
+            if unrouted:
+                connection.execute(MARK_UNSENT, {"ids": unrouted})
+        if unrouted:
+            log.warning("events_without_queue", extra={"count": len(unrouted)})
+        published = metrics.OUTBOX_PUBLISHED.labels(self.container.service_name)
+        published.inc(len(rows) - len(unrouted))
+        if len(rows) == MAX_BATCH:
             self._after = rows[-1].event_id
-        else:
-            self._position = self._next_position
-        metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(
-            len(rows) - len(kept)
-        )
-        return len(rows)
+            return True
+        self._position = self._next_position
+        return False
+
+    def _publish(self, rows: Sequence[Any]) -> list[str]:
+        """Publish events. Return the ids of those that no queue has received."""
+        if not rows:
+            return []
+        routed = self.publisher.publish([self._message(row) for row in rows])
+        return [
+            row.event_id
+            for row, is_routed in zip(rows, routed, strict=True)
+            if not is_routed
+        ]
 
     def _message(self, row: Any) -> OutgoingMessage:
         return OutgoingMessage(
@@ -262,73 +329,44 @@ class Outbox(Lifecycle, DependencyProvider):
             properties={"message_id": row.event_id},
         )
 
-    def _clean(self) -> int:
-        """Delete events sent long ago, CLEAN_AT_MOST at a time; more than 0 where some may be left."""
+    def _clean(self) -> bool:
+        """Delete MAX_DELETED events that were sent long ago. Return whether more may remain."""
+        parameters = {
+            "retention": timedelta(seconds=self.retention_s),
+            "limit": MAX_DELETED,
+        }
         with self._database.autocommit() as connection:
-            deleted: int = connection.execute(
-                CLEAN,
-                {
-                    "retention": timedelta(seconds=self.retention_s),
-                    "limit": CLEAN_AT_MOST,
-                },
-            ).rowcount
-        return deleted // CLEAN_AT_MOST
+            return connection.execute(DELETE_SENT, parameters).rowcount == MAX_DELETED
 
-    def _measure(self) -> int:
-        """Show the unsent events, and notice those below the position; each copy counts all."""
+    def _measure(self) -> None:
+        """Update the metrics of unsent events, and look for events below the position."""
+        service = self.container.service_name
         with self._database.autocommit() as connection:
-            unsent, oldest_s, below = connection.execute(
-                MEASURE,
-                {"position": self._position},
-            ).one()
-        self._is_behind = below > 0
-        metrics.OUTBOX_UNSENT.labels(self.container.service_name).set(unsent)
-        metrics.OUTBOX_OLDEST.labels(self.container.service_name).set(oldest_s)
-        return 0
+            result = connection.execute(MEASURE_UNSENT, {"position": self._position})
+            unsent, oldest_s, below = result.one()
+        self._has_missed_events = below > 0
+        metrics.OUTBOX_UNSENT.labels(service).set(unsent)
+        metrics.OUTBOX_OLDEST.labels(service).set(oldest_s)
 
 
-class OutboxWriter:
-    """The outbox as service methods use it."""
+def _id_of_recent_past() -> str:
+    """Return an id below all ids of the last POSITION_LAG_S seconds.
 
-    def __init__(self, note_unfinished: Callable[[], object]) -> None:
-        self._note_unfinished = note_unfinished
-
-    def stage(
-        self,
-        connection: Connection,
-        events: Sequence[Event],
-        statement: TextClause = INSERT,
-        changes: Sequence[dict[str, Any]] | None = None,
-    ) -> CursorResult[Any]:
-        """Write events to the outbox, in the connection's transaction.
-
-        The relay publishes them after the commit. A `statement` of the service can change its state
-        and insert the events in one round trip. Its parameter `rows` has the columns of COLUMN_TYPES
-        and those of `changes`, which has one dictionary for each event.
-        """
-        self._note_unfinished()
-        rows = [event_row(event) for event in events]
-        if changes is not None:
-            rows = [
-                {**change, **row} for change, row in zip(changes, rows, strict=True)
-            ]
-        return connection.execute(statement, {"rows": recordset(rows)})
-
-
-def _recent_id() -> str:
-    """An id below all ids of the last REACH_S seconds; a uuid7 begins with its milliseconds."""
-    return str(uuid.UUID(int=int((time() - REACH_S) * 1000) << 80))
+    A UUID of version 7 begins with the milliseconds of its time (RFC 9562, 5.7).
+    """
+    milliseconds = int((time() - POSITION_LAG_S) * 1000)
+    return str(uuid.UUID(int=milliseconds << 80))
 
 
 def event_row(event: Event) -> dict[str, Any]:
-    """The row (COLUMN_TYPES) of an event.
+    """Return the row of an event, with the columns of COLUMN_TYPES.
 
-    A fact is flat and holds plain scalars. `event_id` and `version` are added, and `occurred_at` if the
-    fact has none. A `request_id` in the fact goes into the message's headers.
+    The event's fields are flat, with plain scalars. `event_id` and `version` are added, and
+    `occurred_at` if it is missing. The field `request_id` becomes a header of the message.
     """
-    event_type, fact = event[0], dict(event[1])
+    event_type, fields = event[0], dict(event[1])
     event_id = str(uuid_utils.uuid7())
-    request_id = clean_request_id(fact.pop(REQUEST_ID, None) or current_request_id())
+    request_id = clean_request_id(fields.pop(REQUEST_ID, None) or current_request_id())
     return {
         "event_id": event_id,
         "type": event_type,
@@ -336,7 +374,7 @@ def event_row(event: Event) -> dict[str, Any]:
             "event_id": event_id,
             "version": 1,
             "occurred_at": utc(datetime.now(UTC)),
-            **fact,
+            **fields,
         },
         "request_id": request_id,
     }

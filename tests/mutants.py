@@ -427,28 +427,26 @@ MUTANTS = [
     ),
     Mutant(
         "an event without a queue is marked as sent",
-        [SetCondition("chassis.outbox:Outbox._relay_batch", "not is_routed")],
-        tests(
-            OUTBOX, "test_an_event_without_a_queue_is_kept_and_sent_once_there_is_one"
-        ),
+        [SetCondition("chassis.outbox:Outbox._publish", "not is_routed")],
+        tests(OUTBOX, "test_an_event_without_a_queue_is_published_later"),
     ),
     Mutant(
         "relays do not skip the rows of another",
-        [ReplaceText("chassis.outbox:TAKE", "FOR UPDATE SKIP LOCKED")],
-        tests(OUTBOX, "test_two_relays_side_by_side_publish_every_event_once"),
+        [ReplaceText("chassis.outbox:TAKE_UNSENT", "FOR UPDATE SKIP LOCKED")],
+        tests(OUTBOX, "test_two_relays_publish_each_event_once"),
     ),
     Mutant(
         "each pass of the relay begins at the start",
         [
             Replace(
                 "chassis.outbox:Outbox._begin_pass",
-                "FIRST if self._is_behind else self._position",
-                "FIRST",
+                "MIN_ID if self._has_missed_events else self._position",
+                "MIN_ID",
             )
         ],
         tests(
             POSITION,
-            "test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot",
+            "test_a_pass_does_not_read_events_sent_since_the_oldest_snapshot",
         ),
     ),
     Mutant(
@@ -456,20 +454,18 @@ MUTANTS = [
         [Replace("chassis.outbox:Outbox._measure", "below > 0", "False")],
         tests(
             POSITION,
-            "test_an_event_whose_clock_is_an_hour_behind_is_published",
-            "test_every_event_is_published_whatever_the_clocks_of_those_who_write_and_relay",
+            "test_an_event_of_a_clock_that_is_an_hour_behind_is_published",
+            "test_every_event_is_published_with_clocks_that_differ",
         ),
     ),
     Mutant(
         "the position passes events that are not committed yet",
         [
             Replace(
-                "chassis.outbox:Outbox._begin_pass", "self._unfinished.values()", "()"
+                "chassis.outbox:Outbox._begin_pass", "self._uncommitted.values()", "()"
             )
         ],
-        tests(
-            POSITION, "test_an_event_that_is_committed_after_newer_ones_goes_at_once"
-        ),
+        tests(POSITION, "test_an_event_that_is_committed_late_is_published_at_once"),
     ),
     Mutant(
         "the position passes events that could not be published",
@@ -479,7 +475,7 @@ MUTANTS = [
                 "self._position = self._next_position",
             )
         ],
-        tests(POSITION, "test_events_wait_above_the_position_while_publishing_fails"),
+        tests(POSITION, "test_the_position_does_not_move_while_publishing_fails"),
     ),
     Mutant(
         "an order that the sweeper missed is not noticed",
@@ -648,7 +644,7 @@ MUTANTS = [
         [SetValue("chassis.retries:MAX_SAME_FAILURES", "3_000")],
         tests(
             EVENTS,
-            "test_a_handler_pauses_when_different_events_fail_alike",
+            "test_a_handler_pauses_when_different_events_have_one_error",
         ),
     ),
     Mutant(

@@ -496,7 +496,7 @@ def test_the_time_of_held_events_is_limited(
 # Different events fail with the same error.
 
 
-def test_a_handler_pauses_when_different_events_fail_alike(
+def test_a_handler_pauses_when_different_events_have_one_error(
     publish, broker, caplog
 ) -> None:
     ids = [publish(*[AttributeError("a mistake")] * 20) for _ in range(5)]

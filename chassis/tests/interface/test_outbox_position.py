@@ -1,4 +1,4 @@
-"""The relay looks only above its position, and still publishes every event."""
+"""The relay reads only events above its position, and still publishes every event."""
 
 import random
 import uuid
@@ -34,7 +34,7 @@ class Base(DeclarativeBase):
 
 
 class Emitter:
-    """A service that emits events; one of the type "slow" is committed when `released` is sent."""
+    """A service that emits events. It commits the type "slow" when `released` is sent."""
 
     name = "users"
     released = Event()
@@ -59,7 +59,7 @@ def _quick(monkeypatch, sql) -> None:
 
 @pytest.fixture
 def relay(chassis_config) -> Iterator[Outbox]:
-    """The outbox of a service that runs."""
+    """The outbox of a running service."""
     container = Container(Emitter, chassis_config)
     with running(container):
         [provider] = [d for d in container.dependencies if isinstance(d, Outbox)]
@@ -68,13 +68,13 @@ def relay(chassis_config) -> Iterator[Outbox]:
 
 @pytest.fixture
 def measures_once(monkeypatch) -> None:
-    """The relay looks once, when it starts, whether events are below its position."""
+    """The relay looks for events below its position only once, at its start."""
     monkeypatch.setattr(outbox, "MEASURE_EVERY_S", NEVER_S)
-    monkeypatch.setattr(outbox, "REACH_S", 0.0)
+    monkeypatch.setattr(outbox, "POSITION_LAG_S", 0.0)
 
 
 def event_id(age_s: float) -> str:
-    """A uuid7 of a clock that is `age_s` behind."""
+    """Return a uuid7 of a clock that is `age_s` behind."""
     return str(
         uuid.UUID(int=(int((time() - age_s) * 1000) << 80) | random.getrandbits(74))
     )
@@ -83,7 +83,7 @@ def event_id(age_s: float) -> str:
 def write(cursor: Any, ids: list[str]) -> None:
     cursor.execute(
         "INSERT INTO outbox (event_id, type, payload, request_id)"
-        " SELECT id, 'told', '{}', 'r' FROM unnest(%s::uuid[]) AS id",
+        " SELECT id, 'sold', '{}', 'r' FROM unnest(%s::uuid[]) AS id",
         [ids],
     )
 
@@ -95,17 +95,17 @@ def all_sent(sql: Callable[..., Any]) -> bool:
     return rows == [(True,)]
 
 
-def test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot(
+def test_a_pass_does_not_read_events_sent_since_the_oldest_snapshot(
     relay, rpc, broker, sql, chassis_config
 ) -> None:
     owner, service = (
         chassis_config[name]["users:Base"] for name in ("DB_OWNER_URIS", "DB_URIS")
     )
-    broker.bind(EXCHANGE, "told")
+    broker.bind(EXCHANGE, "sold")
     engine = relay._database.engine
     with (
         old_snapshot(owner),
-        recorded(engine, "UPDATE outbox SET sent_at = now()") as looks,
+        recorded(engine, "UPDATE outbox SET sent_at = now()") as takes,
     ):
         # One transaction, so that no relay sees them unsent.
         with psycopg2.connect(owner.replace("+psycopg2", "")) as connection:
@@ -113,24 +113,24 @@ def test_a_look_reads_no_events_that_were_published_since_the_oldest_snapshot(
             connection.cursor().execute("UPDATE outbox SET sent_at = now()")
             connection.cursor().execute(
                 "ANALYZE outbox"
-            )  # autovacuum may have seen an empty table
-        rpc.users.emit("told")
+            )  # autovacuum may have analysed an empty table
+        rpc.users.emit("sold")
         eventually(lambda: all_sent(sql))
-        start = len(looks)
-        eventually(lambda: len(looks) > start)
-        statement, parameters = looks[-1]
+        start = len(takes)
+        eventually(lambda: len(takes) > start)
+        statement, parameters = takes[-1]
         assert (
-            buffers_of(service, statement, {**parameters, "after": outbox.FIRST}) > 100
+            buffers_of(service, statement, {**parameters, "after": outbox.MIN_ID}) > 100
         )
         assert buffers_of(service, statement, parameters) <= 20
 
 
-def test_an_event_whose_clock_is_an_hour_behind_is_published(
+def test_an_event_of_a_clock_that_is_an_hour_behind_is_published(
     relay, rpc, broker, sql
 ) -> None:
-    """Its own copy of the service died after the commit."""
-    queue = broker.bind(EXCHANGE, "told")
-    rpc.users.emit("told")
+    """The copy that made it died after the commit."""
+    queue = broker.bind(EXCHANGE, "sold")
+    rpc.users.emit("sold")
     eventually(lambda: all_sent(sql))
     with psycopg2.connect(
         relay._database.db_uri.replace("+psycopg2", "")
@@ -139,26 +139,26 @@ def test_an_event_whose_clock_is_an_hour_behind_is_published(
     eventually(lambda: broker.count(queue) == 2)
 
 
-def test_an_event_that_is_committed_after_newer_ones_goes_at_once(
+def test_an_event_that_is_committed_late_is_published_at_once(
     measures_once, relay, rpc, broker, monkeypatch
 ) -> None:
-    """The position stays below what the service's own workers have yet to commit."""
+    """The position stays below the events that workers have not yet committed."""
     monkeypatch.setattr(Emitter, "released", Event())
-    slow, told = broker.bind(EXCHANGE, "slow"), broker.bind(EXCHANGE, "told")
+    slow, sold = broker.bind(EXCHANGE, "slow"), broker.bind(EXCHANGE, "sold")
     call = rpc.users.emit.call_async("slow")
-    eventually(lambda: relay._unfinished)
+    eventually(lambda: relay._uncommitted)
     for count in (1, 2, 3):
-        rpc.users.emit("told")
-        eventually(lambda count=count: broker.count(told) == count)
+        rpc.users.emit("sold")
+        eventually(lambda count=count: broker.count(sold) == count)
     Emitter.released.send()
     call.result()
     eventually(lambda: broker.count(slow) == 1)
 
 
-def test_events_wait_above_the_position_while_publishing_fails(
+def test_the_position_does_not_move_while_publishing_fails(
     measures_once, relay, rpc, broker, sql, monkeypatch
 ) -> None:
-    queue = broker.bind(EXCHANGE, "told")
+    queue = broker.bind(EXCHANGE, "sold")
     failures = []
 
     def fail(messages: Any) -> None:
@@ -167,17 +167,17 @@ def test_events_wait_above_the_position_while_publishing_fails(
 
     with monkeypatch.context() as patch:
         patch.setattr(relay.publisher, "publish", fail)
-        rpc.users.emit("told")
+        rpc.users.emit("sold")
         eventually(lambda: len(failures) >= 2)
     eventually(lambda: broker.count(queue) == 1)
     eventually(lambda: all_sent(sql))
 
 
-def test_every_event_is_published_whatever_the_clocks_of_those_who_write_and_relay(
+def test_every_event_is_published_with_clocks_that_differ(
     chassis_config, broker, sql
 ) -> None:
     """Some transactions are long and some fail. Some relays die."""
-    queue = broker.bind(EXCHANGE, "told")
+    queue = broker.bind(EXCHANGE, "sold")
     uri = chassis_config["DB_URIS"]["users:Base"].replace("+psycopg2", "")
     chance = random.Random(14)
     committed: set[str] = set()

@@ -1,4 +1,4 @@
-"""Whatever happens to a batch, the broker keeps each event that is neither done nor copied."""
+"""After any failure of a batch, the broker keeps each event that is neither done nor copied."""
 
 import json
 from collections import deque
@@ -25,14 +25,15 @@ from chassis.moves import moves_exchange
 from chassis.retries import FailureStreak, HeldDeliveries
 
 QUEUE = "evt-a-b--c.handle_b"
-LOOK_S = 2.0  # by the clock of these tests, between two looks at it
+# The fake clock advances by this at each reading.
+CLOCK_STEP_S = 2.0
 
 Outcome = Exception | None
 
 
 @dataclass
 class Channel:
-    """A channel, with the messages that it has not acked, by their tags."""
+    """A channel, with its unacked messages by delivery tag."""
 
     connection: Any = True
     unacked: dict[int, Any] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Channel:
 
 @dataclass(eq=False)
 class Message:
-    """An event as it lies in a queue, or as it is delivered."""
+    """An event in a queue, or delivered."""
 
     number: int
     headers: dict[str, Any] = field(default_factory=dict)
@@ -57,11 +58,11 @@ class Message:
         return {"message_id": f"event-{self.number}"}
 
     def decode(self) -> Any:
-        return [self.number]  # a new object each time, as JSON makes it
+        return [self.number]  # a new object each time, as JSON returns
 
 
 class FakeBroker:
-    """A queue and its dead letters, for one handler: it is consumer and publisher as well."""
+    """A queue and its dead letters. Also the consumer and the publisher of one handler."""
 
     def __init__(self, outcomes: Iterator[Outcome], refusals: Iterator[bool]) -> None:
         self.ready: deque[Message] = deque()
@@ -88,7 +89,7 @@ class FakeBroker:
         self.channel.connection = None
         self.channel, self._tags = Channel(), count(1)
 
-    # What the handler sees as its queue consumer
+    # The interface of the queue consumer.
 
     def ack_up_to(self, message: Any) -> None:
         tags = [
@@ -116,11 +117,11 @@ class FakeBroker:
     def is_consuming(self, handler: EventHandler) -> bool:
         return bool(self.channel.connection)
 
-    # What it sees as its publisher
+    # The interface of the publisher.
 
     def publish(self, copies: Sequence[Any]) -> list[bool]:
         if next(self._refusals):
-            raise Unavailable("it confirms nothing")
+            raise Unavailable("the broker confirms nothing")
         for copy in copies:
             number = json.loads(copy.body)
             self.copied.add(number)
@@ -130,14 +131,14 @@ class FakeBroker:
                 self.dead.append(number)
         return [True] * len(copies)
 
-    # What the handler's method does
+    # The method of the handler.
 
     def call(self, batch: Sequence[Any]) -> tuple[Any, Outcome]:
         outcome = next(self._outcomes)
         if isinstance(outcome, OperationalError):
             return None, outcome
         numbers = [event[0] for _, event in batch]
-        if any(number % 4 == 0 for number in numbers):  # these are malformed
+        if any(number % 4 == 0 for number in numbers):  # malformed
             return None, ValueError("malformed")
         named = [event for _, event in batch if outcome and event[0] % 3 == 0]
         self.done |= {event[0] for _, event in batch if event not in named}
@@ -160,7 +161,7 @@ def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHand
         0,
         Event(),
     )
-    handler._stopping.send()  # no pause takes time
+    handler._stopping.send()  # pauses take no time
     handler.queue_consumer = handler.publisher = broker
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(health, "_checks", {})
@@ -182,7 +183,7 @@ FAULTS = st.sampled_from(
 
 
 @example(outcomes=[], refusals=[True], numbers=[4], limits=[1], losses=set())
-@example(  # of [4, 1, 2, 3] the second is done, the first failed, and then the database is gone
+@example(  # the second of [4, 1, 2, 3] is done, the first fails, and then the database does
     outcomes=[None, None, None, None, database_gone()],
     refusals=[],
     numbers=[4, 1, 2, 3],
@@ -200,10 +201,10 @@ FAULTS = st.sampled_from(
 def test_no_event_is_lost_after_any_failures(
     outcomes, refusals, numbers, limits, losses
 ) -> None:
-    """Faults come in any order; then all is well. 201 is a good event that proves the handler."""
+    """Faults occur in any order, and then end. 201 is a good event that ends the last pause."""
     broker = FakeBroker(chain(outcomes, repeat(None)), chain(refusals, repeat(False)))
     broker.ready.extend(map(Message, [*numbers, 201]))
-    clock = count(0.0, LOOK_S)
+    clock = count(0.0, CLOCK_STEP_S)
     with handler_on(broker, clock) as handler:
         for step, limit in enumerate(chain(limits, repeat(20, 1000))):
             if step in losses:
@@ -230,7 +231,7 @@ def test_a_pause_without_an_event_to_probe_ends_only_with_a_broker(
     broker = FakeBroker(repeat(None), repeat(False))
     broker.channel.connection = connection
     monkeypatch.setattr(events, "PROBE_S", 0.01)
-    with handler_on(broker, count(0.0, LOOK_S)) as handler:
+    with handler_on(broker, count(0.0, CLOCK_STEP_S)) as handler:
         handler.prefetch = 1
         assert handler._next_batch() == []
         assert handler.prefetch == prefetch
