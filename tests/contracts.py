@@ -1,7 +1,7 @@
 """The samples in docs/contracts/, which both sides of a message are tested with.
 
 An event's sample is its payload. An RPC method's sample has a `request` (keyword arguments) and the
-`answer`. The producer's test compares its real message. The consumer's test receives the sample.
+`reply`. The producer's test compares its real message. The consumer's test receives the sample.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Writes the bus's AsyncAPI document, docs/asyncapi.yaml.
+"""Write the AsyncAPI document of the bus, docs/asyncapi.yaml.
 
-Methods, handlers, queues and who asks whom are read off the service classes, arguments off the schemas that
-check them, examples are the samples of docs/contracts. What stands here is what no code says: which schema a
-list's items have, and what is answered and told.
+Methods, handlers, queues and calls are read from the service classes, and arguments from the
+schemas that validate them. Examples are the samples of docs/contracts. This module adds what the
+code does not contain: the schemas of items in lists, of replies and of events.
 
 usage: python -m dev.specs.asyncapi
 """
@@ -46,8 +46,8 @@ from dev.specs.openapi import (
     ROOT,
     USER,
     Piece,
-    Plain,
-    closed,
+    PlainDumper,
+    closed_object,
     nullable,
     one_of,
     pattern,
@@ -57,37 +57,39 @@ from dev.specs.openapi import (
 
 YAML = ROOT / "docs" / "asyncapi.yaml"
 SAMPLES = ROOT / "docs" / "contracts"
-ONE_LINE = 100  # characters, of what may stand on one line of the document
+MAX_FLOW_LENGTH = 100  # characters of a YAML collection that is written on one line
 RPC_EXCHANGE = "nameko-rpc"
 DELAYS = ", ".join(map(str, RETRY_DELAYS_S))
 
 DESCRIPTION = f"""\
-All that crosses the broker between the services: RPC and events, in Nameko's own format and names, so that
-`nameko shell` and any other Nameko service take part. Arguments go by keyword. Where each service has
-its own user on the broker, it may publish the requests that it sends here, each by its exact key; any
-event on its own exchange; any UUID as a reply key. The operator's user may call every method
-(permissions.md).
+All messages between the services: RPC and events, in Nameko's own format and with its names. So
+`nameko shell` and any other Nameko service can take part. Arguments are keyword arguments.
 
-A request must be published to {RPC_EXCHANGE} itself, with a UUID in `reply_to`. It is refused, logged and
-not answered where another exchange passed it on or the broker dead-lettered it.
+If each service has its own user of the broker, it may publish the requests that it sends here, each
+by its exact key, any event on its own exchange, and any UUID as a reply key. The operator may call
+every method (permissions.md).
 
-Under `headers` stand AMQP's headers (`nameko.*`, `x-*`) and, by their AMQP names, the properties that a
-message has besides content type, encoding and delivery mode: `correlation_id`, `reply_to`, `expiration`
+A request must be published to {RPC_EXCHANGE} itself, with a UUID in `reply_to`. It is refused and
+logged, without a reply, if another exchange forwarded it or the broker dead-lettered it.
+
+`headers` are AMQP's headers (`nameko.*`, `x-*`) and the properties of a message by their AMQP
+names, without content type, encoding and delivery mode: `correlation_id`, `reply_to`, `expiration`
 (milliseconds), `message_id`, `priority`.
 
-A request that is not as described here is refused: a call with a fault, wrong values with `invalid`, for that
-item alone where there are many, and an id or a password that can't be anybody's with null. Amounts are
-integers in minor units (cents, where the currency has them): an account's `exponent` says how many of their
-digits stand after the point.
+A request that is not as described here is refused. A malformed call gets a fault. Invalid values
+get `invalid`, in a batch for these items only. An id or a password that no user can have gets null.
 
-The consumer of an event that failed holds it, and tries it again after {DELAYS} seconds, without a
-message. It publishes the event to the end of the same queue when it holds {MAX_HELD} others, when it has held
-this one for {MAX_HELD_S} seconds, and while different events fail alike. After {MAX_ATTEMPTS} failures on its
-own content an event goes to `<queue>.dead`. Such copies go over an exchange of the consumer's own, with the
-queue's name as routing key.
+Amounts are integers in minor units, for example cents. The `exponent` of an account is the number
+of their decimals.
+
+The consumer of a failed event holds it and retries it after {DELAYS} seconds, without a message. It
+publishes the event to the end of the same queue if it holds {MAX_HELD} others, if it has held this
+event for {MAX_HELD_S} seconds, or while different events fail in the same way. After {MAX_ATTEMPTS} failures
+because of its own content an event goes to `<queue>.dead`. Such copies use an exchange of the
+consumer, with the queue's name as routing key.
 """
 
-# What is answered and told
+# Replies and events
 
 SCALARS = {"Id": openapi.ID, "Time": openapi.TIME}
 ID, TIME = (ref("schemas", name) for name in SCALARS)
@@ -99,11 +101,11 @@ NULL: Piece = {"type": "null"}
 
 
 def status(value: str, **more: Piece) -> Piece:
-    return closed({"status": text(const=value), **more})
+    return closed_object({"status": text(const=value), **more})
 
 
-# Components that are the `...Out` of a service: its schema, and the types of its fields.
-DUMPED: dict[str, tuple[type[Schema], Piece]] = {
+# Components that are the `...Out` schema of a service: the schema, and the types of its fields.
+DUMPED_SCHEMAS: dict[str, tuple[type[Schema], Piece]] = {
     "User": (users.schemas.PublicUser, {**USER, "id": ID}),
     "Operation": (
         billing.schemas.OperationOut,
@@ -113,7 +115,7 @@ DUMPED: dict[str, tuple[type[Schema], Piece]] = {
             "user_id": ID,
             "seq": {
                 **COUNT,
-                "description": "Its number in the account; 0 where there is no account.",
+                "description": "Its number in the account, or 0 if there is no account.",
             },
             "kind": KIND,
             "amount_minor": MINOR,
@@ -161,7 +163,7 @@ OUTCOMES: dict[str, Piece] = {
         currency=text(pattern="^[A-Z]{3}$"),
         exponent={"type": "integer", "minimum": 0, "maximum": 4},
     ),
-    "Audit": closed(
+    "Audit": closed_object(
         {
             "status": one_of("balanced", "differs"),
             "accounts": COUNT,
@@ -171,21 +173,21 @@ OUTCOMES: dict[str, Piece] = {
         }
     ),
     "Invalid": status("invalid", errors=ERRORS)
-    | {"description": "Which fields are wrong, and why."},
+    | {"description": "Invalid fields and reasons."},
     "Conflict": status("conflict")
-    | {"description": "The ref or key stands for something else."},
+    | {"description": "The ref or key was used for a different request."},
     "Unavailable": status("unavailable")
-    | {"description": "It can't be decided now; nothing changed."},
+    | {"description": "A dependency is unavailable. Nothing was changed."},
     "UnknownUser": status("unknown-user"),
 }
-MOVED = ("Operation", "Conflict", "Unavailable", "Invalid")
-ANSWERS: dict[str, tuple[str | None, ...]] = {
+POSTING_OUTCOMES = ("Operation", "Conflict", "Unavailable", "Invalid")
+REPLIES: dict[str, tuple[str | None, ...]] = {
     "users.create": ("UserCreated", "UserTaken", "Invalid"),
     "users.get": ("User", None),
     "users.authenticate": ("User", None),
-    "billing.deposit": MOVED,
-    "billing.withdraw": MOVED,
-    "billing.cancel": MOVED,
+    "billing.deposit": POSTING_OUTCOMES,
+    "billing.withdraw": POSTING_OUTCOMES,
+    "billing.cancel": POSTING_OUTCOMES,
     "billing.open_account": ("Account", "Invalid"),
     "billing.account": ("Account", "UnknownUser", "Unavailable", "Invalid"),
     "billing.statement": ("Statement", "Invalid"),
@@ -197,7 +199,7 @@ ANSWERS: dict[str, tuple[str | None, ...]] = {
     "notifications.list": ("Letters", "Invalid"),
 }
 
-# Arguments of methods that are not `@validated`: a schema for those of one item, or what their signature names.
+# Arguments of methods that are not `@validated`: a schema of one item, or types by parameter.
 ARGUMENTS: dict[str, type[Schema] | Piece] = {
     "users.get_many": {"user_ids": {"type": "array", "items": ID}},
     "users.get": {"user_id": ID},
@@ -210,8 +212,10 @@ ARGUMENTS: dict[str, type[Schema] | Piece] = {
     "orders.place": orders.schemas.NewOrder,
     "orders.get": {"order_id": ID, "user_id": MAYBE_ID},
 }
-MADE_IF_MISSING = {"orders.place": {"key", "request_id"}}  # by the method for one item
-EXACTLY_ONE: dict[type[Schema], tuple[str, ...]] = {  # what is checked across fields
+# Only the method for one item has defaults for these.
+OPTIONAL_ARGUMENTS = {"orders.place": {"key", "request_id"}}
+# Fields of which a request must have exactly one.
+EXACTLY_ONE: dict[type[Schema], tuple[str, ...]] = {
     billing.schemas.Movement: billing.schemas.Movement.names,
     billing.schemas.Withdrawal: billing.schemas.Withdrawal.names,
     notifications.schemas.NewMessage: ("user_id", "email"),
@@ -227,7 +231,7 @@ EVENTS: dict[str, Piece] = {
     "orders.order_paid": ORDER_ENDED,
     "orders.order_rejected": {**ORDER_ENDED, "reason": one_of(*REASONS)},
 }
-EVENT = {
+EVENT_FIELDS = {
     "event_id": ID,
     "version": {"type": "integer", "const": 1},
     "occurred_at": TIME,
@@ -236,77 +240,86 @@ EVENT = {
 # Headers and properties
 
 REQUEST_ID = {
-    "nameko.request_id": text(description="Stands in every line of the logs about it.")
+    "nameko.request_id": text(description="It is in each log line about the request.")
 }
 CLIENT = {
     "nameko.client": text(
-        description="The address of the client; empty where it is not known."
+        description="The address of the client, or empty if it is unknown."
     )
 }
 TIMEOUT = {
     "type": "number",
     "exclusiveMinimum": 0,
-    "description": "Seconds that the caller waits.",
+    "description": "The caller's timeout in seconds.",
 }
-EXPIRES = text(
-    pattern="^[0-9]+$", description="Milliseconds; when its caller has stopped waiting."
+EXPIRATION = text(
+    pattern="^[0-9]+$",
+    description="Milliseconds until the request expires. The caller has stopped waiting then.",
 )
-CALL = {
-    "correlation_id": text(description="The caller's choice; the answer has it too.")
+CORRELATION_ID = {
+    "correlation_id": text(description="Chosen by the caller. The reply has the same.")
 }
-ASKED = {
-    **CALL,
+REQUEST_PROPERTIES = {
+    **CORRELATION_ID,
     "reply_to": {
         **openapi.ID,
         "description": "The routing key of the caller's reply queue.",
     },
 }
-REQUEUED = {  # nothing is counted against an event while different ones fail alike
+# While different events fail in the same way, no failure is counted.
+RETRY_HEADERS = {
     ATTEMPTS: {**COUNT, "description": "All attempts."},
     FAILURES: {
         **COUNT,
         "maximum": MAX_ATTEMPTS - 1,
-        "description": "Attempts that failed on the event's own content.",
+        "description": "Attempts that failed because of the event's own content.",
     },
     ERROR: text(maxLength=1000, description="The last error."),
 }
-DEAD = {
-    ATTEMPTS: {**REQUEUED[ATTEMPTS], "minimum": 1},
+DEAD_LETTER_HEADERS = {
+    ATTEMPTS: {**RETRY_HEADERS[ATTEMPTS], "minimum": 1},
     FAILURES: {
         "type": "integer",
         "minimum": MAX_ATTEMPTS,
-        "description": "As above; at once so many where it can't be decoded.",
+        "description": "As above. An event that cannot be decoded has the maximum at once.",
     },
     ERROR: text(minLength=1, maxLength=1000, description="The last error."),
 }
-DEATH = {  # RabbitMQ's own: of an event that has been in a retry queue of an earlier version
+# RabbitMQ adds these to an event that has been in a retry queue of an earlier version.
+X_DEATH = {
     "x-death": {"type": "array", "items": {"type": "object"}},
     **{f"x-first-death-{part}": text() for part in ("exchange", "queue", "reason")},
 }
 HEADERS: dict[str, Piece] = {
-    "RequestHeaders": closed(
-        ASKED,
+    "RequestHeaders": closed_object(
+        REQUEST_PROPERTIES,
         **REQUEST_ID,
         **CLIENT,
-        **{"nameko.timeout_s": TIMEOUT, "expiration": EXPIRES},
+        **{"nameko.timeout_s": TIMEOUT, "expiration": EXPIRATION},
         **{
             "nameko.call_id_stack": {
                 "type": "array",
                 "items": text(),
-                "description": "Nameko's own callers'.",
+                "description": "Set by Nameko's own clients.",
             }
         },
         priority={
             "type": "integer",
             "const": 0,
-            "description": "Nameko's own callers'.",
+            "description": "Set by Nameko's own clients.",
         },
     ),
-    "AnswerHeaders": closed({**CALL, "expiration": text(const=REPLY_EXPIRES_MS)}),
-    "EventHeaders": closed({"message_id": ID, **REQUEST_ID}),
-    "RequeuedHeaders": closed({"message_id": ID, **REQUEST_ID, **REQUEUED}, **DEATH),
-    "DeadLetterHeaders": closed({"message_id": ID, **REQUEST_ID, **DEAD}, **DEATH),
-    "RedrivenHeaders": closed({"message_id": ID, **REQUEST_ID}, **DEATH),
+    "ReplyHeaders": closed_object(
+        {**CORRELATION_ID, "expiration": text(const=REPLY_EXPIRES_MS)}
+    ),
+    "EventHeaders": closed_object({"message_id": ID, **REQUEST_ID}),
+    "RequeuedHeaders": closed_object(
+        {"message_id": ID, **REQUEST_ID, **RETRY_HEADERS}, **X_DEATH
+    ),
+    "DeadLetterHeaders": closed_object(
+        {"message_id": ID, **REQUEST_ID, **DEAD_LETTER_HEADERS}, **X_DEATH
+    ),
+    "RedrivenHeaders": closed_object({"message_id": ID, **REQUEST_ID}, **X_DEATH),
 }
 CORRELATED = {"correlationId": ref("correlationIds", "call")}
 BINDINGS: Piece = {
@@ -331,7 +344,7 @@ BINDINGS: Piece = {
 
 
 def channel_bindings() -> Piece:
-    """One for each exchange."""
+    """Return a channel binding for each exchange."""
     kinds = {RPC_EXCHANGE: "topic"}
     kinds |= {f"{name.partition('.')[0]}.events": "topic" for name in EVENTS}
     kinds |= {
@@ -355,7 +368,7 @@ def channel_bindings() -> Piece:
 
 
 def document() -> Piece:
-    """The whole."""
+    """Return the whole document."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     whole: Piece = {
         "asyncapi": "3.1.0",
@@ -377,8 +390,8 @@ def document() -> Piece:
         "components": {
             "schemas": {
                 **SCALARS,
-                **schemas_of_arguments(),
-                **schemas_of_answers(),
+                **argument_schemas(),
+                **reply_schemas(),
                 **HEADERS,
             },
             "messages": {"fault": fault()},
@@ -402,25 +415,25 @@ def document() -> Piece:
 
 
 def add_methods(whole: Piece, service: str) -> None:
-    """What a service answers: a routing key for each method, one queue for all, and what comes back."""
+    """Add a service's RPC methods: a routing key for each, one queue for all, and replies."""
     components, channels = whole["components"], whole["channels"]
     queue = f"rpc-{service}"
     for name, method in methods(service).items():
         full = f"{service}.{name}"
-        request, answered = f"{full}.request", f"{full}.answer"
+        request, reply = f"{full}.request", f"{full}.reply"
         components["messages"] |= {
             request: request_of(full, method),
-            answered: answer_of(full),
+            reply: reply_of(full),
         }
         channels[full] = routed(RPC_EXCHANGE, full, request)
         channels.setdefault(queue, queued(queue))["messages"] |= messages(request)
-        channels["replies"]["messages"] |= messages(answered)
+        channels["replies"]["messages"] |= messages(reply)
         components["replies"][full] = {
             "address": {"location": "$message.header#/reply_to"},
             "channel": {"$ref": "#/channels/replies"},
             "messages": [
-                of_channel("replies", answered),
-                of_channel("replies", "fault"),
+                channel_message("replies", reply),
+                channel_message("replies", "fault"),
             ],
         }
         whole["operations"][full] = {
@@ -436,38 +449,44 @@ def request_of(full: str, method: Callable[..., Any]) -> Piece:
     }
     example = {"args": [], "kwargs": {"$ref": f"contracts/rpc/{full}.json#/request"}}
     return message(
-        first_sentence(method), "RequestHeaders", closed(payload), example, CORRELATED
+        first_sentence(method),
+        "RequestHeaders",
+        closed_object(payload),
+        example,
+        CORRELATED,
     )
 
 
-def answer_of(full: str) -> Piece:
+def reply_of(full: str) -> Piece:
     payload = {"result": result(full), "error": NULL}
-    example = {"result": {"$ref": f"contracts/rpc/{full}.json#/answer"}, "error": None}
+    example = {"result": {"$ref": f"contracts/rpc/{full}.json#/reply"}, "error": None}
     return message(
-        f"What `{full}` answers.", "AnswerHeaders", closed(payload), example, CORRELATED
+        f"The reply of `{full}`.",
+        "ReplyHeaders",
+        closed_object(payload),
+        example,
+        CORRELATED,
     )
 
 
 def add_calls(whole: Piece, service: str) -> None:
-    """Whom a service asks."""
+    """Add the calls of a service to methods of others."""
     for full in calls(service_class(service)):
         if full not in whole["channels"]:
             raise Failure(
-                f"dev/specs/asyncapi.py: {service} calls {full}, which is not there"
+                f"dev/specs/asyncapi.py: {service} calls {full}, which does not exist"
             )
-        whole["operations"][f"{service}.asks.{full}"] = {
-            **operation(
-                "send", full, f"{full}.request", f"{service} asks.", "transient"
-            ),
-            "reply": ref("replies", full),
-        }
+        summary = f"{service} calls {full}."
+        sending = operation("send", full, f"{full}.request", summary, "transient")
+        name = f"{service}.calls.{full}"
+        whole["operations"][name] = {**sending, "reply": ref("replies", full)}
 
 
 def replies() -> Piece:
-    """The queue of a caller. Its address is not known before: null."""
+    """Return the channel of a caller's reply queue. Its address is not known in advance: null."""
     description = (
-        f"One for each process that calls, bound to {RPC_EXCHANGE} with the UUID that `reply_to` names. "
-        "In the suite's own its first 8 digits are a digest of the caller's name."
+        f"Each calling process has one, bound to {RPC_EXCHANGE} with the UUID in `reply_to`. "
+        "For services of the suite, the first 8 digits are a digest of the caller's name."
     )
     queue = queued("rpc.reply-<caller>-<id>")
     return {
@@ -479,86 +498,78 @@ def replies() -> Piece:
 
 
 def fault() -> Piece:
-    """What broke, as Nameko sends an exception."""
-    faults: list[type[Exception]] = [
+    """Return the message of an exception, in Nameko's format."""
+    faults: list[type[object]] = [
         errors.DeadlineExceeded,
         errors.Unavailable,
         errors.InternalError,
     ]
-    mistakes = [
+    faults += [
         kind
         for kind in vars(exceptions).values()
         if inspect.isclass(kind) and issubclass(kind, BadRequest)
     ]
-    paths = [f"{kind.__module__}.{kind.__name__}" for kind in (*faults, *mistakes)]
-    told = {
+    paths = [f"{kind.__module__}.{kind.__name__}" for kind in faults]
+    error = {
         "exc_type": text(),
         "exc_path": one_of(*paths),
         "exc_args": {"type": "array"},
         "value": text(),
     }
-    shown = serialize(errors.Unavailable("a dependency of billing is unavailable"))
+    example = serialize(errors.Unavailable("a dependency of billing is unavailable"))
     return message(
-        "A call that failed: nothing is known of what was done, or the request can't be right.",
-        "AnswerHeaders",
-        closed({"result": NULL, "error": closed(told)}),
-        {"result": None, "error": shown},
+        "A call that failed. Its outcome is unknown, or the request was malformed.",
+        "ReplyHeaders",
+        closed_object({"result": NULL, "error": closed_object(error)}),
+        {"result": None, "error": example},
         CORRELATED,
     )
 
 
 def arguments(full: str, method: Callable[..., Any]) -> Piece:
-    """The keyword arguments of a method."""
-    if (
-        full.endswith("_many")
-        and full.removesuffix("_many") in ANSWERS
-        and full not in ARGUMENTS
-    ):
-        schema = of_one(full.removesuffix("_many"))
-        return closed(
-            {"items": {"type": "array", "items": ref("schemas", schema.__name__)}}
-        )
-    if full in MADE_IF_MISSING:
-        whole = of_schema(of_one(full))
-        return {
-            **whole,
-            "required": [
-                n for n in whole["required"] if n not in MADE_IF_MISSING[full]
-            ],
-        }
+    """Return the schema of a method's keyword arguments."""
+    one = full.removesuffix("_many")
+    if full != one and one in REPLIES and full not in ARGUMENTS:
+        item = ref("schemas", item_schema(one).__name__)
+        return closed_object({"items": {"type": "array", "items": item}})
+    if full in OPTIONAL_ARGUMENTS:
+        schema = json_schema(item_schema(full))
+        optional = OPTIONAL_ARGUMENTS[full]
+        required = [name for name in schema["required"] if name not in optional]
+        return {**schema, "required": required}
     given = ARGUMENTS.get(full)
     if isinstance(given, dict):
-        return of_signature(full, method, given)
-    checked = checking(method)
-    schema = type(checked) if checked else of_one(full)
-    return ref("schemas", schema.__name__)
+        return signature_schema(full, method, given)
+    validating = argument_schema(method)
+    kind = type(validating) if validating else item_schema(full)
+    return ref("schemas", kind.__name__)
 
 
-def of_one(full: str) -> type[Schema]:
+def item_schema(full: str) -> type[Schema]:
+    """Return the schema in ARGUMENTS of a method for one item."""
     schema = ARGUMENTS.get(full)
     if schema is None or isinstance(schema, dict):
         raise Failure(f"dev/specs/asyncapi.py: ARGUMENTS has no schema for {full}")
     return schema
 
 
-def of_signature(full: str, method: Callable[..., Any], types: Piece) -> Piece:
-    parameters = [
-        p for name, p in inspect.signature(method).parameters.items() if name != "self"
-    ]
+def signature_schema(full: str, method: Callable[..., Any], types: Piece) -> Piece:
+    """Return the schema of a method's parameters, with these types."""
+    _self, *parameters = inspect.signature(method).parameters.values()
     if [p.name for p in parameters] != [*types]:
         raise Failure(
-            f"dev/specs/asyncapi.py: {full} has other arguments than ARGUMENTS says"
+            f"dev/specs/asyncapi.py: {full} has other parameters than in ARGUMENTS"
         )
     required = [p.name for p in parameters if p.default is p.empty]
-    return closed(types) | {"required": required}
+    return closed_object(types) | {"required": required}
 
 
 def result(full: str) -> Piece:
-    """The result of a method; of one for a list, a list of them."""
+    """Return the schema of a method's result. A method for many items returns a list."""
     one = full.removesuffix("_many")
-    if one not in ANSWERS:
-        raise Failure(f"dev/specs/asyncapi.py: ANSWERS has nothing for {full}")
-    outcomes = [ref("schemas", name) if name else NULL for name in ANSWERS[one]]
+    if one not in REPLIES:
+        raise Failure(f"dev/specs/asyncapi.py: REPLIES lacks {full}")
+    outcomes = [ref("schemas", name) if name else NULL for name in REPLIES[one]]
     outcome = {"oneOf": outcomes} if len(outcomes) > 1 else outcomes[0]
     return {"type": "array", "items": outcome} if full != one else outcome
 
@@ -566,72 +577,86 @@ def result(full: str) -> Piece:
 # Events
 
 
+# By the suffix of the message's name: its headers, and a description.
+EVENT_FORMS = {
+    "": ("EventHeaders", "as published"),
+    ".requeued": ("RequeuedHeaders", "requeued after a failure"),
+    ".dead": ("DeadLetterHeaders", "dead-lettered after failures of its own"),
+    ".redriven": ("RedrivenHeaders", "redriven for another attempt"),
+}
+
+
 def add_events(whole: Piece, service: str) -> None:
-    """What a service tells."""
-    for full, facts in EVENTS.items():
-        if full.startswith(f"{service}."):
-            event = full.partition(".")[2]
-            payload, example = (
-                ref("schemas", full),
-                {"$ref": f"contracts/events/{full}.json"},
-            )
-            whole["components"]["schemas"][full] = closed({**EVENT, **facts})
-            forms = {
-                "": ("EventHeaders", "as it is told"),
-                ".requeued": ("RequeuedHeaders", "at the end of its queue again"),
-                ".dead": ("DeadLetterHeaders", "which failed on its own content"),
-                ".redriven": ("RedrivenHeaders", "to be tried anew"),
-            }
-            for form, (headers, what) in forms.items():
-                told = message(f"{event}, {what}.", headers, payload, example)
-                whole["components"]["messages"][f"{full}{form}"] = told
-            whole["channels"][full] = routed(f"{service}.events", event, full)
-            whole["operations"][f"{service}.tells.{event}"] = operation(
-                "send", full, full, f"{service} tells, from its outbox.", "persistent"
-            )
+    """Add the events that a service publishes."""
+    for full, own_fields in EVENTS.items():
+        if not full.startswith(f"{service}."):
+            continue
+        event = full.partition(".")[2]
+        components = whole["components"]
+        components["schemas"][full] = closed_object({**EVENT_FIELDS, **own_fields})
+        payload = ref("schemas", full)
+        example = {"$ref": f"contracts/events/{full}.json"}
+        for form, (headers, description) in EVENT_FORMS.items():
+            summary = f"{event}, {description}."
+            form_message = message(summary, headers, payload, example)
+            components["messages"][f"{full}{form}"] = form_message
+        whole["channels"][full] = routed(f"{service}.events", event, full)
+        summary = f"{service} publishes it from its outbox."
+        sending = operation("send", full, full, summary, "persistent")
+        whole["operations"][f"{service}.publishes.{event}"] = sending
 
 
 def add_handlers(whole: Piece, service: str) -> None:
-    """The events of a service's handlers, and the ways of one that fails."""
+    """Add the events that a service consumes, and the paths of failed ones."""
     for handler in handlers(service):
         full = f"{handler.source_service}.{handler.event_type}"
         if full not in EVENTS:
-            raise Failure(f"dev/specs/asyncapi.py: EVENTS has nothing for {full}")
+            raise Failure(f"dev/specs/asyncapi.py: EVENTS lacks {full}")
         queue = handler.queue.name
         name = f"{service}.{handler.method_name}"
         dead = handler.dead_letter_queue
-        requeued, dead_letter, redriven = (
-            f"{full}.{form}" for form in ("requeued", "dead", "redriven")
-        )
+        requeued, dead_letter = f"{full}.requeued", f"{full}.dead"
+        redriven = f"{full}.redriven"
         moves = moves_exchange(service).name
-        moved, moved_to_dead = f"{queue}.moves", f"{dead}.moves"
+        to_queue, to_dead = f"{queue}.moves", f"{dead}.moves"
         whole["channels"] |= {
             queue: queued(queue, full, requeued, redriven),
             dead: queued(dead, dead_letter),
-            moved: routed(moves, queue, requeued, redriven),
-            moved_to_dead: routed(moves, dead, dead_letter),
+            to_queue: routed(moves, queue, requeued, redriven),
+            to_dead: routed(moves, dead, dead_letter),
         }
         summary = first_sentence(getattr(service_class(service), handler.method_name))
         whole["operations"] |= {
             name: {
                 **operation("receive", queue, full, summary, "acked"),
-                "messages": [of_channel(queue, full), of_channel(queue, redriven)],
+                "messages": [
+                    channel_message(queue, full),
+                    channel_message(queue, redriven),
+                ],
             },
-            f"{name}.again": operation(
-                "receive", queue, requeued, "Once requeued.", "acked"
+            f"{name}.requeued": operation(
+                "receive", queue, requeued, "After it was requeued.", "acked"
             ),
             f"{name}.requeue": operation(
-                "send", moved, requeued, "It failed and can't be held.", "persistent"
+                "send",
+                to_queue,
+                requeued,
+                "It failed and the consumer cannot hold it.",
+                "persistent",
             ),
             f"{name}.dead_letter": operation(
                 "send",
-                moved_to_dead,
+                to_dead,
                 dead_letter,
                 f"It failed {MAX_ATTEMPTS} times.",
                 "persistent",
             ),
             f"{name}.redrive": operation(
-                "send", moved, redriven, "`make redrive` moves it back.", "persistent"
+                "send",
+                to_queue,
+                redriven,
+                "`make redrive` returns it to its queue.",
+                "persistent",
             ),
         }
 
@@ -656,7 +681,7 @@ def messages(*names: str) -> Piece:
     return {name: ref("messages", name) for name in names}
 
 
-def of_channel(channel: str, name: str) -> Piece:
+def channel_message(channel: str, name: str) -> Piece:
     return {"$ref": f"#/channels/{channel}/messages/{name}"}
 
 
@@ -681,58 +706,58 @@ def operation(
         "action": action,
         "summary": summary,
         "channel": {"$ref": f"#/channels/{channel}"},
-        "messages": [of_channel(channel, name)],
+        "messages": [channel_message(channel, name)],
         "bindings": ref("operationBindings", binding),
     }
 
 
 def first_sentence(method: Callable[..., Any]) -> str:
-    """Of its docstring; a list of arguments after a colon is told by the schema."""
+    """Return the first sentence of a docstring, without a list of arguments after a colon."""
     line = " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
     sentence = line.partition("; ")[0].partition(". ")[0]
-    return (
-        sentence if sentence.startswith("{") else sentence.partition(": ")[0]
-    ).rstrip(".") + "."
+    if not sentence.startswith("{"):
+        sentence = sentence.partition(": ")[0]
+    return sentence.rstrip(".") + "."
 
 
 # Schemas
 
 
-def schemas_of_arguments() -> Piece:
-    """The components that check what is asked."""
+def argument_schemas() -> Piece:
+    """Return the schemas of requests."""
     named = [schema for schema in ARGUMENTS.values() if not isinstance(schema, dict)]
     for service in SERVICES:
         named += [
             type(schema)
             for method in methods(service).values()
-            if (schema := checking(method))
+            if (schema := argument_schema(method))
         ]
-    return {schema.__name__: of_schema(schema) for schema in named}
+    return {schema.__name__: json_schema(schema) for schema in named}
 
 
-def schemas_of_answers() -> Piece:
-    """The components that are told."""
+def reply_schemas() -> Piece:
+    """Return the schemas of replies."""
     found: Piece = {}
-    for name, (schema, types) in DUMPED.items():
+    for name, (schema, types) in DUMPED_SCHEMAS.items():
         if types.keys() != schema().fields.keys():
             raise Failure(
                 f"dev/specs/asyncapi.py: {name} has other fields than {schema.__name__}"
             )
-        found[name] = closed(types)
+        found[name] = closed_object(types)
     for name, item in PAGES.items():
         items = {"type": "array", "maxItems": 100, "items": ref("schemas", item)}
-        found[name] = closed(
+        found[name] = closed_object(
             {"items": items, "next": nullable(text(description="The next `after`."))}
         )
     return {**found, **OUTCOMES}
 
 
-def of_schema(schema: type[Schema]) -> Piece:
-    """A marshmallow schema as JSON Schema."""
+def json_schema(schema: type[Schema]) -> Piece:
+    """Convert a marshmallow schema to JSON Schema."""
     plugin = MarshmallowPlugin()
     APISpec("", "", "3.1.0", plugins=[plugin])
     converter: Any = plugin.converter
-    converter.add_attribute_function(of_field)
+    converter.add_attribute_function(field_rules)
     found: Piece = converter.schema2jsonschema(schema())
     for name, piece in found["properties"].items():
         if piece == {"type": "string", "pattern": openapi.ID["pattern"]}:
@@ -743,17 +768,18 @@ def of_schema(schema: type[Schema]) -> Piece:
     return {"description": " ".join(doc.split()), **found}
 
 
-def of_field(_: Any, field: fields.Field[Any], ret: Piece, **__: Any) -> Piece:
-    """Addresses, and patterns as JSON Schema writes them, without the NUL that can't be stored."""
+def field_rules(_: Any, field: fields.Field[Any], ret: Piece, **__: Any) -> Piece:
+    """Return rules of a field that apispec does not find: addresses and patterns."""
     if email_address in field.validators:
         return EMAIL
-    whole = pattern(ret["pattern"]) if "pattern" in ret else ""
-    if storable in field.validators:
-        whole = whole or r"^[^\x00]*$"
-    return {"pattern": whole} if whole else {}
+    if "pattern" in ret:
+        return {"pattern": pattern(ret["pattern"])}
+    if storable in field.validators:  # PostgreSQL cannot store NUL
+        return {"pattern": r"^[^\x00]*$"}
+    return {}
 
 
-# What the code says
+# Facts from the code
 
 
 def service_class(service: str) -> Any:
@@ -761,25 +787,24 @@ def service_class(service: str) -> Any:
 
 
 def methods(service: str) -> dict[str, Callable[..., Any]]:
-    """The RPC methods of a service, in the order of its source."""
+    """Return the RPC methods of a service, in the order of its source."""
     found = vars(service_class(service)).items()
     return {name: method for name, method in found if has_entrypoint(method, Rpc)}
 
 
-def checking(method: Callable[..., Any]) -> Schema | None:
-    """The schema that `@validated` checks the arguments of a method by."""
+def argument_schema(method: Callable[..., Any]) -> Schema | None:
+    """Return the schema in the `@validated` of a method, or None."""
     schema: Schema | None = inspect.getclosurevars(method).nonlocals.get("schema")
     return schema
 
 
 def handlers(service: str) -> list[EventHandler]:
-    """What a service hears, in the order of its source."""
-    listens = any(
-        has_entrypoint(method, EventHandler)
-        for method in vars(service_class(service)).values()
-    )
-    found = event_handlers({"AMQP_URI": "amqp://"}, service) if listens else []
-    order = [*vars(service_class(service))]
+    """Return the event handlers of a service, in the order of its source."""
+    members = vars(service_class(service))
+    if not any(has_entrypoint(member, EventHandler) for member in members.values()):
+        return []
+    found = event_handlers({"AMQP_URI": "amqp://"}, service)
+    order = [*members]
     return sorted(found, key=lambda handler: order.index(handler.method_name))
 
 
@@ -791,7 +816,7 @@ def has_entrypoint(method: Any, kind: type) -> bool:
 
 
 def calls(service: type) -> list[str]:
-    """The methods of others that a service calls: `self.<proxy>.<verb>` in its source."""
+    """Return the methods that a service calls: `self.<proxy>.<verb>` in its source."""
     return list(dict.fromkeys(_calls(service)))
 
 
@@ -811,66 +836,63 @@ def _calls(service: type) -> Iterator[str]:
 
 
 def check_names(whole: Piece) -> None:
-    """That what is said here is of methods there are, and that each of these and each event has a sample."""
+    """Raise Failure for unknown methods in this module, and for missing or unknown samples."""
     names = whole["components"]["replies"].keys()
     samples = {f"{path.parent.name}/{path.stem}" for path in SAMPLES.glob("*/*.json")}
+    single = {name.removesuffix("_many") for name in names}
+    with_arguments = ARGUMENTS.keys() | OPTIONAL_ARGUMENTS.keys()
+    wanted = {f"rpc/{name}" for name in names} | {f"events/{name}" for name in EVENTS}
     wrong = {
-        "dev/specs/asyncapi.py: ANSWERS": ANSWERS.keys()
-        ^ {name.removesuffix("_many") for name in names},
-        "dev/specs/asyncapi.py: ARGUMENTS": (ARGUMENTS.keys() | MADE_IF_MISSING.keys())
-        - names,
-        "docs/contracts": samples
-        ^ {*(f"rpc/{name}" for name in names), *(f"events/{name}" for name in EVENTS)},
+        "dev/specs/asyncapi.py: REPLIES": REPLIES.keys() ^ single,
+        "dev/specs/asyncapi.py: ARGUMENTS": with_arguments - names,
+        "docs/contracts": samples ^ wanted,
     }
     for place, found in wrong.items():
         if found:
-            raise Failure(
-                f"{place}: missing, or of what is not there: {', '.join(sorted(found))}"
-            )
+            listed = ", ".join(sorted(found))
+            raise Failure(f"{place}: missing, or without a method or event: {listed}")
 
 
-class Compact(Plain):
-    """Without anchors, and what is short on one line."""
+class CompactDumper(PlainDumper):
+    """Write YAML without anchors and with short collections on one line."""
 
     def represent_mapping(
         self, tag: Any, mapping: Any, flow_style: Any = None
     ) -> yaml.MappingNode:
         node = super().represent_mapping(tag, mapping, flow_style)
-        node.flow_style = 0 < _length(node) <= ONE_LINE
+        node.flow_style = 0 < _length(node) <= MAX_FLOW_LENGTH
         return node
 
     def represent_sequence(
         self, tag: Any, sequence: Any, flow_style: Any = None
     ) -> yaml.SequenceNode:
         node = super().represent_sequence(tag, sequence, flow_style)
-        node.flow_style = 0 < _length(node) <= ONE_LINE
+        node.flow_style = 0 < _length(node) <= MAX_FLOW_LENGTH
         return node
 
 
-Compact.add_representer(dict, Compact.represent_dict)
-Compact.add_representer(list, Compact.represent_list)
+CompactDumper.add_representer(dict, CompactDumper.represent_dict)
+CompactDumper.add_representer(list, CompactDumper.represent_list)
 
 
 def _length(node: yaml.Node) -> int:
-    """How many characters it takes on one line; 0 where it must not stand on one."""
+    """Return the length of a node on one line, or 0 if it has a block of lines."""
     if isinstance(node, yaml.ScalarNode):
         return 0 if node.style == "|" else len(node.value) + 4
-    parts = [
-        part
-        for pair in node.value
-        for part in (pair if isinstance(pair, tuple) else (pair,))
-    ]
+    parts = node.value
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
     lengths = [_length(part) for part in parts]
     return sum(lengths) + 2 if all(lengths) else 0
 
 
-def written() -> str:
-    """What the file must hold."""
+def rendered() -> str:
+    """Return the content of the file."""
     readable = yaml.dump(
-        document(), Dumper=Compact, sort_keys=False, allow_unicode=True, width=110
+        document(), Dumper=CompactDumper, sort_keys=False, allow_unicode=True, width=110
     )
-    return f"# Made by `make specs` of dev/specs/asyncapi.py.\n{readable}"
+    return f"# Written by `make specs` (dev/specs/asyncapi.py).\n{readable}"
 
 
 if __name__ == "__main__":
-    YAML.write_text(written())
+    YAML.write_text(rendered())

@@ -1,9 +1,10 @@
-"""Writes the API's OpenAPI document.
+"""Write the OpenAPI document of the HTTP API.
 
-docs/openapi.yaml is to be read, gateway/static/openapi.json to be served.
-Paths, docstrings, queries and bodies are read off the gateway's routes; an answer has the fields of its ResponseFields,
-and its example is a sample of docs/contracts as they show it. What stands here is what no code says:
-the types of what the services answer, and which route answers with what.
+docs/openapi.yaml is for readers, and the gateway serves gateway/static/openapi.json.
+
+Paths, summaries, queries and request bodies are read from the gateway's routes. A response has the
+fields of a `ResponseFields`, and its example is a sample of docs/contracts. This module adds what
+the code does not contain: the types of response fields, and the responses of each route.
 
 usage: python -m dev.specs.openapi
 """
@@ -12,7 +13,8 @@ import inspect
 import json
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,19 +45,19 @@ SAMPLES = ROOT / "docs" / "contracts" / "rpc"
 Piece = dict[str, Any]  # of the document
 
 DESCRIPTION = """\
-Money, orders and letters of a shop. Amounts are decimal strings; who is asking comes from the bearer token
-alone.
+Money, orders and letters of a shop. Amounts are decimal strings. The bearer token identifies the
+user.
 
-A request body has a Content-Length or is chunked, never both, and at most 64 KiB. Chunk lines have at most
-16 KiB together. Trailers are dropped.
+A request body has either a Content-Length or chunks, and at most 64 KiB. All chunk lines together
+have at most 16 KiB. Trailers are ignored.
 
-All amounts are in one currency, which GET /account names, with the digits after the point that ISO 4217 gives
-it: `1.50` EUR, `150` JPY, `1.500` KWD. Examples are in EUR.
+All amounts are in one currency, which GET /account returns. They have as many decimals as ISO 4217
+defines for it: `1.50` EUR, `150` JPY, `1.500` KWD. Examples are in EUR.
 
-Errors are `application/problem+json` (RFC 9457) with a stable `type`, and `errors` by field where fields are
-wrong. A method that a path does not have is answered 405 with `Allow`; what can be read with GET, with HEAD
-too. 503 and 504 leave open whether it was done, unless the `detail` says that nothing was done:
-repeat the request under the same `Idempotency-Key`.
+Errors are `application/problem+json` (RFC 9457) with a stable `type`. Invalid fields are listed in
+`errors`. If a path does not support a method, the response is 405 with `Allow`. Each GET is also a
+HEAD. After 503 or 504 the outcome is unknown, unless `detail` says that nothing was done. Retry
+with the same `Idempotency-Key`.
 """
 
 
@@ -80,11 +82,11 @@ def ref(kind: str, name: str) -> Piece:
 
 
 def pattern(python: Any) -> str:
-    r"""A whole text's expression as JSON Schema writes it, without \A and \Z."""
+    r"""Convert a Python pattern to JSON Schema: ^ and $ instead of \A and \Z."""
     return str(python).replace(r"\A", "^").replace(r"\Z", "$")
 
 
-# What the services answer, by the fields the API shows
+# Types of response fields
 
 ID = text(format="uuid", pattern=pattern(UUID_PATTERN))
 TIME = text(
@@ -112,8 +114,8 @@ TOKEN = {
     "expires_in": {"type": "integer", "description": "Seconds."},
 }
 
-# A component's name: the ResponseFields, the types of its fields, and the sample that becomes the example.
-VIEWS: dict[str, tuple[schemas.ResponseFields, Piece, str]] = {
+# By the component's name: the ResponseFields, types of the fields, and the sample for the example.
+COMPONENTS: dict[str, tuple[schemas.ResponseFields, Piece, str]] = {
     "User": (schemas.USER, USER, "users.get"),
     "Account": (
         schemas.ACCOUNT,
@@ -163,28 +165,29 @@ VIEWS: dict[str, tuple[schemas.ResponseFields, Piece, str]] = {
 }
 PAGES = {"Statement": "Operation", "Orders": "Order", "Letters": "Letter"}
 
-# What marshmallow does not say of a field: (schema, field).
+# Rules that apispec does not find in marshmallow's fields, by schema and field.
 CURSOR = "^[A-Za-z0-9_-]+={0,2}$"
-MORE: dict[tuple[str, str | None], Piece] = {
+FIELD_RULES: dict[tuple[str, str | None], Piece] = {
     ("SignUp", "username"): {"pattern": pattern(USERNAME.regex.pattern)},
     ("SignUp", "email"): {
         "format": "idn-email",
-        "description": "Stored in its normalized form. Two forms of one domain are one address.",
+        "description": "Stored in its normalized form. All forms of a domain are equal.",
     },
     ("SignUp", "locale"): {
         "pattern": pattern(LOCALE.regex.pattern),
-        "description": "A language tag, as browsers or POSIX write it. Its language is stored, or `en` if "
-        "there are no letters in it. Without a tag `Accept-Language` decides.",
+        "description": "A language tag in the format of browsers or POSIX. Its language is "
+        "stored, or `en` if letters do not support it. `Accept-Language` is used if the tag is "
+        "missing.",
     },
     ("NewMessage", "subject"): {"pattern": pattern(SUBJECT.regex.pattern)},
     ("Page", "limit"): {
         "type": "integer",
         "minimum": 1,
         "maximum": 100,
-        "description": "At most.",
+        "description": "The maximum number of items.",
     },
     ("Page", "after"): text(
-        pattern=CURSOR, description="`next_cursor` of the page before."
+        pattern=CURSOR, description="`next_cursor` of the previous page."
     ),
 }
 BODIES: dict[str, Piece] = {
@@ -199,63 +202,145 @@ BODIES: dict[str, Piece] = {
     "NewMessage": {"subject": "A note", "body": "To myself."},
 }
 
-# Refusals, by their component's name: status, types, description, and a real one where one is made easily.
-REFUSALS: dict[str, tuple[int, tuple[str, ...], str, Problem | None]] = {
-    "Malformed": (400, ("malformed-request",), "The request can't be read.", problems.malformed("Why.")),
-    "Unauthorized": (401, ("unauthorized",), "No valid token.", problems.unauthorized("Send a valid token.")),
-    "NotFound": (404, ("not-found",), "There is nothing here, or nothing of yours.", problems.not_found()),
-    "Late": (408, ("request-timeout", "body-timeout"), "The request did not arrive in time.", None),
-    "Taken": (409, ("taken",), "The username or the address is taken.", None),
-    "Refused": (409, REASONS, "Refused, and stored so: the same key gets this answer again.", None),
-    "LengthRequired": (411, ("length-required",), "The body has neither a Content-Length nor chunks.", None),
-    "TooLarge": (413, ("too-large",), f"More than {parser.MAX_BODY} bytes, or too many chunks.", None),
-    "TargetTooLong": (414, ("malformed-request",), "The first line is too long.", None),
-    "NotJson": (415, ("unsupported-media-type",), "The body is not application/json, or encoded.", None),
-    "Invalid": (
-        422,
-        ("validation", "idempotency-key-reused"),
-        "Fields are wrong, or the key stands for another request.",
-        problems.invalid({"price": ["Must be more than 0."]}),
-    ),
-    "HeadersTooLarge": (431, ("malformed-request",), "The headers are too large.", None),
-    "InternalError": (500, ("internal-error",), "Something broke on our side.", None),
-    "Unavailable": (503, ("unavailable",), "A part that it needs is away.", problems.unavailable()),
-    "DeadlineExceeded": (
-        504, ("deadline-exceeded",), "It took too long.", problems.from_exception(DeadlineExceeded()),
-    ),
-    "NotThisVersion": (505, ("malformed-request",), "Another version of HTTP.", None),
-}  # fmt: skip
-ANYWHERE = (
-    *(
-        "Malformed",
-        "Late",
-        "LengthRequired",
-        "TooLarge",
-        "TargetTooLong",
-        "HeadersTooLarge",
-    ),
-    *("InternalError", "Unavailable", "NotThisVersion"),
-)
-ASKING = ("Invalid", "DeadlineExceeded")  # what calls a service
 
-# What each handler answers, by status, and its own refusals.
-ANSWERS: dict[str, tuple[dict[int, str], tuple[str, ...]]] = {
-    "sign_up": ({201: "SignedUp"}, ("Taken",)),
+@dataclass(frozen=True, kw_only=True)
+class ProblemSpec:
+    """A problem of the API: its status, its types, a description, and perhaps an example."""
+
+    status: int
+    types: tuple[str, ...]
+    description: str
+    example: Problem | None = None
+
+
+# By the component's name.
+PROBLEMS = {
+    "BadRequest": ProblemSpec(
+        status=400,
+        types=("malformed-request",),
+        description="The request is malformed.",
+        example=problems.malformed("The reason."),
+    ),
+    "Unauthorized": ProblemSpec(
+        status=401,
+        types=("unauthorized",),
+        description="The token is missing or invalid.",
+        example=problems.unauthorized("Send a valid token."),
+    ),
+    "NotFound": ProblemSpec(
+        status=404,
+        types=("not-found",),
+        description="The resource does not exist or belongs to another user.",
+        example=problems.not_found(),
+    ),
+    "RequestTimeout": ProblemSpec(
+        status=408,
+        types=("request-timeout", "body-timeout"),
+        description="The request did not arrive in time.",
+    ),
+    "UserConflict": ProblemSpec(
+        status=409,
+        types=("taken",),
+        description="The username or the address is in use.",
+    ),
+    "OperationRefused": ProblemSpec(
+        status=409,
+        types=REASONS,
+        description="Refused. A retry with the same key gets the same response.",
+    ),
+    "LengthRequired": ProblemSpec(
+        status=411,
+        types=("length-required",),
+        description="The body has neither a Content-Length nor chunks.",
+    ),
+    "ContentTooLarge": ProblemSpec(
+        status=413,
+        types=("too-large",),
+        description=f"More than {parser.MAX_BODY} bytes, or too many chunks.",
+    ),
+    "UriTooLong": ProblemSpec(
+        status=414,
+        types=("malformed-request",),
+        description="The first line is too long.",
+    ),
+    "UnsupportedMediaType": ProblemSpec(
+        status=415,
+        types=("unsupported-media-type",),
+        description="The body is not application/json, or it is encoded.",
+    ),
+    "UnprocessableContent": ProblemSpec(
+        status=422,
+        types=("validation", "idempotency-key-reused"),
+        description="Fields are invalid, or the key was used for a different request.",
+        example=problems.invalid({"price": ["Must be more than 0."]}),
+    ),
+    "HeaderFieldsTooLarge": ProblemSpec(
+        status=431,
+        types=("malformed-request",),
+        description="The headers are too large.",
+    ),
+    "InternalServerError": ProblemSpec(
+        status=500,
+        types=("internal-error",),
+        description="An internal error.",
+    ),
+    "ServiceUnavailable": ProblemSpec(
+        status=503,
+        types=("unavailable",),
+        description="A required service is unavailable.",
+        example=problems.unavailable(),
+    ),
+    "GatewayTimeout": ProblemSpec(
+        status=504,
+        types=("deadline-exceeded",),
+        description="A required service did not respond in time.",
+        example=problems.from_exception(DeadlineExceeded()),
+    ),
+    "HttpVersionNotSupported": ProblemSpec(
+        status=505,
+        types=("malformed-request",),
+        description="The version of HTTP is not supported.",
+    ),
+}
+EVERYWHERE = (
+    "BadRequest",
+    "RequestTimeout",
+    "LengthRequired",
+    "ContentTooLarge",
+    "UriTooLong",
+    "HeaderFieldsTooLarge",
+    "InternalServerError",
+    "ServiceUnavailable",
+    "HttpVersionNotSupported",
+)
+FROM_SERVICES = (
+    "UnprocessableContent",
+    "GatewayTimeout",
+)  # of routes that call a service
+
+# By handler: the schema of each status, and problems of this route only.
+RESPONSES: dict[str, tuple[dict[int, str], tuple[str, ...]]] = {
+    "sign_up": ({201: "SignedUp"}, ("UserConflict",)),
     "log_in": ({201: "Token"}, ("Unauthorized",)),
     "profile": ({200: "User"}, ()),
     "account": ({200: "Account"}, ()),
     "statement": ({200: "Statement"}, ()),
-    "deposit": ({201: "Operation"}, ("Refused",)),
-    "withdraw": ({201: "Operation"}, ("Refused",)),
+    "deposit": ({201: "Operation"}, ("OperationRefused",)),
+    "withdraw": ({201: "Operation"}, ("OperationRefused",)),
     "place_order": ({201: "Order", 202: "Order"}, ()),
     "list_orders": ({200: "Orders"}, ()),
     "get_order": ({200: "Order"}, ("NotFound",)),
     "send_message": ({201: "Letter"}, ()),
     "list_notifications": ({200: "Letters"}, ()),
 }
-MEANING = {200: "As asked.", 201: "Done.", 202: "Taken; the outcome is open."}
-LOCATED = ("sign_up", "place_order")  # whose answers have a Location
-FOLLOWED = {
+SUCCESS = {200: "Success.", 201: "Created.", 202: "Accepted. The outcome is open."}
+PROBLEM_HEADERS = {
+    401: ("WWW-Authenticate",),
+    503: ("Retry-After",),
+    504: ("Retry-After",),
+}
+HAVE_LOCATION = ("sign_up", "place_order")  # handlers whose response has a Location
+LINKS = {
     "place_order": {
         "order": {
             "operationId": "get_order",
@@ -265,7 +350,7 @@ FOLLOWED = {
 }
 
 REQUEST_ID: Piece = {
-    "description": "Stands in every line of the logs about this request.",
+    "description": "It is in each log line about this request.",
     "schema": text(pattern="^[!-~]{1,128}$"),
 }
 HEADERS: dict[str, Piece] = {
@@ -276,7 +361,7 @@ HEADERS: dict[str, Piece] = {
         "schema": text(pattern="^[0-9]+$"),
     },
     "Location": {
-        "description": "The path of what was made.",
+        "description": "The path of the new resource.",
         "required": True,
         "schema": text(pattern="^/"),
     },
@@ -286,27 +371,28 @@ PARAMETERS: dict[str, Piece] = {
     "Idempotency-Key": {
         "in": "header",
         "name": "Idempotency-Key",
-        "description": "Names the request: the same key and body get the same operation or order as it now "
-        "stands, another body gets 422. Bare, or as a quoted string.",
+        "description": "Identifies the request. The same key and body return the same operation "
+        "or order in its current state. The same key with another body gets 422. Plain, or a "
+        "quoted string.",
         "schema": text(pattern="^[!-~]{1,255}$", examples=["order-1"]),
     },
     "Accept-Language": {
         "in": "header",
         "name": "Accept-Language",
-        "description": "Decides the user's locale where the body has none.",
+        "description": "Sets the user's locale if the body has none.",
         "schema": text(examples=["ru-RU, en;q=0.5"]),
     },
     "X-Request-Id": {
         "in": "header",
         "name": "X-Request-Id",
-        "description": "1 to 128 visible ASCII characters; otherwise one is made.",
+        "description": "1 to 128 visible ASCII characters. Otherwise the gateway generates an id.",
         "schema": text(),
     },
 }
 
 
 def document() -> Piece:
-    """The whole."""
+    """Return the whole document."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     marshmallow = MarshmallowPlugin()
     spec = APISpec(
@@ -318,20 +404,14 @@ def document() -> Piece:
         servers=[{"url": "/"}],
         security=[{"bearer": []}],
     )
-    marshmallow.converter.add_attribute_function(lambda _, field, **__: of_field(field))  # type: ignore[union-attr]
-    spec.components.security_scheme(
-        "bearer",
-        {
-            "type": "http",
-            "scheme": "bearer",
-            "bearerFormat": "JWT",
-            "description": TOKENS,
-        },
-    )
-    for name, piece in schemas_of_answers().items():
+    converter: Any = marshmallow.converter
+    converter.add_attribute_function(lambda _, field, **__: field_rules(field))
+    bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    spec.components.security_scheme("bearer", {**bearer, "description": TOKENS})
+    for name, piece in response_schemas().items():
         spec.components.schema(name, piece)
-    for name in REFUSALS:
-        spec.components.response(name, refusal(name))
+    for name in PROBLEMS:
+        spec.components.response(name, problem_response(name))
     for name, piece in HEADERS.items():
         spec.components.header(name, piece)
     for name, piece in PARAMETERS.items():
@@ -343,85 +423,87 @@ def document() -> Piece:
         )
     for path, piece in open_paths().items():
         spec.path(path, operations={"get": piece})
-    whole: Piece = {"openapi": None, **spec.to_dict()}  # first of all
+    whole: Piece = {"openapi": None, **spec.to_dict()}  # the version comes first
     for name, example in BODIES.items():
         whole["components"]["schemas"][name]["examples"] = [example]
     return whole
 
 
 def routes() -> list[tuple[Callable[..., Any], Route]]:
-    """The handlers of the service with their routes, in the order of the source."""
-    handlers = [
-        handler
-        for handler in vars(Service).values()
-        if hasattr(handler, "nameko_entrypoints")
-    ]
+    """Return the handlers of the gateway with their routes, in the order of the source."""
     found = [
-        (handler, route) for handler in handlers for route in handler.nameko_entrypoints
+        (handler, route)
+        for handler in vars(Service).values()
+        for route in getattr(handler, "nameko_entrypoints", ())
     ]
-    if unknown := {handler.__name__ for handler, _ in found} ^ ANSWERS.keys():
-        raise Failure(
-            f"dev/specs/openapi.py: ANSWERS and the routes differ: {', '.join(sorted(unknown))}"
-        )
+    names = {handler.__name__ for handler, _ in found}
+    check_equal("RESPONSES and the routes", names, RESPONSES.keys())
     return found
 
 
+def check_equal(what: str, names: Set[str], others: Set[str]) -> None:
+    """Raise Failure if two sets of names differ."""
+    if differing := names ^ others:
+        listed = ", ".join(sorted(differing))
+        raise Failure(f"dev/specs/openapi.py: {what} differ: {listed}")
+
+
 def operation(handler: Any, route: Route, path: str) -> Piece:
-    """One route."""
-    answers, own = ANSWERS[handler.__name__]
-    refusals = [*ANYWHERE, *ASKING, *own]
-    parameters: list[Any] = ["X-Request-Id"]
-    if "key" in handler.__code__.co_names:  # it reads `request.key`
-        parameters.append("Idempotency-Key")
-    if "accept_language" in handler.__code__.co_names:
-        parameters.append("Accept-Language")
-    # By hand: apispec fails where a field has a default and no way to dump it.
-    for field in route.query.fields.values():
-        default = (
-            {"default": field.load_default} if field.load_default is not missing else {}
-        )
-        name = field.data_key or field.name
-        parameters.append(
-            {"in": "query", "name": name, "schema": {**of_field(field), **default}}
-        )
-    for name in re.findall(r"{(\w+)}", path):
-        parameters.append({"in": "path", "name": name, "required": True, "schema": ID})
-    piece = described(
-        handler.__name__, path.split("/")[1], inspect.getdoc(handler) or ""
-    )
-    piece["parameters"] = parameters
+    """Return the operation of a route."""
+    successes, own_problems = RESPONSES[handler.__name__]
+    names = [*EVERYWHERE, *FROM_SERVICES, *own_problems]
+    tag = path.split("/")[1]
+    piece = operation_head(handler.__name__, tag, inspect.getdoc(handler) or "")
+    piece["parameters"] = parameters(handler, route, path)
     if route.body:
-        refusals.append("NotJson")
-        piece["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": route.body}},
-        }
+        names.append("UnsupportedMediaType")
+        content = {"application/json": {"schema": route.body}}
+        piece["requestBody"] = {"required": True, "content": content}
     if route.public:
         piece["security"] = []
     else:
-        refusals.append("Unauthorized")
+        names.append("Unauthorized")
     responses = {
-        status: answer(status, name, handler.__name__)
-        for status, name in answers.items()
+        status: success_response(status, name, handler.__name__)
+        for status, name in successes.items()
     }
-    return {**piece, "responses": with_refusals(responses, refusals)}
+    return {**piece, "responses": with_problems(responses, names)}
 
 
-def described(name: str, tag: str, docstring: str) -> Piece:
+def parameters(handler: Any, route: Route, path: str) -> list[Any]:
+    """Return the parameters of a route: headers, fields of the query, parts of the path."""
+    found: list[Any] = ["X-Request-Id"]
+    if "key" in handler.__code__.co_names:  # it reads `request.key`
+        found.append("Idempotency-Key")
+    if "accept_language" in handler.__code__.co_names:
+        found.append("Accept-Language")
+    # Without apispec, which fails if a field has a default but cannot be dumped.
+    for field in route.query.fields.values():
+        schema = field_rules(field)
+        if field.load_default is not missing:
+            schema = {**schema, "default": field.load_default}
+        name = field.data_key or field.name
+        found.append({"in": "query", "name": name, "schema": schema})
+    for name in re.findall(r"{(\w+)}", path):
+        found.append({"in": "path", "name": name, "required": True, "schema": ID})
+    return found
+
+
+def operation_head(name: str, tag: str, docstring: str) -> Piece:
+    """Return id, tag and summary of an operation, and its description if it has one."""
     summary, _, rest = docstring.partition(": ")
-    more = {"description": docstring} if rest else {}
-    return {"operationId": name, "tags": [tag], "summary": summary.rstrip("."), **more}
+    head = {"operationId": name, "tags": [tag], "summary": summary.rstrip(".")}
+    return {**head, "description": docstring} if rest else head
 
 
-def answer(status: int, name: str, handler: str) -> Piece:
-    located = ("Location",) if handler in LOCATED else ()
-    links = {"links": FOLLOWED[handler]} if handler in FOLLOWED else {}
-    return {
-        **response(
-            MEANING[status], {"application/json": ref("schemas", name)}, *located
-        ),
-        **links,
-    }
+def success_response(status: int, name: str, handler: str) -> Piece:
+    """Return the response of a handler with this status and this schema."""
+    headers = ("Location",) if handler in HAVE_LOCATION else ()
+    content = {"application/json": ref("schemas", name)}
+    piece = response(SUCCESS[status], content, *headers)
+    if handler in LINKS:
+        piece["links"] = LINKS[handler]
+    return piece
 
 
 def response(description: str, contents: dict[str, Piece], *headers: str) -> Piece:
@@ -434,62 +516,54 @@ def response(description: str, contents: dict[str, Piece], *headers: str) -> Pie
     }
 
 
-def refusal(name: str) -> Piece:
-    """The response of one of REFUSALS."""
-    status, types, description, real = REFUSALS[name]
+def problem_response(name: str) -> Piece:
+    """Return the response of one of PROBLEMS."""
+    problem = PROBLEMS[name]
     kinds = {
-        "type": {"enum": [problems.TYPE.format(kind) for kind in types]},
-        "status": {"const": status},
+        "type": {"enum": [problems.TYPE.format(kind) for kind in problem.types]},
+        "status": {"const": problem.status},
     }
-    headers = {
-        401: ["WWW-Authenticate"],
-        503: ["Retry-After"],
-        504: ["Retry-After"],
-    }.get(status, [])
+    headers = PROBLEM_HEADERS.get(problem.status, ())
     schema = {**ref("schemas", "Problem"), "properties": kinds}
-    piece = response(description, {"application/problem+json": schema}, *headers)
-    if status == 503:  # one connection too many is answered before the request is read
+    content = {"application/problem+json": schema}
+    piece = response(problem.description, content, *headers)
+    if problem.status == 503:  # without the header if there are too many connections
         piece["headers"]["X-Request-Id"] = REQUEST_ID
-    if real:
-        piece["content"]["application/problem+json"]["example"] = real.body
+    if problem.example:
+        piece["content"]["application/problem+json"]["example"] = problem.example.body
     return piece
 
 
-def with_refusals(
+def with_problems(
     responses: dict[int, Piece], names: list[str] | tuple[str, ...]
 ) -> dict[str, Piece]:
-    by_status = responses | {
-        REFUSALS[name][0]: ref("responses", name) for name in names
-    }
+    """Return the responses with these of PROBLEMS, by status in ascending order."""
+    problem_refs = {PROBLEMS[name].status: ref("responses", name) for name in names}
+    by_status = responses | problem_refs
     return {str(status): by_status[status] for status in sorted(by_status)}
 
 
-def schemas_of_answers() -> dict[str, Piece]:
-    """The components that are no request's: of each ResponseFields, of pages, tokens and problems."""
+def response_schemas() -> dict[str, Piece]:
+    """Return the schemas of responses: of each ResponseFields, of pages, tokens and problems."""
     found = {
         "Amount": text(
             pattern=r"^[0-9]{1,13}(\.[0-9]{2,4})?$",
-            description="With all digits after the point that the currency has.",
+            description="With all decimals of the currency.",
             examples=["99.90"],
         )
     }
-    for name, (view, types, sample) in VIEWS.items():
-        if unknown := types.keys() ^ view.fields.keys():
-            raise Failure(
-                f"dev/specs/openapi.py: {name} differs from its ResponseFields: {', '.join(sorted(unknown))}"
-            )
-        inside = json.loads((SAMPLES / f"{sample}.json").read_text())["answer"]
-        found[name] = {
-            **closed({field: types[field] for field in view.fields}),
-            "examples": [view.dump(inside)],
-        }
+    for name, (response_fields, types, sample) in COMPONENTS.items():
+        shown = response_fields.fields
+        check_equal(f"{name} and its ResponseFields", types.keys(), shown.keys())
+        reply = json.loads((SAMPLES / f"{sample}.json").read_text())["reply"]
+        schema = closed_object({field: types[field] for field in shown})
+        found[name] = {**schema, "examples": [response_fields.dump(reply)]}
+    cursor = nullable(text(pattern=CURSOR))
     for name, item in PAGES.items():
         items = {"type": "array", "maxItems": 100, "items": ref("schemas", item)}
-        found[name] = closed(
-            {"items": items, "next_cursor": nullable(text(pattern=CURSOR))}
-        )
-    found["Token"] = closed(TOKEN)
-    found["SignedUp"] = closed(USER | TOKEN)
+        found[name] = closed_object({"items": items, "next_cursor": cursor})
+    found["Token"] = closed_object(TOKEN)
+    found["SignedUp"] = closed_object(USER | TOKEN)
     members = {
         "detail": text(),
         "errors": ERRORS,
@@ -500,12 +574,12 @@ def schemas_of_answers() -> dict[str, Piece]:
         "title": text(),
         "status": {"type": "integer"},
     }
-    found["Problem"] = closed(needed, **members)
+    found["Problem"] = closed_object(needed, **members)
     return found
 
 
-def closed(needed: Piece, **optional: Piece) -> Piece:
-    """An object of these fields and no others."""
+def closed_object(needed: Piece, **optional: Piece) -> Piece:
+    """Return the schema of an object with these fields and no others."""
     properties = {**needed, **optional}
     return {
         "type": "object",
@@ -515,136 +589,141 @@ def closed(needed: Piece, **optional: Piece) -> Piece:
     }
 
 
-def of_field(field: fields.Field[Any]) -> Piece:
-    """What apispec can't tell of a field by itself."""
+def field_rules(field: fields.Field[Any]) -> Piece:
+    """Return rules of a field that apispec does not find."""
     if isinstance(field, money.Money):
-        least = min(ISO_4217_DIGITS.values())
-        return {
-            "description": "More than 0, with at most the digits after the point that the currency has.",
-            "oneOf": [
-                text(pattern=rf"^{money._DECIMAL.pattern}$"),
-                {
-                    "type": "number",
-                    "exclusiveMinimum": 0,
-                    "maximum": float(money.MAX_AMOUNT_MINOR / 10**least),
-                    "description": f"At most {money.MAX_AMOUNT_MINOR} of the currency's minor units.",
-                },
-            ],
-        }
-    no_nul = {"pattern": r"^[^\x00]*$"} if storable in field.validators else {}
-    parent = field.parent
-    return no_nul | (
-        MORE.get((type(parent).__name__, field.name), {})
-        if isinstance(parent, Schema)
-        else {}
-    )
+        return amount_rules()
+    rules: Piece = {}
+    if storable in field.validators:
+        rules["pattern"] = r"^[^\x00]*$"
+    if isinstance(field.parent, Schema):
+        rules |= FIELD_RULES.get((type(field.parent).__name__, field.name), {})
+    return rules
+
+
+def amount_rules() -> Piece:
+    """Return the rules of an amount in a request: a decimal string or a number."""
+    min_decimals = min(ISO_4217_DIGITS.values())
+    number = {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "maximum": float(money.MAX_AMOUNT_MINOR / 10**min_decimals),
+        "description": f"At most {money.MAX_AMOUNT_MINOR} of the currency's minor units.",
+    }
+    return {
+        "description": "More than 0, with at most the decimals of the currency.",
+        "oneOf": [text(pattern=rf"^{money._DECIMAL.pattern}$"), number],
+    }
 
 
 def open_paths() -> dict[str, Piece]:
-    """What is answered without a service: health, and the documents."""
-    ok = closed({"status": text(const="ok")})
-    ready = closed(
-        {
-            "status": one_of("ready", "not ready"),
-            "checks": {"type": "object", "additionalProperties": one_of("ok", "away")},
-        }
-    )
-    whole = {"type": "object", "required": ["openapi"]}
-    files = {
-        path.removeprefix("/docs/"): told
-        for path, told in documents.FILES.items()
-        if "/docs/" in path
-    }
-    shown = {media_type: text() for media_type, _ in files.values()}
-    file = {
-        "in": "path",
-        "name": "file",
-        "required": True,
-        "schema": one_of(*sorted(files)),
-    }
-    where = {
-        "description": "On the health port; here only where GATEWAY_HEALTH_PUBLIC is true, otherwise 404."
-    }
-    summary = "Whether broker and services are reached"
-    readyz = (
-        open_path("readyz", summary, {"application/json": ready}, "NotFound") | where
-    )
-    summary = (
-        "Whether it has started and is not stopping: for a gateway's readiness probe"
-    )
-    startedz = (
-        open_path("startedz", summary, {"application/json": ready}, "NotFound") | where
-    )
-    summary = "Metrics, as Prometheus reads them"
-    metrics = open_path("metrics", summary, {"text/plain": text()}, "NotFound") | where
-    for path in (readyz, startedz):
-        unready = path["responses"]["503"] = response(
-            "Not ready.", {"application/json": ready}
-        )
-        unready["content"] |= refusal("Unavailable")["content"]
-        unready["headers"] = {"X-Request-Id": REQUEST_ID}
+    """Return the paths that need no token and no service: health and documents."""
     return {
         "/healthz": open_path(
-            "healthz", "Whether the process is alive", {"application/json": ok}
+            "healthz",
+            "Whether the process is alive",
+            {"application/json": closed_object({"status": text(const="ok")})},
         ),
-        "/readyz": readyz,
-        "/startedz": startedz,
-        "/metrics": metrics,
+        "/readyz": readiness_path(
+            "readyz", "Whether broker and services are reachable"
+        ),
+        "/startedz": readiness_path(
+            "startedz",
+            "Whether it has started and is not stopping, for a gateway's readiness probe",
+        ),
+        "/metrics": {
+            **open_path(
+                "metrics",
+                "Metrics in the format of Prometheus",
+                {"text/plain": text()},
+                "NotFound",
+            ),
+            **ON_HEALTH_PORT,
+        },
         "/openapi.json": open_path(
-            "openapi", "This document", {"application/json": whole}
+            "openapi",
+            "This document",
+            {"application/json": {"type": "object", "required": ["openapi"]}},
         ),
         "/docs": open_path(
-            "docs", "This document, to read and to try out", {"text/html": text()}
+            "docs", "This document as an interactive page", {"text/html": text()}
         ),
-        "/docs/{file}": {
-            **open_path("docs_file", "What the page is made of", shown, "NotFound"),
-            "parameters": [file],
-        },
+        "/docs/{file}": docs_file_path(),
     }
+
+
+ON_HEALTH_PORT = {
+    "description": "On the health port. Here it is 404 unless GATEWAY_HEALTH_PUBLIC is true."
+}
+
+
+def readiness_path(name: str, summary: str) -> Piece:
+    """Return a path with the state of checks: 200 or 503."""
+    checks = {"type": "object", "additionalProperties": one_of("ok", "away")}
+    state = closed_object({"status": one_of("ready", "not ready"), "checks": checks})
+    content = {"application/json": state}
+    piece = open_path(name, summary, content, "NotFound") | ON_HEALTH_PORT
+    not_ready = response("Not ready.", content)
+    not_ready["content"] |= problem_response("ServiceUnavailable")["content"]
+    not_ready["headers"] = {"X-Request-Id": REQUEST_ID}
+    piece["responses"]["503"] = not_ready
+    return piece
+
+
+def docs_file_path() -> Piece:
+    """Return the path of the files of Swagger UI."""
+    media_types = {
+        path.removeprefix("/docs/"): media_type
+        for path, (media_type, _) in documents.FILES.items()
+        if "/docs/" in path
+    }
+    contents = {media_type: text() for media_type in media_types.values()}
+    names = one_of(*sorted(media_types))
+    parameter = {"in": "path", "name": "file", "required": True, "schema": names}
+    piece = open_path("docs_file", "Files of the page", contents, "NotFound")
+    return {**piece, "parameters": [parameter]}
 
 
 def open_path(name: str, summary: str, contents: dict[str, Piece], *own: str) -> Piece:
+    """Return a path without security, with `own` problems besides those of every path."""
     tag = "documents" if name.startswith(("docs", "openapi")) else "health"
-    responses = with_refusals(
-        {200: response(MEANING[200], contents)}, [*ANYWHERE, *own]
-    )
+    responses = {200: response(SUCCESS[200], contents)}
     return {
         "operationId": name,
         "tags": [tag],
         "summary": summary,
         "security": [],
-        "responses": responses,
+        "responses": with_problems(responses, [*EVERYWHERE, *own]),
     }
 
 
-class Plain(yaml.SafeDumper):
-    """Without anchors: what stands twice is written twice. With lines as lines."""
+class PlainDumper(yaml.SafeDumper):
+    """Write YAML without anchors and with multi-line strings as blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        return self.represent_scalar(
-            "tag:yaml.org,2002:str", data, style="|" if "\n" in data else None
-        )
+        style = "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
-Plain.add_representer(str, Plain.represent_str)
+PlainDumper.add_representer(str, PlainDumper.represent_str)
 
 
-def written() -> dict[Path, str]:
-    """What the two files must hold."""
+def rendered() -> dict[Path, str]:
+    """Return the content of both files."""
     whole = document()
     readable = yaml.dump(
-        whole, Dumper=Plain, sort_keys=False, allow_unicode=True, width=110
+        whole, Dumper=PlainDumper, sort_keys=False, allow_unicode=True, width=110
     )
     compact = json.dumps(whole, separators=(",", ":"), ensure_ascii=False)
     return {
-        YAML: f"# Made by `make specs` of dev/specs/openapi.py.\n{readable}",
+        YAML: f"# Written by `make specs` (dev/specs/openapi.py).\n{readable}",
         JSON: f"{compact}\n",
     }
 
 
 if __name__ == "__main__":
-    for path, content in written().items():
+    for path, content in rendered().items():
         path.write_text(content)

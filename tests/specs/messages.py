@@ -192,7 +192,7 @@ class Bus:
             if match is None:
                 return [f"the answer went to {name}"]
             if match[1] in self._services:
-                name = f"{match[1]}.asks.{full}"
+                name = f"{match[1]}.calls.{full}"
                 if name not in self.document["operations"]:
                     return [f"{name} is not documented"]
                 self.seen.add(name)

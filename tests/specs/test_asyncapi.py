@@ -71,7 +71,7 @@ def test_an_invalid_document_is_told(tmp_path: Path) -> None:
 
 
 def test_the_document_is_what_the_code_says() -> None:
-    assert asyncapi.YAML.read_text() == asyncapi.written(), "run `make specs`"
+    assert asyncapi.YAML.read_text() == asyncapi.rendered(), "run `make specs`"
 
 
 @rpc
@@ -105,10 +105,10 @@ MISSED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
         lambda patch: patch.setattr(
             Orders, "get", rpc(lambda self, order_id, user_id=None, note="": None)
         ),
-        "orders.get has other arguments",
+        "orders.get has other parameters",
     ),
     "a method that is gone": (
-        lambda patch: patch.setitem(asyncapi.ANSWERS, "billing.refund", ("Operation",)),
+        lambda patch: patch.setitem(asyncapi.REPLIES, "billing.refund", ("Operation",)),
         "billing.refund",
     ),
     "an event without a sample": (
@@ -221,7 +221,7 @@ CHECKED: dict[str, tuple[Schema, Piece]] = {
         f"{service}.{name}": (schema, example(f"{service}.{name}.request")["kwargs"])
         for service in asyncapi.SERVICES
         for name, method in asyncapi.methods(service).items()
-        if (schema := asyncapi.checking(method))
+        if (schema := asyncapi.argument_schema(method))
     },
 }
 VALUES = (None, True, 0, -1, 1.5, 10**19, "", "x", "a\nb", "\x00", "x" * 300, [], {})
@@ -299,7 +299,7 @@ def answer(payload: Any = None, caller: str = "orders", **properties: Any) -> Me
         "expiration": "60000",
         **properties,
     }
-    body = json.dumps(payload or example(f"{FULL}.answer")).encode()
+    body = json.dumps(payload or example(f"{FULL}.reply")).encode()
     return Message(
         "nameko-rpc", ID, [f"rpc.reply-{caller}-{ID}"], PROPERTIES | given, body
     )
@@ -338,13 +338,13 @@ def item(**changes: Any) -> Piece:
 
 def outcome(**changes: Any) -> Piece:
     """An answer whose first outcome differs."""
-    [first, *others] = example(f"{FULL}.answer")["result"]
+    [first, *others] = example(f"{FULL}.reply")["result"]
     return {"result": [{**first, **changes}, *others], "error": None}
 
 
 def refusal(*positions: int) -> Piece:
     """An answer that refuses some of the items."""
-    outcomes = example(f"{FULL}.answer")["result"]
+    outcomes = example(f"{FULL}.reply")["result"]
     wrong = {"status": "invalid", "errors": {"amount_minor": ["Why."]}}
     return {
         "result": [wrong if i in positions else o for i, o in enumerate(outcomes)],
@@ -358,7 +358,7 @@ def fault(**changes: Any) -> Piece:
 
 
 OUTCOMES = {"Operation", "Conflict", "Unavailable"}  # of the sample
-ANSWERED = {FULL, f"orders.asks.{FULL}", *OUTCOMES}
+ANSWERED = {FULL, f"orders.calls.{FULL}", *OUTCOMES}
 RIGHT: dict[str, tuple[list[Message], set[str]]] = {
     "a request with its answer": ([request(), answer()], ANSWERED),
     "one that was delivered twice": ([request(), answer(), answer()], ANSWERED),
@@ -371,15 +371,15 @@ RIGHT: dict[str, tuple[list[Message], set[str]]] = {
         [request(item(amount_minor=-1)), answer(refusal(0))],
         {*ANSWERED, "Invalid"},
     ),
-    "a fault": ([request(), answer(fault())], {FULL, f"orders.asks.{FULL}", "fault"}),
+    "a fault": ([request(), answer(fault())], {FULL, f"orders.calls.{FULL}", "fault"}),
     "a wrong one that is a fault": (
         [
             request({"args": [], "kwargs": {}}),
             answer(fault(exc_path="nameko.exceptions.IncorrectSignature")),
         ],
-        {FULL, f"orders.asks.{FULL}", "fault"},
+        {FULL, f"orders.calls.{FULL}", "fault"},
     ),
-    "an event": ([event()], {"orders.tells.order_paid"}),
+    "an event": ([event()], {"orders.publishes.order_paid"}),
     "one that is delivered": (
         [event(None, QUEUE, ())],
         {"notifications.handle_order_paid"},
@@ -398,7 +398,7 @@ RIGHT: dict[str, tuple[list[Message], set[str]]] = {
     ),
     "one that comes back": (
         [event(None, QUEUE, (), REQUEUED)],
-        {"notifications.handle_order_paid.again"},
+        {"notifications.handle_order_paid.requeued"},
     ),
     "one that is dead-lettered": (
         [event(MOVES, f"{QUEUE}.dead", (f"{QUEUE}.dead",), DEAD)],
@@ -499,7 +499,7 @@ def test_messages_as_documented_pass(case: str) -> None:
     assert bus.differences(messages) == []
     assert bus.seen == seen
     assert seen.isdisjoint(bus.unseen)
-    assert {"orders.asks.billing.cancel_many", "UserTaken"} <= set(bus.unseen)
+    assert {"orders.calls.billing.cancel_many", "UserTaken"} <= set(bus.unseen)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -512,7 +512,7 @@ def test_a_message_that_differs_is_told(case: str) -> None:
     [
         (f"channels {FULL}", [request(), answer()]),
         ("components schemas Operation properties reason", [request(), answer()]),
-        (f"operations orders.asks.{FULL}", [request(), answer()]),
+        (f"operations orders.calls.{FULL}", [request(), answer()]),
         ("channels orders.order_paid", [event()]),
         ("components schemas orders.order_paid properties price_minor", [event()]),
         ("components schemas EventHeaders properties nameko.request_id", [event()]),

@@ -44,7 +44,7 @@ def test_every_document_is_valid_openapi(path: Path) -> None:
     "path", [openapi.YAML, openapi.JSON], ids=lambda path: path.name
 )
 def test_the_documents_are_what_the_code_says(path: Path) -> None:
-    assert path.read_text() == openapi.written()[path], "run `make specs`"
+    assert path.read_text() == openapi.rendered()[path], "run `make specs`"
 
 
 def test_the_gateway_offers_the_locales_that_users_stores_and_that_there_are_letters_for() -> (
@@ -76,7 +76,7 @@ def test_every_route_is_documented() -> None:
 
 
 def test_a_new_route_or_field_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(openapi.ANSWERS, "profile")
+    monkeypatch.delitem(openapi.RESPONSES, "profile")
     with pytest.raises(openapi.Failure, match="profile"):
         openapi.document()
     monkeypatch.undo()
@@ -146,9 +146,9 @@ def test_every_refusal_in_the_code_is_documented_and_no_other() -> None:
     calls = re.findall(r'Problem\(\s*(\d{3}),\s*"([a-z-]+)"', source)
     raised = {(int(status), kind) for status, kind in calls}
     known = {
-        (status, kind)
-        for status, kinds, *_ in openapi.REFUSALS.values()
-        for kind in kinds
+        (problem.status, kind)
+        for problem in openapi.PROBLEMS.values()
+        for kind in problem.types
     }
     assert raised == known - {(409, reason) for reason in openapi.REASONS} | {
         (405, "method-not-allowed")

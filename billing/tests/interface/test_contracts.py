@@ -26,7 +26,7 @@ def test_outcomes_match_the_samples(billing, users, method) -> None:
     del users.replies["get_many"]
     sample = rpc_sample(f"billing.{method}")
     assert alike(getattr(billing, method)(**sample["request"])) == alike(
-        sample["answer"]
+        sample["reply"]
     )
 
 
@@ -43,7 +43,7 @@ def test_user_created_of_the_sample_opens_the_account(billing, dispatch, sql) ->
 
 def test_calls_to_users_match_the_sample(billing, users) -> None:
     sample = rpc_sample("users.get_many")
-    users.replies["get_many"] = lambda user_ids: sample["answer"]
+    users.replies["get_many"] = lambda user_ids: sample["reply"]
     accounts = billing.account_many(
         items=[{"user_id": id_} for id_ in sample["request"]["user_ids"]]
     )

@@ -48,12 +48,12 @@ def test_a_question_is_asked_as_the_sample_shows_and_its_answer_understood(
 ) -> None:
     method, path, body = QUESTIONS[name]
     sample = rpc_sample(name)
-    book.answers[name] = sample["answer"]
+    book.answers[name] = sample["reply"]
     answer = client.request(method, path, json=body)
     assert answer.status_code == (201 if method == "POST" else 200)
     assert set(book.asked(name)) <= fields_of(name) | OPTIONAL
     if name != "users.authenticate":  # its answer becomes a token
-        assert_nothing_is_lost(sample["answer"], answer.json())
+        assert_nothing_is_lost(sample["reply"], answer.json())
 
 
 def assert_nothing_is_lost(inside: dict[str, Any], outside: dict[str, Any]) -> None:

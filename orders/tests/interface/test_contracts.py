@@ -20,10 +20,17 @@ from tests.contracts import (
 def placed(orders, billing) -> list[dict]:
     """Place the orders of the sample. Billing has the outcomes of its own sample, by amount."""
     sample = rpc_sample("billing.withdraw_many")
+<<<<<<< HEAD
     pairs = zip(sample["request"]["items"], sample["answer"], strict=True)
     outcomes = {item["amount_minor"]: outcome for item, outcome in list(pairs)[:2]}
     billing.replies["withdraw_many"] = lambda items: [
         outcomes[item["amount_minor"]] for item in items
+=======
+    pairs = zip(sample["request"]["items"], sample["reply"], strict=True)
+    answers = {asked["amount_minor"]: answer for asked, answer in list(pairs)[:2]}
+    billing.answers["withdraw_many"] = lambda items: [
+        answers[item["amount_minor"]] for item in items
+>>>>>>> e0eee8c (The documents of API and bus are written in plain English)
     ]
     return orders.place_many(**rpc_sample("orders.place_many")["request"])
 
@@ -39,13 +46,13 @@ def test_outcomes_match_the_samples(orders, placed, method) -> None:
         **sample["request"],
         **({"order_id": placed[0]["id"]} if method == "get" else {}),
     }
-    assert alike(getattr(orders, method)(**request)) == alike(sample["answer"])
+    assert alike(getattr(orders, method)(**request)) == alike(sample["reply"])
 
 
 def test_a_list_matches_the_sample(orders, billing) -> None:
     orders.place(**rpc_sample("orders.place")["request"])
     sample = rpc_sample("orders.list")
-    assert alike(orders.list(**sample["request"])) == alike(sample["answer"])
+    assert alike(orders.list(**sample["request"])) == alike(sample["reply"])
 
 
 @pytest.mark.parametrize("name", ["order_paid", "order_rejected"])
@@ -63,8 +70,13 @@ def test_withdrawals_match_the_sample(placed, billing) -> None:
 
 def test_cancellations_match_the_sample(orders, billing, sql, monkeypatch) -> None:
     sample = rpc_sample("billing.cancel_many")
+<<<<<<< HEAD
     billing.replies["withdraw_many"] = lambda items: [{"status": "unavailable"}]
     billing.replies["cancel_many"] = lambda items: sample["answer"]
+=======
+    billing.answers["withdraw_many"] = lambda items: [{"status": "unavailable"}]
+    billing.answers["cancel_many"] = lambda items: sample["reply"]
+>>>>>>> e0eee8c (The documents of API and bus are written in plain English)
     [wanted] = sample["request"]["items"]
     new = {
         "price_minor": wanted["amount_minor"],
@@ -76,7 +88,7 @@ def test_cancellations_match_the_sample(orders, billing, sql, monkeypatch) -> No
     sql("orders", "UPDATE orders SET next_attempt_at = now() WHERE status = 'pending'")
     eventually(
         lambda: (
-            orders.get(order_id=order["id"])["reason"] == sample["answer"][0]["reason"]
+            orders.get(order_id=order["id"])["reason"] == sample["reply"][0]["reason"]
         )
     )
     [call] = [call for method, call in billing.calls if method == "cancel_many"]

@@ -24,7 +24,7 @@ def test_outcomes_match_the_samples(users, method) -> None:
             id=event_sample("users.user_created")["user_id"],
             **rpc_sample("users.create")["request"],
         )
-    assert alike(getattr(users, method)(**sample["request"])) == alike(sample["answer"])
+    assert alike(getattr(users, method)(**sample["request"])) == alike(sample["reply"])
 
 
 def test_user_created_matches_its_sample(users, sql) -> None:
