@@ -84,9 +84,9 @@ of their decimals.
 
 The consumer of a failed event holds it and retries it after {DELAYS} seconds, without a message. It
 publishes the event to the end of the same queue if it holds {MAX_HELD} others, if it has held this
-event for {MAX_HELD_S} seconds, or while different events fail in the same way. After {MAX_ATTEMPTS} failures
-because of its own content an event goes to `<queue>.dead`. Such copies use an exchange of the
-consumer, with the queue's name as routing key.
+event for {MAX_HELD_S} seconds, or while different events fail in the same way. After {MAX_ATTEMPTS}
+failures because of its own content an event goes to `<queue>.dead`. Such copies use an exchange of
+the consumer, with the queue's name as routing key.
 """
 
 # Replies and events

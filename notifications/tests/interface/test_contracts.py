@@ -39,13 +39,8 @@ def test_calls_to_users_match_the_sample(
 ) -> None:
     event = event_sample(f"orders.{name}")
     sample = rpc_sample("users.get_many")
-<<<<<<< HEAD
-    users.replies["get_many"] = lambda user_ids: sample["answer"][:1]
+    users.replies["get_many"] = lambda user_ids: sample["reply"][:1]
     publish((name, event))
-=======
-    users.answers["get_many"] = lambda user_ids: sample["reply"][:1]
-    tell((name, event))
->>>>>>> e0eee8c (The documents of API and bus are written in plain English)
     [letter] = notifications.list(user_id=event["user_id"])["items"]
     assert (letter["kind"], letter["order_id"]) == (kind, event["order_id"])
     assert letter["email"] == sample["reply"][0]["email"]

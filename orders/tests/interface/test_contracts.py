@@ -20,17 +20,10 @@ from tests.contracts import (
 def placed(orders, billing) -> list[dict]:
     """Place the orders of the sample. Billing has the outcomes of its own sample, by amount."""
     sample = rpc_sample("billing.withdraw_many")
-<<<<<<< HEAD
-    pairs = zip(sample["request"]["items"], sample["answer"], strict=True)
+    pairs = zip(sample["request"]["items"], sample["reply"], strict=True)
     outcomes = {item["amount_minor"]: outcome for item, outcome in list(pairs)[:2]}
     billing.replies["withdraw_many"] = lambda items: [
         outcomes[item["amount_minor"]] for item in items
-=======
-    pairs = zip(sample["request"]["items"], sample["reply"], strict=True)
-    answers = {asked["amount_minor"]: answer for asked, answer in list(pairs)[:2]}
-    billing.answers["withdraw_many"] = lambda items: [
-        answers[item["amount_minor"]] for item in items
->>>>>>> e0eee8c (The documents of API and bus are written in plain English)
     ]
     return orders.place_many(**rpc_sample("orders.place_many")["request"])
 
@@ -70,13 +63,8 @@ def test_withdrawals_match_the_sample(placed, billing) -> None:
 
 def test_cancellations_match_the_sample(orders, billing, sql, monkeypatch) -> None:
     sample = rpc_sample("billing.cancel_many")
-<<<<<<< HEAD
     billing.replies["withdraw_many"] = lambda items: [{"status": "unavailable"}]
-    billing.replies["cancel_many"] = lambda items: sample["answer"]
-=======
-    billing.answers["withdraw_many"] = lambda items: [{"status": "unavailable"}]
-    billing.answers["cancel_many"] = lambda items: sample["reply"]
->>>>>>> e0eee8c (The documents of API and bus are written in plain English)
+    billing.replies["cancel_many"] = lambda items: sample["reply"]
     [wanted] = sample["request"]["items"]
     new = {
         "price_minor": wanted["amount_minor"],
