@@ -65,10 +65,10 @@ class Dispatcher:
         check_body_headers(request, route.body)
         return partial(
             route.handle,
-            request,
-            path,
-            user_id,
-            client_address(peer, request.headers, self._proxies),
+            head=request,
+            path=path,
+            user_id=user_id,
+            client=client_address(peer, request.headers, self._proxies),
         )
 
 
@@ -90,23 +90,21 @@ def _serve_open_path(request: parser.HttpRequest) -> responses.Response:
 
 def check_body_headers(request: parser.HttpRequest, schema: Schema | None) -> None:
     """Raise Problem if a body must not be read: unexpected, not JSON, or without a length."""
+    media_type = request.headers.get("content-type", "").partition(";")[0]
+    is_json = media_type.strip().lower() == "application/json"
     if schema is None:
         # A chunked body may be empty. A client that waits for 100 Continue has one to send.
         if request.body_length or (
             request.body_length is None and request.expect_continue
         ):
             raise problems.malformed("This route accepts no body.")
-        return
-    media_type = request.headers.get("content-type", "").partition(";")[0]
-    if media_type.strip().lower() != "application/json" or request.headers.get(
-        "content-encoding"
-    ):
+    elif not is_json or request.headers.get("content-encoding"):
         raise problems.Problem(
             415,
             "unsupported-media-type",
             "Send application/json without a Content-Encoding.",
         )
-    if request.body_length == 0 and "content-length" not in request.headers:
+    elif request.body_length == 0 and "content-length" not in request.headers:
         raise problems.Problem(
             411,
             "length-required",

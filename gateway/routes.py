@@ -69,11 +69,12 @@ class Route(HttpRequestHandler):
 
     def handle(
         self,
+        body: bytes,
+        *,
         head: parser.HttpRequest,
         path: Mapping[str, Any],
         user_id: str,
         client: str,
-        body: bytes,
     ) -> responses.Response:
         """Return the response of the handler, or its problem.
 

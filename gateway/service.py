@@ -165,10 +165,12 @@ class Service:
         reply, nothing is confirmed. It posts nothing then, and orders stay pending.
         """
         if money.currency not in money.confirmed:
-            timeout = Unavailable("billing did not report its currency")
             with (
                 suppress(DeadlineExceeded, Unavailable),
-                eventlet.Timeout(CONFIRM_TIMEOUT_S, timeout),
+                eventlet.Timeout(
+                    CONFIRM_TIMEOUT_S,
+                    Unavailable("billing did not report its currency"),
+                ),
             ):
                 account = self.billing.account(user_id=user_id)
                 if account["status"] == "open":

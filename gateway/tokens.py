@@ -51,9 +51,12 @@ class Tokens(Lifecycle, DependencyProvider):
 
     def issue(self, user_id: str) -> dict[str, Any]:
         """Return {access_token, token_type, expires_in} for a user. `expires_in` is in seconds."""
-        claims = {"iss": ISSUER, "sub": user_id, "exp": int(time() + self.lifetime_s)}
         return {
-            "access_token": jwt.encode(claims, self.secret, ALGORITHM),
+            "access_token": jwt.encode(
+                {"iss": ISSUER, "sub": user_id, "exp": int(time() + self.lifetime_s)},
+                self.secret,
+                ALGORITHM,
+            ),
             "token_type": "Bearer",
             "expires_in": int(self.lifetime_s),
         }

@@ -155,9 +155,12 @@ class WebServer(Lifecycle, NamekoWebServer):
             "connection_rejected",
             extra={"client": client, "connections": len(self._connections)},
         )
-        problem = problems.unavailable("Too many connections.")
         with suppress(OSError):
-            sock.sendall(b"".join(problem.response().encode()))
+            sock.sendall(
+                b"".join(
+                    problems.unavailable("Too many connections.").response().encode()
+                )
+            )
             # An unread request would reset the connection, and the response could be lost.
             sock.setblocking(False)
             sock.recv(64 * 1024)
