@@ -22,7 +22,6 @@ PENDING = {
     "config.yaml",
     "dev",
     "docs",
-    "gateway",
     "postman",
     "pyproject.toml",
     "tests",

@@ -1,4 +1,4 @@
-"""The gateway in this process on the real broker, with recording twins of the services it asks."""
+"""The gateway in this process, with the real broker and fakes of the services that it calls."""
 
 import inspect
 import socket
@@ -20,7 +20,7 @@ from tests.specs.conformance import documented
 WORKERS = 4
 DEADLINE_S = 30
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
-VERBS = {
+METHODS = {
     "users": ["create", "get", "authenticate"],
     "billing": ["deposit_many", "withdraw_many", "account_many", "statement"],
     "orders": ["place_many", "get", "list"],
@@ -28,10 +28,10 @@ VERBS = {
 }
 
 
-class Book:
-    """What the twins were asked, and what they must answer.
+class Fakes:
+    """The calls to the fake services, and their replies by method.
 
-    An answer is a value, an exception to raise, or a function of the question's arguments.
+    A reply is a value, an exception to raise, or a function of the arguments.
     """
 
     def __init__(self) -> None:
@@ -39,46 +39,46 @@ class Book:
 
     def clear(self) -> None:
         self.calls: list[tuple[str, dict[str, Any], str]] = []
-        self.answers: dict[str, Any] = {}
+        self.replies: dict[str, Any] = {}
 
-    def answer(self, verb: str, arguments: dict[str, Any], request_id: str) -> Any:
-        self.calls.append((verb, arguments, request_id))
-        answer = self.answers[verb]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer(arguments) if inspect.isroutine(answer) else answer
+    def call(self, method: str, arguments: dict[str, Any], request_id: str) -> Any:
+        self.calls.append((method, arguments, request_id))
+        reply = self.replies[method]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply(arguments) if inspect.isroutine(reply) else reply
 
-    def asked(self, verb: str) -> dict[str, Any]:
-        """The arguments of the only question of this kind."""
-        [arguments] = [arguments for name, arguments, _ in self.calls if name == verb]
+    def arguments(self, method: str) -> dict[str, Any]:
+        """Return the arguments of the only call to this method."""
+        [arguments] = [arguments for name, arguments, _ in self.calls if name == method]
         return arguments
 
 
-def twin(service: str, book: Book) -> type:
-    """A service that answers what the book says."""
+def fake_service(service: str, fakes: Fakes) -> type:
+    """Return a service that records its calls and gives the prepared replies."""
 
-    def method(verb: str) -> Callable[..., Any]:
-        def one(self: Any, **arguments: Any) -> Any:
-            return book.answer(f"{service}.{verb}", arguments, current_request_id())
+    def method(name: str) -> Callable[..., Any]:
+        def call(self: Any, **arguments: Any) -> Any:
+            return fakes.call(f"{service}.{name}", arguments, current_request_id())
 
-        def many(self: Any, items: list[dict[str, Any]]) -> list[Any]:
-            name = f"{service}.{verb.removesuffix('_many')}"
-            return [book.answer(name, item, item.pop("request_id")) for item in items]
+        def call_many(self: Any, items: list[dict[str, Any]]) -> list[Any]:
+            single = f"{service}.{name.removesuffix('_many')}"
+            return [fakes.call(single, item, item.pop("request_id")) for item in items]
 
-        handler: Callable[..., Any] = rpc(many if verb.endswith("_many") else one)
+        handler: Callable[..., Any] = rpc(call_many if name.endswith("_many") else call)
         return handler
 
     return type(
         "Service",
         (),
-        {"name": service, **{verb: method(verb) for verb in VERBS[service]}},
+        {"name": service, **{name: method(name) for name in METHODS[service]}},
     )
 
 
 class Client(requests.Session):
-    """A user's client: it sends the token with every request, and takes paths instead of URLs.
+    """A user's client. It sends the token with each request, and accepts paths instead of URLs.
 
-    What is not documented fails.
+    An undocumented response is an error.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -96,24 +96,24 @@ class Client(requests.Session):
         return response
 
     def get_as(self, client: int, path: str) -> requests.Response:
-        """A GET as the proxy sends it on for one of many clients."""
+        """Send a GET as a proxy does for one of many clients."""
         return self.get(path, headers={"X-Forwarded-For": f"192.0.2.{client}"})
 
 
 @pytest.fixture(scope="module")
-def the_book() -> Book:
-    return Book()
+def module_fakes() -> Fakes:
+    return Fakes()
 
 
 @pytest.fixture(autouse=True)
 def confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Billing has said that its books are in the currency of these tests."""
+    """Let billing have reported the currency of these tests."""
     monkeypatch.setattr(money, "confirmed", {"EUR"})
 
 
 @pytest.fixture(scope="module")
-def gateway(suite_config: dict[str, Any], the_book: Book) -> Iterator[Container]:
-    """A gateway of few workers, a proxy in front, and all of health on its port."""
+def gateway(suite_config: dict[str, Any], module_fakes: Fakes) -> Iterator[Container]:
+    """Start a gateway with few workers, behind a proxy, with all health paths on its port."""
     config = {
         **suite_config,
         "HEALTH_ADDRESS": "127.0.0.1:0",
@@ -123,7 +123,7 @@ def gateway(suite_config: dict[str, Any], the_book: Book) -> Iterator[Container]
         "RPC_TIMEOUT_S": 3,
         "WORKERS": {**suite_config["WORKERS"], "gateway": WORKERS},
     }
-    services = [*(twin(service, the_book) for service in VERBS), Service]
+    services = [*(fake_service(service, module_fakes) for service in METHODS), Service]
     containers = [Container(service, config) for service in services]
     for container in containers:
         container.start()
@@ -134,37 +134,37 @@ def gateway(suite_config: dict[str, Any], the_book: Book) -> Iterator[Container]
 
 @pytest.fixture(scope="module")
 def address(gateway: Container) -> tuple[str, int]:
-    """Where the gateway listens."""
+    """Return the address of the gateway."""
     [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
     host, port = server._sock.getsockname()
     return host, port
 
 
 @pytest.fixture
-def book(the_book: Book) -> Book:
-    """An empty book."""
-    the_book.clear()
-    return the_book
+def fakes(module_fakes: Fakes) -> Fakes:
+    """Return the fakes without calls and replies."""
+    module_fakes.clear()
+    return module_fakes
 
 
 @pytest.fixture(scope="module")
 def token(gateway: Container) -> str:
-    """A token of the user USER_ID."""
+    """Return a token of the user USER_ID."""
     [tokens] = [d for d in gateway.dependencies if d.attr_name == "tokens"]
     issued: str = tokens.issue(USER_ID)["access_token"]
     return issued
 
 
 @pytest.fixture
-def client(address: tuple[str, int], token: str, book: Book) -> Iterator[Client]:
-    """The user's client."""
+def client(address: tuple[str, int], token: str, fakes: Fakes) -> Iterator[Client]:
+    """Return a client of that user."""
     with Client(f"http://{address[0]}:{address[1]}", token) as session:
         yield session
 
 
 @pytest.fixture
 def raw(address: tuple[str, int]) -> Callable[[bytes], bytes]:
-    """All that the gateway says until it closes, to bytes that may be anything."""
+    """Send any bytes; return all bytes that the gateway sends until it closes."""
 
     def send(data: bytes) -> bytes:
         with socket.create_connection(address, DEADLINE_S) as connection:

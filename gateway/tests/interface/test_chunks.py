@@ -1,4 +1,4 @@
-"""Chunked bodies on connections: decoded within the limits, and never read in two ways."""
+"""Chunked bodies on connections are decoded within the limits, in one way only."""
 
 import json
 import re
@@ -29,7 +29,7 @@ END = b"0\r\n\r\n"
 
 @pytest.fixture
 def statuses(raw) -> Callable[[bytes], list[int]]:
-    """The statuses of all answers to these bytes, until the gateway closes."""
+    """Send bytes; return the statuses of all responses until the gateway closes."""
     return lambda data: [
         int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", raw(data))
     ]
@@ -43,12 +43,12 @@ def connection(address) -> Iterator[socket.socket]:
 
 
 def body(**fields: str) -> bytes:
-    """A sign-up as JSON."""
+    """Return a sign-up as JSON."""
     return json.dumps(WANTED | fields).encode()
 
 
 def chunks(data: bytes, size: int = 10, extension: bytes = b"") -> bytes:
-    """`data` in chunks of this size, without the last one."""
+    """Return data in chunks of this size, without the last chunk."""
     parts = [data[start : start + size] for start in range(0, len(data), size)]
     return b"".join(b"%x%b\r\n%b\r\n" % (len(part), extension, part) for part in parts)
 
@@ -63,31 +63,29 @@ def chunks(data: bytes, size: int = 10, extension: bytes = b"") -> bytes:
         + b"0\r\nX-Request-Id: trailer\r\nX-Forwarded-For: 192.0.2.1\r\nExpect: x\r\n\r\n",
     ],
 )
-def test_a_chunked_body_is_taken_like_any_other(book, connection, data) -> None:
-    book.answers["users.create"] = {"status": "created", "user": USER}
+def test_a_chunked_body_is_accepted(fakes, connection, data) -> None:
+    fakes.replies["users.create"] = {"status": "created", "user": USER}
     connection.sendall(SIGN_UP + CHUNKED + data)
-    answer = connection.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 201 ")
-    assert b"\r\nConnection: keep-alive\r\n" in answer
-    assert b"X-Request-Id: trailer" not in answer
-    assert {name: book.asked("users.create")[name] for name in WANTED} == WANTED
+    response = connection.recv(65536)
+    assert response.startswith(b"HTTP/1.1 201 ")
+    assert b"\r\nConnection: keep-alive\r\n" in response
+    assert b"X-Request-Id: trailer" not in response
+    assert {name: fakes.arguments("users.create")[name] for name in WANTED} == WANTED
     connection.sendall(LAST)
     assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_chunked_body_may_come_byte_by_byte(book, connection) -> None:
-    book.answers["users.create"] = {"status": "created", "user": USER}
+def test_a_chunked_body_may_arrive_byte_by_byte(fakes, connection) -> None:
+    fakes.replies["users.create"] = {"status": "created", "user": USER}
     for byte in SIGN_UP + CHUNKED + chunks(body(), 50, b";a=b") + b"0\r\nX: y\r\n\r\n":
         connection.sendall(bytes([byte]))
         eventlet.sleep(0)
     assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
-    assert book.asked("users.create")["username"] == "ann"
+    assert fakes.arguments("users.create")["username"] == "ann"
 
 
-def test_requests_behind_a_chunked_body_are_answered_in_their_order(
-    book, statuses
-) -> None:
-    book.answers["users.create"] = {"status": "created", "user": USER}
+def test_requests_after_a_chunked_body_are_answered_in_order(fakes, statuses) -> None:
+    fakes.replies["users.create"] = {"status": "created", "user": USER}
     chunked = [
         SIGN_UP + CHUNKED + chunks(body(username=name))
         for name in ("ann", "bob", "eve")
@@ -97,12 +95,15 @@ def test_requests_behind_a_chunked_body_are_answered_in_their_order(
         chunked[0] + END + chunked[1] + b"0\r\nX: y\r\n\r\n" + sized + HEALTHZ + b"\r\n"
     )
     assert statuses(data + chunked[2] + END + LAST) == [201, 201, 201, 200, 201, 200]
-    assert [call[1]["username"] for call in book.calls] == ["ann", "bob", "ann", "eve"]
+    assert [call[1]["username"] for call in fakes.calls] == ["ann", "bob", "ann", "eve"]
 
 
 WRONG = {
-    "a length beside it": (b"Content-Length: 5\r\n" + CHUNKED, chunks(body()) + END),
-    "a length behind it": (
+    "a Content-Length before it": (
+        b"Content-Length: 5\r\n" + CHUNKED,
+        chunks(body()) + END,
+    ),
+    "a Content-Length after it": (
         b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
         chunks(body()) + END,
     ),
@@ -131,26 +132,26 @@ WRONG = {
     "a size with a sign": (CHUNKED, b"+2\r\n{}\r\n" + END),
     "a size with a prefix": (CHUNKED, b"0x2\r\n{}\r\n" + END),
     "a control character in an extension": (CHUNKED, b"2;a\0\r\n{}\r\n" + END),
-    "a trailer that frames": (
+    "a Content-Length in a trailer": (
         CHUNKED,
         chunks(body()) + b"0\r\nContent-Length: 5\r\n\r\n",
     ),
-    "a trailer that can't be read": (CHUNKED, chunks(body()) + b"0\r\nX : y\r\n\r\n"),
+    "a malformed trailer": (CHUNKED, chunks(body()) + b"0\r\nX : y\r\n\r\n"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_nothing_behind_chunks_that_are_cut_wrong_is_run(book, raw, case) -> None:
+def test_malformed_chunks_hide_no_second_request(fakes, raw, case) -> None:
     framing, data = WRONG[case]
     hidden = SIGN_UP + b"Content-Length: %d\r\n\r\n" % len(body()) + body()
-    answer = raw(SIGN_UP + framing + data + hidden)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert b"\r\nConnection: close\r\n" in answer
-    assert book.calls == []
+    response = raw(SIGN_UP + framing + data + hidden)
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nConnection: close\r\n" in response
+    assert fakes.calls == []
 
 
-def test_http_1_0_knows_no_chunks(book, raw) -> None:
+def test_http_1_0_has_no_chunks(fakes, raw) -> None:
     data = (
         SIGN_UP.replace(b"1.1", b"1.0")
         + b"Connection: keep-alive\r\n"
@@ -159,23 +160,23 @@ def test_http_1_0_knows_no_chunks(book, raw) -> None:
         + END
     )
     assert raw(data).startswith(b"HTTP/1.1 400 ")
-    assert book.calls == []
+    assert fakes.calls == []
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        b"%x\r\n" % (MAX_BODY + 1),  # it is not waited for
+        b"%x\r\n" % (MAX_BODY + 1),  # the gateway does not wait for it
         chunks(b" " * MAX_BODY, 5000) + b"1\r\n \r\n",
         chunks(b" " * MAX_BODY, 1),
         b"ffffffffffffffff\r\n",
     ],
 )
-def test_a_chunked_body_that_is_too_large_is_answered_though_it_is_still_sent(
-    book, statuses, data
+def test_a_large_chunked_body_is_rejected_while_it_arrives(
+    fakes, statuses, data
 ) -> None:
     assert statuses(SIGN_UP + CHUNKED + data) == [413]
-    assert book.calls == []
+    assert fakes.calls == []
 
 
 @pytest.mark.parametrize(
@@ -188,21 +189,21 @@ def test_a_chunked_body_that_is_too_large_is_answered_though_it_is_still_sent(
         (b"2\r\n{}\r\n0\r\nX: ", b"y"),
     ],
 )
-def test_a_chunked_body_is_waited_for_no_longer_than_any_other(
-    book, connection, monkeypatch, start, drip
+def test_a_slow_chunked_body_times_out(
+    fakes, connection, monkeypatch, start, drip
 ) -> None:
     monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.5)
     monkeypatch.setattr(connections, "LINGER_S", 0.1)
-    answer: list[bytes] = []
-    reader = eventlet.spawn(lambda: answer.append(connection.recv(65536)))
+    response: list[bytes] = []
+    reader = eventlet.spawn(lambda: response.append(connection.recv(65536)))
     connection.sendall(SIGN_UP + CHUNKED + start)
-    while not answer:
+    while not response:
         with suppress(OSError):
             connection.sendall(drip)
         eventlet.sleep(0.05)
     reader.wait()
-    assert answer[0].startswith(b"HTTP/1.1 408 ")
-    assert book.calls == []
+    assert response[0].startswith(b"HTTP/1.1 408 ")
+    assert fakes.calls == []
 
 
 @pytest.mark.parametrize(
@@ -210,23 +211,23 @@ def test_a_chunked_body_is_waited_for_no_longer_than_any_other(
     [b"", b"5", b"5\r\n{", b"2\r\n{}", chunks(body()), chunks(body()) + b"0\r\n"],
 )
 @pytest.mark.parametrize("abort", [False, True], ids=["half-closed", "closed"])
-def test_a_body_without_its_last_chunk_is_never_complete(
-    book, address, statuses, start, abort
+def test_a_body_without_its_last_chunk_is_incomplete(
+    fakes, address, statuses, start, abort
 ) -> None:
-    book.answers["users.create"] = {"status": "created", "user": USER}
+    fakes.replies["users.create"] = {"status": "created", "user": USER}
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(SIGN_UP + CHUNKED + start)
         if not abort:
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
     assert statuses(LAST) == [200]
-    assert book.calls == []
+    assert fakes.calls == []
 
 
-def test_a_client_that_waits_is_told_to_send_its_chunks_when_all_else_is_right(
-    book, connection
+def test_an_accepted_head_gets_100_continue_before_its_chunks(
+    fakes, connection
 ) -> None:
-    book.answers["users.create"] = {"status": "created", "user": USER}
+    fakes.replies["users.create"] = {"status": "created", "user": USER}
     connection.sendall(SIGN_UP + b"Expect: 100-continue\r\n" + CHUNKED)
     assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
     connection.sendall(chunks(body()) + END)
@@ -243,19 +244,19 @@ def test_a_client_that_waits_is_told_to_send_its_chunks_when_all_else_is_right(
         (b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n", 400),
     ],
 )
-def test_a_client_that_waits_is_refused_before_it_sends_its_chunks(
-    book, connection, token, head, status
+def test_a_rejected_head_gets_no_100_continue(
+    fakes, connection, token, head, status
 ) -> None:
     connection.sendall(
         head.replace(b"%s", token.encode()) + b"Expect: 100-continue\r\n" + CHUNKED
     )
     assert connection.recv(65536).startswith(b"HTTP/1.1 %d " % status)
-    assert book.calls == []
+    assert fakes.calls == []
 
 
-def test_an_empty_chunked_body_is_no_body(book, statuses, token) -> None:
-    """A proxy sends one for a GET whose end it does not know yet."""
-    book.answers["users.get"] = USER
+def test_an_empty_chunked_body_counts_as_none(fakes, statuses, token) -> None:
+    """A proxy sends one for a GET if it does not know the end yet."""
+    fakes.replies["users.get"] = USER
     head = (
         b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %b\r\n"
         % token.encode()
@@ -266,10 +267,10 @@ def test_an_empty_chunked_body_is_no_body(book, statuses, token) -> None:
     assert statuses(head + CHUNKED + b"2\r\n{}\r\n" + END + LAST) == [400]
     assert statuses(SIGN_UP + CHUNKED + END + LAST) == [
         400
-    ]  # where one is needed, nothing is no JSON
+    ]  # a route with a body needs JSON
 
 
-def test_chunks_that_nobody_reads_are_not_taken_for_a_request(book, statuses) -> None:
+def test_unread_chunks_are_not_parsed_as_a_request(fakes, statuses) -> None:
     assert statuses(HEALTHZ + CHUNKED + END + LAST) == [200]
     assert statuses(HEALTHZ + CHUNKED + chunks(LAST, 1000) + END + LAST) == [200]
     assert statuses(
@@ -277,7 +278,7 @@ def test_chunks_that_nobody_reads_are_not_taken_for_a_request(book, statuses) ->
     ) == [404]
 
 
-def test_an_open_chunk_holds_nobody_up(address, statuses) -> None:
+def test_incomplete_chunks_delay_no_other_client(address, statuses) -> None:
     waiting = [socket.create_connection(address, DEADLINE_S) for _ in range(50)]
     for connection in waiting:
         connection.sendall(SIGN_UP + CHUNKED + b"ffff\r\n{")

@@ -1,4 +1,4 @@
-"""What happens on one connection: kept, closed, and answered while all workers are busy."""
+"""Connections: kept and closed, limited, and served while all workers are busy."""
 
 import errno
 import json
@@ -25,7 +25,10 @@ USER = {"id": USER_ID, "username": "ann", "email": "ann@example.org", "locale": 
 DEADLINE_S = 30
 LARGE = 1_500_000  # bytes: more than a slow reader reads in time
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: shop\r\n"
-SIGN_UP = b"POST /users HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+SIGN_UP = (
+    b"POST /users HTTP/1.1\r\nHost: shop\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def server(gateway) -> WebServer:
 
 @pytest.fixture
 def connection(address) -> Iterator[HTTPConnection]:
-    """A connection to the gateway, which knows by itself when it is closed."""
+    """Open a connection to the gateway that notices when it is closed."""
     connection = HTTPConnection(*address, timeout=DEADLINE_S)
     connection.connect()
     yield connection
@@ -45,7 +48,7 @@ def connection(address) -> Iterator[HTTPConnection]:
 
 @pytest.fixture
 def ask(connection, token) -> Callable[..., HTTPResponse]:
-    """One request on the connection."""
+    """Return a function that sends a request on the connection."""
 
     def ask(
         method: str, path: str, body: bytes | None = None, **headers: str
@@ -57,16 +60,16 @@ def ask(connection, token) -> Callable[..., HTTPResponse]:
             body,
             given | {k.replace("_", "-"): v for k, v in headers.items()},
         )
-        answer = connection.getresponse()
-        answer.read()
-        return answer
+        response = connection.getresponse()
+        response.read()
+        return response
 
     return ask
 
 
-def test_a_refusal_by_a_service_keeps_the_connection(book, ask, connection) -> None:
-    book.answers["billing.deposit"] = {"status": "conflict"}
-    book.answers["users.get"] = USER
+def test_a_refusal_by_a_service_keeps_the_connection(fakes, ask, connection) -> None:
+    fakes.replies["billing.deposit"] = {"status": "conflict"}
+    fakes.replies["users.get"] = USER
     first = connection.sock
     assert ask("POST", "/account/deposits", b'{"amount": 1}').status == 422
     assert ask("GET", "/users/me").status == 200
@@ -89,20 +92,18 @@ def test_a_refusal_by_a_service_keeps_the_connection(book, ask, connection) -> N
         ("POST", "/docs", b"{}", {}, 405),
     ],
 )
-def test_a_refusal_at_the_edge_closes_the_connection(
-    book, ask, connection, method, path, body, headers, status
+def test_a_rejection_by_the_gateway_closes_the_connection(
+    fakes, ask, connection, method, path, body, headers, status
 ) -> None:
-    answer = ask(method, path, body, **headers)
-    assert answer.status == status
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.headers["Connection"] == "close"
+    response = ask(method, path, body, **headers)
+    assert response.status == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Connection"] == "close"
     assert connection.sock is None
-    assert book.calls == []
+    assert fakes.calls == []
 
 
-def test_the_rest_of_a_refused_request_is_never_taken_for_another(
-    book, raw, token
-) -> None:
+def test_a_rejected_request_hides_no_second_one(fakes, raw, token) -> None:
     hidden = (
         b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n\r\n"
         % token.encode()
@@ -114,10 +115,10 @@ def test_the_rest_of_a_refused_request_is_never_taken_for_another(
         b"Content-Length: -1\r\n",
         b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
     ):
-        answer = raw(start + framing + b"\r\n" + hidden)
-        assert answer.startswith(b"HTTP/1.1 400 ")
-        assert answer.count(b"HTTP/1.1") == 1
-    assert book.calls == []
+        response = raw(start + framing + b"\r\n" + hidden)
+        assert response.startswith(b"HTTP/1.1 400 ")
+        assert response.count(b"HTTP/1.1") == 1
+    assert fakes.calls == []
 
 
 @pytest.mark.parametrize(
@@ -132,34 +133,33 @@ def test_the_rest_of_a_refused_request_is_never_taken_for_another(
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
 )
-def test_what_is_not_even_http_gets_a_problem_in_words_of_ours(
-    raw, data, status
-) -> None:
-    answer = raw(data)
-    head, _, body = answer.partition(b"\r\n\r\n")
+def test_bytes_that_are_not_http_get_a_problem(raw, data, status) -> None:
+    response = raw(data)
+    head, _, body = response.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"application/problem+json" in head
     assert b"script" not in body
 
 
-def test_a_body_that_is_announced_too_large_is_answered_though_it_is_still_sent(
-    book, ask
-) -> None:
+def test_a_large_body_is_rejected_while_it_arrives(fakes, ask) -> None:
     assert ask("POST", "/orders", b"x" * 1_500_000).status == 413
 
 
-def test_a_client_that_hangs_up_in_its_body_harms_nobody(book, address, ask) -> None:
+def test_a_client_that_disconnects_in_its_body_harms_no_other(
+    fakes, address, ask
+) -> None:
     with socket.create_connection(address, DEADLINE_S) as hasty:
         hasty.sendall(SIGN_UP % 9 + b"{")
-    book.answers["users.get"] = USER
+    fakes.replies["users.get"] = USER
     assert ask("GET", "/users/me").status == 200
 
 
-def test_head_is_answered_like_get_without_the_body(book, raw, token) -> None:
-    book.answers["users.get"] = USER
+def test_head_gets_the_response_of_get_without_its_body(fakes, raw, token) -> None:
+    fakes.replies["users.get"] = USER
 
     def head_and_body(method: bytes, path: bytes) -> tuple[set[bytes], bytes]:
-        request = b"%s %s HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\nConnection: close\r\n\r\n"
+        request = b"%s %s HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n"
+        request += b"Connection: close\r\n\r\n"
         head, _, body = raw(request % (method, path, token.encode())).partition(
             b"\r\n\r\n"
         )
@@ -185,18 +185,18 @@ def test_head_is_answered_like_get_without_the_body(book, raw, token) -> None:
         ("FOO", "/account", {"GET", "HEAD"}),
     ],
 )
-def test_a_wrong_method_is_told_the_right_ones(ask, method, path, allowed) -> None:
-    answer = ask(method, path)
-    assert answer.status == 405
-    assert set(answer.headers["Allow"].split(", ")) - {"OPTIONS"} == allowed
+def test_a_wrong_method_gets_the_allowed_ones(ask, method, path, allowed) -> None:
+    response = ask(method, path)
+    assert response.status == 405
+    assert set(response.headers["Allow"].split(", ")) - {"OPTIONS"} == allowed
 
 
 GET_USER = b"GET /users/me HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n"
 
 
-def test_requests_sent_at_once_are_answered_in_their_order(book, raw, token) -> None:
-    book.answers["users.get"] = lambda arguments: eventlet.sleep(0.05) or USER
-    book.answers["billing.deposit"] = {"status": "conflict"}
+def test_pipelined_requests_are_answered_in_order(fakes, raw, token) -> None:
+    fakes.replies["users.get"] = lambda arguments: eventlet.sleep(0.05) or USER
+    fakes.replies["billing.deposit"] = {"status": "conflict"}
     body = b'{"amount": "1.00"}'
     deposit = (
         b"POST /account/deposits HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %s\r\n"
@@ -207,31 +207,31 @@ def test_requests_sent_at_once_are_answered_in_their_order(book, raw, token) -> 
         body,
     )
     ask = GET_USER % token.encode()
-    answer = raw(
+    response = raw(
         ask + b"\r\n" + deposit + HEALTHZ + b"\r\n" + ask + b"Connection: close\r\n\r\n"
     )
-    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"422", b"200", b"200"]
-    assert [name for name, _, _ in book.calls] == [
+    assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200", b"422", b"200", b"200"]
+    assert [name for name, _, _ in fakes.calls] == [
         "users.get",
         "billing.deposit",
         "users.get",
     ]
 
 
-def test_nothing_after_a_refused_request_is_run(book, raw, token) -> None:
+def test_no_request_is_handled_after_a_rejected_one(fakes, raw, token) -> None:
     after = GET_USER % token.encode() + b"\r\n"
     for refused in (
         b"GET /nowhere HTTP/1.1\r\nHost: shop\r\n\r\n",
         b"nonsense\r\n\r\n",
         b"GET /users/me HTTP/1.1\r\nHost: shop\r\n\r\n",
     ):
-        answer = raw(HEALTHZ + b"\r\n" + refused + after)
-        assert answer.count(b"HTTP/1.1 ") == 2
-    assert book.calls == []
+        response = raw(HEALTHZ + b"\r\n" + refused + after)
+        assert response.count(b"HTTP/1.1 ") == 2
+    assert fakes.calls == []
 
 
-def test_a_request_may_come_byte_by_byte(book, address, token) -> None:
-    book.answers["users.create"] = {"status": "created", "user": USER}
+def test_a_request_may_arrive_byte_by_byte(fakes, address, token) -> None:
+    fakes.replies["users.create"] = {"status": "created", "user": USER}
     body = b'{"username": "ann", "email": "ann@example.org", "password": "long enough"}'
     head = SIGN_UP % len(body)
     with socket.create_connection(address, DEADLINE_S) as connection:
@@ -255,19 +255,17 @@ def test_a_request_may_come_byte_by_byte(book, address, token) -> None:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     ],
 )
-def test_another_protocol_is_not_spoken(raw, request_, status) -> None:
+def test_other_protocols_are_ignored_or_rejected(raw, request_, status) -> None:
     end = HEALTHZ + b"Connection: close\r\n\r\n"
-    answer = raw(request_ + end)
-    assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert answer.count(b"HTTP/1.1 ") == (2 if status == 200 else 1)
+    response = raw(request_ + end)
+    assert response.startswith(b"HTTP/1.1 %d " % status)
+    assert response.count(b"HTTP/1.1 ") == (2 if status == 200 else 1)
 
 
-def test_a_client_that_waits_is_told_to_go_on_or_refused_before_it_sends(
-    book, address, token
-) -> None:
-    book.answers["orders.place"] = {"status": "conflict"}
-    head = b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
-    head += b"Expect: 100-continue\r\n"
+def test_only_an_accepted_head_gets_100_continue(fakes, address, token) -> None:
+    fakes.replies["orders.place"] = {"status": "conflict"}
+    head = b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 12\r\nExpect: 100-continue\r\n"
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(head + b"Authorization: Bearer %s\r\n\r\n" % token.encode())
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -288,9 +286,7 @@ def test_a_client_that_waits_is_told_to_go_on_or_refused_before_it_sends(
         (HEALTHZ + b"\r\n", True),
     ],
 )
-def test_a_connection_is_kept_or_closed_as_the_answer_says(
-    address, request_, kept
-) -> None:
+def test_a_connection_is_kept_or_closed_as_announced(address, request_, kept) -> None:
     with socket.create_connection(address, DEADLINE_S) as connection:
         connection.sendall(request_)
         head = connection.recv(65536).partition(b"\r\n\r\n")[0]
@@ -308,38 +304,36 @@ def test_a_connection_is_kept_or_closed_as_the_answer_says(
         b"POST /users HTTP/1.1\r\nHost: shop\r\n%s\r\n",
     ],
 )
-def test_a_client_that_is_slow_or_silent_is_waited_for_no_longer_than_said(
-    address, server, monkeypatch, drip
-) -> None:
+def test_a_slow_or_silent_client_times_out(address, server, monkeypatch, drip) -> None:
     monkeypatch.setattr(server, "_idle_s", 1.0)
     monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 1.0)
     monkeypatch.setattr(connections, "LINGER_S", 0.2)
-    started, answer = monotonic(), []
+    started, response = monotonic(), []
     with socket.create_connection(address, DEADLINE_S) as connection:
-        reader = eventlet.spawn(lambda: answer.append(connection.recv(65536)))
+        reader = eventlet.spawn(lambda: response.append(connection.recv(65536)))
         if drip:
             connection.sendall(
                 drip.replace(
                     b"%s", b"Content-Type: application/json\r\nContent-Length: 9000\r\n"
                 )
             )
-        while not answer:
+        while not response:
             with suppress(OSError):
                 connection.sendall(b" " if drip else b"")
             eventlet.sleep(0.1)
         reader.wait()
     assert 0.9 < monotonic() - started < DEADLINE_S
     if drip:
-        assert answer[0].startswith(b"HTTP/1.1 408 ")
-        assert b"\r\nConnection: close\r\n" in answer[0]
-    else:  # nothing was asked
-        assert answer == [b""]
+        assert response[0].startswith(b"HTTP/1.1 408 ")
+        assert b"\r\nConnection: close\r\n" in response[0]
+    else:  # no request has begun
+        assert response == [b""]
 
 
 @pytest.mark.parametrize(
     "first", [b"", HEALTHZ + b"\r\n"], ids=["the first", "after another"]
 )
-def test_an_empty_line_alone_is_no_request_that_must_be_answered(
+def test_an_empty_line_alone_gets_no_response(
     address,
     server,
     monkeypatch,
@@ -353,19 +347,21 @@ def test_an_empty_line_alone_is_no_request_that_must_be_answered(
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == ([b"200"] if first else [])
 
 
-def test_an_answer_that_is_read_slowly_is_written_no_longer_than_said(
-    server, book, address, token, monkeypatch
+def test_a_response_that_is_read_slowly_times_out(
+    server, fakes, address, token, monkeypatch
 ) -> None:
     eventually(lambda: not server._connections)
     monkeypatch.setattr(connections, "RESPONSE_TIMEOUT_S", 1.0)
-    book.answers["users.get"] = {**USER, "username": "x" * LARGE}
+    fakes.replies["users.get"] = {**USER, "username": "x" * LARGE}
     received = 0
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(address)
         connection.sendall(GET_USER % token.encode() + b"\r\n")
         with suppress(ConnectionResetError), eventlet.Timeout(DEADLINE_S):
-            while piece := connection.recv(4096):  # each write of the gateway gets on
+            while piece := connection.recv(
+                4096
+            ):  # no single write of the gateway times out
                 received += len(piece)
                 eventlet.sleep(0.05)
     eventually(lambda: not server._connections)
@@ -389,84 +385,84 @@ def test_an_answer_that_is_read_slowly_is_written_no_longer_than_said(
         (b"GET /users/me HTTP/1.1\r\nHost: ann@shop\r\n\r\n%s", [b"200", b"400"]),
     ],
 )
-def test_what_is_nearly_a_request_is_not_taken_for_it(
-    book, raw, token, request_, statuses
+def test_a_nearly_valid_request_is_rejected(
+    fakes, raw, token, request_, statuses
 ) -> None:
-    book.answers["users.get"] = USER
+    fakes.replies["users.get"] = USER
     ask = GET_USER % token.encode()
-    answer = raw(ask + b"\r\n" + request_ % (ask + b"Connection: close\r\n\r\n"))
-    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == statuses
+    response = raw(ask + b"\r\n" + request_ % (ask + b"Connection: close\r\n\r\n"))
+    assert re.findall(rb"HTTP/1.1 (\d+)", response) == statuses
 
 
 @pytest.fixture
-def busy(book, gateway, client) -> Iterator[list[Any]]:
-    """Requests that keep all workers busy until the test is over.
+def busy(fakes, gateway, client) -> Iterator[list[Any]]:
+    """Send requests that keep all workers busy until the end of the test.
 
-    Each is of another client. Two services have half of them each.
+    Each has another client. Two services get half of them each.
     """
-    over, half = Event(), gateway.max_workers // 2
-    book.answers["users.get"] = lambda arguments: over.wait() and USER
-    book.answers["notifications.list"] = lambda arguments: (
-        over.wait() and {"items": [], "next": None}
+    released, half = Event(), gateway.max_workers // 2
+    fakes.replies["users.get"] = lambda arguments: released.wait() and USER
+    fakes.replies["notifications.list"] = lambda arguments: (
+        released.wait() and {"items": [], "next": None}
     )
     paths = ["/users/me", "/notifications"] * half
     requests = [
         eventlet.spawn(client.get_as, number, path) for number, path in enumerate(paths)
     ]
-    eventually(lambda: len(book.calls) == gateway.max_workers)
+    eventually(lambda: len(fakes.calls) == gateway.max_workers)
     yield requests
-    over.send(True)
+    released.send(True)
     assert [request.wait().status_code for request in requests] == [200] * len(requests)
 
 
-def test_health_answers_while_all_workers_are_busy(busy, book, client) -> None:
+def test_health_responds_while_all_workers_are_busy(busy, fakes, client) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert client.get(path).status_code == 200
-    assert len(book.calls) == len(busy)  # still nobody was served
+    assert len(fakes.calls) == len(busy)  # no other call was made
 
 
-def test_a_wrong_request_is_refused_while_all_workers_are_busy(busy, client) -> None:
+def test_an_invalid_request_is_rejected_while_all_workers_are_busy(
+    busy, client
+) -> None:
     assert client.post("/orders", json={"price": 0}).status_code == 422
 
 
-def test_a_service_that_hangs_leaves_half_of_the_workers_to_the_others(
-    book, gateway, client
+def test_a_hanging_service_uses_at_most_half_of_the_workers(
+    fakes, gateway, client
 ) -> None:
-    over, half = Event(), gateway.max_workers // 2
-    book.answers["users.get"] = lambda arguments: over.wait()
-    book.answers["orders.get"] = None
+    released, half = Event(), gateway.max_workers // 2
+    fakes.replies["users.get"] = lambda arguments: released.wait()
+    fakes.replies["orders.get"] = None
     waiting = [
         eventlet.spawn(client.get_as, number, "/users/me") for number in range(half)
     ]
-    eventually(lambda: len(book.calls) == half)
+    eventually(lambda: len(fakes.calls) == half)
     refused = client.get("/users/me")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
     assert client.get(f"/orders/{USER_ID}").status_code == 404
-    over.send(USER)
+    released.send(USER)
     assert [request.wait().status_code for request in waiting] == [200] * half
     assert client.get("/users/me").status_code == 200
 
 
-def test_a_client_with_its_share_of_the_workers_leaves_the_others_to_the_next(
-    book, gateway, client
+def test_one_client_uses_at_most_its_share_of_the_workers(
+    fakes, gateway, client
 ) -> None:
-    over, share = Event(), int(gateway.max_workers * routes.MAX_CLIENT_SHARE)
-    book.answers["users.get"] = lambda arguments: over.wait() and USER
+    released, share = Event(), int(gateway.max_workers * routes.MAX_CLIENT_SHARE)
+    fakes.replies["users.get"] = lambda arguments: released.wait() and USER
     waiting = [eventlet.spawn(client.get_as, 1, "/users/me") for _ in range(share)]
-    eventually(lambda: len(book.calls) == share)
+    eventually(lambda: len(fakes.calls) == share)
     refused = client.get_as(1, "/users/me")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
     assert "Nothing was done" in refused.json()["detail"]
     waiting.append(eventlet.spawn(client.get_as, 2, "/users/me"))
-    eventually(lambda: len(book.calls) == share + 1)
-    over.send(True)
+    eventually(lambda: len(fakes.calls) == share + 1)
+    released.send(True)
     assert [request.wait().status_code for request in waiting] == [200] * (share + 1)
     assert client.get_as(1, "/users/me").status_code == 200
 
 
-def test_the_work_for_a_request_knows_its_client(
-    book, gateway, client, monkeypatch
-) -> None:
+def test_a_worker_context_has_the_client(fakes, gateway, client, monkeypatch) -> None:
     spawn_worker, contexts = gateway.spawn_worker, []
 
     def spawn(
@@ -476,7 +472,7 @@ def test_the_work_for_a_request_knows_its_client(
         return spawn_worker(entrypoint, args, kwargs, context_data, handle_result)
 
     monkeypatch.setattr(gateway, "spawn_worker", spawn)
-    book.answers["users.get"] = USER
+    fakes.replies["users.get"] = USER
     told = {"X-Forwarded-For": "198.51.100.1, 192.0.2.9", "X-Request-Id": "one"}
     assert client.get("/users/me", headers=told).status_code == 200
     assert contexts == [{"request_id": "one", "client": "192.0.2.9"}]
@@ -484,23 +480,23 @@ def test_the_work_for_a_request_knows_its_client(
 
 @pytest.fixture
 def few(server, monkeypatch) -> int:
-    """The number of connections that may be open now, a low one."""
+    """Lower the limit of connections; return it."""
     eventually(lambda: not server._connections)
     monkeypatch.setattr(server, "_max_connections", 3)
     return 3
 
 
-def test_one_connection_too_many_is_answered_and_closed_where_all_others_are_busy(
+def test_one_connection_too_many_is_rejected_if_all_others_are_busy(
     server, few, address, raw
 ) -> None:
     busy = [socket.create_connection(address) for _ in range(few)]
     for connection in busy:
         connection.sendall(b"GET ")
     eventually(lambda: in_phase(server, connections.ARRIVING) == few)
-    answer = raw(HEALTHZ + b"\r\n")
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"Retry-After: 2\r\n" in answer
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 503
+    response = raw(HEALTHZ + b"\r\n")
+    assert response.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 2\r\n" in response
+    assert json.loads(response.partition(b"\r\n\r\n")[2])["status"] == 503
     busy.pop().close()
     eventually(lambda: len(server._connections) == few - 1)
     served = raw(HEALTHZ + b"Connection: close\r\n\r\n")
@@ -510,12 +506,12 @@ def test_one_connection_too_many_is_answered_and_closed_where_all_others_are_bus
 
 
 def in_phase(server: WebServer, phase: int) -> int:
-    """How many connections are in it."""
+    """Return the number of connections in a phase."""
     return sum(connection.phase == phase for connection in server._connections)
 
 
 def from_elsewhere(address: tuple[str, int]) -> socket.socket:
-    """A connection from another address of this machine."""
+    """Connect from another address of this machine."""
     return socket.create_connection(
         address, DEADLINE_S, source_address=("127.0.0.2", 0)
     )
@@ -524,11 +520,11 @@ def from_elsewhere(address: tuple[str, int]) -> socket.socket:
 @pytest.mark.parametrize(
     "head", [b"GET ", SIGN_UP % 9, GET_USER + b"\r\n"], ids=["head", "body", "answer"]
 )
-def test_a_client_with_all_connections_makes_room_for_another(
-    server, few, address, book, token, head
+def test_a_client_with_all_connections_loses_one_to_another(
+    server, few, address, fakes, token, head
 ) -> None:
-    """It sends its requests slowly, or does not read its answers."""
-    book.answers["users.get"] = {**USER, "username": "x" * LARGE}
+    """It sends its requests slowly, or does not read its responses."""
+    fakes.replies["users.get"] = {**USER, "username": "x" * LARGE}
     phase = connections.RESPONDING if b"/users/me" in head else connections.ARRIVING
     busy: list[socket.socket] = []
     for _ in range(few):
@@ -547,12 +543,14 @@ def test_a_client_with_all_connections_makes_room_for_another(
     eventually(lambda: not server._connections)
 
 
-def test_a_request_in_progress_is_answered_though_others_find_no_room(
-    server, few, address, book, token, monkeypatch
+def test_a_request_in_progress_survives_the_connection_limit(
+    server, few, address, fakes, token, monkeypatch
 ) -> None:
-    monkeypatch.setattr(server, "_max_connections", 2)  # what may wait for one service
-    over = Event()
-    book.answers["users.get"] = lambda arguments: over.wait() and USER
+    monkeypatch.setattr(
+        server, "_max_connections", 2
+    )  # as many requests as may wait for one service
+    released = Event()
+    fakes.replies["users.get"] = lambda arguments: released.wait() and USER
     busy = [socket.create_connection(address, DEADLINE_S) for _ in range(2)]
     for number, connection in enumerate(busy):
         connection.sendall(
@@ -562,13 +560,13 @@ def test_a_request_in_progress_is_answered_though_others_find_no_room(
     with from_elsewhere(address) as other:
         other.sendall(HEALTHZ + b"\r\n")
         assert other.recv(65536).startswith(b"HTTP/1.1 503 ")
-    over.send(True)
+    released.send(True)
     for connection in busy:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         connection.close()
 
 
-def test_a_connection_that_is_used_again_and_again_is_not_closed_for_a_new_one(
+def test_a_connection_in_frequent_use_is_not_closed_for_a_new_one(
     server, few, address, raw
 ) -> None:
     kept = [socket.create_connection(address, DEADLINE_S) for _ in range(few)]
@@ -582,7 +580,7 @@ def test_a_connection_that_is_used_again_and_again_is_not_closed_for_a_new_one(
         connection.close()
 
 
-def test_the_connection_that_idles_longest_makes_room_for_a_new_one(
+def test_the_longest_idle_connection_is_closed_for_a_new_one(
     server, few, address, raw, monkeypatch
 ) -> None:
     monkeypatch.setattr(servers, "MIN_IDLE_S", 0)
@@ -608,37 +606,33 @@ def finish_all(server: WebServer) -> None:
         connection.finish()
 
 
-def test_a_request_that_meets_the_end_of_its_idle_connection_is_answered(
-    server, address
-) -> None:
+def test_a_request_that_crosses_the_idle_close_is_answered(server, address) -> None:
     eventually(lambda: not server._connections)
     with socket.create_connection(address, DEADLINE_S) as connection:
         eventually(lambda: server._connections)
         connection.sendall(HEALTHZ + b"\r\n")
         finish_all(server)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b"\r\nConnection: close\r\n" in answer
+        response = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nConnection: close\r\n" in response
 
 
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"]
 )
-def test_a_body_that_meets_the_end_of_its_idle_connection_is_no_mistake_of_the_client(
-    server, address, framing
-) -> None:
+def test_a_body_that_crosses_the_idle_close_gets_503(server, address, framing) -> None:
     eventually(lambda: not server._connections)
     head = b"POST /tokens HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
     with socket.create_connection(address, DEADLINE_S) as connection:
         eventually(lambda: server._connections)
         connection.sendall(head + framing + b"\r\n\r\n")
         finish_all(server)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"Nothing was done" in answer
+        response = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert response.startswith(b"HTTP/1.1 503 ")
+    assert b"Nothing was done" in response
 
 
-def test_many_requests_in_one_piece_leave_others_their_turn(raw) -> None:
+def test_many_pipelined_requests_do_not_block_the_loop(raw) -> None:
     turns = []
 
     def take_turns() -> None:
@@ -647,13 +641,13 @@ def test_many_requests_in_one_piece_leave_others_their_turn(raw) -> None:
             eventlet.sleep(0)
 
     other = eventlet.spawn(take_turns)
-    answer = raw((HEALTHZ + b"\r\n") * 200 + HEALTHZ + b"Connection: close\r\n\r\n")
+    response = raw((HEALTHZ + b"\r\n") * 200 + HEALTHZ + b"Connection: close\r\n\r\n")
     other.kill()
-    assert answer.count(b"HTTP/1.1 200 ") == 201
+    assert response.count(b"HTTP/1.1 200 ") == 201
     assert len(turns) > 200
 
 
-def test_health_says_what_is_reached(client) -> None:
+def test_readiness_lists_its_checks(client) -> None:
     ready: dict[str, Any] = client.get("/readyz").json()
     assert ready["status"] == "ready"
     assert {"gateway started", "gateway broker"} <= set(ready["checks"])
@@ -661,7 +655,7 @@ def test_health_says_what_is_reached(client) -> None:
     assert "shop_rpc_call_seconds" in client.get("/metrics").text
 
 
-def test_a_gateway_without_descriptors_refuses_connections_and_lives(
+def test_a_gateway_without_descriptors_survives(
     server,
     client,
     monkeypatch,

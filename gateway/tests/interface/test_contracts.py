@@ -1,4 +1,4 @@
-"""What the gateway asks fits the samples of the services, and it understands their answers."""
+"""The calls of the gateway fit the samples of the services, and so do the replies."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 
 from tests.contracts import rpc_sample
 
-# A request that makes the gateway call a method: method, path, body; and the status of its answer.
-QUESTIONS = {
+# By RPC method: a request that makes the gateway call it.
+REQUESTS = {
     "users.create": (
         "POST",
         "/users",
@@ -35,29 +35,27 @@ BATCHED = {*IDEMPOTENT, "billing.account"}
 
 
 def fields_of(name: str) -> set[str]:
-    """All arguments that the samples of a method show, of its batched form too."""
-    questions = [rpc_sample(name)["request"]]
+    """Return the arguments in the samples of a method and of its batched form."""
+    calls = [rpc_sample(name)["request"]]
     if name in BATCHED:
-        questions += rpc_sample(f"{name}_many")["request"]["items"]
-    return {field for question in questions for field in question}
+        calls += rpc_sample(f"{name}_many")["request"]["items"]
+    return {field for call in calls for field in call}
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_a_question_is_asked_as_the_sample_shows_and_its_answer_understood(
-    client, book, name
-) -> None:
-    method, path, body = QUESTIONS[name]
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_call_and_its_reply_fit_the_sample(client, fakes, name) -> None:
+    method, path, body = REQUESTS[name]
     sample = rpc_sample(name)
-    book.answers[name] = sample["reply"]
-    answer = client.request(method, path, json=body)
-    assert answer.status_code == (201 if method == "POST" else 200)
-    assert set(book.asked(name)) <= fields_of(name) | OPTIONAL
-    if name != "users.authenticate":  # its answer becomes a token
-        assert_nothing_is_lost(sample["reply"], answer.json())
+    fakes.replies[name] = sample["reply"]
+    response = client.request(method, path, json=body)
+    assert response.status_code == (201 if method == "POST" else 200)
+    assert set(fakes.arguments(name)) <= fields_of(name) | OPTIONAL
+    if name != "users.authenticate":  # its reply becomes a token
+        assert_nothing_is_lost(sample["reply"], response.json())
 
 
 def assert_nothing_is_lost(inside: dict[str, Any], outside: dict[str, Any]) -> None:
-    """That an id, a status or a text of the answer is told as it is."""
+    """Assert that ids, statuses and texts of the reply are in the response."""
     inside = inside.get("user", inside)
     for one, other in zip(
         inside.get("items", [inside]), outside.get("items", [outside]), strict=True

@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: served to all, and all that a page needs is here."""
+"""/openapi.json and /docs are public, and the page needs no other host."""
 
 import re
 from urllib.parse import urljoin
@@ -10,7 +10,7 @@ from gateway import documents
 PAGE_NEEDS = re.compile(r'(?:src|href)="(?!data:)([^"]+)"')
 
 
-def test_what_is_served_is_listed_here() -> None:
+def test_the_served_files_are_these() -> None:
     assert documents.FILES.keys() == {
         "/docs",
         "/docs/initializer.js",
@@ -20,11 +20,11 @@ def test_what_is_served_is_listed_here() -> None:
     }
 
 
-def test_the_document_is_served_to_all(client, book) -> None:
-    answer = client.get("/openapi.json", headers={"Authorization": None})
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.json()["openapi"] == "3.1.0"
-    assert book.calls == []
+def test_the_document_is_public(client, fakes) -> None:
+    response = client.get("/openapi.json", headers={"Authorization": None})
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.json()["openapi"] == "3.1.0"
+    assert fakes.calls == []
 
 
 def test_the_page_and_every_file_it_names_are_served(client) -> None:
@@ -34,15 +34,15 @@ def test_the_page_and_every_file_it_names_are_served(client) -> None:
     assert needed == documents.FILES.keys() - {"/docs", "/openapi.json"}
     for path in needed:
         media_type, content = documents.FILES[path]
-        answer = client.get(path)
-        assert (answer.status_code, answer.content) == (200, content)
-        assert answer.headers["Content-Type"] == media_type
+        response = client.get(path)
+        assert (response.status_code, response.content) == (200, content)
+        assert response.headers["Content-Type"] == media_type
     [url] = re.findall(r'url: "([^"]+)"', client.get("/docs/initializer.js").text)
     assert urljoin("/docs", url) == "/openapi.json"
 
 
 @pytest.mark.parametrize("path", sorted(documents.FILES))
-def test_a_browser_is_told_to_run_nothing_else(client, path) -> None:
+def test_a_browser_may_run_only_these_scripts(client, path) -> None:
     headers = client.head(path).headers
     rules = dict(
         rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; ")
@@ -55,12 +55,12 @@ def test_a_browser_is_told_to_run_nothing_else(client, path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(documents.FILES))
-def test_a_file_is_compressed_for_those_who_take_that(client, path) -> None:
+def test_a_file_is_compressed_for_clients_that_accept_it(client, path) -> None:
     def get(accepted: str | None) -> tuple[bytes, str, str]:
-        answer = client.get(path, headers={"Accept-Encoding": accepted}, stream=True)
-        coding = answer.headers.get("Content-Encoding", "")
-        assert answer.headers["Vary"] == "Accept-Encoding"
-        return answer.content, coding, answer.headers["Content-Length"]
+        response = client.get(path, headers={"Accept-Encoding": accepted}, stream=True)
+        coding = response.headers.get("Content-Encoding", "")
+        assert response.headers["Vary"] == "Accept-Encoding"
+        return response.content, coding, response.headers["Content-Length"]
 
     content = documents.FILES[path][1]
     for accepted in ("gzip", "br;q=1, gzip;q=0.1", "*", "GZIP"):
@@ -69,7 +69,7 @@ def test_a_file_is_compressed_for_those_who_take_that(client, path) -> None:
         assert get(accepted) == (content, "", str(len(content)))
 
 
-def test_a_long_accept_encoding_is_not_read_to_its_end() -> None:
+def test_a_long_accept_encoding_is_read_in_part() -> None:
     assert "Content-Encoding" in documents.respond("/docs", "br, gzip").headers
     assert (
         "Content-Encoding"
@@ -77,7 +77,7 @@ def test_a_long_accept_encoding_is_not_read_to_its_end() -> None:
     )
 
 
-def test_the_page_has_no_script_of_its_own(client) -> None:
+def test_the_page_has_no_inline_script(client) -> None:
     scripts = re.findall(r"<script[^>]*>([^<]*)<", client.get("/docs").text)
     assert scripts == [""] * 2
     assert not re.search(r"\son\w+=|javascript:", client.get("/docs").text)
@@ -93,11 +93,11 @@ def test_the_page_has_no_script_of_its_own(client) -> None:
         "/static/openapi.json",
     ],
 )
-def test_nothing_else_of_the_folder_is_served(client, path) -> None:
+def test_no_other_file_of_the_folder_is_served(client, path) -> None:
     assert client.get(path).status_code == 404
 
 
-def test_only_reading_is_allowed(client) -> None:
+def test_documents_and_health_accept_only_get_and_head(client) -> None:
     for path in ("/docs", "/openapi.json", "/healthz", "/metrics"):
-        answer = client.post(path)
-        assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
+        response = client.post(path)
+        assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")

@@ -1,4 +1,4 @@
-"""A real gateway without its broker for 40 s, and one short of file descriptors."""
+"""A gateway without its broker for 40 s, and a gateway with few file descriptors."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from conftest import DEADLINE_S, eventually
 from dev.ports import Ports, free_ports
 from dev.servers import Servers
 from gateway.http.server import MIN_IDLE_S, RESERVED_FILES
-from gateway.tests.interface.conftest import Book, Client, twin
+from gateway.tests.interface.conftest import Client, Fakes, fake_service
 from tests.serving import serving
 from tests.system.processes import START_S, Process
 
@@ -45,7 +45,7 @@ def ports() -> Ports:
 
 
 def get(ports: Ports, path: str, server: str = "gateway") -> int:
-    """The status of the answer; 0 where nobody listens."""
+    """Return the status of a response; 0 if the connection is refused."""
     try:
         url = f"http://127.0.0.1:{ports[server]}{path}"
         return requests.get(url, timeout=DEADLINE_S).status_code
@@ -56,9 +56,9 @@ def get(ports: Ports, path: str, server: str = "gateway") -> int:
 def gateway_of(
     ports: Ports, broker: dict[str, str], log: Path, *prefix: str
 ) -> Process:
-    """A gateway on these ports, not yet started; `users` is the port of its health server."""
+    """Return a gateway that is not started yet. `users` is the port of its health server."""
     own = {"GATEWAY_PORT": str(ports["gateway"]), "HEALTH_PORT": str(ports["users"])}
-    own["GATEWAY_HEALTH_PUBLIC"] = "true"  # to be asked on both ports
+    own["GATEWAY_HEALTH_PUBLIC"] = "true"  # both ports serve health
     own |= {"RPC_TIMEOUT_S": "60", "TOKEN_SECRET": "x" * 32}
     process = Process(("gateway",), {**os.environ, **broker, **own}, log)
     process._command[:0] = prefix
@@ -67,13 +67,13 @@ def gateway_of(
 
 @pytest.fixture
 def broker(ports: Ports, tmp_path: Path) -> Iterator[Servers]:
-    """A broker of this test's own, not yet started."""
+    """Return a separate broker that is not started yet."""
     servers = Servers(tmp_path / "run", ports, database=False)
     yield servers
     servers.erase()
 
 
-def test_a_gateway_without_its_broker_stays_in_service_and_refuses_at_once(
+def test_a_gateway_without_its_broker_stays_started_and_rejects_at_once(
     ports, broker, suite_config, tmp_path
 ) -> None:
     gateway = gateway_of(ports, broker.env(), tmp_path / "gateway.log")
@@ -84,42 +84,43 @@ def test_a_gateway_without_its_broker_stays_in_service_and_refuses_at_once(
             get(ports, "/startedz") == 503
         )  # a roll-out with a wrong password stops here
         broker.start()
-        book = Book()
-        book.answers = {
+        fakes = Fakes()
+        fakes.replies = {
             "users.create": {"status": "created", "user": USER},
             "users.get": USER,
         }
         with serving(
-            {**suite_config, "AMQP_URI": broker.env()["AMQP_URI"]}, twin("users", book)
+            {**suite_config, "AMQP_URI": broker.env()["AMQP_URI"]},
+            fake_service("users", fakes),
         ):
             eventually(lambda: get(ports, "/startedz") == 200)
             client = signed_up(ports)
             broker.supervisor.halt("rabbitmq")
             eventually(lambda: get(ports, "/readyz") == 503)
             without_a_broker(ports, client, monotonic() + OUTAGE_S)
-            book.calls.clear()
+            fakes.calls.clear()
             broker.supervisor.start("rabbitmq")
             eventually(lambda: client.get("/users/me").status_code == 200, START_S)
             eventually(lambda: get(ports, "/readyz") == 200)
-        assert {name for name, _, _ in book.calls} == {
+        assert {name for name, _, _ in fakes.calls} == {
             "users.get"
-        }  # and no sign-up from before
+        }  # no earlier sign-up
     finally:
         assert gateway.stop() == 0
 
 
 def signed_up(ports: Ports) -> Client:
-    """A user's client, whose requests are answered."""
+    """Sign up a user; return its client."""
     client = Client(f"http://127.0.0.1:{ports['gateway']}", "")
-    answer = client.post("/users", json=SIGN_UP)
-    assert answer.status_code == 201
-    client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+    response = client.post("/users", json=SIGN_UP)
+    assert response.status_code == 201
+    client.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
     assert client.get("/users/me").status_code == 200
     return client
 
 
 def without_a_broker(ports: Ports, client: Client, until: float) -> None:
-    """Expect answers where no broker is needed, and refusals at once elsewhere, until then."""
+    """Assert until then that routes are rejected at once and other paths are served."""
     for _ in range(4):
         for method, path, body in [*REQUESTS, ("POST", "/users", SIGN_UP)]:
             assert_refused(client.request(method, path, json=body, timeout=AT_ONCE_S))
@@ -134,14 +135,14 @@ def without_a_broker(ports: Ports, client: Client, until: float) -> None:
         eventlet.sleep(1)
 
 
-def assert_refused(answer: Any) -> None:
-    assert answer.status_code == 503
-    assert int(answer.headers["Retry-After"]) > 0
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert "Nothing was done" in answer.json()["detail"]
+def assert_refused(response: Any) -> None:
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert "Nothing was done" in response.json()["detail"]
 
 
-def test_idle_connections_take_no_descriptors_from_new_clients_and_health(
+def test_idle_connections_leave_descriptors_to_new_clients_and_health(
     ports, environment, suite_config, tmp_path
 ) -> None:
     broker = {"AMQP_URI": environment["AMQP_URI"]}

@@ -1,4 +1,4 @@
-"""How the gateway stops: nobody is cut off."""
+"""A stop of the gateway cuts off no request."""
 
 import socket
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ DELAY_S = 1.0
 
 
 @pytest.fixture
-def leaving(suite_config) -> Iterator[Container]:
-    """A gateway of its own, which a load balancer would need DELAY_S to leave."""
+def gateway(suite_config) -> Iterator[Container]:
+    """Start a separate gateway with a stop delay of DELAY_S."""
     own = {
         "HEALTH_ADDRESS": "127.0.0.1:0",
         "WEB_SERVER_ADDRESS": "127.0.0.1:0",
@@ -31,14 +31,14 @@ def leaving(suite_config) -> Iterator[Container]:
 
 
 @pytest.fixture
-def server(leaving) -> WebServer:
-    [server] = [e for e in leaving.extensions if isinstance(e, WebServer)]
+def server(gateway) -> WebServer:
+    [server] = [e for e in gateway.extensions if isinstance(e, WebServer)]
     return server
 
 
 @pytest.fixture
 def connect(server) -> Iterator[Any]:
-    """New connections to that gateway."""
+    """Return a function that connects to that gateway."""
     opened: list[HTTPConnection] = []
     host, port = server._sock.getsockname()
 
@@ -54,62 +54,54 @@ def connect(server) -> Iterator[Any]:
 
 def status(connection: HTTPConnection, path: str) -> int:
     connection.request("GET", path)
-    answer = connection.getresponse()
-    answer.read()
-    return answer.status
+    response = connection.getresponse()
+    response.read()
+    return response.status
 
 
-def test_a_stopping_gateway_is_not_ready_first_and_still_serves_who_comes(
-    leaving, server, connect
-) -> None:
+def test_a_gateway_is_not_ready_but_serves_requests(gateway, server, connect) -> None:
     kept = connect()
     assert status(kept, "/startedz") == 200
-    stopping = eventlet.spawn(leaving.stop)
+    stopping = eventlet.spawn(gateway.stop)
     eventually(lambda: server._dispatcher.is_draining)
     assert status(kept, "/readyz") == 503
     assert status(connect(), "/startedz") == 503
     assert (
         kept.sock is None
-    )  # it was told to close: its next request goes to another copy
+    )  # closed by the response: the next request goes to another copy
     assert status(connect(), "/users/me") == 401
     stopping.wait()
     with pytest.raises(ConnectionRefusedError):
         connect()
 
 
-def test_a_connection_that_waits_to_be_accepted_is_served_all_the_same(
-    leaving, server, connect
-) -> None:
-    server._gt.kill()  # from now on nobody accepts, as in the moment before the stop
-    waits = connect()
-    stopping = eventlet.spawn(leaving.stop)
+def test_a_connection_in_the_accept_queue_is_served(gateway, server, connect) -> None:
+    server._gt.kill()  # no connection is accepted, as in the moment before the stop
+    queued = connect()
+    stopping = eventlet.spawn(gateway.stop)
     eventually(lambda: server._sock.fileno() == -1)
-    eventlet.sleep(DRAIN_IDLE_S / 4)  # its request is on its way
-    assert status(waits, "/healthz") == 200
+    eventlet.sleep(DRAIN_IDLE_S / 4)  # its request is in flight
+    assert status(queued, "/healthz") == 200
     stopping.wait()
 
 
-def test_a_connection_that_idles_is_closed_a_little_after_the_others(
-    leaving, server, connect
-) -> None:
+def test_an_idle_connection_is_closed_last(gateway, server, connect) -> None:
     silent = connect()
     eventually(lambda: server._connections)
     with eventlet.Timeout(DELAY_S + DRAIN_IDLE_S + 10):
-        leaving.stop()
+        gateway.stop()
     assert silent.sock.recv(1) == b""
 
 
-def test_a_request_that_is_on_its_way_at_the_stop_is_answered(
-    leaving, server, connect
-) -> None:
+def test_a_request_in_flight_at_the_stop_is_answered(gateway, server, connect) -> None:
     slow = connect()
     slow.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: sh")
     eventually(lambda: server._connections)
-    stopping = eventlet.spawn(leaving.stop)
+    stopping = eventlet.spawn(gateway.stop)
     eventually(lambda: server._sock.fileno() == -1)
-    eventlet.sleep(2 * DRAIN_IDLE_S)  # longer than one that idles is kept
+    eventlet.sleep(2 * DRAIN_IDLE_S)  # longer than an idle connection is kept
     slow.sock.sendall(b"op\r\n\r\n")
-    answer = socket.socket.makefile(slow.sock, "rb").read()
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b"Connection: close" in answer
+    response = socket.socket.makefile(slow.sock, "rb").read()
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert b"Connection: close" in response
     stopping.wait()

@@ -92,7 +92,7 @@ MALFORMED = {
     "a bare LF after the last chunk": b"0\n\r\n",
     "a bare LF at the end": b"0\r\n\n",
     "a bare CR at the end": b"0\r\n\rX",
-    "a request in the place of trailers": b"0\r\nGET / HTTP/1.1\r\n\r\n",
+    "a request instead of trailers": b"0\r\nGET / HTTP/1.1\r\n\r\n",
     "a trailer without a name": b"0\r\n: b\r\n\r\n",
     "a space before the colon of a trailer": b"0\r\na : b\r\n\r\n",
     "a folded trailer": b"0\r\na: b\r\n c\r\n\r\n",

@@ -1,4 +1,4 @@
-"""Money at the edge: exactly the right minor units, or refused."""
+"""An amount loads as exactly the right minor units, or is rejected."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Body(Schema):
 
 @contextmanager
 def using(currency: str) -> Iterator[int]:
-    """All amounts are in this currency; its digits."""
+    """Set the currency of all amounts; yield its digits."""
     before, money.currency = money.currency, currency
     try:
         yield money.digits()
@@ -36,7 +36,7 @@ currencies = st.sampled_from(sorted(ISO_4217_DIGITS))
 
 
 def load(value: object) -> int | None:
-    """Minor units; None where the amount is refused."""
+    """Load an amount: minor units, or None if it is rejected."""
     try:
         return Body().load({"amount": value})["amount"]
     except ValidationError:
@@ -44,14 +44,14 @@ def load(value: object) -> int | None:
 
 
 def is_right(minor: int | None, value: Fraction) -> bool:
-    """Whether `minor` is exactly what `value` is worth, or `value` had to be refused."""
+    """Return whether `minor` is exactly the worth of `value`, or its necessary rejection."""
     worth = value * 100
     payable = worth.denominator == 1 and 0 < worth <= MAX_AMOUNT_MINOR
     return minor == (worth if payable else None)
 
 
 @given(st.integers(1, MAX_AMOUNT_MINOR))
-def test_every_amount_survives_the_way_out_and_in(minor: int) -> None:
+def test_every_amount_survives_the_round_trip(minor: int) -> None:
     assert load(format_minor(minor)) == minor
     assert load(Decimal(format_minor(minor))) == minor
 
@@ -66,7 +66,7 @@ def test_every_amount_survives_the_way_out_and_in(minor: int) -> None:
 @example(Decimal("1.00" + "0" * 5000))
 @example(Decimal("1.0E+7"))
 @example(Decimal("10000000.01"))
-def test_a_number_loads_to_exactly_its_worth_or_is_refused(value: Decimal) -> None:
+def test_a_number_loads_exactly_or_is_rejected(value: Decimal) -> None:
     assert is_right(load(value), Fraction(value))
 
 
@@ -75,19 +75,19 @@ def test_a_number_loads_to_exactly_its_worth_or_is_refused(value: Decimal) -> No
         places=2, allow_nan=False, allow_infinity=False, min_value=0, max_value=10**8
     )
 )
-def test_a_number_with_two_decimals_is_worth_what_it_says(value: Decimal) -> None:
+def test_a_number_with_two_decimals_loads_exactly(value: Decimal) -> None:
     assert is_right(load(value), Fraction(value))
 
 
 @given(st.one_of(st.integers(), st.integers(10**29, 10**31)))
 @example(10**5000)
 @example(2**63)
-def test_an_integer_loads_to_exactly_its_worth_or_is_refused(value: int) -> None:
+def test_an_integer_loads_exactly_or_is_rejected(value: int) -> None:
     assert is_right(load(value), Fraction(value))
 
 
 @given(st.text(alphabet="0123456789.-+eE_, x１", max_size=18))
-def test_a_text_loads_to_exactly_its_worth_or_is_refused(text: str) -> None:
+def test_a_text_loads_exactly_or_is_rejected(text: str) -> None:
     minor = load(text)
     if minor is not None:
         assert is_right(minor, Fraction(text))
@@ -110,11 +110,11 @@ def test_a_text_loads_to_exactly_its_worth_or_is_refused(text: str) -> None:
         "0E+9",
     ],
 )
-def test_a_number_beyond_all_arithmetic_is_refused(value: str) -> None:
+def test_a_number_out_of_range_is_rejected(value: str) -> None:
     assert load(Decimal(value)) is None
 
 
-NO_AMOUNTS = [
+MALFORMED = [
     *(None, True, False, [], {}, [1], {"amount": 1}, 1.5),
     *(
         "",
@@ -148,8 +148,8 @@ NO_AMOUNTS = [
 ]
 
 
-@pytest.mark.parametrize("value", NO_AMOUNTS, ids=lambda value: ascii(value)[:20])
-def test_what_is_no_amount_is_refused(value: object) -> None:
+@pytest.mark.parametrize("value", MALFORMED, ids=lambda value: ascii(value)[:20])
+def test_a_malformed_amount_is_rejected(value: object) -> None:
     assert load(value) is None
 
 
@@ -163,7 +163,7 @@ def test_what_is_no_amount_is_refused(value: object) -> None:
         (Decimal("1e400"), "Must be at most 10000000.00."),
     ],
 )
-def test_a_refusal_says_what_is_wrong(value: object, message: str) -> None:
+def test_a_rejection_has_a_reason(value: object, message: str) -> None:
     assert Body().validate({"amount": value}) == {"amount": [message]}
 
 
@@ -176,7 +176,7 @@ def test_a_tenth_three_times_is_thirty_cents() -> None:
 @example(-50)
 @example(-1)
 @example(-100)
-def test_money_is_written_with_two_digits(minor: int) -> None:
+def test_an_amount_is_formatted_with_two_digits(minor: int) -> None:
     text = format_minor(minor)
     assert re.fullmatch(r"-?(0|[1-9][0-9]*)\.[0-9]{2}", text)
     assert Fraction(text) * 100 == minor
@@ -204,9 +204,7 @@ def test_money_is_written_with_two_digits(minor: int) -> None:
         ),
     ],
 )
-def test_an_amount_has_the_digits_that_iso_4217_gives_its_currency(
-    currency: str, written: str
-) -> None:
+def test_an_amount_has_the_digits_of_its_currency(currency: str, written: str) -> None:
     with using(currency):
         assert format_minor(9990) == written
         assert load(written) == 9990
@@ -214,9 +212,7 @@ def test_an_amount_has_the_digits_that_iso_4217_gives_its_currency(
 
 
 @given(currencies, st.integers(1, MAX_AMOUNT_MINOR))
-def test_every_amount_of_every_currency_survives_the_way_out_and_in(
-    currency: str, minor: int
-) -> None:
+def test_every_currency_survives_the_round_trip(currency: str, minor: int) -> None:
     with using(currency) as digits:
         text = format_minor(minor)
         assert len(text.partition(".")[2]) == digits
@@ -231,7 +227,7 @@ def test_every_amount_of_every_currency_survives_the_way_out_and_in(
     st.integers(1, 9),
     st.integers(0, 3),
 )
-def test_no_amount_with_more_digits_is_accepted(
+def test_an_amount_with_more_digits_is_rejected(
     currency: str, minor: int, digit: int, zeros: int
 ) -> None:
     with using(currency) as digits:
@@ -252,7 +248,7 @@ def test_no_amount_with_more_digits_is_accepted(
         ("CLF", Decimal("100000.0001"), "Must be at most 100000.0000."),
     ],
 )
-def test_a_refusal_has_the_form_of_the_currency(
+def test_a_rejection_has_the_format_of_the_currency(
     currency: str, value: object, message: str
 ) -> None:
     with using(currency):

@@ -74,7 +74,7 @@ def test_a_validation_problem_names_each_field() -> None:
     assert body["detail"] == "Correct these fields: a, b."
 
 
-def test_a_field_name_may_contain_a_lone_surrogate() -> None:
+def test_a_field_name_may_contain_a_single_surrogate() -> None:
     assert respond(problems.invalid({"\ud800": ["Unknown field."]}))[0] == 422
 
 

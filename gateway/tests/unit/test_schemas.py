@@ -1,4 +1,4 @@
-"""Which language an Accept-Language asks for."""
+"""The locale for an Accept-Language."""
 
 import pytest
 from hypothesis import example, given
@@ -79,17 +79,17 @@ ENGLISH = [
 
 
 @pytest.mark.parametrize("header", RUSSIAN)
-def test_russian_is_chosen_where_it_is_liked_best(header) -> None:
+def test_russian_is_chosen_if_preferred(header) -> None:
     assert accepted_locale(header) == "ru"
 
 
 @pytest.mark.parametrize("header", ENGLISH)
-def test_english_is_chosen_where_it_is_liked_best_or_nothing_else_fits(header) -> None:
+def test_english_is_chosen_if_preferred_or_as_the_fallback(header) -> None:
     assert accepted_locale(header) == "en"
 
 
 @given(HEADERS)
 @example("ru;q=0.1," * 1000)
 @example('"' * 8000)
-def test_no_header_is_a_failure(header) -> None:
+def test_every_header_has_a_locale(header) -> None:
     assert accepted_locale(header) in LOCALES

@@ -1,4 +1,4 @@
-"""A token is taken only as this gateway signed it."""
+"""Only a token that this gateway has signed is valid."""
 
 import os
 import uuid
@@ -23,7 +23,7 @@ USER = str(uuid.uuid4())
 
 
 def make(**settings: Any) -> Tokens:
-    """Tokens with these settings."""
+    """Return Tokens with these settings."""
     config = {"TOKEN_SECRET": SECRET, "TOKEN_LIFETIME_S": 3600, **settings}
     tokens = Tokens()
     tokens.container = Mock(config=config)
@@ -32,7 +32,7 @@ def make(**settings: Any) -> Tokens:
 
 
 def signed(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    """An Authorization header with a token of one's own making."""
+    """Return an Authorization header with any token."""
     expires = datetime.now(UTC) + timedelta(hours=1)
     wanted = {"iss": "shop", "sub": USER, "exp": expires, **claims}
     token = jwt.encode(
@@ -41,7 +41,7 @@ def signed(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str
     return f"Bearer {token}"
 
 
-def test_an_issued_token_says_whose_it_is() -> None:
+def test_an_issued_token_names_its_user() -> None:
     tokens = make()
     issued = tokens.issue(USER)
     assert issued["token_type"] == "Bearer"
@@ -50,8 +50,8 @@ def test_an_issued_token_says_whose_it_is() -> None:
     assert tokens.user_id(f"bearer {issued['access_token']}") == USER
 
 
-def test_a_token_of_our_own_shape_is_taken() -> None:
-    assert make().user_id(signed()) == USER  # or the refusals below would prove nothing
+def test_a_well_formed_token_is_valid() -> None:
+    assert make().user_id(signed()) == USER  # otherwise the next test proves nothing
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_token_of_our_own_shape_is_taken() -> None:
         "Bearer \xff\xfe",
     ],
 )
-def test_a_token_that_is_not_ours_says_nothing(header: str | None) -> None:
+def test_any_other_token_is_invalid(header: str | None) -> None:
     assert make().user_id(header) is None
 
 
@@ -94,7 +94,7 @@ def test_no_header_breaks_the_gateway(text: str) -> None:
     assert make().user_id(f"Bearer {text}") is None
 
 
-def test_a_token_ends_with_its_lifetime() -> None:
+def test_a_token_expires_after_its_lifetime() -> None:
     tokens = make(TOKEN_LIFETIME_S=0.000001)
     assert tokens.user_id(f"Bearer {tokens.issue(USER)['access_token']}") is None
 
@@ -112,12 +112,12 @@ def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
         make(**{name: value})
 
 
-# Kept tokens
+# Cached tokens
 
 
 @pytest.fixture
 def checks(monkeypatch) -> list[str]:
-    """The tokens whose signatures were checked."""
+    """Record the tokens whose signatures are verified."""
     checked: list[str] = []
     decode = jwt.decode
     monkeypatch.setattr(
@@ -128,14 +128,14 @@ def checks(monkeypatch) -> list[str]:
     return checked
 
 
-def test_a_good_token_is_checked_once(checks) -> None:
+def test_a_valid_token_is_verified_once(checks) -> None:
     tokens, header = make(), signed()
     assert [tokens.user_id(header) for _ in range(3)] == [USER] * 3
     assert tokens.user_id(header.replace("Bearer", "bearer")) == USER
     assert len(checks) == 1
 
 
-def test_a_kept_token_ends_with_its_time(checks, monkeypatch) -> None:
+def test_a_cached_token_expires(checks, monkeypatch) -> None:
     tokens, header = make(), signed(exp=datetime.now(UTC) + timedelta(hours=1))
     assert tokens.user_id(header) == USER
     monkeypatch.setattr("gateway.tokens.time", lambda: time() + 3601)
@@ -143,7 +143,7 @@ def test_a_kept_token_ends_with_its_time(checks, monkeypatch) -> None:
     assert len(checks) == 1
 
 
-def test_a_forged_token_is_never_kept(checks) -> None:
+def test_a_forged_token_is_never_cached(checks) -> None:
     tokens, good = make(), signed()
     forged = [
         signed(secret=SECRET[::-1]),
@@ -159,7 +159,7 @@ def test_a_forged_token_is_never_kept(checks) -> None:
     assert tokens._verified.cache_info().currsize == 1
 
 
-def test_no_more_tokens_are_kept_than_the_bound(checks, monkeypatch) -> None:
+def test_the_cache_is_bounded(checks, monkeypatch) -> None:
     monkeypatch.setattr("gateway.tokens.MAX_CACHED", 3)
     tokens, headers = make(), [signed(jti=str(n)) for n in range(5)]
     assert [tokens.user_id(header) for header in headers * 2] == [USER] * 10
@@ -167,7 +167,7 @@ def test_no_more_tokens_are_kept_than_the_bound(checks, monkeypatch) -> None:
     assert len(checks) > 5
 
 
-def test_another_key_knows_nothing_of_the_tokens_kept(checks) -> None:
+def test_the_cache_belongs_to_one_key(checks) -> None:
     header = signed()
     assert make().user_id(header) == USER
     assert make(TOKEN_SECRET=SECRET[::-1]).user_id(header) is None
@@ -179,8 +179,8 @@ def test_another_key_knows_nothing_of_the_tokens_kept(checks) -> None:
 @example("${HOME} * & ! | > ' \" { [ ] } , @ ` ~")
 @example("12345678901234567890123456789012")
 @example(" spaces of both ends are part of it ")
-def test_a_secret_is_taken_as_it_is(secret: str) -> None:
-    """Through config.yaml, as nameko reads it."""
+def test_a_secret_is_read_unchanged(secret: str) -> None:
+    """Through config.yaml, as Nameko reads it."""
     setup_yaml_parser()
     with patch.dict(os.environ, TOKEN_SECRET=secret):
         config = yaml.safe_load(Path("config.yaml").read_text())
@@ -194,7 +194,7 @@ def test_a_secret_is_taken_as_it_is(secret: str) -> None:
         "a byte that is not UTF-8: \udcff, and 32 characters",
     ],
 )
-def test_a_secret_that_signs_nothing_is_refused_at_the_start(secret: str) -> None:
+def test_a_secret_that_cannot_sign_is_rejected_at_the_start(secret: str) -> None:
     with pytest.raises(
         ConfigurationError, match=r"^TOKEN_SECRET is wrong: it can't sign tokens$"
     ):
@@ -202,7 +202,7 @@ def test_a_secret_that_signs_nothing_is_refused_at_the_start(secret: str) -> Non
 
 
 @pytest.mark.parametrize("secret", ["", None, "short"])
-def test_a_missing_or_short_secret_is_refused_with_the_command_that_makes_one(
+def test_a_missing_secret_is_rejected_with_a_command_that_makes_one(
     secret: str | None,
 ) -> None:
     with pytest.raises(
