@@ -11,18 +11,10 @@ from marshmallow import Schema
 from prometheus_client import Gauge
 from sqlalchemy import Connection
 
-from billing import domain, models, store
+from billing import domain, models, schemas, store
 from billing.database import BillingDatabase
 from billing.domain import Account, Conflict, Operation, PostingRequest
 from billing.exceptions import RefTaken
-from billing.schemas import (
-    AccountQuery,
-    Movement,
-    OperationOut,
-    OrderWithdrawal,
-    StatementQuery,
-    Withdrawal,
-)
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.events import event_handler
 from chassis.outcomes import (
@@ -36,10 +28,12 @@ from chassis.outcomes import (
 from chassis.rpc import RpcProxy, rpc
 from chassis.timers import timer
 
-DEPOSIT, WITHDRAWAL, CANCELLATION = Movement(), Withdrawal(), OrderWithdrawal()
-ACCOUNT_QUERY = AccountQuery()
-OPERATION = OperationOut()
-# None means undecided: it is unknown whether the user exists, because users is unavailable.
+DEPOSIT = schemas.Movement()
+WITHDRAWAL = schemas.Withdrawal()
+CANCELLATION = schemas.OrderWithdrawal()
+ACCOUNT_QUERY = schemas.AccountQuery()
+OPERATION = schemas.OperationOut()
+# None: nothing is decided, because users is unavailable and the user may not exist.
 PostingOutcome = Operation | Conflict | None
 UNAVAILABLE: Outcome = {"status": "unavailable"}
 # Short, because a batch also contains requests of users that have an account.
@@ -116,7 +110,7 @@ class Service:
         the status unknown-user, unavailable or invalid.
         """
         valid, outcomes = validate_items(ACCOUNT_QUERY, items)
-        return merge_outcomes(outcomes, self._accounts(valid))
+        return merge_outcomes(outcomes, self._find_accounts(valid))
 
     @rpc
     def account(self, **item: Any) -> Outcome:
@@ -124,7 +118,7 @@ class Service:
         return self.account_many([item])[0]
 
     @rpc
-    @validated(StatementQuery())
+    @validated(schemas.StatementQuery())
     def statement(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """List a user's operations: `user_id`, `limit` (1 to 100), `after` (the `next` of a page).
 
@@ -189,9 +183,10 @@ class Service:
     def _post_batch(
         self, requests: Sequence[PostingRequest]
     ) -> Sequence[PostingOutcome]:
-        """Post a batch, and try again if another transaction takes one of its refs meanwhile.
+        """Post a batch. Retry it if another transaction uses one of its refs at the same time.
 
-        Nothing is committed in an attempt that fails. The next one finds the other's operation.
+        An attempt that fails commits nothing. The next one finds the operation of the other
+        transaction.
         """
         for _ in range(MAX_POST_ATTEMPTS):
             with suppress(RefTaken):
@@ -201,7 +196,10 @@ class Service:
     def _try_to_post(
         self, requests: Sequence[PostingRequest]
     ) -> Sequence[PostingOutcome]:
-        """Lock the accounts, decide, insert. If accounts are missing, open them in between."""
+        """Lock the accounts, then decide and insert. If accounts are missing, open them first.
+
+        No transaction is open during the call to users.
+        """
         user_ids = {request.user_id for request in requests}
         with self.db.transaction() as connection:
             accounts = store.load_accounts(connection, user_ids, lock=True)
@@ -235,8 +233,8 @@ class Service:
         with self.db.autocommit() as connection:
             store.open_accounts(connection, user_ids)
 
-    def _accounts(self, items: Outcomes) -> Outcomes:
-        """Load the accounts. If some are missing, open them and load again."""
+    def _find_accounts(self, items: Outcomes) -> Outcomes:
+        """Load the accounts. If some are missing, open them and load them again."""
         user_ids = {item["user_id"] for item in items}
         unverified: set[str] = set()
         accounts = self._load_accounts(user_ids)

@@ -15,14 +15,13 @@ from chassis.outcomes import Outcome, page, validated
 from chassis.retries import CALL_FAULTS
 from chassis.rpc import RpcProxy, rpc
 from chassis.settings import ISO_4217_CODE, Setting
-from notifications import domain, models, store
+from notifications import domain, models, schemas, store
 from notifications.domain import Recipient, SettledOrder
 from notifications.exceptions import UnknownRecipient
-from notifications.schemas import LetterOut, LetterQuery, NewMessage
 
 log = logging.getLogger(__name__)
 
-LETTER = LetterOut()
+LETTER = schemas.LetterOut()
 # A name for list[dict[str, Any]]: in the class, the word `list` means the method.
 Events = list[dict[str, Any]]
 # Short, because a batch also contains events of users that are stored as recipients.
@@ -40,7 +39,7 @@ class Service:
     currency = Setting("CURRENCY", ISO_4217_CODE)
 
     @rpc
-    @validated(NewMessage())
+    @validated(schemas.NewMessage())
     def send(self, **message: Any) -> Outcome:
         """Send a message: `user_id` or `email`, `subject`, `body`, `id` (optional).
 
@@ -67,7 +66,7 @@ class Service:
             return LETTER.dump(store.load_letter(connection, letter["id"]))
 
     @rpc
-    @validated(LetterQuery())
+    @validated(schemas.LetterQuery())
     def list(self, limit: int, after: str | None, **recipient: str) -> Outcome:
         """List letters: `user_id` or `email`, `limit` (1 to 100), `after` (the `next` of a page).
 
@@ -141,19 +140,19 @@ class Service:
     def _write_letters_to(
         self, recipients: dict[str, Recipient], orders: Sequence[SettledOrder]
     ) -> None:
-        letters = [
-            self._letter(order, recipients[order.user_id])
-            for order in orders
-            if order.user_id in recipients
-        ]
-        if letters:
-            self._save_letters(letters)
+        self._save_letters(
+            [
+                self._letter(order, recipients[order.user_id])
+                for order in orders
+                if order.user_id in recipients
+            ]
+        )
 
     def _letter(self, order: SettledOrder, recipient: Recipient) -> dict[str, Any]:
         # Letters are listed by id, so the id has the time at which the order was settled.
-        nanoseconds = int(order.settled_at.timestamp() * 1e9)
+        id_ = uuid_utils.uuid7(nanoseconds=int(order.settled_at.timestamp() * 1e9))
         return {
-            "id": str(uuid_utils.uuid7(nanoseconds=nanoseconds)),
+            "id": str(id_),
             "order_id": order.order_id,
             "user_id": recipient.user_id,
             "email": recipient.email,

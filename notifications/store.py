@@ -116,11 +116,14 @@ def load_page(
     `recipient` is {"user_id": ...} or {"email": ...}. Each letter has `bytes`, the size of the
     texts up to and with its own. The first letter above MAX_PAGE_BYTES is the last one loaded.
     """
-    parameters = {"user_id": None, "email": None, "limit": limit, "after": after}
-    return (
-        connection.execute(
-            SELECT_PAGE, {**parameters, **recipient, "max_bytes": MAX_PAGE_BYTES}
-        )
-        .mappings()
-        .all()
+    rows = connection.execute(
+        SELECT_PAGE,
+        {
+            "user_id": recipient.get("user_id"),
+            "email": recipient.get("email"),
+            "after": after,
+            "limit": limit,
+            "max_bytes": MAX_PAGE_BYTES,
+        },
     )
+    return rows.mappings().all()

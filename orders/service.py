@@ -23,20 +23,20 @@ from chassis.outcomes import (
 from chassis.rpc import CallId, RpcProxy, rpc
 from chassis.schemas import is_id
 from chassis.timers import timer
-from orders import domain, models, store
+from orders import domain, models, schemas, store
 from orders.events import order_settled
-from orders.schemas import NewOrder, OrderOut, OrderQuery
 from orders.store import Order
 
 log = logging.getLogger(__name__)
 
-NEW_ORDER, ORDER = NewOrder(), OrderOut()
+NEW_ORDER = schemas.NewOrder()
+ORDER = schemas.OrderOut()
 SWEEP_INTERVAL_S = 1
 MAX_SWEPT = 200  # orders
 # The orders of a sweeper that crashed are due again after this.
 LEASE = timedelta(seconds=30)
-# A sweep finds the orders that became due since this. No transaction that makes an order due takes
-# longer from its now() to its commit.
+# Sweeps search for orders that became due within this time. It is longer than the transaction that
+# makes an order due, from its now() to its commit.
 LOOKBACK = timedelta(seconds=10)
 MEASURE_INTERVAL_S = 15
 OLDEST_PENDING = Gauge(
@@ -91,12 +91,11 @@ class Service:
             return None
         with self.db.autocommit() as connection:
             order = store.load_by_ids(connection, [order_id]).get(order_id)
-        if order is None or user_id not in (None, order.user_id):
-            return None
-        return ORDER.dump(order)
+        is_visible = order and user_id in (None, order.user_id)
+        return ORDER.dump(order) if is_visible else None
 
     @rpc
-    @validated(OrderQuery())
+    @validated(schemas.OrderQuery())
     def list(self, user_id: str, limit: int, after: str | None) -> Outcome:
         """List a user's orders: `user_id`, `limit` (1 to 100), `after` (the `next` of a page).
 
@@ -114,7 +113,7 @@ class Service:
         Service.is_behind = False
         with self.db.autocommit() as connection:
             due = store.claim_due(connection, MAX_SWEPT, LEASE, lookback)
-        Service.is_behind |= len(due) == MAX_SWEPT
+        Service.is_behind = Service.is_behind or len(due) == MAX_SWEPT
         if not due:
             return
         log.info("pending_orders_claimed", extra={"orders": len(due)})
@@ -133,11 +132,11 @@ class Service:
 
     @timer(interval=MEASURE_INTERVAL_S, eager=True)
     def measure(self) -> None:
-        """Publish the age of the oldest pending order, and detect orders that sweeps missed."""
+        """Set the metric of the oldest pending order, and detect orders that sweeps missed."""
         with self.db.autocommit() as connection:
             oldest_s, is_behind = store.measure_pending(connection, LOOKBACK)
         OLDEST_PENDING.set(oldest_s)
-        Service.is_behind |= is_behind
+        Service.is_behind = Service.is_behind or is_behind
 
     def _place(self, items: Outcomes) -> Outcomes:
         """Store the new orders before any money moves, then withdraw their prices and settle."""

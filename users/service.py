@@ -11,11 +11,10 @@ from chassis.outbox import Outbox
 from chassis.outcomes import Outcome, check_list, validated
 from chassis.rpc import rpc
 from chassis.schemas import is_id
-from users import domain, models, passwords, store
+from users import domain, models, passwords, schemas, store
 from users.events import user_created
-from users.schemas import Credentials, NewUser, PublicUser
 
-USER = PublicUser()
+USER = schemas.PublicUser()
 
 
 class Service:
@@ -27,7 +26,7 @@ class Service:
     outbox = Outbox()
 
     @rpc(sensitive_arguments=("password",))
-    @validated(NewUser())
+    @validated(schemas.NewUser())
     def create(self, password: str, **profile: Any) -> Outcome:
         """Create a user: `username`, `email`, `password`, `locale` (en-US, say), `id` (optional).
 
@@ -74,7 +73,7 @@ class Service:
 
         The outcome does not show which of the two was wrong.
         """
-        if Credentials().validate({"username": username, "password": password}):
+        if schemas.Credentials().validate({"username": username, "password": password}):
             return None
         with passwords.hashing_slot(username):
             with self.db.autocommit() as connection:

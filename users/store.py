@@ -57,8 +57,5 @@ def load_by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapp
 
 def load_by_username(connection: Connection, username_key: str) -> RowMapping | None:
     """Load the user with this username in its unique form, with the password hash."""
-    return (
-        connection.execute(SELECT_BY_USERNAME, {"username_key": username_key})
-        .mappings()
-        .first()
-    )
+    rows = connection.execute(SELECT_BY_USERNAME, {"username_key": username_key})
+    return rows.mappings().first()

@@ -59,16 +59,16 @@ SOURCES = {"user_created": "users", "order_paid": "orders", "order_rejected": "o
 def attempts(monkeypatch) -> Counter[str]:
     """Count the attempts of each event that have ended, in success or failure."""
     counts: Counter[str] = Counter()
-    work = EventHandler._work
+    attempt = EventHandler._attempt
 
     def counted(handler: EventHandler, batch: Any) -> Any:
-        result = work(handler, batch)
+        result = attempt(handler, batch)
         counts.update(
             _identity(json.loads(delivery.message.body)) for delivery in batch
         )
         return result
 
-    monkeypatch.setattr(EventHandler, "_work", counted)
+    monkeypatch.setattr(EventHandler, "_attempt", counted)
     return counts
 
 
