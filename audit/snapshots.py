@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy import make_url
 
-from chassis.db import GONE_AFTER, database_uri
+from chassis.db import TCP_KEEPALIVE, database_uri
 
 BATCH_ROWS = 5000  # rows of a stream in memory at a time
 # Effects come before their causes: a row in a snapshot has its cause in those taken after it,
@@ -74,7 +74,7 @@ def connect(config: dict[str, Any], service: str, **session: Any) -> Any:
     url = make_url(database_uri(config, "DB_URIS", service))
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
     parameters: dict[str, Any] = {
-        **GONE_AFTER,
+        **TCP_KEEPALIVE,
         "connect_timeout": CONNECT_TIMEOUT_S,
         "client_encoding": "utf8",
     }

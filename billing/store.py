@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from billing.domain import Account, AmountUnit, Operation
 from billing.exceptions import RefTaken
 from chassis.database_limits import allow_statements_of
-from chassis.db import recordset
+from chassis.db import rows_as_json
 
 OPERATION = """
     id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at
@@ -169,8 +169,8 @@ def insert_operations(
     inserted = connection.execute(
         INSERT_OPERATIONS,
         {
-            "operations": recordset(sorted(operations, key=attrgetter("ref"))),
-            "accounts": recordset(accounts),
+            "operations": rows_as_json(sorted(operations, key=attrgetter("ref"))),
+            "accounts": rows_as_json(accounts),
         },
     )
     if inserted.scalar_one() != len(operations):

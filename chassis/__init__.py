@@ -1,39 +1,67 @@
-"""The microservice chassis: the code that all services share.
+"""The microservice chassis: the infrastructure that all services share.
 
-It is infrastructure only, and knows no business noun. Code belongs here if two services use it.
+It contains no business term, and code moves here when two services need it. A service:
 
-amqp_transport    the socket of a broker connection
-bisection         finds the events of a batch that fail
-broker            broker connections and outgoing messages
-broker_user       checks the permissions of the service's broker user
-cli               settings and error lines of the commands
-coalescer         combines concurrent calls into batches
-consumer          the consumer connection of a service
-container         start and stop of a service
-database_checks   requirements of a database, and the time limits of its role
-database_limits   limits on database connections
-db                the database of a service
-dead_letters      the command that lists and redrives dead letters
-deadlines         the remaining time of the current work
-errors            faults that cross the wire, and classification of exceptions
-events            handlers of events in batches, with retries and dead letters
-health            /healthz, /readyz, /startedz, /metrics
-logs              one structured line for each event
-lookups           resolves host names without blocking
-loops             reports a loop that is stuck
-metrics           the metrics of /metrics
-migrate           creates tables and declares queues
-moves             moves messages to another queue without loss
-outbox            events, written in the transaction of their change, and their relay
-outcomes          outcomes of RPC methods: validated arguments, items, pages
-patches           all changes to the behaviour of libraries
-pending_confirms  the confirms that a publisher waits for
-publishers        publishers of confirmed and of transient messages
-queue_limits      checks that the broker keeps the messages in queues
-retries           rules for events that failed
-rpc               calls with deadlines, and RPC methods
-schemas           the marshmallow fields that services share
-secret_files      secrets from files
-settings          config.yaml, read strictly
-timers            @timer, by a monotonic clock
+    class Service:
+        name = "orders"
+
+        db = Database(Base)
+        outbox = Outbox()
+        billing = RpcProxy("billing", ["statement"], batched=["withdraw"])
+
+        @rpc
+        def get(self, order_id: str) -> dict[str, Any] | None:
+            with self.db.autocommit() as connection:
+                return store.get(connection, order_id)
+
+        @event_handler("users", "user_created")
+        def handle_user_created(self, events: list[dict[str, Any]]) -> None: ...
+
+        @timer(interval=1)
+        def retry_pending(self) -> None: ...
+
+Start and stop:
+    container         starts and stops a service, logs each worker
+    lifecycle         the steps of a start and a stop
+    settings          settings from config.yaml
+    secret_files      secrets from files
+    health            /healthz, /readyz, /startedz and /metrics
+    metrics           the metrics of /metrics
+    logs              one structured line an event
+    loops             reports a loop that is stuck
+    timers            @timer, with a monotonic clock
+    deadlines         the time that is left for the work in progress
+
+Broker:
+    broker            connects, declares, publishes on one connection
+    publishers        publishes with and without confirms
+    pending_confirms  the broker's confirms of a batch
+    consumer          the connection that receives requests, replies and events
+    amqp_transport    the socket of py-amqp
+    broker_user       checks the permissions on the broker
+    patches           all patches of other libraries
+
+Calls and events:
+    rpc               @rpc and calls of other services
+    coalescer         sends calls in batches
+    outcomes          outcomes of the items of a batch
+    schemas           marshmallow fields
+    errors            the faults that services exchange
+    outbox            events in the transaction of their state
+    events            @event_handler, with retries and dead letters
+    retries           rules for failed events
+    bisection         finds the events of a batch that fail
+    moves             moves messages between queues
+    queue_limits      checks that the broker drops no events
+
+Database:
+    db                connections, and the wait for the schema
+    database_limits   limits of waits
+    database_checks   requirements on a database
+    lookups           host names without blocking
+
+Commands:
+    migrate           creates tables and queues
+    dead_letters      lists and redrives dead letters
+    cli               shared by the commands
 """

@@ -1,9 +1,10 @@
-"""Tries whether the broker lets this process do more than its own tasks.
+"""Checks that the broker restricts this process to its own tasks, by trying forbidden actions.
 
-AMQP cannot read permissions. An import of definitions that stops half-way leaves users without topic
-permissions: everything works, and a stolen account may call every method. Each attempt uses a random
-name, which no queue and no exchange has. If the broker permits it, a queue that is bound to all routing
-keys gets its empty message.
+AMQP cannot read permissions. An import of definitions that stops half-way leaves users without
+topic permissions: everything works, and a stolen account can call every method.
+
+Each attempt uses a random name, which no queue and no exchange has. If the broker permits it, a
+queue that is bound to all routing keys receives an empty message.
 """
 
 import secrets
@@ -19,14 +20,15 @@ from chassis.moves import open_channel
 
 
 def check_broker_user(config: dict[str, Any], service: str) -> None:
-    """Try a name that no user may configure, read or write, and a routing key that none may use.
+    """Raise ConfigurationError, with the rights in one line, if the broker's user has too many.
 
-    Raises ConfigurationError, whose one line names the rights that are too wide, or one of
-    CONNECTION_ERRORS. The broker logs each refusal. During its memory or disk alarm it answers no
-    attempt to publish. The rights to publish count as restricted then, because consumers must start.
+    Raises one of CONNECTION_ERRORS if the broker is unavailable. The broker logs each refusal.
+
+    During its memory or disk alarm it answers no attempt to publish. The rights to publish count
+    as restricted then, because consumers must start.
     """
     name = f"permission-check.{secrets.token_hex(8)}"
-    wide = []
+    excessive = []
     with suppress(amqp.ResourceError), open_channel(config) as channel:
         channel.connection.on_blocked = _end_attempts
         publish = partial(
@@ -44,20 +46,17 @@ def check_broker_user(config: dict[str, Any], service: str) -> None:
             f"routing keys of {service}.events": partial(publish, f"{service}.events"),
         }
         for right, attempt in attempts.items():
-            with suppress(
-                amqp.AccessRefused
-            ):  # the channel lives on: py-amqp opens it again
-                with suppress(
-                    amqp.NotFound
-                ):  # the broker has checked the permission before
+            # A refusal closes the channel, and py-amqp opens it again.
+            with suppress(amqp.AccessRefused):
+                # The broker checks the right before it looks for the name.
+                with suppress(amqp.NotFound):
                     attempt()
-                    channel.basic_qos(
-                        0, 1, a_global=False
-                    )  # for an answer: a publish has none
-                wide.append(right)
-    if wide:
+                    # Waits for the broker, which answers no publish.
+                    channel.basic_qos(0, 1, a_global=False)
+                excessive.append(right)
+    if excessive:
         raise ConfigurationError(
-            f"the broker permits its user too much ({', '.join(wide)}): "
+            f"the broker permits its user too much ({', '.join(excessive)}): "
             "import definitions.json (docs/operations.md#permissions-on-the-broker)"
         )
 

@@ -13,7 +13,8 @@ from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 from chassis import health
 from chassis.broker import CONNECTION_ERRORS, connect, declare_queue
 
-LOOK_S = 0.2
+# How often a service notices that it must stop or send a heartbeat.
+POLL_S = 0.2
 RECONNECT_S = 1
 
 
@@ -34,18 +35,18 @@ class ConsumerProvider:
 
 
 class QueueConsumer(NamekoQueueConsumer):
-    """Nameko's, with eight differences.
+    """Nameko's queue consumer, with these differences:
 
-    It stays until the last worker is done: Nameko's closes the connection as soon as nothing more is
-    consumed, so a service that stops could not ack what it still works on, and it would be done twice.
-    Each wait for the broker has a limit, and a lost connection is replaced with all its consumers.
-    A provider may bring a consumer (`provider.consumer(channel, accept)`) with its own channel, and
-    change its `prefetch` while it consumes. With 0 it pauses.
-    It tries to reach an unavailable broker every RECONNECT_S, and may be stopped meanwhile.
-    It looks around every LOOK_S: whether it must stop, and whether a heartbeat is due.
-    An ack that meets a broken connection does not end the process: the broker delivers again.
-    And a message that can't be read reaches its provider all the same, as None: kombu would log it whole,
-    with the passwords in it, and leave its sender without an answer.
+    - It closes the connection when the last worker is done. Nameko's closes it as soon as nothing
+      is consumed. A service that stops could not ack the messages of its workers then, and the
+      broker would deliver them again.
+    - Each wait for the broker has a limit.
+    - A lost connection is replaced together with its consumers.
+    - An unavailable broker is tried again every RECONNECT_S, and the service can stop meanwhile.
+    - A ConsumerProvider has a channel of its own, and changes its prefetch while it consumes.
+    - An ack on a broken connection does not end the process. The broker delivers again.
+    - Its provider receives an unreadable message too, with None as the body. kombu would log all
+      of it, passwords included, and the caller would get no reply.
     """
 
     _workers_are_done = False
@@ -56,7 +57,7 @@ class QueueConsumer(NamekoQueueConsumer):
         self._pending_changes: list[tuple[Any, eventlet.Event]] = []
 
     def stop(self) -> None:
-        """Called when the workers are done."""
+        """Stop. Nameko calls it when the workers are done."""
         self._workers_are_done = True
         super().stop()
 
@@ -65,11 +66,11 @@ class QueueConsumer(NamekoQueueConsumer):
         health.add_check(self.container.service_name, "consumer", self._check_connected)
 
     def _check_connected(self) -> None:
-        """For /readyz: raises where requests, replies and events are not received."""
+        """Raise, for /readyz, if requests, replies and events cannot be received."""
         _open_connection(self._channel)
 
     def kill(self) -> None:
-        """Cut the connection first: a broker that does not answer must not delay the end."""
+        """Cut the connection first: a broker that does not answer must not delay the stop."""
         if self._channel:
             _cut_off(self._channel)
         super().kill()
@@ -80,15 +81,14 @@ class QueueConsumer(NamekoQueueConsumer):
         for provider in self._providers:
             if consumer := self._consumer_of(provider, consumer_cls, channel):
                 self._consumers[provider] = consumer
-        return list(
-            self._consumers.values()
-        )  # a pausing provider changes the dictionary meanwhile
+        # A copy: a provider that pauses changes the dictionary meanwhile.
+        return list(self._consumers.values())
 
     def _consumer_of(self, provider: Any, consumer_cls: Any, channel: Any) -> Any:
         if isinstance(provider, ConsumerProvider):
-            if not provider.prefetch:
-                return None
-            return provider.consumer(channel, self.accept)
+            return (
+                provider.consumer(channel, self.accept) if provider.prefetch else None
+            )
         handle = partial(self.handle_message, provider)
         declare_queue(provider.queue, channel)
         consumer = consumer_cls(
@@ -108,34 +108,32 @@ class QueueConsumer(NamekoQueueConsumer):
                 while not self.should_stop:
                     self.on_iteration()
                     with suppress(TimeoutError):
-                        _open_connection(channel).drain_events(timeout=LOOK_S)
+                        _open_connection(channel).drain_events(timeout=POLL_S)
                     _open_connection(channel).heartbeat_tick()
                     yield
-            except (
-                CONNECTION_ERRORS
-            ):  # otherwise each cancel and close would wait for an answer
+            except CONNECTION_ERRORS:
+                # Otherwise each cancel and close would wait for the broker.
                 _cut_off(channel)
                 raise
 
     @contextmanager
     def establish_connection(self) -> Iterator[Any]:
-        with connect(
-            self.container.config
-        ) as connection:  # within a limit; Nameko's own has none
+        # Nameko's own method waits without limit.
+        with connect(self.container.config) as connection:
             connection.ensure_connection(
                 self.on_connection_error,
                 interval_start=RECONNECT_S,
                 interval_step=0,
-                callback=self._on_wait,
+                callback=self._on_retry,
                 reraise_as_library_errors=False,
             )
             yield connection
 
     def apply_prefetch(self, provider: Any) -> None:
-        """Consume with `provider.prefetch` from now on; returns when that is so.
+        """Consume with `provider.prefetch`. Returns when it is in effect.
 
-        With 0 its own channel is closed: its unacked messages return to the queue. Without a
-        connection there is nothing to do: the next one begins with this prefetch.
+        With 0 the provider's channel is closed, and its unacked messages return to the queue.
+        Without a connection nothing happens: the next one begins with this prefetch.
         """
         done = eventlet.Event()
         self._pending_changes.append((provider, done))
@@ -147,37 +145,35 @@ class QueueConsumer(NamekoQueueConsumer):
         return bool(consumer and consumer.channel.connection)
 
     def on_iteration(self) -> None:
-        self._end_pending(
-            self._apply_prefetch
-        )  # first: it may bring a consumer to a provider that leaves
+        # First, because it may give a consumer to a provider that leaves.
+        self._run_pending(self._apply_prefetch)
         self._release_leaving()
         if not self._consumers and self._workers_are_done:
             self.should_stop = True
 
-    def _on_wait(self) -> None:
-        """While the broker is away: a service may stop all the same."""
+    def _on_retry(self) -> None:
+        """Let the service stop while the broker is unavailable."""
         self._release_leaving()
-        self._end_pending(lambda provider: None)
+        self._run_pending(lambda provider: None)
         if self.should_stop or (not self._providers and self._workers_are_done):
             self.should_stop = True
-            raise ConnectionError("stopped while the broker was away")
+            raise ConnectionError("stopped while the broker was unavailable")
 
     def _release_leaving(self) -> None:
-        """Consume no more for those who asked to leave, and tell them."""
+        """Cancel the consumers of providers that unregister, and confirm it to them."""
         leaving = dict(self._pending_remove_providers)
         self._pending_remove_providers.clear()
         for provider, left in leaving.items():
             if consumer := self._consumers.pop(provider, None):
                 try:
                     consumer.cancel()
-                except (
-                    CONNECTION_ERRORS
-                ):  # the others must not wait for this broker as well
+                except CONNECTION_ERRORS:
+                    # The others must not wait for this broker as well.
                     _cut_off(consumer.channel)
             left.send()
 
-    def _end_pending(self, change: Callable[[Any], None]) -> None:
-        """Runs in the consumer's own greenthread: no other may read its connection."""
+    def _run_pending(self, change: Callable[[Any], None]) -> None:
+        """Apply pending changes. Only the consumer's own greenthread may read its connection."""
         while self._pending_changes:
             provider, done = self._pending_changes.pop(0)
             try:
@@ -188,7 +184,8 @@ class QueueConsumer(NamekoQueueConsumer):
     def _apply_prefetch(self, provider: Any) -> None:
         consumer = self._consumers.pop(provider, None)
         if consumer:
-            consumer.cancel()  # first: py-amqp warns of each message that meets a closing channel
+            # Before the channel closes: py-amqp warns of each message for a closing channel.
+            consumer.cancel()
         if not provider.prefetch and consumer:
             consumer.channel.close()
         elif provider.prefetch and provider in self._providers:
@@ -198,31 +195,32 @@ class QueueConsumer(NamekoQueueConsumer):
             self._consumers[provider] = consumer
 
     def ack_message(self, message: Any) -> None:
-        self._end(message, message.ack)
+        self._settle(message, message.ack)
 
     def ack_up_to(self, message: Any) -> None:
-        """Ack the message and all earlier ones of its channel, by a single frame."""
-        self._end(message, partial(message.ack, multiple=True))
+        """Ack a message and all earlier ones of its channel, with one frame."""
+        self._settle(message, partial(message.ack, multiple=True))
 
     def ack_each(self, messages: Sequence[Any]) -> None:
-        """Ack messages of one channel, each by a frame but in one write."""
+        """Ack messages of one channel, each with a frame, in one write."""
         if messages:
-            self._end(messages[0], partial(_ack_each, messages))
+            self._settle(messages[0], partial(_ack_each, messages))
 
     def requeue_message(self, message: Any) -> None:
-        self._end(message, message.requeue)
+        self._settle(message, message.requeue)
 
-    def _end(self, message: Any, end: Callable[[], None]) -> None:
-        if message.channel.connection:  # else it is lost, and the broker delivers again
+    def _settle(self, message: Any, settle: Callable[[], None]) -> None:
+        # On a lost channel there is nothing to settle: the broker delivers again.
+        if message.channel.connection:
             try:
-                end()
-            except (
-                CONNECTION_ERRORS
-            ):  # nothing may follow: an ack of many would end this one, too
+                settle()
+            except CONNECTION_ERRORS:
+                # Nothing may follow: a later ack_up_to would include this message.
                 _cut_off(message.channel)
 
 
 def _open_connection(channel: Any) -> Any:
+    """Return the connection of the channel. Raises ConnectionResetError if it is lost."""
     if not (channel and channel.connection and channel.connection.connected):
         raise ConnectionResetError("the broker connection is lost")
     return channel.connection
@@ -231,8 +229,8 @@ def _open_connection(channel: Any) -> Any:
 def _cut_off(channel: Any) -> None:
     """Shut down the channel's socket, so that all waits for it fail at once.
 
-    A duplicate reaches TCP alone: an SSLSocket's own shutdown ends TLS too, and its reader raises
-    ValueError.
+    A duplicate of the socket shuts down TCP alone. An SSLSocket's own method would end TLS too,
+    and its reader would raise ValueError.
     """
     if connection := channel.connection:
         with (

@@ -1,4 +1,4 @@
-"""A service's life: settings are checked, health answers at once, then it waits for what it needs."""
+"""The container of a service: its start, its stop, and the log line of each worker."""
 
 import gc
 import logging
@@ -12,7 +12,12 @@ from nameko.containers import ServiceContainer, get_service_name
 from nameko.exceptions import BadRequest, ConfigurationError
 
 from chassis import health, metrics
-from chassis.broker import CONNECTION_ERRORS, broker_settings, connect
+from chassis.broker import (
+    CONNECTION_ERRORS,
+    PUBLISHING_BLOCKED,
+    broker_settings,
+    connect,
+)
 from chassis.broker_user import check_broker_user
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_transient
@@ -23,38 +28,34 @@ from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 
 log = logging.getLogger(__name__)
 
-# A service makes much that lives shortly, and few cycles: the default (700, 10, 10) looks for them in vain.
+# Services allocate many short-lived objects and few cycles. The default thresholds of the
+# garbage collector (700, 10, 10) would waste CPU.
 GC_THRESHOLDS = (20_000, 20, 20)
-CHECK_AGAIN_S = 2.0  # each attempt leaves lines in the broker's log
+# Each attempt leaves lines in the broker's log.
+PERMISSION_RETRY_S = 2.0
 
-
-_stopping: set["Container"] = set()  # of this process
+# The containers of this process that are stopping.
+_stopping: set["Container"] = set()
 
 
 class Container(ServiceContainer):
-    """Nameko's, named in config.yaml as SERVICE_CONTAINER_CLS.
+    """Nameko's container with checked settings, health checks and an orderly stop.
 
-    Before anything starts, each extension's `check()` reads its settings: a missing or wrong one ends
-    the process with one line. Then each `open()` runs (a web server answers health questions while the
-    rest waits for broker and database). At the stop /readyz answers 503 first; then each `drain()` runs,
-    and then nameko's own stop: nothing new is taken, what is under way is finished and acked. What is not
-    finished after STOP_TIMEOUT_S is given up: the broker delivers it again, a client repeats it.
+    config.yaml names it as SERVICE_CONTAINER_CLS. chassis.lifecycle lists the steps of a start.
+    A missing or wrong setting ends the process with one line. Health requests are answered while
+    the service waits for its broker and its database.
+
+    At the stop /readyz answers 503 first. Then the service accepts no more work, and finishes and
+    acks the work in progress. After STOP_TIMEOUT_S the rest is abandoned: the broker delivers its
+    messages again, and clients retry.
     """
 
     def __init__(self, service_cls: type, config: dict[str, Any]) -> None:
         try:
-            config = broker_settings(
-                config
-            )  # nameko's extensions look at these while they are bound
-            super().__init__(
-                service_cls,
-                {
-                    **config,
-                    "max_workers": read(
-                        config, f"WORKERS.{get_service_name(service_cls)}", COUNT
-                    ),
-                },
-            )
+            # Nameko's extensions read the broker's settings while they are bound.
+            config = broker_settings(config)
+            workers = read(config, f"WORKERS.{get_service_name(service_cls)}", COUNT)
+            super().__init__(service_cls, {**config, "max_workers": workers})
             read(self.config, "HEALTH_ADDRESS", ADDRESS)
             self._stop_timeout_s = read(self.config, "STOP_TIMEOUT_S", SECONDS)
             self._must_be_restricted = read(self.config, "AMQP_USER_RESTRICTED", SWITCH)
@@ -64,7 +65,8 @@ class Container(ServiceContainer):
             for extension in self._with_lifecycle:
                 extension.check()
         except ConfigurationError as exc:
-            sys.exit(f"config.yaml: {exc}")  # nameko would print it and exit with 0
+            # Nameko would print the error and exit with code 0.
+            sys.exit(f"config.yaml: {exc}")
         self._is_up = False
         self._is_stopping = False
 
@@ -72,8 +74,8 @@ class Container(ServiceContainer):
         for extension in self._with_lifecycle:
             extension.open()
         health.serve(self.config["HEALTH_ADDRESS"])
-        health.add_check(self.service_name, "started", self._started)
-        health.add_check(self.service_name, "broker", self._ping_broker)
+        health.add_check(self.service_name, "started", self._check_started)
+        health.add_check(self.service_name, "broker", self._check_broker)
         self._check_broker_user()
         super().start()
         self._is_up = True
@@ -82,11 +84,11 @@ class Container(ServiceContainer):
 
     def stop(self) -> None:
         health.remove_checks(self.service_name)
-        if (
-            not self._is_up
-        ):  # it still waits for broker or database: there is nothing to finish
+        if not self._is_up:
+            # It waits for its broker or its database, and has no work to finish.
             self._exit()
-        if self._is_stopping:  # asked twice: nameko's extensions stop once only
+        if self._is_stopping:
+            # Nameko's extensions can be stopped only once.
             self._died.wait()
             return
         self._is_stopping = True
@@ -97,25 +99,24 @@ class Container(ServiceContainer):
                     extension.drain()
                 super().stop()
         except eventlet.Timeout:
-            log.error(
-                "shutdown_timed_out",
-                extra={"service": self.service_name},
-            )
+            log.error("shutdown_timed_out", extra={"service": self.service_name})
             self.kill()
         _stopping.discard(self)
         log.info("service_stopped", extra={"service": self.service_name})
 
     def _exit(self) -> None:
-        """End the process, when the other services in it have finished."""
-        eventlet.sleep(0)  # they are told to stop at the same moment
+        """End the process when its other services have stopped."""
+        # Nameko stops all services of a process at the same moment.
+        eventlet.sleep(0)
         while _stopping:
             eventlet.sleep(0.1)
         raise SystemExit(0)
 
     def _check_broker_user(self) -> None:
-        """Warn if the broker's user may do too much. With AMQP_USER_RESTRICTED, wait until it may not.
+        """Warn if the broker's user has too many rights.
 
-        Nothing of the service runs meanwhile. An import of the right definitions ends the wait.
+        With AMQP_USER_RESTRICTED, wait until the rights are withdrawn, as by an import of the
+        right definitions. The service does nothing else meanwhile.
         """
         while True:
             try:
@@ -127,22 +128,20 @@ class Container(ServiceContainer):
                 )
             if not self._must_be_restricted:
                 return None
-            eventlet.sleep(CHECK_AGAIN_S)
+            eventlet.sleep(PERMISSION_RETRY_S)
 
-    def _started(self) -> None:
+    def _check_started(self) -> None:
         if not self._is_up:
             raise ConnectionError(
-                "it waits for its broker, its permissions there or its database"
+                "still starting: waiting for the broker, its permissions or the database"
             )
 
-    def _ping_broker(self) -> None:
-        if any(
-            extension.is_blocked
-            for extension in self.extensions
-            if isinstance(extension, TransientPublisher)
-        ):
-            raise Unavailable("the broker takes no messages")
-        # A connection of its own: the broker would close one that idles, for its missing heartbeats.
+    def _check_broker(self) -> None:
+        for extension in self.extensions:
+            if isinstance(extension, TransientPublisher) and extension.is_blocked:
+                raise Unavailable(PUBLISHING_BLOCKED)
+        # A connection for this check alone: the broker would close an idle one that sends no
+        # heartbeats.
         connect(self.config).transport.establish_connection().close()
 
     def spawn_worker(
@@ -153,7 +152,7 @@ class Container(ServiceContainer):
         context_data: Any = None,
         handle_result: Any = None,
     ) -> Any:
-        """Without the sender's call stack: of one that is no list of texts Nameko's would die."""
+        """Drop the caller's call stack: Nameko fails for one that is not a list of strings."""
         return super().spawn_worker(
             entrypoint,
             args,
@@ -163,7 +162,7 @@ class Container(ServiceContainer):
         )
 
     def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:
-        """Every log line of the worker carries its request id; a line tells what it did."""
+        """Bind the caller's request id, client and deadline to the worker's greenthread."""
         worker_ctx.started = monotonic()
         worker_ctx.data["request_id"] = bind_request_id(worker_ctx.data)
         bind_client(worker_ctx.data)
@@ -171,34 +170,29 @@ class Container(ServiceContainer):
         super()._run_worker(worker_ctx, handle_result)
 
     def _worker_result(self, worker_ctx: Any, result: Any, exc_info: Any) -> None:
+        """Measure and log what the worker did."""
         seconds = monotonic() - worker_ctx.started
-        refused = exc_info and isinstance(
-            exc_info[1],
-            (
-                BadRequest,
-                worker_ctx.entrypoint.expected_exceptions,
-            ),  # it looks into tuples
-        )
-        outcome = "refused" if refused else "failed" if exc_info else "done"
-        method = worker_ctx.entrypoint.method_name
-        metrics.HANDLED.labels(self.service_name, method, outcome).observe(seconds)
+        entrypoint = worker_ctx.entrypoint
+        # `expected_exceptions` may be a class or a tuple; isinstance accepts nested tuples.
+        refusals = (BadRequest, entrypoint.expected_exceptions)
+        outcome = "done"
+        if exc_info:
+            outcome = "refused" if isinstance(exc_info[1], refusals) else "failed"
+        metrics.HANDLED.labels(
+            self.service_name, entrypoint.method_name, outcome
+        ).observe(seconds)
         fields = {
             "service": self.service_name,
-            "method": method,
+            "method": entrypoint.method_name,
             "ms": round(seconds * 1000, 1),
         }
         if outcome != "failed":
-            quiet = getattr(worker_ctx.entrypoint, "quiet", False)
-            log.log(
-                logging.DEBUG if quiet else logging.INFO,
-                "entrypoint_handled",
-                extra=fields,
-            )
+            quiet = getattr(entrypoint, "quiet", False)
+            level = logging.DEBUG if quiet else logging.INFO
+            log.log(level, "entrypoint_handled", extra=fields)
         elif is_transient(exc_info[1]):
-            log.warning(
-                "dependency_unavailable",
-                extra={**fields, "error": first_line(exc_info[1])},
-            )
+            fields["error"] = first_line(exc_info[1])
+            log.warning("dependency_unavailable", extra=fields)
         else:
             log.error("entrypoint_failed", extra=fields, exc_info=exc_info)
         super()._worker_result(worker_ctx, result, exc_info)

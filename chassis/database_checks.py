@@ -1,6 +1,6 @@
-"""Refuses a database that lacks what the suite needs, and sets the role's time limits.
+"""Requirements on a database, and the time limits of its role.
 
-docs/reliability.md lists everything that the suite assumes of a database, and what ensures it.
+docs/reliability.md lists all assumptions about a database, and the check of each.
 """
 
 import logging
@@ -13,13 +13,15 @@ from chassis.errors import first_line
 
 log = logging.getLogger(__name__)
 
-ADVISORY_LOCK_ID = 7369_003  # chassis/migrate.py and replay/outbox.py have others
+# chassis/migrate.py and replay/outbox.py use other ids.
+ADVISORY_LOCK_ID = 7369_003
 TIME_LIMITS = (
     "statement_timeout",
     "lock_timeout",
     "idle_in_transaction_session_timeout",
 )
-OLDEST_POSTGRESQL = 15  # older ones let every role make tables in the schema public
+# Older versions let every role create tables in the schema public.
+MIN_POSTGRESQL = 15
 
 BY_ROLE = "ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}'"
 BY_SERVER = "set it to {value} in postgresql.conf"
@@ -40,9 +42,10 @@ REQUIRED = {
         ("that of the tables",),
         "the tables are in another one, with which the search_path of {role} must begin",
     ),
-    "version": ((f"{OLDEST_POSTGRESQL} or later",), "upgrade PostgreSQL to {value}"),
+    "version": ((f"{MIN_POSTGRESQL} or later",), "upgrade PostgreSQL to {value}"),
 }
-LOOK = text("""
+# The found values of REQUIRED, and the names of role and database.
+FIND_VALUES = text("""
     SELECT name, setting
     FROM pg_settings
     WHERE name = ANY(:names)
@@ -65,14 +68,19 @@ LOOK = text("""
             ELSE :oldest || ' or later'
         END)
 """)
-LIMITS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
+# The time limits in force.
+FIND_LIMITS = text("""
+    SELECT name, setting
+    FROM pg_settings
+    WHERE name = ANY(:names)
+""")
 
 
 def violations(connection: Connection, service: str) -> list[str]:
-    """A line for each thing that the database, its server or the session lacks, with the remedy."""
+    """Return a line, with the remedy, for each requirement that is not met."""
     found: dict[str, str] = dict(
         connection.execute(
-            LOOK, {"names": [*REQUIRED], "oldest": OLDEST_POSTGRESQL}
+            FIND_VALUES, {"names": [*REQUIRED], "oldest": MIN_POSTGRESQL}
         ).all()
     )
     return [
@@ -86,10 +94,10 @@ def violations(connection: Connection, service: str) -> list[str]:
 
 
 def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
-    """Store the time limits as settings of the role; log one warning where they are not in force.
+    """Store the time limits as settings of the role. Log a warning if they are not in force.
 
-    A pooler refuses startup parameters, and does not keep what SET changes.
-    Older connections of other engines, and older sessions of a pooler, keep their limits.
+    A pooler refuses startup parameters, and does not keep values that SET changes. Older
+    connections of other engines, and older sessions of a pooler, keep their limits.
     """
     wanted = dict.fromkeys(TIME_LIMITS, str(int(timeout_s * 1000)))
     try:
@@ -109,7 +117,7 @@ def ensure_time_limits(engine: Engine, service: str, timeout_s: float) -> None:
 
 
 def _set_for_role(connection: Connection, settings: dict[str, str]) -> None:
-    """Store settings of the session's role in this database; a role may change its own."""
+    """Store settings of the session's role in this database. It may change its own."""
     database = connection.execute(
         text("SELECT quote_ident(current_database())")
     ).scalar()
@@ -122,9 +130,10 @@ def _set_for_role(connection: Connection, settings: dict[str, str]) -> None:
             f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = {value}",
         )
     connection.commit()
-    with suppress(DBAPIError):  # a pooler would give this older session to others
+    # A pooler would lend this older session to other clients.
+    with suppress(DBAPIError):
         connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
 
 def _limits(connection: Connection) -> dict[str, str]:
-    return dict(connection.execute(LIMITS, {"names": [*TIME_LIMITS]}).all())
+    return dict(connection.execute(FIND_LIMITS, {"names": [*TIME_LIMITS]}).all())

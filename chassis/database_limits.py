@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL: each wait has a limit, and an unusable connection is replaced.
+"""Limits for each wait of a connection to PostgreSQL. An unusable connection is replaced.
 
 The limits of the server (statement_timeout) and of the kernel (tcp_user_timeout) have no effect
-behind a proxy that acknowledges every byte and never answers. So psycopg2's wait callback has its
-own limit. A wait that exceeds it closes the connection, and SQLAlchemy replaces it.
+behind a proxy that acknowledges every byte and never answers. So psycopg2's wait callback has a
+limit too. A wait that exceeds it closes the connection, and SQLAlchemy replaces it.
 """
 
 from select import POLLIN
@@ -19,25 +19,27 @@ from sqlalchemy.exc import InvalidatePoolError
 
 from chassis.errors import first_line, is_session_unusable
 
-MARGIN_S = 2.0  # after the server's own limit, which leaves the connection usable
+# Added to the server's own limit, which leaves the connection usable.
+MARGIN_S = 2.0
 CHECK_IDLE_S = 5.0
 CHECK_LIMIT_S = 2.0
-POLL = patcher.original(
-    "select"
-).poll  # eventlet removes it, as it may block; with 0 s it does not
+# eventlet removes it because it can block; with a timeout of 0 it does not.
+POLL = patcher.original("select").poll
 _UUID_AS_TEXT = extensions.new_type((2950,), "UUID", lambda value, cursor: value)
 
 
 class LimitedConnection(extensions.connection):
-    """A psycopg2 connection with a limit for each wait: for connecting, then for each answer."""
+    """A psycopg2 connection with a limit for each wait."""
 
-    limit_s = 3.0  # for connecting
+    # For connecting. `limit_waits` sets another one for the server's answers.
+    limit_s = 3.0
 
 
 def wait(connection: Any, timeout: float = -1) -> None:
-    """psycopg2's wait callback: raises OperationalError after the connection's `limit_s`.
+    """Wait for the server, as psycopg2's wait callback.
 
-    psycopg2 closes the connection then. A connection without `limit_s` has no limit.
+    Raises OperationalError after the connection's `limit_s`, and psycopg2 closes the connection.
+    Without `limit_s` there is no limit.
     """
     limit_s = getattr(connection, "limit_s", 0.0)
     with eventlet.Timeout(
@@ -53,14 +55,15 @@ def wait(connection: Any, timeout: float = -1) -> None:
 
 
 def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
-    """Limit the waits of an engine's connections; a statement may take `statement_timeout_s`."""
+    """Limit the waits of an engine's connections, for statements of `statement_timeout_s`."""
     extensions.set_wait_callback(wait)
     limit_s = statement_timeout_s + MARGIN_S
 
     def make_ready(connection: Any, record: Any, proxy: Any) -> None:
-        """Check a connection that has idled or has input: the server may have closed it.
+        """Check a connection that was idle or has input, and set its limit.
 
-        Then set its limit. A new one is not checked: SQLAlchemy gives up after two checks that fail.
+        The server may have closed such a connection. A new one is not checked: SQLAlchemy ends
+        after two failed checks.
         """
         used_at = record.info.get("used_at")
         try:
@@ -69,11 +72,11 @@ def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
             ):
                 connection.limit_s = CHECK_LIMIT_S
                 engine.dialect.do_ping(connection)
-        except (
-            psycopg2.Error
-        ) as exc:  # the other idle connections are probably lost, too
+        except psycopg2.Error as exc:
+            # The other idle connections are probably lost, too.
             raise InvalidatePoolError(first_line(exc)) from exc
-        connection.limit_s = limit_s  # the last user may have had another one
+        # The previous user may have changed it.
+        connection.limit_s = limit_s
 
     for name, listener in (
         ("connect", _read_ids_as_text),
@@ -86,7 +89,7 @@ def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
 
 
 def _read_ids_as_text(connection: Any, record: Any) -> None:
-    """As everywhere in the suite; SQLAlchemy's default is UUID objects."""
+    """Return ids as strings, as everywhere in the suite. SQLAlchemy's default is UUID objects."""
     extensions.register_type(_UUID_AS_TEXT, connection)
 
 
@@ -95,7 +98,7 @@ def _note_use(connection: Any, record: Any) -> None:
 
 
 def allow_statements_of(connection: Connection, seconds: int) -> None:
-    """Let each statement take `seconds`, until the connection's transaction ends."""
+    """Allow each statement `seconds`, until the connection's transaction ends."""
     connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
     connection.connection.driver_connection.limit_s = seconds + MARGIN_S  # type: ignore[union-attr]
 
@@ -107,7 +110,7 @@ def _has_input(connection: Any) -> bool:
 
 
 def _hide_row(context: Any) -> None:
-    """Cut an error's text behind its first message: there PostgreSQL quotes the row that it refused."""
+    """Cut an error's text after its first message: the rest quotes the row."""
     message = getattr(
         getattr(context.original_exception, "diag", None), "message_primary", None
     )
@@ -118,5 +121,5 @@ def _hide_row(context: Any) -> None:
 
 
 def _retire_unusable(context: Any) -> None:
-    """Have SQLAlchemy replace all connections of the pool: the others have the same fault."""
+    """Let SQLAlchemy replace all connections of the pool, which have the same fault."""
     context.is_disconnect |= is_session_unusable(context.original_exception)

@@ -1,4 +1,4 @@
-"""A service's database: nameko-sqlalchemy's, with a start that waits for the schema."""
+"""The database of a service, based on nameko-sqlalchemy. The start waits for the schema."""
 
 import json
 import logging
@@ -22,61 +22,67 @@ from chassis.settings import COUNT, DB_URI, SECONDS, read
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 1.0
-# libpq: how soon the kernel notices a server that has disappeared.
-GONE_AFTER = {
+RETRY_S = 1.0
+# Parameters of libpq: how soon the kernel notices that a server has disappeared.
+TCP_KEEPALIVE = {
     "keepalives_idle": 5,
     "keepalives_interval": 5,
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,  # milliseconds
 }
-NO_RIGHT = "42501"  # SQLSTATE: insufficient privilege
-NO_TABLE = "42P01"  # undefined table
-# Rows that exceed work_mem go into a temporary file, which needs no privilege and leaves no trace.
-TRY_DISK = text(
-    "SET LOCAL work_mem = '64kB'; SELECT count(*) FROM generate_series(1, 20000)"
-)
-CANNOT_WRITE = text("""
+# Codes of SQLSTATE.
+INSUFFICIENT_PRIVILEGE = "42501"
+UNDEFINED_TABLE = "42P01"
+# Writes to the disk: rows that exceed work_mem go to a temporary file, which needs no privilege.
+TRY_DISK = text("""
+    SET LOCAL work_mem = '64kB';
+    SELECT count(*) FROM generate_series(1, 20000)
+""")
+# The reasons why the service cannot write into its tables; none if it can.
+FIND_WRITE_OBSTACLES = text("""
     SELECT 'the database is read-only'
     WHERE current_setting('transaction_read_only') = 'on'
     UNION ALL
     SELECT 'no right to write into ' || name
     FROM unnest(CAST(:tables AS text[])) AS name
-    WHERE NOT has_table_privilege(name, 'SELECT') OR NOT has_any_column_privilege(name, 'INSERT')
+    WHERE NOT has_table_privilege(name, 'SELECT')
+        OR NOT has_any_column_privilege(name, 'INSERT')
 """)
-OLDEST_S = "coalesce(extract(epoch FROM now() - min(created_at)), 0)"  # of the rows of a query; 0: of none
+# The age in seconds of the oldest row of a query; 0 if there is none.
+OLDEST_AGE_SQL = "coalesce(extract(epoch FROM now() - min(created_at)), 0)"
 
 
 class Database(Lifecycle, NamekoDatabase):
     """`db = Database(Base)`; `with self.db.transaction() as connection:` or `self.db.autocommit()`.
 
-    Each has a pool of its own: to switch a connection to and fro costs as much as a statement. Leave it
-    before an RPC or a return. A statement ends after DB_STATEMENT_TIMEOUT_S, a wait for a lock as well;
-    the server ends a connection that idles in a transaction. Where the server does not answer, the
-    service closes the connection (chassis/database_limits.py).
+    Each of the two has a pool of its own: to switch a connection between them costs as much as a
+    statement. End the `with` block before an RPC or a return.
+
+    A statement or a wait for a lock ends after DB_STATEMENT_TIMEOUT_S, and the server ends a
+    connection that is idle in a transaction. If the server does not answer, the service closes
+    the connection (chassis/database_limits.py).
     """
 
     def check(self) -> None:
-        self.db_uri = database_uri(
-            self.container.config, "DB_URIS", self.container.service_name
-        )
+        config = self.container.config
+        self.db_uri = database_uri(config, "DB_URIS", self.container.service_name)
         self.engine_options = {
-            "pool_size": read(self.container.config, "DB_POOL_SIZE", COUNT),
+            "pool_size": read(config, "DB_POOL_SIZE", COUNT),
             "max_overflow": 0,
-            "pool_timeout": read(
-                self.container.config, "DB_STATEMENT_TIMEOUT_S", SECONDS
-            ),
-            "hide_parameters": True,  # an error's text would show them, in the log too
+            "pool_timeout": read(config, "DB_STATEMENT_TIMEOUT_S", SECONDS),
+            # An error's text would contain the parameters, also in the log.
+            "hide_parameters": True,
             "connect_args": {
-                **GONE_AFTER,
+                **TCP_KEEPALIVE,
                 "connection_factory": LimitedConnection,
                 "application_name": self.container.service_name,
-                "client_encoding": "utf8",  # whatever role, database and environment say
+                # Overrides role, database and environment.
+                "client_encoding": "utf8",
             },
         }
 
     def setup(self) -> None:
-        # nameko-sqlalchemy's setup() would take braces in a password for fields to fill in.
+        # nameko-sqlalchemy's setup() would format braces in a password.
         self.engine = create_engine(self.db_uri, **self.engine_options)
         self._autocommit = create_engine(
             self.db_uri, isolation_level="AUTOCOMMIT", **self.engine_options
@@ -86,21 +92,21 @@ class Database(Lifecycle, NamekoDatabase):
             limit_waits(engine, self.engine_options["pool_timeout"])
             event.listen(engine, "handle_error", self._note_failure)
             event.listen(engine, "after_cursor_execute", self._note_success)
-        self._failed_write: tuple[str, BaseException] | None = (
-            None  # the statement, and its error
-        )
+        # The statement and its error.
+        self._failed_write: tuple[str, BaseException] | None = None
         health.add_check(self.container.service_name, "database", self._check_writable)
         while not self._is_ready():
-            eventlet.sleep(WAIT_S)
+            eventlet.sleep(RETRY_S)
         ensure_time_limits(
             self.engine,
             self.container.service_name,
             timeout_s=self.engine_options["pool_timeout"],
         )
-        self._autocommit.dispose()  # its connections may be older than the limits
+        # Its connections may be older than the time limits.
+        self._autocommit.dispose()
 
     def stop(self) -> None:
-        """Close what nobody uses; who still works (the relay, until it has stopped) may go on."""
+        """Close idle connections. The outbox relay may use its own until it has stopped."""
         self.engine.dispose()
         self._autocommit.dispose()
 
@@ -110,20 +116,21 @@ class Database(Lifecycle, NamekoDatabase):
         return self
 
     def worker_teardown(self, worker_ctx: Any) -> None:
-        """Nameko-sqlalchemy's closes sessions here; ours end with their `with`."""
+        """Do nothing. nameko-sqlalchemy's method closes sessions, which are not used here."""
 
     def transaction(self) -> AbstractContextManager[Connection]:
-        """What is executed in it is committed together, at its end."""
+        """Commit the statements of the `with` block together, at its end."""
         return self.engine.begin()
 
     def autocommit(self) -> Connection:
-        """Each statement is a transaction: one round trip to the server, not three."""
+        """Commit each statement on its own: one round trip to the server instead of three."""
         return self._autocommit.connect()
 
     def _is_ready(self) -> bool:
-        """Whether the database answers and its schema is as new as this code; says so if not."""
+        """Whether the database answers and its schema is as new as this code. Logs why not."""
         service = self.container.service_name
         needed = newest_migration(service)
+        found = None
         try:
             with self.autocommit() as connection:
                 if lines := violations(connection, service):
@@ -131,19 +138,17 @@ class Database(Lifecycle, NamekoDatabase):
                 found = connection.execute(
                     text("SELECT version_num FROM alembic_version")
                 ).scalar()
-                if (
-                    found and found.isdigit() and found >= needed
-                ):  # other digits: newer; letters: not ours
+                # A revision with letters is not one of ours.
+                if found and found.isdigit() and found >= needed:
                     self.check_content(connection)
                     return True
         except DBAPIError as exc:
-            if sqlstate(exc) != NO_TABLE:
+            if sqlstate(exc) != UNDEFINED_TABLE:
                 log.warning(
                     "waiting_for_database",
                     extra={"service": service, "error": first_line(exc)},
                 )
                 return False
-            found = None
         log.warning(
             "waiting_for_schema",
             extra={"service": service, "found": found, "needed": needed},
@@ -151,7 +156,7 @@ class Database(Lifecycle, NamekoDatabase):
         return False
 
     def check_content(self, connection: Connection) -> None:
-        """Raise SystemExit where the service must not use its tables. Subclasses override it."""
+        """Raise SystemExit if the service must not use its tables. Subclasses override it."""
 
     def _note_failure(self, context: Any) -> None:
         if prevents_writing(context.original_exception):
@@ -164,57 +169,56 @@ class Database(Lifecycle, NamekoDatabase):
             self._failed_write = None
 
     def _check_writable(self) -> None:
-        """For /readyz: raises Unavailable where the service cannot write into its tables.
+        """Raise Unavailable, for /readyz, if the service cannot write into its tables.
 
-        After a write that the server has refused, its disk is tried. A grant can't be tried: a write
-        that succeeds shows that it is there.
+        After a write that the server refused, its disk is tried. A missing grant cannot be tried:
+        only a successful write shows that it is there.
         """
         with self.autocommit() as connection:
             if self._failed_write:
-                connection.execute(TRY_DISK)  # raises where it is full
+                connection.execute(TRY_DISK)
             tables = [*self.declarative_base.metadata.tables]
-            reasons = [*connection.execute(CANNOT_WRITE, {"tables": tables}).scalars()]
-        if self._failed_write and sqlstate(self._failed_write[1]) == NO_RIGHT:
-            reasons.append(first_line(self._failed_write[1]))
+            reasons = [
+                *connection.execute(FIND_WRITE_OBSTACLES, {"tables": tables}).scalars()
+            ]
+        if self._failed_write:
+            _, error = self._failed_write
+            if sqlstate(error) == INSUFFICIENT_PRIVILEGE:
+                reasons.append(first_line(error))
         if reasons:
             raise Unavailable("; ".join(reasons))
         self._failed_write = None
 
 
-def recordset(rows: Sequence[Any]) -> str:
-    """`rows`, mappings or dataclasses of plain values and times, as json_to_recordset() takes them.
+def rows_as_json(rows: Sequence[Any]) -> str:
+    """Return rows as one parameter for json_to_recordset().
 
-    That is one parameter for any number of rows, and the cheapest for both sides.
+    `rows` are mappings or dataclasses of plain values and times. One parameter for any number of
+    rows costs the client and the server least.
     """
     return _ROWS.encode(rows)
 
 
-def _plain(value: Any) -> Any:
+def _json_default(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
-_ROWS = json.JSONEncoder(default=_plain, allow_nan=False)
+_ROWS = json.JSONEncoder(default=_json_default, allow_nan=False)
 
 
 def database_uri(config: Any, setting: str, service: str) -> str:
-    """The URI of `service` in DB_URIS or DB_OWNER_URIS; raises ConfigurationError."""
-    return str(
-        read(
-            config,
-            f"{setting}.{service}:Base",
-            DB_URI,
-            variable=f"{service.upper()}_{setting.removesuffix('S')}",
-        )
-    )
+    """Return the URI of `service` in DB_URIS or DB_OWNER_URIS. Raises ConfigurationError."""
+    variable = f"{service.upper()}_{setting.removesuffix('S')}"
+    return str(read(config, f"{setting}.{service}:Base", DB_URI, variable=variable))
 
 
 def newest_migration(service: str) -> str:
-    """The revision of the last file in the service's migrations/, which are named by number."""
+    """Return the number of the service's last migration, by which its file's name begins."""
     return max(path.stem[:4] for path in migrations_of(service).glob("[0-9]*.py"))
 
 
 def migrations_of(service: str) -> Path:
-    """The service's migrations/: services stand beside the chassis."""
+    """Return the folder of the service's migrations. Services are beside the chassis."""
     return Path(__file__).resolve().parent.parent / service / "migrations"

@@ -1,5 +1,7 @@
-"""How much time the work at hand has. It travels with each call, as gRPC's deadlines do, so that a
-service stops waiting for others while its own answer can still be in time."""
+"""The deadline of the work in progress, which travels with each call as gRPC's deadlines do.
+
+A service stops waiting for others while its own reply can still be in time.
+"""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -7,23 +9,23 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-TIMEOUT = (
-    "timeout_s"  # the key in nameko's context data, and so in message headers: seconds
-)
-RESERVE_S = 0.5  # to finish the work and send the answer
-AT_LEAST_S = 0.2
+# The key in Nameko's context data, and so in message headers. The value is in seconds.
+TIMEOUT = "timeout_s"
+# Kept for the rest of the work and the reply.
+RESERVE_S = 0.5
+MIN_CALL_S = 0.2
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=inf)
 
 
 def bind_deadline(data: Mapping[str, Any]) -> None:
-    """Take from `data` how long the caller waits; without a word of it there is no limit."""
+    """Bind the caller's timeout in `data` to this greenthread; without one there is no limit."""
     given = data.get(TIMEOUT)
     seconds = given if isinstance(given, int | float) and given > 0 else inf
     _deadline.set(monotonic() + seconds)
 
 
 def time_for_a_call(limit_s: float) -> float:
-    """Seconds that a call may take: `limit_s` at most, and never all that is left."""
-    left_s = _deadline.get() - monotonic() - RESERVE_S
-    return max(min(limit_s, left_s), AT_LEAST_S)
+    """Return the seconds that a call may take: at most `limit_s`, and within the deadline."""
+    remaining_s = _deadline.get() - monotonic() - RESERVE_S
+    return max(min(limit_s, remaining_s), MIN_CALL_S)

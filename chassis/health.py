@@ -1,7 +1,7 @@
-"""/healthz, /readyz, /startedz and /metrics, outside the worker pool, one server a process.
+"""/healthz, /readyz, /startedz and /metrics, on one server a process, outside the worker pool.
 
-/healthz says that the loop turns, and never asks broker or database. /readyz asks both. /startedz
-is 200 from the end of the start until the stop begins.
+/healthz shows that the event loop runs, and uses neither broker nor database. /readyz checks both.
+/startedz is 200 from the end of the start until the stop begins.
 """
 
 import errno
@@ -25,16 +25,18 @@ from chassis.lookups import resolve
 
 log = logging.getLogger(__name__)
 
-CHECK_TIMEOUT_S = 4.0  # a slow lookup and a dead address; a kubelet waits for 5 s
-ACCEPT_AGAIN_S = 0.1
-KEPT_S = 1.0  # how long a result counts
+# Enough for a slow lookup and an address that does not answer. A kubelet waits for 5 s.
+CHECK_TIMEOUT_S = 4.0
+RESULT_TTL_S = 1.0
+ACCEPT_RETRY_S = 0.1
 MAX_CONNECTIONS = 200
 SOCKET_TIMEOUT_S = 10
-PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)  # all others concern the host
+# Errors of `listen` that concern the port; all others concern the host.
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 
 
 class Check:
-    """Calls `check`, which raises where a dependency is unavailable; one call at a time."""
+    """Runs `check`, which raises if a dependency is unavailable; one call at a time."""
 
     def __init__(self, name: str, check: Callable[[], object]) -> None:
         self._name = name
@@ -43,7 +45,7 @@ class Check:
         self._valid_until = 0.0  # monotonic
 
     def result(self) -> str:
-        """The result of a call that ended at most KEPT_S ago: `ok` or `away`."""
+        """Return `ok` or `away`, the result of a call that ended at most RESULT_TTL_S ago."""
         if self._valid_until < monotonic():
             self._valid_until = inf
             self._run = eventlet.spawn(self._call)
@@ -54,49 +56,48 @@ class Check:
             with eventlet.Timeout(CHECK_TIMEOUT_S, Unavailable("no answer in time")):
                 self._check()
             return "ok"
-        except Exception as exc:  # whatever it is, the service can't be called ready
+        except Exception as exc:  # any failed check makes the service unready
             log.warning(
                 "readiness_check_failed",
                 extra={"check": self._name, "error": first_line(exc)},
             )
             return "away"
         finally:
-            self._valid_until = monotonic() + KEPT_S
+            self._valid_until = monotonic() + RESULT_TTL_S
 
 
-_checks: dict[str, Check] = {}  # by "service name"
+_checks: dict[str, Check] = {}  # by service and name, with a space between
 _server: socket.socket | None = None
-_accepted: deque[Any] = deque()  # the last MAX_CONNECTIONS sockets, closed ones too
+_accepted: deque[Any] = deque()  # the last MAX_CONNECTIONS sockets, also closed ones
 
 
 def add_check(service: str, name: str, check: Callable[[], object]) -> None:
-    """Let /readyz call `check`, which raises where what it looks at is away."""
-    named = f"{service} {name}"
-    _checks[named] = Check(named, check)
+    """Add a check to /readyz; it must raise if its dependency is unavailable."""
+    key = f"{service} {name}"
+    _checks[key] = Check(key, check)
 
 
 def remove_checks(service: str) -> None:
-    for asked in [asked for asked in _checks if asked.startswith(f"{service} ")]:
-        del _checks[asked]
+    for key in [key for key in _checks if key.startswith(f"{service} ")]:
+        del _checks[key]
 
 
 def respond(path: str) -> Response:
-    """The answer to one of PATHS; 404 for anything else."""
+    """Return the response to a GET of one of PATHS; 404 for any other path."""
     return PATHS[path]() if path in PATHS else _json(404, {"status": "not found"})
 
 
-def _readiness(only: str = "") -> Response:
+def _readiness(suffix: str = "") -> Response:
+    """Run the checks whose key ends with `suffix`, at the same time."""
     runs = {
-        name: eventlet.spawn(_checks[name].result)
-        for name in _checks
-        if name.endswith(only)
+        key: eventlet.spawn(check.result)
+        for key, check in _checks.items()
+        if key.endswith(suffix)
     }
-    results = {name: run.wait() for name, run in runs.items()}
-    ready = bool(results) and all(result == "ok" for result in results.values())
-    return _json(
-        200 if ready else 503,
-        {"status": "ready" if ready else "not ready", "checks": results},
-    )
+    results = {key: run.wait() for key, run in runs.items()}
+    is_ready = set(results.values()) == {"ok"}
+    status = "ready" if is_ready else "not ready"
+    return _json(200 if is_ready else 503, {"status": status, "checks": results})
 
 
 def _json(status: int, data: dict[str, Any]) -> Response:
@@ -116,72 +117,72 @@ PATHS: dict[str, Callable[[], Response]] = {
 
 
 def listen(
-    address: str, variables: str, *, shared: bool = False, hint: str = ""
+    address: str, prefix: str, *, shared: bool = False, hint: str = ""
 ) -> socket.socket:
-    """A socket on `[host:]port`, for this process alone unless `shared`.
+    """Return a socket on `[host:]port`; only with `shared` may other processes use the port.
 
-    `::` or no host means all interfaces, of both families, or 0.0.0.0 if the kernel has no IPv6. For
-    a name of both families the IPv4 address is taken. If it cannot listen, the process ends with a
-    line that names the setting: `variables` and _HOST or _PORT.
+    Without a host, or with `::`, it listens on all interfaces of both families, or on 0.0.0.0 if
+    the kernel has no IPv6. For a name with addresses of both families it uses IPv4.
+
+    Ends the process with one line if it cannot listen. The line names the variable, `prefix` and
+    _HOST or _PORT, and the `hint`.
     """
     host, _, port = address.rpartition(":")
     try:
         number = int(port)
         *_, ip = resolve(host.strip("[]") or "::")
-        if (
-            not ip.strip("0:") and not socket.has_dualstack_ipv6()
-        ):  # any spelling of `::`
-            ip = "0.0.0.0"  # noqa: S104 - the setting asks for it
+        # Any spelling of `::`.
+        is_any = not ip.strip("0:")
+        if is_any and not socket.has_dualstack_ipv6():
+            ip = "0.0.0.0"  # noqa: S104 - the setting asks for all interfaces
+        is_ipv6 = ":" in ip
         return socket.create_server(
             (ip, number),
-            family=socket.AF_INET6 if ":" in ip else socket.AF_INET,
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
             backlog=1024,
             reuse_port=shared,
-            dualstack_ipv6=not ip.strip("0:"),
+            dualstack_ipv6=is_any and is_ipv6,
         )
     except (ValueError, OverflowError):
         raise SystemExit(
             f"config.yaml: {address!r} is not an address: write host:port"
         ) from None
     except OSError as exc:
-        reason = str(exc.strerror or exc).partition(" (while ")[
-            0
-        ]  # Python repeats the address
-        named = (
-            f"PORT{hint} names the port"
-            if exc.errno in PORT_ERRORS
-            else "HOST names the host"
-        )
+        setting = "HOST names the host"
+        if exc.errno in PORT_ERRORS:
+            setting = f"PORT{hint} names the port"
+        # Python adds the address to some reasons.
+        reason = str(exc.strerror or exc).partition(" (while ")[0]
         raise SystemExit(
-            f"can't listen on {address}: {reason}; {variables}_{named}"
+            f"can't listen on {address}: {reason}; {prefix}_{setting}"
         ) from None
 
 
 def url(sock: socket.socket) -> str:
-    """Where `sock` listens, for the log."""
+    """Return the URL of a listening socket, for the log."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def accept(
-    take: Callable[[], Any], when_failed: Callable[[], object] = lambda: None
+    accept_one: Callable[[], Any], on_error: Callable[[], object] = lambda: None
 ) -> Any:
     """Return the next connection and its address.
 
-    Where there is no descriptor for it, or the client has gone, call `when_failed` and wait for the
-    next one. eventlet's own server would end.
+    Without a free file descriptor, or if the client has closed, call `on_error` and try again.
+    eventlet's own server would end.
     """
     while True:
         try:
-            return take()
+            return accept_one()
         except OSError as exc:
             log.warning("connection_not_accepted", extra={"error": str(exc)})
-            when_failed()
-            eventlet.sleep(ACCEPT_AGAIN_S)
+            on_error()
+            eventlet.sleep(ACCEPT_RETRY_S)
 
 
 def serve(address: str) -> None:
-    """Start the process's health server, if it does not run yet."""
+    """Start the health server of this process, unless it runs."""
     global _server
     if _server is None:
         _server = listen(address, "HEALTH")
@@ -197,13 +198,13 @@ def serve(address: str) -> None:
         )
 
 
-def _accept_newest(take: Callable[[], Any]) -> Any:
-    """Accept a connection, and end the one that was accepted MAX_CONNECTIONS before it.
+def _accept_newest(accept_one: Callable[[], Any]) -> Any:
+    """Accept a connection, and close the one that was accepted MAX_CONNECTIONS before it.
 
-    A connection carries one request, so the oldest is idle or slow. eventlet's server
-    would hold 1,024 of them and accept no other.
+    A connection carries one request, so the oldest one is idle or slow. eventlet's server would
+    keep 1,024 connections and accept no other.
     """
-    connection, address = accept(take)
+    connection, address = accept(accept_one)
     _accepted.append(connection)
     if len(_accepted) > MAX_CONNECTIONS:
         greenio.shutdown_safe(_accepted.popleft())

@@ -1,7 +1,7 @@
-"""Logging: one structured line an event, JSON for machines or readable on a terminal.
+"""Logging: one structured line an event, as JSON or readable on a terminal.
 
-Code logs through the standard library: `log.info("paid", extra={"order_id": ...})`. Every line of a
-worker carries its `request_id`, which travels in message headers.
+The message is the event's stable name: `log.info("order_paid", extra={"order_id": ...})`.
+The lines of a worker also have its `request_id`, which travels in message headers.
 """
 
 import json
@@ -15,80 +15,81 @@ from typing import Any
 
 import uuid_utils
 
-REQUEST_ID, CLIENT = (
-    "request_id",
-    "client",
-)  # keys in nameko's context data, and so in headers
+# Keys in Nameko's context data, and so in message headers.
+REQUEST_ID = "request_id"
+CLIENT = "client"
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime"}
-_JSON = json.JSONEncoder(
-    default=repr
-)  # in ASCII: no line steers a terminal or turns its text around
-_bound: ContextVar[dict[str, Any]] = ContextVar(
-    "bound"
-)  # what each line of this greenthread tells
+_STANDARD_FIELDS = {*logging.makeLogRecord({}).__dict__, "message", "asctime"}
+# ASCII only: no value can control a terminal or reverse the direction of text.
+_JSON = json.JSONEncoder(default=repr)
+# The fields of each log line of this greenthread.
+_bound: ContextVar[dict[str, Any]] = ContextVar("bound")
 _client: ContextVar[str] = ContextVar("client", default="")
 
 
 def bind(**fields: Any) -> None:
-    """Each further log line of this greenthread tells these fields."""
+    """Add fields to each further log line of this greenthread."""
     _bound.set({**_bound.get({}), **fields})
 
 
 def bind_request_id(data: Mapping[str, Any]) -> str:
-    """Take the request id from `data` (what the caller sent), or make one; bind it."""
+    """Bind and return the caller's request id in `data`, or a new one."""
     request_id = clean_request_id(data.get(REQUEST_ID))
     bind(**{REQUEST_ID: request_id})
     return request_id
 
 
 def current_request_id() -> str:
-    """The request id of the work this greenthread does; a new one where it has none."""
+    """Return the request id of this greenthread's work, or a new one."""
     return _bound.get({}).get(REQUEST_ID) or clean_request_id(None)
 
 
 def bind_client(data: Mapping[str, Any]) -> None:
-    """Bind the client's address from `data`. It is not logged: the gateway alone logs it, for a
-    refused connection."""
+    """Bind the client's address in `data`. Log lines do not contain it."""
     _client.set(str(data.get(CLIENT) or ""))
 
 
 def current_client() -> str:
-    """The address of the client that this greenthread works for; "" where it is not known."""
+    """Return the address of the client that this greenthread works for, or ""."""
     return _client.get()
 
 
 def clean_request_id(given: object) -> str:
-    """`given` where it is 1 to 128 visible ASCII characters, else a new id."""
+    """Return `given` if it is 1 to 128 visible ASCII characters, else a new id."""
     if isinstance(given, str) and _SAFE_ID.fullmatch(given):
         return given
     return uuid_utils.uuid4().hex
 
 
 def formatter(style: str, level: str = "INFO") -> logging.Formatter:
-    """The formatter that config.yaml's LOGGING names. `style`: json, console, or auto (console on a
-    terminal). `level` is only checked: logging itself would answer a wrong one with a stack."""
+    """Return the formatter that LOGGING in config.yaml names.
+
+    `style`: json, console, or auto (console on a terminal). `level` is only checked: logging
+    would report a wrong one with a stack.
+    """
     style, level = style.removeprefix(" "), level.removeprefix(" ")
     if level not in logging.getLevelNamesMapping():
         sys.exit(
-            f"config.yaml: LOG_LEVEL is wrong: {level!r} is not one of DEBUG, INFO, WARNING, ERROR"
+            f"config.yaml: LOG_LEVEL is wrong: {level!r} is not one of "
+            "DEBUG, INFO, WARNING, ERROR"
         )
     if style not in ("json", "console", "auto"):
         sys.exit(
-            f"config.yaml: LOG_FORMAT is wrong: {style!r} is not one of json, console, auto"
+            f"config.yaml: LOG_FORMAT is wrong: {style!r} is not one of "
+            "json, console, auto"
         )
     is_console = style == "console" or (style == "auto" and sys.stderr.isatty())
     return _Console() if is_console else _JsonLines()
 
 
 class _JsonLines(logging.Formatter):
-    """By hand, because the gateway writes a line for each request: structlog takes twice as long."""
+    """One JSON object a line. structlog needs twice the time, and the gateway logs each request."""
 
     def format(self, record: logging.LogRecord) -> str:
         return _JSON.encode(self.fields(record))
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What a line tells."""
+        """Return the fields of a line, in order."""
         fields = {
             "event": record.getMessage(),
             "level": record.levelname.lower(),
@@ -97,17 +98,13 @@ class _JsonLines(logging.Formatter):
         fields |= {
             name: value
             for name, value in record.__dict__.items()
-            if name not in _STANDARD
+            if name not in _STANDARD_FIELDS
         }
         fields |= _bound.get({})
-        fields["timestamp"] = (
-            datetime.fromtimestamp(record.created, UTC)
-            .isoformat()
-            .replace("+00:00", "Z")
-        )
-        if (
-            record.exc_info and record.name == "kombu.mixins"
-        ):  # a consumer that can't connect, each second
+        time = datetime.fromtimestamp(record.created, UTC).isoformat()
+        fields["timestamp"] = time.replace("+00:00", "Z")
+        # kombu logs a stack each second while it cannot connect.
+        if record.exc_info and record.name == "kombu.mixins":
             fields["error"] = str(record.exc_info[1])
         elif record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
@@ -115,22 +112,20 @@ class _JsonLines(logging.Formatter):
 
 
 class _Console(_JsonLines):
-    """`12:00:00.000 info paid order_id=42`; a stack stands below, without its variables (passwords!)."""
+    """`12:00:00.000 info order_paid order_id=42`, and a stack below, without local variables."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
-        time, level, event = (
-            fields.pop("timestamp")[11:23],
-            fields.pop("level"),
-            fields.pop("event"),
-        )
+        time = fields.pop("timestamp")[11:23]
+        level, event = fields.pop("level"), fields.pop("event")
         stack = fields.pop("exception", "").splitlines()
-        told = " ".join(f"{name}={_printable(value)}" for name, value in fields.items())
-        return "\n".join(
-            [f"{time} {level:7} {_printable(event)}  {told}", *map(_printable, stack)]
+        details = " ".join(
+            f"{name}={_printable(value)}" for name, value in fields.items()
         )
+        line = f"{time} {level:7} {_printable(event)}  {details}"
+        return "\n".join([line, *map(_printable, stack)])
 
 
 def _printable(value: object) -> str:
-    """Escapes control characters and direction marks, which would steer the terminal."""
+    """Escape control characters and direction marks, which would control a terminal."""
     return str(value) if str(value).isprintable() else repr(value)

@@ -1,8 +1,8 @@
-"""Looks up host names without blocking, and connects to PostgreSQL's addresses one by one.
+"""Host names without blocking, and connections to PostgreSQL's addresses one after another.
 
 libpq looks up names in C: while a name server does not answer, nothing else in the process runs.
 Here eventlet's modules ask /etc/hosts and the name servers of /etc/resolv.conf, and libpq gets
-`hostaddr`. It gets `host` too, because `sslmode=verify-full` and .pgpass go by it.
+`hostaddr`. It gets `host` too, which `sslmode=verify-full` and .pgpass need.
 """
 
 import socket
@@ -11,16 +11,21 @@ from typing import Any
 
 import eventlet
 import psycopg2
-from eventlet.support import (
-    greendns,
-)  # not `socket`, which EVENTLET_NO_GREENDNS changes
+
+# Not `socket`, which EVENTLET_NO_GREENDNS changes.
+from eventlet.support import greendns
 
 from chassis.errors import first_line
 
-LOOKUP_TIMEOUT_S = 2  # all name servers together
-NEXT_SERVER_AFTER_S, IPV6_TIMEOUT_S = 1.0, 0.5
-CONNECT_TIMEOUT_S, NEXT_ADDRESS_AFTER_S = 3, 1  # the last address, each before it
-WHERE = ("host", "hostaddr", "port")  # libpq's parameters, each a list with commas
+# For all name servers together.
+LOOKUP_TIMEOUT_S = 2
+NEXT_SERVER_AFTER_S = 1.0
+IPV6_TIMEOUT_S = 0.5
+# For the last address of a database; each earlier one has NEXT_ADDRESS_AFTER_S.
+CONNECT_TIMEOUT_S = 3
+NEXT_ADDRESS_AFTER_S = 1
+# Parameters of libpq; each value is a list with commas.
+PLACE_PARAMETERS = ("host", "hostaddr", "port")
 
 
 def connect(
@@ -29,41 +34,41 @@ def connect(
     arguments: Sequence[Any],
     parameters: Mapping[str, Any],
 ) -> Any:
-    """Connect to the first address that takes the session and may be written to.
+    """Connect to the first address with a session that may write.
 
-    For SQLAlchemy's `do_connect` event. Raises psycopg2.OperationalError with one line: each host
-    and its failure.
+    For SQLAlchemy's `do_connect` event. Raises psycopg2.OperationalError, whose one line has each
+    address with its failure.
     """
     # For a process without eventlet's patches. In others libpq ignores it, and Timeout works.
     parameters = {"connect_timeout": CONNECT_TIMEOUT_S, **parameters}
-    waiting = targets(parameters)
+    pending = targets(parameters)
     failures = []
-    while waiting:
-        target = waiting.pop(0)
+    while pending:
+        target = pending.pop(0)
         try:
             if needs_lookup(target):
-                waiting[:0] = [
-                    {**target, "hostaddr": ip} for ip in resolve(target["host"])
-                ]
-            else:
-                with eventlet.Timeout(
-                    NEXT_ADDRESS_AFTER_S if waiting else CONNECT_TIMEOUT_S,
-                    psycopg2.OperationalError("no answer in time"),
-                ):
-                    connection = dialect.connect(*arguments, **{**parameters, **target})
-                    refuse_read_only(connection)
-                    return connection
+                addresses = resolve(target["host"])
+                pending[:0] = [{**target, "hostaddr": ip} for ip in addresses]
+                continue
+            with eventlet.Timeout(
+                NEXT_ADDRESS_AFTER_S if pending else CONNECT_TIMEOUT_S,
+                psycopg2.OperationalError("no answer in time"),
+            ):
+                connection = dialect.connect(*arguments, **{**parameters, **target})
+                refuse_read_only(connection)
+                return connection
         except (socket.gaierror, psycopg2.OperationalError) as exc:
-            place = filter(None, map(target.get, WHERE))
+            place = filter(None, map(target.get, PLACE_PARAMETERS))
+            # Without repetition: a host may be its own address.
             failures.append(f"{' '.join(dict.fromkeys(place))}: {first_line(exc)}")
     raise psycopg2.OperationalError("; ".join(failures))
 
 
 def refuse_read_only(connection: Any) -> None:
-    """Raise OperationalError for a standby, so that the next server is tried.
+    """Close the connection to a standby and raise OperationalError, so that the next is tried.
 
-    `target_session_attrs` is no way to do it: PgBouncer reports to all clients the state of its
-    first server session.
+    `target_session_attrs` cannot be used: PgBouncer reports to all clients the state of its first
+    server session.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -76,33 +81,32 @@ def refuse_read_only(connection: Any) -> None:
 
 
 def targets(parameters: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The servers that `parameters` name, in order, each with its own host, hostaddr and port."""
+    """Return the servers that `parameters` name, in order, each with host, hostaddr and port."""
     lists = {
-        name: str(parameters[name]).split(",") for name in WHERE if name in parameters
+        name: str(parameters[name]).split(",")
+        for name in PLACE_PARAMETERS
+        if name in parameters
     }
     size = max((len(each) for each in lists.values()), default=1)
     columns = [each * size if len(each) == 1 else each for each in lists.values()]
     if any(len(each) != size for each in columns):
-        return [{}]  # libpq reports the mistake
-    return [
-        dict(zip(lists, row, strict=True)) for row in zip(*columns, strict=True)
-    ] or [{}]
+        # libpq reports the mistake.
+        return [{}]
+    rows = zip(*columns, strict=True)
+    return [dict(zip(lists, row, strict=True)) for row in rows] or [{}]
 
 
 def needs_lookup(target: Mapping[str, str]) -> bool:
-    """Whether there is a host without an address that is not the folder of a Unix socket."""
-    return not target.get("hostaddr") and target.get("host", "")[:1] not in (
-        "",
-        "/",
-        "@",
-    )
+    """Whether the target has a host name without an address. A Unix socket has a path instead."""
+    host = target.get("host", "")
+    return not target.get("hostaddr") and host[:1] not in ("", "/", "@")
 
 
 def resolve(host: str) -> list[str]:
-    """The addresses of `host`, those of IPv6 first. Raises gaierror with the reason.
+    """Return the addresses of `host`, those of IPv6 first. Raises gaierror with the reason.
 
-    Where there is an IPv4 address, the wait for those of IPv6 is short: some name servers never
-    answer that question.
+    If there is an IPv4 address, it waits only briefly for those of IPv6: some name servers never
+    answer that query.
     """
     if greendns.is_ip_addr(host):
         return [host]
@@ -119,19 +123,16 @@ def resolve(host: str) -> list[str]:
 
 
 def _look_up(query: Callable[..., Any], host: str, kind: str) -> tuple[list[str], str]:
-    """The addresses, or none and the reason.
+    """Return the addresses, or none and the reason.
 
-    Its limit is no Exception, and it runs in a greenthread of its own: after any Exception, also
-    that of a caller's time limit, dnspython would go on with the next name server.
+    It must run in a greenthread of its own, and its time limit is not an Exception. After any
+    Exception, such as the timeout of a caller, dnspython would try the next name server.
     """
     try:
         with eventlet.Timeout(LOOKUP_TIMEOUT_S):
-            return [
-                record.address
-                for record in query(
-                    host.encode("idna").decode(), greendns.dns.rdatatype.from_text(kind)
-                )
-            ], ""
+            record_type = greendns.dns.rdatatype.from_text(kind)
+            records = query(host.encode("idna").decode(), record_type)
+            return [record.address for record in records], ""
     except eventlet.Timeout:
         return [], f"no name server answered within {LOOKUP_TIMEOUT_S} s"
     except (OSError, UnicodeError, greendns.dns.exception.DNSException) as exc:
@@ -139,10 +140,10 @@ def _look_up(query: Callable[..., Any], host: str, kind: str) -> tuple[list[str]
 
 
 def _ask_name_servers(name: str, record_type: int) -> Any:
-    """Ask those of /etc/resolv.conf. Nothing is cached, and that file is read each time.
+    """Query the name servers of /etc/resolv.conf, which is read each time. Nothing is cached.
 
-    Eventlet's own resolver reads it once. It keeps "no such name" for as long as the name server
-    says, which may be a day. After an answer for a name without a dot it asks once more.
+    eventlet's own resolver reads the file once. It keeps a negative answer as long as the name
+    server says, which may be a day, and queries a name without a dot twice.
     """
     resolver = greendns.dns.resolver.Resolver()
     resolver.timeout = NEXT_SERVER_AFTER_S

@@ -1,7 +1,7 @@
-"""A loop whose step takes too long is visible: in the log, in a metric, in /readyz.
+"""Makes a loop whose step takes too long visible: in the log, in a metric and in /readyz.
 
-Every wait of a step has a limit, so this should never happen. Without this check, a service that
-waits without a limit looks healthy: its heartbeats go on, and no error is logged.
+Every wait of a step has a limit, so no step should take too long. If one does, the service looks
+healthy otherwise: it sends heartbeats and logs no error.
 """
 
 import logging
@@ -16,11 +16,12 @@ from chassis.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-MAX_BUSY_S = 75.0  # longer than a batch of failing events and its last statement take
+# More than a batch of failing events with its last statement needs.
+MAX_BUSY_S = 75.0
 
 
 class LoopWatch:
-    """Watches one loop of a service, from now on; `limit_s` is how long one step may take."""
+    """Watches one loop of a service; `limit_s` is the time that a step may take."""
 
     def __init__(self, service: str, loop: str, limit_s: float = MAX_BUSY_S) -> None:
         self._fields = {"service": service, "loop": loop, "seconds": limit_s}
@@ -30,12 +31,12 @@ class LoopWatch:
         health.add_check(service, loop, self.check)
 
     def busy_s(self) -> float:
-        """Seconds since the current step began; 0 between two steps."""
+        """Return the seconds since the current step began; 0 between two steps."""
         return 0 if self._started is None else monotonic() - self._started
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """The context of one step. A wait for work is not part of it."""
+        """Watch the `with` block as one step. It must not include the wait for work."""
         self._started = monotonic()
         alarm = get_hub().schedule_call_global(self._limit_s, self._report)
         try:
@@ -48,6 +49,6 @@ class LoopWatch:
         log.error("loop_stuck", extra=self._fields)
 
     def check(self) -> None:
-        """For /readyz: raises Unavailable while a step takes longer than it may."""
+        """Raise Unavailable, for /readyz, while a step exceeds its limit."""
         if self.busy_s() > self._limit_s:
             raise Unavailable(f"busy for {self.busy_s():.0f} s")

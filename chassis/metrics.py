@@ -1,4 +1,4 @@
-"""What `/metrics` shows (Prometheus), one registry a process. Times are in seconds."""
+"""The metrics of `/metrics` (Prometheus), one registry a process. Times are in seconds."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

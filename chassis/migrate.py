@@ -38,7 +38,7 @@ from chassis import cli, lookups
 from chassis.broker import connect, declare_exchange
 from chassis.broker_user import check_broker_user
 from chassis.database_checks import violations
-from chassis.db import GONE_AFTER, database_uri, migrations_of
+from chassis.db import TCP_KEEPALIVE, database_uri, migrations_of
 from chassis.events import EventHandler
 from chassis.outbox import Outbox
 from chassis.queue_limits import check_queue_limits
@@ -99,7 +99,7 @@ def _engine(uri: str) -> Engine:
         uri,
         poolclass=NullPool,
         isolation_level="READ COMMITTED",
-        connect_args=GONE_AFTER,
+        connect_args=TCP_KEEPALIVE,
     )
     event.listen(engine, "do_connect", lookups.connect)
     return engine

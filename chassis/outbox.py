@@ -38,7 +38,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from chassis import metrics
 from chassis.broker import OutgoingMessage
-from chassis.db import OLDEST_S, Database, recordset
+from chassis.db import OLDEST_AGE_SQL, Database, rows_as_json
 from chassis.errors import first_line, is_transient
 from chassis.lifecycle import Lifecycle
 from chassis.logs import REQUEST_ID, clean_request_id, current_request_id
@@ -113,7 +113,7 @@ DELETE_SENT = text("""
 MEASURE_UNSENT = text(f"""
     SELECT
         count(*),
-        {OLDEST_S},
+        {OLDEST_AGE_SQL},
         count(*) FILTER (WHERE event_id <= CAST(:position AS uuid))
     FROM outbox
     WHERE sent_at IS NULL
@@ -168,7 +168,7 @@ class OutboxWriter:
             rows = [
                 {**change, **row} for change, row in zip(changes, rows, strict=True)
             ]
-        return connection.execute(statement, {"rows": recordset(rows)})
+        return connection.execute(statement, {"rows": rows_as_json(rows)})
 
 
 class Outbox(Lifecycle, DependencyProvider):

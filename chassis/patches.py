@@ -26,20 +26,28 @@ MMAP_THRESHOLD_BYTES = 1024 * 1024
 
 def apply_all() -> None:
     """Apply all patches that every process of the suite needs. A second call changes nothing."""
-    decode_json_as_plain_data()
-    accept_unreadable_properties()
-    accept_text_that_is_not_utf8()
-    use_amqp_transport()
-    skip_unused_log_fields()
-
-
-def decode_json_as_plain_data() -> None:
-    """Replace kombu's JSON decoder (kombu 5.7).
-
-    It creates objects of any type that `{"__type__": ...}` names, accepts a body of any size, and
-    needs twice the time.
-    """
+    # kombu's JSON decoder creates objects of any type that {"__type__": ...} names, accepts a body
+    # of any size, and needs twice the time. Seen with kombu 5.7.
     register("json", None, _decode_json, content_type="application/json")
+
+    # py-amqp raises for headers that it cannot read, which ends each consumer that receives them.
+    # From readable ones kombu takes instructions to decompress the body, to any size.
+    # Seen with py-amqp 5.4 and kombu 5.7.
+    serialization.PROPERTY_CLASSES[spec.Basic.CLASS_ID] = _read_properties
+
+    # py-amqp raises for text that is not UTF-8, which ends each consumer that receives it.
+    # Seen with py-amqp 5.4.
+    serialization.pstr_t = _decode_utf8
+
+    # py-amqp's transport accepts a certificate for any name, resolves names with eventlet's cache,
+    # waits without limit, and reads from the socket three times for a frame.
+    # Seen with py-amqp 5.4 and kombu 5.7.
+    pyamqp.Transport.Connection = amqp_transport.Connection
+
+    # logging looks up caller, thread and process for each line, which no formatter here uses.
+    # See "Optimization" in the logging HOWTO of Python 3.11 to 3.13.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _decode_json(body: str) -> Any:
@@ -47,15 +55,6 @@ def _decode_json(body: str) -> Any:
     if len(body) > MAX_BODY_CHARS:
         raise ValueError(f"a body has more than {MAX_BODY_CHARS} characters")
     return json.loads(body)
-
-
-def accept_unreadable_properties() -> None:
-    """Replace py-amqp's reader of message properties (py-amqp 5.4, kombu 5.7).
-
-    It raises for headers that it cannot read, which ends each consumer that receives them. From
-    readable ones kombu takes instructions to decompress the body, to any size.
-    """
-    serialization.PROPERTY_CLASSES[spec.Basic.CLASS_ID] = _read_properties
 
 
 def _read_properties(data: Any, offset: int) -> tuple[dict[str, Any], int]:
@@ -71,35 +70,9 @@ def _read_properties(data: Any, offset: int) -> tuple[dict[str, Any], int]:
     return properties, end
 
 
-def accept_text_that_is_not_utf8() -> None:
-    """Have py-amqp drop bytes that are not UTF-8 from names and properties (py-amqp 5.4).
-
-    It raises UnicodeDecodeError, which ends each consumer that receives them. Dropping cannot make
-    a text longer than the limits of AMQP.
-    """
-    serialization.pstr_t = _decode_utf8
-
-
 def _decode_utf8(given: str | bytes) -> str:
+    """Drop the bytes that are not UTF-8, so that the text stays within the limits of AMQP."""
     return given if isinstance(given, str) else given.decode("utf-8", "ignore")
-
-
-def use_amqp_transport() -> None:
-    """Have kombu open each connection by `chassis.amqp_transport` (py-amqp 5.4, kombu 5.7).
-
-    py-amqp's own transport accepts a certificate for any name, lets a heartbeat interrupt a long
-    write, and asks the socket three times for a frame.
-    """
-    pyamqp.Transport.Connection = amqp_transport.Connection
-
-
-def skip_unused_log_fields() -> None:
-    """Stop logging from looking up caller, thread and process, which no formatter here uses.
-
-    See "Optimization" in the logging HOWTO of Python (3.11 to 3.13).
-    """
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def return_large_blocks() -> None:

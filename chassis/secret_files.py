@@ -1,4 +1,4 @@
-"""Secrets from files that variables such as TOKEN_SECRET_FILE name. No message quotes one."""
+"""Secrets from files that variables such as TOKEN_SECRET_FILE name. No message quotes a secret."""
 
 import re
 from pathlib import Path
@@ -10,16 +10,18 @@ MAX_BYTES = 64 * 1024
 
 
 def read_secret(variable: str, path: str) -> str:
-    """The text of the file at `path`, which `variable` names, without a newline at its end.
+    """Return the text of the file at `path`, without a newline at its end.
 
-    Raises ConfigurationError with one line.
+    `variable` names the file's variable in errors. Raises ConfigurationError with one line.
     """
-    if not path.startswith("/"):  # it may be the secret itself
+    # A path that is not absolute may be the secret itself.
+    if not path.startswith("/"):
         raise ConfigurationError(
             f"{variable} is wrong: it must be the absolute path of a file"
         )
     try:
-        if not S_ISREG(Path(path).stat().st_mode):  # a FIFO may never be written
+        # Opening a FIFO could wait without end.
+        if not S_ISREG(Path(path).stat().st_mode):
             raise OSError(0, "not a regular file")
         with Path(path).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -27,12 +29,13 @@ def read_secret(variable: str, path: str) -> str:
         if not text or "\0" in text or len(content) > MAX_BYTES:
             raise ValueError
     except OSError as exc:
-        # Not the path: where there is no such file, it may be the secret itself.
+        # The path is not quoted: it may be the secret itself.
         raise ConfigurationError(
-            f"{variable} is wrong: its file can't be read: {exc.strerror}"
+            f"{variable} is wrong: its file cannot be read: {exc.strerror}"
         ) from None
     except ValueError:
         raise ConfigurationError(
-            f"{variable} is wrong: {path!r} must hold 1 to {MAX_BYTES} bytes of UTF-8 text without NUL"
+            f"{variable} is wrong: {path!r} must contain 1 to {MAX_BYTES} bytes of "
+            "UTF-8 text without NUL"
         ) from None
     return text

@@ -1,7 +1,7 @@
-"""config.yaml, read strictly: what is missing or wrong is named, and nothing has a hidden default.
+"""Settings from config.yaml. A missing or wrong setting is named, and no default is hidden.
 
-All defaults stand in config.yaml itself, so a misspelt name is a missing setting. The value of a
-variable is text, never YAML: numbers and switches are read from it here. No message quotes a value.
+All defaults are in config.yaml, so a misspelt name is a missing setting. The value of a variable is
+text, never YAML: numbers and switches are parsed here. No message quotes a value.
 """
 
 import re
@@ -32,7 +32,7 @@ SWITCH = fields.Boolean(
     error_messages={"invalid": "write true or false"},
 )
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
-# A parameter of libpq, and none of psycopg2 itself. A password stands before the host alone.
+# A parameter of libpq, not of psycopg2 itself. A password is allowed before the host only.
 _PARAMETER = (
     r"(port=[0-9,]*|(?!port=|password=|dsn=|async|connection_|cursor_)[a-z_]+=[^@&]*)"
 )
@@ -51,16 +51,14 @@ ISO_4217_CODE = fields.String(
 
 
 def _uri(form: str, pattern: str) -> fields.String:
-    """A field for a URI, which the libraries parse as `pattern` does.
+    """Return a field for a URI that the libraries parse as `pattern` does.
 
-    They would take a part of a password with an unencoded "@" or "/" for host or port, and quote
-    it.
+    They would read a part of a password with an unencoded "@" or "/" as host or port, and quote it.
     """
 
     def check(value: str) -> None:
-        is_text = {"\0", "\ufffd"}.isdisjoint(
-            unquote(value)
-        )  # U+FFFD: bytes that are not UTF-8
+        # U+FFFD replaces bytes that are not UTF-8.
+        is_text = {"\0", "\ufffd"}.isdisjoint(unquote(value))
         if not (is_text and re.fullmatch(_ENCODED + pattern, value)):
             raise ValidationError(
                 f"it must read {form}, with a percent-encoded password"
@@ -69,11 +67,13 @@ def _uri(form: str, pattern: str) -> fields.String:
     return fields.String(validate=check)
 
 
-AMQP_URI = _uri(  # kombu takes the text after a semicolon for another URI
+# kombu reads the text after a semicolon as another URI.
+AMQP_URI = _uri(
     "amqp://user:password@host:port/vhost",
     rf"amqps?://([^@:/?#;\[\]]*(:[^@/?#;\[\]]*)?@)?{_HOST}(:(?!0){_PORT})?(/[^@?#;]*)?",
 )
-DB_URI = _uri(  # a list of hosts may replace the host, or follow the question mark
+# A list of hosts may replace the host, or follow the question mark.
+DB_URI = _uri(
     "postgresql+psycopg2://role:password@host:port/database",
     r"postgresql\+psycopg2://([^@:/]*(:[^@]*)?@)?"
     rf"({_HOST}(,{_HOST})*)?(:(?!0){_PORT})?(/[^@?]*)?(\?{_PARAMETER}(&{_PARAMETER})*)?",
@@ -81,10 +81,10 @@ DB_URI = _uri(  # a list of hosts may replace the host, or follow the question m
 
 
 def read(config: Any, name: str, field: fields.Field[Any], variable: str = "") -> Any:
-    """The setting `name`; a dotted name looks inside (`DB_URIS.users:Base`).
+    """Return the setting `name`; a dotted name is a path (`DB_URIS.users:Base`).
 
-    Its value may stand in a file, which `NAME_FILE` names. Raises ConfigurationError with one line,
-    which names the `variable`, by default that of the same name.
+    The value may be in a file that `NAME_FILE` names. Raises ConfigurationError with one line,
+    which names the `variable`, by default `name`.
     """
     variable = variable or name
     group, *key = name.split(".")
@@ -116,7 +116,7 @@ def _find(config: Any, *path: str) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """The number in a text of decimal digits. A number in config.yaml itself stays as it is."""
+    """Return the number in a text of decimal digits. A number of config.yaml is unchanged."""
     if not isinstance(value, str):
         return value
     if not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value):
@@ -125,7 +125,7 @@ def _number(value: Any) -> Any:
 
 
 class Setting(Lifecycle, DependencyProvider):
-    """Injects one setting, checked before the service starts: `currency = Setting("CURRENCY", TEXT)`."""
+    """Injects one setting, checked before the start: `currency = Setting("CURRENCY", TEXT)`."""
 
     def __init__(self, name: str, field: fields.Field[Any]) -> None:
         self.name = name

@@ -1,7 +1,7 @@
-"""`@timer(interval=1)`: Nameko's, by a monotonic clock, and watched.
+"""`@timer(interval=1)`: a timer with a monotonic clock, which is watched.
 
-Nameko's own goes by the time of day. When that is set back by an hour, the timer pauses for an
-hour. When it is set forward, or a tick is slow, the timer makes up for each missed tick.
+Nameko's timer uses the time of day. It pauses for an hour when that is set back by an hour. When
+it is set forward, or a run is slow, Nameko's timer catches up on each run that it missed.
 """
 
 from time import monotonic
@@ -14,7 +14,8 @@ from chassis.loops import MAX_BUSY_S, LoopWatch
 class Timer(NamekoTimer):
     """Runs its method every `interval` seconds, one run at a time."""
 
-    quiet = True  # chassis.container logs its runs at DEBUG
+    # chassis.container logs each run at DEBUG.
+    quiet = True
 
     def start(self) -> None:
         self._watch = LoopWatch(

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from chassis.db import recordset
+from chassis.db import rows_as_json
 from notifications.domain import Recipient
 
 # The size of the texts in a page, as JSON. Many clients may receive such a page slowly.
@@ -77,7 +77,7 @@ def insert_recipients(connection: Connection, recipients: Sequence[Recipient]) -
 
     The rows are in the order of their ids. So two calls with the same users cannot deadlock.
     """
-    rows = recordset(sorted(recipients, key=attrgetter("user_id")))
+    rows = rows_as_json(sorted(recipients, key=attrgetter("user_id")))
     connection.execute(INSERT_RECIPIENTS, {"rows": rows})
 
 
@@ -96,7 +96,7 @@ def insert_letters(
 
     The rows are in the order of their order ids. So two calls with the same orders cannot deadlock.
     """
-    rows = recordset(sorted(letters, key=lambda letter: letter["order_id"] or ""))
+    rows = rows_as_json(sorted(letters, key=lambda letter: letter["order_id"] or ""))
     return connection.execute(INSERT_LETTERS, {"rows": rows}).mappings().all()
 
 

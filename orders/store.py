@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from chassis import outbox
-from chassis.db import OLDEST_S, recordset
+from chassis.db import OLDEST_AGE_SQL, rows_as_json
 from chassis.outbox import Event, OutboxWriter
 from orders.domain import Settlement
 
@@ -100,7 +100,7 @@ POSTPONE = text("""
 # Measure the oldest pending order, and find out whether the lookback misses an order.
 MEASURE_PENDING = text(f"""
     SELECT
-        {OLDEST_S},
+        {OLDEST_AGE_SQL},
         coalesce(bool_or(next_attempt_at <= now() - CAST(:lookback AS interval)), false)
     FROM orders
     WHERE status = 'pending'
@@ -126,7 +126,7 @@ def insert_new(
 
     The rows are in the order of their keys. So two batches with the same keys cannot deadlock.
     """
-    rows = recordset(sorted(orders, key=itemgetter("user_id", "key")))
+    rows = rows_as_json(sorted(orders, key=itemgetter("user_id", "key")))
     return _by_key(
         connection.execute(
             INSERT_NEW, {"rows": rows, "first_retry_after": first_retry_after}
@@ -138,7 +138,7 @@ def load_by_keys(
     connection: Connection, orders: Sequence[Mapping[str, Any]]
 ) -> dict[Key, Order]:
     """Load the orders that have the same keys as these, by key."""
-    return _by_key(connection.execute(SELECT_BY_KEYS, {"rows": recordset(orders)}))
+    return _by_key(connection.execute(SELECT_BY_KEYS, {"rows": rows_as_json(orders)}))
 
 
 def _by_key(orders: Iterable[Order]) -> dict[Key, Order]:

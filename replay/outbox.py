@@ -5,7 +5,7 @@ from typing import Any
 
 from audit.checks import OVERDUE
 from audit.snapshots import NO_LIMITS
-from chassis.db import recordset
+from chassis.db import rows_as_json
 from chassis.logs import REQUEST_ID
 from chassis.outbox import COLUMN_TYPES, COLUMNS, event_row
 from chassis.schemas import utc
@@ -67,7 +67,7 @@ def write(
             cursor.execute(MARK_UNSENT, [lost_ids])
             marked = {event_id for (event_id,) in cursor}
             new = [row for key, row in replayed.items() if lost.get(key) not in marked]
-            cursor.execute(INSERT, [recordset(new)])
+            cursor.execute(INSERT, [rows_as_json(new)])
     return len(replayed)
 
 

@@ -1071,8 +1071,8 @@ MUTANTS = [
         [
             ReplaceText(
                 "chassis.secret_files:read_secret",
-                "must hold",
-                "with {content!r} must hold",
+                "must contain",
+                "with {content!r} must contain",
             )
         ],
         tests(SECRET_FILES, "test_a_file_that_holds_no_secret_is_named_and_not_quoted"),

@@ -1,4 +1,4 @@
-"""Alembic's entry; what it does stands in chassis/migrate.py."""
+"""Alembic's entry point, which calls chassis/migrate.py."""
 
 from chassis.migrate import run_migrations
 

@@ -104,7 +104,7 @@ def test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(chassis_container, "CHECK_AGAIN_S", 0.05)
+    monkeypatch.setattr(chassis_container, "PERMISSION_RETRY_S", 0.05)
     container = Container(Keeper, {**of_user("users"), "HEALTH_ADDRESS": "127.0.0.1:0"})
     servers.rabbitmqctl("clear_topic_permissions", "users")
     try:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase
 from chassis import db as chassis_db
 from chassis import health
 from chassis.broker import connect
-from chassis.consumer import LOOK_S, QueueConsumer
+from chassis.consumer import POLL_S, QueueConsumer
 from chassis.container import Container
 from chassis.db import Database
 from chassis.errors import Unavailable, is_transient
@@ -92,7 +92,7 @@ def test_a_request_under_way_at_the_stop_is_answered_and_done_once(
         stopping = [eventlet.spawn(first.stop) for _ in range(2)]  # as two SIGTERMs do
         eventually(lambda: not consumers(broker))
         eventlet.sleep(
-            3 * LOOK_S
+            3 * POLL_S
         )  # by now a connection that did not stay for the acks would be gone
         gate.send()
         assert [answer.result() for answer in answers[:2]] == ["0 done", "1 done"]
@@ -392,7 +392,7 @@ def test_a_service_waits_for_its_schema_and_says_so(
 ) -> None:
     needed = ["9999"]
     monkeypatch.setattr(chassis_db, "newest_migration", lambda service: needed[0])
-    monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
+    monkeypatch.setattr(chassis_db, "RETRY_S", 0.05)
     container = Container(Keeper, config)
     starting = eventlet.spawn(container.start)
     eventually(lambda: "waiting_for_schema" in caplog.messages)
@@ -405,7 +405,7 @@ def test_a_service_waits_for_its_schema_and_says_so(
 def test_a_service_waits_for_its_tables_and_says_so(
     config, monkeypatch, caplog, sql
 ) -> None:
-    monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
+    monkeypatch.setattr(chassis_db, "RETRY_S", 0.05)
     container = Container(Keeper, config)
     sql("users", "ALTER TABLE alembic_version RENAME TO hidden")
     try:
@@ -420,7 +420,7 @@ def test_a_service_waits_for_its_tables_and_says_so(
 def test_a_service_waits_for_its_database_and_says_so(
     config, monkeypatch, caplog, superuser
 ) -> None:
-    monkeypatch.setattr(chassis_db, "WAIT_S", 0.05)
+    monkeypatch.setattr(chassis_db, "RETRY_S", 0.05)
     container = Container(Keeper, config)
     superuser("ALTER ROLE users NOLOGIN")
     try:

@@ -70,7 +70,7 @@ def notes(sql) -> Iterator[None]:
 
 @pytest.fixture
 def db(keeper, notes, monkeypatch) -> Database:
-    monkeypatch.setattr(health, "KEPT_S", 0)
+    monkeypatch.setattr(health, "RESULT_TTL_S", 0)
     monkeypatch.setattr(database_limits, "MARGIN_S", 0.5)
     [database] = [d for d in keeper.dependencies if isinstance(d, Database)]
     eventually(lambda: readiness() == "ok")

@@ -92,7 +92,7 @@ def test_a_result_counts_for_a_while_and_no_longer(monkeypatch) -> None:
     health.add_check("billing", "database", lambda: calls.append(1))
     assert [ready()[0] for _ in range(3)] == [200] * 3
     assert len(calls) == 1
-    monkeypatch.setattr(health, "KEPT_S", 0)
+    monkeypatch.setattr(health, "RESULT_TTL_S", 0)
     health._checks["billing database"]._valid_until = 0
     assert [ready()[0] for _ in range(3)] == [200] * 3
     assert len(calls) == 4
