@@ -129,7 +129,7 @@ def test_a_service_refuses_a_schema_that_hides_its_tables(config, sql) -> None:
 def test_a_service_refuses_a_server_that_is_too_old(
     config, monkeypatch, superuser
 ) -> None:
-    monkeypatch.setattr(database_checks, "OLDEST_POSTGRESQL", 99)
+    monkeypatch.setattr(database_checks, "MIN_POSTGRESQL", 99)
     [(version,)] = superuser("SHOW server_version")
     assert (
         refusal(config)
