@@ -1381,7 +1381,7 @@ MUTANTS = [
     Mutant(
         "a standby is accepted as the primary",
         [SetCondition("chassis.lookups:refuse_read_only")],
-        tests(LOOKUPS, "test_migrations_skip_a_standby"),
+        tests(LOOKUPS, "test_a_standby_is_skipped", "test_migrations_skip_a_standby"),
     ),
     Mutant(
         "migrations connect to the first server",

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import eventlet
+import psycopg2
 import pytest
 import requests
 import yaml
-from sqlalchemy import NullPool, create_engine, event, make_url, text
+from sqlalchemy import URL, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from chassis import broker, health, lookups, publishers
@@ -35,7 +36,7 @@ HOST = "db.shop.test"
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # the servers listen here only
 MORE = ["127.0.0.3", "127.0.0.4"]
 NEVER_LONG_S = 3  # the C library waits longer for a name server
-SERVER = f"host={HERE} port={{port}} user=users_owner password=users_owner"
+SERVER = f"host={HERE} port={{port}} user=users_owner password={{password}}"
 READ_ONLY = f"""
 [databases]
 users = {SERVER} connect_query='SET default_transaction_read_only = on'
@@ -252,11 +253,12 @@ def listens(port: int) -> bool:
 
 
 @pytest.fixture
-def standby(port: int, tmp_path: Path) -> Iterator[int]:
+def standby(servers: Servers, port: int, tmp_path: Path) -> Iterator[int]:
     """The port of a server that may only be read: a PgBouncer with such sessions."""
     pooled = free_ports()["gateway"]
     file = tmp_path / "pgbouncer.ini"
-    file.write_text(READ_ONLY.format(port=port, pooled=pooled))
+    password = servers.passwords["postgresql:users_owner"]
+    file.write_text(READ_ONLY.format(port=port, pooled=pooled, password=password))
     command = [
         "pgbouncer",
         str(file),
@@ -271,13 +273,38 @@ def standby(port: int, tmp_path: Path) -> Iterator[int]:
         process.wait()
 
 
-def test_migrations_skip_a_standby(
-    suite_config: dict[str, Any], port: int, standby: int, tmp_path: Path
-) -> None:
+@pytest.fixture
+def standby_first(suite_config: dict[str, Any], port: int, standby: int) -> URL:
+    """A URI that names a standby and then the server."""
     owner = make_url(suite_config["DB_OWNER_URIS"]["users:Base"])
     hosts = (f"{HERE}:{standby}", f"localhost:{port}")
-    uri = owner.set(host=None, port=None, query={"host": hosts})
-    uris = {"users:Base": uri.render_as_string(hide_password=False)}
+    return owner.set(host=None, port=None, query={"host": hosts})
+
+
+def test_a_standby_is_skipped(standby_first: URL, standby: int) -> None:
+    alone = standby_first.set(host=HERE, port=standby, query={})
+    with closing(psycopg2.connect(dsn_of(alone))) as connection:
+        assert is_read_only(connection)
+    engine = create_engine(standby_first, poolclass=NullPool)
+    event.listen(engine, "do_connect", lookups.connect)
+    with closing(engine.raw_connection()) as connection:
+        assert not is_read_only(connection)
+
+
+def dsn_of(uri: URL) -> str:
+    return uri.render_as_string(hide_password=False).replace("+psycopg2", "")
+
+
+def is_read_only(connection: Any) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW transaction_read_only")
+        return bool(cursor.fetchone() == ("on",))
+
+
+def test_migrations_skip_a_standby(
+    suite_config: dict[str, Any], standby_first: URL, tmp_path: Path
+) -> None:
+    uris = {"users:Base": standby_first.render_as_string(hide_password=False)}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({**suite_config, "DB_OWNER_URIS": uris}))
     command = [
