@@ -1,8 +1,17 @@
-"""RPC with a deadline, on Nameko's own wire format: `nameko shell` and stock services take part.
+"""RPC with deadlines, in Nameko's wire format: `nameko shell` and stock services can take part.
 
-`RpcProxy` calls: each call ends within its time by an answer or a fault of `chassis.errors`.
-`rpc` answers: an exception of the service becomes a fault without SQL or stack; a request that
-can't be right is refused and logged, and the service lives.
+`RpcProxy` calls other services. Each call ends before its deadline, with a reply or a fault of
+`chassis.errors`. `rpc` declares a method that others may call. An exception of the method becomes
+a fault without SQL or a traceback. A malformed request is logged and does not stop the service.
+
+    class Service:
+        name = "orders"
+
+        billing = RpcProxy("billing", ["statement"], batched=["withdraw"])
+
+        @rpc
+        def pay(self, order_id, user_id, amount_minor):
+            return self.billing.withdraw(user_id=user_id, amount_minor=amount_minor)
 """
 
 import hashlib
@@ -51,17 +60,23 @@ from chassis.settings import SECONDS, read
 
 log = logging.getLogger(__name__)
 
-CALL_ID = "correlation_id"  # the key in nameko's context data
-REPLY_EXPIRES_MS = "60000"  # longer than any caller waits
-DEATHS = "x-death"  # the broker's own header of a message that it has moved
+# The key of the call's id in Nameko's context data.
+CALL_ID = "correlation_id"
+# Longer than any caller waits.
+REPLY_EXPIRES_MS = "60000"
+# The broker adds this header to a message that it dead-letters.
+DEATHS = "x-death"
 
 
 class NotReceived(Unavailable):
-    """The callee never got the call, so it did nothing. Not sent on: see RpcConsumer._error."""
+    """The callee did not receive the call, so it did nothing.
+
+    A service never sends this fault to its own caller, see `RpcConsumer._serialize_fault`.
+    """
 
 
 class RpcConsumer(NamekoRpcConsumer):
-    """Takes the requests of a service, and sends the answers."""
+    """Receives the requests of a service, and publishes the replies."""
 
     queue_consumer = QueueConsumer()
     publisher = TransientPublisher()
@@ -72,29 +87,25 @@ class RpcConsumer(NamekoRpcConsumer):
 
     def handle_message(self, body: Any, message: Any) -> None:
         method = message.delivery_info["routing_key"]
-        if fault := self._fault(message):
-            log.error(
-                "request_dropped",
-                extra={"method": method, "error": fault},
-            )
+        if reason := self._reason_to_drop(message):
+            log.error("request_dropped", extra={"method": method, "error": reason})
             self.queue_consumer.ack_message(message)
             return
         try:
             self.get_provider_for_method(method).handle_message(body, message)
         except Exception as exc:
             log.warning(
-                "request_malformed",
-                extra={"method": method, "error": first_line(exc)},
+                "request_malformed", extra={"method": method, "error": first_line(exc)}
             )
             self.handle_result(message, None, sys.exc_info())
 
-    def _fault(self, message: Any) -> str:
-        """Return why a request must not be executed, or "". Such a request gets no reply.
+    def _reason_to_drop(self, message: Any) -> str:
+        """Return why a request must not be executed, or "". A dropped request gets no reply.
 
-        The broker checks who may publish a routing key to the exchange of requests, and checks it
-        only there. A request that reached the queue in another way was checked by nobody: dead-
-        lettered from a queue, or passed on by another exchange. The broker may refuse a reply to a key
-        that is no UUID, and closes the connection then.
+        The broker checks the permission for a routing key only when a message is published to the
+        exchange of requests. It does not check a message that reaches the queue in another way: one
+        that was dead-lettered, or that another exchange passed on. And it may close the connection
+        if a reply has a routing key that is not a UUID.
         """
         if message.delivery_info["exchange"] != self._exchange:
             return "published to another exchange"
@@ -111,36 +122,36 @@ class RpcConsumer(NamekoRpcConsumer):
             OutgoingMessage(
                 exchange=self._exchange,
                 routing_key=str(message.properties["reply_to"]),
-                body=self._answer(result, exc_info and exc_info[1]),
+                body=self._reply_body(result, exc_info and exc_info[1]),
                 properties={
                     "correlation_id": message.properties.get("correlation_id"),
                     "expiration": REPLY_EXPIRES_MS,
                 },
             )
         )
-        eventlet.sleep(
-            0
-        )  # it goes out now: the caller waits for it, nobody for the ack and the log line
+        # The publisher writes the reply now. The caller waits for it, but not for ack and log line.
+        eventlet.sleep(0)
         self.queue_consumer.ack_message(message)
         return result, exc_info
 
-    def _answer(self, result: Any, exc: Exception | None) -> bytes:
+    def _reply_body(self, result: Any, exc: Exception | None) -> bytes:
         try:
-            return encode_json({"result": result, "error": exc and self._error(exc)})
+            error = exc and self._serialize_fault(exc)
+            return encode_json({"result": result, "error": error})
         except (TypeError, ValueError, RecursionError) as unserializable:
             log.exception("result_unserializable")
-            return self._answer(None, unserializable)
+            return self._reply_body(None, unserializable)
 
-    def _error(self, exc: Exception) -> dict[str, Any]:
-        if isinstance(
-            exc, BadRequest
-        ):  # the caller's mistake: Nameko's own words for it
+    def _serialize_fault(self, exc: Exception) -> dict[str, Any]:
+        """Return the fault for the caller, in Nameko's format."""
+        if isinstance(exc, BadRequest):
+            # A mistake of the caller. Stock callers know Nameko's own exceptions.
             return serialize(exc)
         fault = to_fault(exc, self.container.service_name)
-        # This service may have done something before its own call failed.
-        return serialize(
-            Unavailable(*fault.args) if isinstance(fault, NotReceived) else fault
-        )
+        if isinstance(fault, NotReceived):
+            # This service may have done something before its own call failed.
+            fault = Unavailable(*fault.args)
+        return serialize(fault)
 
 
 class Rpc(NamekoRpc):
@@ -149,25 +160,22 @@ class Rpc(NamekoRpc):
     rpc_consumer = RpcConsumer()
 
     def handle_message(self, body: Any, message: Any) -> None:
-        body = body if isinstance(body, dict) else {}
-        if not isinstance(body.get("args"), list) or not isinstance(
-            body.get("kwargs"), dict
-        ):
+        request = body if isinstance(body, dict) else {}
+        has_args = isinstance(request.get("args"), list)
+        if not has_args or not isinstance(request.get("kwargs"), dict):
             raise MalformedRequest('A request is {"args": [...], "kwargs": {...}}')
-        super().handle_message(body, message)
+        super().handle_message(request, message)
 
     def unpack_message_headers(self, message: Any) -> dict[str, Any]:
-        return {
-            **super().unpack_message_headers(message),
-            CALL_ID: message.properties.get("correlation_id"),
-        }
+        headers = super().unpack_message_headers(message)
+        return {**headers, CALL_ID: message.properties.get("correlation_id")}
 
 
 rpc = Rpc.decorator
 
 
 class CallId(DependencyProvider):
-    """Injects the id of the RPC at hand, which stays the same when the request is delivered again."""
+    """Injects the id of the current call. A redelivered request has the same one."""
 
     def get_dependency(self, worker_ctx: Any) -> str:
         call_id = worker_ctx.data.get(CALL_ID)
@@ -175,15 +183,16 @@ class CallId(DependencyProvider):
 
 
 def reply_prefix(service: str) -> str:
-    """How the reply keys of a service begin, so that the broker's permissions can tell them apart.
+    """Return the first 8 hexadecimal digits of a service's reply keys, a digest of its name.
 
-    They stay UUIDs, as Nameko's: 8 of their 32 digits are a digest of the service's name.
+    By this prefix the broker's permissions distinguish the reply keys of services. Like Nameko's,
+    the keys are UUIDs.
     """
     return hashlib.sha256(service.encode()).hexdigest()[:8]
 
 
 class ReplyListener(NamekoReplyListener):
-    """Receives the answers, and knows who waits for them."""
+    """Receives the replies, and passes each to its caller."""
 
     routing_key: str
     queue_consumer = QueueConsumer()
@@ -198,33 +207,36 @@ class ReplyListener(NamekoReplyListener):
         self.publisher.on_returned.append(self.fail)
 
     def forget(self, correlation_id: str) -> None:
+        """Ignore a reply that arrives after the end of its call."""
         self._reply_events.pop(correlation_id, None)
 
     def fail(
-        self, correlation_id: str, reason: str = "no such service has ever run"
+        self, correlation_id: str, reason: str = "the service has never run"
     ) -> None:
-        """End the wait for an answer: the callee never got the call."""
+        """End a call with NotReceived."""
         if event := self._reply_events.pop(correlation_id, None):
             event.send_exception(NotReceived(reason))
 
 
 class RpcProxy(Lifecycle, DependencyProvider):
-    """Calls to one service: `billing = RpcProxy("billing", ["statement"], batched=["withdraw"])`.
+    """Injects the methods of another service: `self.billing.statement(user_id=...)`.
 
-    Only the methods that are named can be called. The permissions on the broker are made from them
-    (dev/bus.py). `self.billing.statement(user_id=...)` is one call. A verb in `batched` goes out through a
-    coalescer as `verb_many(items=[{...}, ...])`, which answers a list of outcomes in that order;
-    each item carries its own `request_id`. `timeout` names the setting that bounds every call. A
-    shorter `limit_s` and the deadline of the work at hand may bound it further.
+    Only the methods in `methods` and `batched` can be called, by keyword arguments. The broker's
+    permissions are made from these lists (dev/bus.py). The items of a method in `batched`, such as
+    `withdraw`, go through a coalescer to `withdraw_many(items=[...])`, which returns an outcome for
+    each item. Each item has its own `request_id`.
 
-    Half of the caller's workers may wait for one service; more calls are Unavailable at once, so that
-    one that is dead or slow leaves the other half to what goes without it.
+    The setting `timeout` limits each call. `limit_s` and the deadline of the current work can make
+    the limit shorter.
 
-    While the broker is unavailable, calls fail at once: a request that is not yet written to the
-    socket is withdrawn first. A written one may be executed, so its call ends by its deadline.
+    At most half of the caller's workers wait for one service. Further calls fail at once. So a
+    service that is slow or dead leaves the other workers free.
 
-    Raises DeadlineExceeded, Unavailable, InternalError (chassis.errors). NotReceived is the
-    Unavailable after which it is certain that the callee did nothing.
+    While the broker is unavailable, calls fail at once, and requests are withdrawn if they are not
+    yet written to the socket. A request that is written may be executed, so its call continues.
+
+    Raises DeadlineExceeded, Unavailable or InternalError (chassis.errors). NotReceived is the kind
+    of Unavailable after which the callee certainly did nothing.
     """
 
     replies = ReplyListener()
@@ -246,75 +258,70 @@ class RpcProxy(Lifecycle, DependencyProvider):
         self.limit_s = limit_s
 
     def check(self) -> None:
-        self.timeout_s = min(
-            read(self.container.config, self.timeout, SECONDS), self.limit_s
-        )
+        timeout_s = read(self.container.config, self.timeout, SECONDS)
+        self.timeout_s = min(timeout_s, self.limit_s)
 
     def setup(self) -> None:
         self._exchange = get_rpc_exchange(self.container.config).name
         self._waiting = 0
-        self._may_wait = max(self.container.max_workers // 2, 1)
+        self._max_waiting = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer")
         self._coalescers = {
-            verb: Coalescer(partial(self._call_many, verb), spawn)
-            for verb in self.batched
+            name: Coalescer(partial(self._call_many, name), spawn)
+            for name in self.batched
         }
-        self._methods = (
-            SimpleNamespace(  # what a service method sees of the other service
-                **{
-                    name: MethodProxy(self, name)
-                    for name in (*self.methods, *self.batched)
-                }
-            )
+        names = (*self.methods, *self.batched)
+        self._methods = SimpleNamespace(
+            **{name: MethodProxy(self, name) for name in names}
         )
 
     def get_dependency(self, worker_ctx: Any) -> SimpleNamespace:
         return self._methods
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Counts one waiting worker. A call that timed out while the broker takes no messages is Unavailable,
-        like those that are refused at once: its answer could not have been sent either."""
+    def limit_concurrency(self) -> Iterator[None]:
+        """Count a worker that waits for the service. Raises NotReceived above the limit.
+
+        A call that times out while the broker blocks publishing becomes Unavailable, because its
+        reply could not be published either.
+        """
         if reason := self.publisher.unavailable_reason:
             raise NotReceived(reason)
-        if self._waiting >= self._may_wait:
+        if self._waiting >= self._max_waiting:
             raise NotReceived(f"{self._waiting} calls wait for {self.service}")
         self._waiting += 1
         try:
             yield
-        except DeadlineExceeded as late:
+        except DeadlineExceeded as exc:
             if self.publisher.is_blocked:
-                raise Unavailable(PUBLISHING_BLOCKED) from late
+                raise Unavailable(PUBLISHING_BLOCKED) from exc
             raise
         finally:
             self._waiting -= 1
 
-    def submit(self, verb: str, item: dict[str, Any]) -> PendingItem:
-        """Queue one item of a batched verb."""
+    def submit(self, method: str, item: dict[str, Any]) -> PendingItem:
+        """Queue one item of a batched method."""
         item = {REQUEST_ID: current_request_id(), **item}
-        return self._coalescers[verb].submit(item, time_for_a_call(self.timeout_s))
+        return self._coalescers[method].submit(item, time_for_a_call(self.timeout_s))
 
     def call(self, method: str, kwargs: dict[str, Any]) -> Any:
-        """One request and its answer."""
+        """Call a method, and return the result of its reply."""
         timeout_s = time_for_a_call(self.timeout_s)
         return self._call(method, kwargs, timeout_s, timeout_s)
 
     def _call_many(
         self,
-        verb: str,
+        method: str,
         items: Sequence[Any],
         callee_timeout_s: float,
         reply_timeout_s: float,
     ) -> Any:
-        """One call for a batch."""
-        method = f"{verb}_many"
+        """Call a batched method with the items of a batch, under the request id of the first."""
+        method = f"{method}_many"
         metrics.BATCH_ITEMS.labels(self.service, method).observe(len(items))
-        bind_request_id(
-            items[0]
-        )  # a lone call's own id; a batch goes by that of its first
-        return self._call(
-            method, {"items": list(items)}, callee_timeout_s, reply_timeout_s
-        )
+        bind_request_id(items[0])
+        kwargs = {"items": list(items)}
+        return self._call(method, kwargs, callee_timeout_s, reply_timeout_s)
 
     def _call(
         self,
@@ -323,60 +330,61 @@ class RpcProxy(Lifecycle, DependencyProvider):
         callee_timeout_s: float,
         reply_timeout_s: float,
     ) -> Any:
-        """Tells the callee to be done in `callee_timeout_s` seconds, waits for `reply_timeout_s`."""
+        """Publish a request, and wait for the reply.
+
+        The callee gets `callee_timeout_s` as its deadline. The wait ends after `reply_timeout_s`.
+        """
+        name = f"{self.service}.{method}"
         body = encode_json({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
-        answer = self.replies.get_reply_event(correlation_id)
+        reply = self.replies.get_reply_event(correlation_id)
         started = monotonic()
         queued = self.publisher.publish(
             OutgoingMessage(
                 exchange=self._exchange,
-                routing_key=f"{self.service}.{method}",
+                routing_key=name,
                 body=body,
                 headers={
                     f"nameko.{REQUEST_ID}": current_request_id(),
                     f"nameko.{TIMEOUT}": callee_timeout_s,
-                    f"nameko.{CLIENT}": current_client(),  # "" for a batch, which is of many clients
+                    # "" for a batch, whose items belong to many clients.
+                    f"nameko.{CLIENT}": current_client(),
                 },
                 properties={
                     "correlation_id": correlation_id,
                     "reply_to": self.replies.routing_key,
-                    "expiration": str(int(reply_timeout_s * 1000)),  # milliseconds
+                    # In milliseconds.
+                    "expiration": str(int(reply_timeout_s * 1000)),
                 },
             ),
             on_unsent=partial(self.replies.fail, correlation_id),
         )
+        late = DeadlineExceeded(f"{name} did not reply in {reply_timeout_s:.1f} s")
         try:
-            with eventlet.Timeout(
-                reply_timeout_s,
-                DeadlineExceeded(
-                    f"{self.service}.{method} did not answer in {reply_timeout_s:.1f} s"
-                ),
-            ):
-                return self._unpack(answer.wait(), method)
+            with eventlet.Timeout(reply_timeout_s, late):
+                return self._result(reply.wait(), name)
         finally:
-            queued.claim()  # nobody waits for it any more
+            # Withdraw the request, if it is not yet written.
+            queued.claim()
             self.replies.forget(correlation_id)
             metrics.RPC_CALLS.labels(self.service, method).observe(
                 monotonic() - started
             )
 
-    def _unpack(self, body: dict[str, Any], method: str) -> Any:
-        """Return the result or raise the fault. A stock service may tell more than callers may see."""
+    def _result(self, reply: dict[str, Any], name: str) -> Any:
+        """Return the result of a reply, or raise its fault.
+
+        An exception of a stock service becomes InternalError, so that internals do not leak.
+        """
         try:
-            if not body["error"]:
-                return body["result"]
-            fault = deserialize(body["error"])
+            if not reply["error"]:
+                return reply["result"]
+            fault = deserialize(reply["error"])
         except (AttributeError, TypeError, KeyError):
-            raise InternalError(
-                f"{self.service} answered with what is no answer"
-            ) from None
+            raise InternalError(f"{self.service} sent a malformed reply") from None
         if isinstance(fault, DeadlineExceeded | Unavailable | InternalError):
             raise fault
-        log.error(
-            "rpc_call_failed",
-            extra={"call": f"{self.service}.{method}", "error": first_line(fault)},
-        )
+        log.error("rpc_call_failed", extra={"call": name, "error": first_line(fault)})
         raise InternalError(f"{self.service} failed")
 
 
@@ -388,24 +396,24 @@ class MethodProxy:
         self._name = name
 
     def __call__(self, **kwargs: Any) -> Any:
-        """Call with keyword arguments; the answer."""
-        with self._proxy.turn():
+        """Call the method, and return its result."""
+        with self._proxy.limit_concurrency():
             if self._name in self._proxy.batched:
                 return self._proxy.submit(self._name, kwargs).result()
             return self._proxy.call(self._name, kwargs)
 
     def many(self, items: Sequence[dict[str, Any]]) -> list[Any]:
-        """The outcomes of a batched verb for several items; a fault is the item's own outcome."""
+        """Call a batched method for several items. Return an outcome or a fault for each."""
         try:
-            with self._proxy.turn():
-                calls = [self._proxy.submit(self._name, item) for item in items]
-                return [_outcome(call) for call in calls]
-        except Unavailable as crowded:
-            return [crowded] * len(items)
+            with self._proxy.limit_concurrency():
+                pending = [self._proxy.submit(self._name, item) for item in items]
+                return [_outcome_or_fault(each) for each in pending]
+        except Unavailable as fault:
+            return [fault] * len(items)
 
 
-def _outcome(call: PendingItem) -> Any:
+def _outcome_or_fault(pending: PendingItem) -> Any:
     try:
-        return call.result()
+        return pending.result()
     except (DeadlineExceeded, Unavailable, InternalError) as fault:
         return fault

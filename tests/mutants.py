@@ -96,7 +96,7 @@ def tests(file: str, *names: str) -> list[str]:
 
 
 OWN_EXCHANGES = "test_only_services_with_an_outbox_have_an_exchange_of_events"
-DETOUR = "test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed"
+DETOUR = "test_a_request_that_bypassed_the_permissions_is_not_executed"
 GUARD = ReplaceText("orders.store:SETTLE", "AND orders.status = 'pending'")
 TRIGGER = ReplaceText(
     "orders.migrations.0001_orders_and_outbox:upgrade",
@@ -785,15 +785,13 @@ MUTANTS = [
         [DropKey("chassis.rpc:RpcProxy._call", 'f"nameko.{TIMEOUT}"')],
         tests(
             "chassis/tests/interface/test_deadlines.py",
-            "test_a_service_asked_in_a_hurry_waits_no_longer_for_others_than_its_caller_does",
+            "test_a_callee_does_not_wait_longer_than_its_caller",
         ),
     ),
     Mutant(
         "a request without a reply queue is accepted",
-        [SetCondition("chassis.rpc:RpcConsumer._fault", '"reply_to"')],
-        tests(
-            RPC, "test_a_poison_message_is_taken_off_the_queue_and_the_service_lives"
-        ),
+        [SetCondition("chassis.rpc:RpcConsumer._reason_to_drop", '"reply_to"')],
+        tests(RPC, "test_a_poison_message_does_not_stop_the_service"),
     ),
     Mutant(
         "an error quotes the row that was refused",
@@ -829,12 +827,12 @@ MUTANTS = [
     ),
     Mutant(
         "a dead-lettered request is executed",
-        [SetCondition("chassis.rpc:RpcConsumer._fault", "DEATHS")],
+        [SetCondition("chassis.rpc:RpcConsumer._reason_to_drop", "DEATHS")],
         tests(RPC, DETOUR),
     ),
     Mutant(
         "a request from another exchange is executed",
-        [SetCondition("chassis.rpc:RpcConsumer._fault", "self._exchange")],
+        [SetCondition("chassis.rpc:RpcConsumer._reason_to_drop", "self._exchange")],
         tests(RPC, DETOUR),
     ),
     Mutant(
@@ -852,10 +850,10 @@ MUTANTS = [
     ),
     Mutant(
         "a fault of a service's own call is passed to its caller",
-        [SetCondition("chassis.rpc:RpcConsumer._error", "NotReceived")],
+        [SetCondition("chassis.rpc:RpcConsumer._serialize_fault", "NotReceived")],
         tests(
             RPC,
-            "test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service",
+            "test_not_received_is_not_passed_on_to_callers",
         ),
     ),
     # Permissions.
@@ -1135,9 +1133,7 @@ MUTANTS = [
     Mutant(
         "the client's address is not passed on",
         [Replace("chassis.rpc:RpcProxy._call", "current_client()", '""')],
-        tests(
-            RPC, "test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch"
-        ),
+        tests(RPC, "test_a_single_call_has_the_address_of_the_client"),
     ),
     Mutant(
         "a page of letters has no bound in bytes",

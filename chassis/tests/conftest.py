@@ -25,7 +25,7 @@ from dev.servers import Servers
 
 SERVICES = (
     "echo",
-    "asker",
+    "caller",
     "listener",
     "worker",
     "leaver",

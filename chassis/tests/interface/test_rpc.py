@@ -1,4 +1,4 @@
-"""RPC over the real broker: our callers, our services, and stock Nameko's of both."""
+"""RPC over a real broker, between our services and stock Nameko's."""
 
 import json
 import pickle
@@ -39,7 +39,7 @@ connections_of_echo: list[Any] = []
 
 
 class Echo:
-    """Answers."""
+    """The callee."""
 
     name = "echo"
 
@@ -52,7 +52,7 @@ class Echo:
         raise ValueError(text)
 
     @rpc
-    def away(self) -> None:
+    def unavailable(self) -> None:
         raise ConnectionResetError("10.0.0.1 is gone")
 
     @rpc
@@ -77,7 +77,7 @@ class Echo:
 
     @rpc
     def cut(self) -> None:
-        """The connection breaks before the ack, and nobody has noticed yet."""
+        """Break the connection before the ack. The consumer does not notice it yet."""
         for connection in connections_of_echo:
             connection.transport.sock.shutdown(SHUT_RDWR)
         connections_of_echo.clear()
@@ -105,15 +105,15 @@ class Echo:
         return items[1:]
 
 
-class Asker:
-    """Asks, and passes on what it was asked."""
+class Caller:
+    """Calls the callee."""
 
-    name = "asker"
+    name = "caller"
 
     echo = RpcProxy(
         "echo",
         [
-            "away",
+            "unavailable",
             "client",
             "cut",
             "deep",
@@ -129,9 +129,9 @@ class Asker:
     echo_of_many = RpcProxy("echo", batched=["client"])
     hasty = RpcProxy("echo", ["hold"], timeout="SHORT_S")
     limited = RpcProxy("echo", ["hold"], limit_s=SHORT_S)
-    nobody = RpcProxy("nobody", ["anything"])
+    missing = RpcProxy("missing", ["anything"])
     worker = RpcProxy("worker", ["echo", "fail", "nothing"])
-    mumbler = RpcProxy("mumbler", ["speak"])
+    faulty = RpcProxy("faulty", ["speak"])
 
     @rpc
     def request_ids(self) -> list[str]:
@@ -143,85 +143,81 @@ class Asker:
         return [current_client(), self.echo.client(), self.echo_of_many.client()]
 
     @rpc
-    def ask_nobody(self) -> None:
-        self.nobody.anything()
+    def call_missing(self) -> None:
+        self.missing.anything()
 
 
 @pytest.fixture(scope="module")
-def asker(chassis_config) -> Iterator[Container]:
-    """Both services run; the one that asks."""
-    echo, asker = Container(Echo, chassis_config), Container(Asker, chassis_config)
-    with running(echo, asker):
+def caller(chassis_config) -> Iterator[Container]:
+    """The container of the caller. The callee runs too."""
+    echo, caller = Container(Echo, chassis_config), Container(Caller, chassis_config)
+    with running(echo, caller):
         [queue_consumer] = [e for e in echo.extensions if isinstance(e, QueueConsumer)]
         [consumer] = queue_consumer._consumers.values()
         connections_of_echo.append(consumer.channel.connection)
-        yield asker
-        for gate in gates.values():  # a test that failed must not hold up the stop
+        yield caller
+        for gate in gates.values():  # a failed test must not delay the stop
             if not gate.ready():
                 gate.send()
 
 
 @pytest.fixture
-def echo(asker) -> Any:
-    return dependency(asker, "echo")
+def echo(caller) -> Any:
+    return dependency(caller, "echo")
 
 
 @pytest.fixture(scope="module")
-def stock(asker, chassis_config) -> Iterator[Any]:
+def stock(caller, chassis_config) -> Iterator[Any]:
     """A stock Nameko client of the services."""
     with ClusterRpcProxy(chassis_config, timeout=DEADLINE_S) as proxy:
         yield proxy
 
 
 def pending(container: Container) -> int:
-    """How many calls of the container's service wait for an answer."""
+    """Return the number of calls that wait for a reply."""
     [proxy] = [d for d in container.dependencies if d.attr_name == "echo"]
     return len(proxy.replies._reply_events)
 
 
 @pytest.mark.parametrize("value", [None, 0, "д", [1, {"a": [True]}], {}, "x" * 300_000])
-def test_an_answer_comes_back_as_it_was_given(echo, asker, value) -> None:
+def test_a_result_is_returned_unchanged(echo, caller, value) -> None:
     assert echo.echo(value=value) == value
-    assert pending(asker) == 0
+    assert pending(caller) == 0
 
 
-def test_an_exception_of_the_service_is_told_without_its_text(echo, asker) -> None:
+def test_an_exception_reaches_the_caller_without_its_text(echo, caller) -> None:
     with pytest.raises(InternalError, match=r"^echo failed$"):
         echo.fail(text="SELECT secret")
-    assert pending(asker) == 0
+    assert pending(caller) == 0
 
 
-def test_a_service_that_cannot_reach_a_part_says_so_without_its_text(echo) -> None:
+def test_a_transient_error_reaches_the_caller_as_unavailable(echo) -> None:
     with pytest.raises(Unavailable, match=r"^a dependency of echo is unavailable$"):
-        echo.away()
+        echo.unavailable()
 
 
 @pytest.mark.parametrize("method", ["odd", "deep"])
-def test_a_result_that_cannot_be_sent_is_a_fault_and_the_service_lives(
-    echo, method
-) -> None:
+def test_an_unserializable_result_is_a_fault(echo, method) -> None:
     with pytest.raises(InternalError):
         getattr(echo, method)()
     assert echo.echo(value=1) == 1
 
 
-def test_an_argument_that_cannot_be_sent_is_refused_here(echo, asker) -> None:
+def test_an_unserializable_argument_is_refused_by_the_caller(echo, caller) -> None:
     with pytest.raises(TypeError):
         echo.echo(value=object())
-    assert pending(asker) == 0
+    assert pending(caller) == 0
 
 
-def test_a_call_with_wrong_arguments_is_the_callers_mistake(stock) -> None:
+def test_a_stock_caller_gets_namekos_exceptions(stock) -> None:
     with pytest.raises(IncorrectSignature):
         stock.echo.echo(valeu=1)
     with pytest.raises(MethodNotFound):
         stock.echo.nothing()
 
 
-def test_a_wrong_call_of_ours_is_our_fault_not_that_of_who_called_us(
-    echo, caplog
-) -> None:
-    """Nor one that a timer would keep to itself."""
+def test_a_wrong_call_is_an_internal_error_of_its_caller(echo, caplog) -> None:
+    """It is logged, also if a timer made the call."""
     for call in (lambda: echo.echo(valeu=1), lambda: echo.nothing()):
         with pytest.raises(InternalError, match=r"^echo failed$"):
             call()
@@ -229,62 +225,60 @@ def test_a_wrong_call_of_ours_is_our_fault_not_that_of_who_called_us(
 
 
 @pytest.mark.parametrize("name", ["hasty", "limited"])
-def test_a_service_too_slow_is_waited_for_until_the_deadline_only(
-    asker, echo, name
-) -> None:
-    with pytest.raises(DeadlineExceeded, match=r"echo\.hold did not answer in 0\.3 s"):
-        dependency(asker, name).hold(gate=name)
-    assert pending(asker) == 0
-    gates[name].send()  # its late reply is dropped, and harms no later call
+def test_a_call_ends_at_its_deadline(caller, echo, name) -> None:
+    with pytest.raises(DeadlineExceeded, match=r"echo\.hold did not reply in 0\.3 s"):
+        dependency(caller, name).hold(gate=name)
+    assert pending(caller) == 0
+    gates[name].send()  # its late reply is dropped, and does not affect later calls
     assert echo.echo(value=1) == 1
 
 
-def test_half_of_the_workers_may_wait_for_one_service_and_the_next_call_fails_at_once(
-    asker, echo
-) -> None:
+def test_at_most_half_of_the_workers_wait_for_one_service(caller, echo) -> None:
     held = [eventlet.spawn(echo.hold, gate="half") for _ in range(WORKERS // 2)]
-    eventually(lambda: pending(asker) == len(held))
+    eventually(lambda: pending(caller) == len(held))
     for call in (lambda: echo.echo(value=1), lambda: echo.double(number=1)):
         with pytest.raises(Unavailable, match="4 calls wait for echo"):
             call()
     faults = echo.double.many([{"number": 1}, {"number": 2}])
     assert [type(fault) for fault in faults] == [NotReceived, NotReceived]
-    with pytest.raises(Unavailable, match="no such service"):  # another service's turn
-        dependency(asker, "nobody").anything()
+    with pytest.raises(
+        Unavailable, match="never run"
+    ):  # each service has its own limit
+        dependency(caller, "missing").anything()
     gates["half"].send()
     assert [call.wait() for call in held] == ["at last"] * len(held)
     assert echo.echo(value=1) == 1
 
 
-def test_a_blocked_broker_fails_a_call_at_once(asker, echo, servers) -> None:
+def test_a_blocked_broker_fails_a_call_at_once(caller, echo, servers) -> None:
     servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
     try:
         with pytest.raises(
             Unavailable, match="blocked publishing"
-        ):  # the first message tells
+        ):  # the broker reports the block after the first message
             echo.echo(value=1)
         with pytest.raises(
             Unavailable, match="blocked publishing"
-        ):  # no DeadlineExceeded
+        ):  # not DeadlineExceeded
             echo.echo(value=1)
         assert health.respond("/readyz").status_code == 503
     finally:
         servers.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
     eventually(lambda: health.respond("/readyz").status_code == 200)
     assert echo.echo(value=1) == 1
-    assert pending(asker) == 0
+    assert pending(caller) == 0
 
 
 @pytest.fixture
-def distant(proxy, asker) -> Iterator[Container]:
+def distant(proxy, caller) -> Iterator[Container]:
     """A second copy of the calling service, which reaches the broker through the proxy."""
-    container = Container(Asker, proxy.config)
+    container = Container(Caller, proxy.config)
     with running(container):
         assert dependency(container, "echo").echo(value=1) == 1
         yield container
 
 
-def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
+def test_calls_fail_at_once_while_the_broker_is_unavailable(
     distant,
     proxy,
 ) -> None:
@@ -292,7 +286,7 @@ def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
     proxy.close()
     eventually(lambda: echo.echo._proxy.publisher._connection.closed)
     for _ in range(20):
-        with pytest.raises(NotReceived, match="unavailable"):  # no DeadlineExceeded
+        with pytest.raises(NotReceived, match="unavailable"):  # not DeadlineExceeded
             echo.hold(gate="never")
         with pytest.raises(NotReceived, match="unavailable"):
             echo.double(number=1)
@@ -301,69 +295,67 @@ def test_while_the_broker_is_unavailable_calls_fail_at_once_and_are_never_done(
     ] * 2
     assert pending(distant) == 0
     proxy.open()
-    assert eventually(lambda: answer_of(echo)) == 1
+    assert eventually(lambda: reply_of(echo)) == 1
     assert "never" not in gates
 
 
-def answer_of(echo: Any) -> Any:
-    """Its reply to 1; None while it is unavailable."""
+def reply_of(echo: Any) -> Any:
+    """Return the result of a call, or None while the callee is unavailable."""
     with suppress(DeadlineExceeded, Unavailable):
         return echo.echo(value=1)
 
 
-def test_a_call_that_the_socket_has_stays_unknown(distant, proxy) -> None:
+def test_the_outcome_of_a_call_that_was_written_is_unknown(distant, proxy) -> None:
     proxy.hold()
     with pytest.raises(DeadlineExceeded):
         dependency(distant, "hasty").hold(gate="held back")
     assert "held back" not in gates
     proxy.release()
-    eventually(lambda: "held back" in gates)  # the call was executed after all
+    eventually(lambda: "held back" in gates)  # the call is executed later
     gates["held back"].send()
     assert pending(distant) == 0
 
 
-def test_that_a_call_of_its_own_was_not_received_says_nothing_about_the_service(
+def test_not_received_is_not_passed_on_to_callers(
     stock,
 ) -> None:
     with pytest.raises(Unavailable) as caught:
-        stock.asker.ask_nobody()
+        stock.caller.call_missing()
     assert type(caught.value) is Unavailable
 
 
-def test_a_service_that_has_never_run_is_unavailable_at_once(asker) -> None:
-    with pytest.raises(NotReceived, match="no such service"):
-        dependency(asker, "nobody").anything()
-    assert pending(asker) == 0
+def test_a_service_that_has_never_run_is_unavailable_at_once(caller) -> None:
+    with pytest.raises(NotReceived, match="never run"):
+        dependency(caller, "missing").anything()
+    assert pending(caller) == 0
 
 
-def test_the_request_id_goes_with_the_call_and_with_each_item(
-    asker, chassis_config
+def test_calls_and_items_have_the_request_id_of_their_caller(
+    caller, chassis_config
 ) -> None:
     with ClusterRpcProxy(
         chassis_config, {"request_id": "from-outside"}, DEADLINE_S
     ) as client:
-        assert client.asker.request_ids() == ["from-outside"] * 3
+        assert client.caller.request_ids() == ["from-outside"] * 3
 
 
-def test_the_clients_address_goes_with_a_lone_call_and_not_with_a_batch(
-    asker, chassis_config
-) -> None:
+def test_a_single_call_has_the_address_of_the_client(caller, chassis_config) -> None:
     with ClusterRpcProxy(chassis_config, {"client": "192.0.2.1"}, DEADLINE_S) as client:
-        assert client.asker.clients() == ["192.0.2.1", "192.0.2.1", ""]
+        assert client.caller.clients() == ["192.0.2.1", "192.0.2.1", ""]
     with ClusterRpcProxy(chassis_config, timeout=DEADLINE_S) as client:
-        assert client.asker.clients() == ["", "", ""]
+        assert client.caller.clients() == ["", "", ""]
 
 
-def test_calls_of_a_batched_verb_share_their_round_trip(echo) -> None:
+def test_concurrent_calls_of_a_batched_method_share_a_request(echo) -> None:
     threads = [eventlet.spawn(echo.double, number=n) for n in range(WORKERS // 2)]
-    answers = [thread.wait() for thread in threads]
-    assert [answer["twice"] for answer in answers] == [
+    outcomes = [thread.wait() for thread in threads]
+    assert [outcome["twice"] for outcome in outcomes] == [
         2 * n for n in range(len(threads))
     ]
-    assert max(answer["with"] for answer in answers) > 1
+    assert max(outcome["with"] for outcome in outcomes) > 1
 
 
-def test_each_item_of_a_batch_carries_the_request_id_of_its_caller(echo) -> None:
+def test_each_item_of_a_batch_has_the_request_id_of_its_caller(echo) -> None:
     def call(number: int) -> str:
         bind_request_id({"request_id": f"caller-{number}"})
         return echo.double(number=number)["request_id"]
@@ -375,16 +367,16 @@ def test_each_item_of_a_batch_carries_the_request_id_of_its_caller(echo) -> None
 
 
 def test_many_items_have_their_outcomes_in_order(echo) -> None:
-    answers = echo.double.many([{"number": n} for n in range(250)])
-    assert [answer["number"] for answer in answers] == list(range(250))
+    outcomes = echo.double.many([{"number": n} for n in range(250)])
+    assert [outcome["number"] for outcome in outcomes] == list(range(250))
 
 
-def test_a_service_that_does_not_answer_each_item_fails_each(echo) -> None:
+def test_a_reply_with_too_few_outcomes_fails_all_items(echo) -> None:
     faults = echo.forget.many([{"number": 1}, {"number": 2}])
     assert [type(fault) for fault in faults] == [InternalError, InternalError]
 
 
-def test_stock_clients_are_answered(stock) -> None:
+def test_stock_clients_can_call_our_services(stock) -> None:
     assert stock.echo.echo("positional") == "positional"
     assert stock.echo.echo(value="named") == "named"
     with pytest.raises(InternalError):
@@ -395,7 +387,7 @@ def test_stock_clients_are_answered(stock) -> None:
         stock.echo.echo()
 
 
-def test_a_stock_service_answers_our_calls(asker, chassis_config) -> None:
+def test_our_services_can_call_stock_services(caller, chassis_config) -> None:
     class Stock:
         name = "worker"
 
@@ -409,7 +401,7 @@ def test_a_stock_service_answers_our_calls(asker, chassis_config) -> None:
 
     container = ServiceContainer(Stock, chassis_config)
     with running(container):
-        worker = dependency(asker, "worker")
+        worker = dependency(caller, "worker")
         assert worker.echo(value=[1]) == [1]
         with pytest.raises(InternalError, match=r"^worker failed$"):
             worker.fail()
@@ -443,7 +435,7 @@ NOWHERE = str(uuid.uuid4())
 REPLY = {"reply_to": NOWHERE, "correlation_id": "1"}
 POISON: dict[str, Callable[[Any], None]] = {
     "no reply_to": lambda b: ask(b, GOOD),
-    "nothing at all": lambda b: b.publish("nameko-rpc", "echo.echo", b""),
+    "an empty message": lambda b: b.publish("nameko-rpc", "echo.echo", b""),
     "garbage": lambda b: ask(b, b"\xff\x00{", **REPLY),
     "empty": lambda b: ask(b, b"", **REPLY),
     "deeply nested": lambda b: ask(b, b"[" * 100_000, **REPLY),
@@ -479,35 +471,39 @@ POISON: dict[str, Callable[[Any], None]] = {
         b, GOOD, reply_to="echo.echo", correlation_id="1"
     ),
     "reply_to far too long": lambda b: ask(b, GOOD, reply_to="x" * 255),
-    "reply_to no text": lambda b: ask(b, GOOD, reply_to=b"\xff"),
-    "reply_to long and no text": lambda b: ask(b, GOOD, reply_to=b"\xff" * 200),
-    "a correlation id that is no text": lambda b: ask(
+    "reply_to that is not text": lambda b: ask(b, GOOD, reply_to=b"\xff"),
+    "reply_to that is long and not text": lambda b: ask(
+        b, GOOD, reply_to=b"\xff" * 200
+    ),
+    "a correlation id that is not text": lambda b: ask(
         b, GOOD, reply_to=NOWHERE, correlation_id=b"\xff" * 200
     ),
-    "a header that is no text": lambda b: ask(b, GOOD, headers={"a": b"\xff"}, **REPLY),
+    "a header that is not text": lambda b: ask(
+        b, GOOD, headers={"a": b"\xff"}, **REPLY
+    ),
     "no correlation id": lambda b: ask(b, GOOD, reply_to=NOWHERE),
 }
 
 
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
-def test_a_poison_message_is_taken_off_the_queue_and_the_service_lives(
-    broker, echo, asker, poison
+def test_a_poison_message_does_not_stop_the_service(
+    broker, echo, caller, poison
 ) -> None:
     poison(broker)
     assert echo.echo(value=1) == 1
     eventually(lambda: broker.count("rpc-echo") == 0)
 
 
-UNANSWERED, MALFORMED = "request_dropped", "request_malformed"
+DROPPED, MALFORMED = "request_dropped", "request_malformed"
 
 
 def refusals(caplog: Any, event: str) -> list[str]:
-    """The reasons of all refused requests."""
+    """Return the reasons of all refused requests."""
     return [record.error for record in caplog.records if record.message == event]
 
 
 def by_dead_letter(broker: Any) -> None:
-    """A queue of one's own, whose messages expire at once."""
+    """Publish to a private queue, whose messages expire at once."""
     arguments = {
         "x-dead-letter-exchange": "nameko-rpc",
         "x-dead-letter-routing-key": "echo.echo",
@@ -517,7 +513,7 @@ def by_dead_letter(broker: Any) -> None:
 
 
 def by_alternate_exchange(broker: Any) -> None:
-    """An exchange of one's own, which passes on what nobody is bound to."""
+    """Publish to a private exchange, which passes on messages without a queue."""
     broker.channel.exchange_declare(
         "detour",
         "topic",
@@ -529,7 +525,7 @@ def by_alternate_exchange(broker: Any) -> None:
 
 
 def by_bound_exchange(broker: Any) -> None:
-    """An exchange of one's own, to which the exchange of requests is bound."""
+    """Publish to a private exchange, to which the exchange of requests is bound."""
     broker.channel.exchange_declare("detour", "topic", auto_delete=True)
     broker.channel.exchange_bind("nameko-rpc", "detour", "#")
     publish_request(broker, "detour", "echo.echo")
@@ -537,7 +533,7 @@ def by_bound_exchange(broker: Any) -> None:
 
 
 def by_queue_name(broker: Any) -> None:
-    """The default exchange knows all queues."""
+    """Publish to the default exchange, which reaches all queues."""
     publish_request(broker, "", "rpc-echo")
 
 
@@ -558,37 +554,37 @@ DETOURS = {
 @pytest.mark.parametrize(
     ("detour", "reason"), DETOURS.items(), ids=[each.__name__ for each in DETOURS]
 )
-def test_a_request_whose_routing_key_the_broker_has_not_checked_is_never_executed(
+def test_a_request_that_bypassed_the_permissions_is_not_executed(
     broker, echo, caplog, detour, reason
 ) -> None:
     labels = {"service": "echo", "method": "echo", "outcome": "done"}
     before = REGISTRY.get_sample_value("shop_worker_seconds_count", labels) or 0
     detour(broker)
-    eventually(lambda: refusals(caplog, UNANSWERED) == [reason])
+    eventually(lambda: refusals(caplog, DROPPED) == [reason])
     eventually(lambda: broker.count("rpc-echo") == 0)
     assert (
         REGISTRY.get_sample_value("shop_worker_seconds_count", labels) or 0
     ) == before
 
 
-def test_the_reply_keys_of_a_service_begin_alike_and_are_uuids_still(
-    asker, chassis_config
+def test_reply_keys_are_uuids_with_the_prefix_of_their_service(
+    caller, chassis_config
 ) -> None:
-    another = Container(Asker, chassis_config)
+    another = Container(Caller, chassis_config)
     with running(another):
         keys = {
             dependency(each, "echo").echo._proxy.replies.routing_key
-            for each in (asker, another)
+            for each in (caller, another)
         }
     assert len(keys) == 2
     assert all(is_id(key) for key in keys)
     assert (
-        {key[:8] for key in keys} == {reply_prefix("asker")} != {reply_prefix("echo")}
+        {key[:8] for key in keys} == {reply_prefix("caller")} != {reply_prefix("echo")}
     )
 
 
 @pytest.mark.parametrize("headers", UNREADABLE_HEADERS.values(), ids=UNREADABLE_HEADERS)
-def test_a_request_whose_headers_cannot_be_read_is_taken_off_as_well(
+def test_a_request_with_unreadable_headers_does_not_stop_the_service(
     broker, echo, monkeypatch, headers
 ) -> None:
     with monkeypatch.context() as patch:
@@ -600,51 +596,51 @@ def test_a_request_whose_headers_cannot_be_read_is_taken_off_as_well(
 
 def test_a_poison_message_is_logged(broker, echo, caplog) -> None:
     ask(broker, GOOD)
-    eventually(lambda: refusals(caplog, UNANSWERED) == ["reply_to is not a UUID"])
+    eventually(lambda: refusals(caplog, DROPPED) == ["reply_to is not a UUID"])
     ask(broker, [], **REPLY)
     eventually(lambda: len(refusals(caplog, MALFORMED)) == 1)
 
 
-def test_a_request_that_cannot_be_read_is_answered_and_what_it_holds_is_not_logged(
+def test_the_content_of_an_undecodable_request_is_not_logged(
     broker, echo, caplog
 ) -> None:
     reader = str(uuid.uuid4())
     queue = broker.bind("nameko-rpc", reader)
-    secret = b'{"args": [], "kwargs": {"password": "correct horse"}'  # the last brace is missing
+    secret = b'{"args": [], "kwargs": {"password": "correct horse"}'  # without the last brace
     ask(broker, secret, reply_to=reader, correlation_id="8")
     eventually(lambda: broker.count(queue))
-    [answer] = broker.take(queue)
-    assert answer.properties["correlation_id"] == "8"
-    assert json.loads(answer.body)["error"]["exc_type"] == MalformedRequest.__name__
+    [reply] = broker.take(queue)
+    assert reply.properties["correlation_id"] == "8"
+    assert json.loads(reply.body)["error"]["exc_type"] == MalformedRequest.__name__
     assert "correct horse" not in caplog.text
     assert MALFORMED in caplog.messages
     eventually(lambda: broker.count("rpc-echo") == 0)
 
 
-def test_a_malformed_request_is_answered_as_the_callers_mistake(broker, echo) -> None:
-    asker = str(uuid.uuid4())
-    queue = broker.bind("nameko-rpc", asker)
-    ask(broker, {"args": "a", "kwargs": {}}, reply_to=asker, correlation_id="7")
+def test_a_malformed_request_gets_a_reply(broker, echo) -> None:
+    reply_to = str(uuid.uuid4())
+    queue = broker.bind("nameko-rpc", reply_to)
+    ask(broker, {"args": "a", "kwargs": {}}, reply_to=reply_to, correlation_id="7")
     eventually(lambda: broker.count(queue))
-    [answer] = broker.take(queue)
-    assert answer.properties["correlation_id"] == "7"
-    assert json.loads(answer.body)["error"]["exc_type"] == MalformedRequest.__name__
+    [reply] = broker.take(queue)
+    assert reply.properties["correlation_id"] == "7"
+    assert json.loads(reply.body)["error"]["exc_type"] == MalformedRequest.__name__
 
 
-def test_a_mistake_of_the_caller_is_no_error_of_the_service(stock, caplog) -> None:
+def test_a_mistake_of_the_caller_is_not_logged_as_an_error(stock, caplog) -> None:
     caplog.set_level("INFO", "chassis")
     with pytest.raises(MalformedRequest):
         stock.echo.refuse()
-    told: list[Any] = []
+    found: list[Any] = []
     eventually(
         lambda: (
-            told.extend(
+            found.extend(
                 r for r in caplog.records if getattr(r, "method", "") == "refuse"
             )
-            or told
+            or found
         )
     )
-    assert [(record.levelname, record.exc_info) for record in told] == [("INFO", None)]
+    assert [(record.levelname, record.exc_info) for record in found] == [("INFO", None)]
     labels = {"service": "echo", "method": "refuse"}
     counts = [
         REGISTRY.get_sample_value(
@@ -655,9 +651,9 @@ def test_a_mistake_of_the_caller_is_no_error_of_the_service(stock, caplog) -> No
     assert counts == [1, None]
 
 
-NO_ANSWERS = {
+MALFORMED_REPLIES = {
     "not JSON": b"{",
-    "no text": b"\xff",
+    "not text": b"\xff",
     "null": b"null",
     "a list": b"[]",
     "an object without its keys": b"{}",
@@ -665,25 +661,25 @@ NO_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("answer", NO_ANSWERS.values(), ids=NO_ANSWERS)
-def test_an_answer_that_is_none_is_a_fault_at_once(asker, broker, answer) -> None:
-    queue = broker.bind("nameko-rpc", "mumbler.speak")
-    asked = eventlet.spawn(lambda: dependency(asker, "mumbler").speak())
+@pytest.mark.parametrize("reply", MALFORMED_REPLIES.values(), ids=MALFORMED_REPLIES)
+def test_a_malformed_reply_is_a_fault_at_once(caller, broker, reply) -> None:
+    queue = broker.bind("nameko-rpc", "faulty.speak")
+    call = eventlet.spawn(dependency(caller, "faulty").speak)
     eventually(lambda: broker.count(queue))
     [request] = broker.take(queue)
-    call = {"correlation_id": request.properties["correlation_id"]}
-    reply_to = request.properties["reply_to"]
     broker.publish(
-        "nameko-rpc", reply_to, answer, content_type="application/json", properties=call
+        "nameko-rpc",
+        request.properties["reply_to"],
+        reply,
+        content_type="application/json",
+        properties={"correlation_id": request.properties["correlation_id"]},
     )
-    with pytest.raises(
-        InternalError, match=r"^mumbler answered with what is no answer$"
-    ):
-        asked.wait()
+    with pytest.raises(InternalError, match=r"^faulty sent a malformed reply$"):
+        call.wait()
 
 
-def test_nothing_that_was_taken_is_left_unacked(broker, chassis_config) -> None:
-    """What is not acked comes back when its consumer leaves."""
+def test_every_received_message_is_acked(broker, chassis_config) -> None:
+    """An unacked message returns to the queue when its consumer stops."""
     with running(Container(Echo, chassis_config)):
         for poison in POISON.values():
             poison(broker)
@@ -691,13 +687,13 @@ def test_nothing_that_was_taken_is_left_unacked(broker, chassis_config) -> None:
     assert broker.count("rpc-echo") == 0
 
 
-def test_an_ack_that_meets_a_broken_connection_does_not_end_the_service(echo) -> None:
+def test_an_ack_on_a_broken_connection_does_not_stop_the_service(echo) -> None:
     assert echo.cut() is None
     assert echo.echo(value=1) == 1
 
 
-def test_after_the_broker_closed_all_connections_calls_succeed_without_a_hand(
-    echo, asker, close_connections
+def test_calls_succeed_after_all_connections_were_closed(
+    echo, caller, close_connections
 ) -> None:
     assert echo.echo(value=1) == 1
     close_connections()
@@ -710,19 +706,17 @@ def test_after_the_broker_closed_all_connections_calls_succeed_without_a_hand(
 
     eventually(answered)
     assert [echo.echo(value=n) for n in range(20)] == list(range(20))
-    assert pending(asker) == 0
+    assert pending(caller) == 0
 
 
-def test_a_request_under_way_when_the_connection_closes_harms_nobody(
-    echo, asker, close_connections
+def test_a_request_in_flight_survives_a_closed_connection(
+    echo, caller, close_connections
 ) -> None:
-    """Its ack meets a broken connection; the broker delivers it again."""
-    started = eventlet.spawn(dependency(asker, "echo").hold, gate="cut")
+    """Its ack fails, and the broker delivers it again."""
+    started = eventlet.spawn(dependency(caller, "echo").hold, gate="cut")
     eventually(lambda: "cut" in gates)
     close_connections()
     gates["cut"].send()
     with eventlet.Timeout(DEADLINE_S), suppress(DeadlineExceeded, Unavailable):
-        assert (
-            started.wait() == "at last"
-        )  # unless request or answer went down with the connection
+        assert started.wait() == "at last"  # unless the request or the reply was lost
     eventually(lambda: echo.echo(value=3) == 3)
