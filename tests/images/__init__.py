@@ -1,1 +1,1 @@
-"""The images: built for real, looked into, and started on a real broker and real databases."""
+"""The images are built, inspected, and started on a real broker and real databases."""

@@ -1,4 +1,4 @@
-"""The images, built once, and what is run of them."""
+"""Builds the images once, and starts containers."""
 
 import os
 import subprocess
@@ -16,8 +16,8 @@ STORE = CHECKOUT / ".run-images"
 
 @pytest.fixture(scope="session")
 def workshop() -> Iterator[Workshop]:
-    """All images, of the version that pyproject.toml names."""
-    may_mount()
+    """Build all images, with the version in pyproject.toml."""
+    require_mount()
     workshop = Workshop(CHECKOUT, STORE)
     try:
         workshop.make_base()
@@ -27,21 +27,26 @@ def workshop() -> Iterator[Workshop]:
         workshop.remove()
 
 
-def may_mount() -> None:
-    """A check that cannot be made has failed."""
+def require_mount() -> None:
+    """Fail, and do not skip, if images cannot be built or started here."""
     if os.geteuid() != 0:
-        pytest.fail("images are built and started here by root alone", pytrace=False)
-    tried = subprocess.run(
-        [*NAMESPACES, "mount", "--bind", "/", "/"], capture_output=True, text=True
-    )
-    if tried.returncode:
-        why = f"root may not mount here, as in a chroot or a container without privileges: {tried.stderr}"
-        pytest.fail(f"images can't be built or started: {why}", pytrace=False)
+        pytest.fail("only root can build and start images here", pytrace=False)
+    command = [*NAMESPACES, "mount", "--bind", "/", "/"]
+    attempt = subprocess.run(command, capture_output=True, text=True)
+    if attempt.returncode:
+        reason = "root may not mount, as in a chroot or an unprivileged container"
+        pytest.fail(
+            f"images cannot be built or started: {reason}: {attempt.stderr}",
+            pytrace=False,
+        )
 
 
 @pytest.fixture
 def start(workshop: Workshop, tmp_path: Path) -> Iterator[Callable[..., Container]]:
-    """`start(image, *command, user="", **environment)`: a container, which ends with the test."""
+    """Return a function that starts a container, which ends with the test.
+
+    Its arguments are `start(image, *command, user="", **environment)`.
+    """
     with ExitStack() as running:
 
         def run(

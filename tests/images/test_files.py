@@ -1,4 +1,4 @@
-"""Dockerfile and compose.yaml, as hadolint and docker compose read them; they need no engine."""
+"""Dockerfile and compose.yaml, as hadolint and docker compose read them, without an engine."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.images.test_images import NAMES, SERVICES, SERVICES_WITH_TABLES
 
 TOOLS = CHECKOUT / ".tools" / "images" / "bin"
 WITH_AMOUNTS = ("billing", "notifications", "gateway")
-PROMISES = {
+HARDENING = {
     "pull_policy": "build",
     "read_only": True,
     "cap_drop": ["ALL"],
@@ -33,7 +33,7 @@ def run(*command: str) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """compose.yaml with random passwords, all anchors resolved, by docker compose itself."""
+    """Return compose.yaml as docker compose resolves it, with random passwords."""
     file = tmp_path_factory.mktemp("compose") / "env"
     run(str(CHECKOUT / "dev/images/passwords.sh"), str(file))
     docker_compose = (str(TOOLS / "docker-compose"), "--env-file", str(file))
@@ -51,31 +51,31 @@ def test_hadolint_finds_nothing() -> None:
     assert run(str(TOOLS / "hadolint"), "--no-color", "Dockerfile") == ""
 
 
-def test_compose_builds_and_hardens_what_is_ours(compose: dict[str, Any]) -> None:
+def test_compose_builds_and_hardens_the_suites_services(
+    compose: dict[str, Any],
+) -> None:
     assert set(compose) == {*NAMES, "postgres", "databases", "rabbitmq"}
-    assert PROMISES.items() <= compose["databases"].items()
+    assert HARDENING.items() <= compose["databases"].items()
     for name, image in NAMES.items():
         service = compose[name]
         assert service["image"] == f"neversleeps/{image}:compose"
         assert service["build"]["target"] == name
-        assert PROMISES.items() <= service.items()
+        assert HARDENING.items() <= service.items()
 
 
-def test_compose_starts_all_in_order(compose: dict[str, Any]) -> None:
+def test_compose_starts_all_services_in_order(compose: dict[str, Any]) -> None:
     for server, first in (("postgres", "databases"), ("rabbitmq", "migrations")):
         assert compose[first]["depends_on"][server]["condition"] == "service_healthy"
         assert compose[server]["healthcheck"]["test"]
     databases = compose["migrations"]["depends_on"]["databases"]
     assert databases["condition"] == "service_completed_successfully"
     for name in SERVICES:
-        assert (
-            compose[name]["depends_on"]["migrations"]["condition"]
-            == "service_completed_successfully"
-        )
+        migrations = compose[name]["depends_on"]["migrations"]
+        assert migrations["condition"] == "service_completed_successfully"
         assert '"127.0.0.1", 8001' in compose[name]["healthcheck"]["test"][-1]
 
 
-def test_compose_tells_each_service_of_its_own_database_alone(
+def test_compose_gives_a_service_only_its_own_database(
     compose: dict[str, Any],
 ) -> None:
     broker = {"AMQP_URI", "AMQP_USER_RESTRICTED"}
@@ -84,65 +84,56 @@ def test_compose_tells_each_service_of_its_own_database_alone(
         amounts = {"CURRENCY"} if name in WITH_AMOUNTS else set()
         assert set(compose[name]["environment"]) == {*broker, own, *amounts}
         assert urlsplit(compose[name]["environment"]["AMQP_URI"]).username == name
-    uris = {
-        f"{name.upper()}_{kind}"
-        for name in SERVICES_WITH_TABLES
-        for kind in ("DB_URI", "DB_OWNER_URI")
-    }
-    assert set(compose["migrations"]["environment"]) == {*broker, "CURRENCY"} | uris
+    expected = {*broker, "CURRENCY"}
+    for name in SERVICES_WITH_TABLES:
+        expected |= {f"{name.upper()}_DB_URI", f"{name.upper()}_DB_OWNER_URI"}
+    assert set(compose["migrations"]["environment"]) == expected
 
 
-def test_the_images_keep_the_locales_in_which_letters_are_written() -> None:
+def test_the_images_keep_the_locales_of_letters() -> None:
     kept = re.findall(r"! -name (\w+)\.dat", (CHECKOUT / "Dockerfile").read_text())
     assert sorted(kept) == sorted(["root", *LOCALES])
 
 
-def test_compose_asks_for_passwords_first(tmp_path: Path) -> None:
+def test_compose_without_passwords_names_the_script(tmp_path: Path) -> None:
     empty = tmp_path / "env"
     empty.touch()
-    tried = subprocess.run(
+    attempt = subprocess.run(
         [TOOLS / "docker-compose", "--env-file", empty, "config"],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
     )
-    assert tried.returncode != 0
-    assert "run dev/images/passwords.sh first" in tried.stderr
+    assert attempt.returncode != 0
+    assert "run dev/images/passwords.sh first" in attempt.stderr
 
 
 def test_the_broker_of_compose_loads_its_users_and_permissions(
     project: dict[str, Any],
 ) -> None:
-    files = {
-        each["source"]: each["target"]
-        for each in project["services"]["rabbitmq"]["configs"]
-    }
+    configs = project["services"]["rabbitmq"]["configs"]
+    files = {each["source"]: each["target"] for each in configs}
     assert files["load_definitions"].startswith("/etc/rabbitmq/conf.d/")
     loaded = project["configs"]["load_definitions"]["content"].splitlines()
     assert f"load_definitions = {files['definitions']}" in loaded
     assert project["configs"]["definitions"]["environment"] == "RABBITMQ_DEFINITIONS"
 
 
-def test_compose_publishes_the_gateway_alone_and_on_this_machine(
+def test_compose_publishes_only_the_gateway_on_loopback(
     compose: dict[str, Any],
 ) -> None:
-    published = {
-        name: service["ports"]
-        for name, service in compose.items()
-        if "ports" in service
-    }
-    assert list(published) == ["gateway"]
-    [port] = published["gateway"]
-    assert (port["host_ip"], port["published"], port["target"]) == (
-        "127.0.0.1",
-        "8000",
-        8000,
-    )
+    published = [name for name, service in compose.items() if "ports" in service]
+    assert published == ["gateway"]
+    [port] = compose["gateway"]["ports"]
+    assert port["host_ip"] == "127.0.0.1"
+    assert port["published"] == "8000"
+    assert port["target"] == 8000
 
 
-def test_the_databases_of_compose_are_made_beside_the_server_by_a_copied_script(
-    compose,
+def test_compose_creates_databases_in_the_servers_network(
+    compose: dict[str, Any],
 ) -> None:
+    """Its script is copied into the image."""
     databases = compose["databases"]
     assert databases["network_mode"] == "service:postgres"
     assert databases["environment"]["PGHOST"] == "127.0.0.1"
@@ -164,49 +155,37 @@ done
 
 
 @pytest.mark.parametrize("builder", ["docker", "buildah"])
-def test_a_package_index_of_ones_own_stands_in_no_layer(
-    tmp_path: Path, builder: str
-) -> None:
-    """An argument of the build would be in its history. Such a URL may have a password in it."""
-    (tmp_path / builder).write_text(BUILDER)
-    (tmp_path / builder).chmod(0o755)
-    seen = tmp_path / "seen"
+def test_a_private_package_index_is_in_no_layer(tmp_path: Path, builder: str) -> None:
+    """Its URL may contain a password, and the history shows arguments of a build."""
     url = "https://someone:a-password@packages.example.org/simple"
-    given = {
-        "BUILDER": builder,
-        "PIP_INDEX_URL": url,
-        "PIP_CERT": "/etc/our-ca.pem",
-        "SEEN": str(seen),
-    }
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **given}
-    subprocess.run(
-        [CHECKOUT / "dev/images/build.sh"],
-        env=environment,
-        check=True,
-        capture_output=True,
+    seen = build_images(
+        tmp_path, builder, PIP_INDEX_URL=url, PIP_CERT="/etc/our-ca.pem"
     )
     words = seen.read_text().splitlines()
     assert words.count("--target") == len(NAMES)
-    assert words[0] == "1", "no attestations, for `kind load`"
+    # `kind load` does not accept attestations.
+    assert words[0] == "1"
     assert "a-password" not in seen.read_text()
     assert "id=pip-ca,src=/etc/our-ca.pem" in words
     settings = Path(f"{seen}.conf").read_text().splitlines()
     assert settings == ["[global]", f"index-url = {url}", "cert = /etc/pip-ca.pem"]
     secret = Path(f"{seen}.secret").read_text().strip().partition("src=")[2]
     assert not Path(secret).exists()
-    mounts = re.findall(
-        r"--mount=type=secret,id=(\S+),target=(\S+)",
-        (CHECKOUT / "Dockerfile").read_text(),
-    )
+    dockerfile = (CHECKOUT / "Dockerfile").read_text()
+    mounts = re.findall(r"--mount=type=secret,id=(\S+),target=(\S+)", dockerfile)
     assert dict(mounts) == {"pip-conf": "/etc/pip.conf", "pip-ca": "/etc/pip-ca.pem"}
 
 
-def test_images_are_built_without_secrets_where_there_are_none(tmp_path: Path) -> None:
-    (tmp_path / "docker").write_text(BUILDER)
-    (tmp_path / "docker").chmod(0o755)
+def build_images(folder: Path, builder: str, **settings: str) -> Path:
+    """Run `make images` with a fake builder; return the file with its arguments."""
+    program = folder / builder
+    program.write_text(BUILDER)
+    program.chmod(0o755)
+    seen = folder / "seen"
     environment = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "SEEN": str(tmp_path / "seen"),
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "SEEN": str(seen),
+        **settings,
     }
     subprocess.run(
         [CHECKOUT / "dev/images/build.sh"],
@@ -214,20 +193,22 @@ def test_images_are_built_without_secrets_where_there_are_none(tmp_path: Path) -
         check=True,
         capture_output=True,
     )
-    assert "--secret" not in (tmp_path / "seen").read_text().splitlines()
+    return seen
 
 
-def test_make_images_says_what_it_lacks(tmp_path: Path) -> None:
+def test_without_secrets_images_are_built_without_them(tmp_path: Path) -> None:
+    assert "--secret" not in build_images(tmp_path, "docker").read_text().splitlines()
+
+
+def test_make_images_names_the_missing_program(tmp_path: Path) -> None:
     for program in ("bash", "dirname", "sed"):
         (tmp_path / program).symlink_to(str(shutil.which(program)))
-    tried = subprocess.run(
+    attempt = subprocess.run(
         [CHECKOUT / "dev/images/build.sh"],
         env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )
-    assert (tried.returncode, tried.stdout) == (1, "")
-    assert (
-        tried.stderr
-        == "images: neither docker nor buildah is installed: install one of them\n"
-    )
+    assert (attempt.returncode, attempt.stdout) == (1, "")
+    message = "images: neither docker nor buildah is installed: install one of them\n"
+    assert attempt.stderr == message

@@ -1,8 +1,8 @@
-"""Builds images by buildah and starts them, without an engine: what it needs is root and Linux.
+"""Builds images with buildah and starts them without an engine. It needs root and Linux.
 
-Images lie in a store of their own, which is removed. A container here is a private mount and process
-namespace: the image's root file system, read-only with all that is in it, /proc, and a /dev where nothing
-can be made. The network is the machine's own, where the tests' broker and databases listen.
+The images are in a private store, which is removed afterwards. A container here is a mount and
+process namespace: the image's root file system, completely read-only, /proc, and a read-only /dev.
+It shares the machine's network, on which the tests' broker and databases listen.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from conftest import eventually
 
 BASE = "localhost/base"
-# The Debian whose Python is that of the Dockerfile's default base, 3.13.
+# The Debian release with the Python of the Dockerfile's default base, 3.13.
 DEBIAN = "trixie"
 PACKAGES = "python3,python3-venv,ca-certificates"
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
@@ -27,7 +27,7 @@ driver = "{driver}"
 graphroot = "{store}/images"
 runroot = "{store}/run"
 """
-# The program becomes process 1 of its namespace, as in a pod: signals reach it as they do there.
+# The program becomes process 1 of its namespace, as in a pod, so that signals act in the same way.
 START = """\
 set -e
 root=$1 user=$2
@@ -40,17 +40,13 @@ mount -o remount,bind,ro "$root"
 exec setpriv --no-new-privs chroot --userspec="$user" --groups="${user#*:}" "$root" "$@"
 """
 NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-TIED = [
-    "setpriv",
-    "--pdeathsig",
-    "KILL",
-    *NAMESPACES,
-]  # ends with the tests, even where they are killed
+# The program ends with the tests, even if they are killed.
+TIED = ["setpriv", "--pdeathsig", "KILL", *NAMESPACES]
 START_S = 90.0
 
 
 class Workshop:
-    """A store of images, with the base that they are built on."""
+    """A store of images, with their base image."""
 
     def __init__(self, checkout: Path, store: Path) -> None:
         self.checkout = checkout
@@ -62,51 +58,39 @@ class Workshop:
             "CONTAINERS_STORAGE_CONF": str(store / "storage.conf"),
             "TMPDIR": str(store / "tmp"),
         }
-        if store.exists():  # of a run that was killed
+        # A killed run leaves its store.
+        if store.exists():
             self.remove()
         (store / "tmp").mkdir(parents=True)
         self._choose_driver()
 
     def make_base(self) -> None:
-        """A Debian with Python, by debootstrap, that trusts the certificates that this machine trusts."""
+        """Build a Debian with Python by debootstrap, with this machine's CA certificates."""
         container = self.buildah("from", "scratch")
         root = Path(self.buildah("mount", container))
-        # In namespaces of its own: one that is killed leaves nothing mounted, and nothing running.
-        self._run(
-            *TIED,
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={PACKAGES}",
-            DEBIAN,
-            str(root),
-        )
+        # In new namespaces, a killed debootstrap leaves no mounts and no processes.
+        options = ("--variant=minbase", f"--include={PACKAGES}")
+        self._run(*TIED, "debootstrap", *options, DEBIAN, str(root))
         shutil.copyfile(Path("/", CERTIFICATES), root / CERTIFICATES)
-        for rest in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
-            shutil.rmtree(root / rest)
+        for folder in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
+            shutil.rmtree(root / folder)
         self.buildah("commit", "--rm", container, BASE)
 
     def make_images(self, **settings: str) -> str:
-        """What `make images` says."""
-        defaults = {
-            "BASE": BASE,
-            "BUILDER": "buildah",
-            "REGISTRY": "",
-            "NAMESPACE": "",
-            "TAG": "",
-        }
-        return self._run(
-            "dev/images/build.sh", environment=self._environment | defaults | settings
-        )
+        """Run the command of `make images` and return its output."""
+        chosen = {"BASE": BASE, "BUILDER": "buildah"}
+        unset = dict.fromkeys(("REGISTRY", "NAMESPACE", "TAG"), "")
+        environment = self._environment | chosen | unset | settings
+        return self._run("dev/images/build.sh", environment=environment)
 
     def config(self, image: str) -> dict[str, Any]:
-        """How an image says it is run: User, Env, Cmd, ..."""
-        found: dict[str, Any] = json.loads(
-            self.buildah("inspect", "--type=image", image)
-        )
-        return found["OCIv1"]["config"]
+        """Return the configuration of an image: User, Env, Cmd and others."""
+        found = json.loads(self.buildah("inspect", "--type=image", image))
+        config: dict[str, Any] = found["OCIv1"]["config"]
+        return config
 
     def root(self, image: str) -> Path:
-        """The root file system of an image."""
+        """Mount the root file system of an image and return its path."""
         if image not in self._roots:
             container = self.buildah("from", "--pull-never", image)
             self._roots[image] = Path(self.buildah("mount", container))
@@ -116,21 +100,23 @@ class Workshop:
         return self._run("buildah", *arguments).strip()
 
     def remove(self) -> None:
-        if (
-            self.store / "storage.conf"
-        ).exists():  # without it these would be others' containers
-            self.buildah("rm", "--all")  # nothing stays mounted
+        # Without this file, buildah would remove the user's own containers.
+        if (self.store / "storage.conf").exists():
+            self.buildah("rm", "--all")
         shutil.rmtree(self.store)
 
     def _choose_driver(self) -> None:
-        """vfs copies every file for every layer, but works on any file system, overlayfs too."""
+        """Choose the first storage driver that works.
+
+        vfs copies every file for every layer, but works on any file system, even overlayfs.
+        """
         for driver in ("overlay", "vfs"):
             settings = STORAGE.format(store=self.store, driver=driver)
             (self.store / "storage.conf").write_text(settings)
-            tried = subprocess.run(
+            attempt = subprocess.run(
                 ["buildah", "images"], env=self._environment, capture_output=True
             )
-            if tried.returncode == 0:
+            if attempt.returncode == 0:
                 return
 
     def _run(self, *command: str, environment: Mapping[str, str] | None = None) -> str:
@@ -151,7 +137,10 @@ class Workshop:
 
 
 class Container:
-    """An image's own command, or another one, in its root file system as its user, or another one."""
+    """A command in the root file system of an image.
+
+    By default, it is the image's own command, and runs as the image's user.
+    """
 
     def __init__(
         self,
@@ -164,30 +153,13 @@ class Container:
     ) -> None:
         config = workshop.config(image)
         self.log = log
-        variables = [
-            *config["Env"],
-            *(f"{name}={value}" for name, value in environment.items()),
-        ]
-        program = [
-            "/usr/bin/env",
-            "-i",
-            "-C",
-            config["WorkingDir"],
-            *variables,
-            *(command or config["Cmd"]),
-        ]
-        start = [
-            "bash",
-            "-c",
-            START,
-            "start",
-            str(workshop.root(image)),
-            user or config["User"],
-            *program,
-        ]
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        program = ["/usr/bin/env", "-i", "-C", config["WorkingDir"]]
+        program += [*config["Env"], *variables, *(command or config["Cmd"])]
+        arguments = [str(workshop.root(image)), user or config["User"], *program]
         with log.open("wb") as output:
             self._running = subprocess.Popen(
-                [*TIED, *start],
+                [*TIED, "bash", "-c", START, "start", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -197,18 +169,15 @@ class Container:
         return self._running.poll() is not None
 
     def wait(self, timeout_s: float = START_S) -> int:
-        """The exit code, once it has ended."""
+        """Wait for its end and return its exit code."""
         eventually(self.ended, timeout_s)
         code: int = self._running.returncode
         return code
 
     def terminate(self) -> None:
-        """SIGTERM for its process 1."""
-        [child] = (
-            Path(f"/proc/{self._running.pid}/task/{self._running.pid}/children")
-            .read_text()
-            .split()
-        )
+        """Send SIGTERM to its process 1."""
+        pid = self._running.pid
+        [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         os.kill(int(child), signal.SIGTERM)
 
     def kill(self) -> None:
@@ -216,5 +185,5 @@ class Container:
             self._running.kill()
             self._running.wait()
 
-    def says(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()

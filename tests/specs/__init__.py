@@ -1,1 +1,1 @@
-"""What is specified and drawn, against itself and against the suite."""
+"""Compares specifications and diagrams with each other and with the suite."""

@@ -1,7 +1,7 @@
-"""Whether what crosses HTTP is what docs/openapi.yaml says.
+"""Compares HTTP exchanges with docs/openapi.yaml.
 
-These are status, headers and body of each answer, and the request that was granted. What is not
-documented fails.
+It checks status, headers and body of each response, and the request if it was successful. A part
+that is not documented fails.
 """
 
 import json
@@ -21,9 +21,10 @@ from gateway import documents, problems
 
 Piece = dict[str, Any]
 
-TYPE = f"^{re.escape(problems.TYPE.format(''))}[a-z-]+$"  # of a problem
+# The type URI of a problem.
+TYPE = f"^{re.escape(problems.TYPE.format(''))}[a-z-]+$"
 
-# On every answer, and not documented.
+# Headers of every response, which are not documented.
 GENERAL = {
     "cache-control",
     "connection",
@@ -37,7 +38,10 @@ GENERAL = {
 def _pattern(
     validator: Any, pattern: str, value: Any, schema: Piece
 ) -> Iterator[ValidationError]:
-    """As in ECMAScript, where `$` is the very end; Python's lets one more line feed pass."""
+    """Match as in ECMAScript, where `$` is the very end.
+
+    In Python, `$` matches before a final line feed, too.
+    """
     if isinstance(value, str) and not re.search(re.sub(r"\$$", r"\\Z", pattern), value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
@@ -52,7 +56,7 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> Piece:
 
 
 def resolved(document: Piece, piece: Piece) -> Piece:
-    """What a piece stands for, where it is a reference into its document."""
+    """Return the target of a reference into the document, or the piece itself."""
     if "$ref" not in piece:
         return piece
     found = document
@@ -61,8 +65,17 @@ def resolved(document: Piece, piece: Piece) -> Piece:
     return found
 
 
+def maps_in(piece: Any) -> list[Piece]:
+    """Return all maps in a document, at any depth."""
+    if isinstance(piece, list):
+        return [found for each in piece for found in maps_in(each)]
+    if isinstance(piece, dict):
+        return [piece, *maps_in([*piece.values()])]
+    return []
+
+
 class Conformance:
-    """Holds exchanges to an OpenAPI document."""
+    """Compares exchanges with an OpenAPI document."""
 
     def __init__(self, document: Piece) -> None:
         self.document = document
@@ -78,64 +91,52 @@ class Conformance:
         headers: Mapping[str, str],
         body: bytes,
     ) -> Piece | None:
-        """That an answer is documented; the operation, where the request names one. `headers` by any case."""
+        """Check that a response is documented.
+
+        Return the operation, if the request names one. The case of `headers` does not matter.
+        """
         path = unquote(urlsplit(url).path)
         operations = self._operations(path)
         operation = operations.get("get" if method == "HEAD" else method.lower())
+        request = f"{method} {path}"
         if operation:
             responses = operation["responses"]
-            assert str(status) in responses, (
-                f"{method} {path}: {status} is not documented: {body!r}"
-            )
-            answer = self._resolved(responses[str(status)])
+            undocumented = f"{request}: {status} is not documented: {body!r}"
+            assert str(status) in responses, undocumented
+            response = self._resolved(responses[str(status)])
         else:
-            allowed = {
-                *map(str.upper, operations),
-                *(["HEAD"] if "get" in operations else []),
-            }
-            assert status != 405 or set(headers["Allow"].split(", ")) == allowed
-            assert 400 <= status < 500, (
-                f"{method} {path} is not documented, and answered {status}"
-            )
-            own = {"status": {"const": status}, "type": {"pattern": TYPE}}
-            problem = {"$ref": "#/components/schemas/Problem", "properties": own}
-            answer = {
-                "headers": {
-                    "X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}
-                },
-                "content": {"application/problem+json": {"schema": problem}},
-            }
-        self._check_values(answer["headers"], headers)
+            undocumented = f"{request} is not documented, and has status {status}"
+            assert 400 <= status < 500, undocumented
+            response = _problem(status)
+        if status == 405 and not operation:
+            allowed = {method.upper() for method in operations}
+            if "get" in operations:
+                allowed.add("HEAD")
+            assert set(headers["Allow"].split(", ")) == allowed
+        self._check_values(response["headers"], headers)
         is_file = path in documents.FILES and status == 200
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cache-Control"] == ("max-age=600" if is_file else "no-store")
-        known = [
-            *answer["headers"],
-            *(["Allow"] if status == 405 else []),
-            *([*documents.HEADERS, "Content-Encoding"] if is_file else []),
-        ]
-        more = (
-            {name.lower() for name in headers}
-            - {name.lower() for name in known}
-            - GENERAL
-        )
-        assert not more, f"{method} {path}: {more} are not documented for {status}"
+        known = [*response["headers"]]
+        if status == 405:
+            known.append("Allow")
+        if is_file:
+            known += [*documents.HEADERS, "Content-Encoding"]
+        names = {name.lower() for name in headers}
+        unknown = names - {name.lower() for name in known} - GENERAL
+        assert not unknown, f"{request}: {unknown} are not documented for {status}"
         media_type = headers["Content-Type"].partition(";")[0]
-        assert media_type in answer["content"], (
-            f"{method} {path}: {media_type} is not documented for {status}"
-        )
+        undocumented = f"{request}: {media_type} is not documented for {status}"
+        assert media_type in response["content"], undocumented
         if method != "HEAD":
-            is_json = media_type.endswith("json")
-            value = (
-                json.loads(body, object_pairs_hook=_no_key_twice)
-                if is_json
-                else body.decode()
-            )
-            self._valid(answer["content"][media_type]["schema"], value)
+            value: Any = body.decode()
+            if media_type.endswith("json"):
+                value = json.loads(body, object_pairs_hook=_no_key_twice)
+            self.check_schema(response["content"][media_type]["schema"], value)
         return operation
 
     def check_exchange(self, response: requests.Response) -> None:
-        """That an answer is documented; and its request, if it was granted."""
+        """Check that a response is documented, and the request if it was successful."""
         request = response.request
         method, url = str(request.method), str(request.url)
         operation = self.check(
@@ -146,49 +147,46 @@ class Conformance:
                 "query": dict(parse_qsl(urlsplit(url).query)),
                 "header": request.headers,
             }
+            parameters = [*map(self._resolved, operation.get("parameters", []))]
             for kind, values in given.items():
                 known = {
-                    p["name"]: p
-                    for p in map(self._resolved, operation.get("parameters", []))
-                    if p["in"] == kind
+                    each["name"]: each for each in parameters if each["in"] == kind
                 }
                 assert kind == "header" or values.keys() <= known.keys()
                 self._check_values(known, values)
             if "requestBody" in operation:
                 [(media_type, content)] = operation["requestBody"]["content"].items()
                 assert request.headers.get("Content-Type", "").startswith(media_type)
-                self._valid(content["schema"], json.loads(request.body or b""))
+                self.check_schema(content["schema"], json.loads(request.body or b""))
             else:
                 assert not request.body
 
     def _operations(self, path: str) -> Piece:
-        """What may be done at a path, by method."""
+        """Return the operations of a path, by method."""
         for template, operations in self.document["paths"].items():
             if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
                 return operations
         return {}
 
     def _check_values(self, known: Piece, given: Mapping[str, str | bytes]) -> None:
-        """Parameters or headers."""
+        """Check parameters or headers."""
         for name, piece in known.items():
             piece = self._resolved(piece)
-            if name in given:
-                value = (
-                    given[name]
-                    if isinstance(given[name], str)
-                    else given[name].decode("latin-1")
-                )
-                self._valid(
-                    piece["schema"],
-                    int(value) if piece["schema"]["type"] == "integer" else value,
-                )
-            else:
+            if name not in given:
                 assert not piece.get("required"), f"{name} is missing"
+                continue
+            value: Any = given[name]
+            if isinstance(value, bytes):
+                value = value.decode("latin-1")
+            if piece["schema"]["type"] == "integer":
+                value = int(value)
+            self.check_schema(piece["schema"], value)
 
     def _resolved(self, piece: Piece) -> Piece:
         return resolved(self.document, piece)
 
-    def _valid(self, schema: Piece, value: Any) -> None:
+    def check_schema(self, schema: Piece, value: Any) -> None:
+        """Check a value by a schema with references into the document."""
         errors = [
             f"{error.json_path}: {error.message}"
             for error in self._root.evolve(schema=schema).iter_errors(value)
@@ -196,7 +194,18 @@ class Conformance:
         assert not errors, errors
 
 
+def _problem(status: int) -> Piece:
+    """Return the response to a request that names no operation: any problem."""
+    own = {"status": {"const": status}, "type": {"pattern": TYPE}}
+    problem = {"$ref": "#/components/schemas/Problem", "properties": own}
+    request_id = {"$ref": "#/components/headers/X-Request-Id"}
+    return {
+        "headers": {"X-Request-Id": request_id},
+        "content": {"application/problem+json": {"schema": problem}},
+    }
+
+
 @cache
 def documented() -> Conformance:
-    """The document as it is committed."""
+    """Return the checks of the committed document."""
     return Conformance(yaml.safe_load(YAML.read_text()))

@@ -1,6 +1,6 @@
-"""Whether what crosses the bus is what docs/asyncapi.yaml says.
+"""Compares messages on the bus with docs/asyncapi.yaml.
 
-These are where it goes, who sends it, its properties, headers and body. What is not documented fails.
+It checks destination, sender, properties, headers and body. A part that is not documented fails.
 """
 
 import json
@@ -18,18 +18,19 @@ from tests.specs.conformance import resolved
 Piece = dict[str, Any]
 
 RPC = "nameko-rpc"
-APART = {
-    "content_type",
-    "content_encoding",
-    "delivery_mode",
-    "headers",
-}  # not among the described headers
-MISTAKES = "nameko.exceptions."  # the faults that say so of a request
+# Properties that the document does not describe among the headers.
+SEPARATE = {"content_type", "content_encoding", "delivery_mode", "headers"}
+# The path of faults that mean a wrong request.
+WRONG_REQUEST = "nameko.exceptions."
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One that was published, with the queues it went into; or, without an exchange, delivered out of one."""
+    """A message that was published or delivered.
+
+    A published message has an exchange, and the queues that received it. A delivered message has
+    no exchange, and its queue as the key.
+    """
 
     exchange: str | None
     key: str
@@ -39,25 +40,26 @@ class Message:
 
     @property
     def headers(self) -> Piece:
-        """AMQP's headers, and properties by their names."""
-        shown = {
-            name: value for name, value in self.properties.items() if name not in APART
-        }
-        return {**shown, **self.properties.get("headers", {})}
+        """Return AMQP's headers, and properties by their names."""
+        properties = self.properties.items()
+        described = {name: value for name, value in properties if name not in SEPARATE}
+        return {**described, **self.properties.get("headers", {})}
 
     @property
     def call(self) -> tuple[Any, Any]:
-        """The correlation id, and the routing key of the answer: what a request and its answer share."""
-        return self.properties.get("correlation_id"), self.properties.get(
-            "reply_to", self.key
-        )
+        """Return the correlation id, and the routing key of the reply.
+
+        A request and its replies have the same.
+        """
+        reply_key = self.properties.get("reply_to", self.key)
+        return self.properties.get("correlation_id"), reply_key
 
     def __str__(self) -> str:
         return f"{self.exchange or 'queue'} {self.key}"
 
 
 class Bus:
-    """Holds messages to an AsyncAPI document, and knows what of it was seen."""
+    """Compares messages with an AsyncAPI document, and records the parts that were seen."""
 
     def __init__(self, document: Piece) -> None:
         self.document = document
@@ -65,29 +67,27 @@ class Bus:
         self._root = Draft7Validator(
             document, format_checker=Draft7Validator.FORMAT_CHECKER
         )
-        self._services = {
-            operation.partition(".")[0] for operation in document["operations"]
-        }
+        operations = document["operations"]
+        self._services = {operation.partition(".")[0] for operation in operations}
         self._validators: dict[str, Any] = {}
         self._addresses: dict[tuple[str | None, str], str] = {}
         for name, channel in document["channels"].items():
             binding = self._at(channel["bindings"])["amqp"]
-            exchange = (
-                binding["exchange"]["name"] if binding["is"] == "routingKey" else ""
-            )
+            has_key = binding["is"] == "routingKey"
+            exchange = binding["exchange"]["name"] if has_key else ""
             if channel["address"]:
                 self._addresses[exchange, channel["address"]] = name
 
     @property
     def unseen(self) -> list[str]:
-        """What is documented and was not seen: operations, and outcomes of calls."""
+        """Return the documented operations and outcomes that were not seen."""
         outcomes: set[str] = set()
         for reply in self.document["components"]["replies"].values():
             outcomes |= self._outcomes(self._messages(reply)[0])
         return sorted({*self.document["operations"], *outcomes, "fault"} - self.seen)
 
     def bound(self, kind: str) -> list[Piece]:
-        """What is documented of queues or exchanges."""
+        """Return the documented bindings of a kind: queues or exchanges."""
         found = []
         for channel in self.document["channels"].values():
             binding = self._at(channel["bindings"])["amqp"]
@@ -96,103 +96,99 @@ class Bus:
         return found
 
     def queues_of_events(self) -> list[str]:
-        """Where a service hears events."""
+        """Return the queues from which services consume events."""
         operations = self.document["operations"].values()
-        heard = [o for o in operations if o["action"] == "receive" and "reply" not in o]
-        return list(dict.fromkeys(map(self._address, heard)))
+        receiving = [each for each in operations if each["action"] == "receive"]
+        handlers = [each for each in receiving if "reply" not in each]
+        return list(dict.fromkeys(map(self._address, handlers)))
 
     def differences(self, messages: Sequence[Message]) -> list[str]:
-        """What is not as documented, in the words of a test that fails."""
+        """Return the differences from the document, as messages of a failing test."""
         requests = {
-            m.call: m
-            for m in messages
-            if m.exchange == RPC and (RPC, m.key) in self._addresses
+            message.call: message
+            for message in messages
+            if message.exchange == RPC and (RPC, message.key) in self._addresses
         }
-        answers: dict[tuple[Any, Any], list[Message]] = defaultdict(list)
+        replies: dict[tuple[Any, Any], list[Message]] = defaultdict(list)
         found: list[tuple[Message, str]] = []
         for message in messages:
             if message.exchange != RPC:
-                found += [(message, wrong) for wrong in self._event(message)]
+                found += [(message, error) for error in self._event(message)]
             elif message.call not in requests:
-                found.append((message, "not documented, and nobody asked for it"))
+                found.append((message, "not documented, and not a reply to a request"))
             elif requests[message.call].key != message.key:
-                answers[message.call].append(message)
+                replies[message.call].append(message)
         for call, request in requests.items():
-            found += [
-                (request, wrong) for wrong in self._request(request, answers[call])
-            ]
-        first = {f"{message}: {wrong}": message for message, wrong in reversed(found)}
+            errors = self._request(request, replies[call])
+            found += [(request, error) for error in errors]
+        first = {f"{message}: {error}": message for message, error in reversed(found)}
         return [
-            f"{wrong}\n    {message.body[:300]!r}" for wrong, message in first.items()
+            f"{error}\n    {message.body[:300]!r}" for error, message in first.items()
         ]
 
     # RPC
 
-    def _request(self, request: Message, answers: Sequence[Message]) -> list[str]:
-        """A request and its answers: more than one where it was delivered again, none where it was lost."""
-        full = request.key
-        operation = self.document["operations"][full]
-        [asked] = self._messages(operation)
-        wrong = self._errors(asked, request, ignored=("payload",))
-        if self._address(operation) not in request.queues:
-            wrong.append(f"went to {request.queues}")
-        errors = [*self._validator(asked, "payload").iter_errors(_json(request.body))]
-        if errors and not answers:
-            wrong.append(f"{_told(errors)}, and not refused")
-        for answer in answers:
-            no_answer = self._answer(operation, answer)
-            if not no_answer and not _refuses(_json(answer.body), errors):
-                wrong.append(f"{_told(errors)}, and not refused")
-            wrong += no_answer + self._caller(full, request, answer)
-        if answers:
-            self.seen.add(full)
-        return wrong
+    def _request(self, request: Message, replies: Sequence[Message]) -> list[str]:
+        """Check a request and its replies.
 
-    def _answer(self, operation: Piece, answer: Message) -> list[str]:
-        right, fault = self._messages(self._at(operation["reply"]))
-        told = _json(answer.body)
-        is_fault = isinstance(told, dict) and bool(told.get("error"))
-        if wrong := self._errors(fault if is_fault else right, answer):
-            return [f"answered, {what}" for what in wrong]
+        A redelivered request has several replies, a lost one has none.
+        """
+        method = request.key
+        operation = self.document["operations"][method]
+        [name] = self._messages(operation)
+        found = self._errors(name, request, ignored=("payload",))
+        if self._address(operation) not in request.queues:
+            found.append(f"went to {request.queues}")
+        errors = [*self._validator(name, "payload").iter_errors(_json(request.body))]
+        if errors and not replies:
+            found.append(f"{_main_error(errors)}, and not refused")
+        for reply in replies:
+            errors_of_reply = self._reply(operation, reply)
+            if not errors_of_reply and not _refuses(_json(reply.body), errors):
+                found.append(f"{_main_error(errors)}, and not refused")
+            found += errors_of_reply + self._caller(method, request, reply)
+        if replies:
+            self.seen.add(method)
+        return found
+
+    def _reply(self, operation: Piece, reply: Message) -> list[str]:
+        """Check a reply, and record its outcomes as seen."""
+        success, fault = self._messages(self._at(operation["reply"]))
+        body = _json(reply.body)
+        is_fault = isinstance(body, dict) and bool(body.get("error"))
+        if errors := self._errors(fault if is_fault else success, reply):
+            return [f"reply: {error}" for error in errors]
         if is_fault:
             self.seen.add("fault")
-        elif unseen := self._outcomes(right) - self.seen:
-            results = (
-                told["result"] if isinstance(told["result"], list) else [told["result"]]
-            )
-            for name in unseen:
-                if any(map(self._root.evolve(schema=_ref(name)).is_valid, results)):
-                    self.seen.add(name)
+            return []
+        result = body["result"]
+        outcomes = result if isinstance(result, list) else [result]
+        for name in self._outcomes(success) - self.seen:
+            if any(map(self._root.evolve(schema=_ref(name)).is_valid, outcomes)):
+                self.seen.add(name)
         return []
 
-    def _outcomes(self, answer: str) -> set[str]:
-        """The schemas of what a call, or an item of it, may come to."""
-        result = self.document["components"]["messages"][answer]["payload"][
-            "properties"
-        ]["result"]
+    def _outcomes(self, reply: str) -> set[str]:
+        """Return the schemas of the outcomes of a call, or of its items."""
+        payload = self.document["components"]["messages"][reply]["payload"]
+        result = payload["properties"]["result"]
         outcome = result.get("items", result)
-        return {
-            piece["$ref"].rpartition("/")[2]
-            for piece in outcome.get("oneOf", [outcome])
-            if "$ref" in piece
-        }
-
-    def _caller(self, full: str, request: Message, answer: Message) -> list[str]:
-        """Who of the suite called, told by the name of the queue that the answer went into, may do so."""
-        queue = self._at(self.document["channels"]["replies"]["bindings"])["amqp"][
-            "queue"
-        ]["name"]
-        pattern = (
-            re.escape(queue)
-            .replace("<caller>", "(.+)")
-            .replace("<id>", request.properties["reply_to"])
+        return _names(
+            each for each in outcome.get("oneOf", [outcome]) if "$ref" in each
         )
-        for name in answer.queues:
-            match = re.fullmatch(pattern, name)
+
+    def _caller(self, method: str, request: Message, reply: Message) -> list[str]:
+        """Check that the caller may call the method. The reply's queue has its name."""
+        bindings = self._at(self.document["channels"]["replies"]["bindings"])
+        pattern = re.escape(bindings["amqp"]["queue"]["name"])
+        pattern = pattern.replace("<caller>", "(.+)")
+        pattern = pattern.replace("<id>", request.properties["reply_to"])
+        for queue in reply.queues:
+            match = re.fullmatch(pattern, queue)
             if match is None:
-                return [f"the answer went to {name}"]
+                return [f"the reply went to {queue}"]
             if match[1] in self._services:
-                name = f"{match[1]}.calls.{full}"
+                name = f"{match[1]}.calls.{method}"
                 if name not in self.document["operations"]:
                     return [f"{name} is not documented"]
                 self.seen.add(name)
@@ -202,7 +198,7 @@ class Bus:
     # Events
 
     def _event(self, message: Message) -> list[str]:
-        """An event, on one of its ways."""
+        """Check an event that is published, moved or delivered."""
         action = "receive" if message.exchange is None else "send"
         channel = self._addresses.get((message.exchange or "", message.key))
         candidates = [
@@ -213,12 +209,10 @@ class Bus:
         ]
         found = ["not documented"]
         for name, operation in candidates:
-            found = min(
-                (self._errors(told, message) for told in self._messages(operation)),
-                key=len,
-            )
+            names = self._messages(operation)
+            found = min((self._errors(each, message) for each in names), key=len)
             if action == "send":
-                missing = self._hearers(message, operation) - set(message.queues)
+                missing = self._consumers(message, operation) - set(message.queues)
                 found += [f"did not reach {queue}" for queue in sorted(missing)]
                 found += self._delivery(name, message)
             if not found:
@@ -226,25 +220,21 @@ class Bus:
                 return []
         return found
 
-    def _hearers(self, message: Message, operation: Piece) -> set[str]:
-        """The queues that an event must reach."""
+    def _consumers(self, message: Message, operation: Piece) -> set[str]:
+        """Return the queues that an event must reach."""
         if (message.exchange or "").endswith(".direct"):
             return {message.key}
-        wanted = {
-            reference["$ref"].rpartition("/")[2] for reference in operation["messages"]
-        }
+        published = _names(operation["messages"])
         return {
             self._address(other)
             for other in self.document["operations"].values()
-            if other["action"] == "receive"
-            and wanted
-            & {reference["$ref"].rpartition("/")[2] for reference in other["messages"]}
+            if other["action"] == "receive" and published & _names(other["messages"])
         }
 
     # Pieces
 
     def _delivery(self, operation: str, message: Message) -> list[str]:
-        """Whether it is kept by the broker as the operation says."""
+        """Check that the message is persistent or transient as documented."""
         binding = self._at(self.document["operations"][operation]["bindings"])["amqp"]
         mode = message.properties.get("delivery_mode")
         return [] if mode == binding["deliveryMode"] else [f"delivery mode {mode}"]
@@ -252,22 +242,22 @@ class Bus:
     def _errors(
         self, name: str, message: Message, ignored: Iterable[str] = ()
     ) -> list[str]:
-        """What of a message is not as the document says."""
+        """Return the differences of a message from the one of this name."""
         piece = self.document["components"]["messages"][name]
         encoding = self._at(piece["bindings"])["amqp"]["contentEncoding"]
-        wanted = {
+        expected = {
             "content_type": self.document["defaultContentType"],
             "content_encoding": encoding,
         }
         found = [
             f"{property_} {message.properties.get(property_)}"
-            for property_, value in wanted.items()
+            for property_, value in expected.items()
             if message.properties.get(property_) != value
         ]
         values = {"headers": message.headers, "payload": _json(message.body)}
         for part in values.keys() - set(ignored):
             if errors := [*self._validator(name, part).iter_errors(values[part])]:
-                found.append(f"{part}: {_told(errors)}")
+                found.append(f"{part}: {_main_error(errors)}")
         return found
 
     def _validator(self, name: str, part: str) -> Any:
@@ -278,7 +268,7 @@ class Bus:
         return self._validators[key]
 
     def _messages(self, piece: Piece) -> list[str]:
-        """The names of the messages of an operation or a reply."""
+        """Return the names of the messages of an operation or a reply."""
         return [reference["$ref"].rpartition("/")[2] for reference in piece["messages"]]
 
     def _address(self, operation: Piece) -> str:
@@ -293,6 +283,11 @@ def _ref(schema: str) -> Piece:
     return {"$ref": f"#/components/schemas/{schema}"}
 
 
+def _names(references: Iterable[Piece]) -> set[str]:
+    """Return the names in references."""
+    return {reference["$ref"].rpartition("/")[2] for reference in references}
+
+
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
@@ -300,30 +295,27 @@ def _json(body: bytes) -> Any:
         return body
 
 
-def _refuses(answer: Piece, errors: Sequence[Any]) -> bool:
-    """Whether an answer refuses what is wrong of a request: those items of it that are wrong, or all."""
+def _refuses(reply: Piece, errors: Sequence[Any]) -> bool:
+    """Return whether a reply refuses the wrong items of a request, or all of it."""
     if not errors:
         return True
-    if answer["error"]:
-        return bool(answer["error"]["exc_path"].startswith(MISTAKES))
-    result = answer["result"]
+    if reply["error"]:
+        return bool(reply["error"]["exc_path"].startswith(WRONG_REQUEST))
+    result = reply["result"]
     if not isinstance(result, list):
         return _is_refusal(result)
-    places = [
-        [*error.absolute_path][2:3] for error in errors
-    ]  # of kwargs, items, 3, ...
-    refused = {
-        position for position, outcome in enumerate(result) if _is_refusal(outcome)
-    }
-    return all(refused.issuperset(place or [None]) for place in places)
+    # The path to an item is: kwargs, items, 3.
+    positions = [[*error.absolute_path][2:3] for error in errors]
+    refused = {at for at, outcome in enumerate(result) if _is_refusal(outcome)}
+    return all(refused.issuperset(position or [None]) for position in positions)
 
 
 def _is_refusal(outcome: Any) -> bool:
     return outcome is None or outcome.get("status") == "invalid"
 
 
-def _told(errors: Iterable[Any]) -> str:
-    """The error that says most; where no alternative fits, of the one that comes nearest."""
+def _main_error(errors: Iterable[Any]) -> str:
+    """Return the most relevant error. If no alternative matches, use the closest one."""
     worst = best_match(errors)
     while worst.context:
         alternatives: dict[Any, list[Any]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The pictures of docs/diagrams are what their sources say: told without a browser."""
+"""The pictures in docs/diagrams agree with their sources. The tests need no browser."""
 
 import html
 import importlib
@@ -26,10 +26,12 @@ from dev.diagrams.render import (
     stamped,
 )
 
-MOST_WIDE = 1100  # px: in a page of 830 px letters of 14 px are shown with 10.5
+# In pixels. A page of 830 pixels shows letters of 14 pixels with 10.5.
+MAX_WIDTH = 1100
 SVG = "{http://www.w3.org/2000/svg}"
 ARROW = r"(?:<<)?--?(?:>>|>|x|\))"
-SEQUENCE = [  # each line of a sequence diagram is one of these; what is in a group is a label
+# The possible lines of a sequence diagram. The group of a pattern is a label.
+SEQUENCE = [
     r"autonumber|end|rect .*|(?:activate|deactivate|destroy) \w+",
     r"(?:create )?(?:participant|actor) (?:\w+ as )?(.+)",
     rf"\w+ ?{ARROW} ?[+-]?\w+ ?: ?(.+)",
@@ -60,21 +62,21 @@ UNREADABLE = [
 
 
 def lines_of(source: str) -> list[str]:
-    """The lines of a diagram, its kind first; no comments, no front matter."""
+    """Return the lines of a diagram, without comments and front matter.
+
+    The first line is its kind.
+    """
     text = re.sub(r"\A---\n.*?\n---\n", "", source, flags=re.DOTALL)
-    return [
-        line for each in text.splitlines() if (line := each.partition("%%")[0].strip())
-    ]
+    lines = [each.partition("%%")[0].strip() for each in text.splitlines()]
+    return [line for line in lines if line]
 
 
 def labels(source: str) -> list[str]:
-    """All that a picture of this source must say."""
+    """Return the labels that a picture of this source must contain."""
     kind, *lines = lines_of(source)
     if kind == "sequenceDiagram":
         return [label for line in lines if (label := in_sequence(line))]
-    assert kind.startswith("flowchart "), (
-        f"labels of a {kind} can't be checked here: teach it"
-    )
+    assert kind.startswith("flowchart "), f"this test cannot read labels of a {kind}"
     return [label for line in lines for label in in_flowchart(line)]
 
 
@@ -82,34 +84,28 @@ def in_sequence(line: str) -> str | None:
     for pattern in SEQUENCE:
         if found := re.fullmatch(pattern, line):
             return found[1] if found.re.groups else None
-    raise AssertionError(
-        f"not a line of a sequence diagram that can be checked: {line}"
-    )
+    raise AssertionError(f"this test cannot read a line of a sequence diagram: {line}")
 
 
 def in_flowchart(line: str) -> list[str]:
     if re.match(r"(classDef|class|style|linkStyle|direction) ", line):
         return []
     bare = re.sub('"[^"]*"', "", line)
-    assert not re.search(r"[\[({|]\s*\w|(?<!-)--\s+\w|(?<!=)==\s+\w|-\.\s+\w", bare), (
-        f"a label needs quotes: {line}"
-    )
+    unquoted = re.search(r"[\[({|]\s*\w|(?<!-)--\s+\w|(?<!=)==\s+\w|-\.\s+\w", bare)
+    assert not unquoted, f"a label needs quotes: {line}"
     return re.findall('"([^"]+)"', line)
 
 
 def letters(text: str) -> str:
-    """A text as it can be compared: however its lines were broken, without Mermaid's marks."""
+    """Return a text for comparison, without white space and Mermaid's markup."""
     text = re.sub(r"<br ?/?>|\*\*|`", "", text)
     return "".join(html.unescape(re.sub(r"#(\w+;)", r"&\1", text)).split())
 
 
-def said_by(svg: str) -> str:
-    return letters(
-        "".join(
-            "".join(text.itertext())
-            for text in ElementTree.fromstring(svg).iter(f"{SVG}text")
-        )
-    )
+def text_of(svg: str) -> str:
+    """Return the letters of all texts in a picture."""
+    texts = ElementTree.fromstring(svg).iter(f"{SVG}text")
+    return letters("".join("".join(text.itertext()) for text in texts))
 
 
 def size_of(svg: Path) -> tuple[float, float]:
@@ -118,35 +114,30 @@ def size_of(svg: Path) -> tuple[float, float]:
 
 
 def drawn(begin: str, end: str) -> set[tuple[str, str, str]]:
-    """The arrows of one kind between services in the picture of the containers: from, label, to."""
+    """Return the arrows of one kind between services in the diagram of containers.
+
+    Each is its source, label and target.
+    """
     text = (DIAGRAMS / "architecture-containers.mmd").read_text()
-    found = re.findall(
-        rf'^ +(\w+) {re.escape(begin)} "(.+)" {re.escape(end)} (\w+)$',
-        text,
-        flags=re.MULTILINE,
-    )
-    return {
-        (source, label, target) for source, label, target in found if source in SERVICES
-    }
+    arrow = rf'^ +(\w+) {re.escape(begin)} "(.+)" {re.escape(end)} (\w+)$'
+    found = re.findall(arrow, text, flags=re.MULTILINE)
+    return {each for each in found if each[0] in SERVICES}
 
 
 def declared(kind: type) -> list[tuple[str, Any]]:
-    """What the services declare of one kind, each with the service's name."""
-    classes = {
-        name: importlib.import_module(f"{name}.service").Service for name in SERVICES
-    }
-    return [
-        (name, each)
-        for name, service in classes.items()
-        for value in vars(service).values()
-        for each in (value, *getattr(value, "nameko_entrypoints", ()))
-        if isinstance(each, kind)
-    ]
+    """Return the extensions of one kind that services declare, with the service's name."""
+    found = []
+    for name in SERVICES:
+        service = importlib.import_module(f"{name}.service").Service
+        for value in vars(service).values():
+            extensions = (value, *getattr(value, "nameko_entrypoints", ()))
+            found += [(name, each) for each in extensions if isinstance(each, kind)]
+    return found
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A picture of each format that is up to date, in a folder of its own."""
+    """Return a folder with a diagram and its current picture in each format."""
     for suffix in ("mmd", "svg", "png"):
         shutil.copy(sources()[0].with_suffix(f".{suffix}"), tmp_path / f"one.{suffix}")
     assert not stale(tmp_path)
@@ -158,7 +149,7 @@ each_source = pytest.mark.parametrize(
 )
 
 
-def test_there_are_pictures() -> None:
+def test_there_are_diagrams() -> None:
     assert sources()
 
 
@@ -166,49 +157,49 @@ def test_all_pictures_are_up_to_date() -> None:
     assert not stale(), "make docs"
 
 
-def test_no_picture_lacks_its_source() -> None:
+def test_every_picture_has_its_source() -> None:
     assert not orphans(), "make docs"
 
 
-def test_the_containers_call_each_other_as_the_services_do() -> None:
+def test_the_containers_have_the_calls_of_the_services() -> None:
     calls = {(source, target) for source, _, target in drawn("--", "-->")}
     assert calls == {(name, proxy.service) for name, proxy in declared(RpcProxy)}
 
 
-def test_the_containers_hear_the_events_that_the_services_hear() -> None:
+def test_the_containers_have_the_events_of_the_services() -> None:
     events = {
-        (s, event, t)
-        for s, label, t in drawn("-.", ".->")
+        (source, event, target)
+        for source, label, target in drawn("-.", ".->")
         for event in label.split(",<br/>")
     }
     assert events == {
-        (e.source_service, e.event_type, name) for name, e in declared(EventHandler)
+        (handler.source_service, handler.event_type, name)
+        for name, handler in declared(EventHandler)
     }
 
 
 @each_source
-def test_a_picture_says_all_that_its_source_says(source: Path) -> None:
-    wanted, said = (
-        labels(source.read_text()),
-        said_by(picture_of(source, "svg").read_text()),
-    )
-    assert wanted
-    assert [label for label in wanted if letters(label) not in said] == []
+def test_a_picture_contains_all_labels_of_its_source(source: Path) -> None:
+    expected = labels(source.read_text())
+    text = text_of(picture_of(source, "svg").read_text())
+    assert expected
+    assert [label for label in expected if letters(label) not in text] == []
+
+
+EXTERNAL = re.compile(r"<foreignObject|<script|<image|@import|url\((?!#)|href=\"(?!#)")
 
 
 @each_source
-def test_a_picture_shows_in_any_page(source: Path) -> None:
+def test_a_picture_needs_no_other_file(source: Path) -> None:
     svg = picture_of(source, "svg").read_text()
     assert "background-color: white" in svg
-    assert not re.search(
-        r"<foreignObject|<script|<image|@import|url\((?!#)|href=\"(?!#)", svg
-    )
+    assert not EXTERNAL.search(svg)
 
 
 @each_source
-def test_a_picture_can_be_read_in_a_page_of_usual_width(source: Path) -> None:
+def test_a_picture_is_readable_at_the_usual_width_of_a_page(source: Path) -> None:
     width, _ = size_of(picture_of(source, "svg"))
-    assert width <= MOST_WIDE
+    assert width <= MAX_WIDTH
 
 
 @each_source
@@ -220,14 +211,15 @@ def test_the_png_is_the_same_picture(source: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", render.FORMATS)
-def test_a_digest_is_read_as_it_was_written(folder: Path, suffix: str) -> None:
+def test_a_stamp_is_read_as_it_was_written(folder: Path, suffix: str) -> None:
     picture = folder / f"one.{suffix}"
     content = picture.read_bytes()
-    plain = (
-        content.partition(b"\n")[2]
-        if suffix == "svg"
-        else content[:33] + content[33 + 12 + 79 :]
-    )
+    if suffix == "svg":
+        # The stamp is the first line.
+        plain = content.partition(b"\n")[2]
+    else:
+        # The stamp is a chunk behind the header: 79 bytes of text with 12 of its own.
+        plain = content[:33] + content[33 + 12 + 79 :]
     picture.write_bytes(plain)
     assert stamp_of(picture) is None
     picture.write_bytes(stamped(plain, suffix, "a" * 64))
@@ -241,7 +233,7 @@ def test_a_changed_source_is_stale(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["CONFIG", "LOCK"])
-def test_another_look_or_tool_makes_all_stale(
+def test_another_configuration_or_tool_makes_all_stale(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     changed = folder / "changed.json"
@@ -251,7 +243,7 @@ def test_another_look_or_tool_makes_all_stale(
 
 
 @pytest.mark.parametrize("suffix", render.FORMATS)
-def test_a_missing_picture_is_stale_and_one_alone_an_orphan(
+def test_a_missing_picture_is_stale_and_a_spare_one_an_orphan(
     folder: Path, suffix: str
 ) -> None:
     (folder / f"one.{suffix}").rename(folder / f"two.{suffix}")
@@ -266,6 +258,6 @@ def test_labels_are_found() -> None:
 
 
 @pytest.mark.parametrize("source", UNREADABLE)
-def test_what_it_does_not_understand_is_not_passed_over(source: str) -> None:
+def test_an_unreadable_diagram_is_an_error(source: str) -> None:
     with pytest.raises(AssertionError):
         labels(source)

@@ -1,9 +1,8 @@
-"""docs/interactions: four styles, each with its pictures and its API, which tell the same story."""
+"""docs/interactions: the pictures and APIs of four styles agree with each other."""
 
 import re
 from collections.abc import Iterator
 from functools import cache
-from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ STYLES = ("http", "notifications", "collaboration", "adequate")
 STORIES = ("create-user", "order-paid", "order-rejected", "order-down")
 PARTS = ("client", "gateway", "users", "orders", "billing", "broker", "notifications")
 IDL = sorted(PAGES.glob("*/*.yaml"))
-# What collaboration.md says is not drawn: money_withdrawn to the gateway; letter_written, told and heard.
+# collaboration.md names the messages that are not drawn: money_withdrawn to the gateway, and
+# letter_written, which is published and consumed.
 NOT_DRAWN = {"collaboration-order-paid": 3}
 
-Arrow = tuple[str, str, str, str]  # from, kind, to, label
+# Source, kind, target, label.
+Arrow = tuple[str, str, str, str]
 
 each_style = pytest.mark.parametrize("style", STYLES)
 each_picture = pytest.mark.parametrize(
@@ -31,9 +32,9 @@ each_picture = pytest.mark.parametrize(
 
 
 def arrows(name: str) -> Iterator[tuple[Arrow, list[str]]]:
-    """The arrows of a picture, each with the boxes that it stands in."""
+    """Yield the arrows of a diagram, each with its enclosing boxes."""
     boxes: list[str] = []
-    for line in map(str.strip, (DIAGRAMS / f"{name}.mmd").read_text().splitlines()):
+    for line in map(str.strip, source_of(name).splitlines()):
         word = line.partition(" ")[0]
         if word in ("alt", "opt", "loop"):
             boxes.append(word)
@@ -42,46 +43,44 @@ def arrows(name: str) -> Iterator[tuple[Arrow, list[str]]]:
         elif word == "end":
             boxes.pop()
         elif found := re.fullmatch(r"(\w+?)(-->>|->>|-x|-\))(\w+): (.+)", line):
-            yield (
-                (found[1], found[2], found[3], found[4].replace("<br/>", "")),
-                list(boxes),
-            )
+            label = found[4].replace("<br/>", "")
+            yield (found[1], found[2], found[3], label), list(boxes)
+
+
+def source_of(name: str) -> str:
+    return (DIAGRAMS / f"{name}.mmd").read_text()
 
 
 def messages(name: str) -> int:
-    """How many messages a picture comes to where all goes well; what services say to each other in the
-    built system goes over the wire twice: to the broker, and on."""
-    good = [
-        arrow
-        for arrow, boxes in arrows(name)
-        if not {"else", "opt", "loop"} & set(boxes)
-    ]
+    """Return the number of messages in a diagram if all steps succeed.
+
+    In the built system, a message between services is sent twice: to the broker and from it.
+    """
+    unusual = {"else", "opt", "loop"}
+    usual = [arrow for arrow, boxes in arrows(name) if unusual.isdisjoint(boxes)]
     services = set(PARTS) - {"client", "broker"}
-    twice = [
-        a for a in good if name.startswith("adequate") and {a[0], a[2]} <= services
-    ]
-    return len(good) + len(twice) + NOT_DRAWN.get(name, 0)
+    count = len(usual) + NOT_DRAWN.get(name, 0)
+    if name.startswith("adequate"):
+        count += len([each for each in usual if {each[0], each[2]} <= services])
+    return count
 
 
 @cache
 def documents(style: str, kind: str) -> list[Any]:
-    """What the page of a style links to as its API: openapi or asyncapi."""
-    files = [
-        PAGES / link for link in links(PAGES / f"{style}.md") if link.endswith(".yaml")
-    ]
-    return [
-        yaml.safe_load(file.read_text()) for file in files if file.name.startswith(kind)
-    ]
+    """Return the API of a style that its page links to: openapi or asyncapi."""
+    names = [link for link in links(PAGES / f"{style}.md") if link.endswith(".yaml")]
+    files = [PAGES / name for name in names]
+    found = [file for file in files if file.name.startswith(kind)]
+    return [yaml.safe_load(file.read_text()) for file in found]
 
 
 def routes(style: str) -> set[str]:
-    """`POST /orders` and so on; whatever a parameter is called."""
-    paths = chain.from_iterable(
-        document["paths"].items() for document in documents(style, "openapi")
-    )
-    return {
-        f"{verb.upper()} {unnamed(path)}" for path, verbs in paths for verb in verbs
-    }
+    """Return the routes, for example `GET /orders/{}`, without names of parameters."""
+    found = set()
+    for document in documents(style, "openapi"):
+        for path, verbs in document["paths"].items():
+            found |= {f"{verb.upper()} {unnamed(path)}" for verb in verbs}
+    return found
 
 
 def unnamed(path: str) -> str:
@@ -89,7 +88,7 @@ def unnamed(path: str) -> str:
 
 
 def events(style: str, action: str) -> set[str]:
-    """The addresses of what the services of a style send or receive."""
+    """Return the addresses of the events that the services of a style send or receive."""
     found = set()
     for document in documents(style, "asyncapi"):
         for operation in document["operations"].values():
@@ -100,7 +99,7 @@ def events(style: str, action: str) -> set[str]:
 
 
 def row(page: Path, *start: str) -> list[str]:
-    """The cells behind those that a row of a table starts with."""
+    """Return the other cells of the table row that starts with these cells."""
     for line in page.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split("|")]
         if cells[: len(start)] == list(start):
@@ -108,96 +107,92 @@ def row(page: Path, *start: str) -> list[str]:
     raise AssertionError(f"{page.name} has no row {start}")
 
 
+def pictures_in(page: Path) -> list[str]:
+    return [link for link in links(page) if "diagrams" in link]
+
+
 @each_style
 def test_a_page_shows_each_story_with_its_source(style: str) -> None:
-    told = [link for link in links(PAGES / f"{style}.md") if "diagrams" in link]
-    assert told == [
-        f"../diagrams/{style}-{story}.{kind}"
-        for story in STORIES
-        for kind in ("svg", "mmd")
-    ]
+    expected: list[str] = []
+    for story in STORIES:
+        path = f"../diagrams/{style}-{story}"
+        expected += [f"{path}.svg", f"{path}.mmd"]
+    assert pictures_in(PAGES / f"{style}.md") == expected
 
 
-def test_the_first_page_shows_who_speaks_to_whom() -> None:
-    told = [link for link in links(PAGES / "README.md") if "diagrams" in link]
-    assert sorted(told) == sorted(
-        f"../diagrams/{style}-parts.{kind}"
-        for style in STYLES
-        for kind in ("svg", "mmd")
-    )
+def test_the_first_page_shows_the_parts_of_each_style() -> None:
+    expected: list[str] = []
+    for style in STYLES:
+        path = f"../diagrams/{style}-parts"
+        expected += [f"{path}.svg", f"{path}.mmd"]
+    assert sorted(pictures_in(PAGES / "README.md")) == sorted(expected)
 
 
-def test_each_picture_of_a_style_is_one_of_these() -> None:
-    found = {path.stem for style in STYLES for path in DIAGRAMS.glob(f"{style}-*.mmd")}
-    assert found == {
-        f"{style}-{story}" for style in STYLES for story in (*STORIES, "parts")
-    }
+def test_each_diagram_of_a_style_is_a_story_or_its_parts() -> None:
+    for style in STYLES:
+        found = {path.stem for path in DIAGRAMS.glob(f"{style}-*.mmd")}
+        assert found == {f"{style}-{story}" for story in (*STORIES, "parts")}
 
 
 def test_each_file_is_linked_from_its_page_and_each_page_from_the_first() -> None:
     for file in IDL:
-        assert f"{file.parent.name}/{file.name}" in links(
-            PAGES / f"{file.parent.name}.md"
-        )
+        style = file.parent.name
+        assert f"{style}/{file.name}" in links(PAGES / f"{style}.md")
     assert {f"{style}.md" for style in STYLES} <= set(links(PAGES / "README.md"))
 
 
 @each_picture
-def test_the_parts_stand_in_the_same_order_in_all_pictures(name: str) -> None:
-    parts = re.findall(r"participant (.+)", (DIAGRAMS / f"{name}.mmd").read_text())
-    assert all(
-        PARTS.index(left) < PARTS.index(right) for left, right in pairwise(parts)
-    )
-    assert {
-        end for (source, _, target, _), _ in arrows(name) for end in (source, target)
-    } == set(parts)
+def test_the_parts_have_the_same_order_in_all_diagrams(name: str) -> None:
+    parts = re.findall(r"participant (.+)", source_of(name))
+    positions = [PARTS.index(part) for part in parts]
+    assert positions == sorted(set(positions))
+    ends = {end for arrow, _ in arrows(name) for end in (arrow[0], arrow[2])}
+    assert ends == set(parts)
+
+
+REQUEST = re.compile(r"[A-Z]+ /[\w/{}-]*?(?=Idemp|Pref|$)")
 
 
 @each_picture
-def test_what_a_picture_says_is_in_the_api(name: str) -> None:
+def test_the_requests_and_events_of_a_diagram_are_in_the_api(name: str) -> None:
     style = name.partition("-")[0]
     labels = [
         (kind, label.removeprefix("relay: ")) for (_, kind, _, label), _ in arrows(name)
     ]
-    asked = [
-        found[0]
-        for _, label in labels
-        if (found := re.match(r"[A-Z]+ /[\w/{}-]*?(?=Idemp|Pref|$)", label))
-    ]
-    assert asked
-    assert {unnamed(route) for route in asked} <= routes(style)
-    told = {label for kind, label in labels if kind == "-)"}
-    written = {
-        path.stem.rpartition(".")[2]
-        for path in (DOCS / "contracts" / "events").glob("*.json")
-    }
-    assert told <= (written if style == "adequate" else events(style, "send"))
+    matches = [REQUEST.match(label) for _, label in labels]
+    requests = [match[0] for match in matches if match]
+    assert requests
+    assert {unnamed(request) for request in requests} <= routes(style)
+    published = {label for kind, label in labels if kind == "-)"}
+    if style == "adequate":
+        contracts = (DOCS / "contracts" / "events").glob("*.json")
+        assert published <= {path.stem.rpartition(".")[2] for path in contracts}
+    else:
+        assert published <= events(style, "send")
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_the_calls_of_the_built_system_are_its_own(story: str) -> None:
-    drawn = [
-        (target, re.match(r"RPC (\w+)", label))
-        for (_, _, target, label), _ in arrows(f"adequate-{story}")
-    ]
-    called = {f"{target}.{verb[1]}" for target, verb in drawn if verb}
+def test_the_built_systems_diagrams_have_its_methods(story: str) -> None:
+    called = set()
+    for (_, _, target, label), _ in arrows(f"adequate-{story}"):
+        if verb := re.match(r"RPC (\w+)", label):
+            called.add(f"{target}.{verb[1]}")
     assert called
     assert called <= {path.stem for path in (DOCS / "contracts" / "rpc").glob("*.json")}
 
 
 @pytest.mark.parametrize("style", ["notifications", "collaboration"])
-def test_each_event_is_sent_by_one_and_heard_by_another(style: str) -> None:
+def test_each_event_is_sent_and_received(style: str) -> None:
     assert events(style, "send") == events(style, "receive") != set()
 
 
-def test_the_same_name_means_the_same_in_all_files() -> None:
+def test_a_name_has_the_same_meaning_in_all_files() -> None:
     seen: dict[tuple[str, str], Any] = {}
     for file in IDL:
         for kind, named in yaml.safe_load(file.read_text())["components"].items():
             for name, meaning in named.items():
-                assert seen.setdefault((kind, name), meaning) == meaning, (
-                    f"{file}: {name}"
-                )
+                known = seen.setdefault((kind, name), meaning)
+                assert known == meaning, f"{file}: {name}"
 
 
 @pytest.mark.parametrize(
@@ -207,22 +202,21 @@ def test_the_same_name_means_the_same_in_all_files() -> None:
         ("**an order**: messages, letter included", "order-paid"),
     ],
 )
-def test_the_messages_are_those_of_the_pictures(title: str, story: str) -> None:
-    told = [int(cell.partition(",")[0]) for cell in row(PAGES / "README.md", title)]
-    assert told == [messages(f"{style}-{story}") for style in STYLES]
+def test_the_page_counts_the_messages_of_the_diagrams(title: str, story: str) -> None:
+    counts = [int(cell.partition(",")[0]) for cell in row(PAGES / "README.md", title)]
+    assert counts == [messages(f"{style}-{story}") for style in STYLES]
 
 
 @pytest.mark.parametrize(
     ("clients", "title"),
     [("1", "measured, a lone order"), ("128", "measured, 128 clients")],
 )
-def test_the_figures_are_the_measured_ones(clients: str, title: str) -> None:
+def test_the_page_has_the_measured_figures(clients: str, title: str) -> None:
     rate, median, p99, letters, *_ = row(DOCS / "performance.md", "orders", clients)
-    told = row(PAGES / "README.md", title)[-1]
-    assert f"median {median} ms, p99 {p99} ms" in told
+    page = PAGES / "README.md"
+    cell = row(page, title)[-1]
+    assert f"median {median} ms, p99 {p99} ms" in cell
     if clients == "1":
-        assert f"within {letters} s" in " ".join(
-            (PAGES / "README.md").read_text().split()
-        )
+        assert f"within {letters} s" in " ".join(page.read_text().split())
     else:
-        assert told.startswith(f"{rate} a second")
+        assert cell.startswith(f"{rate} a second")

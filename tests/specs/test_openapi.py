@@ -1,8 +1,10 @@
-"""docs/openapi.yaml: valid, what the code says, and what /openapi.json serves; its checks can fail."""
+"""docs/openapi.yaml is valid, agrees with the code, and is served as /openapi.json.
+
+The check of exchanges notices each difference.
+"""
 
 import json
 import re
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import users.domain
 from dev.specs import openapi, swagger_ui
 from gateway import documents, problems, schemas
 from gateway.service import Service
-from tests.specs.conformance import Conformance, documented
+from tests.specs.conformance import Conformance, documented, maps_in
 
 ID = "01993b8e-5a70-7c31-9f4e-0b6f4f6a2c11"
 DOCUMENT = yaml.safe_load(openapi.YAML.read_text())
@@ -43,19 +45,17 @@ def test_every_document_is_valid_openapi(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", [openapi.YAML, openapi.JSON], ids=lambda path: path.name
 )
-def test_the_documents_are_what_the_code_says(path: Path) -> None:
+def test_the_documents_are_generated_from_the_code(path: Path) -> None:
     assert path.read_text() == openapi.rendered()[path], "run `make specs`"
 
 
-def test_the_gateway_offers_the_locales_that_users_stores_and_that_there_are_letters_for() -> (
-    None
-):
+def test_gateway_users_and_letters_have_the_same_locales() -> None:
     assert schemas.LOCALES == users.domain.LOCALES
     assert set(schemas.LOCALES) == notifications.domain.LOCALES
     assert schemas.LOCALES[0] == notifications.domain.FALLBACK_LOCALE
 
 
-def test_both_documents_say_the_same() -> None:
+def test_both_documents_are_equal() -> None:
     assert json.loads(documents.FILES["/openapi.json"][1]) == DOCUMENT
 
 
@@ -65,17 +65,15 @@ def test_every_route_is_documented() -> None:
         for name, value in vars(Service).items()
         if hasattr(value, "nameko_entrypoints")
     }
-    operations = [
-        operation
-        for methods in DOCUMENT["paths"].values()
-        for operation in methods.values()
-    ]
-    ids = [operation["operationId"] for operation in operations]
+    paths = DOCUMENT["paths"].values()
+    ids = [each["operationId"] for methods in paths for each in methods.values()]
     assert handlers < set(ids)
     assert len(ids) == len(set(ids))
 
 
-def test_a_new_route_or_field_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undocumented_route_or_field_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delitem(openapi.RESPONSES, "profile")
     with pytest.raises(openapi.Failure, match="profile"):
         openapi.document()
@@ -85,77 +83,58 @@ def test_a_new_route_or_field_is_missed(monkeypatch: pytest.MonkeyPatch) -> None
         openapi.document()
 
 
-def every(piece: Any, wanted: Callable[[Any], bool]) -> list[Any]:
-    """All parts of a document, at any depth, that are wanted."""
-    inner = (
-        piece.values()
-        if isinstance(piece, dict)
-        else piece
-        if isinstance(piece, list)
-        else []
-    )
-    return [part for value in inner for part in every(value, wanted)] + (
-        [piece] if wanted(piece) else []
-    )
-
-
-def answer_body(response: dict[str, Any]) -> dict[str, Any]:
+def response_body(path: str, status: str = "200") -> dict[str, Any]:
+    response = DOCUMENT["paths"][path]["get"]["responses"][status]
     schema: dict[str, Any] = response["content"]["application/json"]["schema"]
     return schema
 
 
 def test_every_object_is_closed_and_every_field_has_a_type() -> None:
     pieces = DOCUMENT["components"]["schemas"]
-    objects = every(
-        DOCUMENT,
-        lambda piece: isinstance(piece, dict) and piece.get("type") == "object",
-    )
-    assert len(objects) >= len(pieces) - 1  # all but Amount
-    checks = DOCUMENT["paths"]["/readyz"]["get"]["responses"]
-    open_ones = [
+    objects = [each for each in maps_in(DOCUMENT) if each.get("type") == "object"]
+    # Only Amount is not an object.
+    assert len(objects) >= len(pieces) - 1
+    open_objects = [
         pieces["Problem"]["properties"]["errors"],
-        *(
-            answer_body(checks[status])["properties"]["checks"]
-            for status in ("200", "503")
-        ),
-        answer_body(DOCUMENT["paths"]["/openapi.json"]["get"]["responses"]["200"]),
+        response_body("/readyz")["properties"]["checks"],
+        response_body("/readyz", "503")["properties"]["checks"],
+        response_body("/openapi.json"),
     ]
     for piece in objects:
-        assert piece in open_ones or piece["additionalProperties"] is False
+        assert piece in open_objects or piece["additionalProperties"] is False
         for field in piece.get("properties", {}).values():
             assert {"type", "$ref", "oneOf"} & field.keys()
 
 
-def test_every_example_is_right() -> None:
+def test_every_example_is_valid() -> None:
     for name, piece in DOCUMENT["components"]["schemas"].items():
         for example in piece.get("examples", []):
-            documented()._valid({"$ref": f"#/components/schemas/{name}"}, example)
+            documented().check_schema({"$ref": f"#/components/schemas/{name}"}, example)
             if name in openapi.BODIES:
                 schema: type[Schema] = getattr(schemas, name)
                 schema().load(example)
     for response in DOCUMENT["components"]["responses"].values():
         for content in response["content"].values():
             if "example" in content:
-                documented()._valid(content["schema"], content["example"])
+                documented().check_schema(content["schema"], content["example"])
 
 
-def test_every_refusal_in_the_code_is_documented_and_no_other() -> None:
+def test_the_documented_refusals_are_those_in_the_code() -> None:
     gateway = openapi.ROOT / "gateway"
     files = [*gateway.glob("*.py"), *gateway.glob("http/*.py")]
     source = "".join(path.read_text() for path in files)
     calls = re.findall(r'Problem\(\s*(\d{3}),\s*"([a-z-]+)"', source)
-    raised = {(int(status), kind) for status, kind in calls}
-    known = {
+    in_code = {(int(status), kind) for status, kind in calls}
+    in_document = {
         (problem.status, kind)
         for problem in openapi.PROBLEMS.values()
         for kind in problem.types
     }
-    assert raised == known - {(409, reason) for reason in openapi.REASONS} | {
-        (405, "method-not-allowed")
-    }
+    reasons = {(409, reason) for reason in openapi.REASONS}
+    assert in_code == in_document - reasons | {(405, "method-not-allowed")}
 
 
-# That a difference is seen
+# Exchanges: each difference is noticed.
 
 
 def order(**changes: Any) -> dict[str, Any]:
@@ -176,122 +155,109 @@ def check(
     )
 
 
-def test_an_answer_as_documented_passes() -> None:
+NOT_FOUND = problems.not_found().body
+UNAUTHORIZED = problems.unauthorized("Why.").body
+ORDER_URL = f"http://shop/orders/{ID}"
+UNKNOWN_URL = "http://shop/nowhere"
+
+
+def test_a_documented_response_passes() -> None:
     check(order())
-    check(problems.not_found().body, 404, PROBLEM)
-    check(
-        problems.unauthorized("Why.").body,
-        401,
-        {**PROBLEM, "WWW-Authenticate": "Bearer"},
-    )
-    check(problems.not_found().body, 404, PROBLEM, "http://shop/nowhere")
+    check(NOT_FOUND, 404, PROBLEM)
+    check(UNAUTHORIZED, 401, {**PROBLEM, "WWW-Authenticate": "Bearer"})
+    check(NOT_FOUND, 404, PROBLEM, UNKNOWN_URL)
+
+
+def without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
 
 
 WRONG: dict[str, tuple[Any, ...]] = {
-    "a field more": (order(user_id=ID),),
+    "an unknown field": (order(user_id=ID),),
     "a field of another type": (order(price=9990),),
     "a field of another form": (order(price="99.9"),),
     "a null": (order(status=None),),
     "an unknown value": (order(status="lost"),),
-    "a field less": (
-        {name: value for name, value in order().items() if name != "ended_at"},
-    ),
+    "a missing field": (without(order(), "ended_at"),),
     "another status": (order(), 201),
     "another media type": (order(), 200, PROBLEM),
-    "a header less": (
-        order(),
-        200,
-        {name: JSON[name] for name in JSON if name != "X-Request-Id"},
-    ),
-    "an answer that caches may keep": (
-        order(),
-        200,
-        {**JSON, "Cache-Control": "max-age=600"},
-    ),
-    "an answer whose type browsers may guess": (
+    "a missing header": (order(), 200, without(JSON, "X-Request-Id")),
+    "a cacheable response": (order(), 200, {**JSON, "Cache-Control": "max-age=600"}),
+    "a response without nosniff": (
         order(),
         200,
         {**JSON, "X-Content-Type-Options": ""},
     ),
     "a problem of another type": (problems.malformed("Why.").body, 404, PROBLEM),
-    "a problem with a status of its own": (
-        {**problems.not_found().body, "status": 400},
+    "a problem with another status": ({**NOT_FOUND, "status": 400}, 404, PROBLEM),
+    "a problem without its header": (UNAUTHORIZED, 401, PROBLEM),
+    "success at an unknown path": (order(), 200, JSON, UNKNOWN_URL),
+    "a problem of an unknown type": (
+        {**NOT_FOUND, "type": "about:blank"},
         404,
         PROBLEM,
+        UNKNOWN_URL,
     ),
-    "a problem without its header": (problems.unauthorized("Why.").body, 401, PROBLEM),
-    "an answer where nothing is": (order(), 200, JSON, "http://shop/nowhere"),
-    "a problem of nobody's": (
-        {**problems.not_found().body, "type": "about:blank"},
-        404,
-        PROBLEM,
-        "http://shop/nowhere",
-    ),
-    "another status where nothing is": (
-        problems.not_found().body,
-        400,
-        PROBLEM,
-        "http://shop/nowhere",
-    ),
-    "another status by a wrong method": (
-        problems.not_found().body,
+    "another status at an unknown path": (NOT_FOUND, 400, PROBLEM, UNKNOWN_URL),
+    "another status for a wrong method": (
+        NOT_FOUND,
         405,
         {**PROBLEM, "Allow": "GET, HEAD"},
-        f"http://shop/orders/{ID}",
+        ORDER_URL,
         "DELETE",
     ),
-    "a header more": (order(), 200, {**JSON, "X-Served-By": "one"}),
-    "the documents' headers elsewhere": (order(), 200, {**JSON, **documents.HEADERS}),
+    "an unknown header": (order(), 200, {**JSON, "X-Served-By": "one"}),
+    "the documents' headers at another path": (
+        order(),
+        200,
+        {**JSON, **documents.HEADERS},
+    ),
     "a line feed after an amount": (order(price="99.90\n"),),
-    "a method more": (order(), 200, JSON, f"http://shop/orders/{ID}", "DELETE"),
+    "an unknown method": (order(), 200, JSON, ORDER_URL, "DELETE"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_an_answer_that_differs_fails(case: str) -> None:
+def test_an_undocumented_response_fails(case: str) -> None:
     with pytest.raises(AssertionError):
         check(*WRONG[case])
 
 
-def test_a_key_twice_in_an_answer_fails() -> None:
+def test_a_duplicate_key_in_a_response_fails() -> None:
     body = json.dumps(order()).encode()
     twice = body.replace(b"{", b'{"price": "0.01", ', 1)
-    url = f"http://shop/orders/{ID}"
-    documented().check("GET", url, 200, JSON, body)
+    documented().check("GET", ORDER_URL, 200, JSON, body)
     with pytest.raises(AssertionError, match="a key twice"):
-        documented().check("GET", url, 200, JSON, twice)
+        documented().check("GET", ORDER_URL, 200, JSON, twice)
 
 
 def exchange(
-    method: str, path: str, status: int, answer: Any, body: dict[str, Any] | None = None
+    method: str, path: str, status: int, value: Any, body: dict[str, Any] | None = None
 ) -> requests.Response:
-    """An answer with its request, as a client has them."""
+    """Return a response with its request, as a client has them."""
     response = requests.Response()
-    response.request = requests.Request(
-        method, f"http://shop{path}", json=body
-    ).prepare()
+    request = requests.Request(method, f"http://shop{path}", json=body)
+    response.request = request.prepare()
     response.status_code = status
-    response.headers.update(
-        {**JSON, "Location": f"/orders/{ID}"} if status == 201 else JSON
-    )
-    response._content = json.dumps(answer).encode()
+    response.headers.update(JSON)
+    if status == 201:
+        response.headers["Location"] = f"/orders/{ID}"
+    response._content = json.dumps(value).encode()
     return response
 
 
-def test_a_granted_request_as_documented_passes() -> None:
-    documented().check_exchange(
-        exchange("GET", "/orders?limit=1", 200, {"items": [], "next_cursor": None})
-    )
-    documented().check_exchange(
-        exchange("POST", "/orders", 201, order(), {"price": "99.90"})
-    )
+def test_a_documented_successful_request_passes() -> None:
+    page = {"items": [], "next_cursor": None}
+    documented().check_exchange(exchange("GET", "/orders?limit=1", 200, page))
+    price = {"price": "99.90"}
+    documented().check_exchange(exchange("POST", "/orders", 201, order(), price))
 
 
 ORDERS = {"items": [order()], "next_cursor": None}
-GRANTED_WRONG: dict[str, tuple[Any, ...]] = {
+WRONG_SUCCESSES: dict[str, tuple[Any, ...]] = {
     "an unknown query parameter": ("GET", "/orders?limits=1", 200, ORDERS),
     "a query parameter out of its range": ("GET", "/orders?limit=0", 200, ORDERS),
-    "a field more": (
+    "an unknown field": (
         "POST",
         "/orders",
         201,
@@ -299,7 +265,7 @@ GRANTED_WRONG: dict[str, tuple[Any, ...]] = {
         {"price": "99.90", "currency": "EUR"},
     ),
     "no body": ("POST", "/orders", 201, order()),
-    "a body where none is documented": (
+    "an undocumented body": (
         "GET",
         f"/orders/{ID}",
         200,
@@ -309,19 +275,19 @@ GRANTED_WRONG: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("case", GRANTED_WRONG)
-def test_a_granted_request_that_differs_fails(case: str) -> None:
-    response = exchange(*GRANTED_WRONG[case])
-    request = response.request
-    answer = (response.status_code, response.headers, response.content)
+@pytest.mark.parametrize("case", WRONG_SUCCESSES)
+def test_an_undocumented_successful_request_fails(case: str) -> None:
+    response = exchange(*WRONG_SUCCESSES[case])
+    method, url = str(response.request.method), str(response.request.url)
+    # The response alone is as documented.
     documented().check(
-        str(request.method), str(request.url), *answer
-    )  # the answer itself is right
+        method, url, response.status_code, response.headers, response.content
+    )
     with pytest.raises(AssertionError):
         documented().check_exchange(response)
 
 
-def test_what_a_document_loses_is_missed() -> None:
+def test_a_part_missing_from_the_document_is_noticed() -> None:
     less = deepcopy(DOCUMENT)
     del less["components"]["schemas"]["Order"]["properties"]["ended_at"]
     with pytest.raises(AssertionError, match="ended_at"):
@@ -335,9 +301,8 @@ def test_what_a_document_loses_is_missed() -> None:
 # Swagger UI
 
 
-def test_swagger_ui_is_what_is_pinned() -> None:
+def test_swagger_ui_has_the_pinned_files() -> None:
     files = {path.name: path.read_bytes() for path in swagger_ui.FOLDER.iterdir()}
-    own = {"index.html", "initializer.js"}
-    assert {
-        name: swagger_ui.sha256(files[name]) for name in files.keys() - own
-    } == swagger_ui.SHA256
+    vendored = files.keys() - {"index.html", "initializer.js"}
+    found = {name: swagger_ui.sha256(files[name]) for name in vendored}
+    assert found == swagger_ui.SHA256

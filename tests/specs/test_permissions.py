@@ -1,7 +1,6 @@
-"""docs/permissions.md is what the code says, and each cell about the bus is so on a real broker.
+"""docs/permissions.md agrees with the code, and its cells about the bus with a real broker.
 
-The permissions are those of charts/shop/files/bus.yaml, on a virtual host of their own. No service
-runs.
+The permissions are those of charts/shop/files/bus.yaml, in a new virtual host. No service runs.
 """
 
 import json
@@ -34,33 +33,33 @@ class Broker:
         file = servers.state / "rabbitmq" / "permissions.json"
         file.write_text(json.dumps(self._definitions()))
         servers.rabbitmqctl("import_definitions", str(file))
-        servers.rabbitmqctl(
-            "set_permissions", "--vhost", VHOST, "shop", ".*", ".*", ".*"
-        )
+        everything = (".*", ".*", ".*")
+        servers.rabbitmqctl("set_permissions", "--vhost", VHOST, "shop", *everything)
         self._opened["shop"] = kombu.Connection(f"{servers.env()['AMQP_URI']}{VHOST}")
         self._channel = self._opened["shop"].channel()
         for service in bus.SERVICES:
             self._bind(f"rpc-{service}", "nameko-rpc", f"{service}.*")
-        for exchange in {
-            f"{event.partition('.')[0]}.events" for event in permissions.events()
-        }:
+        for exchange in {exchange_and_key(each)[0] for each in permissions.events()}:
             self._bind(EVENTS_QUEUE, exchange, "#")
 
     def publishes(self, user: str, exchange: str, key: str) -> bool:
-        """Whether the broker confirms a message of this user: then alone it is in a queue."""
+        """Return whether the broker confirms a message of this user.
+
+        It checks that a confirmed message is in a queue, and a refused one is not.
+        """
         channel = self.channel(user)
         channel.confirm_select()
         try:
             channel.basic_publish(amqp.Message(b"{}"), exchange, key, mandatory=True)
             channel.wait([amqp.spec.Basic.Ack, amqp.spec.Channel.Close])
-            confirmed = True
         except amqp.AccessRefused:
-            confirmed = False
-        assert self._arrived() == [key] * confirmed
-        return confirmed
+            assert self._remove_all() == []
+            return False
+        assert self._remove_all() == [key]
+        return True
 
     def receives(self, user: str, exchange: str, key: str) -> bool:
-        """Whether this user may bind a queue of its own to these events."""
+        """Return whether this user may bind its own queue to these events."""
         queue = self._own_queue(user)
         self._channel.queue_declare(queue, durable=True, auto_delete=False)
         try:
@@ -71,12 +70,11 @@ class Broker:
         return True
 
     def channel(self, user: str) -> Any:
-        """A channel for one attempt: a refusal closes it."""
+        """Open a channel for one attempt, because a refusal closes it."""
         if user not in self._opened:
             login = f"{VHOST}-{user}:{self._passwords[user]}"
-            self._opened[user] = kombu.Connection(
-                f"amqp://{login}@127.0.0.1:{self._port}/{VHOST}"
-            )
+            uri = f"amqp://{login}@127.0.0.1:{self._port}/{VHOST}"
+            self._opened[user] = kombu.Connection(uri)
         return self._opened[user].channel()
 
     def close(self) -> None:
@@ -84,14 +82,16 @@ class Broker:
             connection.release()
 
     def _own_queue(self, user: str) -> str:
-        """A queue that this user may bind, where it may bind any."""
-        special = {"gateway": "rpc.reply-gateway-1", "migrations": "evt-a-b--c.d"}
-        return special.get(
-            user, f"{bus.SHELL_REPLIES}1" if user == "operator" else f"rpc-{user}"
-        )
+        """Return the name of a queue that this user may bind, if it may bind any."""
+        special = {
+            "gateway": "rpc.reply-gateway-1",
+            "migrations": "evt-a-b--c.d",
+            "operator": f"{bus.SHELL_REPLIES}1",
+        }
+        return special.get(user, f"rpc-{user}")
 
-    def _arrived(self) -> list[str]:
-        """The routing keys of all that is in the queues, which it takes out."""
+    def _remove_all(self) -> list[str]:
+        """Remove all messages from the queues and return their routing keys."""
         found = []
         for queue in (*BY_SERVICE, EVENTS_QUEUE):
             while message := self._channel.basic_get(queue, no_ack=True):
@@ -103,16 +103,19 @@ class Broker:
         self._channel.queue_bind(queue, exchange, key)
 
     def _definitions(self) -> dict[str, Any]:
-        """bus.yaml as RabbitMQ imports it, with names that no other virtual host has."""
+        """Return bus.yaml as definitions of RabbitMQ, with unique names of users."""
         found = definitions(self._passwords, BUS, vhost=VHOST)
-        for kind, key in (
-            ("users", "name"),
-            ("permissions", "user"),
-            ("topic_permissions", "user"),
-        ):
+        names = {"users": "name", "permissions": "user", "topic_permissions": "user"}
+        for kind, key in names.items():
             for each in found[kind]:
                 each[key] = f"{VHOST}-{each[key]}"
         return found
+
+
+def exchange_and_key(event: str) -> tuple[str, str]:
+    """Return the exchange and routing key of an event, for example of `orders.order_paid`."""
+    service, _, key = event.partition(".")
+    return f"{service}.events", key
 
 
 @pytest.fixture(scope="module")
@@ -126,39 +129,32 @@ def test_the_document_is_up_to_date() -> None:
     assert permissions.FILE.read_text() == permissions.written(), "run `make specs`"
 
 
-def test_the_broker_knows_the_users_of_the_tables() -> None:
+def test_the_tables_name_the_users_of_the_broker() -> None:
     assert list(permissions.USERS) == list(bus.bus()["users"])
 
 
 @pytest.mark.parametrize("user", permissions.USERS)
-def test_the_broker_confirms_the_calls_of_the_table_and_refuses_all_others(
-    broker, user
+def test_the_broker_accepts_only_the_calls_in_the_table(
+    broker: Broker, user: str
 ) -> None:
-    methods = bus.methods()
-    confirmed = {
-        method for method in methods if broker.publishes(user, "nameko-rpc", method)
-    }
-    assert confirmed == {
-        method for method in methods if permissions.may_call(user, method)
-    }
+    for method in bus.methods():
+        is_permitted = permissions.may_call(user, method)
+        assert broker.publishes(user, "nameko-rpc", method) == is_permitted, method
 
 
 @pytest.mark.parametrize("user", permissions.USERS)
-def test_events_are_published_and_received_by_whom_the_table_names_alone(
-    broker, user
+def test_only_users_in_the_table_publish_and_receive_events(
+    broker: Broker, user: str
 ) -> None:
     for event in permissions.events():
-        exchange, key = f"{event.partition('.')[0]}.events", event.partition(".")[2]
-        assert broker.publishes(user, exchange, key) == permissions.may_publish(
-            user, event
-        ), event
-        assert broker.receives(user, exchange, key) == permissions.may_receive(
-            user, event
-        ), event
+        exchange, key = exchange_and_key(event)
+        may_publish = permissions.may_publish(user, event)
+        may_receive = permissions.may_receive(user, event)
+        assert broker.publishes(user, exchange, key) == may_publish, event
+        assert broker.receives(user, exchange, key) == may_receive, event
 
 
-def test_only_migrations_publish_to_queues_by_their_names(broker) -> None:
+def test_only_migrations_publish_to_queues_by_name(broker: Broker) -> None:
     attempts = product(permissions.USERS, (*BY_SERVICE, EVENTS_QUEUE))
-    assert {user for user, queue in attempts if broker.publishes(user, "", queue)} == {
-        "migrations"
-    }
+    permitted = {user for user, queue in attempts if broker.publishes(user, "", queue)}
+    assert permitted == {"migrations"}
