@@ -177,7 +177,7 @@ def test_kubernetes_accepts_the_readmes_manifests() -> None:
 
 def test_all_routes_are_public_but_those_for_the_cluster() -> None:
     source = Path(ROOT, "gateway", "service.py").read_text()
-    routes = re.findall(r'@http\(\s*"[A-Z]+", "(/[^"<]*)', source)
+    routes = re.findall(r'@route\(\s*"[A-Z]+", "(/[^"<]*)', source)
     assert len(routes) > 5
     paths = [*routes, "/openapi.json", "/docs", "/docs/page", "/healthz"]
     for name, path in itertools.product(("default", "gateway-api"), paths):
