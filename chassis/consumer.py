@@ -63,11 +63,12 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def setup(self) -> None:
         super().setup()
-        health.add_check(self.container.service_name, "consumer", self._check_connected)
-
-    def _check_connected(self) -> None:
-        """Raise, for /readyz, if requests, replies and events cannot be received."""
-        _open_connection(self._channel)
+        # Raises if requests, replies and events cannot be received.
+        health.add_check(
+            self.container.service_name,
+            "consumer",
+            lambda: _open_connection(self._channel),
+        )
 
     def kill(self) -> None:
         """Cut the connection first: a broker that does not answer must not delay the stop."""

@@ -95,24 +95,20 @@ def _readiness(suffix: str = "") -> Response:
         if key.endswith(suffix)
     }
     results = {key: run.wait() for key, run in runs.items()}
-    is_ready = set(results.values()) == {"ok"}
-    status = "ready" if is_ready else "not ready"
-    return _json(200 if is_ready else 503, {"status": status, "checks": results})
+    if set(results.values()) == {"ok"}:
+        return _json(200, {"status": "ready", "checks": results})
+    return _json(503, {"status": "not ready", "checks": results})
 
 
 def _json(status: int, data: dict[str, Any]) -> Response:
     return Response(json.dumps(data), status, content_type="application/json")
 
 
-def _metrics() -> Response:
-    return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
-
-
 PATHS: dict[str, Callable[[], Response]] = {
     "/healthz": partial(_json, 200, {"status": "ok"}),
     "/readyz": _readiness,
     "/startedz": partial(_readiness, " started"),
-    "/metrics": _metrics,
+    "/metrics": lambda: Response(generate_latest(), content_type=CONTENT_TYPE_LATEST),
 }
 
 
@@ -191,7 +187,7 @@ def serve(address: str) -> None:
         eventlet.spawn(
             wsgi.server,
             _server,
-            _app,
+            Request.application(lambda request: respond(request.path)),
             log_output=False,
             keepalive=False,
             socket_timeout=SOCKET_TIMEOUT_S,
@@ -209,8 +205,3 @@ def _accept_newest(accept_one: Callable[[], Any]) -> Any:
     if len(_accepted) > MAX_CONNECTIONS:
         greenio.shutdown_safe(_accepted.popleft())
     return connection, address
-
-
-@Request.application
-def _app(request: Request) -> Response:
-    return respond(request.path)

@@ -47,8 +47,9 @@ def connect(
         target = pending.pop(0)
         try:
             if needs_lookup(target):
-                addresses = resolve(target["host"])
-                pending[:0] = [{**target, "hostaddr": ip} for ip in addresses]
+                pending[:0] = [
+                    {**target, "hostaddr": ip} for ip in resolve(target["host"])
+                ]
                 continue
             with eventlet.Timeout(
                 NEXT_ADDRESS_AFTER_S if pending else CONNECT_TIMEOUT_S,
@@ -112,7 +113,8 @@ def resolve(host: str) -> list[str]:
         return [host]
     for query in (greendns.HostsResolver().query, _ask_name_servers):
         ipv4, ipv6 = (
-            eventlet.spawn(_look_up, query, host, kind) for kind in ("A", "AAAA")
+            eventlet.spawn(_look_up, query, host, kind)
+            for kind in (greendns.dns.rdatatype.A, greendns.dns.rdatatype.AAAA)
         )
         addresses, failure = ipv4.wait()
         with eventlet.Timeout(IPV6_TIMEOUT_S if addresses else None, exception=False):
@@ -122,7 +124,7 @@ def resolve(host: str) -> list[str]:
     raise socket.gaierror(f"could not resolve the name: {failure}")
 
 
-def _look_up(query: Callable[..., Any], host: str, kind: str) -> tuple[list[str], str]:
+def _look_up(query: Callable[..., Any], host: str, kind: int) -> tuple[list[str], str]:
     """Return the addresses, or none and the reason.
 
     It must run in a greenthread of its own, and its time limit is not an Exception. After any
@@ -130,8 +132,7 @@ def _look_up(query: Callable[..., Any], host: str, kind: str) -> tuple[list[str]
     """
     try:
         with eventlet.Timeout(LOOKUP_TIMEOUT_S):
-            record_type = greendns.dns.rdatatype.from_text(kind)
-            records = query(host.encode("idna").decode(), record_type)
+            records = query(host.encode("idna").decode(), kind)
             return [record.address for record in records], ""
     except eventlet.Timeout:
         return [], f"no name server answered within {LOOKUP_TIMEOUT_S} s"

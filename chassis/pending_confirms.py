@@ -40,10 +40,10 @@ class PendingConfirms:
         return [message_id not in self._returned for message_id in self._ids]
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
-        if multiple:
-            self._unconfirmed = {each for each in self._unconfirmed if each > tag}
-        else:
-            self._unconfirmed.discard(tag)
+        tags = (
+            {each for each in self._unconfirmed if each <= tag} if multiple else {tag}
+        )
+        self._unconfirmed -= tags
         if not self._unconfirmed and not self._done.ready():
             self._done.send()
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import eventlet
 import kombu
-from eventlet.queue import LightQueue
 from nameko.extensions import SharedExtension
 
 from chassis.broker import (
@@ -92,7 +91,7 @@ class TransientPublisher(_Publisher):
     """
 
     def __init__(self) -> None:
-        self._queue = LightQueue()
+        self._queue = eventlet.queue.LightQueue()
         # Of the last attempt to reach the broker; empty after a success.
         self._error = ""
         self._is_stopping = False
