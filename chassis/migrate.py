@@ -1,9 +1,8 @@
-"""Makes a service's tables and declares its queues: `python -m chassis.migrate [service ...]`.
+"""Creates tables and declares queues: `python -m chassis.migrate [service ...]`.
 
-Runs as one job before the services start (`make migrate`, the chart's Job), never in every
-replica's start. The queues belong to it because an event that finds no queue is lost: all of them
-exist before the first event is published. A broker that drops their messages is refused
-(chassis/queue_limits.py). It can be run again at any time.
+It runs as one job before the services start (`make migrate`, the chart's Job), not at the start
+of each copy. It can be repeated at any time. It declares all queues of events, because an event
+without a queue is lost. It refuses a broker that drops messages (chassis/queue_limits.py).
 """
 
 import argparse
@@ -45,41 +44,50 @@ from chassis.queue_limits import check_queue_limits
 from chassis.settings import SWITCH, read
 
 HERE = Path(__file__).parent
-TAKE_TURN = text("SELECT pg_try_advisory_xact_lock(7369001)")  # any number that is ours
-MAX_ATTEMPTS, RETRY_S = 30, 1.0
-# While a statement waits for a lock on a table, all queries of that table queue behind it.
+MAX_ATTEMPTS = 30
+RETRY_S = 1.0
+
+# Take the lock of migrations, if it is free. Its number has no meaning.
+TRY_ADVISORY_LOCK = text("SELECT pg_try_advisory_xact_lock(7369001)")
+
+# Limits of a migration. While it waits for the lock of a table, all queries of that table wait.
 LIMITS = """
     SET LOCAL lock_timeout = '1s';
     SET LOCAL statement_timeout = '60s';
     SET LOCAL idle_in_transaction_session_timeout = 0;
     SET LOCAL tcp_keepalives_idle = 30
 """
+
+# Find the sessions with locks of tables. PostgreSQL's own objects have numbers below 16384.
 LOCK_HOLDERS = text("""
     SELECT DISTINCT
         virtualtransaction,
         format('pid %s (%s, role %s)', pid, application_name, usename)
     FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE granted AND database = datid AND datname = current_database() AND relation >= 16384
-""")  # objects from 16384 on are not PostgreSQL's own
+""")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command. Ends with one line and code 1 where something is missing or wrong."""
+    """Run the command. It exits with one line and code 1 after an expected error."""
     parser = argparse.ArgumentParser(
         prog="python -m chassis.migrate", description=__doc__
     )
     parser.add_argument("--config", default="config.yaml", help="default: %(default)s")
-    parser.add_argument("services", nargs="*", help="default: all that have a database")
+    parser.add_argument(
+        "services", nargs="*", help="default: all services with a database"
+    )
     options = parser.parse_args(arguments)
     try:
         config = cli.load_settings(options.config)
         if read(config, "AMQP_USER_RESTRICTED", SWITCH):
             check_broker_user(config, "migrations")
         services = options.services or services_with_tables(config)
-        check_databases(config, services)  # an unknown service ends here
+        # Before all else: it also refuses an unknown service.
+        check_databases(config, services)
         for service in services:
             declare_queues(config, service)
-        # Services wait for their tables: on a broker that drops events they must not start.
+        # Before the tables exist. Services wait for them, so none uses a broker that drops events.
         check_queue_limits(config, event_queues(config, services))
         for service in services:
             migrate_tables(config, service)
@@ -89,29 +97,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def services_with_tables(config: dict[str, Any]) -> list[str]:
-    """The services that DB_URIS names; only they listen to events."""
+    """Return the services in DB_URIS. Other services do not handle events."""
     return [name.partition(":")[0] for name in read(config, "DB_URIS", fields.Dict())]
 
 
-def _engine(uri: str) -> Engine:
-    """An engine for migrations. A snapshot that lasts a transaction would hold up index builds."""
-    engine = create_engine(
-        uri,
-        poolclass=NullPool,
-        isolation_level="READ COMMITTED",
-        connect_args=TCP_KEEPALIVE,
-    )
-    event.listen(engine, "do_connect", lookups.connect)
-    return engine
-
-
 def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
-    """Exit with code 1 and a line for each violation, if there is one."""
+    """Exit with code 1 and one line for each violation, if there are any."""
     lines: list[str] = []
     for service in services:
-        with _engine(
-            database_uri(config, "DB_OWNER_URIS", service)
-        ).connect() as connection:
+        engine = _engine(database_uri(config, "DB_OWNER_URIS", service))
+        with engine.connect() as connection:
             lines += violations(connection, service)
     if lines:
         sys.exit("\n".join(lines))
@@ -120,45 +115,49 @@ def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
 def migrate_tables(
     config: dict[str, Any], service: str, revision: str = "head"
 ) -> None:
-    """Bring the service's tables to `revision`, as their owner; several at once take turns."""
+    """Migrate the service's tables to `revision`, as their owner.
+
+    Several migrations at the same time run one after the other.
+    """
+    application_uri = make_url(database_uri(config, "DB_URIS", service))
     alembic = Config(
         attributes={
             "config": config,
-            "application_role": make_url(
-                database_uri(config, "DB_URIS", service)
-            ).username,
+            "application_role": application_uri.username,
             "uri": database_uri(config, "DB_OWNER_URIS", service),
             "service": service,
         }
     )
-    for option, place in {
+    folders = {
         "script_location": HERE / "alembic",
         "version_locations": migrations_of(service),
-    }.items():
-        alembic.set_main_option(option, str(place).replace("%", "%%"))
+    }
+    for option, folder in folders.items():
+        # Alembic interpolates % in options.
+        alembic.set_main_option(option, str(folder).replace("%", "%%"))
     alembic.set_main_option("path_separator", "newline")
     command.upgrade(alembic, revision)
 
 
 def declare_queues(config: dict[str, Any], service: str) -> None:
-    """Declare the exchanges of the service, and the queue of each event that it listens to.
+    """Declare the service's exchanges, and a queue for each event that it handles.
 
     Only a service with an Outbox has an exchange of events.
     """
-    events = [
+    event_exchanges = [
         get_event_exchange(service, config)
         for dependency in _container(config, service).dependencies
         if isinstance(dependency, Outbox)
     ]
     with connect(config) as connection:
-        for exchange in (get_rpc_exchange(config), *events):
+        for exchange in (get_rpc_exchange(config), *event_exchanges):
             declare_exchange(exchange, connection.default_channel)
         for handler in event_handlers(config, service):
             handler.declare(connection.default_channel)
 
 
 def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
-    """The names of these services' event queues, and of the queues of their dead letters."""
+    """Return the names of the services' event queues and dead-letter queues."""
     return [
         name
         for handler in event_handlers(config, *services)
@@ -167,10 +166,9 @@ def event_queues(config: dict[str, Any], services: Iterable[str]) -> list[str]:
 
 
 def event_handlers(config: dict[str, Any], *services: str) -> list[EventHandler]:
-    """What the services do with events, by the names of their queues."""
-    containers = [
-        _container(config, service) for service in services
-    ]  # live while they are set up
+    """Return the event handlers of the services, sorted by the names of their queues."""
+    # A handler refers to its container weakly, and needs it for `setup`.
+    containers = [_container(config, service) for service in services]
     handlers = [
         entrypoint
         for container in containers
@@ -189,22 +187,22 @@ def _container(config: dict[str, Any], service: str) -> ServiceContainer:
 
 
 def grant(table: str, privileges: str) -> None:
-    """In a migration: let the application's role do `privileges` on `table`, and nothing else."""
+    """Grant privileges on a table to the role of the service. For use in a migration."""
     role = context.config.attributes["application_role"]
     context.execute(f'GRANT {privileges} ON "{table}" TO "{role}"')
 
 
 @contextmanager
 def without_limits() -> Iterator[None]:
-    """In a migration: for index builds and changes of data, which may take hours.
+    """Lift the time limits, for index builds and changes of many rows. For use in a migration.
 
         with without_limits():
             # A killed run leaves an invalid index.
             op.drop_index("name", if_exists=True, postgresql_concurrently=True)
             op.create_index("name", "table", ["column"], postgresql_concurrently=True)
 
-    Each statement in it commits by itself, and all statements before it are committed first. Such a
-    migration must do nothing else, and must be repeatable as a whole.
+    All statements before it are committed, and each statement in it is committed alone. So the
+    migration must contain nothing else, and must be repeatable.
     """
     with op.get_context().autocommit_block():
         op.execute("SET lock_timeout = 0; SET statement_timeout = 0")
@@ -213,46 +211,70 @@ def without_limits() -> Iterator[None]:
 
 
 def run_migrations() -> None:
-    """What chassis/alembic/env.py runs. Raises CommandError where a table stays locked."""
+    """Run all migrations, under the lock of migrations. chassis/alembic/env.py calls it.
+
+    Raises CommandError if a table stays locked.
+    """
     engine = _engine(context.config.attributes["uri"])
     service = context.config.attributes["service"]
-    with engine.connect() as turn, turn.begin():
-        turn.execute(text(LIMITS))
-        if not turn.execute(TAKE_TURN).scalar():
-            print(f"{service}: another migration runs; waiting for its end", flush=True)
-            # A query that waits for the lock itself would hold up index builds.
-            while not turn.execute(TAKE_TURN).scalar():
-                sleep(RETRY_S)
+    with engine.connect() as connection, connection.begin():
+        _wait_for_advisory_lock(connection, service)
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            holders = {*turn.execute(LOCK_HOLDERS)}
+            holders = {*connection.execute(LOCK_HOLDERS)}
             try:
-                with engine.connect() as connection:
-                    _migrate(connection)
+                _migrate(engine)
                 return
             except OperationalError as exc:
                 if not isinstance(exc.orig, LockNotAvailable):
                     raise
-            holders &= {
-                *turn.execute(LOCK_HOLDERS)
-            }  # sessions that held a lock all the time
-            names = (
-                ", ".join(sorted(name for _, name in holders)) or "short transactions"
-            )
-            locked = f"{service}: a table is locked by {names}"
+            # The sessions that had a lock before and after the attempt.
+            holders &= {*connection.execute(LOCK_HOLDERS)}
+            names = sorted(name for _, name in holders) or ["short transactions"]
+            locked = f"{service}: a table is locked by {', '.join(names)}"
             print(f"{locked}; attempt {attempt} of {MAX_ATTEMPTS}", flush=True)
             sleep(RETRY_S)
     raise CommandError(f"{locked}: run it again later")
 
 
-def _migrate(connection: Connection) -> None:
+def _engine(uri: str) -> Engine:
+    """Create an engine for migrations.
+
+    A snapshot for a whole transaction would delay concurrent index builds.
+    """
+    engine = create_engine(
+        uri,
+        poolclass=NullPool,
+        isolation_level="READ COMMITTED",
+        connect_args=TCP_KEEPALIVE,
+    )
+    event.listen(engine, "do_connect", lookups.connect)
+    return engine
+
+
+def _wait_for_advisory_lock(connection: Connection, service: str) -> None:
+    """Wait for the end of other migrations.
+
+    A statement that waits would delay concurrent index builds, so the lock is tried repeatedly.
+    """
+    connection.execute(text(LIMITS))
+    if connection.execute(TRY_ADVISORY_LOCK).scalar():
+        return
+    print(f"{service}: waiting for the end of another migration", flush=True)
+    while not connection.execute(TRY_ADVISORY_LOCK).scalar():
+        sleep(RETRY_S)
+
+
+def _migrate(engine: Engine) -> None:
     """Run all migrations in one transaction, except the parts `without_limits`."""
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.execute(LIMITS)
-        found = context.get_context().get_current_revision() or ""
-        if not found.isdigit() or found <= str(context.get_head_revision()):
-            context.run_migrations()  # else the tables are newer than this code, which was rolled back
-        grant("alembic_version", "SELECT")
+    with engine.connect() as connection:
+        context.configure(connection=connection)
+        with context.begin_transaction():
+            context.execute(LIMITS)
+            found = context.get_context().get_current_revision() or ""
+            # Tables that are newer than this code stay unchanged: the code was rolled back.
+            if not found.isdigit() or found <= str(context.get_head_revision()):
+                context.run_migrations()
+            grant("alembic_version", "SELECT")
 
 
 if __name__ == "__main__":

@@ -360,7 +360,7 @@ MUTANTS = [
         ],
         tests(
             MIGRATIONS,
-            "test_a_migration_that_waits_for_a_lock_lets_queries_pass_and_succeeds_once_it_is_free",
+            "test_a_migration_that_waits_for_a_lock_does_not_block_queries",
         ),
     ),
     Mutant(
@@ -372,21 +372,21 @@ MUTANTS = [
         ],
         tests(
             MIGRATIONS,
-            "test_index_builds_have_no_time_limit_and_several_migrations_take_turns",
+            "test_index_builds_have_no_time_limit_and_migrations_take_turns",
         ),
     ),
     Mutant(
         "several migrations run at once",
         [
             ReplaceText(
-                "chassis.migrate:TAKE_TURN",
+                "chassis.migrate:TRY_ADVISORY_LOCK",
                 "pg_try_advisory_xact_lock(7369001)",
                 "true",
             )
         ],
         tests(
             MIGRATIONS,
-            "test_index_builds_have_no_time_limit_and_several_migrations_take_turns",
+            "test_index_builds_have_no_time_limit_and_migrations_take_turns",
         ),
     ),
     # The outbox.
@@ -1441,13 +1441,13 @@ MUTANTS = [
         [
             Replace(
                 "chassis.migrate:migrate_tables",
-                'str(place).replace("%", "%%")',
-                "str(place)",
+                'str(folder).replace("%", "%%")',
+                "str(folder)",
             )
         ],
         tests(
             "chassis/tests/interface/test_migrations.py",
-            "test_a_checkout_may_lie_in_a_folder_with_a_percent_sign",
+            "test_the_path_of_the_checkout_may_contain_a_percent_sign",
         ),
     ),
     Mutant(

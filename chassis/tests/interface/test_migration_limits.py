@@ -16,7 +16,7 @@ from chassis import migrate
 from chassis.db import migrations_of
 from conftest import eventually
 
-# The tables' part of `python -m chassis.migrate users`, with a folder of other migrations.
+# `migrate_tables` for users, with the migrations of another folder.
 COMMAND = """
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ def upgrade():
 
 @pytest.fixture
 def migrations(tmp_path, sql) -> Iterator[Callable[[str], str]]:
-    """`migrations(text)`: a folder of the migrations of users, with this one more."""
+    """Return a function that copies the migrations of users, adds one, and returns the folder."""
 
     def write(text: str) -> str:
         folder = shutil.copytree(migrations_of("users"), tmp_path / "migrations")
@@ -72,7 +72,7 @@ def config_file(config, tmp_path) -> str:
 
 @pytest.fixture
 def command(config_file) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """`command(folder)`: the migrations of users, in a process of its own."""
+    """Return a function that starts the migrations in a folder, in a new process."""
     with ExitStack() as stack:
 
         def start(folder: str) -> subprocess.Popen[str]:
@@ -104,7 +104,7 @@ def reader(config) -> Iterator[Any]:
 
 @pytest.fixture
 def impatient_owner(superuser) -> Iterator[None]:
-    """The database ends statements after 0.1 s, unless a session has another limit."""
+    """Set the statement timeout of the database to 0.1 s."""
     superuser("ALTER DATABASE users SET statement_timeout = '100ms'")
     yield
     superuser("ALTER DATABASE users RESET statement_timeout")
@@ -117,15 +117,13 @@ def has_queued(sql: Callable[..., Any]) -> bool:
     return bool(sql("users", waiting))
 
 
-def test_a_migration_that_waits_for_a_lock_lets_queries_pass_and_succeeds_once_it_is_free(
+def test_a_migration_that_waits_for_a_lock_does_not_block_queries(
     migrations, command, reader, sql
 ) -> None:
     process = command(migrations(DDL))
     eventually(lambda: has_queued(sql))
     sql("users", "SET statement_timeout = '10s'")
-    sql(
-        "users", "SELECT FROM users"
-    )  # behind the migration, while the reader has its lock
+    sql("users", "SELECT FROM users")  # behind the migration in the queue for the lock
     assert process.poll() is None
     assert process.stdout is not None
     holder = f"pid {reader.info.backend_pid} (report, role users)"
@@ -139,7 +137,7 @@ def test_a_migration_that_waits_for_a_lock_lets_queries_pass_and_succeeds_once_i
     assert sql("users", "SELECT version_num FROM alembic_version") == [("0002",)]
 
 
-def test_a_migration_whose_table_stays_locked_ends_with_one_line_and_changes_nothing(
+def test_a_migration_of_a_locked_table_gives_up_without_a_change(
     migrations, config_file, reader, sql, monkeypatch
 ) -> None:
     folder = Path(migrations(DDL))
@@ -147,7 +145,7 @@ def test_a_migration_whose_table_stays_locked_ends_with_one_line_and_changes_not
     monkeypatch.setattr(migrate, "MAX_ATTEMPTS", 2)
     monkeypatch.setattr(
         migrate, "check_queue_limits", lambda *arguments: None
-    )  # takes seconds
+    )  # takes several seconds
     with pytest.raises(SystemExit) as ended:
         migrate.main(["--config", config_file, "users"])
     holder = f"pid {reader.info.backend_pid} (report, role users)"
@@ -159,7 +157,7 @@ def test_a_migration_whose_table_stays_locked_ends_with_one_line_and_changes_not
     assert found == [(None, "0001")]
 
 
-def test_index_builds_have_no_time_limit_and_several_migrations_take_turns(
+def test_index_builds_have_no_time_limit_and_migrations_take_turns(
     migrations, command, impatient_owner, superuser, sql
 ) -> None:
     folder = migrations(INDEX)
@@ -173,7 +171,7 @@ def test_index_builds_have_no_time_limit_and_several_migrations_take_turns(
     assert [process.wait() for process in processes] == [0, 0]
     assert sql("users", "SELECT inside, after FROM limits") == [
         ("0", "1min")
-    ]  # one of them did it
+    ]  # one of the two migrations ran
     [(is_valid,)] = sql(
         "users",
         "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_by_locale'::regclass",

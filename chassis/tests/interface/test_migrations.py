@@ -1,4 +1,4 @@
-"""Each service's migrations make the tables of its models, and give its role no more than it needs."""
+"""Migrations create the tables of the models, and grant the role of a service only its needs."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from conftest import SERVICES_WITH_TABLES
 
 
 def role(config: dict[str, Any], service: str, database: str | None = None) -> Any:
-    """A connection as the application's role of `service`."""
+    """Connect with the role of a service."""
     uri = config["DB_URIS"][f"{service}:Base"].replace("+psycopg2", "")
     connection = psycopg2.connect(uri.rpartition("/")[0] + "/" + (database or service))
     connection.autocommit = True
@@ -29,7 +29,7 @@ def role(config: dict[str, Any], service: str, database: str | None = None) -> A
 
 @pytest.fixture
 def config_file(config, tmp_path) -> Any:
-    """The path of a config.yaml with these settings."""
+    """Return a function that writes a config.yaml, and returns its path."""
 
     def write(**changes: Any) -> str:
         path = tmp_path / "config.yaml"
@@ -81,7 +81,7 @@ def test_migrating_again_changes_nothing(config, sql, service) -> None:
 
 @pytest.fixture
 def revision(sql) -> Iterator[Callable[[str], None]]:
-    """`revision("0002")`: what the tables of users are said to be at."""
+    """Return a function that sets the revision of the tables of users."""
     yield lambda name: sql(
         "users", "UPDATE alembic_version SET version_num = %s", [name]
     )
@@ -92,18 +92,14 @@ def revision(sql) -> Iterator[Callable[[str], None]]:
     )
 
 
-def test_tables_that_are_newer_than_this_code_stay_as_they_are(
-    config, sql, revision
-) -> None:
-    """After a rollback: older services take them."""
+def test_tables_newer_than_this_code_stay_unchanged(config, sql, revision) -> None:
+    """After a rollback, older services use them."""
     revision("9999")
     migrate_tables(config, "users")
     assert sql("users", "SELECT * FROM alembic_version") == [("9999",)]
 
 
-def test_the_tables_of_something_else_are_not_taken_for_newer_ones(
-    config, revision
-) -> None:
+def test_tables_of_an_unknown_revision_are_refused(config, revision) -> None:
     revision("ae1027a6acf")
     with pytest.raises(CommandError, match="ae1027a6acf"):
         migrate_tables(config, "users")
@@ -139,7 +135,7 @@ def test_a_service_cannot_change_its_schema(config, service) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES_WITH_TABLES)
-def test_a_service_cannot_read_anothers_database(config, service) -> None:
+def test_a_service_cannot_read_the_database_of_another(config, service) -> None:
     for other in set(SERVICES_WITH_TABLES) - {service}:
         with pytest.raises(
             psycopg2.OperationalError, match="permission denied for database"
@@ -147,15 +143,15 @@ def test_a_service_cannot_read_anothers_database(config, service) -> None:
             role(config, service, other)
 
 
-def test_the_command_says_what_is_ready(config_file, capsys) -> None:
+def test_the_command_prints_a_line_for_each_service(config_file, capsys) -> None:
     main(["--config", config_file(), "users", "billing"])
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
         f"{service}: tables and queues are ready" for service in ("users", "billing")
     ]
 
 
-AWAY = "postgresql+psycopg2://a:b@127.0.0.1:1/c"
+UNAVAILABLE = "postgresql+psycopg2://a:b@127.0.0.1:1/c"
 
 
 @pytest.mark.parametrize(
@@ -173,10 +169,10 @@ AWAY = "postgresql+psycopg2://a:b@127.0.0.1:1/c"
         ({"DB_URIS": "users"}, [], "DB_URIS is wrong"),
         ({"DB_URIS": {"users:Base": "sqlite://"}}, [], "USERS_DB_URI is wrong"),
         ({"DB_OWNER_URIS": {}}, ["users"], "USERS_DB_OWNER_URI is missing"),
-        ({"DB_OWNER_URIS": {"users:Base": AWAY}}, ["users"], "onnection"),
+        ({"DB_OWNER_URIS": {"users:Base": UNAVAILABLE}}, ["users"], "onnection"),
     ],
 )
-def test_the_command_ends_with_one_line_where_a_setting_is_wrong(
+def test_a_wrong_setting_ends_the_command_with_one_line(
     config_file, changes, services, names
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -186,7 +182,7 @@ def test_the_command_ends_with_one_line_where_a_setting_is_wrong(
 
 
 @pytest.mark.parametrize("text", ["", "[", "a: ${", "- 1"])
-def test_the_command_ends_with_one_line_where_the_file_is_none(tmp_path, text) -> None:
+def test_an_unreadable_file_ends_the_command_with_one_line(tmp_path, text) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     for name in (path, tmp_path / "missing.yaml"):
@@ -195,12 +191,12 @@ def test_the_command_ends_with_one_line_where_the_file_is_none(tmp_path, text) -
         assert "\n" not in ended.value.code
 
 
-def test_the_command_does_not_know_other_services(config_file) -> None:
-    with pytest.raises(SystemExit, match=r"NOBODY_DB_OWNER_URI is missing"):
-        main(["--config", config_file(), "nobody"])
+def test_an_unknown_service_is_refused(config_file) -> None:
+    with pytest.raises(SystemExit, match=r"UNKNOWN_DB_OWNER_URI is missing"):
+        main(["--config", config_file(), "unknown"])
 
 
-def test_a_checkout_may_lie_in_a_folder_with_a_percent_sign(
+def test_the_path_of_the_checkout_may_contain_a_percent_sign(
     config, tmp_path, monkeypatch
 ) -> None:
     place = tmp_path / "50% off"
