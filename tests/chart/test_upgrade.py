@@ -152,10 +152,10 @@ TEN_REPLICAS = "serviceDefaults.replicas=10"
 
 @BOTH
 def test_the_notes_warn_of_too_many_connections(api: Api, version: str) -> None:
-    assert "MIND" not in install(api, version)
-    assert "may be 44 copies" in upgrade(api, version, "--set", TEN_REPLICAS)
+    assert "WARNING: during" not in install(api, version)
+    assert "may be 44 replicas" in upgrade(api, version, "--set", TEN_REPLICAS)
     more = f"{TEN_REPLICAS},postgresql.maxConnections=1100"
-    assert "MIND" not in upgrade(api, version, "--set", more)
+    assert "WARNING: during" not in upgrade(api, version, "--set", more)
 
 
 @BOTH
@@ -164,7 +164,9 @@ def test_the_notes_count_connections_by_the_pool_size(api: Api, version: str) ->
     output = install(api, version, "--set", TEN_REPLICAS)
     assert "up to 1056 connections" in output
     smaller = ("--set-string", "extraEnv[0].name=DB_POOL_SIZE,extraEnv[0].value=4")
-    assert "MIND" not in upgrade(api, version, "--set", TEN_REPLICAS, *smaller)
+    assert "WARNING: during" not in upgrade(
+        api, version, "--set", TEN_REPLICAS, *smaller
+    )
 
 
 @BOTH

@@ -233,9 +233,9 @@ CONTRADICTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
-    "a CA for no server": ("in vain", {"trustedCA": {"existingSecret": "a"}}),
+    "a CA for no server": ("is not used", {"trustedCA": {"existingSecret": "a"}}),
     "a CA for servers without TLS": (
-        "in vain",
+        "is not used",
         {
             "rabbitmq": {"enabled": False},
             "externalRabbitmq": {"host": "a", "existingSecret": "b"},

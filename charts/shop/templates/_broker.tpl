@@ -1,19 +1,20 @@
 {{/*
-Who may do what on the broker, by user: files/bus.yaml, which is made from the services' code (dev/bus.py). With permitPrevious
-copies of the previous version may also do what they need (files/bus-previous.yaml).
+The permissions of each user on the broker, from files/bus.yaml. That file is generated from the
+services' code (dev/bus.py). With permitPrevious, a user also has the permissions of the previous
+version (files/bus-previous.yaml).
 */}}
 {{- define "shop.broker" -}}
 {{- $users := (.Files.Get "files/bus.yaml" | fromYaml).users }}
 {{- if (.Values.rabbitmq.enabled | ternary .Values.rabbitmq .Values.externalRabbitmq).permitPrevious }}
-{{- range $user, $may := (.Files.Get "files/bus-previous.yaml" | fromYaml).users }}
-{{- $own := index $users $user }}
+{{- range $user, $previous := (.Files.Get "files/bus-previous.yaml" | fromYaml).users }}
+{{- $current := index $users $user }}
 {{- range $right := list "configure" "write" "read" }}
-{{- $_ := set $own $right (printf "%s|%s" (index $own $right) (index $may $right)) }}
+{{- $_ := set $current $right (printf "%s|%s" (index $current $right) (index $previous $right)) }}
 {{- end }}
-{{- range $exchange, $keys := $may.topics }}
-{{- $mine := get $own.topics $exchange }}
+{{- range $exchange, $keys := $previous.topics }}
+{{- $topic := get $current.topics $exchange }}
 {{- range $right := list "write" "read" }}
-{{- $_ := set $mine $right (list (index $mine $right) (index $keys $right) | compact | join "|") }}
+{{- $_ := set $topic $right (list (index $topic $right) (index $keys $right) | compact | join "|") }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -22,22 +23,24 @@ copies of the previous version may also do what they need (files/bus-previous.ya
 {{- end }}
 
 {{/*
-How many connections each user may have, so that one account cannot take all of the broker's memory: 20 for each copy of a
-service, which needs about five, and at least 500. A user may have four times as many channels.
+The maximum of connections for each user, so that no account can use all of the broker's memory. It
+is 20 for each replica of a service, which needs about five, and at least 500. The maximum of
+channels is four times as high.
 */}}
 {{- define "shop.broker.maxConnections" -}}
-{{- $most := 25 }}
+{{- $replicas := 25 }}
 {{- range $name, $_ := include "shop.services" . | fromYaml }}
-{{- $most = max $most (include "shop.copies" (dict "root" $ "name" $name)) }}
+{{- $replicas = max $replicas (include "shop.maxReplicas" (dict "root" $ "name" $name)) }}
 {{- end }}
-{{- mul 20 $most }}
+{{- mul 20 $replicas }}
 {{- end }}
 
 {{/*
-definitions.json. Takes root, and passwords by user. RabbitMQ hashes the passwords as it reads them. The queues are declared as
-stock Nameko declares them, so their type is a matter of the virtual host, and the rest of policies: quorum queues of RabbitMQ 4
-drop a message after 20 deliveries (-1 for no limit is no policy's to give). Only migrations and the operator may declare an
-exchange, so all exchanges stand here.
+The content of definitions.json. Arguments: root, and passwords by user. RabbitMQ hashes the
+passwords when it reads them. Queues are declared as stock Nameko declares them, so the virtual host
+sets their type, and a policy sets the rest: quorum queues of RabbitMQ 4 drop a message after 20
+deliveries. A policy cannot remove the limit (-1), so it sets a very high one. Only migrations and
+the operator may declare an exchange, so the definitions contain all exchanges.
 */}}
 {{- define "shop.broker.definitions" -}}
 {{- $users := list }}
@@ -49,14 +52,14 @@ exchange, so all exchanges stand here.
 {{- $passwords := .passwords }}
 {{- $connections := include "shop.broker.maxConnections" .root | int }}
 {{- $limits := dict "max-connections" $connections "max-channels" (mul 4 $connections) }}
-{{- range $user, $may := include "shop.broker" .root | fromYaml }}
+{{- range $user, $rights := include "shop.broker" .root | fromYaml }}
 {{- $users = append $users (dict "name" $user "password" (index $passwords $user) "tags" list "limits" $limits) }}
 {{- $permission := dict "user" $user "vhost" $vhost }}
 {{- range $right := list "configure" "write" "read" }}
-{{- $_ := set $permission $right (printf "^(%s)$" (index $may $right)) }}
+{{- $_ := set $permission $right (printf "^(%s)$" (index $rights $right)) }}
 {{- end }}
 {{- $permissions = append $permissions $permission }}
-{{- range $exchange, $keys := $may.topics }}
+{{- range $exchange, $keys := $rights.topics }}
 {{- $topics = append $topics (dict "user" $user "vhost" $vhost "exchange" $exchange "write" (printf "^(%s)$" $keys.write) "read" (printf "^(%s)$" $keys.read)) }}
 {{- end }}
 {{- end }}
@@ -65,8 +68,8 @@ exchange, so all exchanges stand here.
 {{- end }}
 {{- $policies := list }}
 {{- if eq $queueType "quorum" }}
-{{- $many := dict "delivery-limit" 1000000000 }}
-{{- $policy := dict "vhost" $vhost "name" "deliveries" "pattern" ".*" "priority" 0 "apply-to" "queues" "definition" $many }}
+{{- $limit := dict "delivery-limit" 1000000000 }}
+{{- $policy := dict "vhost" $vhost "name" "deliveries" "pattern" ".*" "priority" 0 "apply-to" "queues" "definition" $limit }}
 {{- $policies = append $policies $policy }}
 {{- end }}
 {{- $metadata := dict "description" "" "tags" list "default_queue_type" $queueType }}

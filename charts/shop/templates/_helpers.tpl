@@ -2,21 +2,21 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 40 characters: with what follows it, a label of a StatefulSet's pod must keep below 64. */}}
+{{/* At most 40 characters: with its suffixes, a label of a StatefulSet's pod must have fewer than 64. */}}
 {{- define "shop.fullname" -}}
 {{- $name := include "shop.name" . }}
 {{- $joined := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
 {{- .Values.fullnameOverride | default $joined | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Takes root and component. */}}
+{{/* Arguments: root and component. */}}
 {{- define "shop.selector" -}}
 app.kubernetes.io/name: {{ include "shop.name" .root | quote }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* Of pods: without versions, so that a new chart alone restarts nothing. */}}
+{{/* Labels of pods. They contain no versions, so that a new chart alone restarts nothing. */}}
 {{- define "shop.podLabels" -}}
 {{- $own := include "shop.selector" . | fromYaml }}
 {{- merge $own (deepCopy .root.Values.commonLabels) | toYaml }}
@@ -38,20 +38,23 @@ labels:
   {{- include "shop.labels" . | nindent 2 }}
 {{- end }}
 
-{{/* A reference of an image. Takes root, image (registry, repository, tag, digest), and by default repository and tag. */}}
+{{/*
+The reference of an image. Arguments: root, image (registry, repository, tag, digest), and the
+defaults registry, repository and tag.
+*/}}
 {{- define "shop.image" -}}
 {{- $image := .image | default dict }}
 {{- $registry := .root.Values.global.imageRegistry | default $image.registry | default .registry }}
 {{- $repository := required "an image needs a repository" ($image.repository | default .repository) }}
 {{- $tag := $image.tag | default .tag }}
 {{- if eq (toString $tag) "latest" }}
-{{- fail (printf "the image %s has the tag `latest`, which says nothing: name a version" $repository) }}
+{{- fail (printf "the image %s has the tag `latest`, which names no version: set a version" $repository) }}
 {{- end }}
 {{- with $registry }}{{ trimSuffix "/" . }}/{{ end }}{{ $repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $tag }}{{ end }}
 {{- end }}
 
-{{/* One of the suite's own images. Takes root, name and image. */}}
+{{/* The reference of one of the suite's own images. Arguments: root, name and image. */}}
 {{- define "shop.ownImage" -}}
 {{- $all := .root.Values.image }}
 {{- $repository := printf "%s/%s" (trimAll "/" $all.namespace) .name | trimPrefix "/" }}
@@ -60,15 +63,15 @@ labels:
 {{- end }}
 
 {{/*
-What all pods have in common. Takes root, component, user (the number it runs as, unless the platform assigns one), and own:
-what the component sets for itself of nodeSelector, tolerations and affinity.
+The settings that all pods share. Arguments: root, component, user (its id, unless the platform
+assigns one), and own (the component's settings, with nodeSelector, tolerations and affinity).
 */}}
 {{- define "shop.pod" -}}
 {{- $values := .root.Values }}
 {{- $own := .own | default dict -}}
 serviceAccountName: {{ include "shop.fullname" .root }}-{{ .component }}
 automountServiceAccountToken: false
-enableServiceLinks: false # the variables of a Service named `gateway` would be taken for settings
+enableServiceLinks: false # the variables of a Service named `gateway` would be read as settings
 {{- $pullSecrets := list }}
 {{- range concat ($values.global.imagePullSecrets | default list) $values.imagePullSecrets }}
 {{- $pullSecrets = append $pullSecrets (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .) }}
@@ -106,7 +109,7 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* The address families of a Service. What is empty is the API server's to choose. */}}
+{{/* The address families of a Service. The API server chooses an empty one. */}}
 {{- define "shop.ipFamilies" -}}
 {{- with .Values.ipFamilyPolicy -}}
 ipFamilyPolicy: {{ . }}
@@ -116,7 +119,7 @@ ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end }}
 
-{{/* What Pod Security "restricted" asks of each container, and a root file system that nobody writes to. */}}
+{{/* The requirements of Pod Security "restricted" for containers, and a read-only root file system. */}}
 {{- define "shop.container" -}}
 securityContext:
   allowPrivilegeEscalation: false
@@ -133,7 +136,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* A probe with one handler: the one that is set, or by default /healthz or the like on the health port. */}}
+{{/* A probe with one handler: the given one, or by default an HTTP path on the health port. */}}
 {{- define "shop.probe" -}}
 {{- $handlers := list }}
 {{- range list "httpGet" "exec" "tcpSocket" "grpc" }}
@@ -148,7 +151,7 @@ annotations:
 {{- merge (deepCopy .probe) ($handlers | empty | ternary $default dict) | toYaml }}
 {{- end }}
 
-{{/* The volume of a server; it is kept when the release is deleted. Takes persistence. */}}
+{{/* The volume of a server. It outlives the release. Argument: persistence. */}}
 {{- define "shop.claims" -}}
 volumeClaimTemplates:
   - metadata:

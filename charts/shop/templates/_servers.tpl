@@ -1,11 +1,14 @@
-{{/* Where the broker and the databases are, and whose passwords are where. */}}
+{{/* The addresses of the broker and the databases, and the Secrets with the passwords. */}}
 
-{{/* A host as it stands in a URI. */}}
-{{- define "shop.inUri" -}}
+{{/* A host as part of a URI. */}}
+{{- define "shop.uriHost" -}}
 {{- contains ":" . | ternary (printf "[%s]" .) . }}
 {{- end }}
 
-{{/* With the namespace: KEDA reads the broker's URI in another one. Takes root and component. */}}
+{{/*
+The host name of a component. It contains the namespace, because KEDA uses the broker's URI in
+another one. Arguments: root and component.
+*/}}
 {{- define "shop.host" -}}
 {{- printf "%s-%s.%s.svc" (include "shop.fullname" .root) .component .root.Release.Namespace }}
 {{- end }}
@@ -18,21 +21,21 @@
 {{- .Values.postgresql.enabled | ternary 5432 .Values.externalPostgresql.port | int }}
 {{- end }}
 
-{{- define "shop.postgresql.givenSecret" -}}
+{{- define "shop.postgresql.existingSecretName" -}}
 {{- .Values.postgresql.enabled | ternary .Values.postgresql.existingSecret .Values.externalPostgresql.existingSecret }}
 {{- end }}
 
 {{/* The Secret with the passwords of all roles: `<role>-password`. */}}
 {{- define "shop.postgresql.secret" -}}
-{{- include "shop.postgresql.givenSecret" . | default (printf "%s-postgresql" (include "shop.fullname" .)) }}
+{{- include "shop.postgresql.existingSecretName" . | default (printf "%s-postgresql" (include "shop.fullname" .)) }}
 {{- end }}
 
-{{/* Whether the chart makes roles and databases: it does where it knows a role that may. */}}
-{{- define "shop.postgresql.isMade" -}}
+{{/* Whether the chart creates roles and databases. It does if it has the password of an admin. */}}
+{{- define "shop.postgresql.isCreated" -}}
 {{- or .Values.postgresql.enabled (not (empty .Values.externalPostgresql.admin.existingSecret)) | ternary "true" "" }}
 {{- end }}
 
-{{/* Host and port of the databases, as in a URI. Takes root, and direct: whether to pass a pooler by. */}}
+{{/* Host and port of the databases, for a URI. Arguments: root, and direct (whether to bypass a pooler). */}}
 {{- define "shop.postgresql.address" -}}
 {{- $host := include "shop.postgresql.host" .root }}
 {{- $port := include "shop.postgresql.port" .root }}
@@ -42,10 +45,13 @@
 {{- $port = int .port }}
 {{- end }}
 {{- end }}
-{{- printf "%s:%v" (include "shop.inUri" $host) $port }}
+{{- printf "%s:%v" (include "shop.uriHost" $host) $port }}
 {{- end }}
 
-{{/* The URI of a database. Takes root, role, database, direct, and the variable with the password, if one is needed. */}}
+{{/*
+The URI of a database. Arguments: root, role, database, direct, and password (the variable with the
+password, if one is needed).
+*/}}
 {{- define "shop.postgresql.uri" -}}
 {{- $password := "" }}
 {{- with .password }}
@@ -55,7 +61,7 @@
 {{- printf "postgresql+psycopg2://%s%s@%s/%s" .role $password (include "shop.postgresql.address" .) .database }}{{ with $parameters }}?{{ . }}{{ end }}
 {{- end }}
 
-{{/* The database of a service as that service sees it. Takes root and name. */}}
+{{/* The variables of a service for its database. Arguments: root and name. */}}
 {{- define "shop.postgresql.env" -}}
 {{- $variable := printf "%s_DB_PASSWORD" (upper .name) }}
 {{- $secret := include "shop.postgresql.secret" .root -}}
@@ -64,8 +70,8 @@
   value: {{ include "shop.postgresql.uri" (dict "root" .root "role" .name "database" .name "password" $variable) | quote }}
 {{- end }}
 
-{{/* How many connections a copy of a service may take: twice DB_POOL_SIZE. Takes root and name. */}}
-{{- define "shop.postgresql.ofOneCopy" -}}
+{{/* The connections of one replica of a service: twice DB_POOL_SIZE. Arguments: root and name. */}}
+{{- define "shop.postgresql.perReplica" -}}
 {{- $size := 12 }}
 {{- range concat .root.Values.extraEnv (include "shop.settings" . | fromJson).extraEnv }}
 {{- if eq .name "DB_POOL_SIZE" }}
@@ -76,14 +82,14 @@
 {{- end }}
 
 {{/*
-How many connections the role of a service may have. While all copies are replaced there are twice as many, and some more are
-for audit and replay. Takes root and name.
+The maximum of connections for the role of a service. During an update there can be twice as many
+replicas. Ten more are for audit and replay. Arguments: root and name.
 */}}
 {{- define "shop.postgresql.connections" -}}
-{{- add (mul 2 (include "shop.copies" .) (include "shop.postgresql.ofOneCopy" .)) 10 }}
+{{- add (mul 2 (include "shop.maxReplicas" .) (include "shop.postgresql.perReplica" .)) 10 }}
 {{- end }}
 
-{{/* What libpq trusts, where the URI says sslmode=verify-full. */}}
+{{/* The CA that libpq trusts, if the URI contains sslmode=verify-full. */}}
 {{- define "shop.postgresql.caEnv" -}}
 {{- if and (include "shop.ca" .) (not .Values.postgresql.enabled) }}
 - name: PGSSLROOTCERT
@@ -95,27 +101,27 @@ for audit and replay. Takes root and name.
 {{- .Values.rabbitmq.enabled | ternary 5672 .Values.externalRabbitmq.port | int }}
 {{- end }}
 
-{{- define "shop.rabbitmq.givenSecret" -}}
+{{- define "shop.rabbitmq.existingSecretName" -}}
 {{- .Values.rabbitmq.enabled | ternary .Values.rabbitmq.existingSecret .Values.externalRabbitmq.existingSecret }}
 {{- end }}
 
 {{/* The Secret with the passwords of all users, `<user>-password`, and with definitions.json. */}}
 {{- define "shop.rabbitmq.secret" -}}
-{{- include "shop.rabbitmq.givenSecret" . | default (printf "%s-rabbitmq" (include "shop.fullname" .)) }}
+{{- include "shop.rabbitmq.existingSecretName" . | default (printf "%s-rabbitmq" (include "shop.fullname" .)) }}
 {{- end }}
 
 {{- define "shop.rabbitmq.vhost" -}}
 {{- .Values.rabbitmq.enabled | ternary "/" (.Values.externalRabbitmq.vhost | default "/") }}
 {{- end }}
 
-{{/* The URI of the broker for a user, whose password is in AMQP_PASSWORD. Takes root and user. */}}
+{{/* The URI of the broker for a user. The password is in AMQP_PASSWORD. Arguments: root and user. */}}
 {{- define "shop.rabbitmq.uri" -}}
 {{- $external := .root.Values.externalRabbitmq }}
 {{- $scheme := "amqp" }}
 {{- $host := include "shop.host" (dict "root" .root "component" "rabbitmq") }}
 {{- if not .root.Values.rabbitmq.enabled }}
 {{- $scheme = $external.tls | ternary "amqps" "amqp" }}
-{{- $host = include "shop.inUri" $external.host }}
+{{- $host = include "shop.uriHost" $external.host }}
 {{- end }}
 {{- $vhost := include "shop.rabbitmq.vhost" .root | trimPrefix "/" }}
 {{- printf "%s://%s:$(AMQP_PASSWORD)@%s:%s/%s" $scheme .user $host (include "shop.rabbitmq.port" .root) $vhost }}
@@ -125,7 +131,7 @@ for audit and replay. Takes root and name.
 {{- .Values.tokenSecret.existingSecret | default (printf "%s-gateway" (include "shop.fullname" .)) }}
 {{- end }}
 
-{{/* An environment variable from a Secret. Takes variable, secret and key. */}}
+{{/* An environment variable from a Secret. Arguments: variable, secret and key. */}}
 {{- define "shop.secretVariable" -}}
 - name: {{ .variable }}
   valueFrom:
@@ -134,24 +140,24 @@ for audit and replay. Takes root and name.
       key: {{ .key | quote }}
 {{- end }}
 
-{{/* The broker as seen by one user. Takes root and user. */}}
+{{/* The variables of one user for the broker. Arguments: root and user. */}}
 {{- define "shop.rabbitmq.env" -}}
 {{- $secret := include "shop.rabbitmq.secret" .root -}}
 {{ include "shop.secretVariable" (dict "variable" "AMQP_PASSWORD" "secret" $secret "key" (printf "%s-password" .user)) }}
 - name: AMQP_URI
   value: {{ include "shop.rabbitmq.uri" . | quote }}
 {{- if and (include "shop.ca" .root) (not .root.Values.rabbitmq.enabled) .root.Values.externalRabbitmq.tls }}
-- name: SSL_CERT_FILE # instead of the image's own, for amqps
+- name: SSL_CERT_FILE # instead of the image's own file, for amqps
   value: {{ include "shop.caFile" .root }}
 {{- end }}
 {{- end }}
 
-{{/* Whether services and migrations insist on a user of the broker that may do its own tasks alone. */}}
+{{/* Whether services and migrations require a user of the broker that may do only its own tasks. */}}
 {{- define "shop.rabbitmq.restrictedUsers" -}}
 {{- (.Values.rabbitmq.enabled | ternary .Values.rabbitmq .Values.externalRabbitmq).restrictedUsers }}
 {{- end }}
 
-{{/* The CA of servers that are elsewhere, if there is one: a volume, as JSON. */}}
+{{/* The volume with the CA of external servers, as JSON, if there is one. */}}
 {{- define "shop.ca" -}}
 {{- with .Values.trustedCA }}
 {{- $items := list (dict "key" .key "path" "ca.crt") }}
@@ -167,7 +173,7 @@ for audit and replay. Takes root and name.
 /etc/shop/ca/ca.crt
 {{- end }}
 
-{{/* For the lists of volumes, and of what a container mounts. */}}
+{{/* Entries for lists of volumes and of mounts. */}}
 {{- define "shop.caVolume" -}}
 {{- with include "shop.ca" . -}}
 - {{ fromJson . | toYaml | nindent 2 | trim }}

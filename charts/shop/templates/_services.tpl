@@ -1,14 +1,15 @@
 {{/*
-What the chart knows of each service; all else is the same for all, and stands in the templates. A sixth service is an
-entry here, one in values.yaml, and one in values.schema.json. `make specs` makes its user of the broker.
+The differences between the services. The templates are the same for all. A sixth service needs an
+entry here, one in values.yaml, and one in values.schema.json. `make specs` writes the permissions of
+its user of the broker.
 
 image     the name of its image
-database  whether it has one, of its own name
+database  whether it has a database of its own name
 currency  whether it reads or writes amounts
-http      whether it serves HTTP, on port 8000; health is on 8001 in all of them
-ready     the path of its readiness probe, where it is not /readyz
-queue     that of its RPC requests: KEDA scales by its length. Event queues are no trigger: they grow while a handler
-          pauses, and more copies would pause as well
+http      whether it serves HTTP, on port 8000. Health is on port 8001 in all services
+ready     the path of its readiness probe, if it is not /readyz
+queue     the queue of its RPC requests. KEDA scales by its length. Event queues are not used: they
+          grow while a handler pauses, and more replicas would pause as well
 */}}
 {{- define "shop.services" -}}
 users:
@@ -37,11 +38,11 @@ gateway:
 {{- end }}
 
 {{/*
-What the shop's keeper runs now and then, from the image of the migrations: a CronJob each.
+The commands of an operator, which run in the image of the migrations. Each is a CronJob.
 
-run        its command
-databases  whether it uses them, each by the role of the service that it belongs to
-schedule   when it runs by itself; without one, when it is asked to
+run        the command
+databases  whether it uses the databases, each with the role of its service
+schedule   when it runs automatically. Without a schedule, it runs only on request
 */}}
 {{- define "shop.commands" -}}
 dead:
@@ -57,7 +58,7 @@ replay:
   databases: true
 {{- end }}
 
-{{/* The settings of one service: serviceDefaults, and over them its own. Takes root and name. */}}
+{{/* The settings of one service: serviceDefaults, overridden by its own. Arguments: root and name. */}}
 {{- define "shop.settings" -}}
 {{- $defaults := deepCopy .root.Values.serviceDefaults }}
 {{- $own := deepCopy (index .root.Values.services .name | default dict) }}
@@ -70,17 +71,17 @@ replay:
 {{- mustMergeOverwrite $defaults $own | toJson }}
 {{- end }}
 
-{{/* How many copies of a service there may be, but for the one more of an update. Takes root and name. */}}
-{{- define "shop.copies" -}}
+{{/* The maximum of replicas of a service, without the additional one of an update. Arguments: root and name. */}}
+{{- define "shop.maxReplicas" -}}
 {{- $settings := include "shop.settings" . | fromJson }}
-{{- $most := $settings.replicas }}
+{{- $replicas := $settings.replicas }}
 {{- range list "autoscaling" "keda" }}
-{{- $most = (index $settings .).enabled | ternary (index $settings .).maxReplicas $most }}
+{{- $replicas = (index $settings .).enabled | ternary (index $settings .).maxReplicas $replicas }}
 {{- end }}
-{{- int $most }}
+{{- int $replicas }}
 {{- end }}
 
-{{/* The names of the services that have a database: {names: [...]}. */}}
+{{/* The names of the services with a database, as {names: [...]}. */}}
 {{- define "shop.databases" -}}
 {{- $names := list }}
 {{- range $name, $service := include "shop.services" . | fromYaml }}
@@ -91,7 +92,7 @@ replay:
 {{- dict "names" $names | toJson }}
 {{- end }}
 
-{{/* How many proxies stand before the gateway. */}}
+{{/* The number of proxies in front of the gateway. */}}
 {{- define "shop.trustedProxies" -}}
 {{- if ne (toString .Values.trustedProxies) "" }}
 {{- .Values.trustedProxies }}
@@ -100,7 +101,10 @@ replay:
 {{- end }}
 {{- end }}
 
-{{/* The environment of a service: its broker, its own database, its settings. Takes root, name, service, settings. */}}
+{{/*
+The environment of a service: its broker, its database and its settings. Arguments: root, name,
+service, settings.
+*/}}
 {{- define "shop.env" -}}
 {{- $root := .root -}}
 {{ include "shop.rabbitmq.env" (dict "root" $root "user" .name) }}
@@ -113,7 +117,7 @@ replay:
 {{- end }}
 - name: AMQP_USER_RESTRICTED
   value: {{ include "shop.rabbitmq.restrictedUsers" $root | quote }}
-- name: HEALTH_HOST # all interfaces: probes come by the pod's address, of IPv4 or IPv6
+- name: HEALTH_HOST # all interfaces: probes use the pod's address, of IPv4 or IPv6
   value: "::"
 - name: HEALTH_PORT
   value: "8001"
@@ -142,17 +146,18 @@ replay:
 {{- end }}
 
 {{/*
-What the chart sets, and behind it extraEnv. A name given twice would be a matter of luck, and the chart's probes and time
-limits count on what it sets. A secret beside its file would keep the pod from starting. Takes env, extra, who.
+The chart's variables, followed by extraEnv. A duplicate name is refused, because the chart's probes
+and timeouts depend on its values. A secret with a file is refused, because the pod would not start.
+Arguments: env, extra, component.
 */}}
 {{- define "shop.withExtraEnv" -}}
 {{- $names := list }}
 {{- range concat (.env | fromYamlArray) .extra }}
 {{- if has .name $names }}
-{{- fail (printf "extraEnv: %s is set twice for %s, or by the chart itself" .name $.who) }}
+{{- fail (printf "extraEnv: %s is set twice for %s, or by the chart itself" .name $.component) }}
 {{- end }}
 {{- if and (hasSuffix "_FILE" .name) (has (trimSuffix "_FILE" .name) $names) }}
-{{- fail (printf "extraEnv: %s is set for %s, which has %s from a Secret" .name $.who (trimSuffix "_FILE" .name)) }}
+{{- fail (printf "extraEnv: %s is set for %s, which has %s from a Secret" .name $.component (trimSuffix "_FILE" .name)) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
