@@ -9,8 +9,8 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 UUID_PATTERN = r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"
 MAX_BIGINT = 2**63 - 1
-# A mail command takes an address that begins with a hyphen for an option, and a mail library
-# decodes what follows "=?" (RFC 2047). Both are valid addresses.
+# These are valid addresses, but unsafe. A mail command reads a leading hyphen as an option, and a
+# mail library decodes an encoded word, which begins with "=?" (RFC 2047, 2).
 _HEADER_SAFE = validate.Regexp(
     r"(?!-|.*=\?)", error="Must not begin with a hyphen or contain =?."
 )
@@ -18,13 +18,16 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def storable(text: str) -> None:
-    """Refuses what PostgreSQL or UTF-8 can't hold: NUL, lone surrogates."""
+    """Raise ValidationError for NUL and unpaired surrogates.
+
+    PostgreSQL cannot store NUL, and UTF-8 cannot encode unpaired surrogates.
+    """
     if _UNSTORABLE.search(text):
-        raise ValidationError("Holds a character that can't be stored.")
+        raise ValidationError("Must not contain NUL or unpaired surrogates.")
 
 
 def Text(minimum: int, maximum: int, *rules: Any, **options: Any) -> fields.String:
-    """A storable text of `minimum` to `maximum` characters."""
+    """Return a field for a text of `minimum` to `maximum` characters."""
     return fields.String(
         validate=[validate.Length(min=minimum, max=maximum), storable, *rules],
         **options,
@@ -32,19 +35,19 @@ def Text(minimum: int, maximum: int, *rules: Any, **options: Any) -> fields.Stri
 
 
 def email_address(text: str) -> None:
-    """Raise ValidationError for a text that is no email address, or unsafe in a mail header."""
-    validate.Length(max=254)(text)  # first: the work grows with the length
+    """Raise ValidationError unless the text is an email address that is safe in a mail header."""
+    # First, because the other checks take longer for longer texts.
+    validate.Length(max=254)(text)
     try:
         validate_email(text, check_deliverability=False, strict=True)
     except EmailNotValidError as exc:
-        raise ValidationError(
-            str(exc)[:200]
-        ) from exc  # it may name each character of the address
+        # The message may name each character of the address.
+        raise ValidationError(str(exc)[:200]) from exc
     _HEADER_SAFE(text)
 
 
 def Id(**options: Any) -> fields.String:
-    """A UUID in its canonical form (lower case, with hyphens)."""
+    """Return a field for a UUID in its canonical form (lower case, with hyphens)."""
     return fields.String(
         validate=validate.Regexp(UUID_PATTERN, error="Not an id."), **options
     )
@@ -56,26 +59,25 @@ def is_id(value: object) -> bool:
 
 
 def AmountMinor(maximum: int = MAX_BIGINT, **options: Any) -> fields.Integer:
-    """A positive amount of money in minor units, at most `maximum`."""
+    """Return a field for a positive amount of money in minor units, at most `maximum`."""
     return fields.Integer(strict=True, validate=validate.Range(1, maximum), **options)
 
 
 class Utc(fields.DateTime):
-    """A moment with its zone, sent as `utc` writes it."""
+    """A field for a time with its zone, serialized by `utc`."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         return None if value is None else utc(value)
 
 
-def utc(moment: datetime) -> str:
-    """ISO 8601 in UTC, to the microsecond: 2026-01-31T12:00:00.000000Z."""
-    return (
-        moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    )
+def utc(time: datetime) -> str:
+    """Return a time in ISO 8601, in UTC with microseconds: 2026-01-31T12:00:00.000000Z."""
+    text = time.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
 
 
 class PageRequest(Schema):
-    """Which part of a list is asked for: at most `limit` items after `after`, newest first."""
+    """A page of a list: at most `limit` items after the id `after`, newest first."""
 
     limit = fields.Integer(
         strict=True, load_default=20, validate=validate.Range(1, 100)

@@ -1,4 +1,4 @@
-"""What the chassis's tests add: services of their own, and a hand on the broker."""
+"""Fixtures of the chassis's tests: small services, the broker, and a proxy before it."""
 
 import signal
 import struct
@@ -23,19 +23,15 @@ from chassis.db import Database
 from conftest import eventually
 from dev.servers import Servers
 
-SERVICES = (
-    "echo",
-    "caller",
-    "listener",
-    "worker",
-    "leaver",
-)  # of these tests, beside those with tables
+# The services of these tests.
+SERVICES = ("echo", "caller", "listener", "worker", "leaver")
 WORKERS = 8
-SHORT_S = 0.3  # for calls that must run out of time
+# The timeout of calls that must time out.
+SHORT_S = 0.3
 
 
 def _headers(table: bytes) -> bytes:
-    """The properties of a message that has nothing but these headers (AMQP 0-9-1, 4.2.5.5 and 4.2.6.1)."""
+    """Encode the properties of a message with only headers (AMQP 0-9-1, 4.2.5.5 and 4.2.6.1)."""
     return struct.pack(">HI", 1 << 13, len(table)) + table
 
 
@@ -48,9 +44,9 @@ def _nested(depth: int) -> bytes:
 
 UNREADABLE_HEADERS = {
     "a time after 9999": _headers(b"\x01aT" + struct.pack(">Q", 2**40)),
-    "a time that no clock knows": _headers(b"\x01aT" + struct.pack(">Q", 2**62)),
+    "a time that no clock has": _headers(b"\x01aT" + struct.pack(">Q", 2**62)),
     "tables in tables": _headers(_nested(3000)),
-    "a name that is no text": _headers(b"\x01\xffV"),
+    "a name that is not text": _headers(b"\x01\xffV"),
 }
 
 
@@ -59,7 +55,7 @@ class Base(DeclarativeBase):
 
 
 class Keeper:
-    """Has a database."""
+    """A service with a database."""
 
     name = "users"
 
@@ -67,7 +63,7 @@ class Keeper:
 
 
 class Broker:
-    """Messages as no client of ours would send them, and what stands in queues."""
+    """Publishes arbitrary messages, and reads queues."""
 
     def __init__(self, connection: kombu.Connection) -> None:
         self.channel = connection.default_channel
@@ -79,11 +75,11 @@ class Broker:
         self.channel.basic_publish(message, exchange=exchange, routing_key=routing_key)
 
     def count(self, queue: str) -> int:
-        """How many messages are ready in the queue."""
+        """Return the number of messages that are ready in a queue."""
         return int(self.channel.queue_declare(queue, passive=True).message_count)
 
     def bind(self, exchange: str, routing_key: str, **arguments: Any) -> str:
-        """A new queue that goes with this test; its name."""
+        """Declare a queue that is deleted after the test. Return its name."""
         queue = self.channel.queue_declare(exclusive=True, arguments=arguments).queue
         if exchange:
             self.channel.exchange_declare(
@@ -93,12 +89,12 @@ class Broker:
         return str(queue)
 
     def take(self, queue: str) -> list[Any]:
-        """All messages that are ready, taken out."""
+        """Remove and return all messages that are ready."""
         return list(iter(lambda: self.channel.basic_get(queue, no_ack=True), None))
 
 
 class Proxy:
-    """Stands before the broker: refuses connections, cuts them, or holds all bytes."""
+    """A proxy before the broker. It can refuse connections, cut them, or hold all bytes."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._uri = urlsplit(config["AMQP_URI"])
@@ -111,25 +107,25 @@ class Proxy:
         self.config = {**config, "AMQP_URI": own.geturl()}
 
     def open(self) -> None:
-        """Take connections."""
+        """Accept connections."""
         self._listener = eventlet.listen(("127.0.0.1", self.port), reuse_port=False)
         self.port = self._listener.getsockname()[1]
         eventlet.spawn(self._accept, self._listener)
 
     def close(self) -> None:
-        """Refuse connections, and end those that are open."""
+        """Refuse connections, and cut the open ones."""
         shutdown_safe(self._listener)
         self._listener.close()
         self.cut()
 
     def cut(self) -> None:
-        """End all connections."""
+        """Cut all connections."""
         for sock in self._sockets:
             shutdown_safe(sock)
         self._sockets.clear()
 
     def hold(self) -> None:
-        """Pass nothing on, in any direction, from now on."""
+        """Stop passing bytes on, in both directions."""
         self._passes = False
 
     def release(self) -> None:
@@ -155,7 +151,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(chassis_config: dict[str, Any]) -> Iterator[Proxy]:
-    """A proxy of this test's own; services that use it get its `config`."""
+    """A proxy for this test. Services with its `config` use it."""
     proxy = Proxy(chassis_config)
     yield proxy
     proxy.close()
@@ -176,7 +172,7 @@ def config(chassis_config: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def running(*containers: Container) -> Iterator[None]:
-    """Containers from start to stop, side by side."""
+    """Start containers together, and stop them together."""
     _all(container.start for container in containers)
     try:
         yield
@@ -190,7 +186,7 @@ def _all(steps: Any) -> None:
 
 
 class Process:
-    """`nameko run` of services in a process of its own."""
+    """A process with `nameko run`."""
 
     def __init__(
         self, log: Path, environment: dict[str, str], services: tuple[str, ...]
@@ -214,7 +210,7 @@ class Process:
         self._process.send_signal(signal.SIGTERM)
 
     def last_line_and_code(self) -> tuple[str, int]:
-        """Wait for its end."""
+        """Wait for the end of the process."""
         eventually(lambda: self._process.poll() is not None)
         return self.log.read_text().splitlines()[-1], self._process.returncode
 
@@ -225,7 +221,7 @@ class Process:
 
 @pytest.fixture
 def nameko_run(environment, tmp_path) -> Iterator[Callable[..., Process]]:
-    """`nameko_run("users.service", USERS_WORKERS="1")`"""
+    """Return a function: `nameko_run("users.service", USERS_WORKERS="1")`."""
     started: list[Process] = []
 
     def run(*services: str, **changes: str) -> Process:
@@ -239,11 +235,11 @@ def nameko_run(environment, tmp_path) -> Iterator[Callable[..., Process]]:
 
 
 class Context:
-    """Stands for a worker's."""
+    """A worker context."""
 
 
 def dependency(container: Container, name: str) -> Any:
-    """What the service's methods see as `self.<name>`."""
+    """Return the dependency that a service's methods use as `self.<name>`."""
     [provider] = [d for d in container.dependencies if d.attr_name == name]
     return provider.get_dependency(Context())
 
@@ -256,7 +252,7 @@ def broker(chassis_config: dict[str, Any]) -> Iterator[Broker]:
 
 @pytest.fixture
 def superuser(servers: Servers) -> Iterator[Callable[[str], list[Any]]]:
-    """Runs a statement as the database server's superuser; its rows."""
+    """Return a function that runs a statement as the superuser, and returns its rows."""
     connection = psycopg2.connect(servers.superuser_dsn())
     connection.autocommit = True
 
@@ -271,5 +267,5 @@ def superuser(servers: Servers) -> Iterator[Callable[[str], list[Any]]]:
 
 @pytest.fixture
 def close_connections(servers: Servers) -> Callable[[], None]:
-    """The broker closes every connection."""
+    """Return a function that has the broker close all connections."""
     return lambda: servers.rabbitmqctl("close_all_connections", "--vhost", "/", "test")

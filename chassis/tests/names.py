@@ -1,4 +1,4 @@
-"""A name server on loopback, which eventlet's resolver asks instead of the machine's."""
+"""A fake name server on loopback, for eventlet's resolver."""
 
 import io
 import socket
@@ -18,9 +18,9 @@ NO_SUCH_NAME = f"ns.test. admin.test. 1 7200 900 1209600 {DAY_S}"
 
 
 class NameServer:
-    """Answers with `addresses`, valid for a day, after `delay_s`; says nothing while it `is_silent`.
+    """Replies with `addresses`, valid for a day, after `delay_s`.
 
-    It never answers questions for the names and types of records in `ignored`.
+    It does not reply while it `is_silent`, or to questions for names and types in `ignored`.
     """
 
     def __init__(self, host: str) -> None:
@@ -63,9 +63,8 @@ class NameServer:
             )
             answer.authority.append(authority)
         is_ipv6 = asked.rdtype == dns.rdatatype.AAAA
-        for address in (
-            found or ()
-        ):  # one record each: dnspython would shuffle those of a set
+        # One set for each record: dnspython shuffles the records of a set.
+        for address in found or ():
             if (":" in address) == is_ipv6:
                 record = dns.rrset.from_text(
                     asked.name, DAY_S, "IN", asked.rdtype, address
@@ -78,13 +77,13 @@ class NameServer:
 def name_server(
     monkeypatch: pytest.MonkeyPatch, host: str = "127.0.0.1"
 ) -> Iterator[NameServer]:
-    """The only name server of this process; /etc/hosts is read as usual."""
+    """Start the only name server of this process. /etc/hosts is read as usual."""
     server = NameServer(host)
 
     class Resolver(greendns.dns.resolver.Resolver):  # type: ignore[misc]
         def __init__(self, filename: str = "") -> None:
             super().__init__(io.StringIO(server.configuration))
-            self.port = server.port  # /etc/resolv.conf can't say it
+            self.port = server.port  # /etc/resolv.conf has no ports
 
     monkeypatch.setattr(greendns.dns.resolver, "Resolver", Resolver)
     monkeypatch.setattr(

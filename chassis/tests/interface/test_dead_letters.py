@@ -1,4 +1,4 @@
-"""What is parked can be looked at without a change, and moved back to be tried anew."""
+"""Dead letters can be listed without a change, and redriven."""
 
 import json
 import subprocess
@@ -21,31 +21,33 @@ from chassis.moves import copy_of
 from chassis.tests.conftest import Broker, running
 from conftest import eventually
 
-QUEUE = "evt-teller-parked--listener.handle_parked"
-OTHER = "evt-teller-strayed--listener.handle_strayed"
+QUEUE = "evt-shop-sold--listener.handle_sold"
+OTHER = "evt-shop-returned--listener.handle_returned"
 DEAD = f"{QUEUE}.dead"
 UNDECODABLE = bytes(range(256))
 
-handled: list[tuple[Any, str]] = []  # the event, and the request id of its handling
-faults: list[Exception] = []  # why each event fails, as long as there is a reason
+# The events, each with the request id of its handling.
+handled: list[tuple[Any, str]] = []
+# If it is not empty, each event fails with the first fault.
+faults: list[Exception] = []
 
 
 class Listener:
     name = "listener"
 
-    @event_handler("teller", "parked")
-    def handle_parked(self, events: Any) -> Any:
+    @event_handler("shop", "sold")
+    def handle_sold(self, events: Any) -> Any:
         handled.extend((event, current_request_id()) for event in events)
         return [(event, faults[0]) for event in events] if faults else None
 
-    @event_handler("teller", "strayed")
-    def handle_strayed(self, events: Any) -> None:
+    @event_handler("shop", "returned")
+    def handle_returned(self, events: Any) -> None:
         handled.extend((event, current_request_id()) for event in events)
 
 
 @pytest.fixture
 def config_file(config, tmp_path, monkeypatch) -> str:
-    """A config.yaml that knows this one service, as the command finds it; its queues are there and empty."""
+    """Write a config.yaml for the command, with only the service of this module."""
     module = ModuleType("listener.service")
     module.Service = Listener
     monkeypatch.setitem(sys.modules, "listener", ModuleType("listener"))
@@ -59,7 +61,7 @@ def config_file(config, tmp_path, monkeypatch) -> str:
 
 @pytest.fixture
 def command(config_file, capsys) -> Callable[..., list[str]]:
-    """`command("list")`: the lines it prints."""
+    """Return a function that runs the command, and returns the lines that it prints."""
 
     def run(*arguments: str) -> list[str]:
         dead_letters.main(["--config", config_file, *arguments])
@@ -84,8 +86,8 @@ def listener(config, config_file) -> Iterator[None]:
 
 
 @pytest.fixture
-def park(broker) -> Callable[..., None]:
-    """`park("m-1", b"...")`: a parked event, as the handler's retries leave it."""
+def dead_letter(broker) -> Callable[..., None]:
+    """Return a function that publishes a dead letter, as an event handler does."""
 
     def publish(
         message_id: str, body: bytes = b"{}", queue: str = DEAD, **more: Any
@@ -111,7 +113,7 @@ def park(broker) -> Callable[..., None]:
 
 
 def raw(broker: Broker, queue: str) -> list[Any]:
-    """All messages that are ready, taken out, with their bodies as bytes."""
+    """Remove and return all messages, with their bodies as bytes."""
     broker.channel.auto_decode = False
     return broker.take(queue)
 
@@ -120,39 +122,39 @@ def ids(messages: list[Any]) -> list[str]:
     return [message.properties["message_id"] for message in messages]
 
 
-def test_an_event_is_listed_with_all_that_is_known_of_it(command, park) -> None:
-    park("m-1", '{"order": "Заказ"}'.encode())
+def test_an_event_is_listed_with_its_attempts_and_error(command, dead_letter) -> None:
+    dead_letter("m-1", '{"order": "Заказ"}'.encode())
     assert command("list") == [
         f"{QUEUE}: 1 dead-lettered",
-        "  parked 'm-1', 5 attempts, request 'request-of-m-1': \"ValueError('no such letter')\"",
+        "  sold 'm-1', 5 attempts, request 'request-of-m-1': \"ValueError('no such letter')\"",
         '    \'{"order": "Заказ"}\'',
         f"{OTHER}: 0 dead-lettered",
     ]
 
 
-def test_listing_changes_neither_number_nor_order(command, park, broker) -> None:
+def test_a_list_does_not_change_the_queue(command, dead_letter, broker) -> None:
     for number in range(5):
-        park(f"m-{number}")
+        dead_letter(f"m-{number}")
     first = command("list")
     assert command("list") == first
     eventually(lambda: broker.count(DEAD) == 5)
     assert ids(broker.take(DEAD)) == [f"m-{number}" for number in range(5)]
 
 
-def test_of_many_events_the_first_are_listed_and_the_others_counted(
-    command, park, broker, monkeypatch
+def test_the_list_of_many_events_is_cut(
+    command, dead_letter, broker, monkeypatch
 ) -> None:
     monkeypatch.setattr(dead_letters, "MAX_SHOWN", 2)
     for number in range(5):
-        park(f"m-{number}")
+        dead_letter(f"m-{number}")
     lines = command("list", QUEUE)
     assert (lines[0], lines[-1]) == (f"{QUEUE}: 5 dead-lettered", "  ... and 3 more")
     assert len(lines) == 2 + 2 * 2
     assert broker.count(DEAD) == 5
 
 
-def test_what_a_terminal_would_obey_is_listed_harmless(command, park) -> None:
-    park(
+def test_control_characters_are_escaped(command, dead_letter) -> None:
+    dead_letter(
         "m-\x1b[2J",
         b"\x1b]0;owned\x07\r" + UNDECODABLE,
         **{"x-error": "\x1b[31m", "nameko.request_id": 7},
@@ -161,7 +163,7 @@ def test_what_a_terminal_would_obey_is_listed_harmless(command, park) -> None:
 
 
 @pytest.mark.parametrize("body", [b"by hand", b""])
-def test_a_parked_message_without_any_header_is_listed_and_redriven(
+def test_a_message_without_headers_is_listed_and_redriven(
     command, broker, body
 ) -> None:
     broker.publish("", DEAD, body)
@@ -171,10 +173,10 @@ def test_a_parked_message_without_any_header_is_listed_and_redriven(
     assert [message.body or b"" for message in raw(broker, QUEUE)] == [body]
 
 
-def test_a_redriven_event_is_as_it_was_before_its_first_try(
-    command, park, broker
+def test_a_redriven_event_has_no_headers_of_its_attempts(
+    command, dead_letter, broker
 ) -> None:
-    park("m-1", UNDECODABLE, mine=[1, {"a": None}], CC=[OTHER])
+    dead_letter("m-1", UNDECODABLE, mine=[1, {"a": None}], CC=[OTHER])
     assert command("redrive", QUEUE) == [f"{QUEUE}: 1 redriven"]
     assert broker.count(DEAD) == 0
     [message] = raw(broker, QUEUE)
@@ -192,67 +194,67 @@ def test_a_redriven_event_is_as_it_was_before_its_first_try(
     ]
 
 
-def test_an_undecodable_body_survives_listing(command, park, broker) -> None:
-    park("m-1", UNDECODABLE)
+def test_a_list_does_not_change_an_undecodable_body(
+    command, dead_letter, broker
+) -> None:
+    dead_letter("m-1", UNDECODABLE)
     command("list")
     [message] = raw(broker, DEAD)
     assert message.body == UNDECODABLE
 
 
-def test_redriven_events_are_handled_in_their_order_and_gone(
-    command, park, listener, broker
+def test_redriven_events_are_handled_in_order(
+    command, dead_letter, listener, broker
 ) -> None:
     for number in range(20):
-        park(f"m-{number}", json.dumps(number).encode())
+        dead_letter(f"m-{number}", json.dumps(number).encode())
     command("redrive")
     eventually(lambda: len(handled) == 20)
     assert [event for event, _ in handled] == list(range(20))
     assert {request_id for _, request_id in handled} <= {
         f"request-of-m-{number}" for number in range(20)
     }
-    assert handled[0] == (0, "request-of-m-0")  # a batch goes by the id of its first
+    assert handled[0] == (0, "request-of-m-0")  # the first id of its batch
     eventually(lambda: broker.count(QUEUE) == broker.count(DEAD) == 0)
 
 
 def test_a_redriven_event_has_all_its_attempts_again(
-    command, park, listener, broker
+    command, dead_letter, listener, broker
 ) -> None:
     faults.append(ValueError("still wrong"))
-    park("m-1")
+    dead_letter("m-1")
     command("redrive")
     eventually(lambda: broker.count(DEAD))
     assert len(handled) == retries.MAX_ATTEMPTS
-    [parked] = broker.take(DEAD)
-    assert parked.headers["x-failures"] == retries.MAX_ATTEMPTS
-    assert parked.headers["x-error"] == "ValueError: still wrong"
+    [dead] = broker.take(DEAD)
+    assert dead.headers["x-failures"] == retries.MAX_ATTEMPTS
+    assert dead.headers["x-error"] == "ValueError: still wrong"
 
 
-def test_events_that_are_parked_again_at_once_are_moved_once(
-    command, park, listener, broker, monkeypatch
+def test_events_that_fail_again_at_once_are_moved_once(
+    command, dead_letter, listener, broker, monkeypatch
 ) -> None:
     monkeypatch.setattr(retries, "MAX_ATTEMPTS", 1)
     faults.append(ValueError("still wrong"))
     for number in range(50):
-        park(f"m-{number}", json.dumps(number).encode())
+        dead_letter(f"m-{number}", json.dumps(number).encode())
     assert command("redrive", QUEUE) == [f"{QUEUE}: 50 redriven"]
     eventually(lambda: broker.count(DEAD) == 50)
     assert {event for event, _ in handled} == set(range(50))
 
 
 @pytest.mark.parametrize("name", [OTHER, f"{OTHER}.dead"])
-def test_a_queue_can_be_named(command, park, broker, name) -> None:
-    park("m-1")
-    park("m-2", queue=f"{OTHER}.dead")
+def test_a_queue_can_be_named(command, dead_letter, broker, name) -> None:
+    dead_letter("m-1")
+    dead_letter("m-2", queue=f"{OTHER}.dead")
     assert command("list", name)[0] == f"{OTHER}: 1 dead-lettered"
     assert command("redrive", name) == [f"{OTHER}: 1 redriven"]
     assert (broker.count(DEAD), ids(broker.take(OTHER))) == (1, ["m-2"])
 
 
 @pytest.mark.parametrize("verb", ["list", "redrive"])
-def test_an_unknown_queue_is_refused_and_the_known_ones_told(
-    command, park, broker, verb
-) -> None:
-    park("m-1")
+def test_an_unknown_queue_is_refused(command, dead_letter, broker, verb) -> None:
+    dead_letter("m-1")
     with pytest.raises(SystemExit) as ended:
         command(verb, QUEUE, "nowhere")
     line = f"no event queues: nowhere; there are {QUEUE}, {OTHER}"
@@ -263,10 +265,10 @@ def test_an_unknown_queue_is_refused_and_the_known_ones_told(
 @pytest.mark.parametrize(
     ("verb", "missing"), [("list", DEAD), ("redrive", DEAD), ("redrive", QUEUE)]
 )
-def test_a_missing_queue_ends_the_command_with_one_line_and_loses_nothing(
-    command, park, broker, verb, missing
+def test_a_missing_queue_ends_the_command_without_loss(
+    command, dead_letter, broker, verb, missing
 ) -> None:
-    park("m-1")
+    dead_letter("m-1")
     broker.channel.queue_delete(missing)
     with pytest.raises(SystemExit) as ended:
         command(verb, QUEUE)
@@ -276,10 +278,10 @@ def test_a_missing_queue_ends_the_command_with_one_line_and_loses_nothing(
         eventually(lambda: broker.count(DEAD) == 1)
 
 
-def test_a_broker_that_is_blocked_ends_redriving_in_time_and_nothing_is_lost(
-    command, park, broker, servers, config_file
+def test_a_blocked_broker_ends_the_redrive_without_loss(
+    command, dead_letter, broker, servers, config_file
 ) -> None:
-    park("m-1")
+    dead_letter("m-1")
     settings = yaml.safe_load(Path(config_file).read_text())
     Path(config_file).write_text(yaml.safe_dump({**settings, "CONFIRM_TIMEOUT_S": 0.5}))
     servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
@@ -291,25 +293,23 @@ def test_a_broker_that_is_blocked_ends_redriving_in_time_and_nothing_is_lost(
     eventually(lambda: broker.count(DEAD) + broker.count(QUEUE) >= 1)
 
 
-def test_where_the_broker_is_away_the_process_ends_with_one_line_and_code_1(
+def test_an_unavailable_broker_ends_the_process_with_one_line(
     environment,
 ) -> None:
-    away = {
+    unreachable = {
         **environment,
         "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/",
         "PYTHONWARNINGS": "ignore",
     }
     for verb in ("list", "redrive"):
         command = [sys.executable, "-m", "chassis.dead", verb]
-        ended = subprocess.run(command, env=away, capture_output=True, text=True)
+        ended = subprocess.run(command, env=unreachable, capture_output=True, text=True)
         assert ended.returncode == 1
         [line] = ended.stderr.splitlines()
         assert line.startswith("config.yaml: the broker is unavailable: ")
 
 
-def test_the_suites_queues_are_all_known_to_the_process(
-    environment, suite_config
-) -> None:
+def test_the_process_lists_all_queues_of_the_suite(environment, suite_config) -> None:
     command = [sys.executable, "-m", "chassis.dead", "list"]
     quiet = {**environment, "PYTHONWARNINGS": "ignore"}
     listed = subprocess.run(
@@ -327,8 +327,8 @@ def test_the_suites_queues_are_all_known_to_the_process(
     ]
 
 
-def test_a_copy_has_no_property_that_the_broker_would_refuse_or_obey() -> None:
-    forged = {"user_id": "nobody", "expiration": "50", "message_id": "m-2"}
+def test_a_copy_omits_the_user_id_and_the_expiration() -> None:
+    forged = {"user_id": "another", "expiration": "50", "message_id": "m-2"}
     copy = copy_of(amqp.Message(b"1", content_type="application/json", **forged))
     assert copy.properties == {
         "application_headers": {},

@@ -398,7 +398,7 @@ def test_no_ack_covers_an_unconfirmed_dead_letter(
 
 
 def test_no_ack_covers_an_event_that_failed_before_an_outage(gathered, broker) -> None:
-    """In its half of the batch the other events are done. The other half fails with the database."""
+    """The other events of its half are done. The other half fails with the database."""
     ids = gathered([ValueError("no")] * 100, *[[]] * 8, [database_gone()])
     eventually(lambda: broker.count(DEAD) == 1)
     [dead] = broker.take(DEAD)

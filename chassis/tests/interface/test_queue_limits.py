@@ -1,6 +1,6 @@
-"""The migration refuses a broker whose policies drop events, and passes one that keeps them.
+"""The migration refuses a broker whose policies drop events.
 
-The limits are real policies of a real RabbitMQ, in virtual hosts of classic and of quorum queues.
+The limits are policies of a real RabbitMQ, in virtual hosts with classic and with quorum queues.
 """
 
 import json
@@ -24,9 +24,10 @@ from conftest import SERVICES_WITH_TABLES, eventually
 from dev.servers import Servers
 
 VHOSTS = {f"limits-{kind}": kind for kind in ("classic", "quorum")}
-# As they come, and with the default of RabbitMQ 4; the tests run on older ones, too.
+# Virtual hosts with the installed defaults, and with those of RabbitMQ 4.
 INSTALLED, STRICT = "limits-installed", "limits-strict"
-CROWDED = "limits-crowded"  # has room for one queue
+# Its limit is one queue.
+CROWDED = "limits-crowded"
 REJECT = {"overflow": "reject-publish"}
 # The policy of the queue evt-<name>--listener.handle, and the limit that the refusal names.
 POLICIES: dict[str, tuple[dict[str, Any], str]] = {
@@ -40,7 +41,8 @@ POLICIES: dict[str, tuple[dict[str, Any], str]] = {
     "returned": ({"delivery-limit": 40}, '"delivery-limit"'),
 }
 GOOD = "evt-good--listener.handle"
-UNKNOWN_IN = {  # no such limit, or one that this type of queue has too late to be found
+# Limits that this type of queue does not have, or applies too late for the check.
+UNKNOWN_IN = {
     "classic": {"returned"},
     "quorum": {"unused"},
 }
@@ -54,7 +56,7 @@ OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def definitions() -> dict[str, Any]:
-    """All virtual hosts, what the tests may do there, and the policies."""
+    """Return the virtual hosts, the permissions of the tests, and the policies."""
 
     def policy(
         vhost: str, name: str, pattern: str, definition: dict[str, Any]
@@ -75,25 +77,25 @@ def definitions() -> dict[str, Any]:
         policies.append(
             policy(vhost, "letters", r"^evt-letters--.*\.dead$", {"message-ttl": 200})
         )
-    # As docs/operations.md says for RabbitMQ 4, whose quorum queues drop after 20 deliveries.
+    # docs/operations.md recommends it: quorum queues of RabbitMQ 4 drop after 20 deliveries.
     unlimited = {"delivery-limit": 1_000_000_000}
     policies.append(policy("limits-quorum", "good", "^evt-good--", unlimited))
     vhosts = [*VHOSTS, INSTALLED, STRICT, CROWDED]
     everything = dict.fromkeys(("configure", "write", "read"), ".*")
-    room = {"component": "vhost-limits", "name": "limits", "value": {"max-queues": 1}}
+    limit = {"component": "vhost-limits", "name": "limits", "value": {"max-queues": 1}}
     return {
         "vhosts": [{"name": vhost} for vhost in vhosts],
         "permissions": [
             {"user": "shop", "vhost": vhost, **everything} for vhost in vhosts
         ],
         "policies": policies,
-        "parameters": [{"vhost": CROWDED, **room}],
+        "parameters": [{"vhost": CROWDED, **limit}],
     }
 
 
 @pytest.fixture(scope="module")
 def vhosts(servers: Servers) -> None:
-    """RabbitMQ 3.10 takes the default type of a virtual host from the command alone."""
+    """Create the virtual hosts. RabbitMQ 3.10 accepts a default queue type only on creation."""
     quorum = [vhost for vhost, kind in VHOSTS.items() if kind == "quorum"]
     for vhost in [*quorum, INSTALLED, STRICT]:
         servers.rabbitmqctl("add_vhost", vhost, "--default-queue-type", "quorum")
@@ -106,26 +108,26 @@ def vhosts(servers: Servers) -> None:
 def at(
     environment: dict[str, str], config: dict[str, Any], vhosts: None
 ) -> Callable[[str], dict[str, Any]]:
-    """`at("limits-quorum")`: the settings with this virtual host."""
+    """Return a function that returns the settings with another virtual host."""
     return lambda vhost: {**config, "AMQP_URI": environment["AMQP_URI"] + vhost}
 
 
 @pytest.fixture
 def queues_of(servers: Servers) -> Callable[[str], dict[str, str]]:
-    """`queues_of("limits-quorum")`: the names and types of its queues."""
+    """Return a function that returns the types of a virtual host's queues by name."""
 
     def find(vhost: str) -> dict[str, str]:
-        told = servers.rabbitmqctl(
+        listed = servers.rabbitmqctl(
             "list_queues", "-p", vhost, "--formatter", "json", "name", "type"
         )
-        return {each["name"]: each["type"] for each in json.loads(told)}
+        return {each["name"]: each["type"] for each in json.loads(listed)}
 
     return find
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For policies that drop messages after a fifth of a second."""
+    """Wait for one second only. The policies drop messages after 0.2 s."""
     monkeypatch.setattr(queue_limits, "WAIT_S", 1)
 
 
@@ -147,7 +149,7 @@ def test_a_policy_that_drops_events_is_refused_by_name(at, quick, vhost, name) -
 
 
 @pytest.mark.parametrize("vhost", VHOSTS)
-def test_queues_of_dead_letters_are_checked_with_their_own_policies(
+def test_dead_letter_queues_are_checked_with_their_own_policies(
     at, quick, vhost
 ) -> None:
     events = "evt-letters--listener.handle"
@@ -155,14 +157,14 @@ def test_queues_of_dead_letters_are_checked_with_their_own_policies(
     assert f"from {events}.dead: " in line
 
 
-def test_one_line_counts_the_queues_that_it_does_not_name(at, quick) -> None:
+def test_the_line_counts_further_queues(at, quick) -> None:
     first, *others = [f"evt-few--listener.handle_{n}" for n in range(3)]
     line = refusal(at("limits-classic"), first, *others)
     assert f"in {first} and 2 more: " in line
 
 
 @pytest.mark.parametrize("vhost", VHOSTS)
-def test_queues_without_limits_pass_and_keep_what_they_hold(
+def test_queues_without_limits_pass_and_keep_their_messages(
     at, quick, queues_of, vhost
 ) -> None:
     with connect(at(vhost)) as connection:
@@ -177,12 +179,14 @@ def test_queues_without_limits_pass_and_keep_what_they_hold(
 
 @pytest.fixture
 def max_message_size(servers: Servers) -> Any:
-    """The broker refuses messages of more than a kilobyte."""
+    """Have the broker refuse messages of more than a kilobyte."""
     was = servers.rabbitmqctl(
         "eval", "rabbit_misc:get_env(rabbit, max_message_size, 0)."
     ).strip()
-    setting = (  # older versions ask the environment, 4.0 a copy of it
-        "application:set_env(rabbit, max_message_size, {0}), persistent_term:put(max_message_size, {0})."
+    # Older versions read the environment, 4.0 reads the persistent term.
+    setting = (
+        "application:set_env(rabbit, max_message_size, {0}),"
+        " persistent_term:put(max_message_size, {0})."
     )
     servers.rabbitmqctl("eval", setting.format(1024))
     yield
@@ -216,8 +220,8 @@ def test_a_memory_alarm_ends_the_check(at, quick, memory_alarm, queues_of) -> No
     assert queues_of("limits-classic") == {}
 
 
-def test_without_queues_the_broker_is_not_asked(config) -> None:
-    check_queue_limits({**config, "AMQP_URI": "amqp://nobody:no@127.0.0.1:1/"}, [])
+def test_without_queues_there_is_no_check(config) -> None:
+    check_queue_limits({**config, "AMQP_URI": "amqp://user:no@127.0.0.1:1/"}, [])
 
 
 Done = subprocess.CompletedProcess[str]
@@ -225,7 +229,7 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def migrate(environment: dict[str, str], vhosts: None) -> Callable[[str], Done]:
-    """`migrate("limits-strict")`: the migration as a process, with this virtual host."""
+    """Return a function that runs the migration as a process, with a virtual host."""
 
     def run(vhost: str) -> Done:
         return subprocess.run(
@@ -239,19 +243,19 @@ def migrate(environment: dict[str, str], vhosts: None) -> Callable[[str], Done]:
 
 
 def policy_command() -> list[str]:
-    """The command that docs/operations.md gives, as arguments of rabbitmqctl."""
+    """Return the command in docs/operations.md, as arguments of rabbitmqctl."""
     text = OPERATIONS.read_text().replace("\\\n", " ")
     [command] = re.findall(r"^    rabbitmqctl (set_policy .+)$", text, re.MULTILINE)
     return shlex.split(command)
 
 
-def test_the_migration_refuses_a_delivery_limit_of_20_until_the_documented_policy_is_set(
+def test_the_documented_policy_lifts_the_default_delivery_limit(
     migrate, servers, config, queues_of
 ) -> None:
     """20 is the default of RabbitMQ 4."""
     refused = migrate(STRICT)
     assert refused.returncode == 1
-    assert refused.stdout == "", "a service's tables are ready"
+    assert refused.stdout == "", "the migration went on"
     [line] = refused.stderr.splitlines()
     loss = "the broker drops messages after at most 50 returns from evt-"
     remedy = 'set "delivery-limit": 1000000000 in its policy (docs/operations.md#queue-limits)'

@@ -1,4 +1,4 @@
-"""The last line of a command that ends in an error."""
+"""The line that a command prints for an error."""
 
 import pytest
 from amqp.exceptions import AMQPError, ChannelError, error_for_code
@@ -50,7 +50,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("case", LINES)
-def test_it_names_the_cause_and_only_a_missing_queue_is_the_migrations(
+def test_the_line_names_the_cause(
     case: str,
 ) -> None:
     error, line = LINES[case]

@@ -23,11 +23,11 @@ class Item(Schema):
     amount_minor = AmountMinor(100, required=True)
 
 
-RIGHT = {"id": ID, "name": "Zoë", "amount_minor": 100}
+VALID = {"id": ID, "name": "Zoë", "amount_minor": 100}
 
 
-def test_a_right_item_is_taken() -> None:
-    assert Item().load(RIGHT) == RIGHT
+def test_a_valid_item_is_accepted() -> None:
+    assert Item().load(VALID) == VALID
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ def test_a_right_item_is_taken() -> None:
         ),
     ],
 )
-def test_a_wrong_value_is_refused_by_field(field, values) -> None:
+def test_an_invalid_value_is_refused_by_field(field, values) -> None:
     for value in values:
         with pytest.raises(ValidationError) as caught:
-            Item().load({**RIGHT, field: value})
+            Item().load({**VALID, field: value})
         assert list(caught.value.messages) == [field], value
 
 
@@ -66,7 +66,7 @@ def test_an_id_is_a_canonical_uuid() -> None:
     assert not any(is_id(other) for other in (ID.upper(), ID + "\n", None, 5))
 
 
-def test_moments_are_sent_in_utc_with_microseconds() -> None:
+def test_times_are_sent_in_utc_with_microseconds() -> None:
     class Out(Schema):
         at = Utc()
 
@@ -78,6 +78,6 @@ def test_moments_are_sent_in_utc_with_microseconds() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 101, 1e9, "5", True, None])
-def test_a_wrong_page_size_is_refused(limit) -> None:
+def test_an_invalid_page_size_is_refused(limit) -> None:
     with pytest.raises(ValidationError, match="limit"):
         PageRequest().load({"limit": limit})
