@@ -67,23 +67,34 @@ def product_files() -> list[Path]:
 def log_calls(file: Path) -> Iterator[LogCall]:
     """Yield the calls such as `log.info(name)` and `log.log(level, name)`."""
     path = file.relative_to(CHECKOUT)
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(ast.Name("log"), method), args=arguments):
+                is_fixed = method in LEVELS
                 levels = (
-                    {LEVELS[method]} if method in LEVELS else set(_levels(arguments[0]))
+                    {LEVELS[method]} if is_fixed else set(_levels(arguments[0], tree))
                 )
-                index = 0 if method in LEVELS else 1
+                assert levels, f"{path}:{node.lineno}: the level is unknown"
+                index = 0 if is_fixed else 1
                 name = arguments[index] if len(arguments) > index else None
                 place = f"{path}:{node.lineno}"
                 yield LogCall(place, path.parts[0], name, frozenset(levels))
 
 
-def _levels(expression: ast.expr) -> Iterator[str]:
-    """Yield the levels in an expression, such as `logging.DEBUG`."""
+def _levels(expression: ast.expr, tree: ast.Module) -> Iterator[str]:
+    """Yield the levels in an expression such as `logging.DEBUG`, or in a variable's value."""
     for node in ast.walk(expression):
-        if isinstance(node, ast.Attribute) and node.attr.lower() in LEVELS:
-            yield node.attr.lower()
+        match node:
+            case ast.Attribute(ast.Name("logging"), level) if level.lower() in LEVELS:
+                yield level.lower()
+            case ast.Name(variable) if variable != "logging":
+                for assigned in ast.walk(tree):
+                    match assigned:
+                        case ast.Assign([ast.Name(target)], value) if (
+                            target == variable
+                        ):
+                            yield from _levels(value, tree)
 
 
 CALLS = [call for file in product_files() for call in log_calls(file)]
