@@ -91,14 +91,15 @@ def _serve_open_path(request: parser.HttpRequest) -> responses.Response:
 def check_body_headers(request: parser.HttpRequest, schema: Schema | None) -> None:
     """Raise Problem if a body must not be read: unexpected, not JSON, or without a length."""
     media_type = request.headers.get("content-type", "").partition(";")[0]
-    is_json = media_type.strip().lower() == "application/json"
     if schema is None:
         # A chunked body may be empty. A client that waits for 100 Continue has one to send.
         if request.body_length or (
             request.body_length is None and request.expect_continue
         ):
             raise problems.malformed("This route accepts no body.")
-    elif not is_json or request.headers.get("content-encoding"):
+    elif media_type.strip().lower() != "application/json" or request.headers.get(
+        "content-encoding"
+    ):
         raise problems.Problem(
             415,
             "unsupported-media-type",
@@ -115,9 +116,9 @@ def check_body_headers(request: parser.HttpRequest, schema: Schema | None) -> No
 def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
     """Return the address of the client whose connection comes from `peer`.
 
-    Each of the `proxies` that are trusted appends to X-Forwarded-For the address that connects
-    to it. The client itself can write only the entries before theirs. Without a valid entry it
-    is the address of `peer`.
+    Each trusted proxy appends to X-Forwarded-For the address that connects to it, and `proxies`
+    is their number. The client itself can write only the entries before theirs. If there is no
+    valid entry, the client is `peer`.
     """
     addresses = [*headers.get("x-forwarded-for", "").split(","), peer][-1 - proxies :]
     return normalize(
@@ -127,7 +128,7 @@ def client_address(peer: str, headers: Mapping[str, str], proxies: int) -> str:
 
 @lru_cache(1000)
 def normalize(text: str) -> str:
-    """Return the only spelling of an address, or an empty text if it is not an address.
+    """Return the canonical spelling of an address; an empty text for anything else.
 
     An IPv6 address becomes its /56 network: a customer usually has a whole one (RIPE-690).
     """

@@ -34,7 +34,6 @@ class Problem(Exception):
         headers: dict[str, str] | None = None,
         **members: Any,
     ) -> None:
-        super().__init__(detail)
         self.status = status
         self.headers = headers or {}
         self.body = {
@@ -67,8 +66,12 @@ def not_found() -> Problem:
 
 def invalid(errors: dict[str, Any]) -> Problem:
     """Return the problem of invalid fields. `errors` has a list of messages for each."""
-    names = ", ".join(sorted(errors))
-    return Problem(422, "validation", f"Correct these fields: {names}.", errors=errors)
+    return Problem(
+        422,
+        "validation",
+        f"Correct these fields: {', '.join(sorted(errors))}.",
+        errors=errors,
+    )
 
 
 def key_reused() -> Problem:

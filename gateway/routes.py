@@ -162,8 +162,7 @@ def idempotency_key(header: str | None) -> str:
     """
     if header is None:
         return f"gateway-{uuid_utils.uuid7()}"
-    is_quoted = len(header) > 1 and header[0] == header[-1] == '"'
-    key = header[1:-1] if is_quoted else header
+    key = header[1:-1] if len(header) > 1 and header[0] == header[-1] == '"' else header
     if not _KEY.fullmatch(key):
         raise problems.invalid(
             {"Idempotency-Key": ["Must have 1 to 255 visible ASCII characters."]}

@@ -35,8 +35,11 @@ def accepted_locale(header: str) -> str:
     """
     # The start of the header is enough. To parse 8 KiB would take 5 ms.
     accepted = parse_accept_header(re.sub("[-_][a-z0-9]+", "", header[:500].lower()))
-    in_order = [language for language in accepted.values() if language in LOCALES]
-    return accepted.best_match([*in_order, *LOCALES], LOCALES[0])
+    return accepted.best_match(
+        [language for language in accepted.values() if language in LOCALES]
+        + [*LOCALES],
+        LOCALES[0],
+    )
 
 
 class Login(Schema):

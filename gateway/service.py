@@ -129,9 +129,8 @@ class Service:
     @route("GET", "/orders/<order_id>")
     def get_order(self, request: ApiRequest) -> ApiResponse:
         """Get one order. The order of another user is not found."""
-        order_id = request.path["order_id"]
-        order = is_id(order_id) and self.orders.get(
-            order_id=order_id, user_id=request.user_id
+        order = is_id(request.path["order_id"]) and self.orders.get(
+            order_id=request.path["order_id"], user_id=request.user_id
         )
         if not order:
             raise problems.not_found()

@@ -14,8 +14,6 @@ from chassis.settings import read
 
 ALGORITHM = "HS256"
 ISSUER = "shop"
-# In seconds.
-LIFETIME = fields.Float(validate=validate.Range(0, 366 * 86_400, min_inclusive=False))
 # Verified tokens.
 MAX_CACHED = 10_000
 HOW_TO_MAKE = ": make one with `openssl rand -hex 32`"
@@ -32,16 +30,19 @@ def _check_secret(secret: str) -> None:
         raise ValidationError("it can't sign tokens") from None
 
 
-SECRET = fields.String(validate=_check_secret, metadata={"hint": HOW_TO_MAKE})
-
-
 class Tokens(Lifecycle, DependencyProvider):
     """Issues and verifies tokens. Settings: TOKEN_SECRET, TOKEN_LIFETIME_S."""
 
     def check(self) -> None:
-        self.secret: str = read(self.container.config, "TOKEN_SECRET", SECRET)
+        self.secret: str = read(
+            self.container.config,
+            "TOKEN_SECRET",
+            fields.String(validate=_check_secret, metadata={"hint": HOW_TO_MAKE}),
+        )
         self.lifetime_s: float = read(
-            self.container.config, "TOKEN_LIFETIME_S", LIFETIME
+            self.container.config,
+            "TOKEN_LIFETIME_S",
+            fields.Float(validate=validate.Range(0, 366 * 86_400, min_inclusive=False)),
         )
         # An exception is not cached.
         self._verified = lru_cache(MAX_CACHED)(self._verify)

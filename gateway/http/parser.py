@@ -124,7 +124,9 @@ def parse_header_block(received: bytes) -> tuple[list[str], bytes] | None:
     # RFC 9112, section 3.
     if len(lines[0]) >= MAX_LINE:
         raise problems.Problem(
-            414, "malformed-request", f"The request line has {MAX_LINE} bytes or more."
+            414,
+            "malformed-request",
+            f"Send a request line of less than {MAX_LINE} bytes.",
         )
     # RFC 9110, section 5.4, and RFC 6585, section 5.
     if (

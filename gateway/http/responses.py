@@ -39,11 +39,10 @@ class Response:
             **self.headers,
             "Connection": "keep-alive" if keep_alive else "close",
         }
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         head = "".join(
             [
                 _encode_start(self.status, int(time())),
-                *lines,
+                *[f"{name}: {value}\r\n" for name, value in headers.items()],
                 f"Content-Length: {len(self.body)}\r\n\r\n",
             ]
         ).encode("latin-1")
