@@ -13,7 +13,7 @@ from billing.exceptions import RefTaken
 from chassis.database_limits import allow_statements_of
 from chassis.db import rows_as_json
 
-OPERATION = """
+OPERATION_COLUMNS = """
     id, ref, user_id, seq, kind, amount_minor, status, reason, balance_after_minor, created_at
 """
 
@@ -40,7 +40,7 @@ LOCK_ACCOUNTS = text(f"""
 
 # Read the operations with these refs.
 SELECT_OPERATIONS = text(f"""
-    SELECT {OPERATION}
+    SELECT {OPERATION_COLUMNS}
     FROM operations
     WHERE ref = ANY(:refs)
 """)
@@ -48,8 +48,8 @@ SELECT_OPERATIONS = text(f"""
 # Insert operations, set the balances of their accounts, and count the inserted operations.
 INSERT_OPERATIONS = text(f"""
     WITH inserted AS (
-        INSERT INTO operations ({OPERATION})
-        SELECT {OPERATION}
+        INSERT INTO operations ({OPERATION_COLUMNS})
+        SELECT {OPERATION_COLUMNS}
         FROM json_to_recordset(:operations) AS new (
             id uuid, ref text, user_id uuid, seq bigint, kind text, amount_minor bigint,
             status text, reason text, balance_after_minor bigint, created_at timestamptz
@@ -71,7 +71,7 @@ INSERT_OPERATIONS = text(f"""
 
 # Read a page of an account's operations, newest first.
 SELECT_PAGE = text(f"""
-    SELECT {OPERATION}
+    SELECT {OPERATION_COLUMNS}
     FROM operations
     WHERE user_id = CAST(:user_id AS uuid)
         AND seq > 0

@@ -16,9 +16,9 @@ from chassis.db import OLDEST_AGE_SQL, rows_as_json
 from chassis.outbox import Event, OutboxWriter
 from orders.domain import Settlement
 
-Order = Row[Any]  # with the columns ORDER
+Order = Row[Any]  # with the columns ORDER_COLUMNS
 Key = tuple[str, str]  # a user's id and an idempotency key
-ORDER = """
+ORDER_COLUMNS = """
     id, user_id, key, price_minor, orders.status, orders.reason, orders.request_id,
     attempts, created_at, ended_at
 """
@@ -31,12 +31,12 @@ INSERT_NEW = text(f"""
         id uuid, user_id uuid, key text, price_minor bigint, request_id text
     )
     ON CONFLICT (user_id, key) DO NOTHING
-    RETURNING {ORDER}
+    RETURNING {ORDER_COLUMNS}
 """)
 
 # Read the orders with these idempotency keys.
 SELECT_BY_KEYS = text(f"""
-    SELECT {ORDER}
+    SELECT {ORDER_COLUMNS}
     FROM orders
     WHERE (user_id, key) IN (
         SELECT *
@@ -46,12 +46,12 @@ SELECT_BY_KEYS = text(f"""
 
 # Read the orders with these ids.
 SELECT_BY_IDS = text(f"""
-    SELECT {ORDER}
+    SELECT {ORDER_COLUMNS}
     FROM orders
     WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
-# Set the final status of orders that are pending, and insert one event for each of them.
+# Set the final status of orders that are still pending, and insert one event for each of them.
 SETTLE = text(f"""
     WITH settled AS (
         UPDATE orders
@@ -60,7 +60,7 @@ SETTLE = text(f"""
             order_id uuid, status text, reason text, {outbox.COLUMN_TYPES}
         )
         WHERE id = new.order_id AND orders.status = 'pending'
-        RETURNING {ORDER}, event_id, type, payload
+        RETURNING {ORDER_COLUMNS}, event_id, type, payload
     ),
     inserted_events AS (
         INSERT INTO outbox ({outbox.COLUMNS})
@@ -86,7 +86,7 @@ CLAIM_DUE = text(f"""
         LIMIT :limit
         FOR UPDATE SKIP LOCKED
     ))
-    RETURNING {ORDER}, now() - created_at AS age
+    RETURNING {ORDER_COLUMNS}, now() - created_at AS age
 """)
 
 # Set the next attempt of each order that is still pending.
@@ -108,7 +108,7 @@ MEASURE_PENDING = text(f"""
 
 # Read a page of a user's orders, newest first. Ids grow with time.
 SELECT_PAGE = text(f"""
-    SELECT {ORDER}
+    SELECT {ORDER_COLUMNS}
     FROM orders
     WHERE user_id = CAST(:user_id AS uuid)
         AND (CAST(:after AS uuid) IS NULL OR id < CAST(:after AS uuid))

@@ -1,7 +1,7 @@
 """users: sign-up, login and profiles.
 
 Owns     users (name, address, locale, password hash)
-Answers  create, get, get_many, authenticate
+Serves   create, get, get_many, authenticate
 Emits    user_created
 Calls    no other service
 """

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-PUBLIC = "id, username, email, locale"
+PUBLIC_COLUMNS = "id, username, email, locale"
 
 # Insert a user, unless the id, the username or the address is taken.
 INSERT_NEW = text("""
@@ -17,21 +17,21 @@ INSERT_NEW = text("""
 
 # Read the users with this id, username or address.
 SELECT_CONFLICTING = text(f"""
-    SELECT {PUBLIC}, username_key, email_key
+    SELECT {PUBLIC_COLUMNS}, username_key, email_key
     FROM users
     WHERE id = CAST(:id AS uuid) OR username_key = :username_key OR email_key = :email_key
 """)
 
 # Read the users with these ids.
 SELECT_BY_IDS = text(f"""
-    SELECT {PUBLIC}
+    SELECT {PUBLIC_COLUMNS}
     FROM users
     WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
 # Read the user with this username, and the password hash.
 SELECT_BY_USERNAME = text(f"""
-    SELECT {PUBLIC}, password_hash
+    SELECT {PUBLIC_COLUMNS}, password_hash
     FROM users
     WHERE username_key = :username_key
 """)
