@@ -11,7 +11,8 @@ USERNAME = validate.Regexp(
 # Language tags of browsers (BCP 47) and of POSIX. A tag of a language without letters is valid: the
 # user gets English letters. Any other text is a mistake of the client, and is invalid.
 LOCALE = validate.Regexp(
-    r"\A[A-Za-z]{1,8}([-_.@][A-Za-z0-9]+)*\Z", error="Not a tag such as en-US."
+    r"\A[A-Za-z]{1,8}([-_.@][A-Za-z0-9]+)*\Z",
+    error="Must be a language tag such as en-US.",
 )
 
 
