@@ -1,7 +1,7 @@
-"""The promises under real faults, in the large size: `make chaos`, `make chaos PART=kills SEED=7`.
+"""Prove the promises under real faults: `make chaos`, `make chaos PART=kills SEED=7`.
 
-A part that has passed with the same seed on the same commit is not played again (AGAIN=1 does).
-Ends with 1 where a promise is broken; the seed and what differed are told.
+A part that has passed with the same seed on the same commit is skipped, unless AGAIN=1.
+The exit code is 1 if a promise is broken. The seed and the differences are printed.
 """
 
 import eventlet
@@ -23,24 +23,20 @@ from dev.proxies import without_proxy
 
 
 def run(parts: list[Part], seed: int, *, large: bool, again: bool) -> list[Result]:
-    """Play the parts, but those that have passed before; the results of all."""
+    """Play the parts that have not passed before. Return the results of all."""
     commit = report.commit()
     results = report.passed(report.earlier(commit, large), seed)
     if again:
-        results = [
-            result
-            for result in results
-            if result.part not in [part.name for part in parts]
-        ]
+        names = {part.name for part in parts}
+        results = [result for result in results if result.part not in names]
     arenas = Arenas()
     try:
         for part in parts:
             if part.name in [result.part for result in results]:
                 report.progress(f"{part.name}: has passed before")
                 continue
-            results.append(
-                play(part, arenas.get(), seed, large=large, say=report.progress)
-            )
+            arena = arenas.get()
+            results.append(play(part, arena, seed, large=large, say=report.progress))
             report.write(results, commit, seed, large=large)
     finally:
         arenas.close()
@@ -48,7 +44,7 @@ def run(parts: list[Part], seed: int, *, large: bool, again: bool) -> list[Resul
 
 
 def default_seed(large: bool) -> int:
-    """That of the run to be resumed; else a new one."""
+    """Return the seed of an earlier run on this commit, or else a new one."""
     before = report.earlier(report.commit(), large)
     return int(before["seed"]) if before else random.randrange(1_000_000)
 
@@ -58,19 +54,16 @@ def main() -> int:
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument(
-        "--part", choices=names, action="append", help="this one alone; may be repeated"
+        "--part", choices=names, action="append", help="only this part; may be repeated"
     )
-    parser.add_argument("--seed", type=int, help="of all that happens by chance")
+    parser.add_argument("--seed", type=int, help="seed of all random choices")
     parser.add_argument(
-        "--again", action="store_true", help="also what has passed before"
+        "--again", action="store_true", help="also parts that have passed before"
     )
-    parser.add_argument(
-        "--small", action="store_true", help="in the size that pytest plays"
-    )
+    parser.add_argument("--small", action="store_true", help="in the size of pytest")
     options = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that all that was started ends
+    # Let `finally` clauses stop all processes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     large = not options.small
     seed = default_seed(large) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
@@ -80,7 +73,7 @@ def main() -> int:
     except Failure as failure:
         sys.exit(f"error: {failure} (seed {seed})")
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; SEED={seed} goes on with it")
+        sys.exit(f"interrupted; SEED={seed} continues it")
     report.show(results, seed)
     return 1 if any(result.broken for result in results) else 0
 

@@ -1,4 +1,4 @@
-"""A suite with two copies of each service, and what can be done to it: real faults, by real means."""
+"""A suite with two copies of each service, and real faults to inject into it."""
 
 import json
 import os
@@ -32,44 +32,49 @@ from tests.chaos.proxy import HOST, Proxy
 
 T = TypeVar("T")
 READY_S = 90.0  # generous: for waiting, never for measuring
-GATEWAY_LOOKS = (
-    12  # connections fall to one of two gateways: so many all miss one in 1 of 4,096
-)
+# Each connection reaches one of two gateways. 12 probes miss one of them once in 4,096 times.
+GATEWAY_PROBES = 12
 RESTARTED_S = 1.5
-READYZ_S = 5.0  # generous, too
+READYZ_S = 5.0  # also generous
 PROXIED = ("postgresql", "rabbitmq")
 STANDBY = "standby"
 CONFIG = "config.yaml"
 LOWEST_WATERMARK, WATERMARK = "0.00001", "0.4"
 
+# End all sessions of these roles.
+END_SESSIONS = """
+    SELECT count(pg_terminate_backend(pid))
+    FROM pg_stat_activity
+    WHERE usename = ANY(%s)
+"""
 
-class StagedSuite(Suite):
-    """A suite whose services start with what a file says: see `Arena.arm`.
 
-    From their next start on, services read `config`, and reach a server at its place in `places`.
+class ScriptedSuite(Suite):
+    """A suite whose services run a script, so that their commands can change: see `Arena.arm`.
+
+    After their next start, services read `config`, and use the `addresses` instead of the direct
+    addresses of servers.
     """
 
-    places: Mapping[str, str] = {}
+    addresses: Mapping[str, str] = {}
     config = Path(CONFIG)
 
     def command(self, name: str) -> list[str]:
-        self.stage(name, self.plain_command(name))
+        self.set_command(name, self.default_command(name))
         return ["/bin/sh", str(self._script(name))]
 
-    def plain_command(self, name: str) -> list[str]:
-        return [
-            str(self.config) if word == CONFIG else word
-            for word in super().command(name)
-        ]
+    def default_command(self, name: str) -> list[str]:
+        words = super().command(name)
+        return [str(self.config) if word == CONFIG else word for word in words]
 
-    def stage(self, name: str, command: list[str]) -> None:
-        """Let the service's next process be `command`."""
+    def set_command(self, name: str, command: list[str]) -> None:
+        """Set the command that the service's next process runs."""
         self._script(name).parent.mkdir(exist_ok=True)
         folder = shlex.quote(str(self.checkout))
         variables = self.env(service_of(name))
-        for direct, place in self.places.items():
+        for direct, other in self.addresses.items():
             variables = {
-                key: value.replace(direct, place) for key, value in variables.items()
+                name: value.replace(direct, other) for name, value in variables.items()
             }
         script = f"{exports(variables)}cd {folder} && exec {shlex.join(command)}\n"
         write_private(self._script(name), script)
@@ -79,37 +84,38 @@ class StagedSuite(Suite):
 
 
 class Arena:
-    """The suite under faults. `spoilt`: a part has failed in it, the next one needs another.
+    """The suite under faults.
 
-    Services reach "postgresql" and "rabbitmq" through `proxies`; directly where there are none.
+    If a part has failed, it `must_be_replaced` for the next part.
+    Services reach "postgresql" and "rabbitmq" through `proxies`, or directly if there are none.
     """
 
-    def __init__(self, suite: StagedSuite) -> None:
+    def __init__(self, suite: ScriptedSuite) -> None:
         self.suite = suite
         self.supervisor = suite.supervisor
         self.url = suite.url
         self.services = suite.services
         self.proxies: dict[str, Proxy] = {}
-        self.spoilt = False
+        self.must_be_replaced = False
 
-    # What is the case
+    # State
 
     def copies(self, service: str) -> list[str]:
         return [service, service + SECOND]
 
     def pid(self, name: str) -> int:
-        """The process of a program; 0 while it does not run."""
+        """Return the process id of a program, 0 if it does not run."""
         return self.supervisor.processes().get(name, 0)
 
     def readiness(self, name: str) -> int:
-        """The status of this copy's /readyz; 0 where it does not answer."""
+        """Return the status of this copy's /readyz, 0 if it does not respond."""
         url = f"http://{HOST}:{self.suite.ports[name]}/readyz"
         with suppress(requests.RequestException):
             return requests.get(url, timeout=READYZ_S, proxies={"http": ""}).status_code
         return 0
 
     def is_ready(self, name: str) -> bool:
-        """Whether this very copy does its work."""
+        """Return whether this copy is ready."""
         if not self.pid(name):
             return False
         if name in GATEWAYS:
@@ -118,29 +124,30 @@ class Arena:
 
     def _gateways_are_ready(self) -> bool:
         running = sum(self.pid(name) > 0 for name in GATEWAYS)
-        listeners = len(listening(self.suite.ports["gateway"]))
-        return listeners == running and all(
-            self.suite.is_ready("gateway") for _ in range(GATEWAY_LOOKS)
-        )
+        if len(listening(self.suite.ports["gateway"])) != running:
+            return False
+        return all(self.suite.is_ready("gateway") for _ in range(GATEWAY_PROBES))
 
     def await_ready(self, names: Iterable[str] = ()) -> None:
-        """Returns when these services (all, if none is named) are ready; raises Failure."""
+        """Wait until these services, or all, are ready. Raises Failure."""
         for name in names or self.services:
-            self.await_(partial(self.is_ready, name), f"{name} is ready")
+            self.wait_until(partial(self.is_ready, name), f"{name} is ready")
 
-    def await_(
-        self, done: Callable[[], object], what: str, timeout_s: float = READY_S
+    def wait_until(
+        self, done: Callable[[], object], goal: str, timeout_s: float = READY_S
     ) -> float:
-        """The seconds until `done` came true; raises Failure when it takes longer than `timeout_s`."""
+        """Wait until `done` is true and return the seconds. Raises Failure after the timeout."""
         started = time.monotonic()
         while not done():
             if time.monotonic() - started > timeout_s:
-                raise Failure(f"not so within {timeout_s:g} s: {what}")
+                raise Failure(f"after {timeout_s:g} s it is not true that {goal}")
             eventlet.sleep(0.1)
         return time.monotonic() - started
 
-    def ask(self, database: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a query, asked as the superuser of all databases."""
+    def query(
+        self, database: str, query: str, *parameters: Any
+    ) -> list[tuple[Any, ...]]:
+        """Run a query as the superuser and return its rows."""
         dsn = f"{self.suite.servers.superuser_dsn()} connect_timeout=5"
         with closing(psycopg2.connect(dsn, dbname=database)) as connection:
             connection.autocommit = True
@@ -149,14 +156,12 @@ class Arena:
             return cursor.fetchall() if cursor.description else []
 
     def pending_orders(self) -> int:
-        return int(
-            self.ask("orders", "SELECT count(*) FROM orders WHERE status = 'pending'")[
-                0
-            ][0]
-        )
+        query = "SELECT count(*) FROM orders WHERE status = 'pending'"
+        [[number]] = self.query("orders", query)
+        return int(number)
 
     def audit(self) -> list[str]:
-        """The differences in the books, a line each; none where they balance and all is quiet."""
+        """Return the differences that the audit finds, a line each."""
         done = self.run_module("audit", "--settled", "--json")
         if done.returncode == 0:
             return []
@@ -166,20 +171,20 @@ class Arena:
         return [f"the audit ended with an error: {done.stderr.strip()[-500:]}"]
 
     def run_module(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a module of this checkout as a command that finds the suite."""
+        """Run a module of this checkout as a command, in the environment of the suite."""
         command = [sys.executable, "-m", *arguments]
         env = self.suite.environ(MIGRATIONS)
         return subprocess.run(
             command, cwd=CHECKOUT, env=env, capture_output=True, text=True
         )
 
-    # What is done to processes; the supervisor starts again what ends
+    # Faults of processes. The supervisor restarts them.
 
     def send(self, name: str, number: signal.Signals) -> int:
-        """Send a signal to a program; the process id it had."""
+        """Send a signal to a program and return its process id."""
         pid = self.pid(name)
         if not pid:
-            raise Failure(f"{name} does not run: it can't be sent {number.name}")
+            raise Failure(f"{name} does not run: it cannot receive {number.name}")
         os.kill(pid, number)
         return pid
 
@@ -187,15 +192,18 @@ class Arena:
         self.send(name, signal.SIGKILL)
 
     def replace(self, name: str, number: signal.Signals) -> None:
-        """End a process by a signal; returns when its successor is ready."""
+        """End a process by a signal and wait until its successor is ready."""
         old = self.send(name, number)
-        self.await_(lambda: self.pid(name) not in (0, old), f"{name} is started again")
+        self._await_restart(name, old)
         self.await_ready([name])
 
-    def halt(self, name: str) -> None:
-        """Stop a program, also one that ends after each start.
+    def _await_restart(self, name: str, old: int) -> None:
+        self.wait_until(lambda: self.pid(name) not in (0, old), f"{name} has restarted")
 
-        The supervisor does not stop one that has just ended; it starts it again within 1 s.
+    def halt(self, name: str) -> None:
+        """Stop a program, even if it ends after each start.
+
+        The supervisor does not stop a program that has just ended. It restarts it within 1 s.
         """
         starts = -1
         while self.pid(name) or self.supervisor.starts(name) != starts:
@@ -204,8 +212,8 @@ class Arena:
             eventlet.sleep(RESTARTED_S)
 
     @contextmanager
-    def frozen(self, names: Sequence[str]) -> Iterator[None]:
-        """These processes stand still inside."""
+    def suspended(self, names: Sequence[str]) -> Iterator[None]:
+        """Suspend these processes inside."""
         pids: list[int] = []
         try:
             for name in names:
@@ -213,14 +221,12 @@ class Arena:
             yield
         finally:
             for pid in pids:
-                with suppress(
-                    ProcessLookupError
-                ):  # it has died; the others must go on all the same
+                with suppress(ProcessLookupError):  # it was killed; resume the others
                     os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def down(self, names: Sequence[str]) -> Iterator[None]:
-        """These services do not run inside; ready again behind it."""
+        """Stop these services inside. Afterwards wait until they are ready."""
         self.supervisor.halt(*names)
         try:
             yield
@@ -230,55 +236,52 @@ class Arena:
         self.await_ready(names)
 
     def arm(self, name: str, point: Point, record: Path, times: int, call: int) -> None:
-        """Let the service die at `point`, at its `call`-th passage, until `record` counts `times` deaths."""
-        _, *arguments = self.suite.plain_command(name)
+        """Let the service crash at a point, in its `call`-th call, until it has crashed `times`.
+
+        `record` counts the crashes.
+        """
+        _, *arguments = self.suite.default_command(name)
         options = ["--record", str(record), "--times", str(times), "--call", str(call)]
-        options += ["--where", point.where] if point.where else []
-        launcher = [
-            sys.executable,
-            "-m",
-            "tests.chaos.crashing",
-            *options,
-            point.moment,
-            point.function,
-        ]
-        self.suite.stage(name, [*launcher, "--", *arguments])
+        if point.containing:
+            options += ["--containing", point.containing]
+        launcher = [sys.executable, "-m", "tests.chaos.crashing", *options]
+        crash = [*launcher, point.moment, point.function, "--", *arguments]
+        self.suite.set_command(name, crash)
 
     def switch(self, name: str, checkout: Path) -> None:
-        """Replace a copy by one that runs the code of `checkout`; returns when it is ready."""
+        """Replace a copy by one that runs the code of `checkout`, and wait until it is ready."""
         self.suite.checkout = checkout
-        self.suite.stage(name, self.suite.plain_command(name))
+        self.suite.set_command(name, self.suite.default_command(name))
         self.replace(name, signal.SIGTERM)
 
     def disarm(self) -> None:
         for name in self.services:
-            self.suite.stage(name, self.suite.plain_command(name))
+            self.suite.set_command(name, self.suite.default_command(name))
 
-    # What is between the services and their servers
+    # Connections between services and servers
 
     def connect_by_proxies(self, heartbeat_s: int | None = None) -> None:
-        """Let the services reach both servers through proxies; returns when they are ready.
+        """Connect the services to both servers through proxies, and wait until they are ready.
 
-        `heartbeat_s` replaces the product's heartbeat for the broker.
+        `heartbeat_s` replaces the heartbeat of the broker in config.yaml.
         """
         if self.proxies:
             return
         ports = {name: self.suite.ports[name] for name in PROXIED}
         self.proxies = {name: Proxy(port) for name, port in ports.items()}
-        places = {
+        addresses = {
             f"{HOST}:{ports[name]}/": f"{HOST}:{self.proxies[name].port}/"
             for name in ports
         }
         if heartbeat_s:
             self.suite.config = self._config_with(heartbeat_s)
-        self._restart_services(places)
+        self._restart_services(addresses)
 
     def _config_with(self, heartbeat_s: int) -> Path:
-        """A copy of the suite's config.yaml with another heartbeat."""
+        """Write a copy of the suite's config.yaml with another heartbeat. Return its path."""
         text = (self.suite.checkout / CONFIG).read_text()
-        changed, found = re.subn(
-            r"^HEARTBEAT: \d+", f"HEARTBEAT: {heartbeat_s}", text, flags=re.M
-        )
+        line = re.compile(r"^HEARTBEAT: \d+", re.MULTILINE)
+        changed, found = line.subn(f"HEARTBEAT: {heartbeat_s}", text)
         if found != 1:
             raise Failure(f"{CONFIG} has no line with HEARTBEAT")
         path = self.suite.servers.state / CONFIG
@@ -286,7 +289,7 @@ class Arena:
         return path
 
     def connect_directly(self) -> None:
-        """Let the services reach both servers directly again."""
+        """Connect the services to both servers directly."""
         if self.proxies:
             self.suite.config = Path(CONFIG)
             self._restart_services({})
@@ -297,26 +300,24 @@ class Arena:
             proxy.close()
         self.proxies = {}
 
-    def _restart_services(self, places: Mapping[str, str]) -> None:
-        self.suite.places = places
+    def _restart_services(self, addresses: Mapping[str, str]) -> None:
+        self.suite.addresses = addresses
         self.disarm()
         self.supervisor.halt(*self.services)
         for name in self.services:
             self.supervisor.start(name)
         self.await_ready()
 
-    # What is done to the broker
+    # Faults of the broker
 
     def permit(self, *permissions: Path) -> None:
-        """Let the users of the broker do what these files say, from now on."""
+        """Load the permissions in these files."""
         self.suite.servers.permissions = permissions
         self.suite.servers.load_permissions()
 
     def crash_broker(self) -> None:
         old = self.send("rabbitmq", signal.SIGKILL)
-        self.await_(
-            lambda: self.pid("rabbitmq") not in (0, old), "rabbitmq is started again"
-        )
+        self._await_restart("rabbitmq", old)
         self._await_broker()
 
     def restart_broker(self) -> None:
@@ -329,7 +330,7 @@ class Arena:
 
     @contextmanager
     def memory_alarm(self) -> Iterator[None]:
-        """The broker takes nothing from publishers inside."""
+        """Let the broker block publishers inside."""
         self.suite.servers.rabbitmqctl("set_vm_memory_high_watermark", LOWEST_WATERMARK)
         try:
             yield
@@ -337,31 +338,31 @@ class Arena:
             self.suite.servers.rabbitmqctl("set_vm_memory_high_watermark", WATERMARK)
 
     def messages(self, prefix: str) -> dict[str, int]:
-        """How many messages each queue holds whose name starts with `prefix`, unacknowledged included."""
+        """Return the number of messages in queues whose names start with `prefix`.
+
+        Unacknowledged messages count, too.
+        """
         listed = self.suite.servers.rabbitmqctl(
             "list_queues", "--quiet", "--no-table-headers", "name", "messages"
         )
         rows = [line.split() for line in listed.splitlines()]
-        return {
-            name: int(messages) for name, messages in rows if name.startswith(prefix)
-        }
+        return {name: int(count) for name, count in rows if name.startswith(prefix)}
 
     @contextmanager
     def ready_messages(self, queues: Collection[str]) -> Iterator[Callable[[], int]]:
-        """Yields a fast count of the messages in the queues that are ready for delivery."""
+        """Yield a fast function that counts the queues' messages ready for delivery."""
         with kombu.Connection(self.suite.env()["AMQP_URI"]) as connection:
             declare = partial(connection.channel().queue_declare, passive=True)
             yield lambda: sum(declare(queue).message_count for queue in queues)
 
     def _await_broker(self) -> None:
-        self.await_(
-            lambda: self.suite.servers.responds("rabbitmq"), "the broker answers"
-        )
+        responds = partial(self.suite.servers.responds, "rabbitmq")
+        self.wait_until(responds, "the broker responds")
 
-    # What is done to the database
+    # Faults of the database
 
     def crash_database(self) -> None:
-        """Its first process dies; the others see that and leave."""
+        """Kill its first process. Then the others end."""
         self._end_database(signal.SIGKILL)
 
     def restart_database(self) -> None:
@@ -372,40 +373,36 @@ class Arena:
 
     @contextmanager
     def locked_out(self, role: str) -> Iterator[None]:
-        """The database is unavailable to this role inside: it has no session and gets none."""
-        self.ask("postgres", f"ALTER ROLE {role} NOLOGIN")
+        """Make the database unavailable to this role inside: it has no session and gets none."""
+        self.query("postgres", f"ALTER ROLE {role} NOLOGIN")
         try:
             self._end_sessions([role])
             yield
         finally:
-            self.ask("postgres", f"ALTER ROLE {role} LOGIN")
+            self.query("postgres", f"ALTER ROLE {role} LOGIN")
 
     @contextmanager
     def read_only(self, roles: Sequence[str]) -> Iterator[None]:
-        """New sessions of these roles may only read inside; their old ones are ended before.
+        """Make new sessions of these roles read-only inside. Old sessions are ended first.
 
         Sessions that begin inside stay read-only afterwards.
         """
         parameter = "default_transaction_read_only"
         try:
             for role in roles:
-                self.ask("postgres", f"ALTER ROLE {role} SET {parameter} = on")
+                self.query("postgres", f"ALTER ROLE {role} SET {parameter} = on")
             self._end_sessions(roles)
             yield
         finally:
             for role in roles:
-                self.ask("postgres", f"ALTER ROLE {role} RESET {parameter}")
+                self.query("postgres", f"ALTER ROLE {role} RESET {parameter}")
 
     def _end_sessions(self, roles: Sequence[str]) -> None:
-        query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = ANY(%s)"
-        self.ask("postgres", query, list(roles))
+        self.query("postgres", END_SESSIONS, list(roles))
 
     def _end_database(self, number: signal.Signals) -> None:
         old = self.send("postgresql", number)
-        self.await_(
-            lambda: self.pid("postgresql") not in (0, old),
-            "postgresql is started again",
-        )
+        self._await_restart("postgresql", old)
         self._await_database()
 
     def start_database(self) -> None:
@@ -413,25 +410,23 @@ class Arena:
         self._await_database()
 
     def _await_database(self) -> None:
-        self.await_(
-            lambda: self.suite.servers.responds("postgresql"), "the database answers"
-        )
+        responds = partial(self.suite.servers.responds, "postgresql")
+        self.wait_until(responds, "the database responds")
 
 
 @contextmanager
 def arena(
     checkout: Path = CHECKOUT, permissions: Sequence[Path] = (BUS,)
 ) -> Iterator[Arena]:
-    """An arena of one's own, with empty databases; nothing is left of it.
+    """Start an arena with empty databases. Remove it completely afterwards.
 
     Its services run the code of `checkout`, and have these permissions on the broker.
     """
-    with tempfile.TemporaryDirectory(
-        prefix=".run-chaos-", dir=CHECKOUT
-    ) as folder:  # /tmp may be no disk
+    # In the checkout, because /tmp may be in memory.
+    with tempfile.TemporaryDirectory(prefix=".run-chaos-", dir=CHECKOUT) as folder:
         ports = free_ports([*SECOND_COPIES, STANDBY])
         run = Path(folder, "run")
-        suite = StagedSuite(
+        suite = ScriptedSuite(
             run, ports, tied=True, copies=2, checkout=checkout, permissions=permissions
         )
         played = Arena(suite)
@@ -444,14 +439,14 @@ def arena(
 
 
 class Arenas:
-    """An arena for one part after the other; a spoilt one is replaced."""
+    """The arena for one part after another. An arena with a failed part is replaced."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._current: Arena | None = None
 
     def get(self) -> Arena:
-        if self._current is None or self._current.spoilt:
+        if self._current is None or self._current.must_be_replaced:
             self.close()
             self._current = self._stack.enter_context(arena())
         return self._current
@@ -461,6 +456,6 @@ class Arenas:
         self._current = None
 
 
-def shuffled(items: Sequence[T], chance: random.Random) -> list[T]:
-    """The items in an order by chance."""
-    return chance.sample(items, len(items))
+def shuffled(items: Sequence[T], rng: random.Random) -> list[T]:
+    """Return the items in random order."""
+    return rng.sample(items, len(items))

@@ -1,5 +1,4 @@
-"""Users of the shop who repeat what fails, with the same key, until it is answered; and who remember
-every answer."""
+"""Users of the shop. They retry failed requests with the same key, and record every response."""
 
 import random
 import time
@@ -18,12 +17,13 @@ from requests.adapters import HTTPAdapter
 
 from dev.failure import Failure
 
-Answer = dict[str, Any]
-PASSWORD = "correct horse battery"  # noqa: S105 - of users that live as long as a test
-CUT_OFF_S = 30.0  # longer than any deadline of the suite
-PATIENCE_S = 240.0  # for all repetitions of one request
-AGAIN_S = (0.2, 1.0)
-AGAIN = (503, 504)  # the answers that ask for a repetition
+Resource = dict[str, Any]  # an order or an operation, as in a response
+PASSWORD = "correct horse battery"
+MAX_RESPONSE_S = 30.0  # longer than any deadline of the suite
+RETRY_TIMEOUT_S = 240.0  # for all attempts of one request
+RETRY_DELAY_S = (0.2, 1.0)
+RETRYABLE_STATUSES = (503, 504)
+NO_RESPONSE = 0  # the status of an attempt without a response
 STATEMENT, ORDERS, LETTERS = "/account/operations", "/orders", "/notifications"
 PATHS = {
     "order": ORDERS,
@@ -40,52 +40,58 @@ ROUTES = {
     *PATHS.values(),
 }
 LETTER_OF = {"paid": "happiness", "rejected": "grief"}
-MOST_AGAIN = 100  # requests that are made once more at the end
+MAX_RESUBMITTED = 100  # requests that are sent again at the end
 
 
-@dataclass
-class Asked:
-    """One thing a user asked for, with all answers to it."""
+@dataclass(kw_only=True)
+class Submission:
+    """An order, deposit or withdrawal that a user has requested, with all responses."""
 
     kind: str  # order, deposit, withdrawal
     key: str
     cents: int
-    told: list[Answer] = field(default_factory=list)
+    responses: list[Resource] = field(default_factory=list)
 
     @property
-    def certain(self) -> Answer | None:
-        """The answer that says most: one that tells the end, if there is one."""
+    def best_response(self) -> Resource | None:
+        """Return a final response, or else a pending one, or None."""
         return min(
-            self.told, key=lambda told: told["status"] == "pending", default=None
+            self.responses,
+            key=lambda response: response["status"] == "pending",
+            default=None,
         )
 
-    def learn(self, stored: Mapping[str, Answer]) -> None:
-        """What is stored for it by now is an answer, too: no later one may contradict it."""
-        if self.certain and (item := stored.get(self.certain["id"])):
-            self.told.append(item)
+    def add_stored(self, stored: Mapping[str, Resource]) -> None:
+        """Record its stored state like a response: no later response may contradict it."""
+        best = self.best_response
+        if best and (item := stored.get(best["id"])):
+            self.responses.append(item)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class User:
     """A user, the user's token and requests."""
 
     username: str
     token: str = ""
     id: str = ""
-    asked: list[Asked] = field(default_factory=list)
+    submissions: list[Submission] = field(default_factory=list)
 
     @property
     def email(self) -> str:
         return f"{self.username}@example.org"
 
-    def of(self, *kinds: str) -> list[Asked]:
-        return [asked for asked in self.asked if asked.kind in kinds]
+    def submitted(self, *kinds: str) -> list[Submission]:
+        return [each for each in self.submissions if each.kind in kinds]
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What came back of one attempt; status 0 where it was cut off, with the words for it. The body is
-    empty where it is no JSON object."""
+class Response:
+    """The result of one attempt.
+
+    Without a response, the status is NO_RESPONSE and the body has the error. The body is empty if
+    it is not a JSON object.
+    """
 
     status: int
     body: dict[str, Any]
@@ -93,337 +99,337 @@ class Reply:
 
 
 class Clients:
-    """All clients of one part. `broken` says in words which promise an answer has broken."""
+    """All clients of one part. `broken` describes responses that break a promise."""
 
-    def __init__(self, url: str, name: str, chance: random.Random) -> None:
+    def __init__(self, url: str, name: str, rng: random.Random) -> None:
         self.url = url
         self.name = name
-        self.chance = chance
+        self.rng = rng
         self.users: list[User] = []
         self.broken: list[str] = []
-        self.answers: Counter[tuple[str, int]] = Counter()  # by route and status
+        self.responses: Counter[tuple[str, int]] = Counter()  # by route and status
         self.failures: Counter[str] = Counter()
         self.longest_s = 0.0
         self.retries = 0
         self._pool = GreenPool(1000)
-        self._failed: list[Exception] = []
+        self._errors: list[Exception] = []
         self._numbers = count(1)
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy
-        self._session.mount(
-            "http://", HTTPAdapter(pool_connections=1, pool_maxsize=256)
-        )
+        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=256)
+        self._session.mount("http://", adapter)
 
     @property
     def orders(self) -> int:
-        return sum(len(user.of("order")) for user in self.users)
+        return sum(len(user.submitted("order")) for user in self.users)
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         return int(self._pool.running())
 
     # One request
 
     def attempt(
         self, method: str, path: str, user: User | None = None, **options: Any
-    ) -> Reply:
-        """One request, once."""
-        headers = {
-            "X-Request-Id": f"{self.name}-{next(self._numbers)}",
-            **options.pop("headers", {}),
-        }
+    ) -> Response:
+        """Send a request once."""
+        request_id = f"{self.name}-{next(self._numbers)}"
+        headers = {"X-Request-Id": request_id, **options.pop("headers", {})}
         if user and user.token:
             headers["Authorization"] = f"Bearer {user.token}"
         started = time.monotonic()
-        try:
-            answer = self._session.request(  # returns when the whole body is there
-                method, self.url + path, headers=headers, timeout=CUT_OFF_S, **options
-            )
-        except (
-            requests.RequestException,
-            OSError,
-        ) as exc:  # cut off: its outcome is unknown
-            reply = Reply(0, {"error": str(exc)})
-            self.failures[type(exc).__name__] += 1
-        else:
-            reply = Reply(
-                answer.status_code,
-                self._body(f"{method} {path}", answer),
-                answer.headers,
-            )
+        response = self._send(method, path, headers=headers, **options)
         self.longest_s = max(self.longest_s, time.monotonic() - started)
-        self.answers[_route(method, path), reply.status] += 1
-        if reply.status in AGAIN and "Retry-After" not in reply.headers:
-            self.broken.append(f"{method} {path}: {reply.status} without Retry-After")
-        return reply
+        self.responses[_route(method, path), response.status] += 1
+        is_retryable = response.status in RETRYABLE_STATUSES
+        if is_retryable and "Retry-After" not in response.headers:
+            status = response.status
+            self.broken.append(f"{method} {path}: {status} without Retry-After")
+        return response
 
-    def _body(self, request: str, answer: requests.Response) -> dict[str, Any]:
+    def _send(self, method: str, path: str, **options: Any) -> Response:
         try:
-            body = answer.json()
+            # It returns when the whole body has arrived.
+            response = self._session.request(
+                method, self.url + path, timeout=MAX_RESPONSE_S, **options
+            )
+        except (requests.RequestException, OSError) as error:
+            self.failures[type(error).__name__] += 1
+            return Response(NO_RESPONSE, {"error": str(error)})
+        body = self._body(f"{method} {path}", response)
+        return Response(response.status_code, body, response.headers)
+
+    def _body(self, request: str, response: requests.Response) -> dict[str, Any]:
+        try:
+            body = response.json()
         except requests.JSONDecodeError:
             body = None
         if isinstance(body, dict):
             return body
-        self.broken.append(
-            f"{request}: {answer.status_code} without a JSON object: {answer.content[:200]!r}"
-        )
+        found = f"{response.status_code} without a JSON object"
+        self.broken.append(f"{request}: {found}: {response.content[:200]!r}")
         return {}
 
-    def insist(
+    def request(
         self, method: str, path: str, user: User | None = None, **options: Any
-    ) -> Reply:
-        """The request, repeated until it has an answer."""
-        until = time.monotonic() + PATIENCE_S
-        while (reply := self.attempt(method, path, user, **options)).status in (
-            0,
-            *AGAIN,
-        ):
-            if time.monotonic() > until:
-                self.broken.append(
-                    f"{method} {path}: no answer in {PATIENCE_S:g} s: {reply}"
-                )
-                break
+    ) -> Response:
+        """Send a request and retry it until it has a response."""
+        deadline = time.monotonic() + RETRY_TIMEOUT_S
+        while True:
+            response = self.attempt(method, path, user, **options)
+            if response.status not in (NO_RESPONSE, *RETRYABLE_STATUSES):
+                return response
+            if time.monotonic() > deadline:
+                problem = f"no response in {RETRY_TIMEOUT_S:g} s: {response}"
+                self.broken.append(f"{method} {path}: {problem}")
+                return response
             self.retries += 1
-            eventlet.sleep(self.chance.uniform(*AGAIN_S))
-        return reply
+            eventlet.sleep(self.rng.uniform(*RETRY_DELAY_S))
 
-    # What a user does
+    # Actions of a user
 
     def sign_up(self) -> User:
-        """A new user. Whether a sign-up that was cut off was done, logging in tells."""
-        user = User(f"{self.name}-{next(self._numbers)}")
+        """Sign up a new user. If the connection was lost, log in to find out the outcome."""
+        user = User(username=f"{self.name}-{next(self._numbers)}")
         body = {"username": user.username, "email": user.email, "password": PASSWORD}
         retries = self.retries
-        reply = self.insist("POST", "/users", json=body)
-        if reply.status == 409 and self.retries > retries:
+        response = self.request("POST", "/users", json=body)
+        if response.status == 409 and self.retries > retries:
             credentials = {"username": user.username, "password": PASSWORD}
-            reply = self.insist("POST", "/tokens", json=credentials)
-        user.token = reply.body.get("access_token", "")
-        if reply.status != 201 or not user.token:
-            self.broken.append(
-                f"the sign-up of {user.username} is answered {reply.status}: {reply.body}"
-            )
+            response = self.request("POST", "/tokens", json=credentials)
+        user.token = response.body.get("access_token", "")
+        if response.status != 201 or not user.token:
+            found = f"{response.status}: {response.body}"
+            self.broken.append(f"the response to {user.username}'s sign-up is {found}")
             return user
-        profile = self.insist("GET", "/users/me", user)
+        profile = self.request("GET", "/users/me", user)
         user.id = profile.body.get("id", "")
-        if reply.body.get("id", user.id) != user.id:
+        signed_up_id = response.body.get("id", user.id)
+        if signed_up_id != user.id:
             self.broken.append(
-                f"{user.username} signed up as {reply.body['id']} and is {user.id}"
+                f"{user.username} has the id {signed_up_id} at sign-up, later {user.id}"
             )
         self.users.append(user)
         return user
 
-    def ask(self, user: User, kind: str, cents: int, key: str = "") -> Asked:
-        """A new order, deposit or withdrawal; returns when it has its answer."""
-        asked = Asked(kind, key or f"{self.name}-{next(self._numbers)}", cents)
-        user.asked.append(asked)
-        self.repeat(user, asked)
-        return asked
+    def submit(self, user: User, kind: str, cents: int, key: str = "") -> Submission:
+        """Request an order, deposit or withdrawal and wait for its response."""
+        key = key or f"{self.name}-{next(self._numbers)}"
+        submission = Submission(kind=kind, key=key, cents=cents)
+        user.submissions.append(submission)
+        self.resubmit(user, submission)
+        return submission
 
-    def repeat(self, user: User, asked: Asked) -> None:
-        """The same request with the same key; its answer must not contradict an earlier one."""
-        earlier = asked.certain  # of answers that come at once none is the earlier one
-        self._note(asked, earlier, self.request(user, asked))
+    def resubmit(self, user: User, submission: Submission) -> None:
+        """Send the request with its key. The response must not contradict an earlier one."""
+        earlier = submission.best_response  # concurrent responses have no order
+        self._record(submission, earlier, self.post(user, submission))
 
-    def request(self, user: User, asked: Asked) -> Reply:
-        """The request as it stands, and its answer."""
-        amount = "price" if asked.kind == "order" else "amount"
-        return self.insist(
+    def post(self, user: User, submission: Submission) -> Response:
+        """Send the request of a submission, with retries."""
+        amount = "price" if submission.kind == "order" else "amount"
+        euros, cents = divmod(submission.cents, 100)
+        return self.request(
             "POST",
-            PATHS[asked.kind],
+            PATHS[submission.kind],
             user,
-            json={amount: f"{asked.cents // 100}.{asked.cents % 100:02d}"},
-            headers={"Idempotency-Key": asked.key},
+            json={amount: f"{euros}.{cents:02d}"},
+            headers={"Idempotency-Key": submission.key},
         )
 
-    def _note(self, asked: Asked, earlier: Answer | None, reply: Reply) -> None:
-        refused = reply.status == 409 and "operation" in reply.body
-        if not (reply.status in (201, 202) and reply.body) and not refused:
-            self.broken.append(
-                f"{asked.kind} {asked.key} is answered {reply.status}: {reply.body}"
-            )
+    def _record(
+        self, submission: Submission, earlier: Resource | None, response: Response
+    ) -> None:
+        name = f"{submission.kind} {submission.key}"
+        is_refused = response.status == 409 and "operation" in response.body
+        is_accepted = response.status in (201, 202) and response.body
+        if not is_accepted and not is_refused:
+            found = f"{response.status}: {response.body}"
+            self.broken.append(f"the response to {name} is {found}")
             return
-        told = reply.body["operation"] if refused else reply.body
-        if earlier and (difference := contradiction(earlier, told)):
-            self.broken.append(f"{asked.kind} {asked.key}: {difference}")
-        asked.told.append(told)
+        resource = response.body["operation"] if is_refused else response.body
+        if earlier and (difference := contradiction(earlier, resource)):
+            self.broken.append(f"{name}: {difference}")
+        submission.responses.append(resource)
 
     # Load
 
-    def join(self, number: int, cents: int = 300_00) -> list[User]:
-        """So many new users with money."""
-        return list(GreenPool(8).imap(self._join, [cents] * number))
+    def add_users(self, number: int, cents: int = 300_00) -> list[User]:
+        """Sign up users and deposit money for each."""
+        return list(GreenPool(8).imap(self._add_user, [cents] * number))
 
-    def _join(self, cents: int) -> User:
+    def _add_user(self, cents: int) -> User:
         user = self.sign_up()
         if user.token:
-            self.ask(user, "deposit", cents)
+            self.submit(user, "deposit", cents)
         return user
 
     def act(self) -> None:
-        """Something by chance, mostly an order."""
-        dice = self.chance.random()
-        user = self.chance.choice(self.users)
+        """Do something random, mostly place an order."""
+        dice = self.rng.random()
+        user = self.rng.choice(self.users)
         if dice < 0.75:
             self.order(user)
         elif dice < 0.95:
-            self.ask(user, self.chance.choice(["deposit", "withdrawal"]), self._cents())
+            kind = self.rng.choice(["deposit", "withdrawal"])
+            self.submit(user, kind, self._cents())
         else:
-            self._join(300_00)
+            self._add_user(300_00)
 
-    def order(self, user: User | None = None) -> Asked:
-        """An order of a user (by chance, if none is given), at times for more than the balance."""
-        return self.ask(user or self.chance.choice(self.users), "order", self._cents())
+    def order(self, user: User | None = None) -> Submission:
+        """Place an order for a random price, sometimes above the balance."""
+        return self.submit(user or self.rng.choice(self.users), "order", self._cents())
 
-    def ended_order(self, user: User, cents: int) -> None:
-        """An order; returns when it has ended."""
-        asked = self.ask(user, "order", cents)
-        while asked.certain and asked.certain["status"] == "pending":
-            eventlet.sleep(AGAIN_S[0])
-            self.repeat(user, asked)
+    def place_settled_order(self, user: User, cents: int) -> None:
+        """Place an order and wait until it is no longer pending."""
+        order = self.submit(user, "order", cents)
+        while order.best_response and order.best_response["status"] == "pending":
+            eventlet.sleep(RETRY_DELAY_S[0])
+            self.resubmit(user, order)
 
     def _cents(self) -> int:
-        return self.chance.randint(1, 40_00)
+        return self.rng.randint(1, 40_00)
 
     def spawn(self, act: Callable[..., object], *arguments: Any) -> None:
-        """Let a client do something beside the others; `finish` waits for it."""
-        self._pool.spawn(self._do, act, *arguments)
+        """Run a client's action concurrently. `finish` waits for it."""
+        self._pool.spawn(self._run, act, *arguments)
 
-    def _do(self, act: Callable[..., object], *arguments: Any) -> None:
+    def _run(self, act: Callable[..., object], *arguments: Any) -> None:
         try:
             act(*arguments)
-        except Exception as exc:
-            self._failed.append(exc)  # `finish` raises it
+        except Exception as error:
+            self._errors.append(error)  # `finish` raises it
 
     def wave(self, orders: int) -> None:
-        """So many orders at once, and some other requests; returns while they are under way."""
+        """Start a number of orders and some other requests. Do not wait for them."""
         for _ in range(orders):
             self.spawn(self.order)
         for _ in range(max(1, orders // 4)):
             self.spawn(self.act)
 
     @contextmanager
-    def arrivals(self, per_s: float = 20) -> Iterator[None]:
-        """So many requests a second begin inside, however many still wait for their answers."""
-        going = [True]
-        self.spawn(self._arrive, going, per_s)
+    def background_load(self, per_s: float = 20) -> Iterator[None]:
+        """Start requests at this rate inside, even if earlier ones have no response yet."""
+        running = [True]
+        self.spawn(self._generate_load, running, per_s)
         try:
             yield
         finally:
-            going.clear()
+            running.clear()
 
-    def _arrive(self, going: list[bool], per_s: float) -> None:
-        while going:
+    def _generate_load(self, running: list[bool], per_s: float) -> None:
+        while running:
             self.spawn(self.act)
-            eventlet.sleep(self.chance.uniform(0, 2 / per_s))
+            eventlet.sleep(self.rng.uniform(0, 2 / per_s))
 
     def finish(self) -> None:
-        """Returns when every request has its answer; raises what went wrong with one of them."""
+        """Wait until every request has a response. Raise the first error of an action."""
         self._pool.waitall()
-        if self._failed:
-            raise self._failed[0]
+        if self._errors:
+            raise self._errors[0]
 
     def stop(self) -> None:
-        """Nobody asks for anything any more."""
-        while under_way := self._pool.coroutines_running:
-            next(iter(under_way)).kill()
+        """Stop all actions and close all connections."""
+        while running := self._pool.coroutines_running:
+            next(iter(running)).kill()
         self._session.close()
 
-    # The records, compared with what the shop tells in the end
+    # The final state, compared with all responses
 
     def compare(self) -> list[str]:
-        """What the users were told, and is not so; all that is broken."""
+        """Compare all responses with the final state. Return all that is broken."""
         for user in self.users:
             self.broken += [f"{user.username}: {line}" for line in self._compare(user)]
-        repeated = [(user, asked) for user in self.users for asked in user.asked]
-        chosen = self.chance.sample(repeated, min(len(repeated), MOST_AGAIN))
-        for _ in GreenPool(8).starmap(self.repeat, chosen):
+        submissions = [(user, each) for user in self.users for each in user.submissions]
+        number = min(len(submissions), MAX_RESUBMITTED)
+        chosen = self.rng.sample(submissions, number)
+        for _ in GreenPool(8).starmap(self.resubmit, chosen):
             pass
         return self.broken
 
     def _compare(self, user: User) -> Iterator[str]:
         orders = self._all(user, ORDERS)
         operations = [o for o in self._all(user, STATEMENT) if o["order_id"] is None]
-        yield from differences(user.of("order"), orders)
-        yield from differences(user.of("deposit", "withdrawal"), operations)
-        ended = {order["id"]: order["status"] for order in orders}
-        letters = [
-            (item["order_id"], item["kind"])
-            for item in self._all(user, LETTERS)
-            if item["order_id"]
-        ]
-        if sorted(letters) != sorted(
-            (id_, LETTER_OF.get(status, "")) for id_, status in ended.items()
-        ):
-            yield f"{len(letters)} letters do not match {len(ended)} orders"
-        balance = self.insist("GET", "/account", user).body.get("balance")
+        yield from differences(user.submitted("order"), orders)
+        yield from differences(user.submitted("deposit", "withdrawal"), operations)
+        if not self._has_letters(user, orders):
+            yield f"the letters do not match the {len(orders)} orders"
+        balance = self.request("GET", "/account", user).body.get("balance")
         stored = {item["id"]: item for item in (*orders, *operations)}
-        cents = _sum(user.asked, stored)
+        cents = _sum(user.submissions, stored)
         if balance is None or _cents_of(balance) != cents:
-            yield f"the balance is {balance}, what was asked for comes to {cents} cents"
-        for asked in user.asked:
-            asked.learn(stored)
+            yield f"the balance is {balance}, the sum of all requests {cents} cents"
+        for submission in user.submissions:
+            submission.add_stored(stored)
 
-    def _all(self, user: User, path: str) -> list[Answer]:
-        items: list[Answer] = []
-        page = partial(self.insist, "GET", path, user)
+    def _has_letters(self, user: User, orders: Iterable[Resource]) -> bool:
+        """Return whether the user has exactly one letter for each order."""
+        letters = self._all(user, LETTERS)
+        found = [(it["order_id"], it["kind"]) for it in letters if it["order_id"]]
+        expected = [(it["id"], LETTER_OF.get(it["status"], "")) for it in orders]
+        return sorted(found) == sorted(expected)
+
+    def _all(self, user: User, path: str) -> list[Resource]:
+        """Return the items of all pages."""
+        items: list[Resource] = []
+        page = partial(self.request, "GET", path, user)
         cursor: dict[str, str] = {}
         while True:
-            reply = page(params={"limit": 100, **cursor})
-            if reply.status != 200 or not reply.body:
-                raise Failure(f"{path} is answered {reply.status}: {reply.body}")
-            items += reply.body["items"]
-            if reply.body["next_cursor"] is None:
+            response = page(params={"limit": 100, **cursor})
+            if response.status != 200 or not response.body:
+                found = f"{response.status}: {response.body}"
+                raise Failure(f"the response of {path} is {found}")
+            items += response.body["items"]
+            if response.body["next_cursor"] is None:
                 return items
-            cursor = {"cursor": reply.body["next_cursor"]}
+            cursor = {"cursor": response.body["next_cursor"]}
 
 
 def _route(method: str, path: str) -> str:
     return f"{method} {path if path in ROUTES else path.rpartition('/')[0] + '/{id}'}"
 
 
-def contradiction(earlier: Answer, later: Answer) -> str | None:
-    """How a later answer to the same request contradicts an earlier one: only a pending order may
-    change, and only once."""
-    if earlier.get("status") != "pending":
-        return None if later == earlier else f"told {earlier}, then {later}"
-    same = ("id", "price", "created_at")
-    if [later.get(name) for name in same] != [earlier.get(name) for name in same]:
-        return f"told {earlier}, then {later}"
-    return None
+def contradiction(earlier: Resource, later: Resource) -> str | None:
+    """Return how a later response contradicts an earlier one to the same request, or None.
+
+    Only a pending order may change, and only once.
+    """
+    if earlier.get("status") == "pending":
+        fixed = ("id", "price", "created_at")
+        is_same = all(later.get(name) == earlier.get(name) for name in fixed)
+    else:
+        is_same = later == earlier
+    return None if is_same else f"the response was {earlier}, then {later}"
 
 
-def differences(asked: list[Asked], stored: list[Answer]) -> Iterator[str]:
-    """What was told and is not stored so; and what is stored and was never asked for."""
+def differences(submissions: list[Submission], stored: list[Resource]) -> Iterator[str]:
+    """Yield differences between the responses to requests and the stored resources."""
     by_id = {item["id"]: item for item in stored}
-    for one in asked:
-        told = one.certain
-        if told is None:
-            yield f"{one.kind} {one.key} never had an answer"
-        elif told["id"] not in by_id:
-            yield f"{one.kind} {one.key} was acknowledged and is lost: {told}"
-        elif difference := contradiction(told, by_id[told["id"]]):
-            yield f"{one.kind} {one.key}: {difference}"
-    if len(stored) != len(asked):
-        yield f"{len(stored)} are stored of {len(asked)} that were asked for"
-    yield from (
-        f"order {item['id']} is still pending"
-        for item in stored
-        if item["status"] == "pending"
-    )
+    for submission in submissions:
+        name = f"{submission.kind} {submission.key}"
+        best = submission.best_response
+        if best is None:
+            yield f"{name} never had a response"
+        elif best["id"] not in by_id:
+            yield f"{name} was acknowledged and is lost: {best}"
+        elif difference := contradiction(best, by_id[best["id"]]):
+            yield f"{name}: {difference}"
+    if len(stored) != len(submissions):
+        yield f"{len(stored)} are stored for {len(submissions)} requests"
+    for item in stored:
+        if item["status"] == "pending":
+            yield f"order {item['id']} is still pending"
 
 
-def _sum(asked: Iterable[Asked], stored: Mapping[str, Answer]) -> int:
-    """What the orders, deposits and withdrawals that were done come to, in cents."""
-    effects = {"deposit": 1, "withdrawal": -1, "order": -1}
-    known = [
-        (one, stored.get(told["id"], told)) for one in asked if (told := one.certain)
-    ]
-    return sum(
-        effects[one.kind] * one.cents
-        for one, told in known
-        if told["status"] in ("done", "paid")
-    )
+def _sum(submissions: Iterable[Submission], stored: Mapping[str, Resource]) -> int:
+    """Return the sum of all effective orders, deposits and withdrawals, in cents."""
+    signs = {"deposit": 1, "withdrawal": -1, "order": -1}
+    total = 0
+    for submission in submissions:
+        best = submission.best_response
+        if best and stored.get(best["id"], best)["status"] in ("done", "paid"):
+            total += signs[submission.kind] * submission.cents
+    return total
 
 
 def _cents_of(amount: str) -> int:

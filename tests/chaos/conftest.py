@@ -1,4 +1,4 @@
-"""The arena, and what plays a part in it."""
+"""Fixtures that play parts in an arena."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ SEED = int(os.environ.get("SEED", "1"))
 
 @pytest.fixture(scope="session")
 def arenas() -> Iterator[Arenas]:
-    """Two copies of each service; new ones after a part that failed."""
+    """An arena with two copies of each service. A part that fails needs a new one."""
     arenas = Arenas()
     yield arenas
     arenas.close()
@@ -22,7 +22,7 @@ def arenas() -> Iterator[Arenas]:
 
 @pytest.fixture
 def prove(arenas: Arenas) -> Callable[[str], Result]:
-    """Plays a part in its small size; nothing may be broken."""
+    """`prove("kills")`: play a part in its small size. No promise may be broken."""
 
     def play_part(name: str) -> Result:
         [part] = [part for part in PARTS if part.name == name]

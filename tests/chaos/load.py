@@ -1,8 +1,8 @@
-"""Users who buy from the running suite until Ctrl-C, whatever is done to it meanwhile: `make load`.
+"""Users that buy from the running suite until Ctrl-C: `make load`. Meanwhile inject any fault.
 
-Each request is repeated until it is answered. Behind it, when the audit finds all quiet, every answer is
-compared with what the shop tells by then; ends with 1 where something was lost or contradicted, or the
-audit finds differences all the same.
+Each request is retried until it has a response. After Ctrl-C the audit must find no difference.
+Then every response is compared with the final state of the shop. The exit code is 1 if a response
+was lost or contradicted, or if the audit finds differences.
 """
 
 import eventlet
@@ -23,64 +23,62 @@ from tests.chaos.clients import Clients
 from dev.failure import Failure
 
 USERS = 8
-QUIET_S = 90.0  # an order may have to wait for the sweeper
-AUDIT_SAYS = {1: "the audit finds differences", 2: "the audit ended with an error"}
+CONVERGED_S = 90.0  # an order may have to wait for the sweeper
+AUDIT_RESULTS = {1: "the audit finds differences", 2: "the audit ended with an error"}
 
 
 class Interrupt:
-    """Set by the first Ctrl-C, wherever the program is by then; the second one ends it at once."""
+    """Set by the first Ctrl-C. The second one ends the program at once."""
 
     def __init__(self) -> None:
-        self.came = False  # no more than that: a handler that wakes waiters could meet the hub half-way
-        signal.signal(signal.SIGINT, self._come)
+        # Only a flag: a handler must not wake greenthreads while eventlet's hub runs.
+        self.is_set = False
+        signal.signal(signal.SIGINT, self._set)
 
-    def _come(self, *_: object) -> None:
-        self.came = True
+    def _set(self, *_: object) -> None:
+        self.is_set = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(clients: Clients, per_s: float) -> None:
-    """Load until Ctrl-C, with a line a second; what is broken, the clients have recorded by then."""
+    """Generate load until Ctrl-C, then compare. Print a line a second. Clients record problems."""
     interrupt = Interrupt()
-    print("Ctrl-C ends it: then every answer is compared.", flush=True)
-    clients.join(USERS, 1_000_00)
-    if any(status == HTTPStatus.UNPROCESSABLE_ENTITY for _, status in clients.answers):
-        raise Failure(
-            "the load is for a currency with two digits after the point, such as EUR"
-        )
-    with clients.arrivals(per_s):
-        while not interrupt.came:
-            before = Counter(clients.answers)
+    print("Ctrl-C ends the load. Then every response is compared.", flush=True)
+    clients.add_users(USERS, 1_000_00)
+    if any(
+        status == HTTPStatus.UNPROCESSABLE_ENTITY for _, status in clients.responses
+    ):
+        raise Failure("the load needs a currency with two decimals, such as EUR")
+    with clients.background_load(per_s):
+        while not interrupt.is_set:
+            before = Counter(clients.responses)
             eventlet.sleep(1)
-            print(_line(clients.answers - before, clients.under_way), flush=True)
-    print("waiting until all is quiet; Ctrl-C again ends at once", flush=True)
+            print(_line(clients.responses - before, clients.in_flight), flush=True)
+    print("waiting for convergence; Ctrl-C again ends at once", flush=True)
     clients.finish()
     clients.broken += _audited()
     clients.compare()
 
 
-def _line(answers: Counter[tuple[str, int]], under_way: int) -> str:
+def _line(responses: Counter[tuple[str, int]], in_flight: int) -> str:
     statuses: Counter[str] = Counter()
-    for (_, status), number in answers.items():
-        statuses[str(status or "cut off")] += number
-    told = ", ".join(
-        f"{number} x {status}" for status, number in sorted(statuses.items())
-    )
-    return f"{time.strftime('%H:%M:%S')}  {told or 'no answer'}; {under_way} wait"
+    for (_, status), number in responses.items():
+        statuses[str(status or "no response")] += number
+    counts = [f"{number} x {status}" for status, number in sorted(statuses.items())]
+    summary = ", ".join(counts) or "no response"
+    return f"{time.strftime('%H:%M:%S')}  {summary}; {in_flight} in flight"
 
 
 def _audited() -> list[str]:
-    """Returns when the audit finds nothing, or after QUIET_S; what is broken then."""
+    """Wait until the audit finds no difference, CONVERGED_S at most. Return the problems then."""
     command = [sys.executable, "-W", "ignore", "-m", "audit", "--settled"]
-    until = time.monotonic() + QUIET_S
-    nowhere = subprocess.DEVNULL
-    while (
-        subprocess.run(command, stdout=nowhere, stderr=nowhere).returncode
-        and time.monotonic() < until
-    ):
+    deadline = time.monotonic() + CONVERGED_S
+    while time.monotonic() < deadline:
+        if subprocess.run(command, capture_output=True).returncode == 0:
+            break
         eventlet.sleep(1)
-    found = subprocess.run(command).returncode
-    return [AUDIT_SAYS.get(found, f"the audit ended with {found}")] if found else []
+    code = subprocess.run(command).returncode
+    return [AUDIT_RESULTS.get(code, f"the audit ended with {code}")] if code else []
 
 
 def main() -> int:
@@ -91,7 +89,7 @@ def main() -> int:
         "--per-s",
         type=float,
         default=20,
-        help="requests that begin in a second: %(default)s",
+        help="new requests a second, by default %(default)s",
     )
     options = parser.parse_args()
     clients = Clients(
@@ -103,10 +101,9 @@ def main() -> int:
         run(clients, options.per_s)
     except Failure as failure:
         clients.broken.append(str(failure))
-    print(
-        f"{clients.orders} orders, {clients.retries} repetitions, longest answer {clients.longest_s:.1f} s"
-    )
-    print("\n".join(clients.broken) or "every answer holds")
+    longest = f"longest response {clients.longest_s:.1f} s"
+    print(f"{clients.orders} orders, {clients.retries} retries, {longest}")
+    print("\n".join(clients.broken) or "no response is contradicted")
     return 1 if clients.broken else 0
 
 

@@ -1,5 +1,7 @@
-"""Where a process may die, and who heals it. The product knows nothing of this: chaos.crashing wraps
-the functions that are named here."""
+"""Points at which a process can crash, and how the suite recovers.
+
+The product has no code for this. tests/chaos/crashing.py wraps the functions that are named here.
+"""
 
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -9,188 +11,189 @@ from typing import Literal
 from dev.cli import SECOND
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A process of `service` dies just `before` or `after` a call of `function` (module:name or
-    module:Class.name); with `where`, only a call that has this text in its arguments counts."""
+    """A process of `service` crashes just `before` or `after` a call of `function`.
+
+    The function is module:name or module:Class.name. With `containing`, only calls with this text
+    in their arguments count.
+    """
 
     name: str
     service: str
     moment: Literal["before", "after"]
     function: str
-    healed_by: str
-    where: str = ""
+    recovery: str
+    containing: str = ""
 
 
-REPEATED = "The client repeats the request with its key"
-REDELIVERED = "The broker delivers the unacknowledged request again"
-SWEPT = "The sweeper asks billing again under the order's id"
-RELAYED = "The relay publishes again what is not marked as sent"
-ONE_LETTER = "the order's letter is unique"
+REPEATED = "The client retries the request with its key"
+REDELIVERED = "The broker redelivers the unacknowledged request"
+SWEPT = "The sweeper retries the withdrawal under the order's id"
+RELAYED = "The relay publishes events again that are not marked as sent"
+ONE_LETTER = "The letter of an order is unique"
 
 POINTS = (
     Point(
-        "gateway, before its RPC",
-        "gateway",
-        "before",
-        "chassis.rpc:RpcProxy._call",
-        f"{REPEATED}.",
+        name="gateway, before its RPC",
+        service="gateway",
+        moment="before",
+        function="chassis.rpc:RpcProxy._call",
+        recovery=f"{REPEATED}.",
     ),
     Point(
-        "gateway, after the reply",
-        "gateway",
-        "after",
-        "chassis.rpc:RpcProxy._call",
-        f"{REPEATED} and is answered with what was stored.",
+        name="gateway, after the reply",
+        service="gateway",
+        moment="after",
+        function="chassis.rpc:RpcProxy._call",
+        recovery=f"{REPEATED} and gets the stored response.",
     ),
     Point(
-        "orders, before the insert",
-        "orders",
-        "before",
-        "orders.store:insert_new",
-        f"{REDELIVERED}; if its time is over, the client repeats it.",
+        name="orders, before the insert",
+        service="orders",
+        moment="before",
+        function="orders.store:insert_new",
+        recovery=f"{REDELIVERED}. If it has expired, the client retries it.",
     ),
     Point(
-        "orders, after the insert",
-        "orders",
-        "before",
-        "orders.service:_withdrawals",
-        f"{SWEPT} after the first look (10 s); the client gets 202 meanwhile.",
+        name="orders, after the insert",
+        service="orders",
+        moment="before",
+        function="orders.service:_withdrawals",
+        recovery=f"{SWEPT} after 10 s. Until then the client gets 202.",
     ),
     Point(
-        "orders, after the withdrawal was sent",
-        "orders",
-        "after",
-        "chassis.broker:PublisherConnection.publish",
-        f"{SWEPT}; billing answers with the operation it has recorded.",
-        where="billing.withdraw_many",
+        name="orders, after the withdrawal was sent",
+        service="orders",
+        moment="after",
+        function="chassis.broker:PublisherConnection.publish",
+        recovery=f"{SWEPT}. Billing replies with the recorded operation.",
+        containing="billing.withdraw_many",
     ),
     Point(
-        "orders, after the withdrawal's reply",
-        "orders",
-        "before",
-        "orders.domain:settlement_of",
-        f"{SWEPT}; billing answers with the operation it has recorded.",
+        name="orders, after the withdrawal's reply",
+        service="orders",
+        moment="before",
+        function="orders.domain:settlement_of",
+        recovery=f"{SWEPT}. Billing replies with the recorded operation.",
     ),
     Point(
-        "orders, after the end and its event",
-        "orders",
-        "after",
-        "orders.store:settle",
-        f"{RELAYED}. {REPEATED} and is answered with the ended order.",
+        name="orders, after the settlement and its event",
+        service="orders",
+        moment="after",
+        function="orders.store:settle",
+        recovery=f"{RELAYED}. {REPEATED} and gets the settled order.",
     ),
     Point(
-        "orders, before publishing",
-        "orders",
-        "before",
-        "chassis.publishers:ConfirmedPublisher.publish",
-        "The relay publishes what is not marked as sent.",
+        name="orders, before publishing",
+        service="orders",
+        moment="before",
+        function="chassis.publishers:ConfirmedPublisher.publish",
+        recovery="The relay publishes events that are not marked as sent.",
     ),
     Point(
-        "orders, after publishing",
-        "orders",
-        "after",
-        "chassis.publishers:ConfirmedPublisher.publish",
-        f"{RELAYED}; {ONE_LETTER}, so the second event writes none.",
+        name="orders, after publishing",
+        service="orders",
+        moment="after",
+        function="chassis.publishers:ConfirmedPublisher.publish",
+        recovery=f"{RELAYED}. {ONE_LETTER}, so the second event has no effect.",
     ),
     Point(
-        "orders, after marking as sent",
-        "orders",
-        "after",
-        "chassis.outbox:Outbox._relay_batch",
-        "Nobody needs to: the event is out, and marked.",
+        name="orders, after marking as sent",
+        service="orders",
+        moment="after",
+        function="chassis.outbox:Outbox._relay_batch",
+        recovery="Nothing is missing: the event is published and marked.",
     ),
     Point(
-        "billing, on receipt",
-        "billing",
-        "before",
-        "billing.service:Service.withdraw_many",
-        f"{REDELIVERED}. {SWEPT} otherwise.",
+        name="billing, on receipt",
+        service="billing",
+        moment="before",
+        function="billing.service:Service.withdraw_many",
+        recovery=f"{REDELIVERED}. Otherwise: {SWEPT}.",
     ),
     Point(
-        "billing, after the lock",
-        "billing",
-        "after",
-        "billing.store:load_accounts",
-        f"PostgreSQL rolls back and unlocks. {REDELIVERED}.",
+        name="billing, after the lock",
+        service="billing",
+        moment="after",
+        function="billing.store:load_accounts",
+        recovery=f"PostgreSQL rolls back and unlocks. {REDELIVERED}.",
     ),
     Point(
-        "billing, before the commit",
-        "billing",
-        "after",
-        "billing.store:insert_operations",
-        f"PostgreSQL rolls back operations and balances together. {REDELIVERED}.",
+        name="billing, before the commit",
+        service="billing",
+        moment="after",
+        function="billing.store:insert_operations",
+        recovery=f"PostgreSQL rolls back operations and balances together. {REDELIVERED}.",
     ),
     Point(
-        "billing, after the commit",
-        "billing",
-        "after",
-        "billing.service:Service._post_batch",
-        f"{REDELIVERED}; it is answered with the operation under its ref.",
+        name="billing, after the commit",
+        service="billing",
+        moment="after",
+        function="billing.service:Service._post_batch",
+        recovery=f"{REDELIVERED}. The reply is the operation with its ref.",
     ),
     Point(
-        "billing, after the acknowledgement, before the reply is sent",
-        "billing",
-        "after",
-        "chassis.rpc:RpcConsumer.handle_result",
-        f"{SWEPT}; of a deposit or withdrawal, the client repeats it with its key.",
+        name="billing, after the acknowledgement, before the reply is sent",
+        service="billing",
+        moment="after",
+        function="chassis.rpc:RpcConsumer.handle_result",
+        recovery=f"{SWEPT}. The client retries a deposit or withdrawal with its key.",
     ),
     Point(
-        "billing, after the reply",
-        "billing",
-        "after",
-        "chassis.broker:PublisherConnection.publish",
-        f"Nobody needs to. {REDELIVERED}, if the acknowledgement was lost.",
+        name="billing, after the reply",
+        service="billing",
+        moment="after",
+        function="chassis.broker:PublisherConnection.publish",
+        recovery=f"Nothing is missing. {REDELIVERED} if the acknowledgement was lost.",
     ),
     Point(
-        "notifications, on receipt",
-        "notifications",
-        "before",
-        "notifications.service:Service.handle_order_paid",
-        "The broker delivers the unacknowledged event again.",
+        name="notifications, on receipt",
+        service="notifications",
+        moment="before",
+        function="notifications.service:Service.handle_order_paid",
+        recovery="The broker redelivers the unacknowledged event.",
     ),
     Point(
-        "notifications, after the letters",
-        "notifications",
-        "after",
-        "notifications.service:Service._save_letters",
-        f"The broker delivers the event again; {ONE_LETTER}.",
+        name="notifications, after the letters",
+        service="notifications",
+        moment="after",
+        function="notifications.service:Service._save_letters",
+        recovery=f"The broker redelivers the event. {ONE_LETTER}.",
     ),
     Point(
-        "users, before the commit",
-        "users",
-        "after",
-        "users.store:insert_new",
-        f"PostgreSQL rolls back user and event together. {REDELIVERED}.",
+        name="users, before the commit",
+        service="users",
+        moment="after",
+        function="users.store:insert_new",
+        recovery=f"PostgreSQL rolls back user and event together. {REDELIVERED}.",
     ),
     Point(
-        "users, after the commit",
-        "users",
-        "after",
-        "users.service:Service.create",
-        f"{REDELIVERED}; the user under its id is answered. {RELAYED}.",
+        name="users, after the commit",
+        service="users",
+        moment="after",
+        function="users.service:Service.create",
+        recovery=f"{REDELIVERED}. The reply is the user with its id. {RELAYED}.",
     ),
 )
 
 
 def rounds() -> list[list[tuple[str, Point]]]:
-    """All points in rounds, with the copy that dies there: in a round each copy has one at most."""
+    """Return all points in rounds, with the copy that crashes. A copy has one point a round."""
     services = dict.fromkeys(point.service for point in POINTS)
-    in_turn = [_pairs(service) for service in services]
-    return [
-        [*chain.from_iterable(pairs)] for pairs in zip_longest(*in_turn, fillvalue=())
-    ]
+    by_service = [_pairs(service) for service in services]
+    in_turn = zip_longest(*by_service, fillvalue=())
+    return [[*chain.from_iterable(pairs)] for pairs in in_turn]
 
 
 def _pairs(service: str) -> list[list[tuple[str, Point]]]:
-    """The points of a service, two at a time: one for each of its copies."""
+    """Return the points of a service, two at a time: one for each copy."""
     own = [point for point in POINTS if point.service == service]
     copies = (service, service + SECOND)
-    return [
-        list(zip(copies, own[n : n + 2], strict=False)) for n in range(0, len(own), 2)
-    ]
+    starts = range(0, len(own), 2)
+    return [list(zip(copies, own[n : n + 2], strict=False)) for n in starts]
 
 
 def deaths(record: Path) -> int:
-    """How often a process has died that had this record."""
+    """Return how many crashes this record has counted."""
     return record.stat().st_size if record.exists() else 0

@@ -1,7 +1,7 @@
-"""A TCP proxy on loopback that passes everything on until a fault is set.
+"""A TCP proxy on loopback that forwards everything until a fault is set.
 
 Its faults are those of sidecars, poolers and load balancers: forget idle connections, accept bytes
-without passing them on, delay them, close a connection inside a reply.
+without forwarding them, delay them, close a connection inside a reply.
 """
 
 import math
@@ -33,7 +33,7 @@ class Proxy:
         self.passing.set()
         self._target = target
         self._cut_probability = 0.0
-        self._chance = random.Random()
+        self._rng = random.Random()
         self._connections: set[_Connection] = set()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = eventlet.listen((host, 0), family, backlog=1024)
@@ -41,7 +41,7 @@ class Proxy:
         self._accepting = eventlet.spawn(self._accept)
 
     def switch(self, target: int, *, hang_up: bool) -> None:
-        """Connect new connections to another port; `hang_up` closes those that exist."""
+        """Connect new connections to another port. `hang_up` closes existing ones."""
         self._target = target
         if hang_up:
             self.hang_up()
@@ -52,7 +52,7 @@ class Proxy:
             connection.hang_up()
 
     def close(self) -> None:
-        """End the proxy with all its connections."""
+        """Stop the proxy and close all its connections."""
         self._accepting.kill()
         self._listener.close()
         self.passing.set()
@@ -62,22 +62,22 @@ class Proxy:
 
     @contextmanager
     def forgetting(self, idle_s: float) -> Iterator[None]:
-        """Forget connections that idle for `idle_s` inside; they stay forgotten.
+        """Forget connections that idle for `idle_s` inside. They stay forgotten.
 
-        The proxy accepts all bytes on a forgotten connection and passes none on. The client never
-        learns of its end. The server learns of it when the client hangs up.
+        The proxy accepts all bytes on a forgotten connection and forwards none. The client is
+        never notified. The server is notified when the client closes the connection.
         """
         self.forget_after_s = idle_s
         try:
             yield
         finally:
             for connection in self._connections:
-                connection.is_forgotten()
+                connection.check_forgotten()
             self.forget_after_s = math.inf
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Accept all connections and hold all bytes inside; pass them on at the end."""
+        """Accept all connections and hold all bytes inside. Forward them at the end."""
         self.passing.clear()
         try:
             yield
@@ -94,19 +94,20 @@ class Proxy:
             self.delay_s = 0.0
 
     @contextmanager
-    def cutting(self, probability: float, chance: random.Random) -> Iterator[None]:
-        """Cut this share of the server's replies inside: pass half of each on, then close."""
-        self._cut_probability, self._chance = probability, chance
+    def cutting(self, probability: float, rng: random.Random) -> Iterator[None]:
+        """Cut this share of the server's replies inside: forward half of each, then close."""
+        self._cut_probability, self._rng = probability, rng
         try:
             yield
         finally:
             self._cut_probability = 0.0
 
     def cuts(self, reply: bytes) -> bool:
-        """Whether to cut this reply; counts those that are."""
-        is_cut = len(reply) > 1 and self._chance.random() < self._cut_probability
-        self.cut += is_cut
-        return is_cut
+        """Return whether to cut this reply, and count it."""
+        if len(reply) > 1 and self._rng.random() < self._cut_probability:
+            self.cut += 1
+            return True
+        return False
 
     # Connections
 
@@ -144,7 +145,7 @@ class _Connection:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def run(self) -> None:
-        """Pass bytes both ways; returns when both sides are closed."""
+        """Forward bytes both ways until both sides are closed."""
         pool = GreenPool()
         for source, sink in ((self._client, self.server), (self.server, self._client)):
             chunks = LightQueue()
@@ -158,8 +159,8 @@ class _Connection:
         _shut_down(self._client)
         _shut_down(self.server)
 
-    def is_forgotten(self) -> bool:
-        """Whether it is forgotten; one that has idled for too long is, from now on."""
+    def check_forgotten(self) -> bool:
+        """Forget the connection if it has idled for too long. Return whether it is forgotten."""
         idle_s = time.monotonic() - self._used
         if not self.forgotten and idle_s > self._proxy.forget_after_s:
             self.forgotten = True
@@ -167,9 +168,9 @@ class _Connection:
         return self.forgotten
 
     def _receive(self, source: socket.socket, chunks: Any) -> None:
-        """Queue each chunk with the time at which it is due; an empty one is the end."""
+        """Queue each chunk with its due time. An empty chunk is the end."""
         while data := _received(source):
-            if not self.is_forgotten():
+            if not self.check_forgotten():
                 self._used = time.monotonic()
                 chunks.put((self._used + self._proxy.delay_s, data))
         chunks.put((time.monotonic() + self._proxy.delay_s, b""))
@@ -187,7 +188,7 @@ class _Connection:
             self.hang_up()
 
     def _next(self, chunks: Any) -> bytes:
-        """The next chunk, when it may be sent."""
+        """Wait until the next chunk is due and return it."""
         due, data = chunks.get()
         eventlet.sleep(max(0.0, due - time.monotonic()))
         self._proxy.passing.wait()
@@ -195,7 +196,7 @@ class _Connection:
 
 
 def _received(source: socket.socket) -> bytes:
-    """The next bytes; none when the other side has closed, in whatever way."""
+    """Return the next bytes, or b"" if the other side has closed or reset the connection."""
     try:
         return source.recv(CHUNK)
     except OSError:
@@ -203,5 +204,5 @@ def _received(source: socket.socket) -> bytes:
 
 
 def _shut_down(end: socket.socket) -> None:
-    with suppress(OSError):  # closed before
+    with suppress(OSError):  # it is already closed
         end.shutdown(socket.SHUT_RDWR)

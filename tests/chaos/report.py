@@ -1,4 +1,4 @@
-"""What is shown while it goes on, and what remains: a line, a table, a file."""
+"""Show the progress, print the table of results, and write the file of results."""
 
 import json
 import subprocess
@@ -11,9 +11,7 @@ from typing import Any
 from dev.broker import CHECKOUT
 from tests.chaos.run import Result
 
-RESULTS = (
-    Path(__file__).parent / "results"
-)  # not tracked: a run must not dirty the checkout
+RESULTS = Path(__file__).parent / "results"  # ignored by git
 WIDTH = 110
 HEAD = (
     "",
@@ -21,14 +19,14 @@ HEAD = (
     "faults",
     "converged s",
     "retries",
-    "longest answer s",
+    "longest response s",
     "took s",
     "broken",
 )
 
 
 def progress(text: str) -> None:
-    """One line, rewritten on a terminal."""
+    """Print a line. On a terminal, replace the previous one."""
     if sys.stdout.isatty():
         print(f"\r\x1b[2K{text[:WIDTH]}", end="", flush=True)
     else:
@@ -36,9 +34,9 @@ def progress(text: str) -> None:
 
 
 def commit() -> str:
-    """The commit that is tested; empty where the files are not those of any."""
-    head, changes = (_git("rev-parse", "HEAD"), _git("status", "--porcelain"))
-    return head if head and not changes else ""
+    """Return the commit that is tested, or "" if files have changed."""
+    has_changes = bool(_git("status", "--porcelain"))
+    return "" if has_changes else _git("rev-parse", "HEAD")
 
 
 def _git(*arguments: str) -> str:
@@ -49,7 +47,7 @@ def _git(*arguments: str) -> str:
 
 
 def earlier(of_commit: str, large: bool) -> dict[str, Any]:
-    """The last report of this size, if it is of this very commit; resumed is only what is certain."""
+    """Return the last report of this size if it is of this commit, or else {}."""
     if not of_commit or not _file(large).exists():
         return {}
     report: dict[str, Any] = json.loads(_file(large).read_text())
@@ -57,30 +55,29 @@ def earlier(of_commit: str, large: bool) -> dict[str, Any]:
 
 
 def _file(large: bool) -> Path:
-    """Each size has its own: a small run leaves a large one to be resumed."""
+    """Return the file of a size. A small run does not overwrite the results of a large one."""
     return RESULTS / ("large.json" if large else "small.json")
 
 
 def passed(report: Mapping[str, Any], seed: int) -> list[Result]:
-    """What has passed with this seed."""
-    results = [
-        Result(**result) for result in report.get("parts", ()) if report["seed"] == seed
-    ]
+    """Return the results of a report that have passed with this seed."""
+    if report.get("seed") != seed:
+        return []
+    results = [Result(**result) for result in report["parts"]]
     return [result for result in results if not result.broken]
 
 
 def write(results: Sequence[Result], of_commit: str, seed: int, *, large: bool) -> None:
-    """Written after each part: an interrupted run is resumed behind the last one."""
+    """Write the file of results after each part, so that an interrupted run can continue."""
     RESULTS.mkdir(exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     head = {"date": now, "commit": of_commit, "seed": seed, "large": large}
-    _file(large).write_text(
-        json.dumps({**head, "parts": [r.as_json() for r in results]}, indent=1) + "\n"
-    )
+    report = {**head, "parts": [result.as_json() for result in results]}
+    _file(large).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def show(results: Sequence[Result], seed: int) -> None:
-    """The table, and what is broken."""
+    """Print the table and all that is broken."""
     print()
     _print_table([HEAD, *map(_row, results)])
     for result in results:
@@ -96,7 +93,7 @@ def _row(result: Result) -> tuple[str, ...]:
         result.faults,
         result.converged_s,
         result.retries,
-        result.longest_answer_s,
+        result.longest_response_s,
     )
     return (
         result.part,

@@ -1,4 +1,4 @@
-"""The part in which events wait for a retry while the broker is killed again and again."""
+"""The part in which the broker is killed repeatedly while events wait for a retry."""
 
 import time
 from collections.abc import Collection
@@ -9,31 +9,38 @@ from tests.chaos.run import Part, Run
 
 ORDERS_AT_ONCE = 25
 PAUSE_S = 0.1  # between two waves of orders
-RETRIES_DUE_S = (
-    1.0 + 5 + 15
-)  # the third retry of all events, which fail together for the first time
-DOWN_BEFORE_S = 1.5  # so long before, the broker is killed: it takes longer to start
-EARLIEST_S, LATEST_S = 0.3, 3.0  # a kill comes so long after the broker answers
+# The third retry of all events, which fail together for the first time.
+RETRIES_DUE_S = 1.0 + 5 + 15
+# The broker is killed this time before retries are due. It takes longer to start.
+DOWN_BEFORE_S = 1.5
+# A kill comes between these times after the broker responds.
+MIN_KILL_DELAY_S, MAX_KILL_DELAY_S = 0.3, 3.0
 POLL_S = 0.005
-DELIVERED = (
-    0.8  # so few of the messages that were ready are left when some have been delivered
-)
+# Events have been delivered if less than this share of the ready messages is left.
+DELIVERED = 0.8
 RANDOM = "at random"
 DELIVERY = "as events are delivered"
 RETURN = "as failed events return"
-QUEUES = "evt-orders-"  # of the events that become letters
+QUEUES = "evt-orders-"  # of the events that cause letters
+
+# The number of orders with a letter.
+LETTERS = """
+    SELECT count(*)
+    FROM letters
+    WHERE order_id IS NOT NULL
+"""
 
 
 def retries(run: Run) -> None:
-    """Kills the broker while the database of notifications is unavailable and its events wait.
+    """Kill the broker while the database of notifications is unavailable and its events wait.
 
     The last quarter of the kills comes when the database is available again, under load.
     """
     orders, kills = run.pick((600, 4), (2000, 20))
     kills_under_load = kills // 4
-    run.clients.join(8)
+    run.clients.add_users(8)
     with run.arena.locked_out("notifications"):
-        with run.arena.frozen(run.arena.copies("notifications")):
+        with run.arena.suspended(run.arena.copies("notifications")):
             _place(run, orders)
         due = time.monotonic() + RETRIES_DUE_S
         queues = _await_waiting_events(run)
@@ -41,40 +48,38 @@ def retries(run: Run) -> None:
         _kill(run, "before retries are due")
         for number in range(kills - kills_under_load - 1):
             _kill_at(run, queues, RANDOM if number % 2 else RETURN)
-    with run.clients.arrivals(per_s=5):
+    with run.clients.background_load(per_s=5):
         for number in range(kills_under_load):
             _kill_at(run, queues, RANDOM if number % 2 else DELIVERY)
 
 
 def _place(run: Run, orders: int) -> None:
-    """Returns when the orders have ended."""
+    """Place orders and wait until they are settled."""
     for _ in range(orders // ORDERS_AT_ONCE):
         run.clients.wave(ORDERS_AT_ONCE)
         eventlet.sleep(PAUSE_S)
     run.clients.finish()
-    run.arena.await_(lambda: not run.arena.pending_orders(), "each order has ended")
+    run.arena.wait_until(lambda: not run.arena.pending_orders(), "no order is pending")
 
 
 def _await_waiting_events(run: Run) -> Collection[str]:
-    """Returns the queues of the events as soon as they hold one event for each order."""
-    [[orders]] = run.arena.ask("orders", "SELECT count(*) FROM orders")
-    [[letters]] = run.arena.ask(
-        "notifications", "SELECT count(*) FROM letters WHERE order_id IS NOT NULL"
-    )
+    """Wait until each order has an event in a queue. Return the queues."""
+    [[orders]] = run.arena.query("orders", "SELECT count(*) FROM orders")
+    [[letters]] = run.arena.query("notifications", LETTERS)
     waiting = orders - letters
 
     def queues() -> Collection[str]:
         messages = run.arena.messages(QUEUES)
         return messages.keys() if sum(messages.values()) >= waiting else ()
 
-    run.arena.await_(queues, f"{waiting} events wait")
+    run.arena.wait_until(queues, f"{waiting} events wait")
     run.result.notes["events that wait"] = waiting
     return queues()
 
 
 def _kill_at(run: Run, queues: Collection[str], moment: str) -> None:
     if moment == RANDOM:
-        eventlet.sleep(run.chance.uniform(EARLIEST_S, LATEST_S))
+        eventlet.sleep(run.rng.uniform(MIN_KILL_DELAY_S, MAX_KILL_DELAY_S))
     else:
         _await(run, queues, moment)
     _kill(run, moment)
@@ -86,16 +91,16 @@ def _kill(run: Run, moment: str) -> None:
 
 
 def _await(run: Run, queues: Collection[str], moment: str) -> None:
-    """Returns when events have been delivered and, for RETURN, the first one is ready again.
+    """Wait until events have been delivered and, for RETURN, the first one is ready again.
 
-    RETURN is the worst moment: events that were moved without a confirm may be in the memory of the
-    broker only. The frequent polls are part of the fault: a classic queue that is never idle for
-    0.2 s writes only what a confirm waits for. Returns after LATEST_S in any case.
+    RETURN is the worst moment: events that were moved without a confirm may be only in the memory
+    of the broker. The frequent polls are part of the fault: a classic queue that is never idle
+    for 0.2 s writes only messages that need a confirm. Return after MAX_KILL_DELAY_S in any case.
     """
-    until = time.monotonic() + LATEST_S
+    deadline = time.monotonic() + MAX_KILL_DELAY_S
     with run.arena.ready_messages(queues) as count:
         lowest = highest = count()
-        while time.monotonic() < until:
+        while time.monotonic() < deadline:
             ready = count()
             if lowest < DELIVERED * highest and (ready > lowest or moment == DELIVERY):
                 return
@@ -106,8 +111,8 @@ def _await(run: Run, queues: Collection[str], moment: str) -> None:
 
 PARTS = (
     Part(
-        "retries",
-        "events that wait for a retry survive a broker that is killed again and again",
-        retries,
+        name="retries",
+        promise="events that wait for a retry survive repeated kills of the broker",
+        play=retries,
     ),
 )

@@ -1,8 +1,11 @@
-"""One part, as deterministic simulators do it: clients run while faults happen, everything heals, and
-the suite must converge in bounded time. Then all records are compared."""
+"""Play one part: clients run while faults happen, then the faults end.
+
+The suite must converge in bounded time. Then all records are compared.
+"""
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,36 +15,38 @@ from dev.failure import Failure
 from tests.chaos.arena import Arena
 from tests.chaos.clients import Clients
 
-ORDERS_END_S = 60.0  # after the last fault's end
-LETTERS_COME_S = 90.0
-SHORT_HEARTBEAT_S = (
-    3  # of services behind proxies in the small size: they wait for two of them
-)
+ORDERS_SETTLE_S = 60.0  # after the end of the last fault
+LETTERS_ARRIVE_S = 90.0
+# In the small size, for services behind proxies. They wait for two heartbeats.
+SHORT_HEARTBEAT_S = 3
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
-    """A promise, and what proves it. `proxied`: services reach their servers through proxies."""
+    """A promise and the function that proves it.
+
+    With `proxied`, services reach their servers through proxies.
+    """
 
     name: str
     promise: str
     play: Callable[["Run"], None]
-    converge_s: float = LETTERS_COME_S
+    converge_s: float = LETTERS_ARRIVE_S
     proxied: bool = False
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Result:
-    """What a part came to; it has passed where nothing is `broken`."""
+    """The result of a part. It has passed if nothing is `broken`."""
 
     part: str
     seed: int
     orders: int = 0
     faults: int = 0
     retries: int = 0
-    longest_answer_s: float = 0.0
+    longest_response_s: float = 0.0
     converged_s: float = 0.0
     took_s: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
@@ -53,11 +58,11 @@ class Result:
 
 
 class Run:
-    """What a part works with: an arena, clients, and chance.
+    """The arena, the clients and the random numbers of a part.
 
-    A seed repeats which faults come, where, and in which order. It does not repeat what they meet: the
-    clients have a chance of their own, and which of them draws next, or what passes on the bus and is
-    copied, depends on who is answered when.
+    A seed determines the faults, their places and their order. It does not determine the actions
+    of the clients: they have random numbers of their own, and their order depends on the timing
+    of responses.
     """
 
     def __init__(
@@ -66,83 +71,71 @@ class Run:
         self.part = part
         self.arena = arena
         self.large = large
-        self.chance = random.Random(f"{seed}-{part.name}")
-        clients_chance = random.Random(f"{seed}-{part.name}-clients")
-        self.clients = Clients(
-            arena.url, f"{part.name}-{seed}-{time.time_ns()}", clients_chance
-        )
-        self.result = Result(part.name, seed)
+        self.rng = random.Random(f"{seed}-{part.name}")
+        clients_rng = random.Random(f"{seed}-{part.name}-clients")
+        clients_name = f"{part.name}-{seed}-{time.time_ns()}"
+        self.clients = Clients(arena.url, clients_name, clients_rng)
+        self.result = Result(part=part.name, seed=seed)
         self._say = say
 
     def pick(self, small: Any, large: Any) -> Any:
-        """The one of both that fits this run's size."""
+        """Return the value for this run's size."""
         return large if self.large else small
 
     def say(self, text: str) -> None:
         self._say(f"{self.part.name}: {text}")
 
-    def expect(self, is_so: object, otherwise: str) -> None:
-        """Record `otherwise` as broken unless `is_so`."""
-        if not is_so:
-            self.result.broken.append(otherwise)
+    def expect(self, condition: object, problem: str) -> None:
+        """Record the problem as broken unless the condition is true."""
+        if not condition:
+            self.result.broken.append(problem)
 
     def expect_only(self, statuses: Collection[int]) -> None:
-        """That no request of the clients was answered otherwise; 0 is a connection that failed."""
-        others = {
-            key: n for key, n in self.clients.answers.items() if key[1] not in statuses
-        }
-        told = [
-            f"{n} x {status or 'cut off'} to {route}"
-            for (route, status), n in others.items()
+        """Expect no other statuses of responses. 0 is a failed connection."""
+        unexpected = [
+            f"{n} x {status or 'no response'} to {route}"
+            for (route, status), n in self.clients.responses.items()
+            if status not in statuses
         ]
         failures = f" ({dict(self.clients.failures)})" if self.clients.failures else ""
-        self.expect(
-            not others, f"answers that should not be: {', '.join(told)}{failures}"
-        )
+        problem = f"unexpected responses: {', '.join(unexpected)}{failures}"
+        self.expect(not unexpected, problem)
 
-    def expect_answers_in(self, seconds: float) -> None:
-        """Expect that no client has waited longer for an answer."""
+    def expect_responses_in(self, seconds: float) -> None:
+        """Expect that no client has waited longer for a response."""
         longest = self.clients.longest_s
-        self.expect(
-            longest <= seconds,
-            f"an answer took {longest:.1f} s, more than {seconds:g} s",
-        )
+        problem = f"a response took {longest:.1f} s, more than {seconds:g} s"
+        self.expect(longest <= seconds, problem)
 
     @contextmanager
     def without_restart(self) -> Iterator[None]:
-        """No service may be started again inside."""
-        starts = {
-            name: self.arena.supervisor.starts(name) for name in self.arena.services
-        }
+        """Expect that no service restarts inside."""
+        starts_of = self.arena.supervisor.starts
+        before = {name: starts_of(name) for name in self.arena.services}
         yield
-        again = [
-            name
-            for name in starts
-            if self.arena.supervisor.starts(name) != starts[name]
-        ]
-        self.expect(not again, f"services were restarted: {', '.join(again)}")
+        restarted = [name for name in before if starts_of(name) != before[name]]
+        self.expect(not restarted, f"services were restarted: {', '.join(restarted)}")
 
     def fault(self, text: str) -> None:
-        """Count a fault, and tell of it."""
+        """Count and report a fault."""
         self.result.faults += 1
         self.say(f"fault {self.result.faults}, {text}")
 
     @contextmanager
-    def timed(self, most_s: float, what: str) -> Iterator[None]:
-        """What happens inside must not take longer."""
+    def timed(self, max_s: float, what: str) -> Iterator[None]:
+        """Expect that the code inside takes at most `max_s`."""
         started = time.monotonic()
         yield
         took_s = time.monotonic() - started
-        self.expect(
-            took_s <= most_s, f"{what} took {took_s:.1f} s, more than {most_s:g} s"
-        )
+        problem = f"{what} took {took_s:.1f} s, more than {max_s:g} s"
+        self.expect(took_s <= max_s, problem)
 
 
 def play(
     part: Part, arena: Arena, seed: int, *, large: bool = False, say: Say = print
 ) -> Result:
-    """Play a part and return what it came to. The arena is spoilt unless the part has passed."""
-    arena.spoilt = True  # until all is known to be well
+    """Play a part and return its result. Unless it has passed, the arena must be replaced."""
+    arena.must_be_replaced = True  # until the part has passed
     run = Run(part, arena, seed, large=large, say=say)
     started = time.monotonic()
     try:
@@ -161,24 +154,23 @@ def play(
         run.clients.stop()
     _sum_up(run)
     run.result.took_s = round(time.monotonic() - started, 1)
-    arena.spoilt = bool(run.result.broken)
+    arena.must_be_replaced = bool(run.result.broken)
     return run.result
 
 
 def converge(run: Run) -> None:
-    """The faults are over: everything must come right by itself, in time."""
+    """Wait until the suite has converged after the faults. Raises Failure if it takes too long."""
     run.arena.await_ready()
-    healed = time.monotonic()
+    recovered = time.monotonic()
     run.say("converging")
     run.clients.finish()
-    _within(ORDERS_END_S, healed, "each order has ended", lambda: _pending(run.arena))
-    _within(
-        run.part.converge_s,
-        healed,
-        "the books balance and all is quiet",
-        run.arena.audit,
-    )
-    run.result.converged_s = round(time.monotonic() - healed, 1)
+
+    def pending() -> list[str]:
+        return _pending(run.arena)
+
+    _await_none(pending, "no order is pending", recovered, ORDERS_SETTLE_S)
+    _await_none(run.arena.audit, "all records agree", recovered, run.part.converge_s)
+    run.result.converged_s = round(time.monotonic() - recovered, 1)
 
 
 def _pending(arena: Arena) -> list[str]:
@@ -186,16 +178,14 @@ def _pending(arena: Arena) -> list[str]:
     return [f"{number} orders are pending"] if number else []
 
 
-def _within(
-    seconds: float, since: float, what: str, differences: Callable[[], Sequence[str]]
+def _await_none(
+    differences: Callable[[], Sequence[str]], goal: str, since: float, timeout_s: float
 ) -> None:
-    """Returns as soon as there are no differences; raises Failure with them when the time is over."""
+    """Wait until there are no differences. Raises Failure with them after the timeout."""
     while found := differences():
-        if time.monotonic() - since > seconds:
-            raise Failure(
-                f"not so {seconds:g} s after the last fault: {what}\n"
-                + "\n".join(found)
-            )
+        if time.monotonic() - since > timeout_s:
+            head = f"{timeout_s:g} s after the last fault it is not true that {goal}"
+            raise Failure("\n".join([head, *found]))
         time.sleep(0.5)
 
 
@@ -203,9 +193,10 @@ def _sum_up(run: Run) -> None:
     clients, result = run.clients, run.result
     result.orders = clients.orders
     result.retries = clients.retries
-    result.longest_answer_s = round(clients.longest_s, 1)
-    for (_, status), number in sorted(
-        clients.answers.items(), key=lambda item: item[0][1]
-    ):
-        name = str(status or "cut off")
-        result.statuses[name] = result.statuses.get(name, 0) + number
+    result.longest_response_s = round(clients.longest_s, 1)
+    statuses: Counter[int] = Counter()
+    for (_, status), number in clients.responses.items():
+        statuses[status] += number
+    result.statuses = {
+        str(status or "no response"): statuses[status] for status in sorted(statuses)
+    }

@@ -1,4 +1,4 @@
-"""Parts in which what the services stand on goes away: the broker, the database, billing."""
+"""Parts in which a dependency is unavailable: the broker, the database, billing."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,28 +12,28 @@ from tests.chaos.run import Part, Run
 
 Fault = Callable[[], None]
 ALARM_S = 30.0
-ANSWERED_S = 10.0
+MAX_RESPONSE_S = 10.0
 ALARM_STATUSES = {200, 201, 202, 409, 503}
-CONVERGED_S = 60.0  # after an alarm, and after billing's return
+CONVERGED_S = 60.0  # after an alarm, and after the restart of billing
 RECOVERED_S = 15.0
-# Longer faults: a statement that began in one ends after 7 s, then its handler pauses for 15 s.
+# After a longer fault. A statement of the fault ends after 7 s, then its handler pauses for 15 s.
 RESUMED_S = 25.0
-PATIENCE_S = 60.0  # then the part ends
+RECOVERY_TIMEOUT_S = 60.0  # after it the part fails
 NOT_RECOVERED = Failure(
-    f"no new order is paid, or a service is not ready, after {PATIENCE_S:g} s"
+    f"no new order is paid, or a service is not ready, after {RECOVERY_TIMEOUT_S:g} s"
 )
 UNAFFECTED = ("/users/me", "/orders", "/notifications")
 
 
 def broker(run: Run) -> None:
-    """The broker is restarted, dies, or closes all connections, under load."""
+    """Restart the broker, kill it, or close all its connections, under load."""
     arena = run.arena
     faults = (arena.restart_broker, arena.crash_broker, arena.close_connections)
     _under_load(run, faults, arena.await_ready)
 
 
 def database(run: Run) -> None:
-    """The database is restarted, dies, or ends all sessions, under load; all work again soon."""
+    """Restart the database, kill it, or end all its sessions, under load."""
     arena = run.arena
     faults = (arena.restart_database, arena.crash_database, arena.kill_sessions)
     _under_load(run, faults, lambda: expect_recovery(run))
@@ -43,82 +43,93 @@ def _under_load(
     run: Run, faults: tuple[Fault, ...], recovered: Callable[[], object]
 ) -> None:
     times = run.pick(1, 10)
-    run.clients.join(8)
-    with run.clients.arrivals():
-        for fault in shuffled(faults * times, run.chance):
-            eventlet.sleep(run.chance.uniform(0.5, 1.5))
+    run.clients.add_users(8)
+    with run.clients.background_load():
+        for fault in shuffled(faults * times, run.rng):
+            eventlet.sleep(run.rng.uniform(0.5, 1.5))
             run.fault(fault.__name__.replace("_", " "))
             fault()
             recovered()
 
 
 def expect_recovery(run: Run, within_s: float = RECOVERED_S) -> None:
-    """A new order is paid, and all services are ready, in time and without a hand."""
-    with run.timed(within_s, "to recover"), eventlet.Timeout(PATIENCE_S, NOT_RECOVERED):
-        [user] = run.clients.join(1)
-        run.clients.ended_order(user, 1)
+    """Expect that a new order is paid and all services are ready in time."""
+    with (
+        run.timed(within_s, "to recover"),
+        eventlet.Timeout(RECOVERY_TIMEOUT_S, NOT_RECOVERED),
+    ):
+        [user] = run.clients.add_users(1)
+        run.clients.place_settled_order(user, 1)
         run.arena.await_ready()
 
 
 def blocked(run: Run) -> None:
-    """The broker takes no messages for a while: the shop says so in time, and comes back."""
-    run.clients.join(8)
-    with run.clients.arrivals(per_s=4):
+    """Let the broker block publishers for a while. The shop reports it and recovers."""
+    run.clients.add_users(8)
+    with run.clients.background_load(per_s=4):
         eventlet.sleep(1)
         with run.arena.memory_alarm():
-            run.fault("the broker is short of memory")
+            run.fault("the broker has a memory alarm")
             eventlet.sleep(ALARM_S)
     run.clients.finish()
-    run.expect_answers_in(ANSWERED_S)
+    run.expect_responses_in(MAX_RESPONSE_S)
     run.expect_only(ALARM_STATUSES)
 
 
 def billing_down(run: Run) -> None:
-    """Billing is away: orders wait for it, all else goes on."""
+    """Stop billing. Orders stay pending, and all other requests succeed."""
     seconds, orders = run.pick((15.0, 20), (600.0, 200))
-    users = run.clients.join(8, 1_000_00)
-    before = Counter(run.clients.answers)
+    users = run.clients.add_users(8, 1_000_00)
+    before = Counter(run.clients.responses)
     with run.arena.down(run.arena.copies("billing")):
         run.fault("billing is down")
         for _ in range(orders):
-            run.clients.spawn(run.clients.order, run.chance.choice(users))
-            _expect_unaffected(run, run.chance.choice(users))
+            run.clients.spawn(run.clients.order, run.rng.choice(users))
+            _expect_unaffected(run, run.rng.choice(users))
             eventlet.sleep(seconds / orders)
         run.clients.finish()
-        answers = run.clients.answers - before
-    told = {
-        status: n for (route, status), n in answers.items() if route == "POST /orders"
+        responses = run.clients.responses - before
+    statuses = {
+        status: n for (route, status), n in responses.items() if route == "POST /orders"
     }
-    run.expect(
-        told == {202: orders}, f"{orders} orders without billing are answered {told}"
-    )
-    run.arena.await_(
+    problem = f"{orders} orders without billing have the responses {statuses}"
+    run.expect(statuses == {202: orders}, problem)
+    run.arena.wait_until(
         lambda: not run.arena.pending_orders(), "the orders are settled", CONVERGED_S
     )
 
 
 def _expect_unaffected(run: Run, user: User) -> None:
-    """What needs no billing is answered at once, the first time."""
+    """Expect that requests without billing succeed at the first attempt."""
     letter = {"subject": "a", "body": "b"}
     wanted = [(run.clients.attempt("GET", path, user), 200) for path in UNAFFECTED]
-    wanted.append(
-        (run.clients.attempt("POST", "/notifications", user, json=letter), 201)
-    )
-    for reply, status in wanted:
-        run.expect(
-            reply.status == status, f"without billing something else fails: {reply}"
-        )
+    sent = run.clients.attempt("POST", "/notifications", user, json=letter)
+    wanted.append((sent, 201))
+    for response, status in wanted:
+        problem = f"a request that does not need billing failed: {response}"
+        run.expect(response.status == status, problem)
 
 
 PARTS = (
-    Part("broker", "a broker that restarts, dies or hangs up loses nothing", broker),
     Part(
-        "blocked", "a blocked broker is told in time", blocked, converge_s=CONVERGED_S
+        name="broker",
+        promise="a broker that restarts, crashes or closes connections loses nothing",
+        play=broker,
     ),
     Part(
-        "database", "a database that restarts, dies or hangs up loses nothing", database
+        name="blocked",
+        promise="a blocked broker is reported in time",
+        play=blocked,
+        converge_s=CONVERGED_S,
     ),
     Part(
-        "billing_down", "one dead service does not take the rest with it", billing_down
+        name="database",
+        promise="a database that restarts, crashes or closes connections loses nothing",
+        play=database,
+    ),
+    Part(
+        name="billing_down",
+        promise="one unavailable service does not stop the others",
+        play=billing_down,
     ),
 )

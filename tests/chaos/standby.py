@@ -1,8 +1,8 @@
-"""A second PostgreSQL server: a standby of an arena's, which can take over. Its disk is small.
+"""A second PostgreSQL server: a standby of the arena's server, on a small disk.
 
-The disk is a tmpfs in a mount namespace of this server alone. It needs root, or a kernel that lets
-ordinary users make namespaces. It disappears when the last process in the namespace ends. The
-write-ahead log is on the arena's disk: PostgreSQL ends itself when it cannot write that log.
+The disk is a tmpfs in a mount namespace of this server. It needs root, or a kernel that lets
+ordinary users create namespaces. It disappears when the last process in the namespace ends. The
+write-ahead log is on the arena's disk, because PostgreSQL ends if it cannot write that log.
 """
 
 import os
@@ -24,12 +24,12 @@ from dev.servers import PATH, tail
 from dev.supervisor import MARK, wait_for
 from tests.chaos.arena import STANDBY, Arena
 
-ENOUGH = "4g"  # a limit: memory is taken for files only
+ENOUGH = "4g"  # only a limit: files use memory, free space does not
 START_S = STOP_S = 30.0  # generous
 DISK_FULL = re.compile(r"(\w+)@\w+ ERROR: .*No space left on device")
 HOLD = 'mount -t tmpfs -o "$2" tmpfs "$1" && echo mounted && read -r _'
 RESIZE = 'mount -o "remount,size=$2" tmpfs "$1"'
-# The used space may grow meanwhile, and a smaller size is refused.
+# The used space may grow at the same time, and a smaller size is refused.
 FILL = """\
 for _ in 1 2 3 4 5 6 7 8 9; do
     used=$(df --block-size=1 --output=used "$1" | tail -n 1)
@@ -39,12 +39,12 @@ exit 1
 """
 NO_MOUNT = (
     "the standby needs a file system of its own: run this as root with the right to mount"
-    " (CAP_SYS_ADMIN; docker run --privileged), or as a user for whom `unshare -Urm true` works"
+    " (CAP_SYS_ADMIN; docker run --privileged), or as a user that can run `unshare -Urm true`"
 )
 
 
 class Standby:
-    """The server, its disk, and the process that holds the disk."""
+    """The server, its disk, and the process that keeps the disk mounted."""
 
     def __init__(self, arena: Arena) -> None:
         servers = arena.suite.servers
@@ -54,49 +54,43 @@ class Standby:
         self._disk = self._home / "disk"
         self._data = self._disk / "data"
         self._log = arena.supervisor.log(STANDBY)
-        # The supervisor's mark: all processes that have it are ended with the arena.
+        # All processes with the supervisor's mark are stopped with the arena.
         self._env = {"PATH": PATH, "LC_ALL": "C.UTF-8", MARK: str(servers.state)}
         self._holder: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
-        self.has_taken_over = False
+        self.is_primary = False
 
     @property
     def port(self) -> int:
         return self._arena.suite.ports[STANDBY]
 
     def start(self) -> None:
-        """Make the disk, copy the data, and return when the server answers reads."""
+        """Create the disk, copy the data, and wait until the server responds."""
         self._mount()
+        wal = self._home / "standby-wal"
         copy = [str(self._servers.postgresql_programs() / "pg_basebackup"), "--no-sync"]
-        copy += [
-            "--pgdata",
-            str(self._data),
-            "--waldir",
-            str(self._home / "standby-wal"),
-        ]
+        copy += ["--pgdata", str(self._data), "--waldir", str(wal)]
         copy += ["--write-recovery-conf"]
         copy += ["--checkpoint=fast", "--dbname", self._servers.superuser_dsn()]
         self._run(self._as_postgres(copy))
+        command = self._servers.postgresql_command(self._data, STANDBY)
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
-                self._as_postgres(
-                    self._servers.postgresql_command(self._data, STANDBY)
-                ),
+                self._as_postgres(command),
                 env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        if not wait_for(self._answers, START_S):
-            raise Failure(
-                f"the standby does not answer: see {self._log}\n{tail(self._log)}"
-            )
+        if not wait_for(self._responds, START_S):
+            lines = tail(self._log)
+            raise Failure(f"the standby does not respond: see {self._log}\n{lines}")
 
     def close(self) -> None:
-        """End the server and its disk. The primary waits for it no longer."""
+        """Stop the server and remove its disk. The primary no longer waits for it."""
         try:
-            if not self.has_taken_over:
+            if not self.is_primary:
                 self.synchronous(False)
         finally:
             self._stop()
@@ -105,26 +99,26 @@ class Standby:
             shutil.rmtree(self._home / "standby-wal", ignore_errors=True)
 
     def synchronous(self, wanted: bool) -> None:
-        """Whether the primary confirms a commit only when the standby has it, too."""
+        """Set whether the primary confirms a commit only after the standby has it, too."""
         name = "synchronous_standby_names"
         change = f"SET {name} = '*'" if wanted else f"RESET {name}"
-        self._arena.ask("postgres", f"ALTER SYSTEM {change}")
-        self._arena.ask("postgres", "SELECT pg_reload_conf()")
+        self._arena.query("postgres", f"ALTER SYSTEM {change}")
+        self._arena.query("postgres", "SELECT pg_reload_conf()")
         if wanted:
             state = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
-            ask = partial(self._arena.ask, "postgres", state)
-            self._arena.await_(ask, "the standby is synchronous")
+            query = partial(self._arena.query, "postgres", state)
+            self._arena.wait_until(query, "the standby is synchronous")
 
-    def take_over(self) -> None:
-        """The primary dies and cannot start again without data; the standby becomes the primary."""
+    def promote(self) -> None:
+        """Kill the primary, which cannot restart without data, and promote the standby."""
         (self._home / "data").rename(self._home / "fenced")
-        self.has_taken_over = True
+        self.is_primary = True
         self._arena.kill("postgresql")
-        self._ask("SELECT pg_promote(true, 30)")
+        self._query("SELECT pg_promote(true, 30)")
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """Leave no byte of its disk free inside."""
+        """Fill its disk completely inside."""
         self._run(self._enter(["sh", "-c", FILL, "sh", str(self._disk)]))
         try:
             yield
@@ -132,22 +126,17 @@ class Standby:
             self._run(self._enter(["sh", "-c", RESIZE, "sh", str(self._disk), ENOUGH]))
 
     def hand_back(self) -> None:
-        """Stop, and let the arena's own server go on with this server's data."""
+        """Stop the server, and start the arena's own server with its data."""
         self._stop()
         self._arena.halt("postgresql")
-        copy = [
-            "cp",
-            "--archive",
-            "--dereference",
-            str(self._data),
-            str(self._home / "data"),
-        ]
+        copy = ["cp", "--archive", "--dereference"]
+        copy += [str(self._data), str(self._home / "data")]
         self._run(self._as_postgres(copy))
         shutil.rmtree(self._home / "fenced")
         self._arena.start_database()
 
     def disk_full_errors(self) -> Counter[str]:
-        """How many statements of each role have failed for lack of space."""
+        """Return how many statements of each role have failed because the disk was full."""
         return Counter(DISK_FULL.findall(self._log.read_text(errors="replace")))
 
     def _mount(self) -> None:
@@ -157,36 +146,30 @@ class Standby:
             options += f",uid={postgres.pw_uid},gid={postgres.pw_gid}"
         self._disk.mkdir(exist_ok=True)
         own = ["--mount"] if _is_root() else ["--mount", "--user", "--map-root-user"]
-        command = [
-            "unshare",
-            *own,
-            "--",
-            "sh",
-            "-c",
-            HOLD,
-            "sh",
-            str(self._disk),
-            options,
-        ]
+        hold = ["sh", "-c", HOLD, "sh", str(self._disk), options]
         self._holder = subprocess.Popen(
-            command, env=self._env, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            ["unshare", *own, "--", *hold],
+            env=self._env,
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         if self._holder.stdout is None or not self._holder.stdout.readline():
             _, error = self._holder.communicate()
             raise Failure(f"{NO_MOUNT}: {error.decode().strip()}")
 
     def _enter(self, command: list[str]) -> list[str]:
-        """The command, run where the disk is, by root or as if by root."""
+        """Return a command that runs as root in the namespace of the disk."""
         if self._holder is None:
             raise Failure("the standby has no disk")
         users = [] if _is_root() else ["--user", "--preserve-credentials"]
-        # Its root, too: in a chroot the namespace alone would show the files outside.
+        # With its root: in a chroot the namespace alone would show the files outside.
         spaces = [*users, "--mount", "--root", f"--target={self._holder.pid}"]
         return ["nsenter", *spaces, "--", *command]
 
     def _as_postgres(self, command: list[str]) -> list[str]:
-        """The command, run there as the servers' user; it ends with this process."""
+        """Return a command that runs there as the server's user and ends with this process."""
         if _is_root():
             user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         else:
@@ -197,11 +180,11 @@ class Standby:
     def _run(self, command: list[str]) -> None:
         done = subprocess.run(command, env=self._env, capture_output=True, text=True)
         if done.returncode:
-            raise Failure(done.stderr.strip())  # the command holds a password
+            raise Failure(done.stderr.strip())  # the command contains a password
 
     def _stop(self) -> None:
         if self._server is not None:
-            self._server.send_signal(signal.SIGINT)  # fast: it waits for no client
+            self._server.send_signal(signal.SIGINT)  # a fast shutdown
             try:
                 self._server.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -210,18 +193,17 @@ class Standby:
             finally:
                 self._server = None
 
-    def _ask(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(
-            psycopg2.connect(self._servers.superuser_dsn(STANDBY))
-        ) as connection:
+    def _query(self, query: str) -> list[tuple[Any, ...]]:
+        dsn = self._servers.superuser_dsn(STANDBY)
+        with closing(psycopg2.connect(dsn)) as connection:
             connection.autocommit = True
             cursor = connection.cursor()
             cursor.execute(query)
             return list(cursor.fetchall())
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
-            return bool(self._ask("SELECT 1"))
+            return bool(self._query("SELECT 1"))
         except psycopg2.OperationalError:
             return False
 
@@ -232,7 +214,7 @@ def _is_root() -> bool:
 
 @contextmanager
 def standby(arena: Arena) -> Iterator[Standby]:
-    """A standby that follows the arena's server; nothing is left of it."""
+    """Start a standby of the arena's server. Remove it completely afterwards."""
     server = Standby(arena)
     try:
         server.start()

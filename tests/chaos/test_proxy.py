@@ -1,4 +1,4 @@
-"""The proxy does what it says, and nothing else."""
+"""The proxy has the faults that are set, and no others."""
 
 import random
 import socket
@@ -16,7 +16,7 @@ SILENT_S = 0.3
 
 @pytest.fixture
 def server() -> Iterator[int]:
-    """The port of a server that sends back what it gets."""
+    """The port of an echo server."""
     listener = eventlet.listen((HOST, 0))
     serving = eventlet.spawn(eventlet.serve, listener, _echo)
     yield listener.getsockname()[1]
@@ -47,7 +47,7 @@ def client(proxy: Proxy) -> Iterator[socket.socket]:
 def echoed(
     connection: socket.socket, data: bytes, wait_s: float = WAIT_S
 ) -> bytes | None:
-    """What comes back; None if nothing does in time."""
+    """Send data. Return the received data, or None if none arrives in time."""
     connection.settimeout(wait_s)
     connection.sendall(data)
     try:
@@ -56,7 +56,7 @@ def echoed(
         return None
 
 
-def test_bytes_pass_both_ways_and_so_does_the_end(
+def test_bytes_and_the_end_are_forwarded_both_ways(
     proxy: Proxy, client: socket.socket
 ) -> None:
     assert echoed(client, b"hello") == b"hello"
@@ -64,7 +64,7 @@ def test_bytes_pass_both_ways_and_so_does_the_end(
     assert client.recv(1024) == b""
 
 
-def test_an_idle_connection_is_forgotten_for_good_and_a_busy_one_is_not(
+def test_only_an_idle_connection_is_forgotten_permanently(
     proxy: Proxy, client: socket.socket
 ) -> None:
     with socket.create_connection((HOST, proxy.port), WAIT_S) as busy:
@@ -77,7 +77,7 @@ def test_an_idle_connection_is_forgotten_for_good_and_a_busy_one_is_not(
     assert proxy.forgotten == 1
 
 
-def test_a_forgotten_connection_ends_for_the_server_alone(proxy: Proxy) -> None:
+def test_a_forgotten_connection_ends_only_for_the_server(proxy: Proxy) -> None:
     listener = eventlet.listen((HOST, 0))
     proxy.switch(listener.getsockname()[1], hang_up=False)
     ends = []
@@ -98,7 +98,7 @@ def test_a_forgotten_connection_ends_for_the_server_alone(proxy: Proxy) -> None:
     listener.close()
 
 
-def test_held_bytes_come_when_the_hold_ends(
+def test_held_bytes_arrive_at_the_end_of_the_hold(
     proxy: Proxy, client: socket.socket
 ) -> None:
     with proxy.holding():
@@ -107,14 +107,16 @@ def test_held_bytes_come_when_the_hold_ends(
     assert client.recv(1024) == b"late"
 
 
-def test_a_delay_counts_for_both_ways(proxy: Proxy, client: socket.socket) -> None:
+def test_bytes_are_delayed_both_ways(proxy: Proxy, client: socket.socket) -> None:
     with proxy.delaying(0.05):
         started = time.monotonic()
         assert echoed(client, b"slow") == b"slow"
         assert time.monotonic() - started >= 0.1
 
 
-def test_a_cut_reply_ends_half_way(proxy: Proxy, client: socket.socket) -> None:
+def test_a_cut_reply_ends_after_half_of_its_bytes(
+    proxy: Proxy, client: socket.socket
+) -> None:
     with proxy.cutting(1.0, random.Random(1)):
         assert echoed(client, b"answer") == b"ans"
         assert client.recv(1024) == b""

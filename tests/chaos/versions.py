@@ -1,4 +1,4 @@
-"""The previous version of the suite, for copies of it that run beside copies of this version."""
+"""The previous version of the suite, for copies that run beside copies of this version."""
 
 import io
 import subprocess
@@ -11,14 +11,14 @@ from pathlib import Path
 from dev.broker import CHECKOUT
 from dev.failure import Failure
 
-# The last commit whose `make migrate` refuses events in the retry queues of earlier versions. Raise
-# it with each release, together with charts/shop/files/bus-previous.yaml.
+# The last commit whose `make migrate` refuses events in the retry queues of earlier versions.
+# Change it with each release, together with charts/shop/files/bus-previous.yaml.
 PREVIOUS = "f4038a6dfb802ec5833ee5faf6ea6f7cf0457a06"
 
 
 @contextmanager
 def checkout_of(commit: str) -> Iterator[Path]:
-    """Yields a folder with the files of a commit. Raises Failure if the history does not have it."""
+    """Yield a folder with the files of a commit. Raises Failure if the history lacks it."""
     with tempfile.TemporaryDirectory(prefix=".run-version-", dir=CHECKOUT) as folder:
         command = ["git", "archive", commit]
         archive = subprocess.run(command, cwd=CHECKOUT, capture_output=True)

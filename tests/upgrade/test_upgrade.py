@@ -40,7 +40,9 @@ def previous() -> Iterator[Path]:
 def test_an_upgrade_and_a_rollback_under_load_lose_nothing(previous: Path) -> None:
     with arena(previous, (PREVIOUS_PERMISSIONS,)) as played:
         story = partial(_story, previous=previous)
-        part = Part("upgrade", "copies of two versions lose nothing", story)
+        part = Part(
+            name="upgrade", promise="copies of two versions lose nothing", play=story
+        )
         result = play(part, played, SEED)
     assert not result.broken, f"SEED={SEED}\n" + "\n".join(result.broken)
 
@@ -59,8 +61,8 @@ def test_a_missing_history_is_reported_in_one_line() -> None:
 
 
 def _story(run: Run, previous: Path) -> None:
-    run.clients.join(8)
-    with run.clients.arrivals(per_s=10):
+    run.clients.add_users(8)
+    with run.clients.background_load(per_s=10):
         _keep_events_waiting(run, "notifications")
         run.arena.suite.checkout = CHECKOUT
         run.arena.suite.migrate()
@@ -89,7 +91,7 @@ def _keep_events_waiting(run: Run, service: str) -> None:
     with run.arena.locked_out(service):
         run.fault(f"the database of {service} is unavailable")
         _request(run)
-        run.arena.await_(
+        run.arena.wait_until(
             lambda: _waiting_events(run.arena, service), f"events wait for {service}"
         )
         eventlet.sleep(LOCKED_S)
