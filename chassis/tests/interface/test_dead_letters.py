@@ -22,7 +22,7 @@ from chassis.tests.conftest import Broker, running
 from conftest import eventually
 
 QUEUE = "evt-shop-sold--listener.handle_sold"
-OTHER = "evt-shop-returned--listener.handle_returned"
+OTHER = "evt-shop-stocked--listener.handle_stocked"
 DEAD = f"{QUEUE}.dead"
 UNDECODABLE = bytes(range(256))
 
@@ -40,8 +40,8 @@ class Listener:
         handled.extend((event, current_request_id()) for event in events)
         return [(event, faults[0]) for event in events] if faults else None
 
-    @event_handler("shop", "returned")
-    def handle_returned(self, events: Any) -> None:
+    @event_handler("shop", "stocked")
+    def handle_stocked(self, events: Any) -> None:
         handled.extend((event, current_request_id()) for event in events)
 
 
