@@ -1181,7 +1181,7 @@ MUTANTS = [
             Replace(
                 "users.domain:address_forms",
                 "address.ascii_domain",
-                'written.rpartition("@")[2].casefold()',
+                'email.rpartition("@")[2].casefold()',
             )
         ],
         tests(
