@@ -93,7 +93,6 @@ class BatchAttempt:
 
         If each event waits for a lock until its statement times out, 200 events take half an hour.
         """
-        if monotonic() - self.started_at > MAX_BATCH_S:
-            return True
         slow = [each for each in self.failed if is_contention(each.error)]
-        return len(slow) >= MAX_SAME_FAILURES and not self.has_returned
+        are_all_slow = len(slow) >= MAX_SAME_FAILURES and not self.has_returned
+        return are_all_slow or monotonic() - self.started_at > MAX_BATCH_S

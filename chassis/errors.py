@@ -7,8 +7,12 @@ sends an exception as its dotted path and arguments, so each path here is part o
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError as BrokerError
 from nameko.exceptions import deserialize_to_instance
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    TimeoutError as PoolTimeout,
+)
 
 
 @deserialize_to_instance

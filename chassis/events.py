@@ -207,11 +207,13 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         """Handle a batch, settle each of its messages, and pause if necessary."""
         with self._watch.step():
             attempt = self._attempt(batch)
-            self._count(batch, attempt)
+            done = len(attempt.done)
+            metrics.EVENTS.labels(self.queue.name, "done").inc(done)
+            metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - done)
             pause_reason = self._settle(batch, attempt)
             if not pause_reason and self._is_probing and attempt.has_returned:
                 self._resume()
-            if attempt.done:
+            if done:
                 self._pauses_in_row = 0
                 self._probe_size = 1
         if pause_reason:
@@ -252,11 +254,6 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         )
         failed, exc = finished.wait()
         return failed, exc
-
-    def _count(self, batch: Sequence[Delivery], attempt: BatchAttempt) -> None:
-        done = len(attempt.done)
-        metrics.EVENTS.labels(self.queue.name, "done").inc(done)
-        metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - done)
 
     # Settling the messages of a batch
 
@@ -373,14 +370,14 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         A broker with a memory alarm accepts no messages. The handler must go on nevertheless,
         because an empty queue needs less memory.
         """
-        if len(self.held) + len(moved) > MAX_HELD:
-            return False
-        for delivery in moved:
-            if not delivery.is_exhausted or not self.held.has_room_for(delivery, now):
-                return False
-        for delivery in moved:
-            self.held.hold(delivery, now)
-        return True
+        can_hold = len(self.held) + len(moved) <= MAX_HELD and all(
+            delivery.is_exhausted and self.held.has_room_for(delivery, now)
+            for delivery in moved
+        )
+        if can_hold:
+            for delivery in moved:
+                self.held.hold(delivery, now)
+        return can_hold
 
     def _move(self, deliveries: Sequence[Delivery]) -> None:
         """Publish copies: exhausted events to the dead-letter queue, others to their queue.
@@ -482,15 +479,12 @@ def _delivery(message: Any) -> Delivery:
     """
     return Delivery(
         message=message,
-        id=message.properties.get("message_id") or _digest(message),
+        id=message.properties.get("message_id")
+        or hashlib.sha256(message.body or b"").hexdigest(),
         attempts=_count(message, ATTEMPTS),
         failures=_count(message, FAILURES),
         received_at=monotonic(),
     )
-
-
-def _digest(message: Any) -> str:
-    return hashlib.sha256(message.body or b"").hexdigest()
 
 
 def _decode(message: Any) -> Any:

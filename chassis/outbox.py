@@ -262,10 +262,12 @@ class Outbox(Lifecycle, DependencyProvider):
         except Exception as exc:
             if not is_transient(exc):
                 raise
-            service = self.container.service_name
             log.warning(
                 "outbox_relay_paused",
-                extra={"service": service, "error": first_line(exc)},
+                extra={
+                    "service": self.container.service_name,
+                    "error": first_line(exc),
+                },
             )
             eventlet.sleep(POLL_S)
             return False
@@ -293,16 +295,18 @@ class Outbox(Lifecycle, DependencyProvider):
         self.publisher.connect()
         # After a failure, the rollback leaves all events unsent.
         with self._database.transaction() as connection:
-            parameters = {"after": self._after, "limit": MAX_BATCH}
-            taken = connection.execute(TAKE_UNSENT, parameters)
+            taken = connection.execute(
+                TAKE_UNSENT, {"after": self._after, "limit": MAX_BATCH}
+            )
             rows = sorted(taken, key=attrgetter("event_id"))
             unrouted = self._publish(rows)
             if unrouted:
                 connection.execute(MARK_UNSENT, {"ids": unrouted})
         if unrouted:
             log.warning("events_without_queue", extra={"count": len(unrouted)})
-        published = metrics.OUTBOX_PUBLISHED.labels(self.container.service_name)
-        published.inc(len(rows) - len(unrouted))
+        metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(
+            len(rows) - len(unrouted)
+        )
         if len(rows) == MAX_BATCH:
             self._after = rows[-1].event_id
             return True
@@ -342,8 +346,9 @@ class Outbox(Lifecycle, DependencyProvider):
         """Update the metrics of unsent events, and look for events below the position."""
         service = self.container.service_name
         with self._database.autocommit() as connection:
-            result = connection.execute(MEASURE_UNSENT, {"position": self._position})
-            unsent, oldest_s, below = result.one()
+            unsent, oldest_s, below = connection.execute(
+                MEASURE_UNSENT, {"position": self._position}
+            ).one()
         self._has_missed_events = below > 0
         metrics.OUTBOX_UNSENT.labels(service).set(unsent)
         metrics.OUTBOX_OLDEST.labels(service).set(oldest_s)

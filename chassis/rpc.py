@@ -29,10 +29,13 @@ from typing import Any
 import eventlet
 from nameko.exceptions import BadRequest, MalformedRequest, deserialize, serialize
 from nameko.extensions import DependencyProvider
-from nameko.rpc import RPC_REPLY_QUEUE_TEMPLATE, get_rpc_exchange
-from nameko.rpc import ReplyListener as NamekoReplyListener
-from nameko.rpc import Rpc as NamekoRpc
-from nameko.rpc import RpcConsumer as NamekoRpcConsumer
+from nameko.rpc import (
+    RPC_REPLY_QUEUE_TEMPLATE,
+    ReplyListener as NamekoReplyListener,
+    Rpc as NamekoRpc,
+    RpcConsumer as NamekoRpcConsumer,
+    get_rpc_exchange,
+)
 
 from chassis import metrics
 from chassis.broker import PUBLISHING_BLOCKED, OutgoingMessage, encode_json
@@ -167,8 +170,10 @@ class Rpc(NamekoRpc):
         super().handle_message(request, message)
 
     def unpack_message_headers(self, message: Any) -> dict[str, Any]:
-        headers = super().unpack_message_headers(message)
-        return {**headers, CALL_ID: message.properties.get("correlation_id")}
+        return {
+            **super().unpack_message_headers(message),
+            CALL_ID: message.properties.get("correlation_id"),
+        }
 
 
 rpc = Rpc.decorator
@@ -270,9 +275,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
             name: Coalescer(partial(self._call_many, name), spawn)
             for name in self.batched
         }
-        names = (*self.methods, *self.batched)
         self._methods = SimpleNamespace(
-            **{name: MethodProxy(self, name) for name in names}
+            **{name: MethodProxy(self, name) for name in (*self.methods, *self.batched)}
         )
 
     def get_dependency(self, worker_ctx: Any) -> SimpleNamespace:

@@ -33,8 +33,7 @@ from chassis.moves import open_channel
 from chassis.queue_limits import check_queue_limits
 from chassis.schemas import is_id
 from conftest import DEADLINE_S, eventually
-from dev import bus
-from dev import servers as dev_servers
+from dev import bus, servers as dev_servers
 from dev.cli import QUIET
 from dev.ports import free_ports
 from dev.servers import Servers

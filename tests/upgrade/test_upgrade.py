@@ -10,8 +10,7 @@ import eventlet
 import pytest
 import yaml
 
-from dev.broker import BUS, CHECKOUT
-from dev.broker import PREVIOUS as PREVIOUS_PERMISSIONS
+from dev.broker import BUS, CHECKOUT, PREVIOUS as PREVIOUS_PERMISSIONS
 from dev.failure import Failure
 from tests.chaos.arena import Arena, arena
 from tests.chaos.run import Part, Run, converge, play

@@ -3,8 +3,7 @@
 from collections import defaultdict
 from itertools import count, islice
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from audit.checks import compare
 

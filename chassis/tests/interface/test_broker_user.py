@@ -10,8 +10,7 @@ import pytest
 import yaml
 from nameko.exceptions import ConfigurationError
 
-from chassis import container as chassis_container
-from chassis import health, migrate
+from chassis import container as chassis_container, health, migrate
 from chassis.broker_user import check_broker_user
 from chassis.container import Container
 from chassis.tests.conftest import Keeper, running

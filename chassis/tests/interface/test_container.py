@@ -17,8 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase
 
-from chassis import db as chassis_db
-from chassis import health
+from chassis import db as chassis_db, health
 from chassis.broker import connect
 from chassis.consumer import POLL_S, QueueConsumer
 from chassis.container import Container

@@ -7,8 +7,7 @@ from typing import Any
 import eventlet
 import pytest
 from eventlet.event import Event
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from chassis.coalescer import MAX_SLOW_BATCHES, Coalescer, PendingItem
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable

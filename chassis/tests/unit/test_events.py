@@ -12,8 +12,7 @@ import psycopg2
 import pytest
 from eventlet.event import Event
 from eventlet.queue import LightQueue
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from kombu import Queue
 from sqlalchemy.exc import OperationalError
 

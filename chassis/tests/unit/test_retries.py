@@ -7,8 +7,7 @@ from typing import Any
 import psycopg2
 import pytest
 from amqp.exceptions import ConnectionForced
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable

@@ -10,8 +10,7 @@ from urllib.parse import quote, unquote
 import kombu
 import pytest
 import yaml
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, settings, strategies as st
 from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
 from psycopg2.extensions import make_dsn, parse_dsn

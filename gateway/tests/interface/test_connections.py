@@ -16,8 +16,7 @@ from eventlet.event import Event
 
 from conftest import eventually
 from gateway import routes
-from gateway.http import connection as connections
-from gateway.http import server as servers
+from gateway.http import connection as connections, server as servers
 from gateway.http.server import WebServer
 
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"

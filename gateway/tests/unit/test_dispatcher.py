@@ -3,8 +3,7 @@
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from gateway.dispatcher import check_body_headers, client_address, normalize
 from gateway.http.parser import HttpRequest

@@ -7,8 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from marshmallow import Schema, ValidationError
 
 from chassis.settings import ISO_4217_DIGITS

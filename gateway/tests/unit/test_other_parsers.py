@@ -14,8 +14,7 @@ from unittest.mock import Mock
 import h11
 import httptools
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from gateway.http.connection import ClientConnection
 from gateway.problems import Problem

@@ -6,8 +6,7 @@ from time import process_time
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from gateway.http.parser import HttpRequest, parse_header_block
 from gateway.problems import Problem

@@ -1,8 +1,7 @@
 """The locale for an Accept-Language."""
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from gateway.schemas import LOCALES, accepted_locale
 

@@ -11,8 +11,7 @@ from unittest.mock import Mock, patch
 import jwt
 import pytest
 import yaml
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from nameko.cli.main import setup_yaml_parser
 from nameko.exceptions import ConfigurationError
 

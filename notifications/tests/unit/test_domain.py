@@ -4,8 +4,7 @@ import re
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from chassis.settings import ISO_4217_DIGITS
 from notifications.domain import LOCALES, Recipient, SettledOrder, letter_text

@@ -1,8 +1,7 @@
 """Validation of messages."""
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from notifications.schemas import LetterQuery, NewMessage
 from tests.mails import read_back

@@ -5,8 +5,7 @@ from functools import partial
 
 import idna
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from users.domain import address_forms, conflicts, locale_of, normalize
 

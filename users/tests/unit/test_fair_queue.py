@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import eventlet
 import pytest
 from eventlet.event import Event
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from chassis.errors import Unavailable
 from users.fair_queue import FairQueue
