@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class Base(DeclarativeBase):
-    """All tables of this service; nameko-sqlalchemy finds the database by this name."""
+    """The base of all tables. nameko-sqlalchemy finds the URI of the database by its name."""
 
 
 # One row for each user. `balance_minor` is a cache: the sum of the user's done operations.

@@ -6,7 +6,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class Base(DeclarativeBase):
-    """All tables of this service; nameko-sqlalchemy finds the database by this name."""
+    """The base of all tables. nameko-sqlalchemy finds the URI of the database by its name."""
 
 
 # The users who receive letters, with the fields of `user_created`.

@@ -19,7 +19,7 @@ from chassis.outbox import outbox_table
 
 
 class Base(DeclarativeBase):
-    """All tables of this service; nameko-sqlalchemy finds the database by this name."""
+    """The base of all tables. nameko-sqlalchemy finds the URI of the database by its name."""
 
 
 # `key` is the client's idempotency key: a user has at most one order with it.

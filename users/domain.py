@@ -7,7 +7,8 @@ from typing import Any
 
 from email_validator import validate_email
 
-LOCALES = ("en", "ru")  # the languages of letters; the first is the fallback
+# The languages of letters. The first one is the fallback.
+LOCALES = ("en", "ru")
 
 
 def normalize(text: str) -> str:

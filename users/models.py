@@ -8,7 +8,7 @@ from chassis.outbox import outbox_table
 
 
 class Base(DeclarativeBase):
-    """All tables of this service; nameko-sqlalchemy finds the database by this name."""
+    """The base of all tables. nameko-sqlalchemy finds the URI of the database by its name."""
 
 
 # `username_key` and `email_key` are unique forms (domain.py). `username` is stored as the client
