@@ -13,7 +13,7 @@ from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 from chassis import health
 from chassis.broker import CONNECTION_ERRORS, connect, declare_queue
 
-# How often a service notices that it must stop or send a heartbeat.
+# Between two checks for a stop or a heartbeat that is due.
 POLL_S = 0.2
 RECONNECT_S = 1
 

@@ -28,7 +28,7 @@ from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 
 log = logging.getLogger(__name__)
 
-# Services allocate many short-lived objects and few cycles. The default thresholds of the
+# Services allocate many temporary objects and few cycles. The default thresholds of the
 # garbage collector (700, 10, 10) would waste CPU.
 GC_THRESHOLDS = (20_000, 20, 20)
 # Each attempt leaves lines in the broker's log.

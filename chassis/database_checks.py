@@ -39,8 +39,8 @@ REQUIRED = {
     "IntervalStyle": (("postgres",), BY_ROLE),
     "session_replication_role": (("origin", "local"), BY_ROLE),
     "current_schema": (
-        ("that of the tables",),
-        "the tables are in another one, with which the search_path of {role} must begin",
+        ("the schema of the tables",),
+        "the tables are in another schema, and the search_path of {role} must begin with it",
     ),
     "version": ((f"{MIN_POSTGRESQL} or later",), "upgrade PostgreSQL to {value}"),
 }
@@ -60,7 +60,7 @@ FIND_VALUES = text("""
                 WHERE relname = 'alembic_version' AND relkind = 'r'
             )
             THEN coalesce(quote_ident(current_schema()), 'none')
-            ELSE 'that of the tables'
+            ELSE 'the schema of the tables'
         END),
         ('version', CASE
             WHEN current_setting('server_version_num')::int < :oldest * 10000

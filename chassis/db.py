@@ -138,7 +138,7 @@ class Database(Lifecycle, NamekoDatabase):
                 found = connection.execute(
                     text("SELECT version_num FROM alembic_version")
                 ).scalar()
-                # A revision with letters is not one of ours.
+                # A revision with letters does not belong to this service.
                 if found and found.isdigit() and found >= needed:
                     self.check_content(connection)
                     return True
@@ -172,7 +172,7 @@ class Database(Lifecycle, NamekoDatabase):
         """Raise Unavailable, for /readyz, if the service cannot write into its tables.
 
         After a write that the server refused, its disk is tried. A missing grant cannot be tried:
-        only a successful write shows that it is there.
+        only a successful write shows that it exists.
         """
         with self.autocommit() as connection:
             if self._failed_write:

@@ -60,7 +60,7 @@ def connect(
                 return connection
         except (socket.gaierror, psycopg2.OperationalError) as exc:
             place = filter(None, map(target.get, PLACE_PARAMETERS))
-            # Without repetition: a host may be its own address.
+            # An address can be the host name as well.
             failures.append(f"{' '.join(dict.fromkeys(place))}: {first_line(exc)}")
     raise psycopg2.OperationalError("; ".join(failures))
 

@@ -46,7 +46,7 @@ class _Publisher(SharedExtension):
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the broker blocks publishing. It says so after the first message of its alarm."""
+        """Whether the broker blocks publishing. It reports this after the first message."""
         connection = self._connection
         return (
             connection is not None and not connection.closed and connection.is_blocked

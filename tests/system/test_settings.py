@@ -107,7 +107,7 @@ def test_every_setting_of_the_file_is_tried_here(config) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_missing_setting_is_named(config, name) -> None:
+def test_a_missing_setting_is_reported(config, name) -> None:
     assert_names(start(changed(config, name)), name)
     assert_names(start(changed(config, name, None)), name)
 

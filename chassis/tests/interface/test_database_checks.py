@@ -121,7 +121,8 @@ def test_a_service_refuses_a_schema_that_hides_its_tables(config, sql) -> None:
         sql("users", "GRANT USAGE ON SCHEMA users TO users")
         line = refusal(config)
     remedy = (
-        "the tables are in another one, with which the search_path of users must begin"
+        "the tables are in another schema, and the search_path of users must begin "
+        "with it"
     )
     assert line == f"users: current_schema is users: {remedy}"
 

@@ -1,4 +1,4 @@
-"""Frames reach the socket whole and in order, whoever else writes."""
+"""Frames reach the socket whole and in order, with several writers."""
 
 import socket
 import subprocess
@@ -15,7 +15,8 @@ from chassis.broker import connect
 from conftest import eventually, in_uri, loopback
 from dev.ports import free_ports
 
-LONG = 1_000_000  # bytes, more than a socket holds
+# More than the buffer of a socket.
+LONG_BYTES = 1_000_000
 
 
 def transport_to_a_slow_reader() -> tuple[PlainTransport, socket.socket]:
@@ -34,65 +35,55 @@ def read(sock: socket.socket, size: int) -> bytes:
     return received
 
 
-def test_a_heartbeat_does_not_come_into_the_middle_of_a_long_write() -> None:
-    """And py-amqp has one buffer for all that write."""
+def test_a_heartbeat_does_not_interrupt_a_long_write() -> None:
+    """The caller may reuse its buffer."""
     transport, theirs = transport_to_a_slow_reader()
-    buffer = bytearray(b"x" * LONG)
+    buffer = bytearray(b"x" * LONG_BYTES)
     writers = [eventlet.spawn(transport.write, memoryview(buffer))]
-    eventlet.sleep(0)  # it is stuck: nobody reads
+    eventlet.sleep(0)  # it waits for the reader
     buffer[:9] = b"heartbeat"
     writers.append(eventlet.spawn(transport.write, memoryview(buffer)[:9]))
     eventlet.sleep(0)
-    assert read(theirs, LONG + 9) == b"x" * LONG + b"heartbeat"
+    assert read(theirs, LONG_BYTES + 9) == b"x" * LONG_BYTES + b"heartbeat"
     for writer in writers:
         writer.wait()
 
 
-def test_what_is_written_together_goes_out_at_the_end_or_not_at_all() -> None:
+def test_one_write_is_sent_at_its_end_or_discarded() -> None:
     transport, theirs = transport_to_a_slow_reader()
     with suppress(ValueError), transport.in_one_write():
         transport.write(b"lost")
-        raise ValueError("a message that can't be sent")
+        raise ValueError("unsendable")
     with transport.in_one_write():
         transport.write(b"one ")
         transport.write(b"write")
-    assert theirs.recv(LONG) == b"one write"
+    assert theirs.recv(LONG_BYTES) == b"one write"
 
 
 @pytest.mark.parametrize("host", loopback())
-def test_an_encrypted_connection_wants_a_certificate_for_the_host_it_asks_for(
+def test_tls_needs_a_certificate_for_the_host(
     tmp_path: Path, monkeypatch: Any, host: str
 ) -> None:
-    """py-amqp by itself takes a certificate for any name, of any CA that it trusts."""
-    assert f"not valid for '{host}'" in ended_with(
-        tmp_path, monkeypatch, host, "DNS:example.org"
-    )
-    assert "certificate" not in ended_with(tmp_path, monkeypatch, host, f"IP:{host}")
+    """py-amqp accepts a certificate for any name, of any trusted CA."""
+    error = connection_error(tmp_path, monkeypatch, host, "DNS:example.org")
+    assert f"not valid for '{host}'" in error
+    error = connection_error(tmp_path, monkeypatch, host, f"IP:{host}")
+    assert "certificate" not in error
 
 
-def ended_with(folder: Path, monkeypatch: Any, host: str, name: str) -> str:
-    """What a connection to `amqps://host` ends with, where something that speaks TLS, but not AMQP,
-    has a certificate for `name` by a CA that is trusted."""
-    key, certificate, port = (
-        str(folder / "key"),
-        str(folder / "crt"),
-        str(free_ports()["rabbitmq"]),
-    )
+def connection_error(folder: Path, monkeypatch: Any, host: str, name: str) -> str:
+    """Return the error of a connection to a server that speaks TLS, but not AMQP.
+
+    Its certificate is for `name`, by a trusted CA.
+    """
+    key, certificate = str(folder / "key"), str(folder / "crt")
+    port = str(free_ports()["rabbitmq"])
     made = ["-x509", "-nodes", "-subj", "/CN=test", "-newkey", "ed25519"]
     named = ["-addext", f"subjectAltName={name}", "-keyout", key, "-out", certificate]
     subprocess.run(["openssl", "req", *made, *named], check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", certificate)
-    serve = [
-        "openssl",
-        "s_server",
-        "-quiet",
-        "-accept",
-        port,
-        "-key",
-        key,
-        "-cert",
-        certificate,
-    ]
+    serve = ["openssl", "s_server", "-quiet", "-accept", port]
+    serve += ["-key", key, "-cert", certificate]
     with subprocess.Popen(
         serve, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as server:
@@ -104,7 +95,7 @@ def ended_with(folder: Path, monkeypatch: Any, host: str, name: str) -> str:
 
 
 def unless_refused(uri: str) -> str:
-    """What a connection ends with, once somebody listens there."""
-    with pytest.raises(OSError) as ended:  # noqa: PT011 - the caller looks at what it says
+    """Return the error of a connection, or "" before the server listens."""
+    with pytest.raises(OSError) as ended:  # noqa: PT011 - the caller checks the text
         connect({"AMQP_URI": uri, "HEARTBEAT": 10}).connect()
     return "" if isinstance(ended.value, ConnectionRefusedError) else str(ended.value)

@@ -1,4 +1,4 @@
-"""Time that travels with a call."""
+"""The deadline that travels with a call."""
 
 import eventlet
 import pytest
@@ -13,7 +13,7 @@ from chassis.deadlines import (
 
 
 def in_a_worker(data: dict[str, object], limit_s: float) -> float:
-    """What a call may take in a worker of its own that was asked with `data`."""
+    """Return the time for a call, in a worker of its own with `data` from the caller."""
 
     def work() -> float:
         bind_deadline(data)
@@ -23,27 +23,27 @@ def in_a_worker(data: dict[str, object], limit_s: float) -> float:
     return seconds
 
 
-def test_without_a_deadline_a_call_takes_what_its_setting_says() -> None:
+def test_without_a_deadline_the_setting_limits_a_call() -> None:
     assert in_a_worker({}, 3) == 3
 
 
-def test_a_patient_caller_leaves_the_setting_as_it_is() -> None:
+def test_a_later_deadline_does_not_extend_a_call() -> None:
     assert in_a_worker({TIMEOUT: 60}, 3) == 3
 
 
-def test_a_call_leaves_time_for_the_answer() -> None:
+def test_a_call_leaves_time_for_the_reply() -> None:
     assert in_a_worker({TIMEOUT: 2}, 3) <= 2 - RESERVE_S
 
 
-def test_a_hurried_caller_still_gets_a_try() -> None:
+def test_a_short_deadline_allows_a_minimal_call() -> None:
     assert in_a_worker({TIMEOUT: 0.001}, 3) == MIN_CALL_S
 
 
 @pytest.mark.parametrize("odd", ["2", -1, 0, None, [], float("nan")])
-def test_a_deadline_that_can_not_be_one_is_none(odd) -> None:
+def test_a_malformed_deadline_is_ignored(odd) -> None:
     assert in_a_worker({TIMEOUT: odd}, 3) == 3
 
 
-def test_the_deadline_of_one_worker_is_not_that_of_another() -> None:
+def test_each_worker_has_its_own_deadline() -> None:
     assert in_a_worker({TIMEOUT: 1}, 3) < 1
     assert in_a_worker({}, 3) == 3

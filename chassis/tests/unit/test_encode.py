@@ -26,6 +26,6 @@ def test_plain_data_becomes_compact_json() -> None:
         object(),
     ],
 )
-def test_what_is_not_plain_data_is_refused(odd) -> None:
+def test_other_data_is_refused(odd) -> None:
     with pytest.raises((TypeError, ValueError)):
         encode_json({"a": odd})

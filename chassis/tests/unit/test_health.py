@@ -1,4 +1,4 @@
-"""What /healthz, /readyz and /metrics answer."""
+"""Responses of /healthz, /readyz and /metrics, and the health server."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ def _no_other_checks(monkeypatch) -> None:
     monkeypatch.setattr(health, "_checks", {})
 
 
-def away() -> None:
+def fail() -> None:
     raise Unavailable("gone")
 
 
@@ -31,35 +31,35 @@ def ready() -> tuple[int, dict[str, str]]:
     return answer.status_code, json.loads(answer.data)["checks"]
 
 
-def test_healthz_asks_nobody() -> None:
-    health.add_check("billing", "broker", away)
+def test_healthz_runs_no_check() -> None:
+    health.add_check("billing", "broker", fail)
     assert health.respond("/healthz").status_code == 200
 
 
-def test_readyz_is_503_before_anything_is_known() -> None:
+def test_readyz_is_503_without_checks() -> None:
     assert ready() == (503, {})
 
 
-def test_readyz_is_200_when_all_are_reached() -> None:
+def test_readyz_is_200_when_all_checks_pass() -> None:
     health.add_check("billing", "broker", lambda: None)
     health.add_check("billing", "database", lambda: None)
     assert ready() == (200, {"billing broker": "ok", "billing database": "ok"})
 
 
-def test_readyz_is_503_when_one_is_away() -> None:
+def test_readyz_is_503_when_one_check_fails() -> None:
     health.add_check("billing", "broker", lambda: None)
-    health.add_check("billing", "database", away)
+    health.add_check("billing", "database", fail)
     assert ready() == (503, {"billing broker": "ok", "billing database": "away"})
 
 
-def test_a_part_that_does_not_answer_is_away(monkeypatch) -> None:
+def test_a_check_that_times_out_fails(monkeypatch) -> None:
     monkeypatch.setattr(health, "CHECK_TIMEOUT_S", 0.05)
     health.add_check("billing", "broker", Event().wait)
     health.add_check("billing", "database", lambda: None)
     assert ready() == (503, {"billing broker": "away", "billing database": "ok"})
 
 
-def test_the_checks_of_many_services_run_side_by_side() -> None:
+def test_checks_run_at_the_same_time() -> None:
     first, second = Event(), Event()
 
     def meet(mine: Event, other: Event) -> None:
@@ -71,7 +71,7 @@ def test_the_checks_of_many_services_run_side_by_side() -> None:
     assert ready()[0] == 200
 
 
-def test_one_check_is_in_flight_however_many_ask_and_all_get_its_result() -> None:
+def test_concurrent_requests_share_one_run_of_a_check() -> None:
     calls, done = [], Event()
 
     def slow() -> None:
@@ -87,7 +87,7 @@ def test_one_check_is_in_flight_however_many_ask_and_all_get_its_result() -> Non
     assert len(calls) == 1
 
 
-def test_a_result_counts_for_a_while_and_no_longer(monkeypatch) -> None:
+def test_a_result_is_cached_for_a_limited_time(monkeypatch) -> None:
     calls = []
     health.add_check("billing", "database", lambda: calls.append(1))
     assert [ready()[0] for _ in range(3)] == [200] * 3
@@ -98,7 +98,7 @@ def test_a_result_counts_for_a_while_and_no_longer(monkeypatch) -> None:
     assert len(calls) == 4
 
 
-def test_a_check_that_breaks_is_no_sign_of_readiness() -> None:
+def test_an_unexpected_error_fails_a_check() -> None:
     def broken() -> None:
         raise KeyError("no such thing")
 
@@ -106,7 +106,7 @@ def test_a_check_that_breaks_is_no_sign_of_readiness() -> None:
     assert ready() == (503, {"billing database": "away"})
 
 
-def test_a_service_may_stop_while_readyz_asks() -> None:
+def test_a_service_can_stop_during_readyz() -> None:
     asked, stopped = Event(), Event()
 
     def slow() -> None:
@@ -122,20 +122,20 @@ def test_a_service_may_stop_while_readyz_asks() -> None:
     assert answer.wait()[0] == 200
 
 
-def test_startedz_asks_whether_services_have_started_and_nothing_else() -> None:
+def test_startedz_runs_only_the_checks_of_the_start() -> None:
     assert health.respond("/startedz").status_code == 503
     health.add_check("a", "started", lambda: None)
-    health.add_check("a", "broker", away)
+    health.add_check("a", "broker", fail)
     assert health.respond("/startedz").status_code == 200
-    health.add_check("b", "started", away)
+    health.add_check("b", "started", fail)
     assert health.respond("/startedz").status_code == 503
     health.remove_checks("b")
     health.remove_checks("a")  # as at the stop
     assert health.respond("/startedz").status_code == 503
 
 
-def test_the_health_server_outlives_a_lack_of_descriptors(monkeypatch, caplog) -> None:
-    """eventlet's own ends then, and closes its socket."""
+def test_the_health_server_survives_a_lack_of_descriptors(monkeypatch, caplog) -> None:
+    """eventlet's own server would end and close its socket."""
     monkeypatch.setattr(health, "_server", None)
     health.serve("127.0.0.1:0")
     address = health._server.getsockname()
@@ -154,8 +154,8 @@ def test_the_health_server_outlives_a_lack_of_descriptors(monkeypatch, caplog) -
         assert asking.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_idle_connections_do_not_keep_a_probe_from_its_answer(monkeypatch) -> None:
-    """eventlet's own server holds 1,024 connections, and accepts no other."""
+def test_idle_connections_do_not_block_a_probe(monkeypatch) -> None:
+    """eventlet's own server accepts 1,024 connections at most."""
     monkeypatch.setattr(health, "_server", None)
     health.serve("127.0.0.1:0")
     address = health._server.getsockname()
@@ -174,7 +174,7 @@ def test_other_paths_are_404() -> None:
     assert health.respond("/admin").status_code == 404
 
 
-def test_metrics_are_what_prometheus_reads() -> None:
+def test_metrics_are_in_the_format_of_prometheus() -> None:
     metrics.EVENTS.labels("some-queue", "done").inc()
     text = health.respond("/metrics").get_data(as_text=True)
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -182,7 +182,7 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert {"queue": "some-queue", "outcome": "done"} in labels
 
 
-def test_a_port_is_ours_alone() -> None:
+def test_a_port_is_not_shared_by_default() -> None:
     first = health.listen("127.0.0.1:0", "HEALTH")
     port = first.getsockname()[1]
     try:
@@ -195,13 +195,13 @@ def test_a_port_is_ours_alone() -> None:
         first.close()
 
 
-def test_several_may_share_a_port_where_all_say_so() -> None:
+def test_a_port_can_be_shared() -> None:
     address = f"127.0.0.1:{free_ports()['gateway']}"
     for listening in [health.listen(address, "HEALTH", shared=True) for _ in range(2)]:
         listening.close()
 
 
-def test_a_foreign_server_on_the_port_ends_the_start_with_one_line() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
@@ -212,7 +212,7 @@ def test_a_foreign_server_on_the_port_ends_the_start_with_one_line() -> None:
 
 
 @pytest.mark.parametrize("address", ["host:http", "127.0.0.1:", "127.0.0.1:99999"])
-def test_what_is_no_address_is_said_to_be_none(address) -> None:
+def test_a_malformed_address_is_reported(address) -> None:
     with pytest.raises(SystemExit, match="is not an address: write host:port"):
         health.listen(address, "HEALTH")
 
@@ -220,7 +220,7 @@ def test_what_is_no_address_is_said_to_be_none(address) -> None:
 @pytest.mark.parametrize(
     "host", ["203.0.113.1", "2001:db8::1", "[2001:db8::1]", "name.invalid", ":"]
 )
-def test_a_host_that_is_not_of_this_machine_is_named_and_not_the_port(host) -> None:
+def test_a_foreign_host_is_reported_without_the_port(host) -> None:
     with pytest.raises(
         SystemExit, match=r"^can't listen on .*; HEALTH_HOST names the host$"
     ):
@@ -230,7 +230,7 @@ def test_a_host_that_is_not_of_this_machine_is_named_and_not_the_port(host) -> N
 @pytest.mark.parametrize(
     "address", ["[::]:0", ":::0", "0", "[::0]:0", "0:0:0:0:0:0:0:0:0"]
 )
-def test_all_interfaces_are_those_of_both_families(address) -> None:
+def test_all_interfaces_include_both_families(address) -> None:
     with closing(health.listen(address, "HEALTH")) as listening:
         port = listening.getsockname()[1]
         for host in loopback():
@@ -238,7 +238,7 @@ def test_all_interfaces_are_those_of_both_families(address) -> None:
                 listening.accept()[0].close()
 
 
-def test_where_the_kernel_has_no_ipv6_all_interfaces_are_those_of_ipv4(
+def test_all_interfaces_are_those_of_ipv4_without_ipv6(
     monkeypatch,
 ) -> None:
     real = socket.socket
@@ -264,12 +264,12 @@ def test_where_the_kernel_has_no_ipv6_all_interfaces_are_those_of_ipv4(
         socket.create_connection(("127.0.0.1", port), timeout=20).close()
 
 
-def test_a_name_of_both_families_is_the_address_of_ipv4() -> None:
+def test_a_name_with_both_families_uses_ipv4() -> None:
     with closing(health.listen("localhost:0", "HEALTH")) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
 
 
-def test_health_is_served_to_both_families(monkeypatch, caplog) -> None:
+def test_the_health_server_listens_on_both_families(monkeypatch, caplog) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(health, "_server", None)
     health.serve("[::]:0")

@@ -1,4 +1,4 @@
-"""One structured line an event, with the request id of the work it belongs to."""
+"""One structured line an event, with the request id of its work."""
 
 import json
 import logging
@@ -32,8 +32,8 @@ def line(style: str, message: str = "paid", exc_info: Any = None, **fields: Any)
 def test_a_line_is_one_json_object() -> None:
     text = line("json", order_id="42", note="a\nb — д")
     assert "\n" not in text
-    told = json.loads(text)
-    assert told["timestamp"].endswith("Z")
+    fields = json.loads(text)
+    assert fields["timestamp"].endswith("Z")
     expected = {
         "event": "paid",
         "level": "info",
@@ -41,14 +41,14 @@ def test_a_line_is_one_json_object() -> None:
         "order_id": "42",
         "note": "a\nb — д",
     }
-    assert expected.items() <= told.items()
+    assert expected.items() <= fields.items()
 
 
-def test_what_json_cannot_hold_is_still_told() -> None:
+def test_any_value_can_be_logged() -> None:
     assert "object" in json.loads(line("json", what=object()))["what"]
 
 
-def test_an_exception_stays_within_its_line() -> None:
+def test_an_exception_is_in_the_same_line() -> None:
     try:
         raise ValueError("why")
     except ValueError as exc:
@@ -65,39 +65,39 @@ def test_a_terminal_gets_a_readable_line() -> None:
         json.loads(text)
 
 
-def test_what_a_client_sent_can_neither_forge_a_line_nor_steer_the_terminal() -> None:
+def test_a_value_can_neither_forge_a_line_nor_control_the_terminal() -> None:
     text = line("console", path="/\n12:00:00.000 info paid", title="\x1b]0;x\x07")
     assert "\n" not in text
     assert "\x1b" not in text
 
 
-STEERING = [
+CONTROL_CHARACTERS = [
     *"\x00\x1b\x7f\x85\x9b\u061c\u200e\u200f\u202a\u202e\u2028\u2029\u2066\u2069\ud800"
 ]
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-@pytest.mark.parametrize("mark", STEERING, ids=ascii)
-def test_no_line_holds_a_control_character_or_a_direction_mark(style, mark) -> None:
+@pytest.mark.parametrize("mark", CONTROL_CHARACTERS, ids=ascii)
+def test_no_line_contains_control_or_direction_characters(style, mark) -> None:
     try:
         raise ValueError(f"why{mark}")
     except ValueError as exc:
-        told = (type(exc), exc, exc.__traceback__)
-    text = line(style, f"paid{mark}", told, path=f"/{mark}2J", more=[mark])
+        exc_info = (type(exc), exc, exc.__traceback__)
+    text = line(style, f"paid{mark}", exc_info, path=f"/{mark}2J", more=[mark])
     assert all(part.isprintable() for part in text.split("\n"))
     assert "paid" in text
     assert "ValueError" in text
 
 
-def test_a_terminal_shows_letters_of_all_languages_as_they_are() -> None:
+def test_a_terminal_shows_letters_of_all_languages() -> None:
     assert "path=/д — 馬" in line("console", path="/д — 馬")
 
 
-def test_auto_is_json_where_there_is_no_terminal() -> None:
+def test_auto_is_json_without_a_terminal() -> None:
     assert json.loads(line("auto"))["event"] == "paid"
 
 
-def test_a_wrong_format_ends_the_start_with_a_line_that_names_it() -> None:
+def test_a_wrong_format_is_reported() -> None:
     config = {"version": 1, "formatters": {"line": {"()": formatter, "style": "xml"}}}
     with pytest.raises(SystemExit, match=r"^config\.yaml: LOG_FORMAT is wrong: 'xml'"):
         logging.config.dictConfig(config)
@@ -108,9 +108,7 @@ def test_a_wrong_format_ends_the_start_with_a_line_that_names_it() -> None:
     "text",
     ["", "no", "0x10", "{", "*", "ext://no.such", "ext://os.sep", "cfg://handlers"],
 )
-def test_a_wrong_variable_is_named_and_never_followed(
-    monkeypatch, variable, text
-) -> None:
+def test_a_wrong_variable_is_reported(monkeypatch, variable, text) -> None:
     """Through config.yaml, as `nameko run` reads and applies it."""
     setup_yaml_parser()
     monkeypatch.setenv(variable, text)
@@ -122,22 +120,22 @@ def test_a_wrong_variable_is_named_and_never_followed(
     )
 
 
-def test_lines_carry_the_request_id_of_their_greenthread() -> None:
+def test_lines_have_the_request_id_of_their_greenthread() -> None:
     def work(request_id: str) -> str:
         bind_request_id({"request_id": request_id})
-        eventlet.sleep(0)  # the other one binds its own
+        eventlet.sleep(0)  # the other greenthread binds its own
         return json.loads(line("json"))["request_id"]
 
     threads = [eventlet.spawn(work, request_id) for request_id in ("one", "two")]
     assert [thread.wait() for thread in threads] == ["one", "two"]
 
 
-def test_work_without_a_request_id_gets_one_of_its_own() -> None:
+def test_work_without_a_request_id_gets_a_new_one() -> None:
     ids = {eventlet.spawn(current_request_id).wait() for _ in range(2)}
     assert len(ids) == 2
 
 
-def test_a_good_request_id_is_kept() -> None:
+def test_a_valid_request_id_is_kept() -> None:
     for given in ("a", "x" * 128, "abc-123_~!"):
         assert clean_request_id(given) == given
 
@@ -158,16 +156,16 @@ def test_a_good_request_id_is_kept() -> None:
         b"abc",
     ],
 )
-def test_an_odd_request_id_is_replaced(given) -> None:
+def test_an_invalid_request_id_is_replaced(given) -> None:
     made = clean_request_id(given)
     assert made != given
     assert clean_request_id(made) == made
 
 
-def test_each_greenthread_works_for_its_own_client() -> None:
+def test_each_greenthread_has_its_own_client() -> None:
     def work(client: str) -> str:
         bind_client({"client": client})
-        eventlet.sleep(0)  # the other one binds its own
+        eventlet.sleep(0)  # the other greenthread binds its own
         return current_client()
 
     threads = [eventlet.spawn(work, client) for client in ("192.0.2.1", "2001:db8::1")]
@@ -175,7 +173,7 @@ def test_each_greenthread_works_for_its_own_client() -> None:
 
 
 @pytest.mark.parametrize("data", [{}, {"client": None}, {"client": ""}])
-def test_a_client_that_is_not_known_has_no_address(data) -> None:
+def test_an_unknown_client_has_no_address(data) -> None:
     def work() -> str:
         bind_client(data)
         return current_client()
@@ -184,7 +182,7 @@ def test_a_client_that_is_not_known_has_no_address(data) -> None:
     assert eventlet.spawn(work).wait() == ""
 
 
-def test_binding_a_client_adds_no_field_to_the_log() -> None:
+def test_the_client_is_not_logged() -> None:
     def work() -> str:
         bind_client({"client": "192.0.2.1"})
         return line("json")

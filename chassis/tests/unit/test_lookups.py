@@ -1,4 +1,4 @@
-"""Which servers a URI names, and which of them are looked up."""
+"""The servers that a URI names, and their lookup."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from chassis.lookups import needs_lookup, resolve, targets
 
 
 def parameters(rest: str) -> dict[str, Any]:
-    """What SQLAlchemy gives psycopg2 for this URI."""
+    """Return the parameters that SQLAlchemy passes to psycopg2 for this URI."""
     url = make_url(f"postgresql+psycopg2://u:p@{rest}")
     _, given = PGDialect_psycopg2().create_connect_args(url)
     return dict(given)
@@ -36,14 +36,14 @@ def parameters(rest: str) -> dict[str, Any]:
         ("/d", [{}]),
     ],
 )
-def test_each_host_of_a_uri_is_tried_with_its_own_port(
+def test_each_host_of_a_uri_has_its_own_port(
     rest: str,
     expected: list[dict[str, str]],
 ) -> None:
     assert targets(parameters(rest)) == expected
 
 
-def test_one_port_holds_for_all_addresses() -> None:
+def test_one_port_applies_to_all_addresses() -> None:
     given = {"host": "a,b", "hostaddr": "::1,::2", "port": 1}
     assert targets(given) == [
         {"host": "a", "hostaddr": "::1", "port": "1"},
@@ -65,17 +65,17 @@ def test_lists_of_different_lengths_are_left_to_libpq() -> None:
         {},
     ],
 )
-def test_given_addresses_and_sockets_are_left_alone(target: dict[str, str]) -> None:
+def test_addresses_and_sockets_need_no_lookup(target: dict[str, str]) -> None:
     assert not needs_lookup(target)
 
 
 @pytest.mark.parametrize(
     "target", [{"host": "localhost"}, {"host": "a.example.org", "hostaddr": ""}]
 )
-def test_names_are_looked_up(target: dict[str, str]) -> None:
+def test_names_need_a_lookup(target: dict[str, str]) -> None:
     assert needs_lookup(target)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "::1", "fe80::1%eth0"])
-def test_an_address_stands_for_itself(address: str) -> None:
+def test_an_address_resolves_to_itself(address: str) -> None:
     assert resolve(address) == [address]

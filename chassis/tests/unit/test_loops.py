@@ -17,26 +17,26 @@ from conftest import DEADLINE_S, eventually
 
 @pytest.fixture(autouse=True)
 def _own_checks(monkeypatch) -> None:
-    """A loop that is stuck in these tests makes no other test's service unready."""
+    """Keep the stuck loops of these tests out of other tests' readiness."""
     monkeypatch.setattr(health, "_checks", {})
 
 
-def shown() -> float:
+def busy_metric() -> float:
     labels = {"service": "tests", "loop": "loop"}
     return REGISTRY.get_sample_value("shop_loop_busy_seconds", labels) or 0
 
 
-def test_a_step_that_takes_too_long_is_in_the_log_the_metric_and_the_readiness(
+def test_a_stuck_step_is_reported(
     caplog,
 ) -> None:
     watch = LoopWatch("tests", "loop", limit_s=0.05)
     with watch.step():
         eventually(lambda: "loop_stuck" in caplog.messages)
-        assert shown() > 0
+        assert busy_metric() > 0
         with pytest.raises(Unavailable, match="busy for"):
             watch.check()
     watch.check()
-    assert shown() == 0
+    assert busy_metric() == 0
 
 
 def test_steps_that_end_in_time_are_not_reported(caplog) -> None:
@@ -48,7 +48,7 @@ def test_steps_that_end_in_time_are_not_reported(caplog) -> None:
     assert caplog.messages == []
 
 
-def test_a_step_that_fails_is_over() -> None:
+def test_an_exception_ends_a_step() -> None:
     watch = LoopWatch("tests", "loop", limit_s=0)
     with pytest.raises(Unavailable), watch.step():
         raise Unavailable
@@ -84,7 +84,7 @@ def ticking() -> Iterator[Callable[..., Ticking]]:
         timer.should_stop.send(True)
 
 
-def test_a_timer_goes_on_though_the_time_of_day_is_set_back(
+def test_a_timer_continues_when_the_time_of_day_is_set_back(
     ticking, monkeypatch
 ) -> None:
     timer = ticking()
@@ -94,7 +94,7 @@ def test_a_timer_goes_on_though_the_time_of_day_is_set_back(
     eventually(lambda: timer.ticks >= 3)
 
 
-def test_a_timer_does_not_make_up_for_ticks_that_it_missed(ticking) -> None:
+def test_a_timer_does_not_catch_up_on_missed_ticks(ticking) -> None:
     timer = ticking()
     timer.blocks = True
     eventually(lambda: timer.ticks == 1)
@@ -107,7 +107,7 @@ def test_a_timer_does_not_make_up_for_ticks_that_it_missed(ticking) -> None:
     assert timer.ticks <= 1 + 1 + elapsed_s / 0.05
 
 
-def test_an_eager_timer_begins_at_once_and_others_after_their_interval(ticking) -> None:
+def test_an_eager_timer_starts_at_once(ticking) -> None:
     eager, other = ticking(eager=True), ticking()
     eventlet.sleep(0)
     eventlet.sleep(0)
@@ -116,7 +116,7 @@ def test_an_eager_timer_begins_at_once_and_others_after_their_interval(ticking) 
         eventually(lambda: other.ticks == 1)
 
 
-def test_a_timer_whose_run_is_stuck_is_not_ready(ticking) -> None:
+def test_a_timer_with_a_stuck_run_is_not_ready(ticking) -> None:
     timer = ticking()
     timer.blocks = True
     eventually(lambda: timer._watch.busy_s() > 0.05)

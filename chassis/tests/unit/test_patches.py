@@ -132,7 +132,9 @@ def test_amqp_still_raises_for_text_that_is_not_utf8(monkeypatch) -> None:
         ("amqps", amqp_transport.TlsTransport),
     ],
 )
-def test_kombu_uses_our_transports(scheme, transport, monkeypatch) -> None:
+def test_kombu_uses_the_transports_of_the_chassis(
+    scheme, transport, monkeypatch
+) -> None:
     class Reached(Exception):  # noqa: N818 - no error
         pass
 
@@ -145,7 +147,7 @@ def test_kombu_uses_our_transports(scheme, transport, monkeypatch) -> None:
         broker.connect(config).transport.establish_connection()
 
 
-def test_ours_reads_a_frame_at_once(pair) -> None:
+def test_the_transport_reads_a_frame_at_once(pair) -> None:
     transport = amqp_transport.PlainTransport("localhost")
     assert reads_for_a_frame(transport, pair) == 1
 

@@ -1,4 +1,4 @@
-"""The properties of a message that anybody has sent: what could harm its reader is taken out."""
+"""Properties and bodies of any message that could harm its consumer are removed."""
 
 import codecs
 from typing import Any
@@ -16,14 +16,14 @@ from chassis.patches import (  # the module replaces the readers of properties a
 
 
 def read(**properties: Any) -> dict[str, Any]:
-    """The properties as a consumer reads them."""
+    """Return the properties as a consumer receives them."""
     sent = amqp.Message(b"", **properties)._serialize_properties()
     found, _ = serialization.PROPERTY_CLASSES[spec.Basic.CLASS_ID](sent, 0)
     return dict(found)
 
 
 @pytest.mark.parametrize("encoding", ["bz2", "BZ2", "zlib", "bz2_codec"])
-def test_a_body_is_never_unpacked_by_its_encoding(encoding) -> None:
+def test_no_body_is_decompressed_by_its_encoding(encoding) -> None:
     """A body of 242 bytes can be one of 300 MB, compressed by bz2."""
     found = read(content_type="application/data", content_encoding=encoding)
     body = codecs.encode(bytes(1000), encoding)
@@ -34,17 +34,17 @@ def test_a_body_is_never_unpacked_by_its_encoding(encoding) -> None:
     assert data == body
 
 
-def test_a_body_that_would_take_all_memory_is_not_decoded() -> None:
+def test_a_body_that_is_too_long_is_not_decoded() -> None:
     with pytest.raises(DecodeError, match="more than 2097152"):
         loads(b"[" + b"[]," * MAX_BODY_CHARS + b"[]]", "application/json", "utf-8")
     assert loads(b"[" + b"[]," * 1000 + b"[]]", "application/json", "utf-8")
 
 
 @pytest.mark.parametrize("encoding", TEXT_ENCODINGS)
-def test_the_encodings_of_text_stay(encoding) -> None:
+def test_text_encodings_are_kept(encoding) -> None:
     assert read(content_encoding=encoding)["content_encoding"] == encoding
 
 
-def test_a_body_is_never_unpacked_by_a_header() -> None:
+def test_no_body_is_decompressed_by_a_header() -> None:
     headers = read(application_headers={"compression": "application/x-gzip", "mine": 1})
     assert headers["application_headers"] == {"mine": 1}

@@ -1,4 +1,4 @@
-"""A file with a secret gives its text, or is named without it."""
+"""Secrets are read from files. No error quotes a secret."""
 
 import os
 import socket
@@ -30,22 +30,20 @@ def file(tmp_path: Path) -> Path:
         (b"x" * MAX_BYTES, "x" * MAX_BYTES),
     ],
 )
-def test_one_newline_at_the_end_is_cut_off_and_nothing_else(
-    file, content, text
-) -> None:
+def test_one_newline_at_the_end_is_removed(file, content, text) -> None:
     file.write_bytes(content)
     assert read_secret("X_FILE", str(file)) == text
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=1))
-def test_a_text_is_taken_as_it_is(file, text) -> None:
+def test_any_other_text_is_unchanged(file, text) -> None:
     file.write_text(text)
     assert read_secret("X_FILE", str(file)) == text
 
 
 def test_a_link_is_followed(file, tmp_path) -> None:
-    """Kubernetes mounts a Secret as links."""
+    """Kubernetes mounts a Secret as symbolic links."""
     (tmp_path / "data").write_text("secret")
     file.symlink_to("data")
     assert read_secret("X_FILE", str(file)) == "secret"
@@ -63,13 +61,13 @@ def test_a_link_is_followed(file, tmp_path) -> None:
         "é".encode() * MAX_BYTES,
     ],
 )
-def test_a_file_that_holds_no_secret_is_named_and_not_quoted(file, content) -> None:
+def test_an_invalid_secret_is_reported_but_not_quoted(file, content) -> None:
     file.write_bytes(content)
-    assert "secret" not in refusal(file)
+    assert "secret" not in error_line(file)
 
 
-def refusal(file: Path) -> str:
-    """The line that refuses a file, and names its variable."""
+def error_line(file: Path) -> str:
+    """Return the error's line without the path. It must name the variable."""
     with pytest.raises(ConfigurationError) as caught:
         read_secret("X_FILE", str(file))
     line = str(caught.value)
@@ -102,30 +100,29 @@ def make_loop(path: Path) -> None:
     ],
     ids=["missing", "folder", "fifo", "socket", "loop"],
 )
-def test_what_is_no_file_is_named(
+def test_other_kinds_of_files_are_reported(
     file: Path, make: Callable[[Path], None], why: str
 ) -> None:
     make(file)
-    assert why in refusal(file)
+    assert why in error_line(file)
 
 
-def test_a_device_is_no_file() -> None:
-    assert "not a regular file" in refusal(Path("/dev/zero"))
+def test_a_device_is_reported() -> None:
+    assert "not a regular file" in error_line(Path("/dev/zero"))
 
 
-def test_a_file_that_may_not_be_read_is_named(file, monkeypatch) -> None:
+def test_a_file_without_read_permission_is_reported(file, monkeypatch) -> None:
     file.write_text("secret")
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(
-        Path, "open", refuse
-    )  # whoever runs the tests may read all files
-    assert "Permission denied" in refusal(file)
+    # root, who may run the tests, can read all files.
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "Permission denied" in error_line(file)
 
 
-def test_a_path_that_may_be_the_secret_itself_is_not_shown() -> None:
+def test_a_path_that_may_be_the_secret_is_not_shown() -> None:
     """A secret in base64 may begin with a slash."""
     with pytest.raises(
         ConfigurationError, match=r"^X_FILE is wrong: .*: No such file"
@@ -134,7 +131,7 @@ def test_a_path_that_may_be_the_secret_itself_is_not_shown() -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_path_of_several_lines_is_shown_in_one(tmp_path) -> None:
+def test_a_path_of_several_lines_is_reported_in_one(tmp_path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_secret("X_FILE", f"{tmp_path}/a\nb")
     assert len(str(caught.value).splitlines()) == 1
@@ -143,7 +140,7 @@ def test_a_path_of_several_lines_is_shown_in_one(tmp_path) -> None:
 @pytest.mark.parametrize(
     "path", ["secret", "amqp://shop:secret@host/", "./secret", " /secret"]
 )
-def test_what_is_no_absolute_path_may_be_the_secret_and_is_not_shown(path) -> None:
+def test_a_relative_path_is_not_shown(path) -> None:
     with pytest.raises(
         ConfigurationError, match=r"^X_FILE is wrong: it must be the absolute path"
     ) as caught:

@@ -1,4 +1,4 @@
-"""Settings are read strictly: what is missing or wrong is named in one line."""
+"""Settings are read strictly. One line names a missing or wrong setting."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, TEXT, WHOLE_SECOND
 from conftest import SERVICES_WITH_TABLES
 
 CONFIG = Path("config.yaml")
-# U+FFFD stands for bytes that are not UTF-8: such a URI is refused.
+# U+FFFD replaces bytes that are not UTF-8. A URI with it is refused.
 PRINTABLE = st.characters(
     codec="utf-8", exclude_categories=("C", "Zl", "Zp"), exclude_characters="\ufffd"
 )
@@ -48,18 +48,18 @@ PRINTABLE = st.characters(
         ("8000", ADDRESS, "8000"),
     ],
 )
-def test_a_right_setting_is_read(value, field, expected) -> None:
+def test_a_valid_setting_is_read(value, field, expected) -> None:
     assert read({"X": value}, "X", field) == expected
 
 
-def test_a_dotted_name_looks_inside() -> None:
+def test_a_dotted_name_is_a_path() -> None:
     assert read({"WORKERS": {"billing": 4}}, "WORKERS.billing", COUNT) == 4
 
 
 @pytest.mark.parametrize(
     "config", [{}, {"X": None}, {"A": 1}, {"A": {"B": ""}}, None, []]
 )
-def test_a_missing_setting_is_named(config) -> None:
+def test_a_missing_setting_is_reported(config) -> None:
     with pytest.raises(ConfigurationError, match=r"^A\.B is missing$"):
         read(config, "A.B", TEXT)
 
@@ -98,14 +98,14 @@ def test_a_missing_setting_is_named(config) -> None:
         (5, TEXT),
         ({}, TEXT),
         ("127.0.0.1:", ADDRESS),
-        (":8000", ADDRESS),  # an empty host would be all interfaces
+        (":8000", ADDRESS),  # an empty host would mean all interfaces
         ("127.0.0.1:65536", ADDRESS),
         ("127.0.0.1:http", ADDRESS),
         ("127.0.0.1:80\n", ADDRESS),
         (8000, ADDRESS),
     ],
 )
-def test_a_wrong_setting_is_named_in_one_line(value, field) -> None:
+def test_a_wrong_setting_is_reported_in_one_line(value, field) -> None:
     with pytest.raises(ConfigurationError, match=r"^X is wrong: ") as caught:
         read({"X": value}, "X", field)
     assert "\n" not in str(caught.value)
@@ -115,14 +115,14 @@ def test_a_wrong_setting_is_named_in_one_line(value, field) -> None:
 
 
 def loaded(**environment: str) -> dict[str, Any]:
-    """config.yaml as nameko reads it for a process with this environment."""
+    """Return config.yaml as Nameko reads it with this environment."""
     setup_yaml_parser()
     with patch.dict(os.environ, environment):
         config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     return config
 
 
-def test_no_variable_is_read_as_yaml() -> None:
+def test_no_variable_is_parsed_as_yaml() -> None:
     lines = [
         line
         for line in CONFIG.read_text().splitlines()
@@ -137,17 +137,16 @@ def test_no_variable_is_read_as_yaml() -> None:
 @pytest.mark.parametrize(
     "text", ["no", "NO", "0x10", "1_000", "12:30", "x #y", "${HOME}", "@", "{", "a: b"]
 )
-def test_a_variable_is_taken_as_it_is(text: str) -> None:
+def test_the_text_of_a_variable_is_unchanged(text: str) -> None:
     config = loaded(CURRENCY=text, LOG_LEVEL=text, GATEWAY_HOST=text)
     assert config["CURRENCY"] == config["LOGGING"]["root"]["level"] == text
     assert config["WEB_SERVER_ADDRESS"].partition(":8000")[0] == text
 
 
-def test_each_secret_may_come_from_a_file() -> None:
+def test_each_secret_can_be_in_a_file() -> None:
     names = set(re.findall(r"[A-Z_]+_URI\b", CONFIG.read_text())) | {"TOKEN_SECRET"}
-    assert len(names) == 2 + 2 * len(
-        SERVICES_WITH_TABLES
-    )  # of the broker, of tokens, two of each database
+    # The broker's, that of tokens, and two for each database.
+    assert len(names) == 2 + 2 * len(SERVICES_WITH_TABLES)
     for name in names:
         assert "/a file" in str(loaded(**{f"{name}_FILE": "/a file"})), name
 
@@ -160,7 +159,7 @@ def uri_in(file: Path, content: str) -> Path:
     return file
 
 
-def test_a_setting_comes_from_the_file_that_its_variable_names(tmp_path: Path) -> None:
+def test_a_setting_is_read_from_its_file(tmp_path: Path) -> None:
     amqp = uri_in(tmp_path / "amqp", "amqp://a:b@h/\n")
     database = uri_in(tmp_path / "database", "postgresql+psycopg2://a:b@h/d")
     config = loaded(
@@ -169,11 +168,11 @@ def test_a_setting_comes_from_the_file_that_its_variable_names(tmp_path: Path) -
     resolved = broker_settings(config)
     assert resolved["AMQP_URI"] == "amqp://a:b@h/"
     assert broker_settings(resolved) == resolved
-    assert config["AMQP_URI"] == "", "the services of one process share it"
+    assert config["AMQP_URI"] == "", "the services of a process share it"
     assert database_uri(config, "DB_URIS", "users") == "postgresql+psycopg2://a:b@h/d"
 
 
-def test_a_secret_is_set_in_one_form_only(tmp_path: Path) -> None:
+def test_a_secret_cannot_be_set_twice(tmp_path: Path) -> None:
     file = str(uri_in(tmp_path / "file", "amqp://a:b@h/"))
     with pytest.raises(
         ConfigurationError, match=r"^AMQP_URI and AMQP_URI_FILE are both set: unset one"
@@ -192,7 +191,7 @@ def test_a_secret_is_set_in_one_form_only(tmp_path: Path) -> None:
         database_uri(config, "DB_OWNER_URIS", "users")
 
 
-def test_a_variable_that_names_no_file_is_named(tmp_path: Path) -> None:
+def test_the_variable_of_a_missing_file_is_reported(tmp_path: Path) -> None:
     config = {"DB_URIS_FILE": {"users:Base": str(tmp_path / "missing")}}
     with pytest.raises(
         ConfigurationError, match=r"^USERS_DB_URI_FILE is wrong: .*: No such file"
@@ -240,7 +239,7 @@ def users_uri(uri: str) -> str:
         "amqp://shop:shop@host/?heartbeat=shop",
     ],
 )
-def test_a_wrong_broker_uri_is_named_and_its_password_not_shown(uri) -> None:
+def test_a_wrong_broker_uri_is_reported_without_its_password(uri) -> None:
     with pytest.raises(
         ConfigurationError, match=r"^AMQP_URI is wrong: it must read amqp://"
     ) as caught:
@@ -258,7 +257,7 @@ def test_a_wrong_broker_uri_is_named_and_its_password_not_shown(uri) -> None:
         "amqps://a:b@host.example.org:5671/%2Fshop",
     ],
 )
-def test_a_right_broker_uri_is_taken(uri) -> None:
+def test_a_valid_broker_uri_is_accepted(uri) -> None:
     assert broker_uri(uri) == uri
 
 
@@ -280,7 +279,7 @@ def test_a_right_broker_uri_is_taken(uri) -> None:
         "postgresql+psycopg2://shop@h/d?dsn=x",
     ],
 )
-def test_a_wrong_database_uri_is_named_and_its_password_not_shown(uri) -> None:
+def test_a_wrong_database_uri_is_reported_without_its_password(uri) -> None:
     with pytest.raises(
         ConfigurationError, match=r"^USERS_DB_URI is wrong: .*psycopg2"
     ) as caught:
@@ -299,18 +298,18 @@ def test_a_wrong_database_uri_is_named_and_its_password_not_shown(uri) -> None:
         "postgresql+psycopg2://role:a/b+c==@host/d",
     ],
 )
-def test_a_right_database_uri_is_taken(uri) -> None:
+def test_a_valid_database_uri_is_accepted(uri) -> None:
     assert users_uri(uri) == uri
 
 
 def broker_parts(uri: str) -> tuple[Any, ...]:
-    """What the library makes of a URI of the broker."""
+    """Return the parts of the broker's URI, as kombu parses it."""
     found = kombu.Connection(uri)
     return found.userid, found.password, found.hostname, found.port, found.virtual_host
 
 
 def database_parts(uri: str) -> tuple[Any, ...]:
-    """What libpq gets of a URI of a database."""
+    """Return the parts of a database's URI, as libpq receives them."""
     url = make_url(uri)
     arguments, where = url.get_dialect()().create_connect_args(url)
     found = parse_dsn(make_dsn(*arguments, **where))
@@ -341,14 +340,12 @@ KINDS = pytest.mark.parametrize(
 @settings(deadline=None)
 @given(password=st.text(PRINTABLE, min_size=1))
 @example(password=" {0}{x}%s %41 '\"\\${HOME}@:/?#[];é€𝄞 ")
-def test_a_percent_encoded_password_arrives_as_it_is(
-    uri, check, parts, password
-) -> None:
+def test_a_percent_encoded_password_is_decoded(uri, check, parts, password) -> None:
     found = parts(check(uri.format(quote(password, safe=""))))
     assert found == ("role", password, "host.example.org", 1234, "place")
 
 
-# No line of ours holds four of these in a row.
+# No error's text contains four of these characters in a row.
 SECRET = st.text("QXZJ479@:/?#[]{}%$;&=+,.'\"\\ é", min_size=4, max_size=30)
 
 
@@ -359,7 +356,7 @@ SECRET = st.text("QXZJ479@:/?#[]{}%$;&=+,.'\"\\ é", min_size=4, max_size=30)
 @example(password="QXZJ/479?XQZJ")
 @example(password="479/XQZJ")
 @example(password="QXZJ@479Q:47/X")
-def test_a_password_that_is_not_encoded_arrives_as_it_is_or_is_refused_unseen(
+def test_an_unencoded_password_is_unchanged_or_refused(
     uri, check, parts, password
 ) -> None:
     assume(unquote(password) == password)
