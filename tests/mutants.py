@@ -885,9 +885,7 @@ MUTANTS = [
                 "chassis.health:PATHS", 'partial(_readiness, " started")', "_readiness"
             )
         ],
-        tests(
-            HEALTH, "test_startedz_runs_only_the_checks_of_the_start"
-        ),
+        tests(HEALTH, "test_startedz_runs_only_the_checks_of_the_start"),
     ),
     Mutant(
         "idle connections keep probes out",
@@ -909,9 +907,7 @@ MUTANTS = [
     Mutant(
         "a kernel without IPv6 has no interfaces",
         [Replace("chassis.health:listen", "socket.has_dualstack_ipv6()", "True")],
-        tests(
-            HEALTH, "test_all_interfaces_are_those_of_ipv4_without_ipv6"
-        ),
+        tests(HEALTH, "test_all_interfaces_are_those_of_ipv4_without_ipv6"),
     ),
     Mutant(
         "a client of IPv4 differs on a socket of both families",
@@ -1060,9 +1056,7 @@ MUTANTS = [
                 "chassis.settings:DB_URI", "([^@:/]*(:[^@]*)?@)?", "([^@:/]*(:.*)?@)?"
             )
         ],
-        tests(
-            SETTINGS, "test_a_wrong_database_uri_is_reported_without_its_password"
-        ),
+        tests(SETTINGS, "test_a_wrong_database_uri_is_reported_without_its_password"),
     ),
     Mutant(
         "the content of a wrong secret file is shown",
