@@ -12,8 +12,8 @@ same queue or its `.dead` queue.
 
 A consumer declares and binds its queue: it needs configure and write on the queue, read on the
 exchange. Write on the default exchange reaches every queue, because RabbitMQ checks nothing else
-there. So only migrations have it. Configure on an exchange includes its deletion. So only migrations
-and the operator have it.
+there. So only migrations have it. Configure on an exchange includes its deletion. So only
+migrations and the operator have it.
 """
 
 import importlib

@@ -477,7 +477,8 @@ Inspect
 
 Try
   curl -s --noproxy '*' {url}/users -H 'Content-Type: application/json' \\
-    -d '{{"username": "ada'$RANDOM'", "email": "ada'$RANDOM'@example.org", "password": "correct horse"}}'
+    -d '{{"username": "ada'$RANDOM'", "email": "ada'$RANDOM'@example.org",
+          "password": "correct horse"}}'
   make shell    then: n.rpc.billing.deposit(user_id="...", amount_minor=10000, ref="till-1")
   make newman   run the scenario again
   make down     stop everything; make up starts it again, with all data
@@ -487,7 +488,7 @@ Try
 def logs(state: Path) -> int:
     """Follow all logs until Ctrl-C."""
     suite = present_suite(state)
-    folder = suite.supervisor.log("").parent
+    folder = suite.supervisor.log("*").parent
     files = [str(file) for file in sorted(folder.glob("*.log"))]
     if suite.supervisor.pid() is None:
         last = f" (logs of the last run: {suite.supervisor.log('*')})" if files else ""

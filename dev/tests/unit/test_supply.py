@@ -23,6 +23,15 @@ from dev.supply.licences import (
 SCRIPT = licences.ROOT / "dev" / "supply" / "pip_audit.sh"
 FOUND = "Found 2 known vulnerabilities in 1 package"
 NONE = "No known vulnerabilities found"
+# A fake pip-audit: exit code and output for the probe of the source, and for lock files.
+PIP_AUDIT = """\
+#!/bin/bash
+case "$*" in
+  *--no-deps*) echo "{probe[1]}"; exit {probe[0]} ;;
+  *--strict*--require-hashes*.lock) echo "{locks[1]}"; exit {locks[0]} ;;
+  *) exit 3 ;;
+esac
+"""
 
 
 def test_the_page_has_the_licences_of_all_locked_packages() -> None:
@@ -124,10 +133,7 @@ def test_pip_audit_passes_only_if_its_source_works(
     tmp_path: Path, probe: tuple[int, str], locks: tuple[int, str], code: int, said: str
 ) -> None:
     program = tmp_path / "pip-audit"
-    program.write_text(
-        f'#!/bin/bash\ncase "$*" in\n*--no-deps*) echo "{probe[1]}"; exit {probe[0]};;\nesac\n'
-        f'[[ "$*" == *--strict*--require-hashes*.lock ]] || exit 3\necho "{locks[1]}"; exit {locks[0]}\n'
-    )
+    program.write_text(PIP_AUDIT.format(probe=probe, locks=locks))
     program.chmod(0o755)
     done = subprocess.run(
         [SCRIPT, program], capture_output=True, text=True, check=False
