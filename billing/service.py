@@ -178,7 +178,7 @@ class Service:
         valid, outcomes = validate_items(schema, items)
         requests = [_posting_request(item, kind, cancels) for item in valid]
         posted = self._post_batch(requests)
-        return merge_outcomes(outcomes, map(_serialize_outcome, posted))
+        return merge_outcomes(outcomes, [_serialize_outcome(each) for each in posted])
 
     def _post_batch(
         self, requests: Sequence[PostingRequest]
