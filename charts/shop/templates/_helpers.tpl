@@ -2,7 +2,9 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 40 characters: with its suffixes, a label of a StatefulSet's pod must have fewer than 64. */}}
+{{/*
+At most 40 characters: with its suffixes, a label of a StatefulSet's pod must have fewer than 64.
+*/}}
 {{- define "shop.fullname" -}}
 {{- $name := include "shop.name" . }}
 {{- $joined := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
@@ -119,7 +121,7 @@ ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end }}
 
-{{/* The requirements of Pod Security "restricted" for containers, and a read-only root file system. */}}
+{{/* Pod Security "restricted" for containers, and a read-only root file system. */}}
 {{- define "shop.container" -}}
 securityContext:
   allowPrivilegeEscalation: false

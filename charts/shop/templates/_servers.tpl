@@ -35,7 +35,9 @@ another one. Arguments: root and component.
 {{- or .Values.postgresql.enabled (not (empty .Values.externalPostgresql.admin.existingSecret)) | ternary "true" "" }}
 {{- end }}
 
-{{/* Host and port of the databases, for a URI. Arguments: root, and direct (whether to bypass a pooler). */}}
+{{/*
+Host and port of the databases, for a URI. Arguments: root, and direct (whether to bypass a pooler).
+*/}}
 {{- define "shop.postgresql.address" -}}
 {{- $host := include "shop.postgresql.host" .root }}
 {{- $port := include "shop.postgresql.port" .root }}
@@ -114,7 +116,7 @@ replicas. Ten more are for audit and replay. Arguments: root and name.
 {{- .Values.rabbitmq.enabled | ternary "/" (.Values.externalRabbitmq.vhost | default "/") }}
 {{- end }}
 
-{{/* The URI of the broker for a user. The password is in AMQP_PASSWORD. Arguments: root and user. */}}
+{{/* The URI of the broker for a user, with the variable AMQP_PASSWORD. Arguments: root and user. */}}
 {{- define "shop.rabbitmq.uri" -}}
 {{- $external := .root.Values.externalRabbitmq }}
 {{- $scheme := "amqp" }}
@@ -152,7 +154,7 @@ replicas. Ten more are for audit and replay. Arguments: root and name.
 {{- end }}
 {{- end }}
 
-{{/* Whether services and migrations require a user of the broker that may do only its own tasks. */}}
+{{/* Whether services and migrations require a restricted user of the broker. */}}
 {{- define "shop.rabbitmq.restrictedUsers" -}}
 {{- (.Values.rabbitmq.enabled | ternary .Values.rabbitmq .Values.externalRabbitmq).restrictedUsers }}
 {{- end }}

@@ -58,7 +58,7 @@ replay:
   databases: true
 {{- end }}
 
-{{/* The settings of one service: serviceDefaults, overridden by its own. Arguments: root and name. */}}
+{{/* The settings of a service: serviceDefaults, overridden by its own. Arguments: root and name. */}}
 {{- define "shop.settings" -}}
 {{- $defaults := deepCopy .root.Values.serviceDefaults }}
 {{- $own := deepCopy (index .root.Values.services .name | default dict) }}
@@ -71,7 +71,10 @@ replay:
 {{- mustMergeOverwrite $defaults $own | toJson }}
 {{- end }}
 
-{{/* The maximum of replicas of a service, without the additional one of an update. Arguments: root and name. */}}
+{{/*
+The maximum of replicas of a service, without the additional one of an update. Arguments: root and
+name.
+*/}}
 {{- define "shop.maxReplicas" -}}
 {{- $settings := include "shop.settings" . | fromJson }}
 {{- $replicas := $settings.replicas }}
