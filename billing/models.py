@@ -34,8 +34,8 @@ ACCOUNTS = Table(
 )
 
 # The ledger. Rows are only added. `ref` makes each request idempotent.
-# `seq` numbers the operations of an account from 1. It is 0 in refusals for unknown users, who
-# have no account.
+# `seq` numbers the operations of an account from 1. It is 0 in the refusals of users
+# without an account.
 OPERATIONS = Table(
     "operations",
     Base.metadata,

@@ -43,7 +43,7 @@ AUDIT_INTERVAL_S = 3600
 AUDIT_BATCH_SIZE = 200  # accounts
 MAX_LISTED_DIFFERENCES = 100
 AUDIT_DIFFERENCES = Gauge(
-    "shop_audit_differences", "Found by billing's last audit of itself."
+    "shop_audit_differences", "Found by billing's last audit of its own accounts."
 )
 AUDITED_AT = Gauge("shop_audit_timestamp_seconds", "When that audit ended.")
 

@@ -300,7 +300,7 @@ WRONG_LOGINS = [
 ]
 
 
-def test_a_wrong_login_does_not_show_what_was_wrong(users, subtests) -> None:
+def test_a_failed_login_does_not_show_the_cause(users, subtests) -> None:
     users.create(**ANN)
     for username, password in WRONG_LOGINS:
         with subtests.test(username=username, password=repr(password)[:20]):

@@ -1,4 +1,4 @@
-"""Which caller gets the next slot, and which one is refused."""
+"""The queue chooses the next caller, and the caller that it refuses."""
 
 from collections.abc import Sequence
 
@@ -120,7 +120,7 @@ SOME = st.sampled_from("abc")
     crowded=st.lists(st.tuples(SOME, SOME), max_size=12),
     later=st.lists(st.tuples(SOME, SOME), max_size=12),
 )
-def test_a_lone_caller_waits_at_most_two_turns_for_each_address(
+def test_a_single_caller_waits_at_most_two_turns_for_each_address(
     crowded: Sequence[Caller], later: Sequence[Caller]
 ) -> None:
     crowd = Crowd()
