@@ -23,8 +23,8 @@ from chassis.errors import DeadlineExceeded, InternalError
 # send(items, callee_timeout_s, reply_timeout_s) returns an outcome for each item, in order.
 Send = Callable[[Sequence[Any], float, float], list[Any]]
 
-# An item is sent only while more than this fraction of its timeout remains. The shortest
-# remaining time of a batch is the timeout of the callee, so a late item would shorten all others'.
+# An item is sent only while more than this fraction of its timeout remains. The callee's timeout
+# is the shortest remaining time of the batch, so an almost late item would fail the others.
 MIN_REMAINING_FRACTION = 0.2
 # A batch is slow after this time. The usual cause is a frozen copy of the callee.
 SLOW_AFTER_S = 0.5

@@ -98,14 +98,12 @@ def _description(message: Any, event_type: str) -> str:
     Values are shown by repr(): a terminal would obey control characters in a message.
     """
     headers = message.headers or {}
-    message_id = message.properties.get("message_id")
-    attempts = headers.get(ATTEMPTS)
     request_id = headers.get(f"nameko.{REQUEST_ID}")
-    error = headers.get(ERROR)
     body = (message.body or b"")[:MAX_SHOWN_BYTES].decode("utf-8", "replace")
     return (
-        f"  {event_type} {message_id!r}, {attempts!r} attempts, request {request_id!r}: {error!r}\n"
-        f"    {body!r}"
+        f"  {event_type} {message.properties.get('message_id')!r},"
+        f" {headers.get(ATTEMPTS)!r} attempts, request {request_id!r}:"
+        f" {headers.get(ERROR)!r}\n    {body!r}"
     )
 
 

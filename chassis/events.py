@@ -144,7 +144,8 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
     def consumer(self, channel: Any, accept: Any) -> kombu.Consumer:
         """Return a consumer on a new channel, for the queue consumer.
 
-        The handler needs its own channel: its acks of many messages would cover RPC requests.
+        The handler needs its own channel: an ack of many messages covers all of its channel, and
+        must not cover RPC requests.
         """
         # The broker delivers the messages of the previous channel again.
         self.held.clear()
