@@ -1,6 +1,6 @@
 """Lists and redrives dead letters: `python -m chassis.dead_letters list|redrive [queue ...]`.
 
-A dead letter is an event whose handling has failed for good. It is in the queue `<queue>.dead`.
+A dead letter is an event whose handling has failed permanently. It is in the queue `<queue>.dead`.
 `list` shows dead letters and leaves them there. `redrive` moves them back into their queues,
 where they have all their attempts again.
 """

@@ -35,7 +35,7 @@ def invalid(exc: ValidationError) -> Outcome:
 
 
 def validated(schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Validate a method's arguments with `schema` before the call. Stands below `@rpc`.
+    """Validate a method's arguments with `schema` before the call. Its place is below `@rpc`.
 
     The method receives the loaded arguments. Invalid ones get the outcome `invalid` instead.
     """
