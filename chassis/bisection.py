@@ -55,8 +55,6 @@ class BatchAttempt:
 
     def handle(self, events: Events) -> None:
         """Call the handler with the events, or with halves of them after an exception."""
-        if self.unavailable:
-            return
         failed, exc = self.call(events)
         if exc is None:
             self._record_return(events, failed or ())
@@ -67,7 +65,8 @@ class BatchAttempt:
         else:
             middle = len(events) // 2
             self.handle(events[:middle])
-            self.handle(events[middle:])
+            if not self.unavailable:
+                self.handle(events[middle:])
 
     def _record_return(
         self, events: Events, failed: Sequence[tuple[Any, Exception]]
@@ -83,8 +82,9 @@ class BatchAttempt:
 
     def _record_failures(self, events: Events, exc: Exception) -> None:
         """Record a call that raised an exception."""
-        for delivery, _ in events:
-            self.failed.append(Failure(delivery, exc, is_attributed=False))
+        self.failed += [
+            Failure(delivery, exc, is_attributed=False) for delivery, _ in events
+        ]
         if self._takes_too_long():
             self.unavailable = exc
 
@@ -94,5 +94,6 @@ class BatchAttempt:
         If each event waits for a lock until its statement times out, 200 events take half an hour.
         """
         slow = [each for each in self.failed if is_contention(each.error)]
-        are_all_slow = len(slow) >= MAX_SAME_FAILURES and not self.has_returned
-        return are_all_slow or monotonic() - self.started_at > MAX_BATCH_S
+        return monotonic() - self.started_at > MAX_BATCH_S or (
+            len(slow) >= MAX_SAME_FAILURES and not self.has_returned
+        )

@@ -15,8 +15,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-import eventlet
-from eventlet.hubs import get_hub
+import eventlet.hubs
 
 from chassis.errors import DeadlineExceeded, InternalError
 
@@ -35,8 +34,6 @@ MAX_SLOW_BATCHES = 16
 
 class PendingItem:
     """An item on its way to the callee, and its outcome when it arrives."""
-
-    __slots__ = ("deadline", "item", "outcome", "send_before")
 
     def __init__(self, item: Any, timeout_s: float) -> None:
         self.item = item
@@ -106,7 +103,7 @@ class Coalescer:
         """Send batches until no items wait, or the sender has lost its slot."""
         try:
             while sender in self._senders_with_slot and (batch := self._take_batch()):
-                self._send_and_watch(batch, sender)
+                self._send_batch(batch, sender)
         finally:
             self._senders_with_slot.discard(sender)
             self._slow_senders.discard(sender)
@@ -124,16 +121,6 @@ class Coalescer:
                 batch.append(pending)
         return batch
 
-    def _send_and_watch(self, batch: list[PendingItem], sender: object) -> None:
-        """Send a batch. Free the slot of its sender if the batch is slow."""
-        timer = get_hub().schedule_call_global(
-            self._slow_after_s, self._free_slot, sender
-        )
-        try:
-            self._send_batch(batch)
-        finally:
-            timer.cancel()
-
     def _free_slot(self, sender: object) -> None:
         """Let another sender use the slot of a slow one, within MAX_SLOW_BATCHES."""
         if len(self._slow_senders) < MAX_SLOW_BATCHES:
@@ -141,11 +128,17 @@ class Coalescer:
             self._slow_senders.add(sender)
             self._start_sender()
 
-    def _send_batch(self, batch: list[PendingItem]) -> None:
-        """Send a batch, and pass its outcomes or its fault to the callers."""
+    def _send_batch(self, batch: list[PendingItem], sender: object) -> None:
+        """Send a batch, and pass its outcomes or its fault to the callers.
+
+        The slot of its sender is freed if the batch is slow.
+        """
         now = monotonic()
         remaining_s = [pending.deadline - now for pending in batch]
         items = [pending.item for pending in batch]
+        timer = eventlet.hubs.get_hub().schedule_call_global(
+            self._slow_after_s, self._free_slot, sender
+        )
         try:
             outcomes = self._send(items, min(remaining_s), max(remaining_s))
             if not isinstance(outcomes, list) or len(outcomes) != len(batch):
@@ -156,3 +149,5 @@ class Coalescer:
         else:
             for pending, outcome in zip(batch, outcomes, strict=True):
                 pending.outcome.send(outcome)
+        finally:
+            timer.cancel()

@@ -84,9 +84,11 @@ def to_fault(exc: Exception, service: str) -> Exception:
     """Return the fault that the caller receives for `exc`, without SQL or a traceback."""
     if isinstance(exc, DeadlineExceeded | Unavailable | InternalError):
         return exc
-    if is_transient(exc):
-        return Unavailable(f"a dependency of {service} is unavailable")
-    return InternalError(f"{service} failed")
+    return (
+        Unavailable(f"a dependency of {service} is unavailable")
+        if is_transient(exc)
+        else InternalError(f"{service} failed")
+    )
 
 
 def description(exc: BaseException) -> str:

@@ -21,10 +21,8 @@ from operator import attrgetter
 from time import monotonic
 from typing import Any
 
-import eventlet
+import eventlet.queue
 import kombu
-from eventlet.queue import Empty, LightQueue
-from kombu import Queue
 from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
@@ -91,7 +89,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.inbox = LightQueue()
+        self.inbox = eventlet.queue.LightQueue()
         self.held = HeldDeliveries()
         # PREFETCH as a rule, 0 in a pause, and the size of the probe after it.
         self.prefetch = PREFETCH
@@ -134,11 +132,9 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         The queue is declared as stock Nameko declares it. No queue has a time to live: the broker
         does not confirm that a message that leaves such a queue arrives elsewhere.
         """
-        dead_letters = Queue(
-            self.dead_letter_queue, self.moves_exchange, self.dead_letter_queue
-        )
+        name = self.dead_letter_queue
         declare_queue(self.queue, channel)
-        declare_queue(dead_letters, channel)
+        declare_queue(kombu.Queue(name, self.moves_exchange, name), channel)
         self.queue.bind_to(self.moves_exchange, self.queue.name, channel=channel)
 
     def consumer(self, channel: Any, accept: Any) -> kombu.Consumer:
@@ -196,7 +192,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             timeout_s = self.held.next_due() - monotonic()
         try:
             delivery: Delivery | None = self.inbox.get(timeout=timeout_s)
-        except Empty:
+        except eventlet.queue.Empty:
             if self._is_probing and self.queue_consumer.is_consuming(self):
                 self._resume()
             return None
@@ -271,9 +267,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         same_failure = self._update_streak(attempt)
         if self._is_probing and not attempt.has_returned:
             return self._requeue_probe(batch, attempt, same_failure)
-        if same_failure:
-            return same_failure
-        return self._settle_failures(batch, attempt)
+        return same_failure or self._settle_failures(batch, attempt)
 
     def _update_streak(self, attempt: BatchAttempt) -> str:
         """Record an attempt in the streak of failures.
@@ -293,9 +287,11 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             for failure in failures
             if self._streak.record_failure(failure.delivery.id, failure.error)
         ]
-        if not same:
-            return ""
-        return f"different events fail with the same error: {description(same[0])}"
+        return (
+            f"different events fail with the same error: {description(same[0])}"
+            if same
+            else ""
+        )
 
     def _settle_failures(self, batch: Sequence[Delivery], attempt: BatchAttempt) -> str:
         """Hold the failed events for a retry or move them. Return the reason to pause, or ""."""
@@ -371,14 +367,14 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         A broker with a memory alarm accepts no messages. The handler must go on nevertheless,
         because an empty queue needs less memory.
         """
-        can_hold = len(self.held) + len(moved) <= MAX_HELD and all(
+        can_hold_all = len(self.held) + len(moved) <= MAX_HELD and all(
             delivery.is_exhausted and self.held.has_room_for(delivery, now)
             for delivery in moved
         )
-        if can_hold:
+        if can_hold_all:
             for delivery in moved:
                 self.held.hold(delivery, now)
-        return can_hold
+        return can_hold_all
 
     def _move(self, deliveries: Sequence[Delivery]) -> None:
         """Publish copies: exhausted events to the dead-letter queue, others to their queue.
@@ -387,8 +383,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         """
         if not deliveries:
             return
-        copies = [self._copy(delivery) for delivery in deliveries]
-        if not all(self.publisher.publish(copies)):
+        if not all(self.publisher.publish([self._copy(each) for each in deliveries])):
             raise Unavailable(
                 f"{self.queue.name} or its dead-letter queue is missing:"
                 " the migrations have not run"
@@ -407,10 +402,11 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
 
     def _copy(self, delivery: Delivery) -> OutgoingMessage:
         """Return a copy of a message, with the record of its attempts in the headers."""
-        is_dead = delivery.is_exhausted
         return OutgoingMessage(
             exchange=self.moves_exchange.name,
-            routing_key=self.dead_letter_queue if is_dead else self.queue.name,
+            routing_key=(
+                self.dead_letter_queue if delivery.is_exhausted else self.queue.name
+            ),
             body=bytes(delivery.message.body or b""),
             headers={
                 **headers_of(delivery.message),
@@ -427,14 +423,12 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         An ack of many messages covers all lower delivery tags of the channel. So it must not reach
         a message that is held, or that belongs to the batch and is not settled.
         """
-        unsettled = {delivery.tag for delivery in batch}
-        unsettled.difference_update(delivery.tag for delivery in settled)
+        unsettled = {each.tag for each in batch} - {each.tag for each in settled}
         lowest_unsettled = min([self.held.lowest_tag(), *unsettled])
         covered = [each for each in settled if each.tag < lowest_unsettled]
         others = [each.message for each in settled if each.tag > lowest_unsettled]
         if covered:
-            last = max(covered, key=attrgetter("tag"))
-            self.queue_consumer.ack_up_to(last.message)
+            self.queue_consumer.ack_up_to(max(covered, key=attrgetter("tag")).message)
         self.queue_consumer.ack_each(others)
 
     # Pausing
@@ -480,8 +474,10 @@ def _delivery(message: Any) -> Delivery:
     """
     return Delivery(
         message=message,
-        id=message.properties.get("message_id")
-        or hashlib.sha256(message.body or b"").hexdigest(),
+        id=(
+            message.properties.get("message_id")
+            or hashlib.sha256(message.body or b"").hexdigest()
+        ),
         attempts=_count(message, ATTEMPTS),
         failures=_count(message, FAILURES),
         received_at=monotonic(),

@@ -163,11 +163,10 @@ class OutboxWriter:
         COLUMN_TYPES and those of `changes`, which has one dictionary for each event.
         """
         self._note_uncommitted()
-        rows = [event_row(event) for event in events]
-        if changes is not None:
-            rows = [
-                {**change, **row} for change, row in zip(changes, rows, strict=True)
-            ]
+        rows = [
+            {**change, **event_row(event)}
+            for change, event in zip(changes or [{}] * len(events), events, strict=True)
+        ]
         return connection.execute(statement, {"rows": rows_as_json(rows)})
 
 
@@ -190,8 +189,9 @@ class Outbox(Lifecycle, DependencyProvider):
     def check(self) -> None:
         config = self.container.config
         self.retention_s = read(config, "OUTBOX_RETENTION_S", SECONDS)
-        statement_timeout_s = read(config, "DB_STATEMENT_TIMEOUT_S", SECONDS)
-        if read(config, "CONFIRM_TIMEOUT_S", SECONDS) >= statement_timeout_s:
+        if read(config, "CONFIRM_TIMEOUT_S", SECONDS) >= read(
+            config, "DB_STATEMENT_TIMEOUT_S", SECONDS
+        ):
             raise ConfigurationError(
                 "CONFIRM_TIMEOUT_S is wrong: it must be below DB_STATEMENT_TIMEOUT_S"
             )
@@ -315,9 +315,8 @@ class Outbox(Lifecycle, DependencyProvider):
 
     def _publish(self, rows: Sequence[Any]) -> list[str]:
         """Publish events. Return the ids of those that no queue has received."""
-        if not rows:
-            return []
-        routed = self.publisher.publish([self._message(row) for row in rows])
+        messages = [self._message(row) for row in rows]
+        routed = self.publisher.publish(messages) if messages else []
         return [
             row.event_id
             for row, is_routed in zip(rows, routed, strict=True)

@@ -25,8 +25,10 @@ def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
 
     The caller reads `limit + 1` items, so that a full page shows whether another one follows.
     """
-    next_after = str(items[limit - 1][key]) if len(items) > limit else None
-    return {"items": items[:limit], "next": next_after}
+    return {
+        "items": items[:limit],
+        "next": str(items[limit - 1][key]) if len(items) > limit else None,
+    }
 
 
 def invalid(exc: ValidationError) -> Outcome:

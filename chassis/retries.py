@@ -95,10 +95,10 @@ class HeldDeliveries(dict[Delivery, float]):
     def take_due(self, now: float, limit: int) -> list[Delivery]:
         """Remove and return at most `limit` messages that are due, the earliest first."""
         due = [delivery for delivery in self if self[delivery] <= now]
-        due = sorted(due, key=self.__getitem__)[:limit]
-        for delivery in due:
+        taken = sorted(due, key=self.__getitem__)[:limit]
+        for delivery in taken:
             del self[delivery]
-        return due
+        return taken
 
     def next_due(self) -> float:
         """Return the time of the earliest attempt (monotonic), or infinity."""

@@ -27,15 +27,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import eventlet
+import nameko.rpc
 from nameko.exceptions import BadRequest, MalformedRequest, deserialize, serialize
 from nameko.extensions import DependencyProvider
-from nameko.rpc import (
-    RPC_REPLY_QUEUE_TEMPLATE,
-    ReplyListener as NamekoReplyListener,
-    Rpc as NamekoRpc,
-    RpcConsumer as NamekoRpcConsumer,
-    get_rpc_exchange,
-)
 
 from chassis import metrics
 from chassis.broker import PUBLISHING_BLOCKED, OutgoingMessage, encode_json
@@ -78,7 +72,7 @@ class NotReceived(Unavailable):
     """
 
 
-class RpcConsumer(NamekoRpcConsumer):
+class RpcConsumer(nameko.rpc.RpcConsumer):
     """Receives the requests of a service, and publishes the replies."""
 
     queue_consumer = QueueConsumer()
@@ -86,7 +80,7 @@ class RpcConsumer(NamekoRpcConsumer):
 
     def setup(self) -> None:
         super().setup()
-        self._exchange = get_rpc_exchange(self.container.config).name
+        self._exchange = nameko.rpc.get_rpc_exchange(self.container.config).name
 
     def handle_message(self, body: Any, message: Any) -> None:
         method = message.delivery_info["routing_key"]
@@ -139,8 +133,9 @@ class RpcConsumer(NamekoRpcConsumer):
 
     def _reply_body(self, result: Any, exc: Exception | None) -> bytes:
         try:
-            error = exc and self._serialize_fault(exc)
-            return encode_json({"result": result, "error": error})
+            return encode_json(
+                {"result": result, "error": exc and self._serialize_fault(exc)}
+            )
         except (TypeError, ValueError, RecursionError) as unserializable:
             log.exception("result_unserializable")
             return self._reply_body(None, unserializable)
@@ -157,15 +152,17 @@ class RpcConsumer(NamekoRpcConsumer):
         return serialize(fault)
 
 
-class Rpc(NamekoRpc):
+class Rpc(nameko.rpc.Rpc):
     """`@rpc`: a method that other services and `nameko shell` may call."""
 
     rpc_consumer = RpcConsumer()
 
     def handle_message(self, body: Any, message: Any) -> None:
         request = body if isinstance(body, dict) else {}
-        has_args = isinstance(request.get("args"), list)
-        if not has_args or not isinstance(request.get("kwargs"), dict):
+        if not (
+            isinstance(request.get("args"), list)
+            and isinstance(request.get("kwargs"), dict)
+        ):
             raise MalformedRequest('A request is {"args": [...], "kwargs": {...}}')
         super().handle_message(request, message)
 
@@ -196,10 +193,9 @@ def reply_prefix(service: str) -> str:
     return hashlib.sha256(service.encode()).hexdigest()[:8]
 
 
-class ReplyListener(NamekoReplyListener):
+class ReplyListener(nameko.rpc.ReplyListener):
     """Receives the replies, and passes each to its caller."""
 
-    routing_key: str
     queue_consumer = QueueConsumer()
     publisher = TransientPublisher()
 
@@ -208,7 +204,9 @@ class ReplyListener(NamekoReplyListener):
         service = self.container.service_name
         self.routing_key = f"{reply_prefix(service)}{self.routing_key[8:]}"
         self.queue.routing_key = self.routing_key
-        self.queue.name = RPC_REPLY_QUEUE_TEMPLATE.format(service, self.routing_key)
+        self.queue.name = nameko.rpc.RPC_REPLY_QUEUE_TEMPLATE.format(
+            service, self.routing_key
+        )
         self.publisher.on_returned.append(self.fail)
 
     def forget(self, correlation_id: str) -> None:
@@ -263,11 +261,12 @@ class RpcProxy(Lifecycle, DependencyProvider):
         self.limit_s = limit_s
 
     def check(self) -> None:
-        timeout_s = read(self.container.config, self.timeout, SECONDS)
-        self.timeout_s = min(timeout_s, self.limit_s)
+        self.timeout_s = min(
+            read(self.container.config, self.timeout, SECONDS), self.limit_s
+        )
 
     def setup(self) -> None:
-        self._exchange = get_rpc_exchange(self.container.config).name
+        self._exchange = nameko.rpc.get_rpc_exchange(self.container.config).name
         self._waiting = 0
         self._max_waiting = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer")
@@ -305,8 +304,9 @@ class RpcProxy(Lifecycle, DependencyProvider):
 
     def submit(self, method: str, item: dict[str, Any]) -> PendingItem:
         """Queue one item of a batched method."""
-        item = {REQUEST_ID: current_request_id(), **item}
-        return self._coalescers[method].submit(item, time_for_a_call(self.timeout_s))
+        return self._coalescers[method].submit(
+            {REQUEST_ID: current_request_id(), **item}, time_for_a_call(self.timeout_s)
+        )
 
     def call(self, method: str, kwargs: dict[str, Any]) -> Any:
         """Call a method, and return the result of its reply."""
@@ -324,8 +324,9 @@ class RpcProxy(Lifecycle, DependencyProvider):
         method = f"{method}_many"
         metrics.BATCH_ITEMS.labels(self.service, method).observe(len(items))
         bind_request_id(items[0])
-        kwargs = {"items": list(items)}
-        return self._call(method, kwargs, callee_timeout_s, reply_timeout_s)
+        return self._call(
+            method, {"items": list(items)}, callee_timeout_s, reply_timeout_s
+        )
 
     def _call(
         self,
@@ -363,9 +364,11 @@ class RpcProxy(Lifecycle, DependencyProvider):
             ),
             on_unsent=partial(self.replies.fail, correlation_id),
         )
-        late = DeadlineExceeded(f"{name} did not reply in {reply_timeout_s:.1f} s")
         try:
-            with eventlet.Timeout(reply_timeout_s, late):
+            with eventlet.Timeout(
+                reply_timeout_s,
+                DeadlineExceeded(f"{name} did not reply in {reply_timeout_s:.1f} s"),
+            ):
                 return self._result(reply.wait(), name)
         finally:
             # Withdraw the request, if it is not yet written.

@@ -72,8 +72,8 @@ class Utc(fields.DateTime):
 
 def utc(time: datetime) -> str:
     """Return a time in ISO 8601, in UTC with microseconds: 2026-01-31T12:00:00.000000Z."""
-    text = time.astimezone(UTC).isoformat(timespec="microseconds")
-    return text.replace("+00:00", "Z")
+    in_utc = time.astimezone(UTC)
+    return in_utc.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class PageRequest(Schema):
