@@ -49,8 +49,7 @@ Calls and events:
     errors            the faults that services exchange
     outbox            events in the transaction of their state
     events            @event_handler, with retries and dead letters
-    retries           rules for failed events
-    bisection         finds the events of a batch that fail
+    retries           rules for failed events: bisection of a batch, retries
     moves             moves messages between queues
     queue_limits      checks that the broker drops no events
 

@@ -135,12 +135,13 @@ class Coalescer:
         """
         now = monotonic()
         remaining_s = [pending.deadline - now for pending in batch]
-        items = [pending.item for pending in batch]
         timer = eventlet.hubs.get_hub().schedule_call_global(
             self._slow_after_s, self._free_slot, sender
         )
         try:
-            outcomes = self._send(items, min(remaining_s), max(remaining_s))
+            outcomes = self._send(
+                [pending.item for pending in batch], min(remaining_s), max(remaining_s)
+            )
             if not isinstance(outcomes, list) or len(outcomes) != len(batch):
                 raise InternalError("the reply does not have one outcome for each item")
         except Exception as fault:  # each caller handles it

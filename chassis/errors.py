@@ -45,7 +45,9 @@ def is_transient(exc: BaseException) -> bool:
 
     True for database errors of connections, locks and timeouts, and for a read-only database,
     which may be a standby before its promotion. SQLAlchemy raises OperationalError or
-    InterfaceError for PostgreSQL's classes 08, 40, 53, 55 and 57. False for an OSError about a file.
+    InterfaceError for PostgreSQL's classes 08, 40, 53, 55 and 57.
+
+    False for an OSError about a file.
     """
     if isinstance(exc, OSError) and exc.filename is not None:
         return False

@@ -27,7 +27,6 @@ from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
 from chassis import health, metrics
-from chassis.bisection import BatchAttempt, Events, Failure
 from chassis.broker import OutgoingMessage, declare_queue
 from chassis.consumer import ConsumerProvider, QueueConsumer
 from chassis.errors import Unavailable, description, first_line
@@ -39,7 +38,10 @@ from chassis.retries import (
     MAX_ATTEMPTS,
     MAX_HELD,
     PAUSES_S,
+    BatchAttempt,
     Delivery,
+    Events,
+    Failure,
     FailureStreak,
     HeldDeliveries,
 )
@@ -101,12 +103,13 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         self._stopping = eventlet.Event()
 
     def start(self) -> None:
-        service = self.container.service_name
         metrics.EVENTS_PAUSED.labels(self.queue.name).set_function(
             lambda: float(self.prefetch != PREFETCH)
         )
-        self._watch = LoopWatch(service, self.method_name)
-        health.add_check(service, self.method_name, self._check_running)
+        self._watch = LoopWatch(self.container.service_name, self.method_name)
+        health.add_check(
+            self.container.service_name, self.method_name, self._check_running
+        )
         self._thread = self.container.spawn_managed_thread(
             self._run, identifier=self.queue.name
         )
@@ -132,9 +135,13 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         The queue is declared as stock Nameko declares it. No queue has a time to live: the broker
         does not confirm that a message that leaves such a queue arrives elsewhere.
         """
-        name = self.dead_letter_queue
         declare_queue(self.queue, channel)
-        declare_queue(kombu.Queue(name, self.moves_exchange, name), channel)
+        declare_queue(
+            kombu.Queue(
+                self.dead_letter_queue, self.moves_exchange, self.dead_letter_queue
+            ),
+            channel,
+        )
         self.queue.bind_to(self.moves_exchange, self.queue.name, channel=channel)
 
     def consumer(self, channel: Any, accept: Any) -> kombu.Consumer:
@@ -185,11 +192,9 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
 
     def _wait_for_one(self) -> Delivery | None:
         """Wait for an event to arrive. Return None at a stop, or when a held event is due."""
-        timeout_s: float | None = None
+        timeout_s = self.held.next_due() - monotonic() if self.held else None
         if self._is_probing:
             timeout_s = PROBE_S
-        elif self.held:
-            timeout_s = self.held.next_due() - monotonic()
         try:
             delivery: Delivery | None = self.inbox.get(timeout=timeout_s)
         except eventlet.queue.Empty:
@@ -334,8 +339,10 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         self._probe_size = min(2 * self._probe_size, MAX_BATCH)
         if all(failure.is_attributed for failure in attempt.failed):
             return ""
-        error = description(attempt.failed[0].error)
-        return same_failure or f"no event has succeeded yet: {error}"
+        return (
+            same_failure
+            or f"no event has succeeded yet: {description(attempt.failed[0].error)}"
+        )
 
     def _hold_for_retry(
         self, failures: Sequence[Failure], now: float
@@ -349,14 +356,13 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             else:
                 self.held.hold(delivery, now)
         if failures:
-            first = failures[0].delivery
             log.warning(
                 "events_failed",
                 extra={
                     "queue": self.queue.name,
                     "events": len(failures),
-                    "first": first.id,
-                    "error": first.error,
+                    "first": failures[0].delivery.id,
+                    "error": failures[0].delivery.error,
                 },
             )
         return moved

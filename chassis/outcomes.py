@@ -87,6 +87,6 @@ def validate_items(
 def merge_outcomes(
     outcomes: Iterable[Outcome | None], outcomes_of_valid: Iterable[Outcome]
 ) -> list[Outcome]:
-    """Return an outcome for each item. Each None is replaced by the next outcome of a valid item."""
+    """Return `outcomes` with each None replaced by the next outcome of a valid item."""
     rest = iter(outcomes_of_valid)
     return [next(rest) if outcome is None else outcome for outcome in outcomes]

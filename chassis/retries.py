@@ -1,12 +1,17 @@
-"""Rules for events that failed: the delay of a retry, and the end of retries.
+"""Rules for events that failed: which of a batch they are, and when they are retried.
+
+A batch is tried with one call of the handler. If that call raises an exception, each half of the
+batch is tried, and so on, down to single events. So a malformed event does not fail the others.
+An event that fails alone is retried with a delay, a limited number of times.
 
 These rules do not depend on AMQP or Nameko. `chassis.events` applies them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 from chassis.errors import (
     DeadlineExceeded,
@@ -22,6 +27,8 @@ RETRY_DELAYS_S = (1, 5, 15)
 PAUSES_S = (1, 2, 4, 8, 15)
 # Attempts that fail on the event's own content. Then the event is dead-lettered.
 MAX_ATTEMPTS = 5
+# Then the rest of a batch is not tried. RabbitMQ closes a channel that does not ack for too long.
+MAX_BATCH_S = 60.0
 # Unacked events that wait for a retry.
 MAX_HELD = 200
 # RabbitMQ closes a channel with a message that is unacked for 30 minutes.
@@ -109,6 +116,7 @@ class HeldDeliveries(dict[Delivery, float]):
         return min((delivery.tag for delivery in self), default=inf)
 
 
+@dataclass
 class FailureStreak:
     """Counts different events in a row that fail with the same error.
 
@@ -117,11 +125,10 @@ class FailureStreak:
     remembered as malformed, and are not counted again.
     """
 
-    def __init__(self) -> None:
-        # By event id, the kinds of the failures since the last success.
-        self._failed: dict[str, tuple[type, str]] = {}
-        # The ids of malformed events. A dictionary, because it keeps the order.
-        self._malformed: dict[str, None] = {}
+    # By event id, the kinds of the failures since the last success.
+    _failed: dict[str, tuple[type, str]] = field(default_factory=dict, init=False)
+    # The ids of malformed events. A dictionary, because it keeps the order.
+    _malformed: dict[str, None] = field(default_factory=dict, init=False)
 
     def record_failure(self, event_id: str, exc: Exception) -> bool:
         """Record a failure. Return whether MAX_SAME_FAILURES events failed in this way."""
@@ -161,3 +168,79 @@ def is_own_dependency(exc: Exception) -> bool:
         return False
     code = sqlstate(exc)
     return code in MISSING_OBJECT or (is_transient(exc) and code[:2] != "54")
+
+
+# Events, each with its message. An event is what the message contains, decoded.
+Events = Sequence[tuple[Delivery, Any]]
+# Calls the handler. Returns the events that it names as failed, with their errors, and the
+# exception that it raised or None.
+Call = Callable[[Events], tuple[Sequence[tuple[Any, Exception]], Exception | None]]
+
+
+class Failure(NamedTuple):
+    """A failed attempt at an event.
+
+    `is_attributed`: the error certainly belongs to this event. The handler named the event, or
+    its message cannot be decoded.
+    """
+
+    delivery: Delivery
+    error: Exception
+    is_attributed: bool
+
+
+@dataclass(kw_only=True)
+class BatchAttempt:
+    """An attempt to handle a batch, and its result.
+
+    `unavailable` is the reason why the rest of the batch was not tried, or None. `has_returned`
+    says whether the handler has returned from a call without an exception.
+    """
+
+    call: Call
+    started_at: float = field(default_factory=monotonic)
+    done: list[Delivery] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    unavailable: Exception | None = None
+    has_returned: bool = False
+
+    def handle(self, events: Events) -> None:
+        """Call the handler with the events, or with halves of them after an exception."""
+        failed, exc = self.call(events)
+        if exc is None:
+            self._record_return(events, failed or ())
+        elif is_own_dependency(exc):
+            self.unavailable = exc
+        elif len(events) == 1 or isinstance(exc, CALL_FAULTS):
+            self._record_failures(events, exc)
+        else:
+            middle = len(events) // 2
+            self.handle(events[:middle])
+            if not self.unavailable:
+                self.handle(events[middle:])
+
+    def _record_return(
+        self, events: Events, failed: Sequence[tuple[Any, Exception]]
+    ) -> None:
+        """Record a call that returned. All events are done, except those in `failed`."""
+        self.has_returned = True
+        errors = {id(event): error for event, error in failed}
+        for delivery, event in events:
+            if error := errors.get(id(event)):
+                self.failed.append(Failure(delivery, error, is_attributed=True))
+            else:
+                self.done.append(delivery)
+
+    def _record_failures(self, events: Events, exc: Exception) -> None:
+        """Record a call that raised an exception. Do not try the rest of a batch that is too slow.
+
+        If each event waits for a lock until its statement times out, 200 events take half an hour.
+        """
+        self.failed += [
+            Failure(delivery, exc, is_attributed=False) for delivery, _ in events
+        ]
+        slow = [each for each in self.failed if is_contention(each.error)]
+        if monotonic() - self.started_at > MAX_BATCH_S or (
+            len(slow) >= MAX_SAME_FAILURES and not self.has_returned
+        ):
+            self.unavailable = exc

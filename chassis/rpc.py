@@ -108,9 +108,11 @@ class RpcConsumer(nameko.rpc.RpcConsumer):
             return "published to another exchange"
         if DEATHS in message.headers:
             return "dead-lettered"
-        if not is_id(message.properties.get("reply_to")):
-            return "reply_to is not a UUID"
-        return ""
+        return (
+            ""
+            if is_id(message.properties.get("reply_to"))
+            else "reply_to is not a UUID"
+        )
 
     def handle_result(
         self, message: Any, result: Any, exc_info: Any
@@ -202,7 +204,7 @@ class ReplyListener(nameko.rpc.ReplyListener):
     def setup(self) -> None:
         super().setup()
         service = self.container.service_name
-        self.routing_key = f"{reply_prefix(service)}{self.routing_key[8:]}"
+        self.routing_key = f"{reply_prefix(service)}{self.queue.routing_key[8:]}"
         self.queue.routing_key = self.routing_key
         self.queue.name = nameko.rpc.RPC_REPLY_QUEUE_TEMPLATE.format(
             service, self.routing_key
@@ -271,7 +273,7 @@ class RpcProxy(Lifecycle, DependencyProvider):
         self._max_waiting = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer")
         self._coalescers = {
-            name: Coalescer(partial(self._call_many, name), spawn)
+            name: Coalescer(partial(self._call_many, f"{name}_many"), spawn)
             for name in self.batched
         }
         self._methods = SimpleNamespace(
@@ -320,8 +322,7 @@ class RpcProxy(Lifecycle, DependencyProvider):
         callee_timeout_s: float,
         reply_timeout_s: float,
     ) -> Any:
-        """Call a batched method with the items of a batch, under the request id of the first."""
-        method = f"{method}_many"
+        """Call a `..._many` method with a batch of items, under the request id of the first."""
         metrics.BATCH_ITEMS.labels(self.service, method).observe(len(items))
         bind_request_id(items[0])
         return self._call(

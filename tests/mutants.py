@@ -570,7 +570,7 @@ MUTANTS = [
         "half of a failed batch is not tried",
         [
             Replace(
-                "chassis.bisection:BatchAttempt.handle", "self.handle(events[middle:])"
+                "chassis.retries:BatchAttempt.handle", "self.handle(events[middle:])"
             )
         ],
         tests(
@@ -790,7 +790,11 @@ MUTANTS = [
     ),
     Mutant(
         "a request without a reply queue is accepted",
-        [SetCondition("chassis.rpc:RpcConsumer._reason_to_drop", '"reply_to"')],
+        [
+            SetCondition(
+                "chassis.rpc:RpcConsumer._reason_to_drop", '"reply_to"', to="True"
+            )
+        ],
         tests(RPC, "test_a_poison_message_does_not_stop_the_service"),
     ),
     Mutant(

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings, strategies as st
 from kombu import Queue
 from sqlalchemy.exc import OperationalError
 
-from chassis import bisection, events, health
+from chassis import events, health, retries
 from chassis.errors import Unavailable
 from chassis.events import EventHandler, _delivery
 from chassis.loops import LoopWatch
@@ -167,7 +167,7 @@ def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHand
         handler._watch = LoopWatch("tests", "handler")
         patch.setattr(handler, "_call", broker.call)
         patch.setattr(events, "monotonic", lambda: next(clock))
-        patch.setattr(bisection, "monotonic", lambda: next(clock))
+        patch.setattr(retries, "monotonic", lambda: next(clock))
         patch.setattr(events, "OVERFLOW_PAUSE_S", 0)
         yield handler
 
