@@ -1,11 +1,12 @@
-# An image for each service, and one that migrates, audits and replays: `make images` builds them all (docs/images.md).
+# An image for each service, and one for migrations, audit and replay. `make images` builds all of
+# them (docs/images.md).
 
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
 COPY requirements/product.lock /
-# Of Babel's thousand locales, 35 MB, those of notifications/letters stay.
-# The secrets are pip's settings for a package index of one's own; no layer has them.
+# Babel has a thousand locales, with 35 MB. Only those of notifications/letters are kept.
+# The secrets are pip's settings for a private package index. No layer contains them.
 RUN --mount=type=secret,id=pip-conf,target=/etc/pip.conf --mount=type=secret,id=pip-ca,target=/etc/pip-ca.pem \
     python3 -m venv /venv \
     && /venv/bin/python -m pip install --no-cache-dir --no-compile --require-hashes -r /product.lock \
@@ -18,7 +19,8 @@ RUN --mount=type=secret,id=pip-conf,target=/etc/pip.conf --mount=type=secret,id=
     && /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /venv/lib
 WORKDIR /app
 COPY . .
-# Readable for all whatever the checkout's umask was; compiled here, for nothing can be written later.
+# All users can read the files, with any umask of the checkout. The code is compiled here, because
+# containers are read-only.
 RUN chmod -R u=rwX,go=rX . \
     && /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash .
 
@@ -26,8 +28,8 @@ FROM ${BASE} AS runtime
 ARG BASE
 LABEL org.opencontainers.image.base.name="${BASE}" \
     org.opencontainers.image.licenses="Apache-2.0"
-# `::` is all interfaces, of IPv6 and IPv4, or of IPv4 alone where the kernel has no IPv6.
-# Each line of the log is JSON; a warning of Python's, for developers, would not be.
+# `::` is all interfaces of IPv6 and IPv4, or only of IPv4 if the kernel has no IPv6.
+# Each line of the log is JSON. Python's warnings, which are for developers, are not.
 ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONWARNINGS=ignore \
