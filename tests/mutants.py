@@ -493,7 +493,7 @@ MUTANTS = [
                 "False",
             )
         ],
-        tests(PUBLISHERS, "test_each_message_without_a_queue_is_told"),
+        tests(PUBLISHERS, "test_each_message_without_a_queue_is_reported"),
     ),
     Mutant(
         "the publisher does not wait for confirms",
@@ -510,7 +510,7 @@ MUTANTS = [
             ),
             *tests(
                 PUBLISHERS,
-                "test_a_refused_message_is_unavailable_and_the_next_publish_works",
+                "test_the_publisher_works_after_a_refused_message",
             ),
         ],
     ),
@@ -722,7 +722,7 @@ MUTANTS = [
                 "chassis.broker_user:check_broker_user", '"routing keys of nameko-rpc"'
             )
         ],
-        tests(BROKER_USER, "test_each_right_that_is_too_wide_is_named_alone"),
+        tests(BROKER_USER, "test_each_excessive_right_is_named"),
     ),
     Mutant(
         "a service starts though its broker user may do too much",
@@ -735,7 +735,7 @@ MUTANTS = [
         ],
         tests(
             BROKER_USER,
-            "test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart",
+            "test_a_service_waits_until_its_user_is_restricted",
         ),
     ),
     Mutant(
@@ -766,7 +766,7 @@ MUTANTS = [
     Mutant(
         "the role gets no time limits",
         [Drop("chassis.database_checks:ensure_time_limits", "_set_for_role")],
-        tests(DATABASE, "test_the_first_start_makes_the_limits_settings_of_the_role"),
+        tests(DATABASE, "test_the_first_start_stores_the_limits_for_the_role"),
     ),
     Mutant(
         "a pooler keeps a session without time limits",
@@ -800,7 +800,7 @@ MUTANTS = [
     Mutant(
         "an error quotes the row that was refused",
         [Drop("chassis.database_limits:_hide_row", "exc.args")],
-        tests(DATABASE_LIMITS, "test_an_error_does_not_quote_the_row_that_was_refused"),
+        tests(DATABASE_LIMITS, "test_an_error_does_not_quote_the_refused_row"),
     ),
     Mutant(
         "a body of any encoding is unpacked",
@@ -848,9 +848,7 @@ MUTANTS = [
                 "True",
             )
         ],
-        tests(
-            PUBLISHERS, "test_a_withdrawn_message_is_never_sent_and_its_sender_knows"
-        ),
+        tests(PUBLISHERS, "test_a_withdrawn_message_is_reported_and_never_sent"),
     ),
     Mutant(
         "a fault of a service's own call is passed to its caller",
@@ -1227,7 +1225,7 @@ MUTANTS = [
         tests(
             DATABASE_LIMITS,
             "test_no_request_fails_after_a_restart_of_the_database",
-            "test_idle_connections_that_are_forgotten_cost_no_request_its_answer",
+            "test_forgotten_idle_connections_fail_no_request",
         ),
     ),
     Mutant(
@@ -1235,7 +1233,7 @@ MUTANTS = [
         [Replace("chassis.database_limits:wait", "limit_s or None", "None")],
         tests(
             DATABASE_LIMITS,
-            "test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced",
+            "test_an_unanswered_statement_replaces_the_pool",
         ),
     ),
     Mutant(
@@ -1243,7 +1241,7 @@ MUTANTS = [
         [Return("chassis.errors:is_session_unusable", "False")],
         tests(
             DATABASE_LIMITS,
-            "test_a_connection_that_may_only_read_is_replaced_at_the_first_error",
+            "test_a_read_only_connection_is_replaced_after_an_error",
         ),
     ),
     Mutant(
@@ -1251,8 +1249,8 @@ MUTANTS = [
         [SetCondition("chassis.db:Database._note_failure")],
         tests(
             DATABASE_LIMITS,
-            "test_a_write_that_is_refused_is_told_until_one_succeeds",
-            "test_after_a_write_without_room_the_disk_is_tried",
+            "test_a_service_is_not_ready_after_a_refused_write",
+            "test_a_full_disk_is_tried_again",
         ),
     ),
     Mutant(
@@ -1274,9 +1272,7 @@ MUTANTS = [
                 "silent.heartbeat_check",
             ),
         ],
-        tests(
-            CONTAINER, "test_no_consumer_is_missing_after_a_connection_was_lost_unseen"
-        ),
+        tests(CONTAINER, "test_all_consumers_return_after_an_unnoticed_loss"),
     ),
     Mutant(
         "a connection is shut down at TLS and not at TCP",
@@ -1287,12 +1283,12 @@ MUTANTS = [
                 "connection.transport.sock.shutdown",
             )
         ],
-        tests(TLS, "test_a_connection_that_is_cut_off_while_it_is_read_is_replaced"),
+        tests(TLS, "test_a_connection_that_is_cut_off_is_replaced"),
     ),
     Mutant(
         "the end of a connection waits for the end of TLS",
         [DropDefinition("chassis.amqp_transport:TlsTransport._shutdown_transport")],
-        tests(TLS, "test_the_end_of_a_connection_waits_for_no_answer_of_tls"),
+        tests(TLS, "test_closing_a_connection_does_not_wait_for_tls"),
     ),
     Mutant(
         "a timer depends on the time of day",
@@ -1310,7 +1306,7 @@ MUTANTS = [
         [SetCondition("chassis.lookups:connect", "needs_lookup")],
         tests(
             LOOKUPS,
-            "test_a_service_is_alive_without_name_server_and_follows_its_database",
+            "test_a_service_follows_the_address_of_its_database",
         ),
     ),
     Mutant(
@@ -1322,7 +1318,7 @@ MUTANTS = [
                 'resolve(target["host"])[:1]',
             )
         ],
-        tests(LOOKUPS, "test_the_next_address_is_tried_where_one_refuses"),
+        tests(LOOKUPS, "test_the_next_address_is_tried_after_a_refusal"),
     ),
     Mutant(
         "an address is not used before the name server has answered for both families",
@@ -1333,7 +1329,7 @@ MUTANTS = [
                 "None",
             )
         ],
-        tests(LOOKUPS, "test_a_broker_is_ready_whatever_its_name_server_does"),
+        tests(LOOKUPS, "test_a_broker_is_ready_with_an_unreliable_name_server"),
     ),
     Mutant(
         "each address of a database has the time of the last",
@@ -1342,9 +1338,7 @@ MUTANTS = [
                 "chassis.lookups:connect", "NEXT_ADDRESS_AFTER_S", "CONNECT_TIMEOUT_S"
             )
         ],
-        tests(
-            LOOKUPS, "test_a_database_is_ready_though_the_first_addresses_never_answer"
-        ),
+        tests(LOOKUPS, "test_silent_addresses_of_a_database_are_skipped"),
     ),
     Mutant(
         "each address of the broker has all the time",
@@ -1355,9 +1349,7 @@ MUTANTS = [
                 "timeout",
             )
         ],
-        tests(
-            LOOKUPS, "test_a_broker_is_ready_though_the_first_addresses_never_answer"
-        ),
+        tests(LOOKUPS, "test_silent_addresses_of_a_broker_are_skipped"),
     ),
     Mutant(
         "a timeout of the sender counts as a refusing address",
@@ -1368,9 +1360,7 @@ MUTANTS = [
                 "ConnectionError",
             )
         ],
-        tests(
-            LOOKUPS, "test_the_time_of_a_sender_ends_though_there_are_more_addresses"
-        ),
+        tests(LOOKUPS, "test_the_timeout_of_a_publisher_covers_all_addresses"),
     ),
     Mutant(
         "a standby is accepted as the primary",

@@ -1,4 +1,4 @@
-"""Certificates of one's own, and a real RabbitMQ that listens with them."""
+"""Certificates for tests, and a real RabbitMQ that listens with them."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ CLOSE = 'rabbit_networking:stop_tcp_listener({{"127.0.0.1", {port}}}).'
 
 
 def make_certificates(folder: Path) -> None:
-    """A CA, and what it has signed for `here` and for `elsewhere`."""
+    """Create a CA and its certificates for `here` and for `elsewhere`."""
     openssl = ("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=shop")
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
     signed = ("-CA", folder / "ca.crt", "-CAkey", folder / "ca.key", "-addext")
@@ -33,7 +33,7 @@ def make_certificates(folder: Path) -> None:
 
 
 def give_certificates(servers: Servers, folder: Path, name: str) -> None:
-    """Copy them into the state folder of a server, for its own user alone."""
+    """Copy the certificates into the state folder of a server, readable for its user only."""
     home = servers.state / name
     for file in (*folder.glob("*.crt"), *folder.glob("*e.key")):
         copy = home / file.name
@@ -44,7 +44,7 @@ def give_certificates(servers: Servers, folder: Path, name: str) -> None:
 
 @contextmanager
 def encrypted_broker(servers: Servers, ports: dict[str, int]) -> Iterator[None]:
-    """RabbitMQ listens at these ports too: by whose certificate each has."""
+    """Let RabbitMQ listen on these ports too, each by the name of its certificate."""
     for who, port in ports.items():
         listen = LISTEN.format(home=servers.state / "rabbitmq", who=who, port=port)
         assert servers.rabbitmqctl("eval", listen).strip() == "ok"

@@ -1,4 +1,4 @@
-"""A service notices a user of the broker that may do more than its own tasks, on a real RabbitMQ."""
+"""The check of a broker user's permissions, on a real RabbitMQ."""
 
 import json
 import re
@@ -31,7 +31,7 @@ IMPORT = r"import definitions\.json \(docs/operations\.md#permissions-on-the-bro
 def of_user(
     suite_config: dict[str, Any], servers: Servers
 ) -> Callable[[str], dict[str, Any]]:
-    """`of_user("billing")`: the configuration of that user, which must be restricted."""
+    """Return a function: `of_user("billing")` is that user's configuration, which must be restricted."""
 
     def config(user: str) -> dict[str, Any]:
         uri = servers.env(user)["AMQP_URI"]
@@ -42,7 +42,7 @@ def of_user(
 
 @pytest.fixture(scope="module")
 def wide(servers: Servers, suite_config: dict[str, Any]) -> dict[str, str]:
-    """URIs of users like `users`, by the one right that is too wide."""
+    """URIs of users with one excessive right each, by that right."""
     found = definitions(dict.fromkeys(users(BUS), "secret"), BUS)
     (own,) = (each for each in found["permissions"] if each["user"] == "users")
     topics = [each for each in found["topic_permissions"] if each["user"] == "users"]
@@ -70,7 +70,7 @@ def wide(servers: Servers, suite_config: dict[str, Any]) -> dict[str, str]:
 
 
 def unconfirmed(caplog: pytest.LogCaptureFixture) -> list[Any]:
-    """The lines about permissions that could not be confirmed."""
+    """Return the log records about unconfirmed permissions."""
     return [record for record in caplog.records if record.msg == UNCONFIRMED]
 
 
@@ -89,7 +89,7 @@ def test_a_user_with_all_rights_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("right", [*RIGHTS, "nameko-rpc", "users.events"])
-def test_each_right_that_is_too_wide_is_named_alone(
+def test_each_excessive_right_is_named(
     suite_config: dict[str, Any], wide: dict[str, str], right: str
 ) -> None:
     named = right if right in RIGHTS else f"routing keys of {right}"
@@ -97,7 +97,7 @@ def test_each_right_that_is_too_wide_is_named_alone(
         check_broker_user({**suite_config, "AMQP_URI": wide[right]}, "users")
 
 
-def test_a_service_waits_until_its_user_is_restricted_and_needs_no_restart(
+def test_a_service_waits_until_its_user_is_restricted(
     of_user: Callable[..., Any],
     servers: Servers,
     monkeypatch: pytest.MonkeyPatch,
@@ -137,13 +137,13 @@ def test_without_the_setting_a_service_warns_once_and_starts(
 
 @pytest.fixture
 def blocked(servers: Servers) -> Iterator[None]:
-    """The broker has a memory alarm: it reads from no publisher."""
+    """Put the broker into a memory alarm: it reads from no publisher."""
     servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
     yield
     servers.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
 
 
-def test_a_blocked_broker_gets_its_consumers_and_is_told_of_the_other_rights(
+def test_a_blocked_broker_still_starts_consumers(
     of_user: Callable[..., Any], suite_config: dict[str, Any], blocked: None
 ) -> None:
     with running(
@@ -154,7 +154,7 @@ def test_a_blocked_broker_gets_its_consumers_and_is_told_of_the_other_rights(
         check_broker_user(suite_config, "users")
 
 
-def test_a_refused_login_is_no_restriction(of_user: Callable[..., Any]) -> None:
+def test_a_refused_login_is_not_a_restriction(of_user: Callable[..., Any]) -> None:
     config = of_user("users")
     uri = config["AMQP_URI"].replace("users:", "users:wrong")
     with pytest.raises(Exception, match=r"Login was refused") as refused:
@@ -176,10 +176,10 @@ def test_migrations_end_with_one_line(
 @pytest.mark.parametrize(
     "files", [(BUS,), (BUS, PREVIOUS)], ids=["alone", "beside the previous version"]
 )
-def test_no_permission_of_any_version_matches_what_is_tried(
+def test_no_permission_matches_the_names_of_the_check(
     files: tuple[Any, ...],
 ) -> None:
-    """Else the check would be red, or would find nothing."""
+    """Otherwise the check would always fail, or find nothing."""
     found = definitions(dict.fromkeys(users(*files), ""), *files)
     name = "permission-check.0123456789abcdef"
     patterns = [each[right] for each in found["permissions"] for right in RIGHTS]

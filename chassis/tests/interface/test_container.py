@@ -1,4 +1,4 @@
-"""A service's life: it starts when it can, says what it lacks, and stops without doing work twice."""
+"""The start and the stop of a service, its settings and its database."""
 
 import os
 import signal
@@ -33,13 +33,13 @@ handled: Counter[str] = Counter()
 
 
 def open_gate() -> None:
-    """The workers finish, also where another test has opened it before."""
+    """Let the workers finish. Another test may have done so before."""
     if not gate.ready():
         gate.send()
 
 
 class Worker:
-    """Has no RpcProxy, so nothing else keeps its connection to the broker."""
+    """A service without an RpcProxy, which would keep the connection to the broker open."""
 
     name = "worker"
 
@@ -55,7 +55,7 @@ class Base(DeclarativeBase):
 
 
 class Keeper:
-    """Has a database."""
+    """A service with a database."""
 
     name = "users"
 
@@ -79,9 +79,7 @@ def keeper(chassis_config) -> Iterator[Container]:
 # Stopping
 
 
-def test_a_request_under_way_at_the_stop_is_answered_and_done_once(
-    config, broker
-) -> None:
+def test_a_request_in_progress_at_the_stop_is_executed_once(config, broker) -> None:
     config["WORKERS"] = {"worker": 2}
     first, second = Container(Worker, config), Container(Worker, config)
     first.start()
@@ -90,22 +88,21 @@ def test_a_request_under_way_at_the_stop_is_answered_and_done_once(
         eventually(lambda: sum(handled.values()) == 2)
         stopping = [eventlet.spawn(first.stop) for _ in range(2)]  # as two SIGTERMs do
         eventually(lambda: not consumers(broker))
-        eventlet.sleep(
-            3 * POLL_S
-        )  # by now a connection that did not stay for the acks would be gone
+        # A connection that did not wait for the acks would be closed after this.
+        eventlet.sleep(3 * POLL_S)
         gate.send()
         assert [answer.result() for answer in answers[:2]] == ["0 done", "1 done"]
         with eventlet.Timeout(DEADLINE_S):
             for thread in stopping:
                 thread.wait()
             first.stop()
-        with running(second):  # the others were left to it
+        with running(second):  # receives the other requests
             assert [answer.result() for answer in answers[2:]] == ["2 done", "3 done"]
     assert broker.count("rpc-worker") == 0
     assert handled == {str(n): 1 for n in range(4)}
 
 
-def test_what_is_not_finished_at_the_stops_deadline_goes_back_to_the_queue(
+def test_unfinished_work_returns_to_the_queue_at_the_deadline(
     config, broker, caplog
 ) -> None:
     config |= {"WORKERS": {"worker": 2}, "STOP_TIMEOUT_S": 0.5}
@@ -122,7 +119,7 @@ def test_what_is_not_finished_at_the_stops_deadline_goes_back_to_the_queue(
     broker.channel.queue_purge("rpc-worker")
 
 
-def test_the_stops_deadline_holds_though_the_broker_is_away(
+def test_the_deadline_of_the_stop_applies_without_a_broker(
     config, broker, servers, close_connections
 ) -> None:
     config |= {"WORKERS": {"worker": 2}, "STOP_TIMEOUT_S": 1}
@@ -146,7 +143,7 @@ def test_the_stops_deadline_holds_though_the_broker_is_away(
 
 
 class Stuck:
-    """Never finishes."""
+    """A service whose work never ends."""
 
     name = "worker"
 
@@ -161,12 +158,12 @@ def consumers(broker: Any) -> int:
 
 
 class Talker(Worker):
-    """Takes requests, waits for answers, and so has two reasons to know the broker."""
+    """A service that receives requests and replies, so it has two uses for the broker."""
 
     billing = RpcProxy("billing")
 
 
-def test_a_service_stops_and_comes_back_though_the_broker_is_away(
+def test_a_service_stops_or_recovers_during_an_outage(
     config, servers, close_connections, caplog
 ) -> None:
     stays, leaves = Container(Talker, config), Container(Talker, config)
@@ -187,13 +184,13 @@ def test_a_service_stops_and_comes_back_though_the_broker_is_away(
 
 @pytest.fixture
 def frozen_broker(servers) -> Iterator[Callable[[], None]]:
-    """`frozen_broker()` stops the broker: it acknowledges all bytes, and answers nothing."""
+    """Return a function that freezes the broker: it acknowledges bytes and never answers."""
     pid = int(servers.rabbitmqctl("eval", "os:getpid().").strip().strip('"'))
     yield lambda: os.kill(pid, signal.SIGSTOP)
     os.kill(pid, signal.SIGCONT)
 
 
-def test_a_service_stops_in_time_though_its_broker_does_not_answer(
+def test_a_service_stops_in_time_with_a_silent_broker(
     nameko_run, suite_config, frozen_broker
 ) -> None:
     process = nameko_run("orders.service", "gateway.service", STOP_TIMEOUT_S="2")
@@ -205,7 +202,7 @@ def test_a_service_stops_in_time_though_its_broker_does_not_answer(
     assert code == 0
 
 
-def test_a_consumer_leaves_a_broker_that_does_not_answer_without_waiting_for_it(
+def test_a_consumer_does_not_wait_for_a_silent_broker(
     config, frozen_broker, caplog
 ) -> None:
     with running(Container(Worker, {**config, "HEARTBEAT": 1, "STOP_TIMEOUT_S": 1})):
@@ -213,8 +210,8 @@ def test_a_consumer_leaves_a_broker_that_does_not_answer_without_waiting_for_it(
         eventually(lambda: "Error connecting to broker" in caplog.text)
 
 
-def test_no_consumer_is_missing_after_a_connection_was_lost_unseen(config) -> None:
-    """An ack that fails between two reads of the connection has this effect."""
+def test_all_consumers_return_after_an_unnoticed_loss(config) -> None:
+    """An ack that fails between two reads of the connection causes such a loss."""
     open_gate()
     container = Container(Worker, config)
     [queue_consumer] = [e for e in container.extensions if isinstance(e, QueueConsumer)]
@@ -236,7 +233,7 @@ def test_no_consumer_is_missing_after_a_connection_was_lost_unseen(config) -> No
         assert client.worker.work("received") == "received done"
 
 
-def test_a_queue_that_is_deleted_is_declared_and_consumed_again(config, broker) -> None:
+def test_a_deleted_queue_is_declared_and_consumed_again(config, broker) -> None:
     open_gate()
     with (
         running(Container(Worker, config)),
@@ -253,15 +250,13 @@ def test_a_queue_that_is_deleted_is_declared_and_consumed_again(config, broker) 
         assert client.worker.work("back") == "back done"
 
 
-def test_a_stop_while_the_service_still_waits_ends_the_process(config) -> None:
+def test_a_stop_during_the_start_ends_the_process(config) -> None:
     with pytest.raises(SystemExit) as ended:
         Container(Keeper, config).stop()
     assert ended.value.code == 0
 
 
-def test_sigterm_under_load_ends_a_service_soon_and_fails_no_request(
-    nameko_run, suite_config
-) -> None:
+def test_sigterm_under_load_fails_no_request(nameko_run, suite_config) -> None:
     calls = outcomes = 0
     stop = Event()
     query = {"user_id": "0190b5a0-0000-7000-8000-000000000000"}
@@ -288,7 +283,7 @@ def test_sigterm_under_load_ends_a_service_soon_and_fails_no_request(
     assert outcomes == calls
 
 
-def test_sigterm_ends_a_service_that_still_waits(nameko_run) -> None:
+def test_sigterm_ends_a_service_that_is_starting(nameko_run) -> None:
     process = nameko_run(
         "users.service", USERS_DB_URI="postgresql+psycopg2://a:b@127.0.0.1:1/c"
     )
@@ -317,9 +312,7 @@ def test_sigterm_ends_a_service_that_still_waits(nameko_run) -> None:
         ({"CURRENCY": ""}, "CURRENCY is missing"),
     ],
 )
-def test_a_wrong_setting_ends_the_start_with_a_line_that_names_it(
-    config, changes, line
-) -> None:
+def test_one_line_names_a_wrong_setting(config, changes, line) -> None:
     with pytest.raises(SystemExit) as ended:
         Container(Keeper, {**config, **changes})
     assert ended.value.code.startswith(f"config.yaml: {line}")
@@ -327,14 +320,14 @@ def test_a_wrong_setting_ends_the_start_with_a_line_that_names_it(
 
 
 @pytest.mark.parametrize("setting", ["CONFIRM_TIMEOUT_S", "OUTBOX_RETENTION_S"])
-def test_what_an_event_needs_is_checked_as_well(config, setting) -> None:
+def test_the_settings_of_events_are_checked(config, setting) -> None:
     from users.service import Service
 
     with pytest.raises(SystemExit, match=rf"^config\.yaml: {setting} is missing$"):
         Container(Service, {**config, setting: None})
 
 
-def test_the_relay_may_not_wait_longer_for_the_broker_than_its_transaction_lasts(
+def test_the_relay_must_not_outwait_its_transaction(
     config,
 ) -> None:
     from users.service import Service
@@ -348,7 +341,7 @@ def test_the_relay_may_not_wait_longer_for_the_broker_than_its_transaction_lasts
         )
 
 
-def test_the_process_of_a_wrong_setting_ends_with_that_line_and_code_1(
+def test_a_wrong_setting_ends_the_process_with_code_1(
     nameko_run,
 ) -> None:
     line, code = nameko_run("users.service", USERS_WORKERS="many").last_line_and_code()
@@ -359,13 +352,13 @@ def test_the_process_of_a_wrong_setting_ends_with_that_line_and_code_1(
 # The database
 
 
-def test_ids_are_text_for_a_service(keeper) -> None:
+def test_a_service_reads_ids_as_text(keeper) -> None:
     id_ = "0190b5a0-0000-7000-8000-000000000000"
     with dependency(keeper, "db").transaction() as connection:
         assert connection.execute(text(f"SELECT '{id_}'::uuid")).scalar() == id_
 
 
-def test_a_statement_that_takes_too_long_is_ended(keeper, rpc) -> None:
+def test_a_statement_has_a_time_limit(keeper, rpc) -> None:
     with pytest.raises(Unavailable):
         rpc.users.sleep(seconds=60)
     rpc.users.sleep(seconds=0)
@@ -376,7 +369,7 @@ IDLE_IN_TRANSACTION = """
 """
 
 
-def test_a_transaction_left_open_is_ended_by_the_server(keeper, superuser) -> None:
+def test_the_server_ends_an_idle_transaction(keeper, superuser) -> None:
     with dependency(keeper, "db").engine.connect() as connection:
         connection.execute(text("SELECT 1"))
         eventually(lambda: not superuser(IDLE_IN_TRANSACTION))
@@ -386,9 +379,7 @@ def test_a_transaction_left_open_is_ended_by_the_server(keeper, superuser) -> No
         connection.rollback()
 
 
-def test_a_service_waits_for_its_schema_and_says_so(
-    config, monkeypatch, caplog
-) -> None:
+def test_a_service_waits_for_its_schema(config, monkeypatch, caplog) -> None:
     needed = ["9999"]
     monkeypatch.setattr(chassis_db, "newest_migration", lambda service: needed[0])
     monkeypatch.setattr(chassis_db, "RETRY_S", 0.05)
@@ -401,9 +392,7 @@ def test_a_service_waits_for_its_schema_and_says_so(
     container.stop()
 
 
-def test_a_service_waits_for_its_tables_and_says_so(
-    config, monkeypatch, caplog, sql
-) -> None:
+def test_a_service_waits_for_its_tables(config, monkeypatch, caplog, sql) -> None:
     monkeypatch.setattr(chassis_db, "RETRY_S", 0.05)
     container = Container(Keeper, config)
     sql("users", "ALTER TABLE alembic_version RENAME TO hidden")
@@ -416,7 +405,7 @@ def test_a_service_waits_for_its_tables_and_says_so(
     container.stop()
 
 
-def test_a_service_waits_for_its_database_and_says_so(
+def test_a_service_waits_for_its_database(
     config, monkeypatch, caplog, superuser
 ) -> None:
     monkeypatch.setattr(chassis_db, "RETRY_S", 0.05)

@@ -1,4 +1,4 @@
-"""Services and migrations refuse a database that lacks what they assume."""
+"""Services and migrations refuse an unsuitable database."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,7 +30,7 @@ ROLE_SETTINGS = """
 
 @pytest.fixture
 def database(superuser: Run) -> Iterator[Callable[[str], str]]:
-    """`database("LATIN1")`: the URI of a database with this encoding, as its owner."""
+    """Return a function: `database("LATIN1")` creates one with this encoding and returns its name."""
     made: list[str] = []
 
     def make(encoding: str) -> str:
@@ -47,7 +47,7 @@ def database(superuser: Run) -> Iterator[Callable[[str], str]]:
 
 
 def use(config: dict[str, Any], database: str) -> dict[str, Any]:
-    """The settings, with another database for users."""
+    """Return the settings with another database for users."""
     changed = {}
     for setting in ("DB_URIS", "DB_OWNER_URIS"):
         uri = config[setting]["users:Base"].rpartition("/")[0]
@@ -65,7 +65,7 @@ def changed(superuser: Run, statement: str, back: str) -> Iterator[None]:
 
 
 def refusal(config: dict[str, Any]) -> str:
-    """The error text of a service that does not start."""
+    """Return the error of a service that does not start."""
     with pytest.raises(SystemExit) as ended, eventlet.Timeout(DEADLINE_S):
         Container(Keeper, config).start()
     return str(ended.value)
@@ -93,7 +93,7 @@ def test_a_service_refuses_a_database_that_is_not_utf8(
     ],
 )
 @pytest.mark.parametrize("where", ["ROLE", "DATABASE"])
-def test_a_service_refuses_a_setting_that_it_cannot_work_with(
+def test_a_service_refuses_an_unsuitable_setting(
     config, superuser, where, name, value, remedy
 ) -> None:
     change = f"ALTER {where} users SET {name} = '{value}'"
@@ -138,9 +138,7 @@ def test_a_service_refuses_a_server_that_is_too_old(
     )
 
 
-def test_the_process_names_all_violations_and_ends_with_code_1(
-    nameko_run, superuser
-) -> None:
+def test_a_process_reports_all_violations_and_ends(nameko_run, superuser) -> None:
     superuser("ALTER ROLE users SET synchronous_commit = off")
     superuser("ALTER ROLE users SET IntervalStyle = iso_8601")
     try:
@@ -157,7 +155,7 @@ def test_the_process_names_all_violations_and_ends_with_code_1(
     assert code == 1
 
 
-def test_a_migration_makes_no_table_where_a_database_is_unfit(
+def test_a_migration_creates_no_table_in_an_unsuitable_database(
     config, database, tmp_path
 ) -> None:
     settings = use(config, database("SQL_ASCII"))
@@ -181,7 +179,7 @@ def test_a_migration_makes_no_table_where_a_database_is_unfit(
 
 
 @pytest.mark.parametrize("where", ["role", "environment"])
-def test_texts_are_utf8_whatever_the_client_says(
+def test_texts_are_utf8_with_any_client_encoding(
     config, superuser, monkeypatch, where
 ) -> None:
     if where == "environment":
@@ -204,7 +202,7 @@ def test_texts_are_utf8_whatever_the_client_says(
 
 @pytest.fixture
 def unlimited(superuser: Run) -> Run:
-    """The role of users has no time limits yet."""
+    """Remove the time limits of the role of users."""
     superuser("ALTER ROLE users IN DATABASE users RESET ALL")
     return superuser
 
@@ -213,7 +211,7 @@ def _limits_of(connection: Any) -> list[str]:
     return [connection.execute(text(f"SHOW {name}")).scalar() for name in TIME_LIMITS]
 
 
-def test_the_first_start_makes_the_limits_settings_of_the_role(
+def test_the_first_start_stores_the_limits_for_the_role(
     config, unlimited, caplog
 ) -> None:
     container = Container(Keeper, {**config, "DB_STATEMENT_TIMEOUT_S": 4.5})
@@ -225,27 +223,21 @@ def test_the_first_start_makes_the_limits_settings_of_the_role(
     assert NOT_IN_FORCE not in caplog.messages
 
 
-def test_another_limit_is_in_force_from_the_start_that_brings_it(
-    config, unlimited
-) -> None:
+def test_a_new_limit_is_in_force_after_the_start(config, unlimited) -> None:
     for limit_s in (7, 3):
         container = Container(Keeper, {**config, "DB_STATEMENT_TIMEOUT_S": limit_s})
         with running(container), dependency(container, "db").autocommit() as connection:
             assert _limits_of(connection) == [f"{limit_s}s"] * 3
 
 
-def test_copies_that_start_at_once_do_not_disturb_each_other(
-    config, unlimited, caplog
-) -> None:
+def test_copies_can_start_at_the_same_time(config, unlimited, caplog) -> None:
     with running(*(Container(Keeper, config) for _ in range(4))):
         assert unlimited(ROLE_SETTINGS) == [(f"{name}=5000",) for name in TIME_LIMITS]
     assert NOT_IN_FORCE not in caplog.messages
 
 
-def test_a_session_with_other_limits_is_reported_in_one_line(
-    config, unlimited, caplog
-) -> None:
-    """Such is a session of a pooler that is older than the settings."""
+def test_a_session_with_other_limits_is_reported(config, unlimited, caplog) -> None:
+    """A pooler can have a session that is older than the settings."""
     engine = create_engine(
         config["DB_URIS"]["users:Base"],
         connect_args={"options": "-c lock_timeout=0"},
@@ -257,9 +249,7 @@ def test_a_session_with_other_limits_is_reported_in_one_line(
     engine.dispose()
 
 
-def test_a_service_starts_where_the_limits_cannot_be_set(
-    config, unlimited, caplog
-) -> None:
+def test_a_service_starts_if_limits_cannot_be_stored(config, unlimited, caplog) -> None:
     url = create_engine(config["DB_URIS"]["users:Base"]).url.set(port=1)
     ensure_time_limits(create_engine(url), "users", 5)
     [record] = [record for record in caplog.records if record.message == NOT_IN_FORCE]

@@ -1,4 +1,4 @@
-"""Connections that are closed, forgotten, silent or read-only, and what /readyz says of them."""
+"""Connections that are closed, forgotten, silent or read-only, and their effect on /readyz."""
 
 import os
 import signal
@@ -23,7 +23,8 @@ from conftest import DEADLINE_S, eventually
 
 POOL_SIZE = 3
 TIMEOUT_S = 0.5
-SECRET = "correct horse"  # named here, for a traceback shows lines of code
+# A constant, because a traceback shows lines of code.
+SECRET = "correct horse"
 PIDS = """
     SELECT pid
     FROM pg_stat_activity
@@ -44,7 +45,7 @@ class Note(Base):
 
 
 class Keeper:
-    """Has a database."""
+    """A service with a database."""
 
     name = "users"
 
@@ -86,7 +87,7 @@ def both(db: Database) -> list[Callable[[], Any]]:
 
 
 def fill(ways: Any) -> None:
-    """Open all connections of the pools, and return them."""
+    """Open all connections of the pools, and give them back."""
     with ExitStack() as stack:
         for way in ways:
             for _ in range(POOL_SIZE):
@@ -95,7 +96,7 @@ def fill(ways: Any) -> None:
 
 @contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """Stop server processes: the kernel acknowledges all bytes, and nothing answers."""
+    """Stop server processes: the kernel acknowledges all bytes, and no process answers."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -110,7 +111,7 @@ def sessions(superuser) -> list[int]:
 
 
 def end_sessions(superuser) -> None:
-    """Returns when the server has closed all of them."""
+    """End all sessions, and wait until the server has closed them."""
     pids = sessions(superuser)
     for pid in pids:
         superuser(f"SELECT pg_terminate_backend({pid})")
@@ -122,8 +123,8 @@ def write(db: Database, note: str) -> None:
         connection.execute(text("INSERT INTO notes VALUES (:note)"), {"note": note})
 
 
-def test_an_error_does_not_quote_the_row_that_was_refused(db, sql) -> None:
-    """It goes into the log with its cause, and into dead letters."""
+def test_an_error_does_not_quote_the_refused_row(db, sql) -> None:
+    """The error goes into the log and into dead letters."""
     sql("users", "CREATE TABLE secrets (secret text CHECK (secret = ''))")
     sql("users", "GRANT INSERT ON secrets TO users")
     try:
@@ -133,24 +134,23 @@ def test_an_error_does_not_quote_the_row_that_was_refused(db, sql) -> None:
             )
     finally:
         sql("users", "DROP TABLE secrets")
-    told = "".join(traceback.format_exception(caught.value))
-    assert "secrets_secret_check" in told
-    assert SECRET not in told
+    output = "".join(traceback.format_exception(caught.value))
+    assert "secrets_secret_check" in output
+    assert SECRET not in output
 
 
 def test_no_request_fails_after_a_restart_of_the_database(db, superuser) -> None:
     fill(both(db))
-    assert (
-        len(sessions(superuser)) >= 2 * POOL_SIZE
-    )  # other tests may have left some behind
+    # Other tests may have left further sessions.
+    assert len(sessions(superuser)) >= 2 * POOL_SIZE
     end_sessions(superuser)
     fill(both(db))
 
 
-def test_a_second_loss_in_one_checkout_is_an_error_of_the_database(
+def test_two_losses_in_one_checkout_are_a_database_error(
     db, superuser, monkeypatch
 ) -> None:
-    """As in a restart of PostgreSQL: the connection that replaces the first one is lost, too."""
+    """As in a restart of PostgreSQL: the replacement of the first connection is lost, too."""
     fill([db.autocommit])
     has_input = database_limits._has_input
     losses = []
@@ -167,7 +167,7 @@ def test_a_second_loss_in_one_checkout_is_an_error_of_the_database(
     assert losses
 
 
-def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(
+def test_forgotten_idle_connections_fail_no_request(
     db,
     superuser,
     monkeypatch,
@@ -180,7 +180,7 @@ def test_idle_connections_that_are_forgotten_cost_no_request_its_answer(
 
 
 @pytest.mark.parametrize("way", ["transaction", "autocommit"])
-def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(
+def test_an_unanswered_statement_replaces_the_pool(
     db,
     superuser,
     way,
@@ -199,17 +199,16 @@ def test_a_statement_that_is_never_answered_ends_and_its_pool_is_replaced(
         fill([enter])
 
 
-def test_a_statement_may_take_longer_where_it_is_allowed_to(db) -> None:
+def test_the_limit_of_a_transaction_can_be_raised(db) -> None:
     with db.transaction() as connection:
         allow_statements_of(connection, 5)
-        connection.execute(
-            text("SELECT pg_sleep(1.2)")
-        )  # more than the limit with its margin
+        # More than the limit with its margin.
+        connection.execute(text("SELECT pg_sleep(1.2)"))
     with pytest.raises(DBAPIError), db.transaction() as connection:
         connection.execute(text("SELECT pg_sleep(5)"))
 
 
-def test_a_connection_that_may_only_read_is_replaced_at_the_first_error(db) -> None:
+def test_a_read_only_connection_is_replaced_after_an_error(db) -> None:
     fill(both(db))
     with ExitStack() as stack:
         for _ in range(POOL_SIZE):
@@ -222,9 +221,7 @@ def test_a_connection_that_may_only_read_is_replaced_at_the_first_error(db) -> N
         write(db, note)
 
 
-def test_while_the_server_may_only_be_read_the_service_is_not_ready(
-    db, superuser
-) -> None:
+def test_a_service_is_not_ready_while_its_server_is_read_only(db, superuser) -> None:
     fill(both(db))
     superuser("ALTER ROLE users SET default_transaction_read_only = on")
     try:
@@ -246,7 +243,7 @@ def test_a_service_is_not_ready_while_a_grant_is_missing(db, sql) -> None:
     assert readiness() == "ok"
 
 
-def test_a_write_that_is_refused_is_told_until_one_succeeds(db, sql) -> None:
+def test_a_service_is_not_ready_after_a_refused_write(db, sql) -> None:
     change = text("UPDATE notes SET note = note")
     with pytest.raises(DBAPIError), db.autocommit() as connection:
         connection.execute(change)
@@ -258,8 +255,8 @@ def test_a_write_that_is_refused_is_told_until_one_succeeds(db, sql) -> None:
     assert readiness() == "ok"
 
 
-def test_after_a_write_without_room_the_disk_is_tried(db, sql, superuser) -> None:
-    """The server's temporary files stand for its disk: their limit has the same class of errors."""
+def test_a_full_disk_is_tried_again(db, sql, superuser) -> None:
+    """The limit of temporary files simulates a full disk: its errors have the same class."""
     refuse = "BEGIN RAISE 'no room' USING ERRCODE = 'disk_full'; END"
     sql(
         "users",

@@ -24,7 +24,7 @@ class Slow:
 
 
 class Middle:
-    """Waits at most RPC_TIMEOUT_S, and not longer than its caller."""
+    """A service that waits for at most RPC_TIMEOUT_S, and not longer than its caller."""
 
     name = "worker"
 
@@ -40,7 +40,7 @@ class Middle:
 
 
 class Caller:
-    """Waits for SHORT_S."""
+    """A service that waits for SHORT_S."""
 
     name = "caller"
 

@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics of a service whose broker or database goes away and returns."""
+"""/healthz, /readyz and /metrics of a service during outages of its broker or database."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ class Base(DeclarativeBase):
 
 
 class Keeper:
-    """Has a database."""
+    """A service with a database."""
 
     name = "users"
 
@@ -47,14 +47,14 @@ def get(path: str) -> requests.Response:
 def readiness() -> tuple[int, dict[str, str]]:
     answer = get("/readyz")
     checks = {
-        name: told
-        for name, told in answer.json()["checks"].items()
+        name: result
+        for name, result in answer.json()["checks"].items()
         if name.startswith("users ")
     }
     return answer.status_code, checks
 
 
-def test_a_service_that_is_up_is_ready(keeper) -> None:
+def test_a_started_service_is_ready(keeper) -> None:
     eventually(lambda: readiness()[0] == 200)
     assert set(readiness()[1]) == {
         "users started",
@@ -64,7 +64,7 @@ def test_a_service_that_is_up_is_ready(keeper) -> None:
     }
 
 
-def test_without_its_database_a_service_is_alive_and_not_ready(
+def test_a_service_without_its_database_is_alive_but_not_ready(
     keeper, superuser
 ) -> None:
     superuser("ALTER ROLE users NOLOGIN")
@@ -81,7 +81,7 @@ def test_without_its_database_a_service_is_alive_and_not_ready(
     eventually(lambda: readiness()[0] == 200)
 
 
-def test_without_its_broker_a_service_is_alive_and_not_ready(keeper, servers) -> None:
+def test_a_service_without_its_broker_is_alive_but_not_ready(keeper, servers) -> None:
     servers.rabbitmqctl("suspend_listeners")
     try:
         eventually(lambda: readiness()[1]["users broker"] == "away")
@@ -92,12 +92,12 @@ def test_without_its_broker_a_service_is_alive_and_not_ready(keeper, servers) ->
     eventually(lambda: readiness()[0] == 200)
 
 
-def test_many_may_ask_at_the_same_time(keeper) -> None:
+def test_readyz_accepts_concurrent_requests(keeper) -> None:
     threads = [eventlet.spawn(readiness) for _ in range(10)]
     assert {thread.wait()[0] for thread in threads} == {200}
 
 
-def test_metrics_tell_what_was_handled(keeper, rpc) -> None:
+def test_metrics_include_handled_calls(keeper, rpc) -> None:
     rpc.users.nothing()
     families = {
         family.name: family

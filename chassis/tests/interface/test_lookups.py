@@ -1,4 +1,4 @@
-"""Databases by name: name servers that do not answer, addresses that change or are silent."""
+"""Hosts by name: name servers that do not answer, addresses that change or are silent."""
 
 import os
 import socket
@@ -35,7 +35,8 @@ pytestmark = pytest.mark.filterwarnings(
 HOST = "db.shop.test"
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"  # the servers listen here only
 MORE = ["127.0.0.3", "127.0.0.4"]
-NEVER_LONG_S = 3  # the C library waits longer for a name server
+# The C library waits longer for a name server.
+REQUEST_TIMEOUT_S = 3
 SERVER = f"host={HERE} port={{port}} user=users_owner password={{password}}"
 READ_ONLY = f"""
 [databases]
@@ -57,14 +58,14 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short limits, so that tests take less time."""
+    """Shorten the limits, so that tests take less time."""
     monkeypatch.setattr(lookups, "LOOKUP_TIMEOUT_S", 1)
     monkeypatch.setattr(lookups, "CONNECT_TIMEOUT_S", 1)
 
 
 @pytest.fixture
 def connect(suite_config: dict[str, Any]) -> Callable[..., str]:
-    """`connect("name:port", ...)` connects as a service does; returns PostgreSQL's address."""
+    """Return a function that connects to `"name:port", ...` and returns the server's address."""
     url = make_url(suite_config["DB_URIS"]["users:Base"])
 
     def run(*hosts: str, **query: str) -> str:
@@ -86,14 +87,14 @@ def port(servers: Servers) -> int:
 
 @pytest.fixture
 def mute(port: int) -> Iterator[socket.socket]:
-    """A server that accepts connections and never answers, at PostgreSQL's port elsewhere."""
+    """A server with PostgreSQL's port at ELSEWHERE that accepts connections and never answers."""
     with closing(eventlet.listen((ELSEWHERE, port))) as listening:
         yield listening
 
 
 @contextmanager
 def keeper(config: dict[str, Any]) -> Iterator[None]:
-    """A service whose database has a name."""
+    """Run a service that connects to its database by name."""
     uri = make_url(config["DB_URIS"]["users:Base"]).set(host=HOST)
     uris = {"users:Base": uri.render_as_string(hide_password=False)}
     container = Container(Keeper, {**config, "DB_URIS": uris})
@@ -107,11 +108,13 @@ def keeper(config: dict[str, Any]) -> Iterator[None]:
 
 def get(path: str) -> int:
     host, port = health._server.getsockname()
-    return requests.get(f"http://{host}:{port}{path}", timeout=NEVER_LONG_S).status_code
+    return requests.get(
+        f"http://{host}:{port}{path}", timeout=REQUEST_TIMEOUT_S
+    ).status_code
 
 
 @pytest.mark.usefixtures("limits")
-def test_a_service_is_alive_without_name_server_and_follows_its_database(
+def test_a_service_follows_the_address_of_its_database(
     chassis_config: dict[str, Any], names: NameServer, superuser: Callable[[str], Any]
 ) -> None:
     names.addresses[HOST] = [HERE]
@@ -124,7 +127,7 @@ def test_a_service_is_alive_without_name_server_and_follows_its_database(
         lookup = eventlet.spawn(get, "/readyz")
         while not lookup.dead:
             assert get("/healthz") == 200
-        names.addresses[HOST] = [ELSEWHERE]  # where nobody listens: its database moves
+        names.addresses[HOST] = [ELSEWHERE]  # no server listens there
         names.is_silent = False
         assert get("/readyz") == 503
         names.addresses[HOST] = [HERE]
@@ -132,14 +135,14 @@ def test_a_service_is_alive_without_name_server_and_follows_its_database(
 
 
 @pytest.mark.parametrize("addresses", [[ELSEWHERE, HERE], ["::1", HERE]])
-def test_the_next_address_is_tried_where_one_refuses(
+def test_the_next_address_is_tried_after_a_refusal(
     addresses: list[str], connect: Callable[..., str], names: NameServer, port: int
 ) -> None:
     names.addresses[HOST] = addresses
     assert connect(f"{HOST}:{port}") == HERE
 
 
-def test_a_database_is_ready_though_the_first_addresses_never_answer(
+def test_silent_addresses_of_a_database_are_skipped(
     connect: Callable[..., str], names: NameServer, port: int, mute: socket.socket
 ) -> None:
     names.addresses[HOST] = [ELSEWHERE, MORE[0], HERE]
@@ -156,7 +159,7 @@ def test_a_database_is_ready_though_the_first_addresses_never_answer(
                 pass
 
 
-def test_the_next_host_is_tried_with_its_own_port(
+def test_each_host_is_tried_with_its_own_port(
     connect: Callable[..., str], names: NameServer, port: int
 ) -> None:
     names.addresses |= {"a.shop.test": [HERE], HOST: [HERE]}
@@ -164,7 +167,7 @@ def test_the_next_host_is_tried_with_its_own_port(
 
 
 @pytest.mark.usefixtures("limits")
-def test_an_error_names_each_host_and_why_it_failed(
+def test_an_error_names_each_host_with_its_failure(
     connect: Callable[..., str], names: NameServer, port: int, mute: socket.socket
 ) -> None:
     names.addresses |= {"a.shop.test": [HERE], "b.shop.test": [ELSEWHERE]}
@@ -191,7 +194,7 @@ def test_the_hosts_file_needs_no_name_server(names: NameServer) -> None:
     assert HERE in lookups.resolve("localhost")
 
 
-def test_a_name_that_comes_back_is_found_at_once(names: NameServer) -> None:
+def test_a_negative_answer_is_not_cached(names: NameServer) -> None:
     with pytest.raises(socket.gaierror):
         lookups.resolve(HOST)
     names.addresses[HOST] = [HERE, "::1"]
@@ -199,7 +202,7 @@ def test_a_name_that_comes_back_is_found_at_once(names: NameServer) -> None:
 
 
 @pytest.mark.parametrize("host", loopback())
-def test_a_name_server_and_all_addresses_may_be_of_either_family(
+def test_name_servers_and_addresses_can_be_of_either_family(
     monkeypatch, host: str
 ) -> None:
     with name_server(monkeypatch, host) as names:
@@ -207,16 +210,16 @@ def test_a_name_server_and_all_addresses_may_be_of_either_family(
         assert lookups.resolve(HOST) == [host]
 
 
-def test_a_short_name_is_found_though_only_the_search_list_is_answered(
+def test_a_short_name_is_found_by_the_search_list(
     names: NameServer,
 ) -> None:
     names.configuration = "nameserver 127.0.0.1\nsearch shop.test\noptions ndots:5\n"
     names.addresses[HOST] = [HERE]
-    names.ignored = {"db"}  # the name server behind this one is dead
+    names.ignored = {"db"}  # the next name server is dead
     assert lookups.resolve("db") == [HERE]
 
 
-def test_a_host_that_has_no_address_is_no_name_server_failure(
+def test_a_host_without_addresses_is_reported_as_such(
     names: NameServer,
 ) -> None:
     names.addresses[HOST] = []
@@ -224,13 +227,13 @@ def test_a_host_that_has_no_address_is_no_name_server_failure(
         lookups.resolve(HOST)
 
 
-def test_the_limit_of_a_caller_ends_a_lookup(names: NameServer) -> None:
+def test_the_timeout_of_a_caller_ends_a_lookup(names: NameServer) -> None:
     names.is_silent = True
     with pytest.raises(ZeroDivisionError), eventlet.Timeout(0.1, ZeroDivisionError()):
         lookups.resolve(HOST)
 
 
-def test_without_eventlets_patches_a_connection_has_a_limit_too(
+def test_a_connection_has_a_limit_without_eventlets_patches(
     port: int,
     mute: socket.socket,
 ) -> None:
@@ -254,7 +257,7 @@ def listens(port: int) -> bool:
 
 @pytest.fixture
 def standby(servers: Servers, port: int, tmp_path: Path) -> Iterator[int]:
-    """The port of a server that may only be read: a PgBouncer with such sessions."""
+    """The port of a read-only server: a PgBouncer with read-only sessions."""
     pooled = free_ports()["gateway"]
     file = tmp_path / "pgbouncer.ini"
     password = servers.passwords["postgresql:users_owner"]
@@ -275,7 +278,7 @@ def standby(servers: Servers, port: int, tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def standby_first(suite_config: dict[str, Any], port: int, standby: int) -> URL:
-    """A URI that names a standby and then the server."""
+    """A URI with a standby first, then the server."""
     owner = make_url(suite_config["DB_OWNER_URIS"]["users:Base"])
     hosts = (f"{HERE}:{standby}", f"localhost:{port}")
     return owner.set(host=None, port=None, query={"host": hosts})
@@ -325,14 +328,14 @@ def test_migrations_skip_a_standby(
 
 @pytest.fixture
 def broker_config(servers: Servers, chassis_config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a service that knows the broker by a name."""
+    """The settings of a service that connects to the broker by name."""
     uri = chassis_config["AMQP_URI"].replace("127.0.0.1", HOST)
     return {**chassis_config, "AMQP_URI": uri}
 
 
 @pytest.fixture
 def connect_to_broker(broker_config: dict[str, Any]) -> Callable[[], None]:
-    """Connects to the broker by a name."""
+    """Return a function that connects to the broker by name."""
     return lambda: (
         broker.connect(broker_config).transport.establish_connection().close()
     )
@@ -340,7 +343,7 @@ def connect_to_broker(broker_config: dict[str, Any]) -> Callable[[], None]:
 
 @pytest.fixture
 def dropped(servers: Servers) -> Iterator[list[str]]:
-    """Addresses at which the broker's port takes no connection and refuses none."""
+    """Addresses where the broker's port neither accepts nor refuses connections."""
     addresses = [ELSEWHERE, MORE[0]]
     with ExitStack() as stack:
         for address in addresses:
@@ -353,7 +356,7 @@ def dropped(servers: Servers) -> Iterator[list[str]]:
         yield addresses
 
 
-def test_a_broker_is_found_as_soon_as_its_name_is_back(
+def test_a_broker_is_found_when_its_name_returns(
     names: NameServer, connect_to_broker: Callable[[], None]
 ) -> None:
     with pytest.raises(OSError, match="could not resolve"):
@@ -362,7 +365,7 @@ def test_a_broker_is_found_as_soon_as_its_name_is_back(
     connect_to_broker()
 
 
-def test_the_limit_of_a_caller_ends_a_lookup_of_the_broker(
+def test_the_timeout_of_a_caller_ends_a_lookup_of_the_broker(
     names: NameServer, connect_to_broker: Callable[[], None]
 ) -> None:
     names.is_silent = True
@@ -379,7 +382,7 @@ def test_the_limit_of_a_caller_ends_a_lookup_of_the_broker(
     ],
     ids=["no answer for IPv6", "slow answers", "the first name server is dead"],
 )
-def test_a_broker_is_ready_whatever_its_name_server_does(
+def test_a_broker_is_ready_with_an_unreliable_name_server(
     trouble: dict[str, Any],
     names: NameServer,
     connect_to_broker: Callable[[], None],
@@ -392,14 +395,14 @@ def test_a_broker_is_ready_whatever_its_name_server_does(
     assert health.Check("broker", connect_to_broker).result() == "ok"
 
 
-def test_a_broker_is_ready_though_the_first_addresses_never_answer(
+def test_silent_addresses_of_a_broker_are_skipped(
     names: NameServer, connect_to_broker: Callable[[], None], dropped: list[str]
 ) -> None:
     names.addresses[HOST] = [*dropped, HERE]
     assert health.Check("broker", connect_to_broker).result() == "ok"
 
 
-def test_the_time_of_a_sender_ends_though_there_are_more_addresses(
+def test_the_timeout_of_a_publisher_covers_all_addresses(
     names: NameServer,
     broker_config: dict[str, Any],
     dropped: list[str],

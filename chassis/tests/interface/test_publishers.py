@@ -1,4 +1,4 @@
-"""Publishing: what the broker has, what it refuses, and what happens while it is away."""
+"""Publishing with and without confirms, also while the broker is unavailable."""
 
 import gc
 import json
@@ -31,7 +31,7 @@ CONFIRM_TIMEOUT_S = 0.5
 
 
 def extension(extension_cls: type, config: dict[str, Any]) -> Any:
-    """A shared extension as the container binds it."""
+    """Return a shared extension that is bound as by a container."""
     made = extension_cls()
     made.container = SimpleNamespace(
         config=config,
@@ -77,7 +77,7 @@ def taken(broker: Broker, queue: str) -> list[int]:
 
 @pytest.fixture
 def block(servers) -> Iterator[Callable[[bool], None]]:
-    """The broker in a memory alarm: it reads from no publisher."""
+    """Return a function that switches the memory alarm of the broker."""
 
     def block(on: bool) -> None:
         servers.rabbitmqctl("set_vm_memory_high_watermark", "0.000001" if on else "0.4")
@@ -86,24 +86,24 @@ def block(servers) -> Iterator[Callable[[bool], None]]:
     block(False)
 
 
-def test_the_broker_has_what_was_confirmed_in_order(publisher, broker) -> None:
+def test_confirmed_messages_are_in_the_queue_in_order(publisher, broker) -> None:
     queue = broker.bind("", "")
     assert publisher.publish([message(queue, n) for n in range(300)]) == [True] * 300
     assert taken(broker, queue) == list(range(300))
 
 
-def test_nothing_to_publish_waits_for_nothing(publisher) -> None:
+def test_an_empty_batch_does_not_wait(publisher) -> None:
     assert publisher.publish([]) == []
 
 
-def test_each_message_without_a_queue_is_told(publisher, broker) -> None:
+def test_each_message_without_a_queue_is_reported(publisher, broker) -> None:
     queue = broker.bind("", "")
     messages = [message(queue), message("nowhere"), message(queue), message("nowhere")]
     assert publisher.publish(messages) == [True, False, True, False]
     assert publisher.publish([message(queue)]) == [True]
 
 
-def test_publishers_at_the_same_time_get_their_own_confirms(publisher, broker) -> None:
+def test_concurrent_batches_get_their_own_confirms(publisher, broker) -> None:
     queue = broker.bind("", "")
     threads = [
         eventlet.spawn(
@@ -116,9 +116,7 @@ def test_publishers_at_the_same_time_get_their_own_confirms(publisher, broker) -
     ]
 
 
-def test_a_refused_message_is_unavailable_and_the_next_publish_works(
-    publisher, broker
-) -> None:
+def test_the_publisher_works_after_a_refused_message(publisher, broker) -> None:
     full = broker.bind("", "", **{"x-max-length": 1, "x-overflow": "reject-publish"})
     queue = broker.bind("", "")
     with pytest.raises(Unavailable, match="refused"):
@@ -126,26 +124,24 @@ def test_a_refused_message_is_unavailable_and_the_next_publish_works(
     assert publisher.publish([message(queue)]) == [True]
 
 
-def test_an_exchange_that_does_not_exist_is_unavailable_and_the_next_publish_works(
-    publisher, broker
-) -> None:
+def test_the_publisher_works_after_an_unknown_exchange(publisher, broker) -> None:
     with pytest.raises(Unavailable):
         publisher.publish([message("x", exchange="no-such-exchange")])
     assert publisher.publish([message(broker.bind("", ""))]) == [True]
 
 
-def test_a_closed_connection_is_seen_at_once_and_replaced(
+def test_a_closed_connection_is_noticed_and_replaced(
     publisher, chassis_config, close_connections, caplog
 ) -> None:
     publisher.publish([message("nowhere")])
-    link = publisher._connection
+    connection = publisher._connection
     close_connections()
-    eventually(lambda: link.closed)
+    eventually(lambda: connection.closed)
     assert "broker_connection_lost" in caplog.messages
     assert publisher.publish([message("nowhere")]) == [False]
 
 
-def test_a_broker_that_is_not_there_is_unavailable(chassis_config) -> None:
+def test_a_broker_that_refuses_connections_is_unavailable(chassis_config) -> None:
     config = {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"}
     publisher = extension(ConfirmedPublisher, config)
     publisher.check()
@@ -154,7 +150,7 @@ def test_a_broker_that_is_not_there_is_unavailable(chassis_config) -> None:
     publisher.stop()
 
 
-def test_a_blocked_broker_stops_no_caller_and_is_used_again_when_it_is_not(
+def test_a_blocked_broker_delays_no_caller_and_recovers(
     publisher, transient, broker, block, chassis_config
 ) -> None:
     confirmed, sent = broker.bind("", ""), broker.bind("", "")
@@ -187,7 +183,7 @@ def _published(
         return None
 
 
-def test_the_sender_keeps_what_waits_for_the_broker_and_drops_what_is_late(
+def test_messages_wait_for_the_broker_until_they_expire(
     transient, broker, servers, close_connections, chassis_config
 ) -> None:
     broker.channel.queue_declare("sender-test", durable=True, auto_delete=False)
@@ -198,7 +194,8 @@ def test_the_sender_keeps_what_waits_for_the_broker_and_drops_what_is_late(
     eventually(lambda: transient._connection.closed)
     transient.publish(message("sender-test", 1, expiration="50"))
     transient.publish(message("sender-test", 2))
-    eventlet.sleep(0.1)  # the first one's time passes
+    # The first message expires.
+    eventlet.sleep(0.1)
     servers.rabbitmqctl("resume_listeners")
     with connect(chassis_config) as connection:
         again = Broker(connection)
@@ -209,7 +206,7 @@ def test_the_sender_keeps_what_waits_for_the_broker_and_drops_what_is_late(
 
 @pytest.fixture
 def proxied(proxy) -> Iterator[TransientPublisher]:
-    """A transient behind the proxy, with a connection."""
+    """A connected publisher behind the proxy."""
     transient = extension(TransientPublisher, proxy.config)
     transient.start()
     transient.publish(message("nowhere"))
@@ -218,27 +215,23 @@ def proxied(proxy) -> Iterator[TransientPublisher]:
     transient.stop()
 
 
-def test_a_withdrawn_message_is_never_sent_and_its_sender_knows(
-    proxied, proxy, broker
-) -> None:
-    queue, told = broker.bind("", ""), []
+def test_a_withdrawn_message_is_reported_and_never_sent(proxied, proxy, broker) -> None:
+    queue, reasons = broker.bind("", ""), []
     proxy.close()
     eventually(lambda: proxied._connection.closed)
-    proxied.publish(message(queue, 1), told.append)
-    proxied.publish(message(queue, 2))  # a reply, say: it waits
-    eventually(lambda: told)
-    assert "unavailable" in told[0]
+    proxied.publish(message(queue, 1), reasons.append)
+    proxied.publish(message(queue, 2))  # waits, as a reply does
+    eventually(lambda: reasons)
+    assert "unavailable" in reasons[0]
     proxy.open()
     eventually(lambda: broker.count(queue))
-    proxied.publish(message(queue, 3), told.append)
+    proxied.publish(message(queue, 3), reasons.append)
     eventually(lambda: broker.count(queue) == 2)
     assert taken(broker, queue) == [2, 3]
-    assert len(told) == 1
+    assert len(reasons) == 1
 
 
-def test_an_idle_sender_notices_an_outage_of_the_broker_and_its_end(
-    proxied, proxy
-) -> None:
+def test_an_idle_publisher_notices_an_outage_and_its_end(proxied, proxy) -> None:
     proxy.close()
     eventually(lambda: "unavailable" in proxied.unavailable_reason)
     proxy.open()
@@ -253,16 +246,14 @@ def test_a_lost_connection_is_replaced_before_the_next_message(proxied, proxy) -
     assert not proxied._connection.closed
 
 
-def test_a_broker_that_never_answers_is_unavailable(
-    proxied, proxy, broker, monkeypatch
-) -> None:
+def test_a_silent_broker_is_unavailable(proxied, proxy, broker, monkeypatch) -> None:
     monkeypatch.setattr(publishers, "CONNECT_TIMEOUT_S", 0.2)
-    queue, told = broker.bind("", ""), []
+    queue, reasons = broker.bind("", ""), []
     proxy.hold()
     proxy.cut()
     eventually(lambda: proxied._connection.closed)
-    proxied.publish(message(queue, 1), told.append)
-    eventually(lambda: told)
+    proxied.publish(message(queue, 1), reasons.append)
+    eventually(lambda: reasons)
     assert "no answer in time" in proxied.unavailable_reason
     proxy.release()
     eventually(lambda: not proxied.unavailable_reason)
@@ -271,26 +262,26 @@ def test_a_broker_that_never_answers_is_unavailable(
     assert taken(broker, queue) == [2]
 
 
-def test_a_connection_whose_writes_hang_is_closed(proxy) -> None:
-    """Its heartbeats would wait behind the write for ever, and no missed one would be noticed."""
-    transient, told = (
+def test_a_connection_with_a_stalled_write_is_closed(proxy) -> None:
+    """Its heartbeats would wait for the write, and no missing heartbeat would be noticed."""
+    transient, reasons = (
         extension(TransientPublisher, {**proxy.config, "HEARTBEAT": 1}),
         [],
     )
     transient.start()
     transient.publish(message("nowhere"))
-    link = eventually(lambda: transient._connection)
+    connection = eventually(lambda: transient._connection)
     proxy.hold()
     # More than the sockets in between can buffer.
     transient.publish(message("nowhere", "x" * 20_000_000))
-    transient.publish(message("nowhere"), told.append)
-    eventually(lambda: link.closed)
-    eventually(lambda: told)
+    transient.publish(message("nowhere"), reasons.append)
+    eventually(lambda: connection.closed)
+    eventually(lambda: reasons)
     proxy.close()
     transient.stop()
 
 
-def test_a_sender_stops_though_the_broker_is_away(chassis_config) -> None:
+def test_a_publisher_stops_without_a_broker(chassis_config) -> None:
     transient = extension(
         TransientPublisher,
         {**chassis_config, "AMQP_URI": "amqp://shop:shop@127.0.0.1:1/"},
@@ -302,7 +293,7 @@ def test_a_sender_stops_though_the_broker_is_away(chassis_config) -> None:
         transient.stop()
 
 
-def test_what_was_sent_before_the_stop_arrives(chassis_config, broker) -> None:
+def test_messages_queued_before_the_stop_arrive(chassis_config, broker) -> None:
     queue = broker.bind("", "")
     transient = extension(TransientPublisher, chassis_config)
     transient.start()
@@ -312,7 +303,7 @@ def test_what_was_sent_before_the_stop_arrives(chassis_config, broker) -> None:
     eventually(lambda: broker.count(queue) == 500)
 
 
-def test_who_waits_for_an_answer_hears_that_nobody_takes_the_message(transient) -> None:
+def test_the_caller_is_notified_of_a_returned_message(transient) -> None:
     returned = Event()
     transient.on_returned.append(returned.send)
     transient.publish(message("nowhere", correlation_id="c-1"))
@@ -328,31 +319,30 @@ class Idle:
         pass
 
 
-def test_idle_connections_live_by_their_heartbeats(chassis_config, caplog) -> None:
+def test_heartbeats_keep_idle_connections_open(chassis_config, caplog) -> None:
     config = {**chassis_config, "HEARTBEAT": 1}
-    link = PublisherConnection(config, lambda channel: None)
+    connection = PublisherConnection(config, lambda channel: None)
     with running(Container(Idle, config)):
-        eventlet.sleep(3.5)  # the broker gives up after two to three beats without one
-    assert not link.closed
-    link.close()
+        # The broker closes a connection after two to three missing heartbeats.
+        eventlet.sleep(3.5)
+    assert not connection.closed
+    connection.close()
     warnings = [
         record.getMessage()
         for record in caplog.records
         if record.levelno >= logging.WARNING
     ]
-    assert warnings == ["broker_permissions_unconfirmed"]  # these tests have all rights
+    assert warnings == ["broker_permissions_unconfirmed"]  # this user has all rights
 
 
-def test_a_connection_that_cannot_be_prepared_is_not_left_open(
-    chassis_config, servers
-) -> None:
+def test_a_failed_preparation_closes_the_connection(chassis_config, servers) -> None:
     def prepare(channel: Any) -> None:
         channel.queue_declare("no-such-queue", passive=True)
 
     def connections() -> int:
         return len(servers.rabbitmqctl("list_connections", "pid").splitlines())
 
-    gc.disable()  # it would close what was left open
+    gc.disable()  # it would close leaked connections
     try:
         before = connections()
         for _ in range(3):

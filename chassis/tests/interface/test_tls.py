@@ -1,4 +1,4 @@
-"""The broker connection over TLS keeps the limits and the life that a plain one has."""
+"""A TLS connection to the broker has the same limits as a plain one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +26,7 @@ def tls_config(
     chassis_config: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Any]]:
-    """Leads to the broker over TLS, by a CA that is trusted here."""
+    """The settings of a connection over TLS, with a trusted CA."""
     folder = tmp_path_factory.mktemp("ca")
     make_certificates(folder)
     give_certificates(servers, folder, "rabbitmq")
@@ -43,14 +43,14 @@ def tls_config(
 
 @pytest.fixture
 def rpc_proxy(chassis_config) -> Iterator[Any]:
-    """Calls over a plain connection."""
+    """A client with a plain connection."""
     with ClusterRpcProxy(chassis_config, timeout=DEADLINE_S) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def tls_proxy(tls_config) -> Iterator[Proxy]:
-    """A proxy before the encrypted broker: it passes on what it can't read."""
+    """A proxy before the encrypted port of the broker."""
     proxy = Proxy(tls_config)
     yield proxy
     proxy.close()
@@ -71,9 +71,7 @@ def test_a_lost_connection_is_replaced(tls_proxy, rpc_proxy) -> None:
         assert rpc_proxy.echo.same(2) == 2
 
 
-def test_a_connection_that_is_cut_off_while_it_is_read_is_replaced(
-    tls_config, rpc_proxy
-) -> None:
+def test_a_connection_that_is_cut_off_is_replaced(tls_config, rpc_proxy) -> None:
     container = Container(Echo, tls_config)
     [queue_consumer] = [
         each for each in container.extensions if isinstance(each, QueueConsumer)
@@ -84,9 +82,7 @@ def test_a_connection_that_is_cut_off_while_it_is_read_is_replaced(
         assert rpc_proxy.echo.same(2) == 2
 
 
-def test_the_end_of_a_connection_waits_for_no_answer_of_tls(
-    tls_proxy, monkeypatch
-) -> None:
+def test_closing_a_connection_does_not_wait_for_tls(tls_proxy, monkeypatch) -> None:
     monkeypatch.setattr(broker, "CLOSE_TIMEOUT_S", 0.1)
     monkeypatch.setattr(amqp_transport, "MAX_SILENCE_S", 10 * DEADLINE_S)
     link = PublisherConnection(tls_proxy.config, lambda channel: None)

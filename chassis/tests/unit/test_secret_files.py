@@ -117,7 +117,7 @@ def test_a_file_without_read_permission_is_reported(file, monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(file))
 
-    # root, who may run the tests, can read all files.
+    # The tests may run as root, which can read all files.
     monkeypatch.setattr(Path, "open", refuse)
     assert "Permission denied" in error_line(file)
 
