@@ -12,7 +12,7 @@ class Lifecycle:
         """Read the settings. Raises ConfigurationError, which ends the process with one line."""
 
     def open(self) -> None:
-        """Start servers that answer while other extensions wait for broker or database in `setup`."""
+        """Start servers that must answer while other extensions wait for the broker in `setup`."""
 
     def drain(self) -> None:
         """Accept no more work from clients, and finish the work in progress."""

@@ -13,7 +13,9 @@ LISTEN = """\
 ssl:clear_pem_cache(),
 rabbit_networking:ensure_ssl(),
 rabbit_networking:start_ssl_listener({{"127.0.0.1", {port}}},
-  [{{cacertfile, "{home}/ca.crt"}}, {{certfile, "{home}/{who}.crt"}}, {{keyfile, "{home}/{who}.key"}}], 1).
+  [{{cacertfile, "{home}/ca.crt"}},
+   {{certfile, "{home}/{who}.crt"}},
+   {{keyfile, "{home}/{who}.key"}}], 1).
 """
 CLOSE = 'rabbit_networking:stop_tcp_listener({{"127.0.0.1", {port}}}).'
 

@@ -31,7 +31,7 @@ IMPORT = r"import definitions\.json \(docs/operations\.md#permissions-on-the-bro
 def of_user(
     suite_config: dict[str, Any], servers: Servers
 ) -> Callable[[str], dict[str, Any]]:
-    """Return a function: `of_user("billing")` is that user's configuration, which must be restricted."""
+    """Return a function: `of_user("billing")` is the configuration of that user."""
 
     def config(user: str) -> dict[str, Any]:
         uri = servers.env(user)["AMQP_URI"]

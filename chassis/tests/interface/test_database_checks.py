@@ -30,7 +30,7 @@ ROLE_SETTINGS = """
 
 @pytest.fixture
 def database(superuser: Run) -> Iterator[Callable[[str], str]]:
-    """Return a function: `database("LATIN1")` creates one with this encoding and returns its name."""
+    """Return a function: `database("LATIN1")` creates one with this encoding."""
     made: list[str] = []
 
     def make(encoding: str) -> str:

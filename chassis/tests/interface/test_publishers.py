@@ -264,10 +264,8 @@ def test_a_silent_broker_is_unavailable(proxied, proxy, broker, monkeypatch) -> 
 
 def test_a_connection_with_a_stalled_write_is_closed(proxy) -> None:
     """Its heartbeats would wait for the write, and no missing heartbeat would be noticed."""
-    transient, reasons = (
-        extension(TransientPublisher, {**proxy.config, "HEARTBEAT": 1}),
-        [],
-    )
+    transient = extension(TransientPublisher, {**proxy.config, "HEARTBEAT": 1})
+    reasons: list[str] = []
     transient.start()
     transient.publish(message("nowhere"))
     connection = eventually(lambda: transient._connection)
