@@ -56,9 +56,9 @@ PREFETCH = 2 * MAX_BATCH
 PROBE_S = 1.0
 # A probe of several events waits for them.
 GATHER_S = 0.1
-# After events were moved to the end of their queue. A short queue would deliver them at once.
+# The pause after events were moved to the end of their queue. A short queue delivers them at once.
 OVERFLOW_PAUSE_S = 1.0
-# Of a count in a header. A forged one must not overflow.
+# The maximum of a count in a header. A forged count must not overflow.
 MAX_COUNT = 1_000_000
 # Headers of a copy: all attempts, those that failed on the event's content, and the last error.
 ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"

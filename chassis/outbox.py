@@ -53,9 +53,10 @@ log = logging.getLogger(__name__)
 Event = tuple[str, dict[str, Any]]
 
 MAX_BATCH = 200
-# Between looks for events without a wake-up. Each commit of this copy wakes the relay.
+# Without a wake-up, the relay reads the table this often. Each commit of this copy wakes it.
 POLL_S = 1.0
-# Between the starts of batches that are not full. A batch has a cost, and no client waits for it.
+# The minimum between the starts of two batches, if the first is not full. A batch has a cost, and
+# no client waits for it.
 PAUSE_S = 0.1
 # The position of the relay stays this far behind the clock, because clocks of copies differ.
 POSITION_LAG_S = 1.0

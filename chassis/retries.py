@@ -22,12 +22,13 @@ from chassis.errors import (
     sqlstate,
 )
 
-# The last value of each is used again and again.
+# After the last value of each, that value is repeated.
 RETRY_DELAYS_S = (1, 5, 15)
 PAUSES_S = (1, 2, 4, 8, 15)
 # Attempts that fail on the event's own content. Then the event is dead-lettered.
 MAX_ATTEMPTS = 5
-# Then the rest of a batch is not tried. RabbitMQ closes a channel that does not ack for too long.
+# After this time the rest of a batch is not tried. RabbitMQ closes a channel that does not ack
+# for 30 minutes.
 MAX_BATCH_S = 60.0
 # Unacked events that wait for a retry.
 MAX_HELD = 200
