@@ -140,8 +140,9 @@ class Service:
         lines: list[str] = []
         differences = 0
         with self.db.transaction() as connection:
-            ledgers = store.load_ledgers(connection, AUDIT_BATCH_SIZE)
-            for stored, computed, invalid_operations in ledgers:
+            for stored, computed, invalid_operations in store.load_ledgers(
+                connection, AUDIT_BATCH_SIZE
+            ):
                 totals.update(
                     accounts=1,
                     operations=computed.last_seq,
@@ -176,7 +177,18 @@ class Service:
     ) -> Outcomes:
         """Post all valid items in one transaction. Return outcomes in request order."""
         valid, outcomes = validate_items(schema, items)
-        requests = [_posting_request(item, kind, cancels) for item in valid]
+        requests = [
+            PostingRequest(
+                id=str(uuid_utils.uuid7()),
+                ref=domain.ref_of(item),
+                user_id=item["user_id"],
+                kind=kind,
+                amount_minor=item["amount_minor"],
+                requested_at=datetime.now(UTC),
+                cancels=cancels,
+            )
+            for item in valid
+        ]
         posted = self._post_batch(requests)
         return merge_outcomes(outcomes, [_serialize_outcome(each) for each in posted])
 
@@ -263,28 +275,17 @@ class Service:
         return UNAVAILABLE if user_id in unverified else {"status": "unknown-user"}
 
 
-def _posting_request(
-    item: dict[str, Any], kind: domain.Kind, cancels: bool
-) -> PostingRequest:
-    return PostingRequest(
-        id=str(uuid_utils.uuid7()),
-        ref=domain.ref_of(item),
-        user_id=item["user_id"],
-        kind=kind,
-        amount_minor=item["amount_minor"],
-        requested_at=datetime.now(UTC),
-        cancels=cancels,
-    )
-
-
 def _decide_and_insert(
     connection: Connection,
     accounts: dict[str, Account],
     requests: Sequence[PostingRequest],
 ) -> Sequence[PostingOutcome]:
     """Decide on a batch whose accounts are locked, and insert its new operations."""
-    recorded = store.load_operations(connection, {r.ref for r in requests})
-    decisions = domain.decide(accounts, recorded, requests)
+    decisions = domain.decide(
+        accounts,
+        store.load_operations(connection, {request.ref for request in requests}),
+        requests,
+    )
     if decisions.operations:
         store.insert_operations(connection, decisions.operations, decisions.accounts)
     return decisions.outcomes

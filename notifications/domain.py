@@ -91,8 +91,9 @@ def _reasons(locale: str) -> dict[str, str]:
 
     A letter never quotes the reason of an event.
     """
-    lines = _read(locale, "reasons").splitlines()[1:]
-    return dict(line.split(": ", 1) for line in lines)
+    return dict(
+        line.split(": ", 1) for line in _read(locale, "reasons").splitlines()[1:]
+    )
 
 
 def _read(locale: str, name: str) -> str:

@@ -128,8 +128,11 @@ class Service:
 
     def _fetch_recipients(self, user_ids: set[str]) -> dict[str, Recipient]:
         """Fetch users whose `user_created` has not arrived yet, and store them as recipients."""
-        users = self.users.get_many(user_ids=sorted(user_ids))
-        recipients = [_recipient(user["id"], user) for user in users if user]
+        recipients = [
+            _recipient(user["id"], user)
+            for user in self.users.get_many(user_ids=sorted(user_ids))
+            if user
+        ]
         self._save_recipients(recipients)
         return {recipient.user_id: recipient for recipient in recipients}
 

@@ -85,8 +85,8 @@ def load_recipients(
     connection: Connection, user_ids: Iterable[str]
 ) -> dict[str, Recipient]:
     """Load the stored recipients with these user ids, by user id."""
-    rows = connection.execute(SELECT_RECIPIENTS, {"ids": list(user_ids)}).mappings()
-    return {row["user_id"]: Recipient(**row) for row in rows}
+    found = connection.execute(SELECT_RECIPIENTS, {"ids": list(user_ids)})
+    return {row["user_id"]: Recipient(**row) for row in found.mappings()}
 
 
 def insert_letters(
@@ -116,14 +116,17 @@ def load_page(
     `recipient` is {"user_id": ...} or {"email": ...}. Each letter has `bytes`, the size of the
     texts up to and with its own. The first letter above MAX_PAGE_BYTES is the last one loaded.
     """
-    rows = connection.execute(
-        SELECT_PAGE,
-        {
-            "user_id": recipient.get("user_id"),
-            "email": recipient.get("email"),
-            "after": after,
-            "limit": limit,
-            "max_bytes": MAX_PAGE_BYTES,
-        },
+    return (
+        connection.execute(
+            SELECT_PAGE,
+            {
+                "user_id": recipient.get("user_id"),
+                "email": recipient.get("email"),
+                "after": after,
+                "limit": limit,
+                "max_bytes": MAX_PAGE_BYTES,
+            },
+        )
+        .mappings()
+        .all()
     )
-    return rows.mappings().all()

@@ -148,8 +148,8 @@ class Service:
             is_all_new = len(new) == len(wanted)
             orders = new if is_all_new else store.load_by_keys(connection, wanted)
         outcomes = self.billing.withdraw.many(_withdrawals(new.values()))
-        settled = self._settle(new.values(), outcomes)
-        orders |= {(order.user_id, order.key): order for order in settled}
+        for order in self._settle(new.values(), outcomes):
+            orders[order.user_id, order.key] = order
         return [
             _serialize_outcome(orders[item["user_id"], item["key"]], item)
             for item in items

@@ -334,7 +334,7 @@ MUTANTS = [
         "a cancellation has a ref of its own",
         [
             SetArgument(
-                "billing.service:_posting_request",
+                "billing.service:Service._post",
                 "PostingRequest",
                 "ref",
                 'domain.ref_of(item) + (":cancelled" if cancels else "")',
