@@ -19,7 +19,7 @@ from nameko.exceptions import IncorrectSignature
 from chassis.broker import connect
 from chassis.events import ATTEMPTS, ERROR, FAILURES
 from chassis.moves import moves_exchange
-from chassis.retries import MAX_ALIKE, MAX_ATTEMPTS
+from chassis.retries import MAX_ATTEMPTS, MAX_SAME_FAILURES
 from conftest import eventually
 from dev.broker import MIGRATIONS
 from tests.system.shopper import PASSWORD
@@ -131,9 +131,10 @@ def let_different_events_fail_alike(config, traffic, queues, sql, new_shopper) -
     """Refuse every row: the handlers pause, and requeue each event that they try."""
     payer = known_payer(sql, new_shopper)
     with new_rows_refused(sql):
-        newcomers = [new_shopper() for _ in range(MAX_ALIKE)]
+        newcomers = [new_shopper() for _ in range(MAX_SAME_FAILURES)]
         orders = [
-            payer.ended_order(price)["id"] for price in ("1.00", "100.00") * MAX_ALIKE
+            payer.ended_order(price)["id"]
+            for price in ("1.00", "100.00") * MAX_SAME_FAILURES
         ]
         eventually(lambda: requeued(traffic) == set(queues))
     assert_effects(sql, payer, orders, newcomers)
