@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,16 @@ def test_a_mutant_changes_the_code(mutant: Mutant, tmp_path: Path) -> None:
         mutated = (tmp_path / file).read_text()
         if file.endswith(".py"):
             assert ast.unparse(ast.parse(mutated)) != ast.unparse(ast.parse(text))
+            assert undefined_names(tmp_path / file) == ""
         else:
             assert mutated != text
+
+
+def undefined_names(file: Path) -> str:
+    """Return ruff's findings. A mutant with an undefined name breaks down and tests no promise."""
+    ruff = Path(sys.executable).with_name("ruff")
+    command = [ruff, "check", "--isolated", "--quiet", "--select", "F821", file]
+    return subprocess.run(command, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("mutant", ALL)
