@@ -50,11 +50,11 @@ class _BufferedTransport:
     def write(self, frames: Any) -> None:
         if self._unwritten is not None:
             self._unwritten += frames
-            return
-        # A copy: py-amqp reuses its buffer for the next writer.
-        frames = bytes(frames)
-        with self._write_lock:
-            super().write(frames)  # type: ignore[misc]
+        else:
+            # A copy: py-amqp reuses its buffer for the next writer.
+            frames = bytes(frames)
+            with self._write_lock:
+                super().write(frames)  # type: ignore[misc]
 
     @contextmanager
     def in_one_write(self) -> Iterator[None]:
@@ -62,10 +62,9 @@ class _BufferedTransport:
 
         An exception discards them.
         """
-        self._unwritten = bytearray()
+        frames = self._unwritten = bytearray()
         try:
             yield
-            frames = self._unwritten
         finally:
             self._unwritten = None
         self.write(frames)
@@ -86,12 +85,22 @@ class Connection(pyamqp.Connection):
     """kombu's connection with these transports."""
 
     def Transport(
-        self, host: str, connect_timeout: Any, ssl: Any, *timeouts: Any, **options: Any
+        self,
+        host: str,
+        connect_timeout: Any,
+        ssl: Any,
+        read_timeout: Any,
+        write_timeout: Any,
+        **options: Any,
     ) -> Any:
-        options |= zip(("read_timeout", "write_timeout"), timeouts, strict=True)
-        options["connect_timeout"] = connect_timeout
+        options |= {
+            "connect_timeout": connect_timeout,
+            "read_timeout": read_timeout,
+            "write_timeout": write_timeout,
+        }
         if not ssl:
             return PlainTransport(host, **options)
         # Without `server_hostname` a certificate for any name would be accepted.
-        server = {"server_hostname": to_host_port(host)[0]}
-        return TlsTransport(host, ssl=server, **options)
+        return TlsTransport(
+            host, ssl={"server_hostname": to_host_port(host)[0]}, **options
+        )

@@ -137,6 +137,9 @@ class PublisherConnection:
     `is_blocked`: the broker, short of memory or disk, accepts no messages.
     """
 
+    # Messages that need a confirm: the broker numbers its confirms.
+    published = 0
+
     def __init__(
         self, config: dict[str, Any], prepare: Callable[[Any], object]
     ) -> None:
@@ -167,13 +170,14 @@ class PublisherConnection:
         """Write one message to the socket. Raises one of CONNECTION_ERRORS, or UnsendableError."""
         if self.closed:
             raise ConnectionError("the broker closed the connection")
-        properties = {
-            **JSON_PROPERTIES,
-            "delivery_mode": 2 if persistent else 1,
-            **message.properties,
-        }
         content = amqp.Message(
-            message.body, application_headers=message.headers, **properties
+            message.body,
+            application_headers=message.headers,
+            **{
+                **JSON_PROPERTIES,
+                "delivery_mode": 2 if persistent else 1,
+                **message.properties,
+            },
         )
         try:
             basic_publish(
@@ -210,13 +214,12 @@ class PublisherConnection:
 
     def close(self) -> None:
         """Close the connection. All messages written before reach the broker."""
-        if self.closed:
-            return
-        self.closed = True
-        self._reader.kill()
-        with (
-            eventlet.Timeout(CLOSE_TIMEOUT_S, exception=False),
-            suppress(*CONNECTION_ERRORS),
-        ):
-            self._connection.close()
-        self._connection.collect()
+        if not self.closed:
+            self.closed = True
+            self._reader.kill()
+            with (
+                eventlet.Timeout(CLOSE_TIMEOUT_S, exception=False),
+                suppress(*CONNECTION_ERRORS),
+            ):
+                self._connection.close()
+            self._connection.collect()

@@ -31,7 +31,6 @@ class ConsumerProvider:
 
         `channel` belongs to the connection, `accept` lists the content types.
         """
-        raise NotImplementedError
 
 
 class QueueConsumer(NamekoQueueConsumer):
@@ -52,10 +51,6 @@ class QueueConsumer(NamekoQueueConsumer):
     _workers_are_done = False
     _channel: Any = None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._pending_changes: list[tuple[Any, eventlet.Event]] = []
-
     def stop(self) -> None:
         """Stop. Nameko calls it when the workers are done."""
         self._workers_are_done = True
@@ -63,6 +58,7 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def setup(self) -> None:
         super().setup()
+        self._pending_changes: list[tuple[Any, eventlet.Event]] = []
         # Raises if requests, replies and events cannot be received.
         health.add_check(
             self.container.service_name,
@@ -92,15 +88,14 @@ class QueueConsumer(NamekoQueueConsumer):
             )
         handle = partial(self.handle_message, provider)
         declare_queue(provider.queue, channel)
-        consumer = consumer_cls(
+        return consumer_cls(
             queues=[provider.queue],
             auto_declare=False,
             callbacks=[handle],
             on_decode_error=lambda message, exc: handle(None, message),
             accept=self.accept,
+            prefetch_count=self.prefetch_count,
         )
-        consumer.qos(prefetch_count=self.prefetch_count)
-        return consumer
 
     def consume(self, *args: Any, **options: Any) -> Iterator[None]:
         """Receive messages. kombu's own method would reconnect without the consumers."""
@@ -162,9 +157,8 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def _release_leaving(self) -> None:
         """Cancel the consumers of providers that unregister, and confirm it to them."""
-        leaving = dict(self._pending_remove_providers)
-        self._pending_remove_providers.clear()
-        for provider, left in leaving.items():
+        while self._pending_remove_providers:
+            provider, left = self._pending_remove_providers.popitem()
             if consumer := self._consumers.pop(provider, None):
                 try:
                     consumer.cancel()

@@ -86,7 +86,11 @@ class Container(ServiceContainer):
         health.remove_checks(self.service_name)
         if not self._is_up:
             # It waits for its broker or its database, and has no work to finish.
-            self._exit()
+            # Nameko stops all services of a process at the same moment.
+            eventlet.sleep(0)
+            while _stopping:
+                eventlet.sleep(0.1)
+            raise SystemExit(0)
         if self._is_stopping:
             # Nameko's extensions can be stopped only once.
             self._died.wait()
@@ -103,14 +107,6 @@ class Container(ServiceContainer):
             self.kill()
         _stopping.discard(self)
         log.info("service_stopped", extra={"service": self.service_name})
-
-    def _exit(self) -> None:
-        """End the process when its other services have stopped."""
-        # Nameko stops all services of a process at the same moment.
-        eventlet.sleep(0)
-        while _stopping:
-            eventlet.sleep(0.1)
-        raise SystemExit(0)
 
     def _check_broker_user(self) -> None:
         """Warn if the broker's user has too many rights.
@@ -174,10 +170,13 @@ class Container(ServiceContainer):
         seconds = monotonic() - worker_ctx.started
         entrypoint = worker_ctx.entrypoint
         # `expected_exceptions` may be a class or a tuple; isinstance accepts nested tuples.
-        refusals = (BadRequest, entrypoint.expected_exceptions)
         outcome = "done"
         if exc_info:
-            outcome = "refused" if isinstance(exc_info[1], refusals) else "failed"
+            outcome = (
+                "refused"
+                if isinstance(exc_info[1], (BadRequest, entrypoint.expected_exceptions))
+                else "failed"
+            )
         metrics.HANDLED.labels(
             self.service_name, entrypoint.method_name, outcome
         ).observe(seconds)
@@ -187,12 +186,15 @@ class Container(ServiceContainer):
             "ms": round(seconds * 1000, 1),
         }
         if outcome != "failed":
-            quiet = getattr(entrypoint, "quiet", False)
-            level = logging.DEBUG if quiet else logging.INFO
+            level = (
+                logging.DEBUG if getattr(entrypoint, "quiet", False) else logging.INFO
+            )
             log.log(level, "entrypoint_handled", extra=fields)
         elif is_transient(exc_info[1]):
-            fields["error"] = first_line(exc_info[1])
-            log.warning("dependency_unavailable", extra=fields)
+            log.warning(
+                "dependency_unavailable",
+                extra={**fields, "error": first_line(exc_info[1])},
+            )
         else:
             log.error("entrypoint_failed", extra=fields, exc_info=exc_info)
         super()._worker_result(worker_ctx, result, exc_info)

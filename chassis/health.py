@@ -11,7 +11,6 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -28,11 +27,7 @@ log = logging.getLogger(__name__)
 # Enough for a slow lookup and an address that does not answer. A kubelet waits for 5 s.
 CHECK_TIMEOUT_S = 4.0
 RESULT_TTL_S = 1.0
-ACCEPT_RETRY_S = 0.1
 MAX_CONNECTIONS = 200
-SOCKET_TIMEOUT_S = 10
-# Errors of `listen` that concern the port; all others concern the host.
-PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 
 
 class Check:
@@ -41,13 +36,12 @@ class Check:
     def __init__(self, name: str, check: Callable[[], object]) -> None:
         self._name = name
         self._check = check
-        self._run: Any = None
         self._valid_until = 0.0  # monotonic
 
     def result(self) -> str:
         """Return `ok` or `away`, the result of a call that ended at most RESULT_TTL_S ago."""
         if self._valid_until < monotonic():
-            self._valid_until = inf
+            self._valid_until = float("inf")
             self._run = eventlet.spawn(self._call)
         return str(self._run.wait())
 
@@ -144,9 +138,12 @@ def listen(
             f"config.yaml: {address!r} is not an address: write host:port"
         ) from None
     except OSError as exc:
-        setting = "HOST names the host"
-        if exc.errno in PORT_ERRORS:
-            setting = f"PORT{hint} names the port"
+        # All other errors concern the host.
+        setting = (
+            f"PORT{hint} names the port"
+            if exc.errno in (errno.EADDRINUSE, errno.EACCES)
+            else "HOST names the host"
+        )
         # Python adds the address to some reasons.
         reason = str(exc.strerror or exc).partition(" (while ")[0]
         raise SystemExit(
@@ -174,7 +171,7 @@ def accept(
         except OSError as exc:
             log.warning("connection_not_accepted", extra={"error": str(exc)})
             on_error()
-            eventlet.sleep(ACCEPT_RETRY_S)
+            eventlet.sleep(0.1)
 
 
 def serve(address: str) -> None:
@@ -190,7 +187,7 @@ def serve(address: str) -> None:
             Request.application(lambda request: respond(request.path)),
             log_output=False,
             keepalive=False,
-            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_timeout=10,
         )
 
 

@@ -56,9 +56,8 @@ def current_client() -> str:
 
 def clean_request_id(given: object) -> str:
     """Return `given` if it is 1 to 128 visible ASCII characters, else a new id."""
-    if isinstance(given, str) and _SAFE_ID.fullmatch(given):
-        return given
-    return uuid_utils.uuid4().hex
+    is_clean = isinstance(given, str) and _SAFE_ID.fullmatch(given)
+    return str(given) if is_clean else uuid_utils.uuid4().hex
 
 
 def formatter(style: str, level: str = "INFO") -> logging.Formatter:
@@ -90,19 +89,20 @@ class _JsonLines(logging.Formatter):
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return the fields of a line, in order."""
-        fields = {
-            "event": record.getMessage(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
-        fields |= {
+        extra = {
             name: value
             for name, value in record.__dict__.items()
             if name not in _STANDARD_FIELDS
         }
-        fields |= _bound.get({})
         time = datetime.fromtimestamp(record.created, UTC).isoformat()
-        fields["timestamp"] = time.replace("+00:00", "Z")
+        fields = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **extra,
+            **_bound.get({}),
+            "timestamp": time.replace("+00:00", "Z"),
+        }
         # kombu logs a stack each second while it cannot connect.
         if record.exc_info and record.name == "kombu.mixins":
             fields["error"] = str(record.exc_info[1])

@@ -50,14 +50,14 @@ def connect(
                 pending[:0] = [
                     {**target, "hostaddr": ip} for ip in resolve(target["host"])
                 ]
-                continue
-            with eventlet.Timeout(
-                NEXT_ADDRESS_AFTER_S if pending else CONNECT_TIMEOUT_S,
-                psycopg2.OperationalError("no answer in time"),
-            ):
-                connection = dialect.connect(*arguments, **{**parameters, **target})
-                refuse_read_only(connection)
-                return connection
+            else:
+                with eventlet.Timeout(
+                    NEXT_ADDRESS_AFTER_S if pending else CONNECT_TIMEOUT_S,
+                    psycopg2.OperationalError("no answer in time"),
+                ):
+                    connection = dialect.connect(*arguments, **{**parameters, **target})
+                    refuse_read_only(connection)
+                    return connection
         except (socket.gaierror, psycopg2.OperationalError) as exc:
             place = filter(None, map(target.get, PLACE_PARAMETERS))
             # An address can be the host name as well.
@@ -93,8 +93,9 @@ def targets(parameters: Mapping[str, Any]) -> list[dict[str, str]]:
     if any(len(each) != size for each in columns):
         # libpq reports the mistake.
         return [{}]
-    rows = zip(*columns, strict=True)
-    return [dict(zip(lists, row, strict=True)) for row in rows] or [{}]
+    return [
+        dict(zip(lists, row, strict=True)) for row in zip(*columns, strict=True)
+    ] or [{}]
 
 
 def needs_lookup(target: Mapping[str, str]) -> bool:

@@ -21,7 +21,6 @@ MAX_BODY_CHARS = 2 * 1024 * 1024
 TEXT_ENCODINGS = ("utf-8", "utf-16", "ascii", "us-ascii", "latin-1", "binary")
 # The parameter's number in <malloc.h>.
 M_MMAP_THRESHOLD = -3
-MMAP_THRESHOLD_BYTES = 1024 * 1024
 
 
 def apply_all() -> None:
@@ -82,4 +81,4 @@ def return_large_blocks() -> None:
     would then keep its last large block. Other C libraries have no such parameter.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+        mallopt(M_MMAP_THRESHOLD, 1024 * 1024)

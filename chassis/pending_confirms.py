@@ -27,10 +27,11 @@ class PendingConfirms:
         self._returned: set[str] = set()
         self._unconfirmed = set(range(first_tag, first_tag + len(messages)))
         self._done = eventlet.Event()
-        events = connection.channel.events
-        events["basic_ack"] = {self._on_ack}
-        events["basic_nack"] = {partial(self._fail, "it refused a message")}
-        events["basic_return"] = {self._on_return}
+        connection.channel.events.update(
+            basic_ack={self._on_ack},
+            basic_nack={partial(self._fail, "it refused a message")},
+            basic_return={self._on_return},
+        )
         connection.on_closed = partial(self._fail, "it closed the connection")
 
     def wait(self) -> list[bool]:
@@ -40,10 +41,9 @@ class PendingConfirms:
         return [message_id not in self._returned for message_id in self._ids]
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
-        tags = (
+        self._unconfirmed -= (
             {each for each in self._unconfirmed if each <= tag} if multiple else {tag}
         )
-        self._unconfirmed -= tags
         if not self._unconfirmed and not self._done.ready():
             self._done.send()
 

@@ -47,9 +47,10 @@ class _Publisher(SharedExtension):
     @property
     def is_blocked(self) -> bool:
         """Whether the broker blocks publishing. It reports this after the first message."""
-        connection = self._connection
-        return (
-            connection is not None and not connection.closed and connection.is_blocked
+        return bool(
+            self._connection
+            and not self._connection.closed
+            and self._connection.is_blocked
         )
 
     def kill(self) -> None:
@@ -158,8 +159,10 @@ class TransientPublisher(_Publisher):
     def _connected(self) -> PublisherConnection:
         if self._connection is None or self._connection.closed:
             # An OSError would end the attempt at one of the broker's addresses only.
-            timeout = kombu.exceptions.OperationalError("no answer in time")
-            with eventlet.Timeout(CONNECT_TIMEOUT_S, timeout):
+            with eventlet.Timeout(
+                CONNECT_TIMEOUT_S,
+                kombu.exceptions.OperationalError("no answer in time"),
+            ):
                 self._connection = PublisherConnection(
                     self.container.config,
                     lambda channel: channel.events["basic_return"].add(self._on_return),
@@ -187,8 +190,6 @@ class ConfirmedPublisher(Lifecycle, _Publisher):
 
     def __init__(self) -> None:
         self._lock = eventlet.Semaphore()
-        # Messages of this connection: the broker numbers its confirms.
-        self._published = 0
 
     def check(self) -> None:
         self._timeout_s = read(self.container.config, "CONFIRM_TIMEOUT_S", SECONDS)
@@ -200,8 +201,8 @@ class ConfirmedPublisher(Lifecycle, _Publisher):
         received any of them then, and all must be published again.
         """
         with self._locked_connection() as connection:
-            confirms = PendingConfirms(connection, self._published + 1, messages)
-            self._published += len(messages)
+            confirms = PendingConfirms(connection, connection.published + 1, messages)
+            connection.published += len(messages)
             connection.publish_all(messages, persistent=True)
             return confirms.wait()
 
@@ -222,7 +223,12 @@ class ConfirmedPublisher(Lifecycle, _Publisher):
                 with eventlet.Timeout(
                     self._timeout_s, Unavailable("the broker confirms nothing")
                 ):
-                    yield self._connected()
+                    if self._connection is None or self._connection.closed:
+                        self._connection = PublisherConnection(
+                            self.container.config,
+                            lambda channel: channel.confirm_select(),
+                        )
+                    yield self._connection
             except UnsendableError:
                 # The batch counts messages that were never written.
                 self.stop()
@@ -231,13 +237,5 @@ class ConfirmedPublisher(Lifecycle, _Publisher):
                 # The last frame may be incomplete.
                 self.stop()
                 raise Unavailable(f"the broker is unavailable: {exc}") from exc
-
-    def _connected(self) -> PublisherConnection:
-        if self._connection is None or self._connection.closed:
-            self._connection = PublisherConnection(
-                self.container.config, lambda channel: channel.confirm_select()
-            )
-            self._published = 0
-        return self._connection
 
     stop = _Publisher.kill

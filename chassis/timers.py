@@ -27,10 +27,7 @@ class Timer(NamekoTimer):
 
     def _run(self) -> None:
         next_at = monotonic() + (0 if self.eager else self.interval)
-        while True:
-            self.should_stop.wait(timeout=max(next_at - monotonic(), 0))
-            if self.should_stop.ready():
-                return
+        while not self.should_stop.wait(timeout=max(next_at - monotonic(), 0)):
             next_at = monotonic() + self.interval
             with self._watch.step():
                 self.handle_timer_tick()
