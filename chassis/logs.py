@@ -122,8 +122,12 @@ class _Console(_JsonLines):
         details = " ".join(
             f"{name}={_printable(value)}" for name, value in fields.items()
         )
-        line = f"{time} {level:7} {_printable(event)}  {details}"
-        return "\n".join([line, *map(_printable, stack)])
+        return "\n".join(
+            [
+                f"{time} {level:7} {_printable(event)}  {details}",
+                *map(_printable, stack),
+            ]
+        )
 
 
 def _printable(value: object) -> str:

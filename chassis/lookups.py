@@ -19,7 +19,6 @@ from chassis.errors import first_line
 
 # For all name servers together.
 LOOKUP_TIMEOUT_S = 2
-NEXT_SERVER_AFTER_S = 1.0
 IPV6_TIMEOUT_S = 0.5
 # For the last address of a database; each earlier one has NEXT_ADDRESS_AFTER_S.
 CONNECT_TIMEOUT_S = 3
@@ -148,5 +147,6 @@ def _ask_name_servers(name: str, record_type: int) -> Any:
     server says, which may be a day, and queries a name without a dot twice.
     """
     resolver = greendns.dns.resolver.Resolver()
-    resolver.timeout = NEXT_SERVER_AFTER_S
+    # For each name server.
+    resolver.timeout = 1.0
     return resolver.resolve(name, record_type, search=True)

@@ -36,7 +36,6 @@ from chassis.settings import SECONDS, read
 log = logging.getLogger(__name__)
 
 RECONNECT_S = 0.5
-DEFAULT_TTL_MS = 60_000
 
 
 class _Publisher(SharedExtension):
@@ -118,7 +117,7 @@ class TransientPublisher(_Publisher):
 
         `on_unsent(reason)` is called when the message is withdrawn.
         """
-        ttl_s = int(message.properties.get("expiration", DEFAULT_TTL_MS)) / 1000
+        ttl_s = int(message.properties.get("expiration", 60_000)) / 1000
         queued = QueuedMessage(message, monotonic() + ttl_s, on_unsent)
         self._queue.put(queued)
         return queued
