@@ -106,7 +106,16 @@ class Service:
         First the letters to stored recipients are written. Then other recipients are fetched from
         users. If users is unavailable, only the events of these recipients are retried.
         """
-        orders = [_settled_order(event) for event in events]
+        orders = [
+            SettledOrder(
+                order_id=event["order_id"],
+                user_id=event["user_id"],
+                price_minor=event["price_minor"],
+                reason=event.get("reason"),
+                settled_at=datetime.fromisoformat(event["occurred_at"]),
+            )
+            for event in events
+        ]
         user_ids = {order.user_id for order in orders}
         recipients = self._load_recipients(user_ids)
         self._write_letters_to(recipients, orders)
@@ -174,14 +183,4 @@ def _recipient(user_id: str, fields: dict[str, Any]) -> Recipient:
         username=fields["username"],
         email=fields["email"],
         locale=fields["locale"],
-    )
-
-
-def _settled_order(event: dict[str, Any]) -> SettledOrder:
-    return SettledOrder(
-        order_id=event["order_id"],
-        user_id=event["user_id"],
-        price_minor=event["price_minor"],
-        reason=event.get("reason"),
-        settled_at=datetime.fromisoformat(event["occurred_at"]),
     )

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 NEW_ORDER = schemas.NewOrder()
 ORDER = schemas.OrderOut()
+CONFLICT: Outcome = {"status": "conflict"}
 SWEEP_INTERVAL_S = 1
 MAX_SWEPT = 200  # orders
 # The orders of a sweeper that crashed are due again after this.
@@ -150,9 +151,11 @@ class Service:
         outcomes = self.billing.withdraw.many(_withdrawals(new.values()))
         for order in self._settle(new.values(), outcomes):
             orders[order.user_id, order.key] = order
+        found = [orders[item["user_id"], item["key"]] for item in items]
+        # A key that belongs to an order with another price is a conflict.
         return [
-            _serialize_outcome(orders[item["user_id"], item["key"]], item)
-            for item in items
+            ORDER.dump(order) if order.price_minor == item["price_minor"] else CONFLICT
+            for order, item in zip(found, items, strict=True)
         ]
 
     def _settle(
@@ -201,10 +204,3 @@ def _withdrawals(orders: Collection[Order]) -> Outcomes:
         }
         for order in orders
     ]
-
-
-def _serialize_outcome(order: Order, item: Outcome) -> Outcome:
-    """Return the stored order, or a conflict if its price is not that of the item."""
-    if order.price_minor != item["price_minor"]:
-        return {"status": "conflict"}
-    return ORDER.dump(order)
