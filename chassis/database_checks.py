@@ -13,8 +13,6 @@ from chassis.errors import first_line
 
 log = logging.getLogger(__name__)
 
-# chassis/migrate.py and replay/outbox.py use other ids.
-ADVISORY_LOCK_ID = 7369_003
 TIME_LIMITS = (
     "statement_timeout",
     "lock_timeout",
@@ -121,10 +119,8 @@ def _set_for_role(connection: Connection, settings: dict[str, str]) -> None:
     database = connection.execute(
         text("SELECT quote_ident(current_database())")
     ).scalar()
-    # Concurrent ALTER ROLE statements fail.
-    connection.execute(
-        text("SELECT pg_advisory_xact_lock(:id)"), {"id": ADVISORY_LOCK_ID}
-    )
+    # Concurrent ALTER ROLE statements fail. chassis/migrate.py and replay/outbox.py use other ids.
+    connection.execute(text("SELECT pg_advisory_xact_lock(7369003)"))
     for name, value in settings.items():
         connection.exec_driver_sql(
             f"ALTER ROLE CURRENT_USER IN DATABASE {database} SET {name} = {value}",

@@ -25,7 +25,6 @@ CHECK_IDLE_S = 5.0
 CHECK_LIMIT_S = 2.0
 # eventlet removes it because it can block; with a timeout of 0 it does not.
 POLL = patcher.original("select").poll
-_UUID_AS_TEXT = extensions.new_type((2950,), "UUID", lambda value, cursor: value)
 
 
 class LimitedConnection(extensions.connection):
@@ -57,7 +56,6 @@ def wait(connection: Any, timeout: float = -1) -> None:
 def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
     """Limit the waits of an engine's connections, for statements of `statement_timeout_s`."""
     extensions.set_wait_callback(wait)
-    limit_s = statement_timeout_s + MARGIN_S
 
     def make_ready(connection: Any, record: Any, proxy: Any) -> None:
         """Check a connection that was idle or has input, and set its limit.
@@ -76,7 +74,7 @@ def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
             # The other idle connections are probably lost, too.
             raise InvalidatePoolError(first_line(exc)) from exc
         # The previous user may have changed it.
-        connection.limit_s = limit_s
+        connection.limit_s = statement_timeout_s + MARGIN_S
 
     for name, listener in (
         ("connect", _read_ids_as_text),
@@ -90,7 +88,9 @@ def limit_waits(engine: Engine, statement_timeout_s: float) -> None:
 
 def _read_ids_as_text(connection: Any, record: Any) -> None:
     """Return ids as strings, as everywhere in the suite. SQLAlchemy's default is UUID objects."""
-    extensions.register_type(_UUID_AS_TEXT, connection)
+    extensions.register_type(
+        extensions.new_type((2950,), "UUID", lambda value, cursor: value), connection
+    )
 
 
 def _note_use(connection: Any, record: Any) -> None:

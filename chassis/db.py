@@ -30,9 +30,6 @@ TCP_KEEPALIVE = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,  # milliseconds
 }
-# Codes of SQLSTATE.
-INSUFFICIENT_PRIVILEGE = "42501"
-UNDEFINED_TABLE = "42P01"
 # Writes to the disk: rows that exceed work_mem go to a temporary file, which needs no privilege.
 TRY_DISK = text("""
     SET LOCAL work_mem = '64kB';
@@ -143,7 +140,8 @@ class Database(Lifecycle, NamekoDatabase):
                     self.check_content(connection)
                     return True
         except DBAPIError as exc:
-            if sqlstate(exc) != UNDEFINED_TABLE:
+            # 42P01 is the SQLSTATE of an undefined table.
+            if sqlstate(exc) != "42P01":
                 log.warning(
                     "waiting_for_database",
                     extra={"service": service, "error": first_line(exc)},
@@ -177,14 +175,15 @@ class Database(Lifecycle, NamekoDatabase):
         with self.autocommit() as connection:
             if self._failed_write:
                 connection.execute(TRY_DISK)
-            tables = [*self.declarative_base.metadata.tables]
             reasons = [
-                *connection.execute(FIND_WRITE_OBSTACLES, {"tables": tables}).scalars()
+                *connection.scalars(
+                    FIND_WRITE_OBSTACLES,
+                    {"tables": [*self.declarative_base.metadata.tables]},
+                )
             ]
-        if self._failed_write:
-            _, error = self._failed_write
-            if sqlstate(error) == INSUFFICIENT_PRIVILEGE:
-                reasons.append(first_line(error))
+        # 42501 is the SQLSTATE of an insufficient privilege.
+        if self._failed_write and sqlstate(self._failed_write[1]) == "42501":
+            reasons.append(first_line(self._failed_write[1]))
         if reasons:
             raise Unavailable("; ".join(reasons))
         self._failed_write = None
@@ -196,7 +195,7 @@ def rows_as_json(rows: Sequence[Any]) -> str:
     `rows` are mappings or dataclasses of plain values and times. One parameter for any number of
     rows costs the client and the server least.
     """
-    return _ROWS.encode(rows)
+    return json.dumps(rows, default=_json_default, allow_nan=False)
 
 
 def _json_default(value: Any) -> Any:
@@ -205,13 +204,16 @@ def _json_default(value: Any) -> Any:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
-_ROWS = json.JSONEncoder(default=_json_default, allow_nan=False)
-
-
 def database_uri(config: Any, setting: str, service: str) -> str:
     """Return the URI of `service` in DB_URIS or DB_OWNER_URIS. Raises ConfigurationError."""
-    variable = f"{service.upper()}_{setting.removesuffix('S')}"
-    return str(read(config, f"{setting}.{service}:Base", DB_URI, variable=variable))
+    return str(
+        read(
+            config,
+            f"{setting}.{service}:Base",
+            DB_URI,
+            variable=f"{service.upper()}_{setting.removesuffix('S')}",
+        )
+    )
 
 
 def newest_migration(service: str) -> str:

@@ -7,7 +7,6 @@ where they have all their attempts again.
 
 import argparse
 import sys
-from functools import partial
 from typing import Any
 
 from nameko.exceptions import ConfigurationError
@@ -16,12 +15,11 @@ from chassis import cli
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.logs import REQUEST_ID
 from chassis.migrate import event_handlers, services_with_tables
-from chassis.moves import copy_of, count, move, open_channel
+from chassis.moves import count, move, open_channel
 from chassis.settings import SECONDS, read
 
 # Events of a queue that `list` shows. The channel holds all of them until it is closed.
 MAX_SHOWN = 100
-MAX_SHOWN_BYTES = 200  # of an event's body
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,16 +71,16 @@ def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
         target=handler.queue.name,
         exchange=handler.moves_exchange.name,
         timeout_s=timeout_s,
-        copy=partial(copy_of, without=(ATTEMPTS, FAILURES, ERROR)),
+        without=(ATTEMPTS, FAILURES, ERROR),
     )
     print(f"{handler.queue.name}: {moved} redriven")
 
 
 def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:
     """Return the handlers of the named queues, or all. Raises ConfigurationError."""
-    services = services_with_tables(config)
     known = {
-        handler.queue.name: handler for handler in event_handlers(config, *services)
+        handler.queue.name: handler
+        for handler in event_handlers(config, *services_with_tables(config))
     }
     wanted = dict.fromkeys(name.removesuffix(".dead") for name in names or known)
     if unknown := [name for name in wanted if name not in known]:
@@ -99,7 +97,8 @@ def _description(message: Any, event_type: str) -> str:
     """
     headers = message.headers or {}
     request_id = headers.get(f"nameko.{REQUEST_ID}")
-    body = (message.body or b"")[:MAX_SHOWN_BYTES].decode("utf-8", "replace")
+    # Its first bytes are enough to recognize the event.
+    body = (message.body or b"")[:200].decode("utf-8", "replace")
     return (
         f"  {event_type} {message.properties.get('message_id')!r},"
         f" {headers.get(ATTEMPTS)!r} attempts, request {request_id!r}:"

@@ -14,9 +14,8 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from alembic import command, context, op
+from alembic import command, context, op, util
 from alembic.config import Config
-from alembic.util import CommandError
 from marshmallow import fields
 from nameko.containers import ServiceContainer
 from nameko.rpc import get_rpc_exchange
@@ -92,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         for service in services:
             migrate_tables(config, service)
             print(f"{service}: tables and queues are ready")
-    except (CommandError, *cli.ERRORS) as exc:
+    except (util.CommandError, *cli.ERRORS) as exc:
         sys.exit(f"{options.config}: {cli.error_line(exc)}")
 
 
@@ -105,8 +104,7 @@ def check_databases(config: dict[str, Any], services: Iterable[str]) -> None:
     """Exit with code 1 and one line for each violation, if there are any."""
     lines: list[str] = []
     for service in services:
-        engine = _engine(database_uri(config, "DB_OWNER_URIS", service))
-        with engine.connect() as connection:
+        with _engine(config, service).connect() as connection:
             lines += violations(connection, service)
     if lines:
         sys.exit("\n".join(lines))
@@ -124,15 +122,13 @@ def migrate_tables(
         attributes={
             "config": config,
             "application_role": application_uri.username,
-            "uri": database_uri(config, "DB_OWNER_URIS", service),
             "service": service,
         }
     )
-    folders = {
-        "script_location": HERE / "alembic",
-        "version_locations": migrations_of(service),
-    }
-    for option, folder in folders.items():
+    for option, folder in (
+        ("script_location", HERE / "alembic"),
+        ("version_locations", migrations_of(service)),
+    ):
         # Alembic interpolates % in options.
         alembic.set_main_option(option, str(folder).replace("%", "%%"))
     alembic.set_main_option("path_separator", "newline")
@@ -215,8 +211,8 @@ def run_migrations() -> None:
 
     Raises CommandError if a table stays locked.
     """
-    engine = _engine(context.config.attributes["uri"])
     service = context.config.attributes["service"]
+    engine = _engine(context.config.attributes["config"], service)
     with engine.connect() as connection, connection.begin():
         _wait_for_advisory_lock(connection, service)
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -233,16 +229,16 @@ def run_migrations() -> None:
             locked = f"{service}: a table is locked by {', '.join(names)}"
             print(f"{locked}; attempt {attempt} of {MAX_ATTEMPTS}", flush=True)
             sleep(RETRY_S)
-    raise CommandError(f"{locked}: run it again later")
+    raise util.CommandError(f"{locked}: run it again later")
 
 
-def _engine(uri: str) -> Engine:
-    """Create an engine for migrations.
+def _engine(config: dict[str, Any], service: str) -> Engine:
+    """Create an engine for migrations, with the role that owns the service's tables.
 
     A snapshot for a whole transaction would delay concurrent index builds.
     """
     engine = create_engine(
-        uri,
+        database_uri(config, "DB_OWNER_URIS", service),
         poolclass=NullPool,
         isolation_level="READ COMMITTED",
         connect_args=TCP_KEEPALIVE,
@@ -257,11 +253,10 @@ def _wait_for_advisory_lock(connection: Connection, service: str) -> None:
     A statement that waits would delay concurrent index builds, so the lock is tried repeatedly.
     """
     connection.execute(text(LIMITS))
-    if connection.execute(TRY_ADVISORY_LOCK).scalar():
-        return
-    print(f"{service}: waiting for the end of another migration", flush=True)
-    while not connection.execute(TRY_ADVISORY_LOCK).scalar():
-        sleep(RETRY_S)
+    if not connection.execute(TRY_ADVISORY_LOCK).scalar():
+        print(f"{service}: waiting for the end of another migration", flush=True)
+        while not connection.execute(TRY_ADVISORY_LOCK).scalar():
+            sleep(RETRY_S)
 
 
 def _migrate(engine: Engine) -> None:

@@ -1,6 +1,6 @@
 """Moves messages to another queue, without loss: a confirmed copy, then the ack."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,8 +49,9 @@ def headers_of(message: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
     permissions of the service that copies it.
     """
     headers = message.headers or {}
-    names = headers.keys() - ROUTING_HEADERS - set(without)
-    copied = {name: headers[name] for name in names}
+    copied = {
+        name: headers[name] for name in headers.keys() - ROUTING_HEADERS - set(without)
+    }
     return copied if can_encode_headers(copied) else {}
 
 
@@ -60,8 +61,11 @@ def properties_of(message: Any) -> dict[str, Any]:
     The others are omitted. The broker would refuse the `user_id` of another user, and discard the
     copy after its `expiration`.
     """
-    properties = message.properties
-    return {name: properties[name] for name in COPIED_PROPERTIES if name in properties}
+    return {
+        name: value
+        for name, value in message.properties.items()
+        if name in COPIED_PROPERTIES
+    }
 
 
 def copy_of(message: Any, without: tuple[str, ...] = ()) -> amqp.Message:
@@ -81,18 +85,19 @@ def move(
     target: str,
     exchange: str,
     timeout_s: float,
-    copy: Callable[[Any], amqp.Message] = copy_of,
+    without: tuple[str, ...] = (),
 ) -> int:
     """Move the messages that are now in `source` to `target`. Return their number.
 
-    Each is acked after the broker has confirmed its copy. A crash in between duplicates it. Raises
-    one of chassis.broker.CONNECTION_ERRORS, also if `target` is missing.
+    The copies do not have the headers `without`. Each message is acked after the broker has
+    confirmed its copy. A crash in between duplicates it. Raises one of
+    chassis.broker.CONNECTION_ERRORS, also if `target` is missing.
     """
     moved = 0
     for _ in range(count(channel, source)):
         if message := channel.basic_get(source):
             channel.basic_publish_confirm(
-                copy(message),
+                copy_of(message, without),
                 exchange,
                 target,
                 mandatory=True,

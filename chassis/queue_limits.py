@@ -30,10 +30,6 @@ LARGE = bytes(2**20)
 RETURNS = 25
 # The broker deletes the scratch queues of a killed check after this time.
 EXPIRES_S = 60
-# For the commit of a trial, and for one delivery from each queue.
-TIMEOUT_S = MAX_SILENCE_S
-
-Queues = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -43,12 +39,12 @@ class Trial:
     `loss` describes the loss, with {} for the name of a queue.
     """
 
-    run: Callable[[Any, Queues], Collection[str]]
+    run: Callable[[Any, Sequence[str]], Collection[str]]
     loss: str
     remedy: str
 
 
-def check_queue_limits(config: dict[str, Any], queues: Queues) -> None:
+def check_queue_limits(config: dict[str, Any], queues: Sequence[str]) -> None:
     """Check that the broker keeps the messages of these queues. Takes little more than WAIT_S.
 
     The queues themselves are neither read nor changed. Raises ConfigurationError, whose one line
@@ -65,7 +61,7 @@ def check_queue_limits(config: dict[str, Any], queues: Queues) -> None:
         raise _refusal(f"refuses the check of its queues: {first_line(exc)}") from exc
     except TimeoutError as exc:
         raise TimeoutError(
-            f"no reply within {TIMEOUT_S:g} s; is there a memory or disk alarm?"
+            f"no reply within {MAX_SILENCE_S:g} s; is there a memory or disk alarm?"
         ) from exc
     finally:
         # On another connection: during a memory alarm the broker ignores one that has published.
@@ -100,7 +96,7 @@ def _refusal(text: str) -> ConfigurationError:
     return ConfigurationError(f"the broker {text} (docs/operations.md#queue-limits)")
 
 
-def _wait(channel: Any, queues: Queues) -> list[str]:
+def _wait(channel: Any, queues: Sequence[str]) -> list[str]:
     """Leave a message in each queue for WAIT_S. Return the queues that no longer exist."""
     _publish(channel, queues, [b""])
     time.sleep(WAIT_S)
@@ -116,7 +112,7 @@ def _exists(channel: Any, queue: str) -> bool:
     return True
 
 
-def _fill(channel: Any, queues: Queues) -> set[str]:
+def _fill(channel: Any, queues: Sequence[str]) -> set[str]:
     """Publish MESSAGES to each queue, and count them. They are empty, within any limit of bytes.
 
     One more follows, because a quorum queue refuses messages only after its limit is reached.
@@ -126,20 +122,19 @@ def _fill(channel: Any, queues: Queues) -> set[str]:
     return _purge(channel, queues, MESSAGES + 1)
 
 
-def _send_large(channel: Any, queues: Queues) -> set[str]:
+def _send_large(channel: Any, queues: Sequence[str]) -> set[str]:
     """Publish LARGE to each queue, and get it back. One more message follows, as in `_fill`."""
     _publish(channel, queues, [LARGE])
     _publish(channel, queues, [b""])
-    messages = {queue: channel.basic_get(queue, no_ack=True) for queue in queues}
     changed = {
         queue
-        for queue, message in messages.items()
-        if not message or message.body != LARGE
+        for queue in queues
+        if getattr(channel.basic_get(queue, no_ack=True), "body", None) != LARGE
     }
     return _purge(channel, queues, 1) | changed
 
 
-def _return_often(channel: Any, queues: Queues) -> list[str]:
+def _return_often(channel: Any, queues: Sequence[str]) -> list[str]:
     """Return a message RETURNS times by rejection, and as often by closing the channel."""
     _publish(channel, queues, [b""])
     for _ in range(RETURNS):
@@ -148,7 +143,7 @@ def _return_often(channel: Any, queues: Queues) -> list[str]:
     return []
 
 
-def _return_twice(channel: Any, queues: Queues) -> list[str]:
+def _return_twice(channel: Any, queues: Sequence[str]) -> list[str]:
     """Reject each queue's message once, and close the channel after its next delivery.
 
     Returns the queues that did not deliver their message twice.
@@ -166,7 +161,7 @@ def _return_twice(channel: Any, queues: Queues) -> list[str]:
         own_channel.basic_consume(
             queue, consumer_tag=queue, callback=receive, nowait=True
         )
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + MAX_SILENCE_S
     while time.monotonic() < deadline and any(
         deliveries[queue] < 2 for queue in queues
     ):
@@ -176,13 +171,13 @@ def _return_twice(channel: Any, queues: Queues) -> list[str]:
     return [queue for queue in queues if deliveries[queue] < 2]
 
 
-def _purge(channel: Any, queues: Queues, expected: int) -> set[str]:
+def _purge(channel: Any, queues: Sequence[str], expected: int) -> set[str]:
     """Empty the queues. Return those that had fewer messages than expected."""
     # The count of a purge is exact. A quorum queue may declare an outdated one.
     return {queue for queue in queues if channel.queue_purge(queue) < expected}
 
 
-def _publish(channel: Any, queues: Queues, bodies: Sequence[bytes]) -> None:
+def _publish(channel: Any, queues: Sequence[str], bodies: Sequence[bytes]) -> None:
     """Publish the bodies to each queue in one transaction, which needs only one reply.
 
     The commit fails if a queue refuses a message, or a message is too large. The other messages
@@ -192,8 +187,13 @@ def _publish(channel: Any, queues: Queues, bodies: Sequence[bytes]) -> None:
     own_channel.tx_select()
     with channel.connection.transport.in_one_write():
         for queue, body in product(queues, bodies):
-            message = amqp.Message(body, delivery_mode=2)
-            basic_publish(own_channel, "", queue, message, mandatory=False)
+            basic_publish(
+                own_channel,
+                "",
+                queue,
+                amqp.Message(body, delivery_mode=2),
+                mandatory=False,
+            )
     with suppress(amqp.PreconditionFailed):
         own_channel.tx_commit()
 
