@@ -85,22 +85,11 @@ class Connection(pyamqp.Connection):
     """kombu's connection with these transports."""
 
     def Transport(
-        self,
-        host: str,
-        connect_timeout: Any,
-        ssl: Any,
-        read_timeout: Any,
-        write_timeout: Any,
-        **options: Any,
+        self, host: str, connect_timeout: Any, ssl: Any, *timeouts: Any, **options: Any
     ) -> Any:
-        options |= {
-            "connect_timeout": connect_timeout,
-            "read_timeout": read_timeout,
-            "write_timeout": write_timeout,
-        }
+        """Return a transport. It has limits of its own in place of py-amqp's `timeouts`."""
         if not ssl:
-            return PlainTransport(host, **options)
+            return PlainTransport(host, connect_timeout, **options)
         # Without `server_hostname` a certificate for any name would be accepted.
-        return TlsTransport(
-            host, ssl={"server_hostname": to_host_port(host)[0]}, **options
-        )
+        server = {"server_hostname": to_host_port(host)[0]}
+        return TlsTransport(host, connect_timeout, ssl=server, **options)
