@@ -31,8 +31,7 @@ class Money(fields.Field[int]):
         self, value: Any, attr: str | None, data: Any, **kwargs: Any
     ) -> int:
         malformed = f'Not an amount: write it like "{format_minor(9990)}".'
-        amount = _decimal(value)
-        if amount is None:
+        if (amount := _decimal(value)) is None:
             raise ValidationError(malformed)
         # A comparison is exact for any number. Arithmetic would overflow or round.
         if amount <= 0:

@@ -126,8 +126,7 @@ def load_body(schema: Schema | None, body: bytes) -> dict[str, Any]:
         if body:
             raise problems.malformed("This route accepts no body.")
         return {}
-    data = strict_json.parse(body)
-    if not isinstance(data, dict):
+    if not isinstance(data := strict_json.parse(body), dict):
         raise problems.malformed("The body must be a JSON object.")
     return load(schema, data)
 

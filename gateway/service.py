@@ -15,9 +15,6 @@ from gateway import money, problems, schemas
 from gateway.routes import ApiRequest, route
 from gateway.tokens import Tokens
 
-# For billing to report the currency of its books. Without it, orders are accepted.
-CONFIRM_TIMEOUT_S = 1.0
-
 # Status, data, and headers if there are any.
 ApiResponse = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
 
@@ -59,16 +56,14 @@ class Service:
     @route("POST", "/tokens", body=schemas.Login(), public=True)
     def log_in(self, request: ApiRequest) -> ApiResponse:
         """Create a token for a username and password."""
-        user = self.users.authenticate(**request.body)
-        if user is None:
+        if (user := self.users.authenticate(**request.body)) is None:
             raise problems.unauthorized("Username or password is wrong.")
         return 201, self.tokens.issue(user["id"])
 
     @route("GET", "/users/me")
     def profile(self, request: ApiRequest) -> ApiResponse:
         """Get the user of the token."""
-        user = self.users.get(user_id=request.user_id)
-        if user is None:
+        if (user := self.users.get(user_id=request.user_id)) is None:
             raise problems.unauthorized("This user no longer exists.")
         return 200, schemas.USER.dump(user)
 
@@ -111,10 +106,13 @@ class Service:
     def place_order(self, request: ApiRequest) -> ApiResponse:
         """Place an order and pay it: 201 if it is settled, 202 while it is pending."""
         self._confirm_currency(request.user_id)
-        outcome = self.orders.place(
-            user_id=request.user_id, key=request.key, **request.body
+        order = schemas.ORDER.dump(
+            _accepted(
+                self.orders.place(
+                    user_id=request.user_id, key=request.key, **request.body
+                )
+            )
         )
-        order = schemas.ORDER.dump(_accepted(outcome))
         status = 202 if order["status"] == "pending" else 201
         return status, order, {"Location": quote(f"/orders/{order['id']}")}
 
@@ -139,13 +137,16 @@ class Service:
     @route("POST", "/notifications", body=schemas.NewMessage())
     def send_message(self, request: ApiRequest) -> ApiResponse:
         """Send a message to the user's own address."""
-        outcome = self.notifications.send(
-            # The id makes redelivery idempotent.
-            id=str(uuid_utils.uuid7()),
-            user_id=request.user_id,
-            **request.body,
+        return 201, schemas.LETTER.dump(
+            _accepted(
+                self.notifications.send(
+                    # The id makes redelivery idempotent.
+                    id=str(uuid_utils.uuid7()),
+                    user_id=request.user_id,
+                    **request.body,
+                )
+            )
         )
-        return 201, schemas.LETTER.dump(_accepted(outcome))
 
     @route("GET", "/notifications", query=schemas.Page())
     def list_notifications(self, request: ApiRequest) -> ApiResponse:
@@ -166,9 +167,9 @@ class Service:
         if money.currency not in money.confirmed:
             with (
                 suppress(DeadlineExceeded, Unavailable),
+                # In seconds. Without a reply, orders are accepted.
                 eventlet.Timeout(
-                    CONFIRM_TIMEOUT_S,
-                    Unavailable("billing did not report its currency"),
+                    1.0, Unavailable("billing did not report its currency")
                 ),
             ):
                 account = self.billing.account(user_id=user_id)

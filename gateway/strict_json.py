@@ -6,9 +6,6 @@ from typing import Any
 
 from gateway import problems
 
-# Longer integers become Decimals: Python refuses to convert 4,300 digits or more.
-MAX_INT_DIGITS = 30
-
 
 def parse(body: bytes) -> Any:
     """Return the value of a JSON text. Numbers with a point or an exponent become Decimals.
@@ -24,10 +21,6 @@ def parse(body: bytes) -> Any:
         raise problems.malformed("The body is not valid JSON in UTF-8.") from None
 
 
-def _parse_int(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) <= MAX_INT_DIGITS else Decimal(digits)
-
-
 def _reject_constant(name: str) -> Any:
     raise problems.malformed(f"The body contains {name}, which JSON does not have.")
 
@@ -41,7 +34,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _DECODER = json.JSONDecoder(
     parse_float=Decimal,
-    parse_int=_parse_int,
+    # Long integers become Decimals: Python refuses to convert 4,300 digits or more.
+    parse_int=lambda digits: int(digits) if len(digits) <= 30 else Decimal(digits),
     parse_constant=_reject_constant,
     object_pairs_hook=_object,
 )

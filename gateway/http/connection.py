@@ -15,14 +15,11 @@ from gateway.http import body, parser, responses
 
 log = logging.getLogger(__name__)
 
-# For one write of a response, and for all of them.
-WRITE_TIMEOUT_S = 15.0
+# For all writes of a response.
 RESPONSE_TIMEOUT_S = 60.0
 # For the head of a request, and for its body.
 REQUEST_TIMEOUT_S = 10.0
 LINGER_S = 2.0
-# Bytes of a response that the kernel buffers before the client reads them.
-MAX_UNSENT = 128 * 1024
 # Phases of a connection. In the first three it may be closed to make room for another one.
 IDLE, ARRIVING, RESPONDING, IN_PROGRESS, CLOSING = range(5)
 
@@ -48,13 +45,13 @@ class ClientConnection:
         """Serve requests until either side closes the connection."""
         try:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Bytes of a response that the kernel buffers before the client reads them.
             self._sock.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT
+                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024
             )
-            self._sock.settimeout(WRITE_TIMEOUT_S)
-            while request := self._read_request():
-                if not self._respond(request):
-                    break
+            # For one write of a response.
+            self._sock.settimeout(15.0)
+            while (request := self._read_request()) and self._respond(request):
                 # Other connections must run between pipelined requests.
                 if self._received:
                     sleep(0)

@@ -18,8 +18,6 @@ MAX_HEAD = 16 * 1024
 MAX_BODY = 64 * 1024
 # The request line and 100 headers.
 MAX_LINES = 101
-# Digits of a Content-Length. Python refuses to convert 4,300 or more.
-MAX_LENGTH_DIGITS = 20
 # Headers that are not lists: a second one is an error (RFC 9110, section 5.3).
 SINGLE_HEADERS = (
     "authorization",
@@ -190,7 +188,8 @@ def _body_length(headers: Mapping[str, str], is_http_1_1: bool) -> int | None:
     if not (length.isascii() and length.isdigit()):
         raise problems.malformed("Content-Length must be a decimal number.")
     if coding is None:
-        if len(length) > MAX_LENGTH_DIGITS or int(length) > MAX_BODY:
+        # Python refuses to convert 4,300 digits or more.
+        if len(length) > 20 or int(length) > MAX_BODY:
             raise problems.Problem(413, "too-large", f"Send at most {MAX_BODY} bytes.")
         return int(length)
     if coding.lower() != "chunked" or "content-length" in headers or not is_http_1_1:

@@ -68,12 +68,14 @@ class WebServer(Lifecycle, NamekoWebServer):
         self._gt = self.container.spawn_managed_thread(self.run)
 
     def start(self) -> None:
-        [provider] = [
-            dependency
-            for dependency in self.container.dependencies
-            if isinstance(dependency, tokens.Tokens)
-        ]
-        self._dispatcher.start(self.make_url_map(), provider)
+        self._dispatcher.start(
+            self.make_url_map(),
+            next(
+                dependency
+                for dependency in self.container.dependencies
+                if isinstance(dependency, tokens.Tokens)
+            ),
+        )
 
     def run(self) -> None:
         """Accept connections until the stop."""
