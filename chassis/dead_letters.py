@@ -96,12 +96,12 @@ def _description(message: Any, event_type: str) -> str:
     Values are shown by repr(): a terminal would obey control characters in a message.
     """
     headers = message.headers or {}
-    request_id = headers.get(f"nameko.{REQUEST_ID}")
     # Its first bytes are enough to recognize the event.
     body = (message.body or b"")[:200].decode("utf-8", "replace")
     return (
         f"  {event_type} {message.properties.get('message_id')!r},"
-        f" {headers.get(ATTEMPTS)!r} attempts, request {request_id!r}:"
+        f" {headers.get(ATTEMPTS)!r} attempts,"
+        f" request {headers.get('nameko.' + REQUEST_ID)!r}:"
         f" {headers.get(ERROR)!r}\n    {body!r}"
     )
 

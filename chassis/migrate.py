@@ -117,11 +117,12 @@ def migrate_tables(
 
     Several migrations at the same time run one after the other.
     """
-    application_uri = make_url(database_uri(config, "DB_URIS", service))
     alembic = Config(
         attributes={
             "config": config,
-            "application_role": application_uri.username,
+            "application_role": make_url(
+                database_uri(config, "DB_URIS", service)
+            ).username,
             "service": service,
         }
     )

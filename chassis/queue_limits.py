@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -131,7 +130,7 @@ def _send_large(channel: Any, queues: Sequence[str]) -> set[str]:
         for queue in queues
         if getattr(channel.basic_get(queue, no_ack=True), "body", None) != LARGE
     }
-    return _purge(channel, queues, 1) | changed
+    return _purge(channel, queues) | changed
 
 
 def _return_often(channel: Any, queues: Sequence[str]) -> list[str]:
@@ -171,7 +170,7 @@ def _return_twice(channel: Any, queues: Sequence[str]) -> list[str]:
     return [queue for queue in queues if deliveries[queue] < 2]
 
 
-def _purge(channel: Any, queues: Sequence[str], expected: int) -> set[str]:
+def _purge(channel: Any, queues: Sequence[str], expected: int = 1) -> set[str]:
     """Empty the queues. Return those that had fewer messages than expected."""
     # The count of a purge is exact. A quorum queue may declare an outdated one.
     return {queue for queue in queues if channel.queue_purge(queue) < expected}
@@ -207,7 +206,7 @@ TRIALS = (
     ),
     Trial(
         # Of the message that `_wait` left.
-        partial(_purge, expected=1),
+        _purge,
         f"drops messages after less than {WAIT_S} s from {{}}",
         'remove "message-ttl" from its policy',
     ),
