@@ -63,17 +63,22 @@ class StatementQuery(PageRequest):
     )
 
 
-class OperationOut(Schema):
-    """An entry of the ledger. Its status is done, or refused with a reason."""
-
-    id = fields.String()
-    ref = fields.String()
-    user_id = fields.String()
-    seq = fields.Integer()
-    kind = fields.String()
-    amount_minor = fields.Integer()
-    status = fields.String()
-    reason = fields.String()
-    order_id = fields.Function(lambda operation: domain.order_id_of(operation.ref))
-    balance_after_minor = fields.Integer()
-    created_at = Utc()
+# An entry of the ledger. Its status is done, or refused with a reason.
+OperationOut = Schema.from_dict(
+    {
+        "id": fields.String(),
+        "ref": fields.String(),
+        "user_id": fields.String(),
+        "seq": fields.Integer(),
+        "kind": fields.String(),
+        "amount_minor": fields.Integer(),
+        "status": fields.String(),
+        "reason": fields.String(),
+        "order_id": fields.Function(
+            lambda operation: domain.order_id_of(operation.ref)
+        ),
+        "balance_after_minor": fields.Integer(),
+        "created_at": Utc(),
+    },
+    name="OperationOut",
+)

@@ -40,15 +40,18 @@ class LetterQuery(RecipientSelector, PageRequest):
     """A page of the letters to a user or to an address. `after` is the id of a letter."""
 
 
-class LetterOut(Schema):
-    """A letter. Its kind is happiness, grief or message, and its state is `stored`."""
-
-    id = fields.String()
-    kind = fields.String()
-    order_id = fields.String()
-    user_id = fields.String()
-    email = fields.String()
-    subject = fields.String()
-    body = fields.String()
-    state = fields.String()
-    created_at = Utc()
+# A letter. Its kind is happiness, grief or message, and its state is `stored`.
+LetterOut = Schema.from_dict(
+    {
+        "id": fields.String(),
+        "kind": fields.String(),
+        "order_id": fields.String(),
+        "user_id": fields.String(),
+        "email": fields.String(),
+        "subject": fields.String(),
+        "body": fields.String(),
+        "state": fields.String(),
+        "created_at": Utc(),
+    },
+    name="LetterOut",
+)

@@ -21,13 +21,16 @@ class OrderQuery(PageRequest):
     user_id = Id(required=True)
 
 
-class OrderOut(Schema):
-    """An order. Its status is pending, paid, or rejected with a reason."""
-
-    id = fields.String()
-    user_id = fields.String()
-    price_minor = fields.Integer()
-    status = fields.String()
-    reason = fields.String()
-    created_at = Utc()
-    ended_at = Utc()
+# An order. Its status is pending, paid, or rejected with a reason.
+OrderOut = Schema.from_dict(
+    {
+        "id": fields.String(),
+        "user_id": fields.String(),
+        "price_minor": fields.Integer(),
+        "status": fields.String(),
+        "reason": fields.String(),
+        "created_at": Utc(),
+        "ended_at": Utc(),
+    },
+    name="OrderOut",
+)

@@ -33,10 +33,13 @@ class Credentials(Schema):
     password = Text(1, 128, required=True)
 
 
-class PublicUser(Schema):
-    """The public fields of a user. `user_created` has the same, with `user_id` instead of `id`."""
-
-    id = fields.String()
-    username = fields.String()
-    email = fields.String()
-    locale = fields.String()
+# The public fields of a user. `user_created` has the same, with `user_id` instead of `id`.
+PublicUser = Schema.from_dict(
+    {
+        "id": fields.String(),
+        "username": fields.String(),
+        "email": fields.String(),
+        "locale": fields.String(),
+    },
+    name="PublicUser",
+)
