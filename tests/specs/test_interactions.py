@@ -209,7 +209,7 @@ def test_the_page_counts_the_messages_of_the_diagrams(title: str, story: str) ->
 
 @pytest.mark.parametrize(
     ("clients", "title"),
-    [("1", "measured, a lone order"), ("128", "measured, 128 clients")],
+    [("1", "measured, a single order"), ("128", "measured, 128 clients")],
 )
 def test_the_page_has_the_measured_figures(clients: str, title: str) -> None:
     rate, median, p99, letters, *_ = row(DOCS / "performance.md", "orders", clients)
