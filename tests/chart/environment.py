@@ -58,7 +58,12 @@ def _readers_of(path: Keys) -> frozenset[str]:
 
 @functools.cache
 def _code(folder: str) -> str:
-    return "\n".join(file.read_text() for file in Path(ROOT, folder).glob("*.py"))
+    """Return the code in a folder and its subfolders, without tests and migrations."""
+    top = Path(ROOT, folder)
+    excluded = {"tests", "migrations"}
+    files = [(file, file.relative_to(top)) for file in top.rglob("*.py")]
+    own = [file for file, name in files if excluded.isdisjoint(name.parts)]
+    return "\n".join(file.read_text() for file in own)
 
 
 def raw(container: Object) -> dict[str, Any]:

@@ -125,7 +125,9 @@ def test_the_definitions_have_the_exchanges_that_services_declare(
         get_event_exchange(name, suite_config) for name in ("users", "orders")
     ]
     for name in WITH_TABLES:
-        exchanges += [each.moves for each in event_handlers(suite_config, name)]
+        exchanges += [
+            each.moves_exchange for each in event_handlers(suite_config, name)
+        ]
     declared = {
         exchange.name: (exchange.type, exchange.durable, exchange.auto_delete)
         for exchange in exchanges
@@ -477,7 +479,7 @@ def test_the_audit_reports_forgeries_that_permissions_allow(
             ("letters", paid),
             ("ledger", withdrawn),
         ):
-            assert f"{check}: {key}: due is []" in output, output
+            assert f"{check}: {key}: expected []" in output, output
     finally:
         statement = "DELETE FROM letters WHERE order_id IN (%s, %s)"
         sql("notifications", statement, letters)
