@@ -87,7 +87,7 @@ class Connection(pyamqp.Connection):
     def Transport(
         self, host: str, connect_timeout: Any, ssl: Any, *timeouts: Any, **options: Any
     ) -> Any:
-        """Return a transport. It has limits of its own in place of py-amqp's `timeouts`."""
+        """Return a transport. It has its own limits instead of py-amqp's `timeouts`."""
         if not ssl:
             return PlainTransport(host, connect_timeout, **options)
         # Without `server_hostname` a certificate for any name would be accepted.
