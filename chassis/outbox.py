@@ -241,7 +241,7 @@ class Outbox(Lifecycle, DependencyProvider):
         next_measure = next_clean = 0.0
         while True:
             earliest_next = monotonic() + PAUSE_S
-            is_full = self._try(self._relay_batch)
+            is_full = self._try(self._relay_batch) == MAX_BATCH
             if self._stopping:
                 return
             if not is_full:
@@ -255,11 +255,11 @@ class Outbox(Lifecycle, DependencyProvider):
             if not is_full:
                 self._begin_pass()
 
-    def _try(self, step: Callable[[], bool | None]) -> bool:
-        """Run a step. Return whether it has more to do, or False after a transient error."""
+    def _try(self, step: Callable[[], int | None]) -> int:
+        """Run a step. Return its result, or 0 if it has none or after a transient error."""
         try:
             with self._watch.step():
-                return bool(step())
+                return step() or 0
         except Exception as exc:
             if not is_transient(exc):
                 raise
@@ -271,7 +271,7 @@ class Outbox(Lifecycle, DependencyProvider):
                 },
             )
             eventlet.sleep(POLL_S)
-            return False
+            return 0
 
     def _wait(self, earliest_next: float) -> None:
         """Wait for a wake-up, at most POLL_S, and until the time `earliest_next`."""
@@ -290,8 +290,8 @@ class Outbox(Lifecycle, DependencyProvider):
         self._after = MIN_ID if self._has_missed_events else self._position
         self._has_missed_events = False
 
-    def _relay_batch(self) -> bool:
-        """Publish at most MAX_BATCH unsent events. Return whether the batch was full."""
+    def _relay_batch(self) -> int:
+        """Publish at most MAX_BATCH unsent events. Return the number of rows."""
         # Without a broker, the rows would be written and rolled back each time.
         self.publisher.connect()
         # After a failure, the rollback leaves all events unsent.
@@ -310,9 +310,9 @@ class Outbox(Lifecycle, DependencyProvider):
         )
         if len(rows) == MAX_BATCH:
             self._after = rows[-1].event_id
-            return True
-        self._position = self._next_position
-        return False
+        else:
+            self._position = self._next_position
+        return len(rows)
 
     def _publish(self, rows: Sequence[Any]) -> list[str]:
         """Publish events. Return the ids of those that no queue has received."""
