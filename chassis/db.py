@@ -195,13 +195,17 @@ def rows_as_json(rows: Sequence[Any]) -> str:
     `rows` are mappings or dataclasses of plain values and times. One parameter for any number of
     rows costs the client and the server least.
     """
-    return json.dumps(rows, default=_json_default, allow_nan=False)
+    return _ROWS.encode(rows)
 
 
 def _json_default(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+# json.dumps() would build an encoder for each batch.
+_ROWS = json.JSONEncoder(default=_json_default, allow_nan=False)
 
 
 def database_uri(config: Any, setting: str, service: str) -> str:
