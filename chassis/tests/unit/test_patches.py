@@ -135,7 +135,7 @@ def test_amqp_still_raises_for_text_that_is_not_utf8(monkeypatch) -> None:
 def test_kombu_uses_the_transports_of_the_chassis(
     scheme, transport, monkeypatch
 ) -> None:
-    class Reached(Exception):  # noqa: N818 - no error
+    class Reached(Exception):
         pass
 
     def connect(self: Any) -> None:
