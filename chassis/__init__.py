@@ -27,7 +27,7 @@ Start and stop:
     secret_files      secrets from files
     health            /healthz, /readyz, /startedz and /metrics
     metrics           the metrics of /metrics
-    logs              one structured line an event
+    logs              structured log lines
     loops             reports a loop that is stuck
     timers            @timer, with a monotonic clock
     deadlines         the time that is left for the work in progress

@@ -1,8 +1,8 @@
 """Combines concurrent calls into batches, without a timer.
 
-A call that finds nothing in flight is sent at once, alone. Calls that arrive while a batch is in
-flight wait for its end. They are the next batch. So a single call is never delayed, and batches
-grow with the load. Databases write their logs in the same way (group commit).
+While fewer than `max_in_flight` batches are in flight, a call is sent at once. Later calls wait for
+the end of a batch, and form the next one. So a single call is not delayed, and batches grow with
+the load. Databases write their logs in the same way (group commit).
 
     coalescer = Coalescer(send, eventlet.spawn)
     pending = coalescer.submit({"amount_minor": 100}, timeout_s=5.0)
@@ -23,12 +23,12 @@ from chassis.errors import DeadlineExceeded, InternalError
 Send = Callable[[Sequence[Any], float, float], list[Any]]
 
 # An item is sent only while more than this fraction of its timeout remains. The callee's timeout
-# is the shortest remaining time of the batch, so an almost late item would fail the others.
+# is the shortest remaining time of the batch. So an item near its deadline would fail the others.
 MIN_REMAINING_FRACTION = 0.2
-# A batch is slow after this time. The usual cause is a frozen copy of the callee.
+# A batch is slow after this time. The usual cause is a frozen instance of the callee.
 SLOW_AFTER_S = 0.5
-# Slow batches in flight, in addition to the others. A frozen copy with 16 workers (WORKERS by
-# default) receives 16 messages. The broker delivers later messages to other copies.
+# Slow batches in flight, in addition to `max_in_flight`. A frozen instance with 16 workers (the
+# default of WORKERS) receives 16 messages. The broker delivers later ones to other instances.
 MAX_SLOW_BATCHES = 16
 
 
@@ -56,14 +56,16 @@ class PendingItem:
 class Coalescer:
     """Sends items in batches, first come, first served.
 
-    `max_in_flight` batches are in flight at a time, with at most `max_items` items each. A batch
-    that is slow frees its slot for another one, so that a frozen copy of the callee delays only
-    its own batches.
+    `max_in_flight` batches are in flight at a time, with at most `max_items` items each. A slow
+    batch frees its slot for another one. So a frozen instance of the callee delays only its own
+    batches.
 
-    `send` gets two timeouts: the shortest remaining time of its items for the callee, and the
-    longest for the reply. It runs in greenthreads that `spawn` starts. It must not run in a
-    caller's greenthread, because the timeout of that caller would interrupt the whole batch.
-    If it raises an exception, each item of the batch gets that exception.
+    `send` gets two timeouts. The callee's is the shortest remaining time of the items. The wait
+    for the reply ends after the longest. If `send` raises an exception, each item of the batch
+    gets that exception.
+
+    `send` runs in greenthreads that `spawn` starts. It must not run in a caller's greenthread,
+    because the timeout of that caller would interrupt the whole batch.
     """
 
     def __init__(
@@ -81,7 +83,8 @@ class Coalescer:
         self._max_in_flight = max_in_flight
         self._slow_after_s = slow_after_s
         self._waiting: deque[PendingItem] = deque()
-        # Senders send one batch after the other. Each has a slot, until its batch is slow.
+        # A sender is a greenthread that sends one batch after the other, and this set holds a token
+        # for it. It has a slot until one of its batches is slow. Then it ends after that batch.
         self._senders_with_slot: set[object] = set()
         self._slow_senders: set[object] = set()
 

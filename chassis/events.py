@@ -50,17 +50,19 @@ log = logging.getLogger(__name__)
 
 # Events in a batch.
 MAX_BATCH = 200
-# Unacked messages: one batch that is handled, and one that gathers or is held.
+# Unacked messages: the batch in progress, and as many that wait in the inbox or for a retry.
 PREFETCH = 2 * MAX_BATCH
-# A paused handler without an event to probe consumes as usual after this time.
+# If no event arrives for a probe in this time, the handler resumes.
 PROBE_S = 1.0
-# A probe of several events waits for them.
+# After the first event of a larger probe, the handler waits this long for the others.
 GATHER_S = 0.1
-# The pause after events were moved to the end of their queue. A short queue delivers them at once.
+# The pause after events were moved to the end of their queue. If the queue is short, the broker
+# delivers them again at once.
 OVERFLOW_PAUSE_S = 1.0
 # The maximum of a count in a header. A forged count must not overflow.
 MAX_COUNT = 1_000_000
-# Headers of a copy: all attempts, those that failed on the event's content, and the last error.
+# Headers of a moved message: the number of attempts, the number that failed on the event's content,
+# and the last error.
 ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
 
 # The events that a handler could not handle, each with its error.
@@ -70,11 +72,12 @@ FailedEvents = Sequence[tuple[Any, Exception]]
 class EventHandler(ConsumerProvider, NamekoEventHandler):
     """An entrypoint that calls its method with a list of at most MAX_BATCH events.
 
-    The method returns None, or the events that it could not handle, with their errors. After an
-    exception it depends on the cause:
+    The method returns None, or the events that it could not handle, with their errors. If it
+    raises an exception, the reaction depends on the cause:
 
     - The service's own database or broker is unavailable. The handler pauses: all its messages
-      return to the queue. After a pause of PAUSES_S it probes with one event.
+      return to the queue. After a pause (PAUSES_S) it probes: it tries one event, and resumes if
+      the method returns.
     - A call to another service failed. The events are retried until they succeed.
     - Any other exception. Halves of the batch are tried, down to single events. An event that
       fails alone is retried, and dead-lettered after MAX_ATTEMPTS failures. Contention for
@@ -93,7 +96,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         super().setup()
         self.inbox = eventlet.queue.LightQueue()
         self.held = HeldDeliveries()
-        # PREFETCH as a rule, 0 in a pause, and the size of the probe after it.
+        # PREFETCH normally, 0 during a pause, and the size of the probe after a pause.
         self.prefetch = PREFETCH
         self.moves_exchange = moves_exchange(self.container.service_name)
         self._streak = FailureStreak()
@@ -133,7 +136,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         """Declare the queue and its dead-letter queue. `channel` must be new.
 
         The queue is declared as stock Nameko declares it. No queue has a time to live: the broker
-        does not confirm that a message that leaves such a queue arrives elsewhere.
+        dead-letters expired messages without a confirm, so they could be lost.
         """
         declare_queue(self.queue, channel)
         declare_queue(
@@ -147,10 +150,10 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
     def consumer(self, channel: Any, accept: Any) -> kombu.Consumer:
         """Return a consumer on a new channel, for the queue consumer.
 
-        The handler needs its own channel: an ack of many messages covers all of its channel, and
-        must not cover RPC requests.
+        The handler needs its own channel. An ack with `multiple` covers all lower delivery tags of
+        the channel, and must not cover RPC requests.
         """
-        # The broker delivers the messages of the previous channel again.
+        # These belong to the previous channel. The broker delivers them again.
         self.held.clear()
         own_channel = channel.connection.channel()
         self.declare(own_channel)
@@ -179,7 +182,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
     def _next_batch(self) -> list[Delivery]:
         """Return the held events that are due, or else the events that have arrived.
 
-        Waits for an event, and may return none.
+        Waits for an event. The list is empty at a stop, or if no event arrived in time.
         """
         batch: list[Delivery | None] = [*self.held.take_due(monotonic(), MAX_BATCH)]
         if not batch and (first := self._wait_for_one()):
@@ -191,7 +194,10 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         return [delivery for delivery in batch if delivery and delivery.is_alive]
 
     def _wait_for_one(self) -> Delivery | None:
-        """Wait for an event to arrive. Return None at a stop, or when a held event is due."""
+        """Wait for an event to arrive. Return None at a stop or a timeout.
+
+        The timeout ends when a held event is due. While probing, it is PROBE_S.
+        """
         timeout_s = self.held.next_due() - monotonic() if self.held else None
         if self._is_probing:
             timeout_s = PROBE_S
@@ -229,7 +235,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             try:
                 events.append((delivery, _decode(delivery.message)))
             except Exception as exc:
-                # Retries cannot help. This failure is the last one.
+                # Retries cannot help. The next recorded failure is the last one allowed.
                 delivery.failures = MAX_ATTEMPTS - 1
                 attempt.failed.append(Failure(delivery, exc, is_attributed=True))
         if events:
@@ -325,9 +331,10 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         """Move the events of a failed probe to the end of the queue. Return the reason to pause.
 
         The next probe gets other events, and twice as many. The failed ones may be malformed, and
-        must not prevent a probe with good events. The reason is "" if only undecodable messages
-        were probed, because the method was not called.
+        must not prevent a probe with good events. The reason is "" if no message of the probe
+        could be decoded, because the method was not called.
         """
+        # If different events fail with the same error, it does not count against them.
         for failure in attempt.failed:
             if failure.is_attributed or not same_failure:
                 failure.delivery.record_failure(failure.error)
@@ -426,8 +433,8 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
     def _ack(self, batch: Sequence[Delivery], settled: Sequence[Delivery]) -> None:
         """Ack the settled messages of a batch, and no other message.
 
-        An ack of many messages covers all lower delivery tags of the channel. So it must not reach
-        a message that is held, or that belongs to the batch and is not settled.
+        An ack with `multiple` covers all lower delivery tags of the channel. So it stops below the
+        first message that is held or unsettled. Later settled messages are acked one by one.
         """
         unsettled = {each.tag for each in batch} - {each.tag for each in settled}
         lowest_unsettled = min([self.held.lowest_tag(), *unsettled])
@@ -441,7 +448,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
 
     @property
     def _is_probing(self) -> bool:
-        """Whether the handler has paused, and tries whether it can resume."""
+        """Whether the handler tries a few events after a pause, before it resumes."""
         return 0 < self.prefetch < PREFETCH
 
     def _pause(self, reason: str) -> None:
@@ -492,7 +499,7 @@ def _delivery(message: Any) -> Delivery:
 
 def _decode(message: Any) -> Any:
     """Return the event in a message. Raises an exception if it cannot be decoded."""
-    # kombu has recorded these when the message arrived.
+    # kombu records decoding errors (as exc_info) when the message arrives.
     for _, exc, _ in message.errors:
         raise exc
     return message.decode()

@@ -1,4 +1,4 @@
-"""Rules for events that failed: which of a batch they are, and when they are retried.
+"""Rules for failed events: find them in a batch by bisection, and schedule their retries.
 
 A batch is tried with one call of the handler. If that call raises an exception, each half of the
 batch is tried, and so on, down to single events. So a malformed event does not fail the others.
@@ -22,10 +22,12 @@ from chassis.errors import (
     sqlstate,
 )
 
-# After the last value of each, that value is repeated.
+# The delays before the retries of an event, and the pauses of a handler in a row. The last value
+# of each applies to all later ones.
 RETRY_DELAYS_S = (1, 5, 15)
 PAUSES_S = (1, 2, 4, 8, 15)
-# Attempts that fail on the event's own content. Then the event is dead-lettered.
+# After this number of failures on its own content an event is dead-lettered. Other attempts do
+# not count, see Delivery.record_failure.
 MAX_ATTEMPTS = 5
 # After this time the rest of a batch is not tried. RabbitMQ closes a channel that does not ack
 # for 30 minutes.
@@ -39,6 +41,7 @@ MAX_HELD_S = 300
 MAX_SAME_FAILURES = 3
 # Event ids in the memory of a FailureStreak.
 MAX_REMEMBERED = 1000
+# The faults of a call to another service.
 CALL_FAULTS = (DeadlineExceeded, Unavailable, InternalError)
 # SQLSTATEs of a missing privilege, table, column, function or schema. No value of an event causes
 # them, because all statements are constants.
@@ -141,7 +144,7 @@ class FailureStreak:
         return list(self._failed.values()).count(kind) >= MAX_SAME_FAILURES
 
     def record_success(self, failed_in_batch: Sequence[str] = ()) -> None:
-        """Record that an event was handled, beside failures in the same batch.
+        """Record a success, and the ids of events that failed in the same batch.
 
         All events that failed before, or in this batch, are malformed.
         """
@@ -171,10 +174,10 @@ def is_own_dependency(exc: Exception) -> bool:
     return code in MISSING_OBJECT or (is_transient(exc) and code[:2] != "54")
 
 
-# Events, each with its message. An event is what the message contains, decoded.
+# Events, each with its delivery. An event is the decoded body of the message.
 Events = Sequence[tuple[Delivery, Any]]
-# Calls the handler. Returns the events that it names as failed, with their errors, and the
-# exception that it raised or None.
+# Calls the handler. Returns two values: the events that the handler reports as failed, with their
+# errors, and the exception that it raised, or None.
 Call = Callable[[Events], tuple[Sequence[tuple[Any, Exception]], Exception | None]]
 
 

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 # The key of the call's id in Nameko's context data.
 CALL_ID = "correlation_id"
-# Longer than any caller waits.
+# The time to live of a reply. It is longer than the timeout of any caller.
 REPLY_EXPIRES_MS = "60000"
 # The broker adds this header to a message that it dead-letters.
 DEATHS = "x-death"
@@ -99,10 +99,9 @@ class RpcConsumer(nameko.rpc.RpcConsumer):
     def _reason_to_drop(self, message: Any) -> str:
         """Return why a request must not be executed, or "". A dropped request gets no reply.
 
-        The broker checks the permission for a routing key only when a message is published to the
-        exchange of requests. It does not check a message that reaches the queue in another way: one
-        that was dead-lettered, or that another exchange passed on. And it may close the connection
-        if a reply has a routing key that is not a UUID.
+        The broker checks permissions for routing keys only when a message is published to the
+        exchange of requests. Dead-lettering and bindings between exchanges bypass this check. The
+        broker may close the connection if the routing key of a reply is not a UUID.
         """
         if message.delivery_info["exchange"] != self._exchange:
             return "published to another exchange"
@@ -128,7 +127,8 @@ class RpcConsumer(nameko.rpc.RpcConsumer):
                 },
             )
         )
-        # The publisher writes the reply now. The caller waits for it, but not for ack and log line.
+        # Yield, so that the publisher writes the reply first. The caller need not wait for the ack
+        # and the log line.
         eventlet.sleep(0)
         self.queue_consumer.ack_message(message)
         return result, exc_info
@@ -145,7 +145,7 @@ class RpcConsumer(nameko.rpc.RpcConsumer):
     def _serialize_fault(self, exc: Exception) -> dict[str, Any]:
         """Return the fault for the caller, in Nameko's format."""
         if isinstance(exc, BadRequest):
-            # A mistake of the caller. Stock callers know Nameko's own exceptions.
+            # The caller's mistake. Callers that use stock Nameko know only its own exceptions.
             return serialize(exc)
         fault = to_fault(exc, self.container.service_name)
         if isinstance(fault, NotReceived):
@@ -187,10 +187,10 @@ class CallId(DependencyProvider):
 
 
 def reply_prefix(service: str) -> str:
-    """Return the first 8 hexadecimal digits of a service's reply keys, a digest of its name.
+    """Return the prefix of a service's reply keys: 8 hexadecimal digits of a digest of its name.
 
-    By this prefix the broker's permissions distinguish the reply keys of services. Like Nameko's,
-    the keys are UUIDs.
+    A reply key is the routing key of a caller's replies. It is a UUID, as in Nameko, with this
+    prefix as its first digits. So the broker's permissions can distinguish services.
     """
     return hashlib.sha256(service.encode()).hexdigest()[:8]
 
@@ -218,7 +218,10 @@ class ReplyListener(nameko.rpc.ReplyListener):
     def fail(
         self, correlation_id: str, reason: str = "the service has never run"
     ) -> None:
-        """End a call with NotReceived."""
+        """End a call with NotReceived.
+
+        The default reason is that of a request that the broker returned: no queue is bound for it.
+        """
         if event := self._reply_events.pop(correlation_id, None):
             event.send_exception(NotReceived(reason))
 
@@ -231,8 +234,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
     `withdraw`, go through a coalescer to `withdraw_many(items=[...])`, which returns an outcome for
     each item. Each item has its own `request_id`.
 
-    The setting `timeout` limits each call. `limit_s` and the deadline of the current work can make
-    the limit shorter.
+    `timeout` is the name of the setting that limits each call, in seconds. `limit_s` and the
+    deadline of the current work can make the limit shorter.
 
     At most half of the caller's workers wait for one service. Further calls fail at once. So a
     service that is slow or dead leaves the other workers free.
@@ -287,8 +290,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
     def limit_concurrency(self) -> Iterator[None]:
         """Count a worker that waits for the service. Raises NotReceived above the limit.
 
-        A call that times out while the broker blocks publishing becomes Unavailable, because its
-        reply could not be published either.
+        If a call times out while the broker blocks publishing, raises Unavailable instead of
+        DeadlineExceeded: the broker blocks the reply too.
         """
         if reason := self.publisher.unavailable_reason:
             raise NotReceived(reason)
@@ -372,7 +375,7 @@ class RpcProxy(Lifecycle, DependencyProvider):
             ):
                 return self._result(reply.wait(), name)
         finally:
-            # Withdraw the request, if it is not yet written.
+            # Withdraw the request if it is not yet written: once claimed, it cannot be written.
             queued.claim()
             self.replies.forget(correlation_id)
             metrics.RPC_CALLS.labels(self.service, method).observe(
