@@ -1,4 +1,4 @@
-"""The rules of billing, as pure functions: which operations a batch of requests becomes.
+"""The rules of billing, as pure functions. They turn a batch of requests into operations.
 
 Amounts are in minor units of the currency, such as cents.
 """
@@ -35,8 +35,8 @@ class Account:
 class PostingRequest:
     """A request to deposit, to withdraw, or to cancel a withdrawal.
 
-    `id` is the id of the operation that it may become. `ref` identifies the request: one ref has
-    at most one operation. A request that `cancels` is recorded as a refused withdrawal.
+    `id` becomes the id of the operation, if a new one is recorded. `ref` identifies the request:
+    one ref has at most one operation. A request that `cancels` is recorded as a refused withdrawal.
     """
 
     id: str
@@ -82,9 +82,11 @@ class Decisions:
 
 
 def ref_of(item: Mapping[str, Any]) -> str:
-    """Return the ref of a request for an order, by a client, or by an operator in the shell.
+    """Return the ref that identifies a request.
 
-    The prefix keeps them apart. No client can choose the ref of an order or of another user.
+    It is made from the id of an order, the idempotency key of a client, or the text of an operator
+    in the shell. The prefix keeps the three apart, so no client can choose the ref of an order.
+    The user id in it keeps the keys of users apart.
     """
     if "order_id" in item:
         return f"order:{item['order_id']}"
@@ -106,7 +108,7 @@ def decide(
     """Decide on `requests` in order. One batch leads to the same state as single requests.
 
     `accounts` are those of the users in the batch, by user id. A user without one is unknown.
-    `recorded` are the operations that the requests' refs have already, by ref.
+    `recorded` are the operations in the ledger that have a ref of `requests`, by ref.
     """
     current = dict(accounts)
     known = dict(recorded)
@@ -186,8 +188,8 @@ def describe_difference(
 ) -> str | None:
     """Return a line on how an account differs from its ledger, or None if it does not.
 
-    `computed` is the account that follows from the operations. `invalid_operations` is the number
-    of those that do not follow from the one before.
+    `computed` is the account that follows from the operations. `invalid_operations` counts the
+    operations whose number or balance does not follow from the previous operation.
     """
     if stored == computed and not invalid_operations:
         return None

@@ -33,10 +33,10 @@ WITHDRAWAL = schemas.Withdrawal()
 CANCELLATION = schemas.OrderWithdrawal()
 ACCOUNT_QUERY = schemas.AccountQuery()
 OPERATION = schemas.OperationOut()
-# None: nothing is decided, because users is unavailable and the user may not exist.
+# None means undecided: users is unavailable, so billing cannot verify that the user exists.
 PostingOutcome = Operation | Conflict | None
 UNAVAILABLE: Outcome = {"status": "unavailable"}
-# Short, because a batch also contains requests of users that have an account.
+# Short, because the whole batch waits, and most of its users already have an account.
 USERS_TIMEOUT_S = 1.0
 MAX_POST_ATTEMPTS = 5
 AUDIT_INTERVAL_S = 3600
@@ -53,8 +53,12 @@ class Service:
 
     A method `*_many` returns a list of outcomes, one for each item, in order. The outcome of a
     deposit, a withdrawal or a cancellation is the operation in the ledger: done, or refused with a
-    `reason`. Other outcomes are {"status": "conflict"} if the item has the ref of another
-    operation, {"status": "invalid", "errors": ...} and {"status": "unavailable"}.
+    `reason`. Other outcomes are {"status": "conflict"} if the item's ref already belongs to an
+    operation with another user, kind or amount, {"status": "invalid", "errors": ...} and
+    {"status": "unavailable"}.
+
+    One field identifies an item: `key` (a client's idempotency key), `ref` (an operator's text)
+    or `order_id`. `domain.ref_of` makes the ref of the operation from it.
     """
 
     name = "billing"
@@ -86,7 +90,8 @@ class Service:
     def cancel_many(self, items: Outcomes) -> Outcomes:
         """Cancel withdrawals for orders. An item is {user_id, amount_minor, order_id}.
 
-        A cancelled withdrawal is stored as refused. One that is done already stays done.
+        A cancelled withdrawal is stored as refused, so a late withdrawal for the order moves no
+        money. A withdrawal that is already done stays done.
         """
         return self._post(items, CANCELLATION, "withdrawal", cancels=True)
 
@@ -136,6 +141,7 @@ class Service:
         Returns {"status": "balanced" or "differs", "accounts": n, "operations": n,
         "balance_minor": sum, "differences": [line, ...]} with at most 100 lines.
         """
+        # The last_seq of a computed account is the number of its operations.
         totals = Counter(accounts=0, operations=0, balance_minor=0)
         lines: list[str] = []
         differences = 0
@@ -231,8 +237,8 @@ class Service:
     def _open_missing_accounts(self, user_ids: set[str]) -> set[str]:
         """Open the accounts of users whose `user_created` has not arrived yet.
 
-        Returns the ids that could not be verified, because users is unavailable. A verified id
-        without an account belongs to no user.
+        Returns the ids that could not be verified, because users is unavailable. If any
+        other id still has no account, no such user exists.
         """
         try:
             found = self.users.get_many(user_ids=sorted(user_ids))

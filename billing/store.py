@@ -69,7 +69,8 @@ INSERT_OPERATIONS = text(f"""
     FROM inserted
 """)
 
-# Read a page of an account's operations, newest first.
+# Read a page of an account's operations, newest first. An operation with the number 0 is a refusal
+# from before the user had an account, and belongs to no account.
 SELECT_PAGE = text(f"""
     SELECT {OPERATION_COLUMNS}
     FROM operations
@@ -80,8 +81,8 @@ SELECT_PAGE = text(f"""
     LIMIT :limit
 """)
 
-# Read each account, the balance and the number of its operations, and how many of them do not
-# follow from the one before.
+# Read each account with three values from its operations: their balance, how many there are, and
+# how many have a number or balance that does not follow from the previous operation.
 SELECT_LEDGERS = text("""
     SELECT user_id, balance_minor, last_seq, ledger.*
     FROM accounts, LATERAL (
@@ -115,8 +116,8 @@ SELECT_UNIT = text("""
     FROM books
 """)
 
-# Store the unit if none is stored. Operations without a stored unit are of an earlier version.
-# Their amounts have two digits.
+# Store the unit if none is stored. If there are already operations, an earlier version wrote them,
+# with two digits after the point. Then only a unit with two digits is stored.
 INSERT_UNIT = text("""
     INSERT INTO books (currency, exponent)
     SELECT :currency, :exponent
@@ -128,8 +129,9 @@ INSERT_UNIT = text("""
 def initialize_unit(connection: Connection, unit: AmountUnit) -> AmountUnit | None:
     """Store the unit of the amounts if none is stored, and return the stored unit.
 
-    A stored unit never changes here, because another copy may be using it. None means that the
-    operations are of an earlier version, and that `unit` does not have their two digits.
+    A stored unit never changes here, because another copy of billing may be using it. None
+    means that an earlier version wrote the operations, with two digits after the point, and that
+    `unit` has another number of digits.
     """
     connection.execute(INSERT_UNIT, unit._asdict())
     row = connection.execute(SELECT_UNIT).one_or_none()
@@ -164,7 +166,8 @@ def insert_operations(
     """Insert operations, and set the accounts to their new balances.
 
     The operations are inserted in the order of their refs. So two batches cannot deadlock.
-    Raises RefTaken if a ref has an operation meanwhile. The caller must then roll back.
+    Raises RefTaken if another transaction has inserted an operation with one of the refs. The
+    caller must then roll back.
     """
     inserted = connection.execute(
         INSERT_OPERATIONS,
@@ -192,10 +195,10 @@ def load_ledgers(
 ) -> Iterator[tuple[Account, Account, int]]:
     """Load each account as stored, as computed from its operations, and its invalid operations.
 
-    The last one is the number of operations that do not follow from the one before. All rows are
-    of one snapshot. Each batch of them is fetched by a statement of its own.
+    The last value counts the operations whose number or balance does not follow from the previous
+    operation. All rows are from one snapshot. They are fetched in batches of `batch_size`.
     """
-    # An account may have a long history.
+    # 60 seconds for each batch, because an account may have a long history.
     allow_statements_of(connection, 60)
     rows = connection.execute(
         SELECT_LEDGERS, execution_options={"yield_per": batch_size}

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 MAX_PRICE_MINOR = 10_000_000_00
-# A new order is left to its first attempt, which cannot take longer than this.
+# Sweeps leave a new order alone for this long. Its first attempt, in `place`, ends earlier.
 FIRST_RETRY_AFTER = timedelta(seconds=10)
 MAX_RETRY_DELAY_S = 15.0
 CANCEL_AFTER = timedelta(minutes=10)
@@ -41,7 +41,10 @@ def settlement_of(order_id: str, outcome: Any) -> Settlement | None:
 
 
 def is_request_rejected(outcome: Any) -> bool:
-    """Return whether billing rejected the request itself. A retry cannot succeed then."""
+    """Return whether billing rejected the request itself, as invalid or in conflict.
+
+    The order stays pending, but no retry can succeed.
+    """
     return isinstance(outcome, dict) and outcome.get("status") in (
         "conflict",
         "invalid",

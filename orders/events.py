@@ -5,7 +5,10 @@ from orders.store import Order
 
 
 def order_settled(order: Order, reason: str | None) -> Event:
-    """Build `order_rejected` for an order with a `reason`, and `order_paid` for others."""
+    """Build `order_rejected` for an order with a `reason`, and `order_paid` for others.
+
+    An event is a pair: its type and its payload.
+    """
     fields = {
         "order_id": order.id,
         "user_id": order.user_id,

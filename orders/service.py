@@ -34,10 +34,10 @@ ORDER = schemas.OrderOut()
 CONFLICT: Outcome = {"status": "conflict"}
 SWEEP_INTERVAL_S = 1
 MAX_SWEPT = 200  # orders
-# The orders of a sweeper that crashed are due again after this.
+# A sweep claims orders for this time. If it crashes, they are due again afterwards.
 LEASE = timedelta(seconds=30)
-# Sweeps search for orders that became due within this time. It is longer than the transaction that
-# makes an order due, from its now() to its commit.
+# Sweeps normally search only for orders that became due within this time. It must be longer than
+# any transaction that sets next_attempt_at, or a sweep could miss an order that is committed late.
 LOOKBACK = timedelta(seconds=10)
 MEASURE_INTERVAL_S = 15
 OLDEST_PENDING = Gauge(
@@ -61,7 +61,8 @@ class Service:
     billing = RpcProxy(
         "billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S"
     )
-    # Whether an order may have been due for longer than LOOKBACK.
+    # Whether an order may have been due for longer than LOOKBACK. If so, the next sweep searches
+    # all pending orders.
     is_behind: ClassVar[bool] = True
 
     @rpc
@@ -114,6 +115,7 @@ class Service:
         Service.is_behind = False
         with self.db.autocommit() as connection:
             due = store.claim_due(connection, MAX_SWEPT, LEASE, lookback)
+        # A full claim may have left due orders behind.
         Service.is_behind = Service.is_behind or len(due) == MAX_SWEPT
         if not due:
             return
@@ -159,7 +161,10 @@ class Service:
     def _settle(
         self, orders: Collection[Order], outcomes: Sequence[Any]
     ) -> Collection[Order]:
-        """Settle the orders whose outcome is known, and return them. The others stay pending."""
+        """Settle the orders whose outcome is known, and return them. The others stay pending.
+
+        `outcomes` has, for each order, the outcome from billing or the fault of the call.
+        """
         settlements: dict[str, domain.Settlement] = {}
         for order, outcome in zip(orders, outcomes, strict=True):
             if settlement := domain.settlement_of(order.id, outcome):
@@ -184,7 +189,7 @@ class Service:
             )
             if len(settled) == len(settlements):
                 return settled
-            # A concurrent attempt has settled the others.
+            # A concurrent attempt has settled the others. Load all as they are stored.
             return store.load_by_ids(connection, list(settlements)).values()
 
 

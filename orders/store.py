@@ -18,6 +18,7 @@ from orders.domain import Settlement
 
 Order = Row[Any]  # with the columns ORDER_COLUMNS
 Key = tuple[str, str]  # a user's id and an idempotency key
+# The table is named where SETTLE has another column of the same name.
 ORDER_COLUMNS = """
     id, user_id, key, price_minor, orders.status, orders.reason, orders.request_id,
     attempts, created_at, ended_at
@@ -97,7 +98,8 @@ POSTPONE = text("""
     WHERE id = new.order_id AND status = 'pending'
 """)
 
-# Measure the oldest pending order, and find out whether the lookback misses an order.
+# Read the age of the oldest pending order, and whether one has been due for longer than the
+# lookback.
 MEASURE_PENDING = text(f"""
     SELECT
         {OLDEST_AGE_SQL},
@@ -182,8 +184,8 @@ def claim_due(
     """Claim pending orders that are due. Return them with their `age`.
 
     No other sweeper claims them during the `lease`. With a `lookback`, the search leaves out the
-    orders that have been due for longer. A search without one is slow while an old snapshot is
-    open: the index keeps an entry for each order that was settled since then.
+    orders that have been due for longer. Without a `lookback`, it is slow while an old snapshot
+    is open: the index keeps an entry for each order that was settled since then.
     """
     return connection.execute(
         CLAIM_DUE, {"lease": lease, "limit": limit, "lookback": lookback}
@@ -191,7 +193,10 @@ def claim_due(
 
 
 def postpone(connection: Connection, delays_s: Mapping[str, float]) -> None:
-    """Schedule the next attempts. `delays_s` has the seconds from now by order id."""
+    """Schedule the next attempts. `delays_s` has the seconds from now by order id.
+
+    Orders that are already settled do not change.
+    """
     ids = sorted(delays_s)
     connection.execute(
         POSTPONE, {"ids": ids, "delays_s": [delays_s[order_id] for order_id in ids]}
