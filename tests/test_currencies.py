@@ -151,7 +151,7 @@ def test_the_collection_stops_at_an_unsupported_currency(shop, currency) -> None
     )
     assert done.returncode == 1
     [failure] = re.findall(r"1\.  AssertionError\s+(.*)", done.stdout)
-    assert failure.startswith(f"{currency} has two digits after the point")
+    assert failure.startswith(f"{currency} has two decimal digits")
     assert "2.  " not in done.stdout
 
 
