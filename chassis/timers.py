@@ -27,7 +27,11 @@ class Timer(NamekoTimer):
 
     def _run(self) -> None:
         next_at = monotonic() + (0 if self.eager else self.interval)
-        while not self.should_stop.wait(timeout=max(next_at - monotonic(), 0)):
+        while True:
+            self.should_stop.wait(timeout=max(next_at - monotonic(), 0))
+            # A stop may coincide with the end of the timeout. No run may start then.
+            if self.should_stop.ready():
+                return
             next_at = monotonic() + self.interval
             with self._watch.step():
                 self.handle_timer_tick()
