@@ -143,6 +143,8 @@ class Service:
 
     def _place(self, items: Outcomes) -> Outcomes:
         """Store the new orders before any money moves, then withdraw their prices and settle."""
+        if not items:
+            return []
         wanted = [{"id": str(uuid_utils.uuid7()), **item} for item in items]
         with self.db.autocommit() as connection:
             new = store.insert_new(connection, wanted, domain.FIRST_RETRY_AFTER)
