@@ -4,7 +4,7 @@ An outcome is a dictionary with a status. A rejected request is an outcome, neve
 Invalid arguments have the outcome `{"status": "invalid", "errors": {field: [message, ...]}}`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -85,8 +85,15 @@ def validate_items(
 
 
 def merge_outcomes(
-    outcomes: Iterable[Outcome | None], outcomes_of_valid: Iterable[Outcome]
+    outcomes: Sequence[Outcome | None], outcomes_of_valid: Sequence[Outcome]
 ) -> list[Outcome]:
-    """Return `outcomes` with each None replaced by the next outcome of a valid item."""
-    rest = iter(outcomes_of_valid)
-    return [next(rest) if outcome is None else outcome for outcome in outcomes]
+    """Return `outcomes` with each None replaced by the next outcome of a valid item.
+
+    Raises ValueError if there is not one outcome for each None.
+    """
+    valid = [position for position, outcome in enumerate(outcomes) if outcome is None]
+    found = dict(zip(valid, outcomes_of_valid, strict=True))
+    return [
+        found[position] if outcome is None else outcome
+        for position, outcome in enumerate(outcomes)
+    ]

@@ -41,6 +41,13 @@ def test_an_invalid_item_does_not_affect_the_others() -> None:
     assert sorted(merged[1]["errors"]) == ["amount_minor", "id"]
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_each_valid_item_needs_one_outcome(number: int) -> None:
+    _, outcomes = validate_items(Item(), [VALID, None])
+    with pytest.raises(ValueError, match="zip"):
+        merge_outcomes(outcomes, [{"status": "done"}] * number)
+
+
 @pytest.mark.parametrize("items", [None, {}, "items", 5])
 def test_items_must_be_a_list(items) -> None:
     with pytest.raises(MalformedRequest):
