@@ -35,6 +35,8 @@ MAX_SLOW_BATCHES = 16
 class PendingItem:
     """An item on its way to the callee, and its outcome when it arrives."""
 
+    __slots__ = ("deadline", "item", "outcome", "send_before")
+
     def __init__(self, item: Any, timeout_s: float) -> None:
         self.item = item
         self.deadline = monotonic() + timeout_s

@@ -166,7 +166,9 @@ class OutboxWriter:
         self._note_uncommitted()
         rows = [
             {**change, **event_row(event)}
-            for change, event in zip(changes or [{}] * len(events), events, strict=True)
+            for change, event in zip(
+                [{}] * len(events) if changes is None else changes, events, strict=True
+            )
         ]
         return connection.execute(statement, {"rows": rows_as_json(rows)})
 
