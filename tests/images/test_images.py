@@ -148,7 +148,8 @@ def test_an_image_is_small(
     base = mb(workshop.root(BASE))
     own = mb(workshop.root(reference(name))) - base
     with capsys.disabled():
-        print(f" {name}: {own:.0f} MB on a base of {base:.0f} MB ", end="")  # noqa: T201 - a figure to read
+        figure = f" {name}: {own:.0f} MB on a base of {base:.0f} MB "
+        print(figure, end="")  # noqa: T201 - a figure for the reader
     assert 10 < own < MAX_OWN_MB
 
 
