@@ -43,11 +43,16 @@ class Withdrawal(Movement):
     order_id = Id()
 
 
-class OrderWithdrawal(AccountQuery):
+class WithdrawalQuery(AccountQuery):
+    """The withdrawal for an order."""
+
+    order_id = Id(required=True)
+
+
+class OrderWithdrawal(WithdrawalQuery):
     """The withdrawal for an order, to be cancelled."""
 
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
-    order_id = Id(required=True)
 
 
 class StatementQuery(PageRequest):

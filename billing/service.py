@@ -133,6 +133,18 @@ class Service:
             operations = store.load_page(connection, user_id, limit + 1, after)
         return page(OPERATION.dump(operations, many=True), limit, "seq")
 
+    @rpc
+    @validated(schemas.WithdrawalQuery())
+    def get_withdrawal(self, user_id: str, **item: str) -> Outcome | None:
+        """Return the operation of the withdrawal for an order: `order_id`, `user_id`.
+
+        None if billing has not recorded it, or it belongs to another user.
+        """
+        ref = domain.ref_of(item)
+        with self.db.autocommit() as connection:
+            found = store.load_operations(connection, [ref]).get(ref)
+        return OPERATION.dump(found) if found and found.user_id == user_id else None
+
     @timer(interval=AUDIT_INTERVAL_S)
     @rpc
     def audit(self) -> Outcome:

@@ -11,12 +11,14 @@ from urllib.parse import parse_qsl
 import uuid_utils
 from eventlet import Event
 from marshmallow import Schema, ValidationError
+from nameko.extensions import DependencyProvider
 from nameko.web.handlers import HttpRequestHandler
 
 from chassis.logs import CLIENT, REQUEST_ID, current_request_id
 from gateway import problems, strict_json
 from gateway.http import parser, responses
 from gateway.http.server import WebServer
+from gateway.waits import WaitingRequests
 
 # Of the workers, for the requests of one client.
 MAX_CLIENT_SHARE = 0.25
@@ -46,7 +48,8 @@ class Route(HttpRequestHandler):
     """One route: `@route("POST", "/orders", body=NewOrder())`.
 
     The handler receives an ApiRequest. It returns (status, data) or (status, data, headers), or
-    raises Problem. A `public` route needs no token.
+    raises Problem. A `public` route needs no token. A route that `waits` returns an order, and
+    accepts `Prefer: wait`.
     """
 
     server = WebServer()
@@ -59,12 +62,14 @@ class Route(HttpRequestHandler):
         body: Schema | None = None,
         query: Schema = NO_PARAMETERS,
         public: bool = False,
+        waits: bool = False,
         **options: Any,
     ) -> None:
         self.body = body
         self.query = query
         self.defaults = query.load({})
         self.public = public
+        self.waits = waits
         super().__init__(*rule, expected_exceptions=problems.Problem, **options)
 
     def handle(
@@ -88,6 +93,25 @@ class Route(HttpRequestHandler):
             path=path,
             accept_language=head.headers.get("accept-language", ""),
         )
+        try:
+            status, data, *more = self._run_handler(request, client)
+            headers = more[0] if more else {}
+            if self.waits:
+                prefer = head.headers.get("prefer", "")
+                data, headers = self.server.waiting.apply(prefer, data)
+            return responses.Response(
+                status,
+                encode_json(data).encode(),
+                {"Content-Type": "application/json", **headers},
+            )
+        except Exception as exc:
+            return problems.from_exception(exc).response()
+
+    def _run_handler(self, request: ApiRequest, client: str) -> Any:
+        """Run the handler in a worker, and return its result.
+
+        Raises Problem if the client has too many requests in progress.
+        """
         in_progress = self.server.clients_in_progress
         in_progress.append(client)
         try:
@@ -105,19 +129,21 @@ class Route(HttpRequestHandler):
                 context_data={REQUEST_ID: current_request_id(), CLIENT: client},
                 handle_result=partial(self.handle_result, result),
             )
-            status, data, *more = result.wait()
-            return responses.Response(
-                status,
-                encode_json(data).encode(),
-                {"Content-Type": "application/json", **(more[0] if more else {})},
-            )
-        except Exception as exc:
-            return problems.from_exception(exc).response()
+            return result.wait()
         finally:
             in_progress.remove(client)
 
 
 route = Route.decorator
+
+
+class Waits(DependencyProvider):
+    """Injects the requests that wait for orders."""
+
+    server = WebServer()
+
+    def get_dependency(self, worker_ctx: Any) -> WaitingRequests:
+        return self.server.waiting
 
 
 def load_body(schema: Schema | None, body: bytes) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The routes of the HTTP API, and the services that they call."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -7,16 +8,19 @@ from urllib.parse import quote
 import eventlet
 import uuid_utils
 
-from chassis.errors import DeadlineExceeded, Unavailable
+from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.outcomes import Outcome
 from chassis.rpc import RpcProxy
 from chassis.schemas import is_id
-from gateway import money, problems, schemas
-from gateway.routes import ApiRequest, route
+from chassis.timers import timer
+from gateway import money, problems, schemas, story
+from gateway.routes import ApiRequest, Waits, route
 from gateway.tokens import Tokens
 
 # Status, data, and headers if there are any.
 ApiResponse = tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], dict[str, str]]
+# Short, because a story without the part is better than none.
+STORY_TIMEOUT_S = 1.0
 
 
 class Service:
@@ -26,11 +30,16 @@ class Service:
 
     users = RpcProxy("users", ["create", "authenticate", "get"])
     billing = RpcProxy(
-        "billing", ["statement"], batched=["deposit", "withdraw", "account"]
+        "billing",
+        ["statement", "get_withdrawal"],
+        batched=["deposit", "withdraw", "account"],
     )
-    orders = RpcProxy("orders", ["get", "list"], batched=["place"])
-    notifications = RpcProxy("notifications", ["send", "list"])
+    orders = RpcProxy(
+        "orders", ["get", "get_many", "get_history", "list"], batched=["place"]
+    )
+    notifications = RpcProxy("notifications", ["send", "list", "get_letter"])
     tokens = Tokens()
+    waits = Waits()
 
     # The first line of each handler's docstring is its summary in the OpenAPI document.
 
@@ -124,7 +133,7 @@ class Service:
             _accepted(self.orders.list(user_id=request.user_id, **request.query)),
         )
 
-    @route("GET", "/orders/<order_id>")
+    @route("GET", "/orders/<order_id>", waits=True)
     def get_order(self, request: ApiRequest) -> ApiResponse:
         """Get one order. The order of another user is not found."""
         order = is_id(request.path["order_id"]) and self.orders.get(
@@ -133,6 +142,28 @@ class Service:
         if not order:
             raise problems.not_found()
         return 200, schemas.ORDER.dump(order)
+
+    @route("GET", "/orders/<order_id>/story")
+    def get_story(self, request: ApiRequest) -> ApiResponse:
+        """Get the steps of an order and their times."""
+        query = {"order_id": request.path["order_id"], "user_id": request.user_id}
+        history = is_id(query["order_id"]) and self.orders.get_history(**query)
+        if not history:
+            raise problems.not_found()
+        operation = _part_of_story(self.billing.get_withdrawal, query)
+        letter = _part_of_story(self.notifications.get_letter, query)
+        return 200, story.compose(history, operation, letter)
+
+    @timer(interval=1)
+    def report_settled_orders(self) -> None:
+        """Read the orders that requests wait for, and answer the requests of settled ones."""
+        if order_ids := self.waits.order_ids():
+            orders = self.orders.get_many(order_ids=order_ids)
+            self.waits.report(
+                schemas.ORDER.dump(order)
+                for order in orders
+                if order and order["status"] != "pending"
+            )
 
     @route("POST", "/notifications", body=schemas.NewMessage())
     def send_message(self, request: ApiRequest) -> ApiResponse:
@@ -207,6 +238,18 @@ def _accepted(outcome: Outcome) -> Outcome:
         case "open":
             money.confirmed.add(money.currency)
     return outcome
+
+
+def _part_of_story(
+    method: Callable[..., Outcome | None], query: dict[str, str]
+) -> Outcome | None:
+    """Call a method. Return None if its service is unavailable, and {} if it returns nothing."""
+    with (
+        suppress(DeadlineExceeded, Unavailable, InternalError),
+        eventlet.Timeout(STORY_TIMEOUT_S, Unavailable("no part of a story in time")),
+    ):
+        return method(**query) or {}
+    return None
 
 
 def _operation_response(outcome: Outcome) -> ApiResponse:

@@ -36,6 +36,13 @@ class NewMessage(RecipientSelector):
     body = Text(1, 10_000, required=True)
 
 
+class OrderQuery(Schema):
+    """The order of a user, whose letter is wanted."""
+
+    order_id = Id(required=True)
+    user_id = Id(required=True)
+
+
 class LetterQuery(RecipientSelector, PageRequest):
     """A page of the letters to a user or to an address. `after` is the id of a letter."""
 

@@ -66,6 +66,14 @@ class Service:
             return LETTER.dump(store.load_letter(connection, letter["id"]))
 
     @rpc
+    @validated(schemas.OrderQuery())
+    def get_letter(self, **query: str) -> Outcome | None:
+        """Return the letter about an order, or None: `order_id`, `user_id`."""
+        with self.db.autocommit() as connection:
+            letter = store.load_order_letter(connection, **query)
+        return LETTER.dump(letter) if letter else None
+
+    @rpc
     @validated(schemas.LetterQuery())
     def list(self, limit: int, after: str | None, **recipient: str) -> Outcome:
         """List letters: `user_id` or `email`, `limit` (1 to 100), `after` (the `next` of a page).

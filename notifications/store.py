@@ -50,6 +50,13 @@ SELECT_LETTER = text("""
     WHERE id = CAST(:id AS uuid)
 """)
 
+# Read the letter about an order, if it is to this user.
+SELECT_ORDER_LETTER = text("""
+    SELECT *
+    FROM letters
+    WHERE order_id = CAST(:order_id AS uuid) AND user_id = CAST(:user_id AS uuid)
+""")
+
 # Read a page of letters to a user or to an address, newest first. `bytes` is the size of the texts
 # up to and with this letter. The page ends with the first letter that exceeds the limit. A single
 # letter counts as a page at most. A control character takes six bytes in JSON.
@@ -103,6 +110,15 @@ def insert_letters(
 def load_letter(connection: Connection, id_: str) -> RowMapping:
     """Load the letter with this id."""
     return connection.execute(SELECT_LETTER, {"id": id_}).mappings().one()
+
+
+def load_order_letter(
+    connection: Connection, order_id: str, user_id: str
+) -> RowMapping | None:
+    """Load the letter to a user about an order, or None."""
+    parameters = {"order_id": order_id, "user_id": user_id}
+    found = connection.execute(SELECT_ORDER_LETTER, parameters)
+    return found.mappings().one_or_none()
 
 
 def load_page(

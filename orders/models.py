@@ -24,6 +24,7 @@ class Base(DeclarativeBase):
 
 # `key` is the client's idempotency key: a user has at most one order with it.
 # `attempts` and `next_attempt_at` schedule the sweeper's retries of a pending order.
+# `event_id` is the event of a settled order. The outbox deletes it some time after it was sent.
 ORDERS = Table(
     "orders",
     Base.metadata,
@@ -35,11 +36,13 @@ ORDERS = Table(
     Column("reason", Text),
     Column("request_id", Text, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("last_attempt_at", DateTime(timezone=True)),
     Column("next_attempt_at", DateTime(timezone=True), nullable=False),
     Column(
         "created_at", DateTime(timezone=True), nullable=False, server_default=func.now()
     ),
     Column("ended_at", DateTime(timezone=True)),
+    Column("event_id", UUID(as_uuid=False)),
     CheckConstraint("status IN ('pending', 'paid', 'rejected')", name="status_known"),
     CheckConstraint(
         "(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"

@@ -21,6 +21,13 @@ class OrderQuery(PageRequest):
     user_id = Id(required=True)
 
 
+class HistoryQuery(Schema):
+    """One order of a user."""
+
+    order_id = Id(required=True)
+    user_id = Id(required=True)
+
+
 # An order. Its status is pending, paid, or rejected with a reason.
 OrderOut = Schema.from_dict(
     {
@@ -33,4 +40,16 @@ OrderOut = Schema.from_dict(
         "ended_at": Utc(),
     },
     name="OrderOut",
+)
+
+# An order with the sweeper's attempts and the publication of its event. `published_at` is null
+# before the publication, and if it is unknown.
+HistoryOut = OrderOut.from_dict(
+    {
+        "attempts": fields.Integer(),
+        "last_attempt_at": Utc(),
+        "published_at": Utc(),
+        "is_publication_unknown": fields.Boolean(),
+    },
+    name="HistoryOut",
 )

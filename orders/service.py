@@ -15,6 +15,7 @@ from chassis.outbox import Outbox
 from chassis.outcomes import (
     Outcome,
     Outcomes,
+    check_list,
     merge_outcomes,
     page,
     validate_items,
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 NEW_ORDER = schemas.NewOrder()
 ORDER = schemas.OrderOut()
+HISTORY = schemas.HistoryOut()
 CONFLICT: Outcome = {"status": "conflict"}
 SWEEP_INTERVAL_S = 1
 MAX_SWEPT = 200  # orders
@@ -89,12 +91,31 @@ class Service:
     @rpc
     def get(self, order_id: str, user_id: str | None = None) -> Outcome | None:
         """Return an order, or None. With `user_id`, only an order of this user is found."""
-        if not is_id(order_id):
-            return None
+        [order] = self.get_many([order_id])
+        return order if order and user_id in (None, order["user_id"]) else None
+
+    @rpc
+    def get_many(self, order_ids: Sequence[str]) -> Sequence[Outcome | None]:
+        """Return the orders with these ids, in order. An unknown id has None."""
+        check_list(order_ids, "order_ids")
+        valid = [id_ for id_ in order_ids if is_id(id_)]
         with self.db.autocommit() as connection:
-            order = store.load_by_ids(connection, [order_id]).get(order_id)
-        is_visible = order and user_id in (None, order.user_id)
-        return ORDER.dump(order) if is_visible else None
+            orders = store.load_by_ids(connection, valid)
+        return [
+            ORDER.dump(orders[id_]) if is_id(id_) and id_ in orders else None
+            for id_ in order_ids
+        ]
+
+    @rpc
+    @validated(schemas.HistoryQuery())
+    def get_history(self, **query: str) -> Outcome | None:
+        """Return an order with its attempts and its publication: `order_id`, `user_id`.
+
+        None if the user has no such order. Settled orders keep the count of their attempts.
+        """
+        with self.db.autocommit() as connection:
+            order = store.load_history(connection, **query)
+        return HISTORY.dump(order) if order else None
 
     @rpc
     @validated(schemas.OrderQuery())

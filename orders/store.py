@@ -52,16 +52,36 @@ SELECT_BY_IDS = text(f"""
     WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
+# Read an order with the publication of its event. It is unknown after the outbox has deleted the
+# event, and for orders that an earlier version settled. A foreign user finds nothing.
+SELECT_HISTORY = text(f"""
+    SELECT
+        {ORDER_COLUMNS},
+        last_attempt_at,
+        sent_at AS published_at,
+        orders.status <> 'pending' AND sent_id IS NULL AS is_publication_unknown
+    FROM orders
+    LEFT JOIN (
+        SELECT event_id AS sent_id, sent_at
+        FROM outbox
+    ) AS event ON sent_id = event_id
+    WHERE id = CAST(:order_id AS uuid) AND user_id = CAST(:user_id AS uuid)
+""")
+
 # Set the final status of orders that are still pending, and insert one event for each of them.
 SETTLE = text(f"""
     WITH settled AS (
         UPDATE orders
-        SET status = new.status, reason = new.reason, ended_at = now()
+        SET
+            status = new.status,
+            reason = new.reason,
+            ended_at = now(),
+            event_id = new.event_id
         FROM json_to_recordset(:rows) AS new (
             order_id uuid, status text, reason text, {outbox.COLUMN_TYPES}
         )
         WHERE id = new.order_id AND orders.status = 'pending'
-        RETURNING {ORDER_COLUMNS}, event_id, type, payload
+        RETURNING {ORDER_COLUMNS}, new.event_id, type, payload
     ),
     inserted_events AS (
         INSERT INTO outbox ({outbox.COLUMNS})
@@ -76,7 +96,7 @@ SETTLE = text(f"""
 # and claim more than `limit` orders.
 CLAIM_DUE = text(f"""
     UPDATE orders
-    SET attempts = attempts + 1, next_attempt_at = now() + :lease
+    SET attempts = attempts + 1, last_attempt_at = now(), next_attempt_at = now() + :lease
     WHERE id = ANY(ARRAY(
         SELECT id
         FROM orders
@@ -152,6 +172,13 @@ def load_by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, Order]:
     return {
         order.id: order for order in connection.execute(SELECT_BY_IDS, {"ids": ids})
     }
+
+
+def load_history(connection: Connection, order_id: str, user_id: str) -> Order | None:
+    """Load an order of a user, with the columns of SELECT_HISTORY."""
+    return connection.execute(
+        SELECT_HISTORY, {"order_id": order_id, "user_id": user_id}
+    ).one_or_none()
 
 
 def settle(

@@ -17,6 +17,7 @@ from chassis.lifecycle import Lifecycle
 from chassis.settings import ADDRESS, COUNT, SECONDS, SWITCH, read
 from gateway import dispatcher, problems, tokens
 from gateway.http.connection import IN_PROGRESS, ClientConnection
+from gateway.waits import WaitingRequests
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class WebServer(Lifecycle, NamekoWebServer):
             config, "STOP_DELAY_S", fields.Float(validate=validate.Range(min=0))
         )
         self._dispatcher = dispatcher.Dispatcher(config)
+        # The other half of the connections is for requests that do not wait.
+        self.waiting = WaitingRequests(self._max_connections // 2)
 
     def open(self) -> None:
         """Listen. Until the container is up, routes are answered with 503."""
@@ -86,6 +89,7 @@ class WebServer(Lifecycle, NamekoWebServer):
     def drain(self) -> None:
         """Accept no further connection, and close each one after its next response."""
         self._dispatcher.is_draining = True
+        self.waiting.release()
         sleep(self._stop_delay_s)
         self._gt.kill()
         self._sock.setblocking(False)
