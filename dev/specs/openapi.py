@@ -648,7 +648,9 @@ def open_paths() -> dict[str, Piece]:
         "/docs": open_path(
             "docs", "This document as an interactive page", {"text/html": text()}
         ),
-        "/docs/{file}": docs_file_path(),
+        "/docs/{file}": files_path("docs_file", "/docs/", "Files of Swagger UI"),
+        "/": open_path("page", "A page to try the shop", {"text/html": text()}),
+        "/page/{file}": files_path("page_file", "/page/", "Files of the page"),
     }
 
 
@@ -670,23 +672,23 @@ def readiness_path(name: str, summary: str) -> Piece:
     return piece
 
 
-def docs_file_path() -> Piece:
-    """Return the path of the files of Swagger UI."""
+def files_path(name: str, prefix: str, summary: str) -> Piece:
+    """Return the path of the served files whose paths have the prefix."""
     media_types = {
-        path.removeprefix("/docs/"): media_type
+        path.removeprefix(prefix): media_type
         for path, (media_type, _) in documents.FILES.items()
-        if "/docs/" in path
+        if path.startswith(prefix)
     }
     contents = {media_type: text() for media_type in media_types.values()}
     names = one_of(*sorted(media_types))
     parameter = {"in": "path", "name": "file", "required": True, "schema": names}
-    piece = open_path("docs_file", "Files of the page", contents, "NotFound")
+    piece = open_path(name, summary, contents, "NotFound")
     return {**piece, "parameters": [parameter]}
 
 
 def open_path(name: str, summary: str, contents: dict[str, Piece], *own: str) -> Piece:
     """Return a path without security, with `own` problems besides those of every path."""
-    tag = "documents" if name.startswith(("docs", "openapi")) else "health"
+    tag = "documents" if name.startswith(("docs", "openapi", "page")) else "health"
     responses = {200: response(SUCCESS[200], contents)}
     return {
         "operationId": name,

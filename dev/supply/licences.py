@@ -103,7 +103,7 @@ Not listed:
 - libraries inside wheels, such as libpq and OpenSSL in psycopg2-binary
 - programs that the suite needs: Python, PostgreSQL, RabbitMQ, Node.js
 
-Swagger UI is bundled ([NOTICE](../NOTICE)).
+Swagger UI, htm and Preact are bundled ([NOTICE](../NOTICE)).
 """
 
 

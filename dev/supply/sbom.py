@@ -1,8 +1,9 @@
 """Write the bill of materials of the product, sbom.cdx.json, in CycloneDX's JSON.
 
-It contains Swagger UI and the locked Python packages, which all images share. cyclonedx-py reads
-the packages and their dependencies from .venv, and their hashes from the lock file. Their licences
-are those of docs/licences.md. The library of cyclonedx-py validates the result.
+It contains the npm packages whose files browsers get, and the locked Python packages, which all
+images share. cyclonedx-py reads the Python packages and their dependencies from .venv, and their
+hashes from the lock file. Their licences are those of docs/licences.md. The library of cyclonedx-py
+validates the result.
 
 usage: python -m dev.supply.sbom
 """
@@ -16,7 +17,7 @@ from typing import Any
 from dev.chart.tools import ROOT
 from dev.environment import TOOLS
 from dev.failure import Failure
-from dev.specs import swagger_ui
+from dev.specs.vendored import PACKAGES, Package
 from dev.supply.licences import PRODUCT, licence_of, locked
 
 BOM = ROOT / "sbom.cdx.json"
@@ -52,13 +53,13 @@ def merged(installed: Piece, pinned: Piece) -> Piece:
         for each in installed["dependencies"]
         if each["ref"] in refs
     ]
-    browser = swagger()
+    browser = [vendored(package) for package in PACKAGES]
     for each in dependencies:
         if each["ref"] == root:
-            each["dependsOn"].append(browser["bom-ref"])
+            each["dependsOn"] += [component["bom-ref"] for component in browser]
     return {
         **installed,
-        "components": [*components, browser],
+        "components": [*components, *browser],
         "dependencies": dependencies,
     }
 
@@ -74,23 +75,23 @@ def _with_licence(component: Piece, references: list[Piece]) -> Piece:
     }
 
 
-def swagger() -> Piece:
-    """Return the component Swagger UI, with the hash of each of its files in the gateway."""
-    purl = f"pkg:npm/swagger-ui-dist@{swagger_ui.VERSION}"
+def vendored(package: Package) -> Piece:
+    """Return the component of an npm package, with the hash of each of its files in the gateway."""
+    purl = f"pkg:npm/{package.name}@{package.version}"
     files = [
         {
             "type": "file",
-            "name": name,
-            "hashes": [{"alg": "SHA-256", "content": digest}],
+            "name": file.name,
+            "hashes": [{"alg": "SHA-256", "content": file.sha256}],
         }
-        for name, digest in swagger_ui.SHA256.items()
+        for file in package.files
     ]
     return {
         "type": "library",
         "bom-ref": purl,
-        "name": "swagger-ui-dist",
-        "version": swagger_ui.VERSION,
-        "licenses": [{"expression": "Apache-2.0", "acknowledgement": "declared"}],
+        "name": package.name,
+        "version": package.version,
+        "licenses": [{"expression": package.licence, "acknowledgement": "declared"}],
         "purl": purl,
         "components": files,
     }

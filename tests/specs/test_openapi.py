@@ -17,7 +17,7 @@ from openapi_spec_validator import validate
 
 import notifications.domain
 import users.domain
-from dev.specs import openapi, swagger_ui
+from dev.specs import openapi, vendored
 from gateway import documents, problems, schemas
 from gateway.service import Service
 from tests.specs.conformance import Conformance, documented, maps_in
@@ -298,11 +298,16 @@ def test_a_part_missing_from_the_document_is_noticed() -> None:
         check(order(), document=less)
 
 
-# Swagger UI
+# Files from npm
 
 
-def test_swagger_ui_has_the_pinned_files() -> None:
-    files = {path.name: path.read_bytes() for path in swagger_ui.FOLDER.iterdir()}
-    vendored = files.keys() - {"index.html", "initializer.js"}
-    found = {name: swagger_ui.sha256(files[name]) for name in vendored}
-    assert found == swagger_ui.SHA256
+def test_vendored_files_are_the_pinned_ones() -> None:
+    pinned = {
+        package.folder / file.name: file.sha256
+        for package in vendored.PACKAGES
+        for file in package.files
+    }
+    found = {path: vendored.sha256(path.read_bytes()) for path in pinned}
+    assert found == pinned
+    swagger_ui = set(vendored.SWAGGER_UI.folder.iterdir()) - pinned.keys()
+    assert {path.name for path in swagger_ui} == {"index.html", "initializer.js"}

@@ -1,17 +1,24 @@
-"""/openapi.json and /docs are public, and the page needs no other host."""
+"""/, /openapi.json and /docs are public, and their pages need no other host."""
 
 import re
+from pathlib import PurePath
 from urllib.parse import urljoin
 
 import pytest
 
 from gateway import documents
 
-PAGE_NEEDS = re.compile(r'(?:src|href)="(?!data:)([^"]+)"')
+DOCUMENT_NEEDS = re.compile(r'(?:src|href)="(?!data:)([^"]+)"')
+MODULE_NEEDS = re.compile(r'^(?:import|\} from) .*?"([^"]+)";$', re.MULTILINE)
 
 
-def test_the_served_files_are_these() -> None:
-    assert documents.FILES.keys() == {
+def is_of_page(path: str) -> bool:
+    return path == "/" or path.startswith("/page/")
+
+
+def test_the_served_documents_are_these() -> None:
+    served = {path for path in documents.FILES if not is_of_page(path)}
+    assert served == {
         "/docs",
         "/docs/initializer.js",
         "/docs/swagger-ui-bundle.js",
@@ -27,11 +34,43 @@ def test_the_document_is_public(client, fakes) -> None:
     assert fakes.calls == []
 
 
-def test_the_page_and_every_file_it_names_are_served(client) -> None:
+def test_the_page_and_the_files_it_needs_are_served(client) -> None:
+    """No other file is: no licence, and no module that nothing imports."""
+    needed, unread = set(), {"/"}
+    while unread:
+        path = unread.pop()
+        needed.add(path)
+        text = client.get(path).text
+        names = (DOCUMENT_NEEDS if path == "/" else MODULE_NEEDS).findall(text)
+        unread |= {urljoin(path, name) for name in names} - needed
+    assert needed == set(filter(is_of_page, documents.FILES))
+    assert len(needed) > 5
+
+
+@pytest.mark.parametrize("path", sorted(filter(is_of_page, documents.FILES)))
+def test_a_file_of_the_page_is_strict_and_never_outdated(client, path) -> None:
+    response = client.get(path)
+    headers = response.headers
+    assert headers["Cache-Control"] == "no-cache"
+    assert headers["Content-Security-Policy"] == (
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " object-src 'none'"
+    )
+    types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    expected = types.get(PurePath(path).suffix, "text/html")
+    assert headers["Content-Type"] == expected
+    # The policy would block them.
+    assert not re.search(
+        r"\beval\(|new Function|\sstyle=|javascript:|https?://(?!www.w3.org/)",
+        response.text,
+    )
+
+
+def test_swagger_ui_and_every_file_it_names_are_served(client) -> None:
     page = client.get("/docs")
     assert page.headers["Content-Type"] == "text/html"
-    needed = {urljoin("/docs", name) for name in PAGE_NEEDS.findall(page.text)}
-    assert needed == documents.FILES.keys() - {"/docs", "/openapi.json"}
+    needed = {urljoin("/docs", name) for name in DOCUMENT_NEEDS.findall(page.text)}
+    assert needed == {path for path in documents.FILES if path.startswith("/docs/")}
     for path in needed:
         media_type, content = documents.FILES[path]
         response = client.get(path)
@@ -51,7 +90,9 @@ def test_a_browser_may_run_only_these_scripts(client, path) -> None:
     assert "script-src" not in rules
     assert "'none'" in rules["frame-ancestors"]
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Cache-Control"].startswith("max-age=")
+    assert headers["Cache-Control"] == (
+        "no-cache" if is_of_page(path) else "max-age=600"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(documents.FILES))
@@ -77,10 +118,11 @@ def test_a_long_accept_encoding_is_read_in_part() -> None:
     )
 
 
-def test_the_page_has_no_inline_script(client) -> None:
-    scripts = re.findall(r"<script[^>]*>([^<]*)<", client.get("/docs").text)
-    assert scripts == [""] * 2
-    assert not re.search(r"\son\w+=|javascript:", client.get("/docs").text)
+@pytest.mark.parametrize(("path", "number"), [("/", 1), ("/docs", 2)])
+def test_a_document_has_no_inline_script(client, path, number) -> None:
+    text = client.get(path).text
+    assert re.findall(r"<script[^>]*>([^<]*)<", text) == [""] * number
+    assert not re.search(r"\son\w+=|javascript:|<style", text)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +133,10 @@ def test_the_page_has_no_inline_script(client) -> None:
         "/docs/..%2fopenapi.json",
         "/docs/index.html",
         "/static/openapi.json",
+        "/page",
+        "/page/",
+        "/page/index.html",
+        "/page/htm.LICENSE",
     ],
 )
 def test_no_other_file_of_the_folder_is_served(client, path) -> None:
@@ -98,6 +144,6 @@ def test_no_other_file_of_the_folder_is_served(client, path) -> None:
 
 
 def test_documents_and_health_accept_only_get_and_head(client) -> None:
-    for path in ("/docs", "/openapi.json", "/healthz", "/metrics"):
+    for path in ("/", "/page/app.js", "/docs", "/openapi.json", "/healthz", "/metrics"):
         response = client.post(path)
         assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")

@@ -5,8 +5,14 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, strategies as st
 
-from gateway.dispatcher import check_body_headers, client_address, normalize
+from gateway.dispatcher import (
+    Dispatcher,
+    check_body_headers,
+    client_address,
+    normalize,
+)
 from gateway.http.parser import HttpRequest
+from gateway.http.responses import Response
 from gateway.problems import Problem
 from gateway.schemas import NewOrder
 
@@ -120,3 +126,11 @@ def test_an_ipv6_client_is_its_56_bit_network(address, other) -> None:
 @given(st.text(max_size=50), st.integers(0, 10))
 def test_no_forwarded_header_breaks_the_gateway(text: str, proxies: int) -> None:
     assert client_address("192.0.2.1", {"x-forwarded-for": text}, proxies)
+
+
+@pytest.mark.parametrize("path", ["/", "/page/app.js", "/docs"])
+def test_documents_need_no_public_health_paths(path: str) -> None:
+    config = {"TRUSTED_PROXIES": 0, "CURRENCY": "EUR", "WEB_SERVER_HEALTH": False}
+    response = Dispatcher(config).dispatch(HttpRequest("GET", path), "127.0.0.1")
+    assert isinstance(response, Response)
+    assert response.status == 200
