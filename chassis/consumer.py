@@ -190,25 +190,25 @@ class QueueConsumer(NamekoQueueConsumer):
             self._consumers[provider] = consumer
 
     def ack_message(self, message: Any) -> None:
-        self._settle(message, message.ack)
+        self._acknowledge(message, message.ack)
 
     def ack_up_to(self, message: Any) -> None:
         """Ack a message and all earlier ones of its channel, with one frame."""
-        self._settle(message, partial(message.ack, multiple=True))
+        self._acknowledge(message, partial(message.ack, multiple=True))
 
     def ack_each(self, messages: Sequence[Any]) -> None:
         """Ack messages of one channel, each with a frame, in one write."""
         if messages:
-            self._settle(messages[0], partial(_ack_each, messages))
+            self._acknowledge(messages[0], partial(_ack_each, messages))
 
     def requeue_message(self, message: Any) -> None:
-        self._settle(message, message.requeue)
+        self._acknowledge(message, message.requeue)
 
-    def _settle(self, message: Any, settle: Callable[[], None]) -> None:
-        # On a lost channel there is nothing to settle: the broker delivers again.
+    def _acknowledge(self, message: Any, send: Callable[[], None]) -> None:
+        # On a lost channel there is nothing to acknowledge: the broker delivers again.
         if message.channel.connection:
             try:
-                settle()
+                send()
             except CONNECTION_ERRORS:
                 # Nothing may follow: a later ack_up_to would include this message.
                 _cut_off(message.channel)

@@ -25,7 +25,10 @@ def bind_deadline(data: Mapping[str, Any]) -> None:
     _deadline.set(monotonic() + seconds)
 
 
-def time_for_a_call(limit_s: float) -> float:
-    """Return the seconds that a call may take: at most `limit_s`, and within the deadline."""
+def call_timeout_s(limit_s: float) -> float:
+    """Return the timeout of a call in seconds: `limit_s`, or less near the deadline.
+
+    It leaves RESERVE_S before the deadline, but is never shorter than MIN_CALL_S.
+    """
     remaining_s = _deadline.get() - monotonic() - RESERVE_S
     return max(min(limit_s, remaining_s), MIN_CALL_S)

@@ -35,7 +35,7 @@ from chassis.moves import headers_of, moves_exchange, properties_of
 from chassis.publishers import ConfirmedPublisher
 from chassis.retries import (
     CALL_FAULTS,
-    MAX_ATTEMPTS,
+    MAX_FAILURES,
     MAX_HELD,
     PAUSES_S,
     BatchAttempt,
@@ -80,7 +80,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
       the method returns.
     - A call to another service failed. The events are retried until they succeed.
     - Any other exception. Halves of the batch are tried, down to single events. An event that
-      fails alone is retried, and dead-lettered after MAX_ATTEMPTS failures. Contention for
+      fails alone is retried, and dead-lettered after MAX_FAILURES failures. Contention for
       database locks does not count as a failure.
     - Different events in a row fail with the same error. The handler is probably broken, not the
       events. It pauses, and probes with more events each time.
@@ -212,13 +212,13 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
     # Handling a batch
 
     def _handle(self, batch: Sequence[Delivery]) -> None:
-        """Handle a batch, settle each of its messages, and pause if necessary."""
+        """Handle a batch, ack, hold or move each of its messages, and pause if necessary."""
         with self._watch.step():
             attempt = self._attempt(batch)
             done = len(attempt.done)
             metrics.EVENTS.labels(self.queue.name, "done").inc(done)
             metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - done)
-            pause_reason = self._settle(batch, attempt)
+            pause_reason = self._finish(batch, attempt)
             if not pause_reason and self._is_probing and attempt.has_returned:
                 self._resume()
             if done:
@@ -236,7 +236,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
                 events.append((delivery, _decode(delivery.message)))
             except Exception as exc:
                 # Retries cannot help. The next recorded failure is the last one allowed.
-                delivery.failures = MAX_ATTEMPTS - 1
+                delivery.failures = MAX_FAILURES - 1
                 attempt.failed.append(Failure(delivery, exc, is_attributed=True))
         if events:
             attempt.handle(events)
@@ -263,9 +263,9 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         failed, exc = finished.wait()
         return failed, exc
 
-    # Settling the messages of a batch
+    # Acks, retries and dead letters
 
-    def _settle(self, batch: Sequence[Delivery], attempt: BatchAttempt) -> str:
+    def _finish(self, batch: Sequence[Delivery], attempt: BatchAttempt) -> str:
         """Ack, hold or move each message. Return the reason to pause, or "".
 
         No failure is recorded while a dependency is unavailable. Before a pause, messages stay
@@ -278,7 +278,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         same_failure = self._update_streak(attempt)
         if self._is_probing and not attempt.has_returned:
             return self._requeue_probe(batch, attempt, same_failure)
-        return same_failure or self._settle_failures(batch, attempt)
+        return same_failure or self._retry_or_dead_letter(batch, attempt)
 
     def _update_streak(self, attempt: BatchAttempt) -> str:
         """Record an attempt in the streak of failures.
@@ -304,7 +304,9 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             else ""
         )
 
-    def _settle_failures(self, batch: Sequence[Delivery], attempt: BatchAttempt) -> str:
+    def _retry_or_dead_letter(
+        self, batch: Sequence[Delivery], attempt: BatchAttempt
+    ) -> str:
         """Hold the failed events for a retry or move them. Return the reason to pause, or ""."""
         # One time for all of them, so that they are retried together.
         now = monotonic()
@@ -430,16 +432,16 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             properties={**properties_of(delivery.message), "message_id": delivery.id},
         )
 
-    def _ack(self, batch: Sequence[Delivery], settled: Sequence[Delivery]) -> None:
-        """Ack the settled messages of a batch, and no other message.
+    def _ack(self, batch: Sequence[Delivery], finished: Sequence[Delivery]) -> None:
+        """Ack the finished messages of a batch, and no other message.
 
         An ack with `multiple` covers all lower delivery tags of the channel. So it stops below the
-        first message that is held or unsettled. Later settled messages are acked one by one.
+        first message that is held or unfinished. Later finished messages are acked one by one.
         """
-        unsettled = {each.tag for each in batch} - {each.tag for each in settled}
-        lowest_unsettled = min([self.held.lowest_tag(), *unsettled])
-        covered = [each for each in settled if each.tag < lowest_unsettled]
-        others = [each.message for each in settled if each.tag > lowest_unsettled]
+        unfinished = {each.tag for each in batch} - {each.tag for each in finished}
+        lowest_unfinished = min([self.held.lowest_tag(), *unfinished])
+        covered = [each for each in finished if each.tag < lowest_unfinished]
+        others = [each.message for each in finished if each.tag > lowest_unfinished]
         if covered:
             self.queue_consumer.ack_up_to(max(covered, key=attrgetter("tag")).message)
         self.queue_consumer.ack_each(others)
@@ -470,6 +472,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         self._set_prefetch(PREFETCH)
 
     def _set_prefetch(self, prefetch: int) -> None:
+        """Set the prefetch. With 0 the queue has no consumer, and its messages return to it."""
         self.prefetch = prefetch
         self.queue_consumer.apply_prefetch(self)
 

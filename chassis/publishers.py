@@ -65,14 +65,16 @@ class QueuedMessage:
     deadline: float = 0.0  # monotonic
     on_unsent: Callable[[str], object] | None = None
 
-    def claim(self) -> OutgoingMessage | None:
-        """Return the message to the first caller, which writes or withdraws it, and then None."""
-        message, self.message = self.message, None
-        return message
+    def withdraw(self) -> bool:
+        """Withdraw the message. Return False if it was already written or withdrawn."""
+        is_withdrawn, self.message = self.message is not None, None
+        return is_withdrawn
 
     def publish(self, connection: PublisherConnection) -> None:
         """Write the message, unless it was withdrawn or its deadline has passed."""
-        if monotonic() < self.deadline and (message := self.claim()):
+        if monotonic() < self.deadline and (message := self.message):
+            # First, so that it cannot be withdrawn during the write.
+            self.message = None
             try:
                 connection.publish(message, persistent=False)
             except CONNECTION_ERRORS:
@@ -173,7 +175,7 @@ class TransientPublisher(_Publisher):
 
     def _withdraw_all(self, first: QueuedMessage) -> None:
         for queued in (first, *self._queue.queue):
-            if queued and queued.on_unsent and queued.claim():
+            if queued and queued.on_unsent and queued.withdraw():
                 queued.on_unsent(self.unavailable_reason)
 
     def _on_return(

@@ -28,7 +28,7 @@ RETRY_DELAYS_S = (1, 5, 15)
 PAUSES_S = (1, 2, 4, 8, 15)
 # After this number of failures on its own content an event is dead-lettered. Other attempts do
 # not count, see Delivery.record_failure.
-MAX_ATTEMPTS = 5
+MAX_FAILURES = 5
 # After this time the rest of a batch is not tried. RabbitMQ closes a channel that does not ack
 # for 30 minutes.
 MAX_BATCH_S = 60.0
@@ -77,7 +77,7 @@ class Delivery:
     @property
     def is_exhausted(self) -> bool:
         """Whether the event must be dead-lettered."""
-        return self.failures >= MAX_ATTEMPTS
+        return self.failures >= MAX_FAILURES
 
     def record_failure(self, exc: Exception) -> None:
         """Record a failed attempt. A failed call or contention does not count as a failure."""

@@ -35,7 +35,7 @@ from chassis import metrics
 from chassis.broker import PUBLISHING_BLOCKED, OutgoingMessage, encode_json
 from chassis.coalescer import Coalescer, PendingItem
 from chassis.consumer import QueueConsumer
-from chassis.deadlines import TIMEOUT, time_for_a_call
+from chassis.deadlines import TIMEOUT, call_timeout_s
 from chassis.errors import (
     DeadlineExceeded,
     InternalError,
@@ -62,7 +62,7 @@ CALL_ID = "correlation_id"
 # The time to live of a reply. It is longer than the timeout of any caller.
 REPLY_EXPIRES_MS = "60000"
 # The broker adds this header to a message that it dead-letters.
-DEATHS = "x-death"
+X_DEATH = "x-death"
 
 
 class NotReceived(Unavailable):
@@ -105,7 +105,7 @@ class RpcConsumer(nameko.rpc.RpcConsumer):
         """
         if message.delivery_info["exchange"] != self._exchange:
             return "published to another exchange"
-        if DEATHS in message.headers:
+        if X_DEATH in message.headers:
             return "dead-lettered"
         return (
             ""
@@ -272,8 +272,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
 
     def setup(self) -> None:
         self._exchange = nameko.rpc.get_rpc_exchange(self.container.config).name
-        self._waiting = 0
-        self._max_waiting = max(self.container.max_workers // 2, 1)
+        self._waiting_workers = 0
+        self._max_waiting_workers = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer")
         self._coalescers = {
             name: Coalescer(partial(self._call_many, f"{name}_many"), spawn)
@@ -288,16 +288,19 @@ class RpcProxy(Lifecycle, DependencyProvider):
 
     @contextmanager
     def limit_concurrency(self) -> Iterator[None]:
-        """Count a worker that waits for the service. Raises NotReceived above the limit.
+        """Limit the workers that wait for the service. Change the fault of a blocked reply.
 
-        If a call times out while the broker blocks publishing, raises Unavailable instead of
-        DeadlineExceeded: the broker blocks the reply too.
+        Raises NotReceived above the limit, or if the broker is unavailable. If a call times out
+        while the broker blocks publishing, raises Unavailable instead of DeadlineExceeded, because
+        the broker blocks the reply too.
         """
         if reason := self.publisher.unavailable_reason:
             raise NotReceived(reason)
-        if self._waiting >= self._max_waiting:
-            raise NotReceived(f"{self._waiting} calls wait for {self.service}")
-        self._waiting += 1
+        if self._waiting_workers >= self._max_waiting_workers:
+            raise NotReceived(
+                f"{self._waiting_workers} workers wait for {self.service}"
+            )
+        self._waiting_workers += 1
         try:
             yield
         except DeadlineExceeded as exc:
@@ -305,17 +308,17 @@ class RpcProxy(Lifecycle, DependencyProvider):
                 raise Unavailable(PUBLISHING_BLOCKED) from exc
             raise
         finally:
-            self._waiting -= 1
+            self._waiting_workers -= 1
 
     def submit(self, method: str, item: dict[str, Any]) -> PendingItem:
         """Queue one item of a batched method."""
         return self._coalescers[method].submit(
-            {REQUEST_ID: current_request_id(), **item}, time_for_a_call(self.timeout_s)
+            {REQUEST_ID: current_request_id(), **item}, call_timeout_s(self.timeout_s)
         )
 
     def call(self, method: str, kwargs: dict[str, Any]) -> Any:
         """Call a method, and return the result of its reply."""
-        timeout_s = time_for_a_call(self.timeout_s)
+        timeout_s = call_timeout_s(self.timeout_s)
         return self._call(method, kwargs, timeout_s, timeout_s)
 
     def _call_many(
@@ -375,8 +378,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
             ):
                 return self._result(reply.wait(), name)
         finally:
-            # Withdraw the request if it is not yet written: once claimed, it cannot be written.
-            queued.claim()
+            # Has no effect on a request that is already written.
+            queued.withdraw()
             self.replies.forget(correlation_id)
             metrics.RPC_CALLS.labels(self.service, method).observe(
                 monotonic() - started

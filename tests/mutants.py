@@ -523,7 +523,7 @@ MUTANTS = [
                 "self._ack(batch, batch); attempt = self._attempt(batch)",
             ),
             Drop(
-                "chassis.events:EventHandler._settle_failures",
+                "chassis.events:EventHandler._retry_or_dead_letter",
                 "self._ack",
                 mentions="moved",
             ),
@@ -537,10 +537,10 @@ MUTANTS = [
         "a dead letter is acked though it was not confirmed",
         [
             SetCondition(
-                "chassis.events:EventHandler._settle_failures",
+                "chassis.events:EventHandler._retry_or_dead_letter",
                 "self._hold_dead_letters",
             ),
-            Replace("chassis.events:EventHandler._settle_failures", "moved = []"),
+            Replace("chassis.events:EventHandler._retry_or_dead_letter", "moved = []"),
         ],
         tests(UNIT_EVENTS, "test_no_event_is_lost_after_any_failures"),
     ),
@@ -556,11 +556,11 @@ MUTANTS = [
         tests(EVENTS, "test_no_ack_covers_a_held_event"),
     ),
     Mutant(
-        "an ack covers an event of its batch that is not settled",
+        "an ack covers an event of its batch that is not finished",
         [
             Replace(
                 "chassis.events:EventHandler._ack",
-                "[self.held.lowest_tag(), *unsettled]",
+                "[self.held.lowest_tag(), *unfinished]",
                 "[self.held.lowest_tag()]",
             )
         ],
@@ -594,7 +594,7 @@ MUTANTS = [
             Replace(
                 "chassis.events:EventHandler._handle", "attempt.has_returned", "True"
             ),
-            SetCondition("chassis.events:EventHandler._settle", "attempt.has_returned"),
+            SetCondition("chassis.events:EventHandler._finish", "attempt.has_returned"),
         ],
         tests(EVENTS, "test_a_malformed_probe_does_not_end_a_pause"),
     ),
@@ -651,7 +651,7 @@ MUTANTS = [
         "malformed events block those behind them",
         [
             Replace(
-                "chassis.events:EventHandler._settle",
+                "chassis.events:EventHandler._finish",
                 "self._requeue_probe(batch, attempt, same_failure)",
                 'same_failure or "not yet"',
             )
@@ -831,7 +831,7 @@ MUTANTS = [
     ),
     Mutant(
         "a dead-lettered request is executed",
-        [SetCondition("chassis.rpc:RpcConsumer._reason_to_drop", "DEATHS")],
+        [SetCondition("chassis.rpc:RpcConsumer._reason_to_drop", "X_DEATH")],
         tests(RPC, DETOUR),
     ),
     Mutant(
@@ -844,7 +844,7 @@ MUTANTS = [
         [
             Replace(
                 "chassis.publishers:TransientPublisher._withdraw_all",
-                "queued.claim()",
+                "queued.withdraw()",
                 "True",
             )
         ],

@@ -30,7 +30,7 @@ from chassis.broker import JSON_PROPERTIES
 from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
 from chassis.migrate import event_handlers
 from chassis.moves import moves_exchange
-from chassis.retries import MAX_ATTEMPTS, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
+from chassis.retries import MAX_FAILURES, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
 from chassis.schemas import email_address, storable
 from dev.cli import SERVICES
@@ -84,7 +84,7 @@ of their decimals.
 
 The consumer of a failed event holds it and retries it after {DELAYS} seconds, without a message. It
 publishes the event to the end of the same queue if it holds {MAX_HELD} others, if it has held this
-event for {MAX_HELD_S} seconds, or while different events fail in the same way. After {MAX_ATTEMPTS}
+event for {MAX_HELD_S} seconds, or while different events fail in the same way. After {MAX_FAILURES}
 failures because of its own content an event goes to `<queue>.dead`. Such copies use an exchange of
 the consumer, with the queue's name as routing key.
 """
@@ -271,7 +271,7 @@ RETRY_HEADERS = {
     ATTEMPTS: {**COUNT, "description": "All attempts."},
     FAILURES: {
         **COUNT,
-        "maximum": MAX_ATTEMPTS - 1,
+        "maximum": MAX_FAILURES - 1,
         "description": "Attempts that failed because of the event's own content.",
     },
     ERROR: text(maxLength=1000, description="The last error."),
@@ -280,7 +280,7 @@ DEAD_LETTER_HEADERS = {
     ATTEMPTS: {**RETRY_HEADERS[ATTEMPTS], "minimum": 1},
     FAILURES: {
         "type": "integer",
-        "minimum": MAX_ATTEMPTS,
+        "minimum": MAX_FAILURES,
         "description": "As above. An event that cannot be decoded has the maximum at once.",
     },
     ERROR: text(minLength=1, maxLength=1000, description="The last error."),
@@ -648,7 +648,7 @@ def add_handlers(whole: Piece, service: str) -> None:
                 "send",
                 to_dead,
                 dead_letter,
-                f"It failed {MAX_ATTEMPTS} times.",
+                f"It failed {MAX_FAILURES} times.",
                 "persistent",
             ),
             f"{name}.redrive": operation(

@@ -19,7 +19,7 @@ from nameko.exceptions import IncorrectSignature
 from chassis.broker import connect
 from chassis.events import ATTEMPTS, ERROR, FAILURES
 from chassis.moves import moves_exchange
-from chassis.retries import MAX_ATTEMPTS, MAX_SAME_FAILURES
+from chassis.retries import MAX_FAILURES, MAX_SAME_FAILURES
 from conftest import eventually
 from dev.broker import MIGRATIONS
 from tests.system.shopper import PASSWORD
@@ -228,7 +228,7 @@ def requeued(traffic) -> set[str]:
         message.key
         for message in traffic.messages()
         if (message.exchange or "").startswith("evt-moves--")
-        and message.headers.get(FAILURES, MAX_ATTEMPTS) < MAX_ATTEMPTS
+        and message.headers.get(FAILURES, MAX_FAILURES) < MAX_FAILURES
     }
 
 
@@ -238,7 +238,7 @@ def mark_as_failed(config: dict[str, Any], queue: str) -> bool:
         channel = connection.default_channel
         event = channel.basic_get(queue, no_ack=True)
         if event:
-            failed = MAX_ATTEMPTS - 1
+            failed = MAX_FAILURES - 1
             counts = {ATTEMPTS: failed, FAILURES: failed, ERROR: "refused"}
             headers = {**event.headers, **counts}
             properties = {**event.properties, "application_headers": headers}

@@ -181,7 +181,7 @@ def test_a_handled_event_is_acked(publish, broker) -> None:
 def test_an_event_is_retried_until_the_database_is_available(
     publish, moved, broker, fault
 ) -> None:
-    tries = 3 * events.MAX_ATTEMPTS
+    tries = 3 * events.MAX_FAILURES
     event_id = publish(*[fault() for _ in range(tries)])
     eventually(lambda: len(handled[event_id]) == tries + 1)
     eventually(lambda: not is_paused())
@@ -246,7 +246,7 @@ def slow() -> Exception:
 
 def test_an_event_that_waits_for_a_lock_does_not_delay_others(gathered, broker) -> None:
     """It is found by bisection, like a malformed event."""
-    tries = 2 * events.MAX_ATTEMPTS
+    tries = 2 * events.MAX_FAILURES
     ids = gathered(*[[]] * 10, [slow() for _ in range(tries)], *[[]] * 9)
     eventually(lambda: all(handled[event_id] for event_id in ids))
     eventually(lambda: len(handled[ids[10]]) == tries + 1)
@@ -268,10 +268,10 @@ def test_a_malformed_probe_does_not_end_a_pause(
     """Its failure is counted, and the next probe has another event."""
     monkeypatch.setattr(events, "PROBE_S", 10)  # a busy machine delivers messages late
     malformed = publish(database_gone(), *[ValueError("no")] * 100)
-    pauses = events.MAX_ATTEMPTS + 1
+    pauses = events.MAX_FAILURES + 1
     eventually(lambda: caplog.messages.count("event_handler_paused") == pauses)
     eventually(lambda: broker.count(DEAD))
-    assert len(handled[malformed]) == 1 + events.MAX_ATTEMPTS
+    assert len(handled[malformed]) == 1 + events.MAX_FAILURES
     assert [copy.headers["x-failures"] for copy in moved] == [1, 2, 3, 4, 5]
     publish()
     eventually(lambda: not is_paused())
@@ -284,7 +284,7 @@ def test_a_malformed_probe_does_not_end_a_pause(
 def test_an_event_that_needs_another_service_does_not_delay_others(
     gathered, broker
 ) -> None:
-    tries = 2 * events.MAX_ATTEMPTS
+    tries = 2 * events.MAX_FAILURES
     ids = gathered(*[[]] * 20)
     needy = ids[7]
     named[needy] = [
@@ -305,8 +305,8 @@ def test_a_failed_call_is_not_bisected(gathered) -> None:
 
 
 def test_failed_calls_are_not_counted_as_failures(publish, broker) -> None:
-    gone = [Unavailable("gone")] * events.MAX_ATTEMPTS
-    wrong = [ValueError("no")] * (events.MAX_ATTEMPTS - 1)
+    gone = [Unavailable("gone")] * events.MAX_FAILURES
+    wrong = [ValueError("no")] * (events.MAX_FAILURES - 1)
     event_id = publish(*gone, *wrong)
     eventually(lambda: len(handled[event_id]) == len(gone + wrong) + 1)
     eventually(lambda: is_quiet(broker))
@@ -328,13 +328,13 @@ def test_retries_wait_for_their_delays(publish) -> None:
 def test_a_failing_event_is_dead_lettered_with_its_error(publish, broker) -> None:
     event_id = publish(*[ValueError("no such letter")] * 100)
     eventually(lambda: broker.count(DEAD))
-    assert len(handled[event_id]) == events.MAX_ATTEMPTS
+    assert len(handled[event_id]) == events.MAX_FAILURES
     [dead] = broker.take(DEAD)
     assert json.loads(dead.body) == {"id": event_id}
     labels = {"queue": QUEUE, "outcome": "parked"}
     eventually(lambda: REGISTRY.get_sample_value("shop_events_handled_total", labels))
     assert dead.headers["x-error"] == "ValueError: no such letter"
-    assert dead.headers["x-attempts"] == events.MAX_ATTEMPTS
+    assert dead.headers["x-attempts"] == events.MAX_FAILURES
     assert dead.properties["delivery_mode"] == 2
     assert is_quiet(broker)
 
@@ -364,7 +364,7 @@ def test_an_unconfirmed_dead_letter_does_not_delay_others(
     other = publish()
     eventually(lambda: handled[other])
     eventually(lambda: broker.count(DEAD))
-    assert (len(handled[event_id]), unconfirmed) == (events.MAX_ATTEMPTS + 3, [])
+    assert (len(handled[event_id]), unconfirmed) == (events.MAX_FAILURES + 3, [])
     assert "event_handler_paused" not in caplog.messages
     broker.take(DEAD)
 
@@ -427,7 +427,7 @@ def test_an_event_named_by_the_handler_is_dead_lettered_alone(gathered, broker) 
     eventually(lambda: broker.count(DEAD))
     [dead] = broker.take(DEAD)
     assert json.loads(dead.body) == {"id": ids[3]}
-    assert len(handled[ids[3]]) == events.MAX_ATTEMPTS
+    assert len(handled[ids[3]]) == events.MAX_FAILURES
     assert all(len(handled[event_id]) == 1 for event_id in ids if event_id != ids[3])
 
 
@@ -518,9 +518,9 @@ def test_failures_of_single_events_add_up_to_a_pause(
 ) -> None:
     """The second event arrives after the first one is dead-lettered."""
     for number in range(retries.MAX_SAME_FAILURES - 1):
-        publish(*[AttributeError("a mistake")] * events.MAX_ATTEMPTS)
+        publish(*[AttributeError("a mistake")] * events.MAX_FAILURES)
         eventually(lambda number=number: broker.count(DEAD) == number + 1)
-    publish(*[AttributeError("a mistake")] * events.MAX_ATTEMPTS)
+    publish(*[AttributeError("a mistake")] * events.MAX_FAILURES)
     eventually(is_paused)
     raised.clear()
     eventually(lambda: not is_paused())
@@ -669,7 +669,7 @@ def test_a_dead_letter_has_the_body_and_headers_of_its_event(listener, broker) -
     assert (dead.body, dead.content_encoding) == (body, "utf-16")
     assert dead.properties["message_id"] == "m-1"
     assert dead.headers["mine"] == [1, {"a": None}]
-    assert handled[event_id] == ["from-the-gateway"] * events.MAX_ATTEMPTS
+    assert handled[event_id] == ["from-the-gateway"] * events.MAX_FAILURES
 
 
 @pytest.mark.parametrize("count", ["many", -7, None, [1]])

@@ -237,7 +237,7 @@ def test_at_most_half_of_the_workers_wait_for_one_service(caller, echo) -> None:
     held = [eventlet.spawn(echo.hold, gate="half") for _ in range(WORKERS // 2)]
     eventually(lambda: pending(caller) == len(held))
     for call in (lambda: echo.echo(value=1), lambda: echo.double(number=1)):
-        with pytest.raises(Unavailable, match="4 calls wait for echo"):
+        with pytest.raises(Unavailable, match="4 workers wait for echo"):
             call()
     faults = echo.double.many([{"number": 1}, {"number": 2}])
     assert [type(fault) for fault in faults] == [NotReceived, NotReceived]

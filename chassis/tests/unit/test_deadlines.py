@@ -8,7 +8,7 @@ from chassis.deadlines import (
     RESERVE_S,
     TIMEOUT,
     bind_deadline,
-    time_for_a_call,
+    call_timeout_s,
 )
 
 
@@ -17,7 +17,7 @@ def in_a_worker(data: dict[str, object], limit_s: float) -> float:
 
     def work() -> float:
         bind_deadline(data)
-        return time_for_a_call(limit_s)
+        return call_timeout_s(limit_s)
 
     seconds: float = eventlet.spawn(work).wait()
     return seconds

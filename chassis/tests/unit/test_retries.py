@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError, Programm
 
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.retries import (
-    MAX_ATTEMPTS,
+    MAX_FAILURES,
     MAX_HELD,
     MAX_HELD_S,
     MAX_REMEMBERED,
@@ -59,9 +59,9 @@ def test_an_event_is_retried_after_1_5_and_15_seconds() -> None:
 
 def test_an_event_is_exhausted_after_five_failures() -> None:
     event = delivery()
-    for number in range(1, MAX_ATTEMPTS + 1):
+    for number in range(1, MAX_FAILURES + 1):
         event.record_failure(ValueError("no"))
-        assert event.is_exhausted is (number == MAX_ATTEMPTS)
+        assert event.is_exhausted is (number == MAX_FAILURES)
     assert (event.attempts, event.error) == (5, "ValueError: no")
 
 
