@@ -48,8 +48,8 @@ class Route(HttpRequestHandler):
     """One route: `@route("POST", "/orders", body=NewOrder())`.
 
     The handler receives an ApiRequest. It returns (status, data) or (status, data, headers), or
-    raises Problem. A `public` route needs no token. A route that `waits` returns an order, and
-    accepts `Prefer: wait`.
+    raises Problem. A `public` route needs no token. A route that `waits` returns an order without
+    headers, and accepts `Prefer: wait`.
     """
 
     server = WebServer()
@@ -95,14 +95,14 @@ class Route(HttpRequestHandler):
         )
         try:
             status, data, *more = self._run_handler(request, client)
-            headers = more[0] if more else {}
             if self.waits:
-                prefer = head.headers.get("prefer", "")
-                data, headers = self.server.waiting.apply(prefer, data)
+                data, *more = self.server.waiting.apply(
+                    head.headers.get("prefer", ""), data
+                )
             return responses.Response(
                 status,
                 encode_json(data).encode(),
-                {"Content-Type": "application/json", **headers},
+                {"Content-Type": "application/json", **(more[0] if more else {})},
             )
         except Exception as exc:
             return problems.from_exception(exc).response()

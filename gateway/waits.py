@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from eventlet import Event
-from werkzeug.http import parse_list_header
 
 from chassis.outcomes import MAX_ITEMS
 
 MAX_WAIT_S = 30
-_IS_WAIT = re.compile(r"wait[ \t]*(?![^=; \t])")
-_WAIT = re.compile(r'wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1[ \t]*(?:;.*)?')
+# In characters, of a header. Its rest is ignored, because reading it takes time.
+MAX_READ = 500
+# The name of a preference, and the rest of it. A comma in a quoted string does not end it.
+_PREFERENCE = re.compile(r'[ \t]*([^,;=" \t]*)((?:[^,"]|"(?:\\.|[^"\\])*"?)*)')
+_SECONDS = re.compile(r'[ \t]*=[ \t]*("?)([0-9]+)\1[ \t]*(?:;.*)?')
 
 
 class WaitingRequests:
@@ -75,7 +77,6 @@ def preferred_wait_s(prefer: str) -> int:
 
     Only the first `wait` of a header counts (RFC 7240, section 2).
     """
-    preferences = parse_list_header(prefer[:500].lower())
-    first = next(filter(_IS_WAIT.match, preferences), "")
-    found = _WAIT.fullmatch(first)
+    preferences = dict(reversed(_PREFERENCE.findall(prefer[:MAX_READ].lower())))
+    found = _SECONDS.fullmatch(preferences.get("wait", ""))
     return min(int(found[2]), MAX_WAIT_S) if found else 0

@@ -366,6 +366,11 @@ HEADERS: dict[str, Piece] = {
         "schema": text(pattern="^/"),
     },
     "WWW-Authenticate": {"required": True, "schema": text(const="Bearer")},
+    "Preference-Applied": {
+        "description": "The preference that was applied. It is missing if the request had no valid "
+        "one, or if too many requests wait.",
+        "schema": text(pattern=r"^wait=([1-9]|[12][0-9]|30)$", examples=["wait=30"]),
+    },
 }
 PARAMETERS: dict[str, Piece] = {
     "Idempotency-Key": {
@@ -381,6 +386,15 @@ PARAMETERS: dict[str, Piece] = {
         "name": "Accept-Language",
         "description": "Sets the user's locale if the body has none.",
         "schema": text(examples=["ru-RU, en;q=0.5"]),
+    },
+    # Without a pattern, because an invalid preference is ignored.
+    "Prefer": {
+        "in": "header",
+        "name": "Prefer",
+        "description": "`wait=30` delays the response until the order has settled, for at most 30 "
+        "seconds. If it has not settled by then, the response has the pending order. An invalid "
+        "preference is ignored (RFC 7240).",
+        "schema": text(examples=["wait=30", "respond-async, wait=10"]),
     },
     "X-Request-Id": {
         "in": "header",
@@ -464,7 +478,7 @@ def operation(handler: Any, route: Route, path: str) -> Piece:
     else:
         names.append("Unauthorized")
     responses = {
-        status: success_response(status, name, handler.__name__)
+        status: success_response(status, name, handler.__name__, waits=route.waits)
         for status, name in successes.items()
     }
     return {**piece, "responses": with_problems(responses, names)}
@@ -477,6 +491,8 @@ def parameters(handler: Any, route: Route, path: str) -> list[Any]:
         found.append("Idempotency-Key")
     if "accept_language" in handler.__code__.co_names:
         found.append("Accept-Language")
+    if route.waits:
+        found.append("Prefer")
     # Without apispec, which fails if a field has a default but cannot be dumped.
     for field in route.query.fields.values():
         schema = field_rules(field)
@@ -496,9 +512,11 @@ def operation_head(name: str, tag: str, docstring: str) -> Piece:
     return {**head, "description": docstring} if rest else head
 
 
-def success_response(status: int, name: str, handler: str) -> Piece:
+def success_response(status: int, name: str, handler: str, *, waits: bool) -> Piece:
     """Return the response of a handler with this status and this schema."""
-    headers = ("Location",) if handler in HAVE_LOCATION else ()
+    headers = ["Location"] if handler in HAVE_LOCATION else []
+    if waits:
+        headers.append("Preference-Applied")
     content = {"application/json": ref("schemas", name)}
     piece = response(SUCCESS[status], content, *headers)
     if handler in LINKS:

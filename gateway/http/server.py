@@ -134,10 +134,14 @@ class WebServer(Lifecycle, NamekoWebServer):
           first an idle one, then one whose request arrives, then one whose response is not read.
         - Of any client with no fewer connections than `client`: an idle one.
 
-        A connection whose request is in progress is never closed.
+        A connection whose request is in progress is never closed. A client that has only such
+        connections, as half of all may wait for orders, does not count as the one with the most.
         """
         counts = Counter(connection.client for connection in self._connections)
-        most = max(counts.values(), default=0)
+        most = max(
+            (counts[c.client] for c in self._connections if c.phase < IN_PROGRESS),
+            default=0,
+        )
         greedy = {name for name in counts if counts[name] == most > counts[client] + 1}
         candidates = [
             connection

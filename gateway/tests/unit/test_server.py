@@ -77,6 +77,14 @@ def test_a_request_in_progress_is_never_cut_off() -> None:
     assert closed("new", *many(IN_PROGRESS, IN_PROGRESS, CLOSING)) == []
 
 
+def test_a_client_whose_requests_all_wait_does_not_shield_another_one() -> None:
+    """The one with the most connections has none that may be closed."""
+    waiting = [FakeConnection("waiting", IN_PROGRESS) for _ in range(3)]
+    assert closed("new", *waiting, *many(ARRIVING, ARRIVING)) == [3]
+    waiting[0].phase = IDLE
+    assert closed("new", *waiting, *many(ARRIVING, ARRIVING)) == [0]
+
+
 def test_the_client_with_most_connections_loses_only_its_own() -> None:
     few = [FakeConnection("few"), FakeConnection("few")]
     assert closed("many", *few, *many(ARRIVING, ARRIVING, IDLE)) == []
