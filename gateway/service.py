@@ -145,13 +145,15 @@ class Service:
 
     @route("GET", "/orders/<order_id>/story")
     def get_story(self, request: ApiRequest) -> ApiResponse:
-        """Get the steps of an order and their times."""
+        """Get the steps of an order with their times."""
         query = {"order_id": request.path["order_id"], "user_id": request.user_id}
-        history = is_id(query["order_id"]) and self.orders.get_history(**query)
-        if not history:
+        if not is_id(query["order_id"]):
+            raise problems.not_found()
+        # The last part first: a later step is never shown as done before an earlier one.
+        letter = _part_of_story(self.notifications.get_letter, query)
+        if (history := self.orders.get_history(**query)) is None:
             raise problems.not_found()
         operation = _part_of_story(self.billing.get_withdrawal, query)
-        letter = _part_of_story(self.notifications.get_letter, query)
         return 200, story.compose(history, operation, letter)
 
     @timer(interval=1)

@@ -8,8 +8,8 @@ from chassis.outcomes import Outcome
 from gateway import schemas
 
 CLOCKS = (
-    "Each time is from the clock of its service. Clocks differ. If a step seems earlier than the"
-    " previous one, its duration is 0."
+    "Each time is from the clock of its service. If a step seems earlier than the previous one, its"
+    " duration is 0."
 )
 
 
@@ -45,11 +45,13 @@ def compose(
     for previous, step in pairwise(steps):
         if "at" in previous and "at" in step:
             step["since_previous_ms"] = _milliseconds(previous["at"], step["at"])
-    attempts = {"count": history["attempts"], "last_at": history["last_attempt_at"]}
     return {
         "order": schemas.ORDER.dump(history),
         "steps": steps,
-        "attempts": attempts,
+        "attempts": {
+            "count": history["attempts"],
+            "last_at": history["last_attempt_at"],
+        },
         "clocks": CLOCKS,
     }
 
@@ -59,16 +61,18 @@ def _step(
     service: str,
     part: Outcome | None,
     time: str,
-    **shown: schemas.ResponseFields,
+    **details: schemas.ResponseFields,
 ) -> dict[str, Any]:
-    """Return a step: done if its part has a `time`, unknown without a part, otherwise pending."""
+    """Return a step. It is unknown without a part, and pending if the part has no `time`."""
     step = {"event": event, "service": service}
-    if part is None:
-        return {**step, "state": "unknown"}
-    if not part.get(time):
-        return {**step, "state": "pending"}
-    details = {name: fields.dump(part) for name, fields in shown.items()}
-    return {**step, "state": "done", "at": part[time], **details}
+    if not part or not part[time]:
+        return {**step, "state": "unknown" if part is None else "pending"}
+    return {
+        **step,
+        "state": "done",
+        "at": part[time],
+        **{name: fields.dump(part) for name, fields in details.items()},
+    }
 
 
 def _milliseconds(start: str, end: str) -> float:

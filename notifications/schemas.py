@@ -36,8 +36,8 @@ class NewMessage(RecipientSelector):
     body = Text(1, 10_000, required=True)
 
 
-class OrderQuery(Schema):
-    """The order of a user, whose letter is wanted."""
+class OrderLetterQuery(Schema):
+    """The letter to a user about an order."""
 
     order_id = Id(required=True)
     user_id = Id(required=True)

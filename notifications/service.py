@@ -66,9 +66,9 @@ class Service:
             return LETTER.dump(store.load_letter(connection, letter["id"]))
 
     @rpc
-    @validated(schemas.OrderQuery())
+    @validated(schemas.OrderLetterQuery())
     def get_letter(self, **query: str) -> Outcome | None:
-        """Return the letter about an order, or None: `order_id`, `user_id`."""
+        """Return the letter to a user about an order, or None: `order_id`, `user_id`."""
         with self.db.autocommit() as connection:
             letter = store.load_order_letter(connection, **query)
         return LETTER.dump(letter) if letter else None

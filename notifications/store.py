@@ -50,7 +50,7 @@ SELECT_LETTER = text("""
     WHERE id = CAST(:id AS uuid)
 """)
 
-# Read the letter about an order, if it is to this user.
+# Read the letter to a user about an order.
 SELECT_ORDER_LETTER = text("""
     SELECT *
     FROM letters

@@ -18,10 +18,10 @@ from orders.domain import Settlement
 
 Order = Row[Any]  # with the columns ORDER_COLUMNS
 Key = tuple[str, str]  # a user's id and an idempotency key
-# The table is named where SETTLE has another column of the same name.
+# The table is named where SETTLE or SELECT_HISTORY has another column of the same name.
 ORDER_COLUMNS = """
     id, user_id, key, price_minor, orders.status, orders.reason, orders.request_id,
-    attempts, created_at, ended_at
+    attempts, orders.created_at, ended_at
 """
 
 # Insert the orders whose idempotency key is new.
@@ -52,19 +52,16 @@ SELECT_BY_IDS = text(f"""
     WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
-# Read an order with the publication of its event. It is unknown after the outbox has deleted the
-# event, and for orders that an earlier version settled. A foreign user finds nothing.
+# Read an order of a user with the publication of its event. The publication is unknown after the
+# outbox has deleted the event, and for orders that an earlier version settled.
 SELECT_HISTORY = text(f"""
     SELECT
         {ORDER_COLUMNS},
         last_attempt_at,
         sent_at AS published_at,
-        orders.status <> 'pending' AND sent_id IS NULL AS is_publication_unknown
+        orders.status <> 'pending' AND outbox.event_id IS NULL AS is_publication_unknown
     FROM orders
-    LEFT JOIN (
-        SELECT event_id AS sent_id, sent_at
-        FROM outbox
-    ) AS event ON sent_id = event_id
+    LEFT JOIN outbox USING (event_id)
     WHERE id = CAST(:order_id AS uuid) AND user_id = CAST(:user_id AS uuid)
 """)
 

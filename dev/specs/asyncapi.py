@@ -77,7 +77,7 @@ names, without content type, encoding and delivery mode: `correlation_id`, `repl
 (milliseconds), `message_id`, `priority`.
 
 A request that is not as described here is refused. A malformed call gets a fault. Invalid values
-get `invalid`, in a batch for these items only. An id or a password that no user can have gets null.
+get `invalid`, in a batch for these items only. An id or a password that cannot exist gets null.
 
 Amounts are integers in minor units, for example cents. The `exponent` of an account is the number
 of their decimals.
@@ -104,6 +104,15 @@ def status(value: str, **more: Piece) -> Piece:
     return closed_object({"status": text(const=value), **more})
 
 
+ORDER = {
+    "id": ID,
+    "user_id": ID,
+    "price_minor": MINOR,
+    "status": one_of("pending", "paid", "rejected"),
+    "reason": REASON,
+    "created_at": TIME,
+    "ended_at": MAYBE_TIME,
+}
 # Components that are the `...Out` schema of a service: the schema, and the types of its fields.
 DUMPED_SCHEMAS: dict[str, tuple[type[Schema], Piece]] = {
     "User": (users.schemas.PublicUser, {**USER, "id": ID}),
@@ -126,16 +135,18 @@ DUMPED_SCHEMAS: dict[str, tuple[type[Schema], Piece]] = {
             "created_at": TIME,
         },
     ),
-    "Order": (
-        orders.schemas.OrderOut,
+    "Order": (orders.schemas.OrderOut, ORDER),
+    "OrderHistory": (
+        orders.schemas.HistoryOut,
         {
-            "id": ID,
-            "user_id": ID,
-            "price_minor": MINOR,
-            "status": one_of("pending", "paid", "rejected"),
-            "reason": REASON,
-            "created_at": TIME,
-            "ended_at": MAYBE_TIME,
+            **ORDER,
+            "attempts": {**COUNT, "description": "Retries by the sweeper."},
+            "last_attempt_at": MAYBE_TIME,
+            "published_at": {
+                **MAYBE_TIME,
+                "description": "null before the publication, and if it is unknown.",
+            },
+            "is_publication_unknown": {"type": "boolean"},
         },
     ),
     "Letter": (
@@ -191,11 +202,14 @@ REPLIES: dict[str, tuple[str | None, ...]] = {
     "billing.open_account": ("Account", "Invalid"),
     "billing.account": ("Account", "UnknownUser", "Unavailable", "Invalid"),
     "billing.statement": ("Statement", "Invalid"),
+    "billing.get_withdrawal": ("Operation", None, "Invalid"),
     "billing.audit": ("Audit",),
     "orders.place": ("Order", "Conflict", "Invalid"),
     "orders.get": ("Order", None),
+    "orders.get_history": ("OrderHistory", None, "Invalid"),
     "orders.list": ("Orders", "Invalid"),
     "notifications.send": ("Letter", "UnknownUser", "Invalid"),
+    "notifications.get_letter": ("Letter", None, "Invalid"),
     "notifications.list": ("Letters", "Invalid"),
 }
 
@@ -211,6 +225,7 @@ ARGUMENTS: dict[str, type[Schema] | Piece] = {
     "billing.audit": {},
     "orders.place": orders.schemas.NewOrder,
     "orders.get": {"order_id": ID, "user_id": MAYBE_ID},
+    "orders.get_many": {"order_ids": {"type": "array", "items": ID}},
 }
 # Only the method for one item has defaults for these.
 OPTIONAL_ARGUMENTS = {"orders.place": {"key", "request_id"}}

@@ -28,7 +28,7 @@ from chassis.errors import DeadlineExceeded
 from chassis.schemas import UUID_PATTERN, storable
 from chassis.settings import ISO_4217_DIGITS
 from dev.failure import Failure
-from gateway import documents, money, problems, schemas
+from gateway import documents, money, problems, schemas, story
 from gateway.http import parser
 from gateway.problems import Problem
 from gateway.routes import Route
@@ -161,6 +161,23 @@ COMPONENTS: dict[str, tuple[schemas.ResponseFields, Piece, str]] = {
             "to": EMAIL,
         },
         "notifications.send",
+    ),
+}
+# The steps of a story in their order, by event: the service, the states besides `done`, and the
+# details of a step that is done.
+STEPS: dict[str, tuple[str, tuple[str, ...], Piece]] = {
+    "order_placed": ("orders", (), {}),
+    "withdrawal_recorded": (
+        "billing",
+        ("pending", "unknown"),
+        {"operation": ref("schemas", "Operation")},
+    ),
+    "order_settled": ("orders", ("pending",), {}),
+    "event_published": ("orders", ("pending", "unknown"), {}),
+    "letter_written": (
+        "notifications",
+        ("pending", "unknown"),
+        {"letter": ref("schemas", "Letter")},
     ),
 }
 PAGES = {"Statement": "Operation", "Orders": "Order", "Letters": "Letter"}
@@ -330,6 +347,7 @@ RESPONSES: dict[str, tuple[dict[int, str], tuple[str, ...]]] = {
     "place_order": ({201: "Order", 202: "Order"}, ()),
     "list_orders": ({200: "Orders"}, ()),
     "get_order": ({200: "Order"}, ("NotFound",)),
+    "get_story": ({200: "Story"}, ("NotFound",)),
     "send_message": ({201: "Letter"}, ()),
     "list_notifications": ({200: "Letters"}, ()),
 }
@@ -342,10 +360,11 @@ PROBLEM_HEADERS = {
 HAVE_LOCATION = ("sign_up", "place_order")  # handlers whose response has a Location
 LINKS = {
     "place_order": {
-        "order": {
-            "operationId": "get_order",
+        name: {
+            "operationId": operation_id,
             "parameters": {"order_id": "$response.body#/id"},
         }
+        for name, operation_id in (("order", "get_order"), ("story", "get_story"))
     }
 }
 
@@ -449,6 +468,7 @@ def routes() -> list[tuple[Callable[..., Any], Route]]:
         (handler, route)
         for handler in vars(Service).values()
         for route in getattr(handler, "nameko_entrypoints", ())
+        if isinstance(route, Route)
     ]
     names = {handler.__name__ for handler, _ in found}
     check_equal("RESPONSES and the routes", names, RESPONSES.keys())
@@ -573,9 +593,9 @@ def response_schemas() -> dict[str, Piece]:
     for name, (response_fields, types, sample) in COMPONENTS.items():
         shown = response_fields.fields
         check_equal(f"{name} and its ResponseFields", types.keys(), shown.keys())
-        reply = json.loads((SAMPLES / f"{sample}.json").read_text())["reply"]
         schema = closed_object({field: types[field] for field in shown})
-        found[name] = {**schema, "examples": [response_fields.dump(reply)]}
+        found[name] = {**schema, "examples": [response_fields.dump(reply_of(sample))]}
+    found["Story"] = story_schema()
     cursor = nullable(text(pattern=CURSOR))
     for name, item in PAGES.items():
         items = {"type": "array", "maxItems": 100, "items": ref("schemas", item)}
@@ -594,6 +614,61 @@ def response_schemas() -> dict[str, Piece]:
     }
     found["Problem"] = closed_object(needed, **members)
     return found
+
+
+def reply_of(sample: str) -> Any:
+    """Return the reply in the sample of an RPC method."""
+    return json.loads((SAMPLES / f"{sample}.json").read_text())["reply"]
+
+
+def story_schema() -> Piece:
+    """Return the schema of a story, with the story of the samples as its example."""
+    schema = closed_object(
+        {
+            "order": ref("schemas", "Order"),
+            "steps": {
+                "type": "array",
+                "prefixItems": [step_schema(event) for event in STEPS],
+                "minItems": len(STEPS),
+                "maxItems": len(STEPS),
+            },
+            "attempts": closed_object(
+                {
+                    "count": {"type": "integer", "minimum": 0},
+                    "last_at": nullable(TIME),
+                }
+            )
+            | {"description": "Retries of the withdrawal while the order was pending."},
+            "clocks": text(description="How to read the times."),
+        }
+    )
+    example = story.compose(
+        history=reply_of("orders.get_history"),
+        operation=reply_of("billing.get_withdrawal"),
+        letter=reply_of("notifications.get_letter"),
+    )
+    return {**schema, "examples": [example]}
+
+
+def step_schema(event: str) -> Piece:
+    """Return the schema of a step. The first one is always done, and has a duration."""
+    service, other_states, details = STEPS[event]
+    names = {"event": text(const=event), "service": text(const=service)}
+    duration: Piece = {
+        "type": "number",
+        "minimum": 0,
+        "description": "Milliseconds since the previous step. Missing if that one is not done.",
+    }
+    done = {**names, "state": text(const="done"), "at": TIME, **details}
+    if not other_states:
+        return closed_object({**done, "since_previous_ms": duration})
+    not_done = {**names, "state": one_of(*other_states)}
+    return {
+        "oneOf": [
+            closed_object(done, since_previous_ms=duration),
+            closed_object(not_done),
+        ]
+    }
 
 
 def closed_object(needed: Piece, **optional: Piece) -> Piece:

@@ -65,6 +65,7 @@ def use_every_route(shopper) -> None:
     shopper.withdraw("1.00")
     order = shopper.ended_order("4.00")
     assert shopper.get(f"/orders/{order['id']}").json() == order
+    assert shopper.get(f"/orders/{order['id']}/story").json()["order"] == order
     assert shopper.ended_order("6.00")["status"] == "rejected"
     assert shopper.balance == "5.00"
     assert len(shopper.all("/account/operations")) == 4
@@ -88,6 +89,14 @@ def call_as_an_operator(rpc, shopper) -> None:
     assert rpc.orders.place(user_id=shopper.id, price_minor=-1)["status"] == "invalid"
     letter = rpc.notifications.send(user_id=new_id(), subject="a", body="b")
     assert letter["status"] == "unknown-user"
+    assert rpc.orders.get_many(order_ids=[new_id()]) == [None]
+    for get in (
+        rpc.orders.get_history,
+        rpc.billing.get_withdrawal,
+        rpc.notifications.get_letter,
+    ):
+        assert get(user_id=shopper.id, order_id=new_id()) is None
+        assert get(user_id=shopper.id, order_id="42")["status"] == "invalid"
     with pytest.raises(IncorrectSignature):
         rpc.users.get()
 

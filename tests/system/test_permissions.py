@@ -41,6 +41,7 @@ BODIES: dict[str, Callable[[Owner], dict[str, str] | None]] = {
     "place_order": lambda owner: {"price": "2.00"},
     "list_orders": lambda owner: None,
     "get_order": lambda owner: None,
+    "get_story": lambda owner: None,
     "send_message": lambda owner: {"subject": "Hi", "body": "there"},
     "list_notifications": lambda owner: None,
 }

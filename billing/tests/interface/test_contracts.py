@@ -23,6 +23,8 @@ def test_outcomes_match_the_samples(billing, users, method) -> None:
     user_id = event_sample("users.user_created")["user_id"]
     billing.open_account(user_id=user_id)
     billing.deposit(user_id=user_id, amount_minor=10_000, ref="till-1")
+    if method == "get_withdrawal":
+        billing.withdraw(**rpc_sample("billing.withdraw")["request"])
     del users.replies["get_many"]
     sample = rpc_sample(f"billing.{method}")
     assert alike(getattr(billing, method)(**sample["request"])) == alike(

@@ -22,9 +22,15 @@ DEADLINE_S = 30
 USER_ID = "0199d6a8-5b7e-7c3a-8000-000000000001"
 METHODS = {
     "users": ["create", "get", "authenticate"],
-    "billing": ["deposit_many", "withdraw_many", "account_many", "statement"],
-    "orders": ["place_many", "get", "list"],
-    "notifications": ["send", "list"],
+    "billing": [
+        "deposit_many",
+        "withdraw_many",
+        "account_many",
+        "statement",
+        "get_withdrawal",
+    ],
+    "orders": ["place_many", "get", "get_many", "get_history", "list"],
+    "notifications": ["send", "list", "get_letter"],
 }
 
 

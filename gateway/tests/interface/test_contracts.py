@@ -29,6 +29,11 @@ REQUESTS = {
     "notifications.send": ("POST", "/notifications", {"subject": "s", "body": "b"}),
     "notifications.list": ("GET", "/notifications?limit=2", None),
 }
+PARTS_OF_A_STORY = (
+    "orders.get_history",
+    "billing.get_withdrawal",
+    "notifications.get_letter",
+)
 IDEMPOTENT = {"billing.deposit", "billing.withdraw", "orders.place"}
 OPTIONAL = {"id", "after", "key"}
 BATCHED = {*IDEMPOTENT, "billing.account"}
@@ -40,6 +45,22 @@ def fields_of(name: str) -> set[str]:
     if name in BATCHED:
         calls += rpc_sample(f"{name}_many")["request"]["items"]
     return {field for call in calls for field in call}
+
+
+def test_a_story_fits_the_samples_of_its_parts(client, fakes) -> None:
+    samples = {name: rpc_sample(name) for name in PARTS_OF_A_STORY}
+    fakes.replies |= {name: sample["reply"] for name, sample in samples.items()}
+    order_id = samples["orders.get_history"]["request"]["order_id"]
+    story = client.get(f"/orders/{order_id}/story").json()
+    for name, sample in samples.items():
+        assert set(fakes.arguments(name)) == set(sample["request"])
+    shown = [
+        story["order"],
+        story["steps"][1]["operation"],
+        story["steps"][4]["letter"],
+    ]
+    for sample, part in zip(samples.values(), shown, strict=True):
+        assert_nothing_is_lost(sample["reply"], part)
 
 
 @pytest.mark.parametrize("name", REQUESTS)

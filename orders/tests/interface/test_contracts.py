@@ -32,14 +32,31 @@ def test_every_method_has_a_sample(config) -> None:
     assert methods_with_samples("orders") == rpc_methods(Service, config)
 
 
-@pytest.mark.parametrize("method", ["place", "place_many", "get"])
+@pytest.mark.parametrize("method", ["place", "place_many", "get", "get_many"])
 def test_outcomes_match_the_samples(orders, placed, method) -> None:
     sample = rpc_sample(f"orders.{method}")
-    request = {
-        **sample["request"],
-        **({"order_id": placed[0]["id"]} if method == "get" else {}),
-    }
+    request = with_first_id(sample["request"], placed[0]["id"])
     assert alike(getattr(orders, method)(**request)) == alike(sample["reply"])
+
+
+def test_a_history_matches_the_sample_once_the_event_is_published(
+    orders, placed
+) -> None:
+    sample = rpc_sample("orders.get_history")
+    request = with_first_id(sample["request"], placed[0]["id"])
+    eventually(lambda: alike(orders.get_history(**request)) == alike(sample["reply"]))
+
+
+def with_first_id(request: dict, order_id: str) -> dict:
+    """Return a request of a sample with the id of an order that exists."""
+    ids = {
+        "order_id": lambda _: order_id,
+        "order_ids": lambda others: [order_id, *others[1:]],
+    }
+    return {
+        name: ids[name](value) if name in ids else value
+        for name, value in request.items()
+    }
 
 
 def test_a_list_matches_the_sample(orders, billing) -> None:
