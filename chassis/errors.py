@@ -1,6 +1,6 @@
 """Faults that cross the wire, and classification of exceptions.
 
-A rejected request is a value with a reason. An exception means that something is broken. Nameko
+A refused request is a value with a reason. An exception means that something is broken. Nameko
 sends an exception as its dotted path and arguments, so each path here is part of the API.
 """
 

@@ -1,6 +1,6 @@
 """Outcomes: the results of RPC methods, one for each item of a batch.
 
-An outcome is a dictionary with a status. A rejected request is an outcome, never an exception.
+An outcome is a dictionary with a status. A refused request is an outcome, never an exception.
 Invalid arguments have the outcome `{"status": "invalid", "errors": {field: [message, ...]}}`.
 """
 
@@ -16,6 +16,7 @@ from chassis.logs import bind
 Outcome = dict[str, Any]
 # A name for list[Outcome]: in a service that has a method `list`, that word means the method.
 Outcomes = list[Outcome]
+Items = list[dict[str, Any]]
 # Items in one request. The size of the reply grows with it.
 MAX_ITEMS = 1000
 
@@ -31,7 +32,7 @@ def page(items: list[Any], limit: int, key: str) -> dict[str, Any]:
     }
 
 
-def invalid(exc: ValidationError) -> Outcome:
+def invalid_outcome(exc: ValidationError) -> Outcome:
     """Return the outcome of invalid input: a list of messages for each invalid field."""
     return {"status": "invalid", "errors": exc.messages}
 
@@ -48,7 +49,7 @@ def validated(schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., An
             try:
                 loaded = schema.load(arguments)
             except ValidationError as exc:
-                return invalid(exc)
+                return invalid_outcome(exc)
             return method(self, **loaded)
 
         return validate
@@ -65,35 +66,38 @@ def check_list(items: object, name: str) -> None:
 def validate_items(
     schema: Schema, items: list[Any]
 ) -> tuple[list[Any], list[Outcome | None]]:
-    """Return the valid items as loaded, and for each item its outcome, or None if it is valid.
+    """Return the valid items as loaded, and the outcomes of the invalid ones.
+
+    The second list has an outcome for each invalid item, and None for each valid one.
 
     Each item is validated alone, so an invalid one does not affect the others. The log line of the
     call lists the request ids of the valid items.
     """
     check_list(items, "items")
     valid: list[Any] = []
-    outcomes: list[Outcome | None] = []
+    invalid: list[Outcome | None] = []
     for item in items:
         try:
             valid.append(schema.load(item))
-            outcomes.append(None)
+            invalid.append(None)
         except ValidationError as exc:
-            outcomes.append(invalid(exc))
+            invalid.append(invalid_outcome(exc))
     if len(valid) > 1:
         bind(request_ids=[item.get("request_id") for item in valid])
-    return valid, outcomes
+    return valid, invalid
 
 
 def merge_outcomes(
-    outcomes: Sequence[Outcome | None], outcomes_of_valid: Sequence[Outcome]
+    invalid: Sequence[Outcome | None], outcomes: Sequence[Outcome]
 ) -> list[Outcome]:
-    """Return `outcomes` with each None replaced by the next outcome of a valid item.
+    """Return the outcomes of all items, in request order.
 
-    Raises ValueError if there is not one outcome for each None.
+    `invalid` has an outcome for each invalid item, and None for each valid one. `outcomes` has one
+    for each valid item, otherwise ValueError is raised.
     """
-    valid = [position for position, outcome in enumerate(outcomes) if outcome is None]
-    found = dict(zip(valid, outcomes_of_valid, strict=True))
+    valid = [position for position, outcome in enumerate(invalid) if outcome is None]
+    found = dict(zip(valid, outcomes, strict=True))
     return [
         found[position] if outcome is None else outcome
-        for position, outcome in enumerate(outcomes)
+        for position, outcome in enumerate(invalid)
     ]

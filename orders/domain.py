@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any, Literal
 
 MAX_PRICE_MINOR = 10_000_000_00
-# Sweeps leave a new order alone for this long. Its first attempt, in `place`, ends earlier.
+# Sweeps leave a new order alone for this long. Its attempt in `place` normally ends earlier. If
+# not, both attempts use one ref in billing, so the price is withdrawn once.
 FIRST_RETRY_AFTER = timedelta(seconds=10)
 MAX_RETRY_DELAY_S = 15.0
 CANCEL_AFTER = timedelta(minutes=10)
@@ -40,10 +41,11 @@ def settlement_of(order_id: str, outcome: Any) -> Settlement | None:
     return None
 
 
-def is_request_rejected(outcome: Any) -> bool:
-    """Return whether billing rejected the request itself, as invalid or in conflict.
+def is_defective_request(outcome: Any) -> bool:
+    """Return whether billing found the request invalid or in conflict. This is a defect.
 
-    The order stays pending, but no retry can succeed.
+    The order stays pending. The sweeper retries it until the defect is fixed or the withdrawal is
+    cancelled.
     """
     return isinstance(outcome, dict) and outcome.get("status") in (
         "conflict",
@@ -52,10 +54,11 @@ def is_request_rejected(outcome: Any) -> bool:
 
 
 def retry_delay_s(attempts: int, jitter: float) -> float:
-    """Return the seconds until the next attempt, after a number of attempts.
+    """Return the seconds until the next attempt.
 
-    The delay doubles from 2 s to MAX_RETRY_DELAY_S. `jitter` (0 to 1) takes off up to one half,
-    so that orders that failed together are not retried together.
+    `attempts` counts the claims by sweeps, not the attempt in `place`. The delay doubles from 2 s
+    to MAX_RETRY_DELAY_S. `jitter` (0 to 1) takes off up to one half, so that orders that failed
+    together are not retried together.
     """
     return min(2.0 ** min(attempts, 10), MAX_RETRY_DELAY_S) * (1 - jitter / 2)
 

@@ -1,11 +1,12 @@
 """The events that orders emits."""
 
 from chassis.outbox import Event
+from orders.domain import Settlement
 from orders.store import Order
 
 
-def order_settled(order: Order, reason: str | None) -> Event:
-    """Build `order_rejected` for an order with a `reason`, and `order_paid` for others.
+def settlement_event(order: Order, settlement: Settlement) -> Event:
+    """Build `order_paid` or `order_rejected`, by the status of the settlement.
 
     An event is a pair: its type and its payload.
     """
@@ -15,6 +16,6 @@ def order_settled(order: Order, reason: str | None) -> Event:
         "price_minor": order.price_minor,
         "request_id": order.request_id,
     }
-    if reason:
-        return "order_rejected", {**fields, "reason": reason}
+    if settlement.status == "rejected":
+        return "order_rejected", {**fields, "reason": settlement.reason}
     return "order_paid", fields

@@ -13,6 +13,7 @@ from chassis.db import Database
 from chassis.logs import current_request_id
 from chassis.outbox import Outbox
 from chassis.outcomes import (
+    Items,
     Outcome,
     Outcomes,
     check_list,
@@ -25,7 +26,7 @@ from chassis.rpc import CallId, RpcProxy, rpc
 from chassis.schemas import is_id
 from chassis.timers import timer
 from orders import domain, models, schemas, store
-from orders.events import order_settled
+from orders.events import settlement_event
 from orders.store import Order
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,10 @@ SWEEP_INTERVAL_S = 1
 MAX_SWEPT = 200  # orders
 # A sweep claims orders for this time. If it crashes, they are due again afterwards.
 LEASE = timedelta(seconds=30)
-# Sweeps normally search only for orders that became due within this time. It must be longer than
-# any transaction that sets next_attempt_at, or a sweep could miss an order that is committed late.
+# Sweeps read only orders that became due within this time. A longer search reads index entries of
+# settled orders, which PostgreSQL keeps while an old snapshot is open. `measure` finds the orders
+# that this misses. It must be longer than any transaction that sets next_attempt_at, or a sweep
+# could miss an order that is committed late.
 LOOKBACK = timedelta(seconds=10)
 MEASURE_INTERVAL_S = 15
 OLDEST_PENDING = Gauge(
@@ -63,20 +66,20 @@ class Service:
     billing = RpcProxy(
         "billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S"
     )
-    # Whether an order may have been due for longer than LOOKBACK. If so, the next sweep searches
-    # all pending orders.
-    is_behind: ClassVar[bool] = True
+    # Whether the next sweep searches all pending orders, because one may have been due for longer
+    # than LOOKBACK.
+    search_all: ClassVar[bool] = True
 
     @rpc
-    def place_many(self, items: Outcomes) -> Outcomes:
+    def place_many(self, items: Items) -> Outcomes:
         """Place orders. An item is {user_id, price_minor, key, request_id}.
 
         An outcome is the order with its current status: pending, paid or rejected. It is
         {"status": "conflict"} if the key belongs to an order with another price, and
         {"status": "invalid", "errors": ...} for an invalid item.
         """
-        valid, outcomes = validate_items(NEW_ORDER, items)
-        return merge_outcomes(outcomes, self._place(valid))
+        valid, invalid = validate_items(NEW_ORDER, items)
+        return merge_outcomes(invalid, self._place(valid))
 
     @rpc
     def place(self, **item: Any) -> Outcome:
@@ -131,13 +134,13 @@ class Service:
     @timer(interval=SWEEP_INTERVAL_S)
     def sweep(self) -> None:
         """Retry the pending orders that are due. Cancel the withdrawals of overdue ones."""
-        lookback = None if Service.is_behind else LOOKBACK
+        lookback = None if Service.search_all else LOOKBACK
         # Reset before the search: `measure` may set it again meanwhile.
-        Service.is_behind = False
+        Service.search_all = False
         with self.db.autocommit() as connection:
             due = store.claim_due(connection, MAX_SWEPT, LEASE, lookback)
         # A full claim may have left due orders behind.
-        Service.is_behind = Service.is_behind or len(due) == MAX_SWEPT
+        Service.search_all = Service.search_all or len(due) == MAX_SWEPT
         if not due:
             return
         log.info("pending_orders_claimed", extra={"orders": len(due)})
@@ -146,7 +149,7 @@ class Service:
         self._settle(recent, self.billing.withdraw.many(_withdrawals(recent)))
         self._settle(overdue, self.billing.cancel.many(_withdrawals(overdue)))
         with self.db.autocommit() as connection:
-            store.postpone(
+            store.schedule_retries(
                 connection,
                 {
                     order.id: domain.retry_delay_s(order.attempts, random.random())
@@ -158,19 +161,23 @@ class Service:
     def measure(self) -> None:
         """Set the metric of the oldest pending order, and detect orders that sweeps missed."""
         with self.db.autocommit() as connection:
-            oldest_s, is_behind = store.measure_pending(connection, LOOKBACK)
+            oldest_s, has_missed = store.measure_pending(connection, LOOKBACK)
         OLDEST_PENDING.set(oldest_s)
-        Service.is_behind = Service.is_behind or is_behind
+        Service.search_all = Service.search_all or has_missed
 
-    def _place(self, items: Outcomes) -> Outcomes:
+    def _place(self, items: Items) -> Outcomes:
         """Store the new orders before any money moves, then withdraw their prices and settle."""
         if not items:
             return []
         wanted = [{"id": str(uuid_utils.uuid7()), **item} for item in items]
         with self.db.autocommit() as connection:
             new = store.insert_new(connection, wanted, domain.FIRST_RETRY_AFTER)
-            is_all_new = len(new) == len(wanted)
-            orders = new if is_all_new else store.load_by_keys(connection, wanted)
+            # If all are new, none has to be loaded.
+            orders = (
+                new
+                if len(new) == len(wanted)
+                else store.load_by_user_keys(connection, wanted)
+            )
         outcomes = self.billing.withdraw.many(_withdrawals(new.values()))
         for order in self._settle(new.values(), outcomes):
             orders[order.user_id, order.key] = order
@@ -192,7 +199,7 @@ class Service:
         for order, outcome in zip(orders, outcomes, strict=True):
             if settlement := domain.settlement_of(order.id, outcome):
                 settlements[order.id] = settlement
-            elif domain.is_request_rejected(outcome):
+            elif domain.is_defective_request(outcome):
                 log.error(
                     "billing_request_rejected",
                     extra={"order_id": order.id, "outcome": outcome},
@@ -202,7 +209,7 @@ class Service:
         if not settlements:
             return []
         events = [
-            order_settled(order, settlements[order.id].reason)
+            settlement_event(order, settlements[order.id])
             for order in orders
             if order.id in settlements
         ]
@@ -216,7 +223,7 @@ class Service:
             return store.load_by_ids(connection, list(settlements)).values()
 
 
-def _withdrawals(orders: Collection[Order]) -> Outcomes:
+def _withdrawals(orders: Collection[Order]) -> Items:
     """Build the items that billing withdraws or cancels.
 
     The id of an order identifies its withdrawal. So a retry never withdraws twice.

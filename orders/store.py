@@ -17,7 +17,7 @@ from chassis.outbox import Event, OutboxWriter
 from orders.domain import Settlement
 
 Order = Row[Any]  # with the columns ORDER_COLUMNS
-Key = tuple[str, str]  # a user's id and an idempotency key
+UserKey = tuple[str, str]  # a user's id and an idempotency key
 # The table is named where SETTLE or SELECT_HISTORY has another column of the same name.
 ORDER_COLUMNS = """
     id, user_id, key, price_minor, orders.status, orders.reason, orders.request_id,
@@ -35,8 +35,8 @@ INSERT_NEW = text(f"""
     RETURNING {ORDER_COLUMNS}
 """)
 
-# Read the orders with these idempotency keys.
-SELECT_BY_KEYS = text(f"""
+# Read the orders of these users with these idempotency keys.
+SELECT_BY_USER_KEYS = text(f"""
     SELECT {ORDER_COLUMNS}
     FROM orders
     WHERE (user_id, key) IN (
@@ -89,8 +89,8 @@ SETTLE = text(f"""
     FROM settled
 """)
 
-# Lease orders that are due. ARRAY() runs its query once. IN could run it again for each row,
-# and claim more than `limit` orders.
+# Claim orders that are due, for the time of the lease. ARRAY() runs its query once. IN could run it
+# again for each row, and claim more than `limit` orders.
 CLAIM_DUE = text(f"""
     UPDATE orders
     SET attempts = attempts + 1, last_attempt_at = now(), next_attempt_at = now() + :lease
@@ -107,8 +107,8 @@ CLAIM_DUE = text(f"""
     RETURNING {ORDER_COLUMNS}, now() - created_at AS age
 """)
 
-# Set the next attempt of each order that is still pending.
-POSTPONE = text("""
+# Replace the lease of each pending order by its retry delay.
+SCHEDULE_RETRIES = text("""
     UPDATE orders
     SET next_attempt_at = now() + make_interval(secs => new.delay_s)
     FROM unnest(CAST(:ids AS uuid[]), CAST(:delays_s AS float8[])) AS new (order_id, delay_s)
@@ -140,27 +140,29 @@ def insert_new(
     connection: Connection,
     orders: Sequence[Mapping[str, Any]],
     first_retry_after: timedelta,
-) -> dict[Key, Order]:
-    """Insert pending orders and return them by key. Orders whose key exists are left out.
+) -> dict[UserKey, Order]:
+    """Insert pending orders and return them by (user_id, key). Existing ones are left out.
 
-    The rows are in the order of their keys. So two batches with the same keys cannot deadlock.
+    The rows are inserted in this order. So two batches with the same keys cannot deadlock.
     """
     rows = rows_as_json(sorted(orders, key=itemgetter("user_id", "key")))
-    return _by_key(
+    return _by_user_key(
         connection.execute(
             INSERT_NEW, {"rows": rows, "first_retry_after": first_retry_after}
         )
     )
 
 
-def load_by_keys(
+def load_by_user_keys(
     connection: Connection, orders: Sequence[Mapping[str, Any]]
-) -> dict[Key, Order]:
-    """Load the orders that have the same keys as these, by key."""
-    return _by_key(connection.execute(SELECT_BY_KEYS, {"rows": rows_as_json(orders)}))
+) -> dict[UserKey, Order]:
+    """Load the orders that have the same users and keys as these, by (user_id, key)."""
+    return _by_user_key(
+        connection.execute(SELECT_BY_USER_KEYS, {"rows": rows_as_json(orders)})
+    )
 
 
-def _by_key(orders: Iterable[Order]) -> dict[Key, Order]:
+def _by_user_key(orders: Iterable[Order]) -> dict[UserKey, Order]:
     return {(order.user_id, order.key): order for order in orders}
 
 
@@ -186,7 +188,8 @@ def settle(
 ) -> Sequence[Order]:
     """Settle orders, each together with its event. Return the orders that this call settled.
 
-    An order that is already settled does not change and gets no second event.
+    An order that is already settled does not change and gets no second event. The rows are sorted,
+    so that two calls normally lock in the same order. If they deadlock, PostgreSQL aborts one.
     """
     pairs = sorted(
         zip(settlements, events, strict=True), key=lambda pair: pair[0].order_id
@@ -216,14 +219,15 @@ def claim_due(
     ).all()
 
 
-def postpone(connection: Connection, delays_s: Mapping[str, float]) -> None:
-    """Schedule the next attempts. `delays_s` has the seconds from now by order id.
+def schedule_retries(connection: Connection, delays_s: Mapping[str, float]) -> None:
+    """Replace the lease of each pending order by its retry delay, in seconds by order id.
 
-    Orders that are already settled do not change.
+    The ids are sorted, so that two calls normally lock in the same order.
     """
     ids = sorted(delays_s)
     connection.execute(
-        POSTPONE, {"ids": ids, "delays_s": [delays_s[order_id] for order_id in ids]}
+        SCHEDULE_RETRIES,
+        {"ids": ids, "delays_s": [delays_s[order_id] for order_id in ids]},
     )
 
 
@@ -232,10 +236,10 @@ def measure_pending(connection: Connection, lookback: timedelta) -> tuple[float,
 
     The age is in seconds, and 0 without pending orders. Too long means longer than `lookback`.
     """
-    oldest_s, is_behind = connection.execute(
+    oldest_s, has_missed = connection.execute(
         MEASURE_PENDING, {"lookback": lookback}
     ).one()
-    return float(oldest_s), is_behind
+    return float(oldest_s), has_missed
 
 
 def load_page(

@@ -6,7 +6,8 @@ from typing import Any
 
 from audit.checks import CREATED_OVERDUE, ENDED_OVERDUE, HAS_LETTER
 from chassis.outbox import Event
-from orders.events import order_settled
+from orders.domain import Settlement
+from orders.events import settlement_event
 from users.events import user_created
 
 # The ids of those rows that have the effect: {0} is the column of the id, {1} the table.
@@ -38,7 +39,7 @@ class Source:
 
 
 def _order_event(order: Any) -> Event:
-    return order_settled(order, order.reason)
+    return settlement_event(order, Settlement(order.id, order.status, order.reason))
 
 
 USERS = Source(
@@ -61,7 +62,7 @@ ORDERS = Source(
     service="orders",
     id_name="order_id",
     query=f"""
-        SELECT id, ended_at AS occurred_at, user_id, price_minor, reason, request_id
+        SELECT id, ended_at AS occurred_at, user_id, price_minor, status, reason, request_id
         FROM orders
         WHERE ended_at >= %(since)s::timestamptz AND {HAS_LETTER} AND {ENDED_OVERDUE}
     """,

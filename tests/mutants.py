@@ -479,7 +479,7 @@ MUTANTS = [
     ),
     Mutant(
         "an order that the sweeper missed is not noticed",
-        [Drop("orders.service:Service.measure", "Service.is_behind")],
+        [Drop("orders.service:Service.measure", "Service.search_all")],
         tests(SWEEPER, "test_orders_that_sweeps_missed_are_settled"),
     ),
     # Publishing and handling.

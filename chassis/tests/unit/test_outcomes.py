@@ -27,10 +27,10 @@ def test_a_page_names_the_next_page() -> None:
 
 
 def test_an_invalid_item_does_not_affect_the_others() -> None:
-    valid, outcomes = validate_items(Item(), [VALID, {"name": "x"}, None, VALID])
+    valid, invalid = validate_items(Item(), [VALID, {"name": "x"}, None, VALID])
     assert valid == [VALID, VALID]
     done = [{"status": "done", "number": number} for number in range(len(valid))]
-    merged = merge_outcomes(outcomes, done)
+    merged = merge_outcomes(invalid, done)
     assert [outcome["status"] for outcome in merged] == [
         "done",
         "invalid",
@@ -43,9 +43,9 @@ def test_an_invalid_item_does_not_affect_the_others() -> None:
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_each_valid_item_needs_one_outcome(number: int) -> None:
-    _, outcomes = validate_items(Item(), [VALID, None])
+    _, invalid = validate_items(Item(), [VALID, None])
     with pytest.raises(ValueError, match="zip"):
-        merge_outcomes(outcomes, [{"status": "done"}] * number)
+        merge_outcomes(invalid, [{"status": "done"}] * number)
 
 
 @pytest.mark.parametrize("items", [None, {}, "items", 5])

@@ -62,6 +62,6 @@ def test_a_claimed_order_is_due_again_only_after_its_lease(connections, due) -> 
     first.commit()
     assert store.claim_due(second, 10, LEASE) == []
     second.rollback()
-    store.postpone(first, dict.fromkeys(due, -1.0))
+    store.schedule_retries(first, dict.fromkeys(due, -1.0))
     first.commit()
     assert [row.attempts for row in store.claim_due(second, 10, LEASE)] == [2] * 10

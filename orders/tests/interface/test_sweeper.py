@@ -179,7 +179,7 @@ def insert_due(sql, count: int, due: str) -> None:
 def test_orders_that_sweeps_missed_are_settled(
     billing, config, sql, monkeypatch
 ) -> None:
-    monkeypatch.setattr(Service, "is_behind", False)
+    monkeypatch.setattr(Service, "search_all", False)
     monkeypatch.setattr(service, "MAX_SWEPT", 2)
     insert_due(sql, count=5, due="1 hour")
     with serving(config, Service):  # another copy measures at its start

@@ -98,7 +98,7 @@ def test_a_refusal_without_a_reason_settles_no_order(reason) -> None:
 
 @given(outcomes)
 def test_an_outcome_that_settles_an_order_is_not_a_rejected_request(outcome) -> None:
-    assert not (settlement_of("o", outcome) and domain.is_request_rejected(outcome))
+    assert not (settlement_of("o", outcome) and domain.is_defective_request(outcome))
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
