@@ -63,6 +63,7 @@ CONTAINER = "chassis/tests/interface/test_container.py"
 LOOPS = "chassis/tests/unit/test_loops.py"
 CLIENTS = "gateway/tests/unit/test_dispatcher.py"
 SERVER = "gateway/tests/unit/test_server.py"
+WAITS = "gateway/tests/interface/test_waits.py"
 MONEY = "gateway/tests/unit/test_money.py"
 LOOKUPS = "chassis/tests/interface/test_lookups.py"
 DATABASE = "chassis/tests/interface/test_database_checks.py"
@@ -976,6 +977,47 @@ MUTANTS = [
             SERVER,
             "test_the_client_with_most_connections_loses_only_its_own",
         ),
+    ),
+    Mutant(
+        "a client whose requests all wait protects one that sends slowly",
+        [
+            Replace(
+                "gateway.http.server:WebServer._make_room",
+                "c.phase < IN_PROGRESS",
+                "True",
+            )
+        ],
+        tests(
+            SERVER,
+            "test_a_client_whose_requests_all_wait_does_not_shield_another_one",
+        ),
+    ),
+    Mutant(
+        "waiting requests may use all connections",
+        [
+            Replace(
+                "gateway.http.server:WebServer.check",
+                "self._max_connections // 2",
+                "self._max_connections",
+            )
+        ],
+        tests(WAITS, "test_half_of_the_connections_wait_and_others_are_served"),
+    ),
+    Mutant(
+        "a stop leaves requests waiting",
+        [Drop("gateway.http.server:WebServer.drain", "self.waiting.release")],
+        tests(WAITS, "test_a_stop_ends_all_waits_and_no_request_waits_after_it"),
+    ),
+    Mutant(
+        "a waiting request holds a worker",
+        [
+            Replace(
+                "gateway.service:Service.get_order",
+                "schemas.ORDER.dump(order)",
+                'self.waits.apply("wait=30", schemas.ORDER.dump(order))[0]',
+            )
+        ],
+        tests(WAITS, "test_many_waiting_requests_take_no_worker_and_one_read_a_second"),
     ),
     Mutant(
         "one client may use all workers",

@@ -67,11 +67,12 @@ def fake_service(service: str, fakes: Fakes) -> type:
         def call(self: Any, **arguments: Any) -> Any:
             return fakes.call(f"{service}.{name}", arguments, current_request_id())
 
-        def call_many(self: Any, items: list[dict[str, Any]]) -> list[Any]:
+        def call_batch(self: Any, items: list[dict[str, Any]]) -> list[Any]:
             single = f"{service}.{name.removesuffix('_many')}"
             return [fakes.call(single, item, item.pop("request_id")) for item in items]
 
-        handler: Callable[..., Any] = rpc(call_many if name.endswith("_many") else call)
+        is_batched = name.endswith("_many") and name != "get_many"
+        handler: Callable[..., Any] = rpc(call_batch if is_batched else call)
         return handler
 
     return type(
