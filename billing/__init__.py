@@ -3,5 +3,5 @@
 Owns     accounts, operations (the ledger), books (the currency of the amounts)
 Serves   deposit, withdraw, cancel, account (each also as ..._many), open_account, statement, audit
 Consumes users.user_created (opens the account)
-Calls    users, for an account whose user_created has not arrived yet
+Calls    the service `users`, for an account whose user_created has not arrived yet
 """

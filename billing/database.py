@@ -1,4 +1,7 @@
-"""The database of billing, which is used only if its amounts are in the currency CURRENCY."""
+"""billing's database.
+
+The service ends if its books are in another currency than the setting CURRENCY.
+"""
 
 from sqlalchemy import Connection
 
@@ -8,14 +11,14 @@ from chassis.settings import ISO_4217_CODE, ISO_4217_DIGITS, read
 
 
 class BillingDatabase(Database):
-    """Accounts and ledger. Ends the process if their amounts are in another currency."""
+    """Accounts and ledger. Ends the process if the books are in another currency."""
 
     def check(self) -> None:
         super().check()
-        currency = read(self.container.config, "CURRENCY", ISO_4217_CODE)
-        self.unit = domain.AmountUnit(currency, ISO_4217_DIGITS[currency])
+        code = read(self.container.config, "CURRENCY", ISO_4217_CODE)
+        self.currency = domain.BooksCurrency(code, ISO_4217_DIGITS[code])
 
     def check_content(self, connection: Connection) -> None:
-        stored = store.initialize_unit(connection, self.unit)
-        if stored != self.unit:
-            raise SystemExit(domain.unit_error(stored, self.unit))
+        stored = store.initialize_books(connection, self.currency)
+        if stored != self.currency:
+            raise SystemExit(domain.currency_error(stored, self.currency))

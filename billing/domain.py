@@ -15,8 +15,8 @@ Kind = Literal["deposit", "withdrawal"]
 Reason = Literal["insufficient-funds", "balance-limit", "cancelled", "unknown-user"]
 
 
-class AmountUnit(NamedTuple):
-    """The unit of all amounts: a currency, and its digits after the point."""
+class BooksCurrency(NamedTuple):
+    """The currency of the books, and its exponent: the number of decimal places."""
 
     currency: str
     exponent: int
@@ -24,7 +24,7 @@ class AmountUnit(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The balance of a user, and the number of the account's last operation."""
+    """The balance of a user, and the `seq` of the account's last operation."""
 
     user_id: str
     balance_minor: int = 0
@@ -74,11 +74,11 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """The outcomes of a batch in request order, its new operations, and the changed accounts."""
+    """The outcomes of a batch in request order, and its changes to the books."""
 
     outcomes: list[Operation | Conflict]
-    operations: list[Operation]
-    accounts: list[Account]
+    new_operations: list[Operation]
+    changed_accounts: list[Account]
 
 
 def ref_of(item: Mapping[str, Any]) -> str:
@@ -105,7 +105,7 @@ def decide(
     recorded: Mapping[str, Operation],
     requests: Iterable[PostingRequest],
 ) -> Decisions:
-    """Decide on `requests` in order. One batch leads to the same state as single requests.
+    """Decide on `requests` in order. A batch has the same result as its requests one by one.
 
     `accounts` are those of the users in the batch, by user id. A user without one is unknown.
     `recorded` are the operations in the ledger that have a ref of `requests`, by ref.
@@ -113,14 +113,14 @@ def decide(
     current = dict(accounts)
     known = dict(recorded)
     outcomes: list[Operation | Conflict] = []
-    operations: list[Operation] = []
+    new_operations: list[Operation] = []
     for request in requests:
         operation = known.get(request.ref)
         if operation is None:
             account = current.get(request.user_id)
             operation = _decide_one(account, request)
             known[request.ref] = operation
-            operations.append(operation)
+            new_operations.append(operation)
             if account:
                 current[account.user_id] = Account(
                     user_id=account.user_id,
@@ -130,8 +130,8 @@ def decide(
         outcomes.append(operation if _matches(operation, request) else Conflict())
     return Decisions(
         outcomes=outcomes,
-        operations=operations,
-        accounts=[
+        new_operations=new_operations,
+        changed_accounts=[
             account
             for user_id, account in current.items()
             if account != accounts[user_id]
@@ -189,7 +189,7 @@ def describe_difference(
     """Return a line on how an account differs from its ledger, or None if it does not.
 
     `computed` is the account that follows from the operations. `invalid_operations` counts the
-    operations whose number or balance does not follow from the previous operation.
+    operations whose `seq` or balance does not follow from the previous operation.
     """
     if stored == computed and not invalid_operations:
         return None
@@ -202,7 +202,7 @@ def describe_difference(
     )
 
 
-def unit_error(stored: AmountUnit | None, configured: AmountUnit) -> str:
+def currency_error(stored: BooksCurrency | None, configured: BooksCurrency) -> str:
     """Return the line for an operator who has set CURRENCY to another currency than the stored one.
 
     `stored` is None for operations of an earlier version, which did not store a currency. Their

@@ -20,7 +20,7 @@ class Base(DeclarativeBase):
     """The base of all tables. nameko-sqlalchemy finds the URI of the database by its name."""
 
 
-# One row for each user. `balance_minor` is a cache: the sum of the user's done operations.
+# One row for each user. `balance_minor` is a cache: done deposits minus done withdrawals.
 ACCOUNTS = Table(
     "accounts",
     Base.metadata,
@@ -34,8 +34,8 @@ ACCOUNTS = Table(
 )
 
 # The ledger. Rows are only added. `ref` makes each request idempotent.
-# `seq` numbers the operations of an account from 1. It is 0 in the refusals of users
-# without an account.
+# `seq` numbers the operations of an account from 1. It is 0 if the user has no account. Such an
+# operation is always refused.
 OPERATIONS = Table(
     "operations",
     Base.metadata,
@@ -66,7 +66,7 @@ OPERATIONS = Table(
     ),
 )
 
-# The unit of all amounts. There is one row, and it never changes.
+# The currency of the books. There is one row, and it never changes.
 BOOKS = Table(
     "books",
     Base.metadata,

@@ -8,55 +8,55 @@ from billing import domain
 from chassis.schemas import AmountMinor, Id, PageRequest, Text, Utc
 
 
-class AccountQuery(Schema):
-    """The account of a user."""
+class UserRequest(Schema):
+    """A request about a user's account."""
 
     user_id = Id(required=True)
     request_id = fields.String()
 
 
-class Movement(AccountQuery):
-    """A deposit or a withdrawal, with exactly one of the fields that identify it.
+class Deposit(UserRequest):
+    """A deposit, with exactly one of the fields that identify it. `Withdrawal` extends it.
 
     `key` is the idempotency key of a client, and `ref` is a text that an operator chooses.
     """
 
-    names: tuple[str, ...] = ("key", "ref")
+    identifiers: tuple[str, ...] = ("key", "ref")
 
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
     key = Text(1, 255)
     ref = Text(1, 255)
 
     @validates_schema
-    def has_one_name(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if len(data.keys() & set(self.names)) != 1:
+    def has_one_identifier(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if len(data.keys() & set(self.identifiers)) != 1:
             raise ValidationError(
-                f"Give exactly one of {', '.join(self.names)}.", "ref"
+                f"Give exactly one of {', '.join(self.identifiers)}.", "ref"
             )
 
 
-class Withdrawal(Movement):
+class Withdrawal(Deposit):
     """A withdrawal. It may also be identified by the order that it is for."""
 
-    names = ("key", "ref", "order_id")
+    identifiers = ("key", "ref", "order_id")
 
     order_id = Id()
 
 
-class WithdrawalQuery(AccountQuery):
+class WithdrawalQuery(UserRequest):
     """The withdrawal for an order."""
 
     order_id = Id(required=True)
 
 
-class OrderWithdrawal(WithdrawalQuery):
-    """The withdrawal for an order, to be cancelled."""
+class Cancellation(WithdrawalQuery):
+    """The cancellation of the withdrawal for an order."""
 
     amount_minor = AmountMinor(domain.MAX_AMOUNT_MINOR, required=True)
 
 
 class StatementQuery(PageRequest):
-    """A page of an account's operations. `after` is the number of an operation."""
+    """A page of an account's operations. `after` is the `seq` of an operation."""
 
     user_id = Id(required=True)
     after: fields.Field[Any] = fields.String(

@@ -18,6 +18,7 @@ from billing.exceptions import RefTaken
 from chassis.errors import DeadlineExceeded, InternalError, Unavailable
 from chassis.events import event_handler
 from chassis.outcomes import (
+    Items,
     Outcome,
     Outcomes,
     merge_outcomes,
@@ -28,12 +29,13 @@ from chassis.outcomes import (
 from chassis.rpc import RpcProxy, rpc
 from chassis.timers import timer
 
-DEPOSIT = schemas.Movement()
+DEPOSIT = schemas.Deposit()
 WITHDRAWAL = schemas.Withdrawal()
-CANCELLATION = schemas.OrderWithdrawal()
-ACCOUNT_QUERY = schemas.AccountQuery()
+CANCELLATION = schemas.Cancellation()
+USER_REQUEST = schemas.UserRequest()
 OPERATION = schemas.OperationOut()
-# None means undecided: users is unavailable, so billing cannot verify that the user exists.
+# None means undecided: the service `users` is unavailable, so billing cannot verify that the user
+# exists.
 PostingOutcome = Operation | Conflict | None
 UNAVAILABLE: Outcome = {"status": "unavailable"}
 # Short, because the whole batch waits, and most of its users already have an account.
@@ -43,9 +45,12 @@ AUDIT_INTERVAL_S = 3600
 AUDIT_BATCH_SIZE = 200  # accounts
 MAX_LISTED_DIFFERENCES = 100
 AUDIT_DIFFERENCES = Gauge(
-    "shop_audit_differences", "Found by billing's last audit of its own accounts."
+    "shop_audit_differences",
+    "Accounts that differed from their operations in billing's last audit.",
 )
-AUDITED_AT = Gauge("shop_audit_timestamp_seconds", "When that audit ended.")
+AUDITED_AT = Gauge(
+    "shop_audit_timestamp_seconds", "Unix time at which billing's last audit ended."
+)
 
 
 class Service:
@@ -53,12 +58,12 @@ class Service:
 
     A method `*_many` returns a list of outcomes, one for each item, in order. The outcome of a
     deposit, a withdrawal or a cancellation is the operation in the ledger: done, or refused with a
-    `reason`. Other outcomes are {"status": "conflict"} if the item's ref already belongs to an
+    `reason`. Other outcomes are {"status": "conflict"} if the operation ref already belongs to an
     operation with another user, kind or amount, {"status": "invalid", "errors": ...} and
     {"status": "unavailable"}.
 
-    One field identifies an item: `key` (a client's idempotency key), `ref` (an operator's text)
-    or `order_id`. `domain.ref_of` makes the ref of the operation from it.
+    One argument identifies an item: `key` (a client's idempotency key), `ref` (an operator's text)
+    or `order_id`. `domain.ref_of` makes the operation ref from it.
     """
 
     name = "billing"
@@ -67,7 +72,7 @@ class Service:
     users = RpcProxy("users", ["get_many"], limit_s=USERS_TIMEOUT_S)
 
     @rpc
-    def deposit_many(self, items: Outcomes) -> Outcomes:
+    def deposit_many(self, items: Items) -> Outcomes:
         """Deposit money. An item is {user_id, amount_minor, key or ref}."""
         return self._post(items, DEPOSIT, "deposit")
 
@@ -77,7 +82,7 @@ class Service:
         return self.deposit_many([item])[0]
 
     @rpc
-    def withdraw_many(self, items: Outcomes) -> Outcomes:
+    def withdraw_many(self, items: Items) -> Outcomes:
         """Withdraw money. An item is {user_id, amount_minor, order_id or key or ref}."""
         return self._post(items, WITHDRAWAL, "withdrawal")
 
@@ -87,7 +92,7 @@ class Service:
         return self.withdraw_many([item])[0]
 
     @rpc
-    def cancel_many(self, items: Outcomes) -> Outcomes:
+    def cancel_many(self, items: Items) -> Outcomes:
         """Cancel withdrawals for orders. An item is {user_id, amount_minor, order_id}.
 
         A cancelled withdrawal is stored as refused, so a late withdrawal for the order moves no
@@ -101,21 +106,21 @@ class Service:
         return self.cancel_many([item])[0]
 
     @rpc
-    @validated(ACCOUNT_QUERY)
+    @validated(USER_REQUEST)
     def open_account(self, user_id: str, **_: Any) -> Outcome:
-        """Open a user's account without a call to users. Returns the account."""
+        """Open a user's account without a call to the service `users`. Returns the account."""
         self._open_accounts([user_id])
         return self.account(user_id=user_id)
 
     @rpc
-    def account_many(self, items: Outcomes) -> Outcomes:
+    def account_many(self, items: Items) -> Outcomes:
         """Return the accounts of users. An item is {user_id}.
 
         The outcome is {"status": "open", user_id, balance_minor, currency, exponent}, or it has
         the status unknown-user, unavailable or invalid.
         """
-        valid, outcomes = validate_items(ACCOUNT_QUERY, items)
-        return merge_outcomes(outcomes, self._find_accounts(valid))
+        valid, invalid = validate_items(USER_REQUEST, items)
+        return merge_outcomes(invalid, self._load_or_open_accounts(valid))
 
     @rpc
     def account(self, **item: Any) -> Outcome:
@@ -153,7 +158,7 @@ class Service:
         Returns {"status": "balanced" or "differs", "accounts": n, "operations": n,
         "balance_minor": sum, "differences": [line, ...]} with at most 100 lines.
         """
-        # The last_seq of a computed account is the number of its operations.
+        # The last_seq of a computed account is the count of its operations.
         totals = Counter(accounts=0, operations=0, balance_minor=0)
         lines: list[str] = []
         differences = 0
@@ -187,14 +192,14 @@ class Service:
 
     def _post(
         self,
-        items: Outcomes,
+        items: Items,
         schema: Schema,
         kind: domain.Kind,
         *,
         cancels: bool = False,
     ) -> Outcomes:
         """Post all valid items in one transaction. Return outcomes in request order."""
-        valid, outcomes = validate_items(schema, items)
+        valid, invalid = validate_items(schema, items)
         requests = [
             PostingRequest(
                 id=str(uuid_utils.uuid7()),
@@ -207,16 +212,18 @@ class Service:
             )
             for item in valid
         ]
-        posted = self._post_batch(requests)
-        return merge_outcomes(outcomes, [_serialize_outcome(each) for each in posted])
+        return merge_outcomes(
+            invalid, [_serialize_outcome(each) for each in self._post_batch(requests)]
+        )
 
     def _post_batch(
         self, requests: Sequence[PostingRequest]
     ) -> Sequence[PostingOutcome]:
         """Post a batch. Retry it if another transaction uses one of its refs at the same time.
 
-        An attempt that fails commits nothing. The next one finds the operation of the other
-        transaction.
+        The locks of accounts do not exclude this: the two requests may name different users, or a
+        user who has no account to lock. An attempt that fails commits nothing. The next one finds
+        the operation of the other transaction.
         """
         for _ in range(MAX_POST_ATTEMPTS):
             with suppress(RefTaken):
@@ -228,7 +235,7 @@ class Service:
     ) -> Sequence[PostingOutcome]:
         """Lock the accounts, then decide and insert. If accounts are missing, open them first.
 
-        No transaction is open during the call to users.
+        No transaction is open during the call to the service `users`.
         """
         user_ids = {request.user_id for request in requests}
         with self.db.transaction() as connection:
@@ -249,8 +256,8 @@ class Service:
     def _open_missing_accounts(self, user_ids: set[str]) -> set[str]:
         """Open the accounts of users whose `user_created` has not arrived yet.
 
-        Returns the ids that could not be verified, because users is unavailable. If any
-        other id still has no account, no such user exists.
+        Returns the ids that could not be verified, because the service `users` is unavailable. If
+        any other id still has no account, no such user exists.
         """
         try:
             found = self.users.get_many(user_ids=sorted(user_ids))
@@ -263,7 +270,7 @@ class Service:
         with self.db.autocommit() as connection:
             store.open_accounts(connection, user_ids)
 
-    def _find_accounts(self, items: Outcomes) -> Outcomes:
+    def _load_or_open_accounts(self, items: Items) -> Outcomes:
         """Load the accounts. If some are missing, open them and load them again."""
         user_ids = {item["user_id"] for item in items}
         unverified: set[str] = set()
@@ -288,7 +295,7 @@ class Service:
                 "status": "open",
                 "user_id": user_id,
                 "balance_minor": account.balance_minor,
-                **self.db.unit._asdict(),
+                **self.db.currency._asdict(),
             }
         return UNAVAILABLE if user_id in unverified else {"status": "unknown-user"}
 
@@ -304,8 +311,10 @@ def _decide_and_insert(
         store.load_operations(connection, {request.ref for request in requests}),
         requests,
     )
-    if decisions.operations:
-        store.insert_operations(connection, decisions.operations, decisions.accounts)
+    if decisions.new_operations:
+        store.insert_operations(
+            connection, decisions.new_operations, decisions.changed_accounts
+        )
     return decisions.outcomes
 
 

@@ -1,6 +1,6 @@
-"""The SQL of billing: one statement for each function.
+"""The SQL of billing. Each function reads or writes any number of rows at once.
 
-A statement reads or writes any number of rows. New rows are one parameter, a JSON array.
+New rows are one parameter, a JSON array.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,9 +8,9 @@ from operator import attrgetter
 
 from sqlalchemy import Connection, text
 
-from billing.domain import Account, AmountUnit, Operation
+from billing.domain import Account, BooksCurrency, Operation
 from billing.exceptions import RefTaken
-from chassis.database_limits import allow_statements_of
+from chassis.database_limits import set_statement_timeout
 from chassis.db import rows_as_json
 
 OPERATION_COLUMNS = """
@@ -69,20 +69,20 @@ INSERT_OPERATIONS = text(f"""
     FROM inserted
 """)
 
-# Read a page of an account's operations, newest first. An operation with the number 0 is a refusal
+# Read a page of an account's operations, newest first. An operation with the `seq` 0 is a refusal
 # from before the user had an account, and belongs to no account.
 SELECT_PAGE = text(f"""
     SELECT {OPERATION_COLUMNS}
     FROM operations
     WHERE user_id = CAST(:user_id AS uuid)
         AND seq > 0
-        AND (CAST(:before AS bigint) IS NULL OR seq < CAST(:before AS bigint))
+        AND (CAST(:after AS bigint) IS NULL OR seq < CAST(:after AS bigint))
     ORDER BY seq DESC
     LIMIT :limit
 """)
 
-# Read each account with three values from its operations: their balance, how many there are, and
-# how many have a number or balance that does not follow from the previous operation.
+# Read each account with three values from its operations: their balance, their count, and the
+# count of invalid ones, whose `seq` or balance does not follow from the previous operation.
 SELECT_LEDGERS = text("""
     SELECT user_id, balance_minor, last_seq, ledger.*
     FROM accounts, LATERAL (
@@ -90,12 +90,14 @@ SELECT_LEDGERS = text("""
             coalesce(sum(signed_amount), 0)::bigint,
             count(*),
             count(*) FILTER (
-                WHERE seq <> number OR balance_after_minor <> balance OR balance < 0
+                WHERE seq <> expected_seq
+                    OR balance_after_minor <> balance
+                    OR balance < 0
             )
         FROM (
             SELECT
                 *,
-                row_number() OVER chain AS number,
+                row_number() OVER chain AS expected_seq,
                 sum(signed_amount) OVER chain AS balance
             FROM operations, LATERAL (
                 SELECT CASE
@@ -110,15 +112,15 @@ SELECT_LEDGERS = text("""
     ) AS ledger
 """)
 
-# Read the unit of the amounts.
-SELECT_UNIT = text("""
+# Read the currency of the books.
+SELECT_BOOKS = text("""
     SELECT currency, exponent
     FROM books
 """)
 
-# Store the unit if none is stored. If there are already operations, an earlier version wrote them,
-# with two digits after the point. Then only a unit with two digits is stored.
-INSERT_UNIT = text("""
+# Store the currency if none is stored. If there are already operations, an earlier version wrote
+# them, with two decimal places. Then only a currency with two decimal places is stored.
+INSERT_BOOKS = text("""
     INSERT INTO books (currency, exponent)
     SELECT :currency, :exponent
     WHERE :exponent = 2 OR NOT EXISTS (SELECT FROM operations)
@@ -126,16 +128,18 @@ INSERT_UNIT = text("""
 """)
 
 
-def initialize_unit(connection: Connection, unit: AmountUnit) -> AmountUnit | None:
-    """Store the unit of the amounts if none is stored, and return the stored unit.
+def initialize_books(
+    connection: Connection, currency: BooksCurrency
+) -> BooksCurrency | None:
+    """Store the currency of the books if none is stored, and return the stored one.
 
-    A stored unit never changes here, because another copy of billing may be using it. None
-    means that an earlier version wrote the operations, with two digits after the point, and that
-    `unit` has another number of digits.
+    A stored currency never changes here, because another copy of billing may be using it. None
+    means that an earlier version wrote the operations, with two decimal places, and that
+    `currency` has another exponent.
     """
-    connection.execute(INSERT_UNIT, unit._asdict())
-    row = connection.execute(SELECT_UNIT).one_or_none()
-    return AmountUnit(*row) if row else None
+    connection.execute(INSERT_BOOKS, currency._asdict())
+    row = connection.execute(SELECT_BOOKS).one_or_none()
+    return BooksCurrency(*row) if row else None
 
 
 def open_accounts(connection: Connection, user_ids: Iterable[str]) -> None:
@@ -181,11 +185,11 @@ def insert_operations(
 
 
 def load_page(
-    connection: Connection, user_id: str, limit: int, before: str | None
+    connection: Connection, user_id: str, limit: int, after: str | None
 ) -> list[Operation]:
-    """Load up to `limit` operations of an account, newest first, with numbers below `before`."""
+    """Load up to `limit` operations of an account, newest first, with a `seq` below `after`."""
     rows = connection.execute(
-        SELECT_PAGE, {"user_id": user_id, "before": before, "limit": limit}
+        SELECT_PAGE, {"user_id": user_id, "after": after, "limit": limit}
     ).mappings()
     return [Operation(**row) for row in rows]
 
@@ -193,13 +197,13 @@ def load_page(
 def load_ledgers(
     connection: Connection, batch_size: int
 ) -> Iterator[tuple[Account, Account, int]]:
-    """Load each account as stored, as computed from its operations, and its invalid operations.
+    """Yield each account as stored, as computed from its operations, and its count of invalid ones.
 
-    The last value counts the operations whose number or balance does not follow from the previous
-    operation. All rows are from one snapshot. They are fetched in batches of `batch_size`.
+    An operation is invalid if its `seq` or balance does not follow from the previous operation. All
+    rows are from one snapshot. They are fetched in batches of `batch_size`.
     """
     # 60 seconds for each batch, because an account may have a long history.
-    allow_statements_of(connection, 60)
+    set_statement_timeout(connection, 60)
     rows = connection.execute(
         SELECT_LEDGERS, execution_options={"yield_per": batch_size}
     )

@@ -97,8 +97,8 @@ def _note_use(connection: Any, record: Any) -> None:
     record.info["used_at"] = monotonic()
 
 
-def allow_statements_of(connection: Connection, seconds: int) -> None:
-    """Allow each statement `seconds`, until the connection's transaction ends."""
+def set_statement_timeout(connection: Connection, seconds: int) -> None:
+    """Set the timeout of each statement, until the connection's transaction ends."""
     connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
     connection.connection.driver_connection.limit_s = seconds + MARGIN_S  # type: ignore[union-attr]
 

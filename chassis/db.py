@@ -53,7 +53,8 @@ class Database(Lifecycle, NamekoDatabase):
     """`db = Database(Base)`; `with self.db.transaction() as connection:` or `self.db.autocommit()`.
 
     Each of the two has a pool of its own: to switch a connection between them costs as much as a
-    statement. End the `with` block before an RPC or a return.
+    statement. End the `with` block before an RPC: until its end, the transaction is open and the
+    connection is in use.
 
     A statement or a wait for a lock ends after DB_STATEMENT_TIMEOUT_S, and the server ends a
     connection that is idle in a transaction. If the server does not answer, the service closes

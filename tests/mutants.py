@@ -106,8 +106,8 @@ TRIGGER = ReplaceText(
 )
 UNSTORED_REFUSAL = Replace(
     "billing.domain:decide",
-    "operations.append(operation)",
-    'if operation.status == "done": operations.append(operation)',
+    "new_operations.append(operation)",
+    'if operation.status == "done": new_operations.append(operation)',
 )
 MUTANTS = [
     # Amounts agree with the books.

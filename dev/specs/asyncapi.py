@@ -218,10 +218,10 @@ ARGUMENTS: dict[str, type[Schema] | Piece] = {
     "users.get_many": {"user_ids": {"type": "array", "items": ID}},
     "users.get": {"user_id": ID},
     "users.authenticate": users.schemas.Credentials,
-    "billing.deposit": billing.schemas.Movement,
+    "billing.deposit": billing.schemas.Deposit,
     "billing.withdraw": billing.schemas.Withdrawal,
-    "billing.cancel": billing.schemas.OrderWithdrawal,
-    "billing.account": billing.schemas.AccountQuery,
+    "billing.cancel": billing.schemas.Cancellation,
+    "billing.account": billing.schemas.UserRequest,
     "billing.audit": {},
     "orders.place": orders.schemas.NewOrder,
     "orders.get": {"order_id": ID, "user_id": MAYBE_ID},
@@ -231,8 +231,8 @@ ARGUMENTS: dict[str, type[Schema] | Piece] = {
 OPTIONAL_ARGUMENTS = {"orders.place": {"key", "request_id"}}
 # Fields of which a request must have exactly one.
 EXACTLY_ONE: dict[type[Schema], tuple[str, ...]] = {
-    billing.schemas.Movement: billing.schemas.Movement.names,
-    billing.schemas.Withdrawal: billing.schemas.Withdrawal.names,
+    billing.schemas.Deposit: billing.schemas.Deposit.identifiers,
+    billing.schemas.Withdrawal: billing.schemas.Withdrawal.identifiers,
     notifications.schemas.NewMessage: ("user_id", "email"),
     notifications.schemas.LetterQuery: ("user_id", "email"),
 }

@@ -19,7 +19,7 @@ def test_every_method_has_a_sample(config) -> None:
 
 @pytest.mark.parametrize("method", methods_with_samples("billing"))
 def test_outcomes_match_the_samples(billing, users, method) -> None:
-    """The account has 100.00. users is unavailable for the other user."""
+    """The account has 100.00. The service `users` is unavailable for the other user."""
     user_id = event_sample("users.user_created")["user_id"]
     billing.open_account(user_id=user_id)
     billing.deposit(user_id=user_id, amount_minor=10_000, ref="till-1")

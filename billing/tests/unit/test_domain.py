@@ -67,9 +67,11 @@ class Ledger:
 
     def apply(self, batch):
         decisions = decide(self.accounts, self.recorded, batch)
-        self.accounts |= {account.user_id: account for account in decisions.accounts}
+        self.accounts |= {
+            account.user_id: account for account in decisions.changed_accounts
+        }
         self.recorded |= {
-            operation.ref: operation for operation in decisions.operations
+            operation.ref: operation for operation in decisions.new_operations
         }
         return decisions
 
@@ -89,7 +91,7 @@ def test_a_batch_has_the_effect_of_its_single_requests(
 @given(books, batches)
 def test_balances_change_by_exactly_the_done_operations(accounts, batch) -> None:
     ledger = Ledger(accounts)
-    operations = ledger.apply(batch).operations
+    operations = ledger.apply(batch).new_operations
     for name in KNOWN:
         done = [o for o in operations if o.user_id == name and o.status == "done"]
         moved = sum(
@@ -106,13 +108,13 @@ def test_deciding_again_changes_nothing(accounts, batch) -> None:
     first = ledger.apply(batch)
     again = ledger.apply(batch)
     assert again.outcomes == first.outcomes
-    assert (again.operations, again.accounts) == ([], [])
+    assert (again.new_operations, again.changed_accounts) == ([], [])
 
 
 @given(books, batches)
 def test_balances_stay_within_their_limits(accounts, batch) -> None:
     ledger = Ledger(accounts)
-    for operation in ledger.apply(batch).operations:
+    for operation in ledger.apply(batch).new_operations:
         assert 0 <= operation.balance_after_minor <= MAX_BALANCE_MINOR
     assert all(
         0 <= a.balance_minor <= MAX_BALANCE_MINOR for a in ledger.accounts.values()
@@ -124,7 +126,9 @@ def test_operations_of_an_account_are_numbered_without_gaps(
     accounts, history, batch
 ) -> None:
     ledger = Ledger(accounts)
-    operations = ledger.apply(history).operations + ledger.apply(batch).operations
+    operations = (
+        ledger.apply(history).new_operations + ledger.apply(batch).new_operations
+    )
     for name in KNOWN:
         numbers = [o.seq for o in operations if o.user_id == name]
         assert numbers == list(range(1, len(numbers) + 1))
@@ -137,7 +141,7 @@ def test_a_ref_has_one_operation_and_matches_equal_requests_only(
     accounts, batch
 ) -> None:
     decisions = Ledger(accounts).apply(batch)
-    refs = [o.ref for o in decisions.operations]
+    refs = [o.ref for o in decisions.new_operations]
     assert sorted(refs) == sorted({r.ref for r in batch})
     for wanted, outcome in zip(batch, decisions.outcomes, strict=True):
         assert isinstance(outcome, Conflict) or (
@@ -163,10 +167,10 @@ def test_the_whole_balance_can_be_withdrawn() -> None:
 )
 def test_a_refusal_is_recorded_and_moves_no_money(accounts, wanted, reason) -> None:
     decisions = decide(accounts, {}, [wanted])
-    [operation] = decisions.operations
+    [operation] = decisions.new_operations
     assert decisions.outcomes == [operation]
     assert (operation.status, operation.reason) == ("refused", reason)
-    assert [a.balance_minor for a in decisions.accounts] == [
+    assert [a.balance_minor for a in decisions.changed_accounts] == [
         a.balance_minor for a in accounts.values()
     ]
 
@@ -205,7 +209,7 @@ def test_a_ref_with_another_amount_kind_or_user_is_a_conflict(other) -> None:
     accounts = {name: Account(user_id=name, balance_minor=100) for name in KNOWN}
     decisions = decide(accounts, {}, [request(), other])
     assert decisions.outcomes[1] == Conflict()
-    assert len(decisions.operations) == 1
+    assert len(decisions.new_operations) == 1
 
 
 @given(st.text(min_size=1), st.uuids(), st.uuids())

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from chassis import database_limits, health
 from chassis.container import Container
-from chassis.database_limits import allow_statements_of
+from chassis.database_limits import set_statement_timeout
 from chassis.db import Database
 from chassis.errors import is_transient
 from chassis.tests.conftest import running
@@ -201,7 +201,7 @@ def test_an_unanswered_statement_replaces_the_pool(
 
 def test_the_limit_of_a_transaction_can_be_raised(db) -> None:
     with db.transaction() as connection:
-        allow_statements_of(connection, 5)
+        set_statement_timeout(connection, 5)
         # More than the limit with its margin.
         connection.execute(text("SELECT pg_sleep(1.2)"))
     with pytest.raises(DBAPIError), db.transaction() as connection:
