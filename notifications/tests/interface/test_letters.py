@@ -71,6 +71,40 @@ def test_each_settled_order_gets_a_letter_to_its_user(
     assert users.calls == []
 
 
+@pytest.mark.parametrize("settled", [paid, rejected])
+def test_the_letter_about_an_order_is_found_by_its_user_only(
+    notifications, publish, a_user, settled
+) -> None:
+    user, other = a_user(), a_user()
+    publish(("user_created", user), ("user_created", other))
+    name, event = settled(user["user_id"])
+    query = {"user_id": user["user_id"], "order_id": event["order_id"]}
+    assert notifications.get_letter(**query) is None
+    publish((name, event), paid(user["user_id"]))
+    letter = notifications.get_letter(**query)
+    assert letter in letters(notifications, user_id=user["user_id"])
+    assert letter["order_id"] == event["order_id"]
+    for stranger in (other["user_id"], str(uuid.uuid4())):
+        assert notifications.get_letter(**{**query, "user_id": stranger}) is None
+
+
+INVALID_QUERIES = {
+    "order_id": ("", "42", None, 42),
+    "user_id": ("", "42", None, 42),
+    "email": ("ann@example.com",),
+}
+
+
+@pytest.mark.parametrize("field", INVALID_QUERIES)
+def test_an_invalid_query_for_a_letter_is_named(notifications, subtests, field) -> None:
+    query = {"order_id": str(uuid.uuid4()), "user_id": str(uuid.uuid4())}
+    for value in INVALID_QUERIES[field]:
+        with subtests.test(value=value):
+            outcome = notifications.get_letter(**{**query, field: value})
+            assert (outcome["status"], list(outcome["errors"])) == ("invalid", [field])
+    assert notifications.get_letter()["errors"].keys() == query.keys()
+
+
 def test_a_redelivered_event_does_not_change_the_letter(
     notifications, publish, a_user, sql
 ) -> None:

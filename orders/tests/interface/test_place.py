@@ -337,11 +337,20 @@ def test_a_settled_order_never_changes(orders, billing, an_order, events, sql) -
     assert events() == [("order_paid", paid["id"])]
 
 
-def test_the_database_refuses_to_change_a_settled_order(orders, an_order, sql) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status = 'pending', reason = NULL, ended_at = NULL",
+        "attempts = attempts + 1, last_attempt_at = now()",
+        "event_id = gen_random_uuid()",
+    ],
+)
+def test_the_database_refuses_to_change_a_settled_order(
+    orders, an_order, sql, change
+) -> None:
     order = orders.place(**an_order())
     assert order["status"] == "paid"
-    reopen = "UPDATE orders SET status = 'pending', reason = NULL, ended_at = NULL"
     with pytest.raises(
         psycopg2.errors.RaiseException, match=f"order {order['id']} has ended"
     ):
-        sql("orders", reopen)
+        sql("orders", f"UPDATE orders SET {change}")

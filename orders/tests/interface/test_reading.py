@@ -3,7 +3,9 @@
 import uuid
 
 import pytest
+from nameko.exceptions import MalformedRequest
 
+from chassis.outcomes import MAX_ITEMS
 from tests.paging import read_all
 
 
@@ -27,6 +29,26 @@ def test_an_unknown_order_is_not_found(orders) -> None:
     assert [orders.get(order_id=id_) for id_ in (new_id(), "", "42", None, 42)] == [
         None
     ] * 5
+
+
+def test_orders_are_read_in_the_order_of_their_ids(orders, billing, an_order) -> None:
+    one = orders.place(**an_order())
+    billing.replies["withdraw_many"] = lambda items: [{"status": "unavailable"}]
+    other = orders.place(**an_order())
+    assert (one["status"], other["status"]) == ("paid", "pending")
+    wanted = [other["id"], new_id(), one["id"], "42", None, [], other["id"]]
+    assert orders.get_many(order_ids=wanted) == [
+        *(other, None, one),
+        *(None, None, None, other),
+    ]
+    assert orders.get_many(order_ids=[]) == []
+
+
+def test_a_list_of_ids_has_a_limit(orders) -> None:
+    assert orders.get_many(order_ids=["42"] * MAX_ITEMS) == [None] * MAX_ITEMS
+    for order_ids in (["42"] * (MAX_ITEMS + 1), "42", None, {}):
+        with pytest.raises(MalformedRequest):
+            orders.get_many(order_ids=order_ids)
 
 
 def test_a_list_has_every_order_of_its_user_once_newest_first(orders, an_order) -> None:
