@@ -38,8 +38,10 @@ TIMEOUT_S = 300  # of one run of tests
 FAILED = 1  # pytest's exit code. Others mean that the tests could not be run.
 
 BOOKS = "billing/tests/unit/test_domain.py"
+WITHDRAWAL = "billing/tests/interface/test_get_withdrawal.py"
 LEDGER = "billing/tests/interface/test_ledger.py"
 PLACE = "orders/tests/interface/test_place.py"
+HISTORY = "orders/tests/interface/test_history.py"
 SWEEPER = "orders/tests/interface/test_sweeper.py"
 LETTERS = "notifications/tests/interface/test_letters.py"
 USERS = "users/tests/interface/test_users.py"
@@ -267,6 +269,51 @@ MUTANTS = [
         tests(
             STORE,
             "test_a_claimed_order_is_due_again_only_after_its_lease",
+        ),
+    ),
+    # The story of an order.
+    Mutant(
+        "a story shows the order of another user",
+        [
+            ReplaceText(
+                "orders.store:SELECT_HISTORY",
+                "AND user_id = CAST(:user_id AS uuid)",
+                "AND CAST(:user_id AS uuid) IS NOT NULL",
+            )
+        ],
+        tests(HISTORY, "test_a_history_is_visible_to_its_user_only"),
+    ),
+    Mutant(
+        "a story shows the withdrawal of another user",
+        [
+            Replace(
+                "billing.service:Service.get_withdrawal",
+                "found and found.user_id == user_id",
+                "found",
+            )
+        ],
+        tests(WITHDRAWAL, "test_a_withdrawal_is_visible_to_its_user_only"),
+    ),
+    Mutant(
+        "an event that the outbox has deleted counts as unpublished",
+        [
+            ReplaceText(
+                "orders.store:SELECT_HISTORY",
+                "orders.status <> 'pending' AND outbox.event_id IS NULL",
+                "false",
+            )
+        ],
+        tests(
+            HISTORY,
+            "test_a_publication_is_unknown_once_the_outbox_has_deleted_the_event",
+        ),
+    ),
+    Mutant(
+        "a story waits for a frozen service as long as other requests",
+        [SetValue("gateway.service:STORY_TIMEOUT_S", "60.0")],
+        tests(
+            "gateway/tests/interface/test_story.py",
+            "test_the_wait_for_frozen_services_is_shorter_than_the_usual_timeout",
         ),
     ),
     # The ledger.

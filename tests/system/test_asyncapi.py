@@ -105,7 +105,8 @@ def cancel_an_order(suite, rpc, sql, shopper) -> None:
     """Cancel an order that billing did not answer in time. Ask billing while users is down."""
     suite.stop("billing")
     order = shopper.order("1.00").json()
-    assert order["status"] == "pending"
+    waited = shopper.get(f"/orders/{order['id']}", headers={"Prefer": "wait=2"})
+    assert order["status"] == waited.json()["status"] == "pending"
     older = "UPDATE orders SET created_at = created_at - interval '11 minutes' WHERE id = %s"
     sql("orders", older, [order["id"]])
     suite.stop("users")

@@ -79,7 +79,9 @@ def test_the_part_of_an_unavailable_service_is_unknown(
     assert "SELECT" not in response.text
 
 
-def test_frozen_services_are_given_up_before_the_usual_timeout(client, fakes) -> None:
+def test_the_wait_for_frozen_services_is_shorter_than_the_usual_timeout(
+    client, fakes
+) -> None:
     released = Event()
     for method in STEP:
         fakes.replies[method] = lambda arguments: released.wait()
