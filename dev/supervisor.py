@@ -21,6 +21,7 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
+from dev import process_tree
 from dev.failure import Failure
 from dev.passwords import exports, write_private
 
@@ -163,6 +164,8 @@ class Supervisor:
 
     def stop(self) -> bool:
         """Stop supervisord and its programs. Return whether any process was running."""
+        # A frozen program would not handle its stop signal.
+        process_tree.resume(process_tree.tree(*self.orphans()))
         pid = self.pid()
         if pid is not None:
             _signal(pid, signal.SIGTERM)
@@ -188,10 +191,17 @@ class Supervisor:
 
     def halt(self, *names: str) -> None:
         """Stop these programs and wait until they have ended."""
+        self.resume(*names)
         for name in names:
             with suppress(Fault):  # NOT_RUNNING
                 self._rpc().stopProcess(self._full_name(name), False)
         wait_for(lambda: not any(self.processes().get(name) for name in names), 60)
+
+    def resume(self, *names: str) -> None:
+        """Continue these programs, with all their processes, if a signal has stopped them."""
+        running = self.processes()
+        pids = [running[name] for name in names if running.get(name)]
+        process_tree.resume(process_tree.tree(*pids))
 
     def processes(self) -> dict[str, int]:
         """Return the process id of each program, 0 if it does not run."""
