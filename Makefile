@@ -36,13 +36,13 @@ test: install chart-tools spec-tools lint size  ## run linters, type checks and 
 	@dev/install.sh pgbouncer nginx
 	@$(BIN)/python -m dev.all_tests
 
-up: install  ## start broker, databases and the five services; return when all are ready
+up: install  ## start broker, databases, services and the page; print its URL when all are ready
 	@$(SUITE) up
 
 down:  ## stop everything
 	@if [ -x $(BIN)/python ]; then $(SUITE) down; fi
 
-status: installed  ## show services and servers with addresses and process ids
+status: installed  ## show services and servers with addresses and process ids, and the page's URL
 	@$(SUITE) status
 
 logs: installed  ## follow all logs
@@ -70,7 +70,7 @@ help:  ## print this list
 install:  ## install missing Debian packages (as root), .venv and npm packages
 	@dev/install.sh
 
-restart: installed  ## restart the five services with the current code
+restart: installed  ## restart the five services and the page with the current code
 	@$(SUITE) restart
 
 run: migrate  ## run the five services in one process, in the foreground

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -31,8 +32,9 @@ from chassis.secret_files import read_secret
 from dev import state as state_folder
 from dev.broker import ALL_RIGHTS, BUS, CHECKOUT, MIGRATIONS, OPERATOR
 from dev.failure import Failure
+from dev.page import TOKEN_FILE
 from dev.passwords import exports, write_private
-from dev.ports import Ports, accepts, check_free, ports_from
+from dev.ports import PAGE, Ports, accepts, check_free, ports_from
 from dev.proxies import without_proxy
 from dev.servers import DATABASES, Servers, tail, uri_names
 from dev.supervisor import Program, wait_for
@@ -57,6 +59,7 @@ WARNING = (
     "nameko.containers",
     "chassis.broker",
     "chassis.db",
+    "chassis.rpc",
 )
 QUIET = {
     "PYTHONUNBUFFERED": "1",
@@ -80,6 +83,7 @@ SECOND_COPIES = tuple(further_copies(2))
 class Suite:
     """The servers and the five services of one state folder.
 
+    ports        with PAGE, the suite has the development server
     external     URIs of servers that this suite does not start
     tied         all processes end with the thread that called `up`
     copies       of each service. The second copies are users2 and so on. The gateways share a
@@ -101,7 +105,8 @@ class Suite:
     ) -> None:
         self.checkout = checkout
         more = further_copies(copies)
-        self.services = [*SERVICES, *more]
+        page = [PAGE] if PAGE in ports else []
+        self.services = [*SERVICES, *more, *page]
         self.ports = ports | {
             name: ports["gateway"] for name in more if service_of(name) == "gateway"
         }
@@ -139,10 +144,23 @@ class Suite:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports['gateway']}"
 
+    @property
+    def page_url(self) -> str:
+        """Return the URL of the page with its token, or "" without the development server."""
+        if PAGE not in self.services or not self._token_file.exists():
+            return ""
+        address = f"http://127.0.0.1:{self.ports[PAGE]}"
+        return f"{address}/#dev={self._token_file.read_text()}"
+
+    @property
+    def _token_file(self) -> Path:
+        return self.servers.state / TOKEN_FILE
+
     def up(self) -> None:
         """Start all stopped processes and wait until they are ready. Raises Failure."""
         if self.ready():
             print(f"Already up: {self.url}")
+            self.print_page()
             return
         started = time.monotonic()
         self._check_ports()
@@ -152,11 +170,20 @@ class Suite:
         _say(started, "tables and queues are up to date")
         self._start_services()
         _say(started, f"all services are ready: {self.url}")
+        self.print_page()
+
+    def print_page(self) -> None:
+        if self.page_url:
+            print(f"The page: {self.page_url}")
 
     def start_servers(self) -> None:
         """Start broker and databases unless they are external or already run."""
         services = [self._service(name) for name in self.services]
         write_private(self.settings_file, json.dumps(self._settings))
+        if (
+            self.supervisor.pid() is None
+        ):  # otherwise the running server knows the token
+            write_private(self._token_file, secrets.token_urlsafe())
         self._write_env()
         self.servers.start(services, _public_variables())
 
@@ -264,10 +291,12 @@ class Suite:
         return [nameko, "run", "--config", "config.yaml", f"{service_of(name)}.service"]
 
     def _service(self, name: str) -> Program:
+        if name == PAGE:
+            return self._page()
         ports = {"HEALTH_PORT": str(self.ports[name])}
         if service_of(name) == "gateway":  # its port serves /readyz, for `is_ready`
             ports = {"GATEWAY_HEALTH_PUBLIC": "true"}
-        if len(self.services) > len(SERVICES):
+        if GATEWAYS[1] in self.services:
             ports["GATEWAY_PORT_SHARED"] = "true"
         env = {**self.env(service_of(name)), **ports, **QUIET}
         return Program(
@@ -275,6 +304,20 @@ class Suite:
             command=self.command(name),
             directory=self.checkout,
             env=env,
+            group="services",
+        )
+
+    def _page(self) -> Program:
+        """Return the development server. It gets no URI and no secret."""
+        ports = {
+            "PAGE_PORT": str(self.ports[PAGE]),
+            "GATEWAY_PORT": str(self.ports["gateway"]),
+        }
+        return Program(
+            name=PAGE,
+            command=[sys.executable, "-m", "dev.page"],
+            directory=CHECKOUT,
+            env={**ports, **QUIET},
             group="services",
         )
 
@@ -311,10 +354,11 @@ class Suite:
         return self.is_ready(name)
 
     def is_ready(self, name: str) -> bool:
-        """Return whether a service responds to /readyz with 200."""
+        """Return whether a service responds to /readyz with 200, or the page to its own path."""
+        path = "/dev/processes.js" if name == PAGE else "/readyz"
         connection = HTTPConnection("127.0.0.1", self.ports[name], timeout=3)
         try:
-            connection.request("GET", "/readyz")
+            connection.request("GET", path)
             return connection.getresponse().status == HTTPStatus.OK
         except (OSError, HTTPException):
             return False
@@ -451,6 +495,8 @@ def status(state: Path) -> int:
     _print_table([("NAME", "STATE", "PID", "RESTARTS", "ADDRESS", "LOG"), *rows])
     for name in suite.external:
         print(f"{name} is set: that server is used.")
+    if suite.supervisor.pid():
+        suite.print_page()
     if not suite.supervisor.pid() and suite.supervisor.orphans():
         print(
             "supervisord was killed but its programs still run: make up or make down stops them."
@@ -463,7 +509,8 @@ def status(state: Path) -> int:
 def hints(state: Path) -> int:
     """Print useful commands after `make demo`."""
     suite = present_suite(state)
-    print(HINTS.format(url=suite.url, logs=suite.supervisor.log("*")))
+    logs = suite.supervisor.log("*")
+    print(HINTS.format(url=suite.url, page=suite.page_url, logs=logs))
     return 0
 
 
@@ -471,6 +518,7 @@ HINTS = """
 The suite keeps running: {url}
 
 Inspect
+  the page      {page}
   make status   services and servers with addresses and process ids
   make logs     {logs}
   README.md     the routes; every service also has /healthz, /readyz and /metrics

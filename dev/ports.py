@@ -3,6 +3,7 @@
 | server | port | variable |
 | --- | --- | --- |
 | gateway, HTTP | 8000 | `GATEWAY_PORT` |
+| development server, HTTP | 8080 | `PAGE_PORT` |
 | users, billing, orders, notifications, health | 7001 to 7004 | `USERS_HEALTH_PORT`, ... |
 | PostgreSQL | 7432 | `DB_PORT` |
 | RabbitMQ, AMQP | 7672 | `AMQP_PORT` |
@@ -20,9 +21,12 @@ from pathlib import Path
 from dev.failure import Failure
 
 Ports = dict[str, int]
+# The development server. A suite starts it if its ports contain this name.
+PAGE = "page"
 
 DEFAULTS: Ports = {
     "gateway": 8000,
+    PAGE: 8080,
     "users": 7001,
     "billing": 7002,
     "orders": 7003,
@@ -34,6 +38,7 @@ DEFAULTS: Ports = {
 }
 VARIABLES = {
     "gateway": "GATEWAY_PORT",
+    PAGE: "PAGE_PORT",
     "users": "USERS_HEALTH_PORT",
     "billing": "BILLING_HEALTH_PORT",
     "orders": "ORDERS_HEALTH_PORT",
@@ -45,6 +50,11 @@ VARIABLES = {
 }
 
 MAX_PORT = 65535
+# Browsers connect to none of these (the bad ports of WHATWG's Fetch standard, from 1024).
+BLOCKED_BY_BROWSERS = {
+    *(1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566),
+    *(6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080),
+}
 
 # Sockets that reserve blocks of ports until this process ends.
 _claims: list[socket.socket] = []
@@ -53,7 +63,8 @@ _claims: list[socket.socket] = []
 def ports_from(environ: Mapping[str, str]) -> Ports:
     """Return the ports: the defaults, overridden by the environment.
 
-    Raises Failure if a value is not a port or two servers have one port.
+    Raises Failure if a value is not a port, two servers have one port, or no browser would open
+    the page.
     """
     ports = {name: _port(environ, name) for name in DEFAULTS}
     for name, port in ports.items():
@@ -61,6 +72,8 @@ def ports_from(environ: Mapping[str, str]) -> Ports:
         if len(variables) > 1:
             choice = " or ".join(variables)
             raise Failure(f"port {port} is given twice, to {name}: set {choice}")
+    if ports[PAGE] in BLOCKED_BY_BROWSERS:
+        raise Failure(f"browsers block port {ports[PAGE]}: set PAGE_PORT")
     return ports
 
 
@@ -85,9 +98,11 @@ def _number(variable: str, text: str, accepted: range) -> int:
 def free_ports(more: Iterable[str] = ()) -> Ports:
     """Return ports for one more suite and for `more` names, reserved until this process ends.
 
+    A suite of a test or a benchmark has no development server, unless `more` contains PAGE.
     They are below the range that outgoing connections use. The first port of a block is bound
     here and never listens, so that two suites cannot choose the same block.
     """
+    names = [*(name for name in DEFAULTS if name != PAGE), *more]
     for base in random.sample(range(20_000, 32_000, 40), k=300):
         claim = socket.socket()
         try:
@@ -95,10 +110,7 @@ def free_ports(more: Iterable[str] = ()) -> Ports:
         except OSError:
             claim.close()
             continue
-        ports = {
-            name: base + offset
-            for offset, name in enumerate([*DEFAULTS, *more], start=1)
-        }
+        ports = {name: base + offset for offset, name in enumerate(names, start=1)}
         if all(is_free(port) for port in ports.values()):
             _claims.append(claim)
             return ports

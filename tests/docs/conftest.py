@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.ports import VARIABLES, free_ports
+from dev.ports import PAGE, VARIABLES, free_ports
 from dev.cli import PRIVATE, Suite
 from tests.docs.markdown import ROOT
 from tests.proxies import DEAD_PROXY, EXEMPTIONS
@@ -18,9 +18,9 @@ TIMEOUT_S = 300
 
 @pytest.fixture(scope="package")
 def suite() -> Iterator[Suite]:
-    """Start all five services and wait until they are ready."""
+    """Start all five services and the page, and wait until they are ready."""
     with tempfile.TemporaryDirectory(prefix="shop-docs-") as folder:
-        suite = Suite(Path(folder, "run"), free_ports(), tied=True)
+        suite = Suite(Path(folder, "run"), free_ports([PAGE]), tied=True)
         try:
             suite.up()
             yield suite

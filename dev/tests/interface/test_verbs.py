@@ -12,7 +12,7 @@ import pytest
 from dev.broker import CHECKOUT
 from dev.cli import NOTHING_RUNS, Suite
 from dev.failure import Failure
-from dev.ports import VARIABLES, free_ports
+from dev.ports import PAGE, VARIABLES, free_ports
 
 MAKEFILE = CHECKOUT / "Makefile"
 WITHOUT_INSTALL = re.findall(
@@ -44,7 +44,7 @@ def make(verb: str, folder: Path, variables: dict[str, str]) -> tuple[int, list[
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Unused ports and an unused folder."""
-    ports = free_ports()
+    ports = free_ports([PAGE])
     places = {variable: str(ports[name]) for name, variable in VARIABLES.items()}
     return {**places, "RUN_DIR": str(tmp_path_factory.mktemp("verbs") / "run")}
 

@@ -21,6 +21,8 @@ from dev.cli import SERVICES
 from tests.proxies import DEAD_PROXY
 
 COMPOSE = broker.CHECKOUT / "compose.yaml"
+CHART = broker.CHECKOUT / "charts" / "shop"
+PRODUCT = (*SERVICES, "chassis", "audit", "replay")
 
 
 @contextmanager
@@ -160,6 +162,33 @@ def test_the_health_check_of_compose_bypasses_proxies() -> None:
             command = [argument.replace("8001", str(port)) for argument in arguments]
             done = subprocess.run([sys.executable, *command], env=DEAD_PROXY)
             assert done.returncode == code
+
+
+def test_the_development_server_is_outside_images_compose_and_chart() -> None:
+    """It kills processes. Images contain only these folders."""
+    lines = (broker.CHECKOUT / ".dockerignore").read_text().splitlines()
+    assert lines[lines.index("*") + 1] == "!requirements/product.lock"
+    assert not any(line.startswith("!dev") for line in lines)
+    sources = re.findall(
+        r"^COPY (?:--from=build )?(.+) \S+$",
+        (broker.CHECKOUT / "Dockerfile").read_text(),
+        re.MULTILINE,
+    )
+    copied = {
+        source.removeprefix("/app/") for line in sources for source in line.split()
+    }
+    assert "gateway" in copied
+    assert not {source for source in copied if source.startswith("dev")}
+    files = [path for path in CHART.rglob("*") if path.is_file()]
+    for path in (COMPOSE, broker.CHECKOUT / "config.yaml", *files):
+        text = path.read_text()
+        assert not re.search(r"dev[./]page|/dev/processes|PAGE_PORT", text), path
+
+
+def test_no_product_code_imports_the_development_server() -> None:
+    command = ["git", "grep", "-lE", r"^\s*(from|import) dev\b", "--", *PRODUCT]
+    found = subprocess.run(command, cwd=broker.CHECKOUT, capture_output=True, text=True)
+    assert [path for path in found.stdout.split() if "/tests/" not in path] == []
 
 
 def test_the_template_of_the_definitions_is_up_to_date() -> None:

@@ -9,7 +9,7 @@ import pytest
 from dev import state
 from dev.cli import Suite, _digest, external_servers, wanted_suite, with_secrets
 from dev.failure import Failure
-from dev.ports import DEFAULTS, check_free, free_ports, ports_from
+from dev.ports import DEFAULTS, PAGE, check_free, free_ports, ports_from
 from dev.servers import DATABASES
 
 DB_URIS = {
@@ -31,9 +31,9 @@ def test_one_variable_moves_all_ports() -> None:
     assert not set(others.values()) & set(DEFAULTS.values())
 
 
-@pytest.mark.parametrize("text", ["abc", "-1", "57536"])
+@pytest.mark.parametrize("text", ["abc", "-1", "57456"])
 def test_an_invalid_offset_is_refused(text: str) -> None:
-    with pytest.raises(Failure, match="PORT_OFFSET must be a number, 0 to 57535"):
+    with pytest.raises(Failure, match="PORT_OFFSET must be a number, 0 to 57455"):
         ports_from({"PORT_OFFSET": text})
 
 
@@ -46,6 +46,20 @@ def test_an_invalid_port_is_refused_with_its_variable(text: str) -> None:
 def test_a_port_given_twice_is_refused() -> None:
     with pytest.raises(Failure, match="GATEWAY_PORT or USERS_HEALTH_PORT"):
         ports_from({"GATEWAY_PORT": "7001"})
+
+
+@pytest.mark.parametrize("environ", [{"PORT_OFFSET": "2000"}, {"PAGE_PORT": "6000"}])
+def test_a_port_that_browsers_block_is_refused_for_the_page(
+    environ: dict[str, str],
+) -> None:
+    with pytest.raises(Failure, match=r"browsers block port .*: set PAGE_PORT"):
+        ports_from(environ)
+    assert ports_from({**environ, "PAGE_PORT": "9999"})["page"] == 9999
+
+
+def test_a_suite_of_a_test_has_no_development_server_unless_it_asks() -> None:
+    assert PAGE not in free_ports()
+    assert PAGE in free_ports([PAGE])
 
 
 def test_a_used_port_is_reported_with_process_and_variable() -> None:
