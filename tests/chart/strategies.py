@@ -301,8 +301,9 @@ OTHERS = some(
         schedule=st.sampled_from(["", "@daily", "*/5 0-6,22 * JAN,feb MON-FRI"])
     ),
     publicPaths=st.lists(
-        st.sampled_from(["/", "/users", "/a.b/c-d_e"]), min_size=1, unique=True
+        st.sampled_from(["/", "/page", "/a.b/c-d_e"]), min_size=1, unique=True
     ),
+    exactPublicPaths=st.lists(st.sampled_from(["/", "/a.b/c-d_e"]), unique=True),
     trustedProxies=st.sampled_from(["", 0, 2]),
     ingress=some(
         enabled=st.booleans(),

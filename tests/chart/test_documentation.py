@@ -27,6 +27,7 @@ from dev.chart.docs import (
 from dev.chart.tools import ROOT
 from dev.failure import Failure
 from dev.release import version_of
+from gateway import documents
 from tests.chart.helm import CHART, DEFAULTS, name_of, objects, of, pods, selects
 from tests.chart.test_kubernetes import KUBERNETES, faults
 
@@ -179,21 +180,35 @@ def test_all_routes_are_public_but_those_for_the_cluster() -> None:
     source = Path(ROOT, "gateway", "service.py").read_text()
     routes = re.findall(r'@route\(\s*"[A-Z]+", "(/[^"<]*)', source)
     assert len(routes) > 5
-    paths = [*routes, "/openapi.json", "/docs", "/docs/page", "/healthz"]
+    paths = [*routes, *documents.FILES, "/healthz"]
     for name, path in itertools.product(("default", "gateway-api"), paths):
-        assert any(f"{path}/".startswith(f"{prefix}/") for prefix in public(name)), path
-        assert not {"/", "/readyz", "/metrics"} & set(public(name))
+        assert is_public(path, name), path
+    for name, path in itertools.product(("default", "gateway-api"), HIDDEN):
+        assert not is_public(path, name), path
 
 
-def public(name: str) -> list[str]:
-    """Return the prefixes that an Ingress or HTTPRoute serves."""
+HIDDEN = ("/readyz", "/startedz", "/metrics", "/pages", "/favicon.ico", "//")
+
+
+def is_public(path: str, name: str) -> bool:
+    """Return whether an Ingress or HTTPRoute serves the path."""
+    return any(
+        path == public or (kind != "Exact" and f"{path}/".startswith(f"{public}/"))
+        for kind, public in public_paths(name)
+    )
+
+
+def public_paths(name: str) -> list[tuple[str, str]]:
+    """Return the type and the path of each match of an Ingress or HTTPRoute."""
     found = of(objects(name), "Ingress", "HTTPRoute")
     rules = [rule for each in found for rule in each["spec"]["rules"]]
-    prefixes = []
+    paths = []
     for rule in rules:
-        prefixes += [each["path"] for each in rule.get("http", {}).get("paths", [])]
-        prefixes += [each["path"]["value"] for each in rule.get("matches", [])]
-    return prefixes
+        for each in rule.get("http", {}).get("paths", []):
+            paths.append((each["pathType"], each["path"]))
+        for each in rule.get("matches", []):
+            paths.append((each["path"]["type"], each["path"]["value"]))
+    return paths
 
 
 def test_the_chart_has_the_version_of_the_suite() -> None:

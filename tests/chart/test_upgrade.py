@@ -106,8 +106,8 @@ def test_the_notes_contain_the_address_and_the_next_steps(
     api: Api, version: str
 ) -> None:
     notes = install(api, version).partition("NOTES:")[2]
-    assert "http://arch.homework/docs " in notes
-    assert "http://127.0.0.1:8000/docs\n" in notes
+    assert "http://arch.homework/ " in notes
+    assert "http://127.0.0.1:8000/\n" in notes
     assert "helm test shop --namespace nameko-07" in notes
     (job,) = api.of("Job")
     assert f"job/{job} " in notes
@@ -119,12 +119,17 @@ def test_the_notes_contain_the_address_and_the_next_steps(
 @BOTH
 def test_the_notes_contain_the_users_host(api: Api, version: str) -> None:
     output = install(api, version, "--values", FILES["names"])
-    assert "http://shop.example.org/docs " in output
+    assert "http://shop.example.org/ " in output
 
 
 @pytest.mark.parametrize(
     ("paths", "named"),
-    [("/users,/docs", "/docs"), ("/", "/docs"), ("/users,/orders", "/users")],
+    [
+        ("/users,/page,/docs", "/"),
+        ("/", "/"),
+        ("/users,/docs", "/docs"),
+        ("/users,/orders", "/users"),
+    ],
 )
 def test_the_notes_contain_a_public_path(api: Api, paths: str, named: str) -> None:
     """It is the same by the Ingress, by an HTTPRoute and by a forwarded port."""

@@ -89,6 +89,7 @@ WRONG = {
     ),
     "names leave room for suffixes": ("fullnameOverride", "a" * 41),
     "a path starts with a slash": ("publicPaths", ["users"]),
+    "an exact path starts with a slash": ("exactPublicPaths", ["page"]),
     "a budget allows an eviction": (
         "services.users.podDisruptionBudget.maxUnavailable",
         0,

@@ -22,32 +22,186 @@
  * button-danger, badge with badge-good, badge-wait or badge-bad, visually-hidden.
  */
 
-import { html, render, useEffect, useState } from "/page/standalone.module.js";
+import { html, render, useEffect, useMemo, useRef, useState } from "/page/standalone.module.js";
+import { Account, Statement } from "/page/account.js";
+import { Api } from "/page/api.js";
 import { DevelopmentPanel } from "/page/development.js";
+import { Picture } from "/page/diagram.js";
+import { formatClock, formatDuration, formatMoney, formatTime } from "/page/format.js";
+import { Letters } from "/page/letters.js";
+import { NewOrder, Orders, Story } from "/page/orders.js";
 import * as preferences from "/page/preferences.js";
+import { Shop, useShop } from "/page/shared.js";
+import { translator } from "/page/texts.js";
+import { Welcome } from "/page/welcome.js";
+import { Wire } from "/page/wire.js";
+
+const api = new Api();
 
 function Page() {
   const [language, setLanguage] = useState(preferences.language);
+  const [theme, setTheme] = useState(preferences.theme);
+  const [token, setToken] = useState(api.token);
+  const [message, setMessage] = useState("");
+  const [account, setAccount] = useState(null);
+  const [profile, setProfile] = useState(null);
+  const [version, setVersion] = useState(0);
+  const [exchanges, setExchanges] = useState(api.exchanges);
+  const [outcome, setOutcome] = useState("");
+  const main = useRef(null);
+  const t = useMemo(() => translator(language), [language]);
 
   useEffect(() => {
     document.documentElement.lang = language;
     preferences.rememberLanguage(language);
   }, [language]);
+  useEffect(() => {
+    preferences.applyTheme(theme);
+    preferences.rememberTheme(theme);
+  }, [theme]);
 
+  const startSession = (value) => {
+    api.logIn(value);
+    setToken(value);
+    setMessage("");
+  };
+  const endSession = (reason) => {
+    api.logOut();
+    setToken(null);
+    setAccount(null);
+    setProfile(null);
+    setMessage(reason);
+  };
+  api.onLog = () => setExchanges(api.exchanges);
+  api.onExpired = () => endSession("expired");
+
+  useEffect(() => {
+    if (!token) return;
+    main.current.focus({ preventScroll: true });
+    api.get("/users/me").then(({ data }) => {
+      if (!data) return;
+      setProfile(data);
+      setOutcome(t("session.started", { name: data.username }));
+    });
+  }, [token]);
+  useEffect(() => {
+    if (token) api.get("/account").then(({ data }) => data && setAccount(data));
+  }, [token, version]);
+
+  const shop = useMemo(
+    () => ({
+      api, language, t, account, version,
+      money: (amount) => (account ? formatMoney(amount, account.currency, language) : amount),
+      duration: (ms) => formatDuration(ms, language),
+      clock: (iso) => formatClock(iso, language),
+      time: (iso) => formatTime(iso, language),
+      announce: setOutcome,
+      changed: () => setVersion((before) => before + 1),
+    }),
+    [language, t, account, version],
+  );
+  return html`
+    <${Shop.Provider} value=${shop}>
+      <a class="skip" href="#main">${t("skip")}</a>
+      <${Top} ...${{ t, language, setLanguage, theme, setTheme, profile: token && profile }} onLogOut=${() => endSession("logged-out")} />
+      <main id="main" class="columns" tabindex="-1" ref=${main}>
+        <div class="views">
+          ${token
+            ? html`<${Views} key=${token} />`
+            : html`<${Welcome} key=${message} message=${message && t(message)} onSession=${startSession} />`}
+        </div>
+        <aside>
+          <${DevelopmentPanel} language=${language} />
+          <${Wire} exchanges=${exchanges} />
+        </aside>
+      </main>
+      <footer class="bottom muted"><a href="/docs">${t("api-docs")}</a></footer>
+      <div id="outcome" class="visually-hidden" role="status" aria-live="polite">${outcome}</div>
+    </${Shop.Provider}>`;
+}
+
+function Top({ t, language, setLanguage, theme, setTheme, profile, onLogOut }) {
   return html`
     <header class="top">
-      <h1>nameko-shop</h1>
-      <nav class="row">
-        ${Object.entries(preferences.LANGUAGES).map(
-          ([tag, name]) => html`
-            <button
-              type="button" class="button-quiet" lang=${tag} aria-pressed=${tag === language}
-              onClick=${() => setLanguage(tag)}
-            >${name}</button>`,
-        )}
-      </nav>
-    </header>
-    <main class="columns"><${DevelopmentPanel} language=${language} /></main>`;
+      <img src="/page/icon.svg" alt="" width="36" height="36" />
+      <div class="brand">
+        <h1>${t("title")}</h1>
+        <p class="muted">${t("tagline")}</p>
+      </div>
+      ${profile && html`
+        <p class="row user">
+          <span class="visually-hidden">${t("signed-in", { name: "" })}</span><b id="user">${profile.username}</b>
+          <button type="button" id="log-out" class="button-quiet" onClick=${onLogOut}>${t("log-out")}</button>
+        </p>`}
+      <${Choice}
+        id="language" label=${t("language")} value=${language} onChange=${setLanguage}
+        options=${Object.entries(preferences.LANGUAGES)} />
+      <${Choice}
+        id="theme" label=${t("theme")} value=${theme} onChange=${setTheme}
+        options=${preferences.THEMES.map((name) => [name, t(`theme.${name}`)])} />
+    </header>`;
+}
+
+function Choice({ id, label, value, options, onChange }) {
+  return html`
+    <label class="choice" for=${id}>
+      <span class="visually-hidden">${label}</span>
+      <select id=${id} value=${value} onChange=${(event) => onChange(event.target.value)}>
+        ${options.map(([name, text]) => html`<option value=${name} selected=${name === value}>${text}</option>`)}
+      </select>
+    </label>`;
+}
+
+/** The views of a user who is logged in. */
+function Views() {
+  const { t } = useShop();
+  const [chosen, setChosen] = useState(null);
+  // The exchange that placed an order, by its id, for the orders that this page has placed.
+  const sent = useRef(new Map());
+  const onOrder = (order, exchange) => {
+    sent.current.set(order.id, exchange);
+    setChosen(order.id);
+  };
+  return html`
+    <div class="forms">
+      <${Account} />
+      <${NewOrder} onOrder=${onOrder} />
+    </div>
+    ${chosen
+      ? html`<${Story} key=${chosen} id=${chosen} sent=${sent.current.get(chosen)} />`
+      : html`<section class="card empty"><p>${t("story.empty")}</p><${Picture} /></section>`}
+    <${Lists} chosen=${chosen} onChoose=${(order) => setChosen(order.id)} />`;
+}
+
+const TABS = ["orders", "statement", "letters"];
+
+/** Three lists as tabs: the arrow keys move between them. */
+function Lists({ chosen, onChoose }) {
+  const { t } = useShop();
+  const [tab, setTab] = useState("orders");
+  const onKeyDown = (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const next = TABS[(TABS.indexOf(tab) + step + TABS.length) % TABS.length];
+    setTab(next);
+    document.getElementById(`tab-${next}`).focus();
+  };
+  return html`
+    <section class="card lists" aria-label=${t("tabs")}>
+      <div class="tabs" role="tablist" aria-label=${t("tabs")} onKeyDown=${onKeyDown}>
+        ${TABS.map((name) => html`
+          <button
+            type="button" role="tab" id=${`tab-${name}`} aria-controls="list" aria-selected=${name === tab}
+            tabindex=${name === tab ? 0 : -1} onClick=${() => setTab(name)}
+          >${t(name)}</button>`)}
+      </div>
+      <div id="list" role="tabpanel" aria-labelledby=${`tab-${tab}`}>
+        ${tab === "orders" && html`<${Orders} chosen=${chosen} onChoose=${onChoose} />`}
+        ${tab === "statement" && html`<${Statement} />`}
+        ${tab === "letters" && html`<${Letters} />`}
+      </div>
+    </section>`;
 }
 
 preferences.applyTheme(preferences.theme());

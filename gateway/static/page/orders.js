@@ -1,0 +1,186 @@
+/** The form of a new order, the list of orders, and the story of the chosen one. */
+
+import { html, useEffect, useMemo, useRef, useState } from "/page/standalone.module.js";
+import { example } from "/page/account.js";
+import { Diagram, useReveal } from "/page/diagram.js";
+import { parseAmount } from "/page/format.js";
+import { Letter } from "/page/letters.js";
+import { reasonText, rowsOf, totalMs } from "/page/sequence.js";
+import { Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop } from "/page/shared.js";
+import { follow } from "/page/story.js";
+
+/** `onOrder(order, exchange)` receives a new order, and the exchange that placed it. */
+export function NewOrder({ onOrder }) {
+  const { t, language, account, changed, announce } = useShop();
+  const { isBusy, problem, submit, again } = useRequest();
+  const form = useRef(null);
+  useFocusOnError(form, problem);
+
+  const finish = ({ ok, data, exchange }) => {
+    changed();
+    if (!ok) return;
+    form.current?.reset();
+    announce(t(`order.done.${data.status}`, { reason: reasonText(data.reason, t) }));
+    onOrder(data, exchange);
+  };
+  const onSubmit = async (event) => {
+    event.preventDefault();
+    if (isBusy) return;
+    const price = parseAmount(form.current.elements.price.value, language);
+    finish(await submit("/orders", { price }));
+  };
+  return html`
+    <section class="card" aria-labelledby="order-title">
+      <h2 id="order-title">${t("order.title")}</h2>
+      <p class="muted">${t("order.text")}</p>
+      <form ref=${form} onSubmit=${onSubmit} novalidate>
+        <div class="line">
+          <${Field} id="price" label=${t("price")} problem=${problem}
+            inputmode="decimal" autocomplete="off" placeholder=${example(account)} />
+          <button id="place-order" class="button" aria-disabled=${isBusy}>${t("place-order")}</button>
+        </div>
+        ${problem && html`
+          <${Problem} id="order-problem" problem=${problem} isBusy=${isBusy} onAgain=${async () => finish(await again())} />`}
+      </form>
+    </section>`;
+}
+
+/** The list of orders. A click on one shows its story. */
+export function Orders({ chosen, onChoose }) {
+  const { t } = useShop();
+  return html`
+    <${Pages} id="orders" path="/orders" none=${t("orders.none")}
+      row=${(order) => html`<${OrderRow} order=${order} isChosen=${order.id === chosen} onChoose=${onChoose} />`} />`;
+}
+
+function OrderRow({ order, isChosen, onChoose }) {
+  const { t, money, time } = useShop();
+  return html`
+    <button
+      type="button" class="item" aria-current=${isChosen ? "true" : undefined}
+      onClick=${() => onChoose(order)}
+    >
+      <span>
+        <span class="visually-hidden">${t("orders.show")} </span>
+        <${Status} status=${order.status} />
+        <small class="muted">${order.reason ? reasonText(order.reason, t) : time(order.created_at)}</small>
+      </span>
+      <span class="amount">${money(order.price)}</span>
+    </button>`;
+}
+
+/** Return the newest story of an order while it is followed, and a function that asks again. */
+function useStory(id) {
+  const { api, changed } = useShop();
+  const [round, setRound] = useState(0);
+  const [state, setState] = useState({ story: null, problem: null, isWaiting: false, isFollowing: true });
+  useEffect(() => {
+    const leaving = new AbortController();
+    const update = (part) => leaving.signal.aborted || setState((before) => ({ ...before, ...part }));
+    let status = null;
+    update({ isFollowing: true, problem: null });
+    follow(api, id, {
+      signal: leaving.signal,
+      onStory: (story) => {
+        update({ story, problem: null });
+        // The balance and the lists are older than the settlement.
+        if (status === "pending" && story.order.status !== "pending") changed();
+        status = story.order.status;
+      },
+      onProblem: (problem) => update({ problem }),
+      onWait: (isWaiting) => update({ isWaiting }),
+    }).then(() => {
+      update({ isFollowing: false });
+      if (!leaving.signal.aborted) changed();
+    });
+    return () => leaving.abort();
+  }, [api, id, round]);
+  return { ...state, refresh: () => setRound(round + 1) };
+}
+
+/** The story of an order: diagram, steps and letter. `sent` is its exchange, if this page placed it. */
+export function Story({ id, sent }) {
+  const shop = useShop();
+  const { t, money, duration, time, language, announce } = shop;
+  const { story, problem, isWaiting, isFollowing, refresh } = useStory(id);
+  const rows = useMemo(() => (story ? rowsOf(story, sent, shop) : []), [story, sent, language]);
+  const [shown, replay] = useReveal(rows);
+  const section = useRef(null);
+  const title = useRef(null);
+  const letter = story?.steps.at(-1).letter;
+  const total = story && totalMs(story);
+
+  useEffect(() => {
+    const { top } = section.current.getBoundingClientRect();
+    if (top < 0 || top > innerHeight / 2) section.current.scrollIntoView();
+    // After a click in the list. A new order leaves the focus in its form.
+    if (!sent) title.current.focus({ preventScroll: true });
+  }, [story !== null]);
+  useEffect(() => {
+    if (letter) announce(t("story.ready", { subject: letter.subject }));
+  }, [letter?.id]);
+
+  const isShown = shown === rows.length;
+  const nameOf = (name) => (name === "browser" ? t("browser") : name);
+  return html`
+    <section class="card story" id="story" aria-labelledby="story-title" aria-busy=${isFollowing} ref=${section}>
+      <header class="story-head">
+        <h2 id="story-title" tabindex="-1" ref=${title}>
+          ${story ? t("story.title", { price: money(story.order.price) }) : t("loading")}
+          ${story && html` <${Status} status=${story.order.status} />`}
+        </h2>
+        ${total !== undefined && story && html`<p class="total" id="total">${t("story.total", { time: duration(total) })}</p>`}
+        <p class="muted">
+          <code>${id}</code>${story && html`, ${t("story.placed", { time: time(story.order.created_at) })}`}
+        </p>
+      </header>
+      ${isWaiting && html`<p class="notice waiting" id="waiting" role="status">${t("story.waiting")}</p>`}
+      ${problem && html`
+        <${Problem} problem=${problem} />
+        ${isFollowing && html`<p class="muted">${t("story.problem")}</p>`}`}
+      ${story && html`
+        <figure>
+          <${Diagram} rows=${rows} shown=${shown} title=${t("story.diagram")} nameOf=${nameOf} />
+          <figcaption class="muted">
+            <p>${t("story.users")}</p>
+            <p>
+              ${t("story.clocks")} ${sent && t("story.browser")}
+              ${rows.some(({ state }) => state === "unknown") && html` ${t("story.unknown")}`}
+            </p>
+          </figcaption>
+        </figure>
+        <p class="row">
+          ${isShown && html`<button type="button" id="replay" class="button-quiet" onClick=${replay}>${t("story.replay")}</button>`}
+          ${!isFollowing && rows.some(({ state }) => state !== "done" && state !== "lost") && html`
+            <span class="muted">${t("story.stopped")}</span>
+            <button type="button" id="ask-again" class="button-quiet" onClick=${refresh}>${t("story.refresh")}</button>`}
+        </p>
+        <div class="story-parts">
+          <section aria-labelledby="steps-title">
+            <h3 id="steps-title">${t("story.steps")}</h3>
+            <${Steps} rows=${rows} nameOf=${nameOf} />
+          </section>
+          <section aria-labelledby="letter-title">
+            <h3 id="letter-title">${t("story.letter")}</h3>
+            ${letter
+              ? html`<${Letter} letter=${letter} />`
+              : html`<p class="muted" id="no-letter">${t(isFollowing ? "story.letter-waiting" : "story.stopped")}</p>`}
+          </section>
+        </div>`}
+    </section>`;
+}
+
+/** The arrows of the diagram as a list. */
+function Steps({ rows, nameOf }) {
+  return html`
+    <ol class="steps" id="steps">
+      ${rows.map(({ id, from, to, style, state, label, time }) => html`
+        <li key=${id} class=${`${style} ${state}`}>
+          <span class="who">
+            ${nameOf(from)}${from !== to && html`<span aria-hidden="true"> → </span><span class="visually-hidden"> – </span>${nameOf(to)}`}
+          </span>
+          <span class="what">${label}</span>
+          <span class="when">${time}</span>
+        </li>`)}
+    </ol>`;
+}

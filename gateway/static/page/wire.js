@@ -1,0 +1,110 @@
+/** The panel "On the wire": the last requests and responses, and "Send again". */
+
+import { html, useState } from "/page/standalone.module.js";
+import { indent } from "/page/api.js";
+import { useShop } from "/page/shared.js";
+
+/** `exchanges` is the log of the API's client, the newest first. */
+export function Wire({ exchanges }) {
+  const { t } = useShop();
+  return html`
+    <section class="card wire" id="wire" aria-labelledby="wire-title">
+      <h2 id="wire-title">${t("wire")}</h2>
+      <p class="muted">${t("wire.text")}</p>
+      ${exchanges.length === 0 && html`<p class="muted">${t("wire.none")}</p>`}
+      <ol class="exchanges">
+        ${grouped(exchanges).map(({ id, exchange, count }) => html`
+          <li key=${id}><${Exchange} exchange=${exchange} count=${count} /></li>`)}
+      </ol>
+    </section>`;
+}
+
+/** Return equal reads that follow each other as one: the newest, their count, and the first's id. */
+function grouped(exchanges) {
+  const groups = [];
+  for (const exchange of exchanges) {
+    const last = groups.at(-1);
+    if (last && isEqualRead(last.exchange, exchange)) {
+      last.count += 1;
+      last.id = exchange.id;
+    } else {
+      groups.push({ id: exchange.id, exchange, count: 1 });
+    }
+  }
+  return groups;
+}
+
+function isEqualRead(one, other) {
+  return one.method === "GET" && ["method", "path", "status"].every((name) => one[name] === other[name]);
+}
+
+function Exchange({ exchange, count }) {
+  const { t, duration } = useShop();
+  const { method, path, status, statusText, ms, failure } = exchange;
+  const kind = failure ? "bad" : status === undefined ? "wait" : status < 300 ? "good" : "bad";
+  return html`
+    <details class=${`exchange ${method}`}>
+      <summary>
+        <span class="method">${method}</span>
+        <span class="path">${path}</span>
+        ${count > 1 && html`<span class="muted">×${count}</span>`}
+        <span class=${`badge badge-${kind}`}>${failure ? t(`wire.${failure}`) : status ?? t("wire.waiting")}</span>
+        <span class="ms">${ms !== undefined && duration(ms)}</span>
+      </summary>
+      <h3>${t("wire.request")}</h3>
+      <pre tabindex="0">${`${method} ${path}\n${headerLines(exchange.headers)}\n\n${indent(exchange.body)}`.trim()}</pre>
+      ${status !== undefined && html`
+        <h3>${t("wire.response")}</h3>
+        <pre tabindex="0">${`${status} ${statusText}\n${headerLines(exchange.responseHeaders)}\n\n${indent(exchange.responseBody)}`.trim()}</pre>`}
+      ${exchange.request && ms !== undefined && html`<${SendAgain} exchange=${exchange} />`}
+    </details>`;
+}
+
+function headerLines(headers) {
+  return Object.entries(headers).map(([name, value]) => `${name}: ${value}`).join("\n");
+}
+
+/** A button that sends a request again, and shows what that changed: nothing. */
+function SendAgain({ exchange }) {
+  const { t, api, money, changed } = useShop();
+  const [state, setState] = useState({ isBusy: false, lines: [] });
+  const balance = async () => (await api.get("/account")).data?.balance;
+  const sendAgain = async () => {
+    if (state.isBusy) return;
+    setState({ isBusy: true, lines: [] });
+    const before = await balance();
+    const answer = await api.resend(exchange);
+    const after = await balance();
+    setState({
+      isBusy: false,
+      lines: [t(comparison(exchange, answer)), balanceText(before, after)],
+    });
+    changed();
+  };
+  const balanceText = (before, after) => {
+    if (before === undefined || after === undefined) return t("wire.balance-unknown");
+    if (before === after) return t("wire.balance-same", { balance: money(after) });
+    return t("wire.balance-changed", { before: money(before), after: money(after) });
+  };
+  return html`
+    <div class="send-again-box">
+      <button type="button" class="button send-again" aria-disabled=${state.isBusy} onClick=${sendAgain}>
+        ${t("wire.again")}
+      </button>
+      <p class="muted">${t("wire.again.text")}</p>
+      <div class="proof" role="status">${state.lines.map((line) => html`<p>${line}</p>`)}</div>
+    </div>`;
+}
+
+/** Return the key of the text that compares a response with the one before. */
+function comparison(exchange, { exchange: next }) {
+  if (hasNoOutcome(next)) return "wire.outcome-same";
+  if (hasNoOutcome(exchange)) return "wire.outcome-now";
+  if (next.status === exchange.status && next.responseBody === exchange.responseBody) return "wire.same";
+  const idOf = ({ responseBody }) => /"id":\s*"([^"]+)"/.exec(responseBody ?? "")?.[1];
+  return idOf(exchange) && idOf(exchange) === idOf(next) ? "wire.same-order" : "wire.different";
+}
+
+function hasNoOutcome({ status }) {
+  return status === undefined || status >= 502;
+}
