@@ -18,7 +18,7 @@ const TEXTS = {
     table: "Programs of the suite",
     columns: ["Program", "State", "Restarts", "Faults"],
     kill: "Kill",
-    freeze: "Freeze 10 s",
+    freeze: "Freeze",
     states: { running: "running", frozen: "frozen", stopped: "stopped" },
     became: { running: "runs again", frozen: "is frozen", stopped: "has stopped" },
     restarted: "was restarted",
@@ -33,7 +33,7 @@ const TEXTS = {
     table: "Программы магазина",
     columns: ["Программа", "Состояние", "Перезапуски", "Сбои"],
     kill: "Убить",
-    freeze: "Заморозить на 10 с",
+    freeze: "Пауза",
     states: { running: "работает", frozen: "заморожена", stopped: "остановлена" },
     became: { running: "снова работает", frozen: "заморожена", stopped: "остановлена" },
     restarted: "перезапущена",
@@ -97,7 +97,7 @@ function Row({ row, text, inject }) {
     <tr>
       <th scope="row">${row.name}</th>
       <td><span class=${`badge ${BADGES[row.state]}`}>${text.states[row.state]}</span></td>
-      <td data-label=${text.columns[2]}>${row.restarts}</td>
+      <td class="restarts" title=${text.columns[2]}>${row.restarts}</td>
       <td><div class="row">${button("kill", "button-danger")}${button("freeze", "button-quiet")}</div></td>
     </tr>`;
 }
