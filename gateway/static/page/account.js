@@ -7,7 +7,7 @@ import { Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop } f
 const PATHS = { deposit: "/account/deposits", withdraw: "/account/withdrawals" };
 
 export function Account() {
-  const { t, account, money } = useShop();
+  const { t, account, accountProblem, money, changed } = useShop();
   return html`
     <section class="card" aria-labelledby="account-title">
       <h2 id="account-title">${t("money.title")}</h2>
@@ -15,6 +15,11 @@ export function Account() {
         <span class="muted">${t("balance")}</span>
         <output id="balance">${account ? money(account.balance) : "…"}</output>
       </p>
+      ${accountProblem && html`
+        <p class="row">
+          <span class="field-error">${t("balance.unavailable")}</span>
+          <button type="button" class="button-quiet" onClick=${changed}>${t("retry")}</button>
+        </p>`}
       <${Movement} />
     </section>`;
 }
@@ -48,7 +53,7 @@ function Movement() {
     <form ref=${form} onSubmit=${onSubmit} novalidate>
       <div class="line">
         <${Field} id="amount" label=${t("amount")} problem=${problem}
-          inputmode="decimal" autocomplete="off" placeholder=${example(account)} />
+          inputmode="decimal" autocomplete="off" placeholder=${example(account, language)} />
         <button id="deposit" name="kind" value="deposit" class="button" aria-disabled=${isBusy}>${t("deposit")}</button>
         <button id="withdraw" name="kind" value="withdraw" class="button-quiet" aria-disabled=${isBusy}>${t("withdraw")}</button>
       </div>
@@ -57,9 +62,11 @@ function Movement() {
     </form>`;
 }
 
-/** Return an amount with the digits of the account's currency: "100.00", "100", "100.000". */
-export function example(account) {
-  return `100${account?.balance.replace(/^-?\d+/, "").replace(/\d/g, "0") ?? ""}`;
+/** Return an amount as a user types it, with the digits of the currency: "100.00", "100", "100,000". */
+export function example(account, language) {
+  const digits = account?.balance.split(".")[1]?.length;
+  const separator = language === "ru" ? "," : ".";
+  return digits ? `100${separator}${"0".repeat(digits)}` : "100";
 }
 
 export function Statement() {

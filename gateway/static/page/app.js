@@ -44,6 +44,7 @@ function Page() {
   const [token, setToken] = useState(api.token);
   const [message, setMessage] = useState("");
   const [account, setAccount] = useState(null);
+  const [accountProblem, setAccountProblem] = useState(null);
   const [profile, setProfile] = useState(null);
   const [version, setVersion] = useState(0);
   const [exchanges, setExchanges] = useState(api.exchanges);
@@ -76,21 +77,35 @@ function Page() {
   api.onExpired = () => endSession("expired");
 
   useEffect(() => {
-    if (!token) return;
+    if (!token) return undefined;
     main.current.focus({ preventScroll: true });
+    let isCurrent = true;
     api.get("/users/me").then(({ data }) => {
-      if (!data) return;
+      if (!data || !isCurrent) return;
       setProfile(data);
       setOutcome(t("session.started", { name: data.username }));
     });
+    return () => {
+      isCurrent = false;
+    };
   }, [token]);
   useEffect(() => {
-    if (token) api.get("/account").then(({ data }) => data && setAccount(data));
+    if (!token) return undefined;
+    // A later request may be answered first.
+    let isCurrent = true;
+    api.get("/account").then(({ data, problem }) => {
+      if (!isCurrent) return;
+      if (data) setAccount(data);
+      setAccountProblem(problem);
+    });
+    return () => {
+      isCurrent = false;
+    };
   }, [token, version]);
 
   const shop = useMemo(
     () => ({
-      api, language, t, account, version,
+      api, language, t, account, accountProblem, version,
       money: (amount) => (account ? formatMoney(amount, account.currency, language) : amount),
       duration: (ms) => formatDuration(ms, language),
       clock: (iso) => formatClock(iso, language),
@@ -98,7 +113,7 @@ function Page() {
       announce: setOutcome,
       changed: () => setVersion((before) => before + 1),
     }),
-    [language, t, account, version],
+    [language, t, account, accountProblem, version],
   );
   return html`
     <${Shop.Provider} value=${shop}>

@@ -36,7 +36,7 @@ export function NewOrder({ onOrder }) {
       <form ref=${form} onSubmit=${onSubmit} novalidate>
         <div class="line">
           <${Field} id="price" label=${t("price")} problem=${problem}
-            inputmode="decimal" autocomplete="off" placeholder=${example(account)} />
+            inputmode="decimal" autocomplete="off" placeholder=${example(account, language)} />
           <button id="place-order" class="button" aria-disabled=${isBusy}>${t("place-order")}</button>
         </div>
         ${problem && html`
@@ -108,7 +108,7 @@ export function Story({ id, sent }) {
   const section = useRef(null);
   const title = useRef(null);
   const letter = story?.steps.at(-1).letter;
-  const total = story && totalMs(story);
+  const total = story ? totalMs(story) : undefined;
 
   useEffect(() => {
     const { top } = section.current.getBoundingClientRect();
@@ -120,7 +120,8 @@ export function Story({ id, sent }) {
     if (letter) announce(t("story.ready", { subject: letter.subject }));
   }, [letter?.id]);
 
-  const isShown = shown === rows.length;
+  const isShown = rows.length > 0 && shown === rows.length;
+  const isOpen = rows.some(({ state }) => state === "unknown" || state === "pending");
   const nameOf = (name) => (name === "browser" ? t("browser") : name);
   return html`
     <section class="card story" id="story" aria-labelledby="story-title" aria-busy=${isFollowing} ref=${section}>
@@ -129,7 +130,10 @@ export function Story({ id, sent }) {
           ${story ? t("story.title", { price: money(story.order.price) }) : t("loading")}
           ${story && html` <${Status} status=${story.order.status} />`}
         </h2>
-        ${total !== undefined && story && html`<p class="total" id="total">${t("story.total", { time: duration(total) })}</p>`}
+        <p class="row">
+          ${total !== undefined && html`<span class="total" id="total">${t("story.total", { time: duration(total) })}</span>`}
+          ${isShown && html`<button type="button" id="replay" class="button-quiet" onClick=${replay}>${t("story.replay")}</button>`}
+        </p>
         <p class="muted">
           <code>${id}</code>${story && html`, ${t("story.placed", { time: time(story.order.created_at) })}`}
         </p>
@@ -145,16 +149,15 @@ export function Story({ id, sent }) {
             <p>${t("story.users")}</p>
             <p>
               ${t("story.clocks")} ${sent && t("story.browser")}
-              ${rows.some(({ state }) => state === "unknown") && html` ${t("story.unknown")}`}
+              ${isOpen && html` ${t("story.unknown")}`}
             </p>
           </figcaption>
         </figure>
-        <p class="row">
-          ${isShown && html`<button type="button" id="replay" class="button-quiet" onClick=${replay}>${t("story.replay")}</button>`}
-          ${!isFollowing && rows.some(({ state }) => state !== "done" && state !== "lost") && html`
+        ${!isFollowing && isOpen && html`
+          <p class="row">
             <span class="muted">${t("story.stopped")}</span>
-            <button type="button" id="ask-again" class="button-quiet" onClick=${refresh}>${t("story.refresh")}</button>`}
-        </p>
+            <button type="button" id="ask-again" class="button-quiet" onClick=${refresh}>${t("story.refresh")}</button>
+          </p>`}
         <div class="story-parts">
           <section aria-labelledby="steps-title">
             <h3 id="steps-title">${t("story.steps")}</h3>

@@ -63,6 +63,8 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
   }
 
   // A 202: orders retries until billing answers. The first call may have been recorded all the same.
+  // If this page got another response, it sent the request again, and did not wait.
+  const accepted = sent?.status === 202 ? sent : undefined;
   const recordedAt = step.withdrawal_recorded.at;
   const wasRecordedFirst = recordedAt !== undefined && attempts.last_at !== undefined && recordedAt < attempts.last_at;
   return [
@@ -70,8 +72,8 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
     wasRecordedFirst
       ? { id: "withdrawal", ...withdraw, ...timed("withdrawal_recorded") }
       : { id: "lost", ...withdraw, state: "lost", time: t("row.no-reply") },
-    { ...response, id: "accepted", state: "done", label: sent ? `${sent.status} ${sent.statusText}` : "202 Accepted", time: measured },
-    ...(sent ? [{ id: "wait", from: "browser", to: "gateway", style: "call", state: "done", label: "GET, Prefer: wait=30", time: "" }] : []),
+    { ...response, id: "accepted", state: "done", label: accepted ? "202 Accepted" : t("row.no-outcome"), time: accepted ? measured : "" },
+    ...(accepted ? [{ id: "wait", from: "browser", to: "gateway", style: "call", state: "done", label: "GET, Prefer: wait=30", time: "" }] : []),
     {
       id: "sweeper", from: "orders", to: "orders", style: "note",
       state: attempts.count > 0 || settled ? "done" : "pending",
@@ -82,7 +84,7 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
       ? { id: "repeated", ...withdraw, state: settled ? "done" : "pending", time: t("row.same") }
       : { id: "withdrawal", ...withdraw, ...timed("withdrawal_recorded") },
     outcome,
-    ...(sent ? [{ ...response, id: "response", state: settled ? "done" : "pending", label: settled ? `200, ${t(`status.${order.status}`)}` : t("row.reply"), time: "" }] : []),
+    ...(accepted ? [{ ...response, id: "response", state: settled ? "done" : "pending", label: settled ? `200, ${t(`status.${order.status}`)}` : t("row.reply"), time: "" }] : []),
     ...last,
   ];
 }

@@ -8,6 +8,7 @@ import { isOutcomeUnknown, newKey } from "/page/api.js";
  * - api, language, t
  * - money(amount), duration(ms), clock(iso), time(iso): values as text
  * - account: the response of GET /account, or null until it is there
+ * - accountProblem: the problem of the last GET /account, if it failed
  * - announce(text): says an outcome to screen readers
  * - version: a number that rises when money moved or an order settled. Lists load again.
  * - changed(): raises it
@@ -46,7 +47,8 @@ export function useRequest({ isKeyed = true } = {}) {
 export function Problem({ problem, id, onAgain, isBusy }) {
   const { t } = useShop();
   const name = problem.type?.split(":").at(-1);
-  const isUnknown = isOutcomeUnknown(problem);
+  // Some problems say so. The retry is the same.
+  const isNothingDone = /Nothing was done/.test(problem.detail);
   return html`
     <div class="problem" role="alert" id=${id}>
       <p class="problem-title">
@@ -57,8 +59,8 @@ export function Problem({ problem, id, onAgain, isBusy }) {
         : t.has(`problem.${name}`) && html`<p>${t(`problem.${name}`)}</p>`}
       ${problem.status > 0 && problem.detail && html`<p lang="en" class="muted">${problem.detail}</p>`}
       ${problem.type && html`<p class="problem-type"><code>${problem.type}</code></p>`}
-      ${onAgain && isUnknown && html`
-        <p>${t("problem.outcome")}</p>
+      ${onAgain && isOutcomeUnknown(problem) && html`
+        <p>${t(isNothingDone ? "problem.nothing-done" : "problem.outcome")}</p>
         <button type="button" class="button send-again" aria-disabled=${isBusy} onClick=${() => isBusy || onAgain()}>
           ${t("again")}
         </button>`}

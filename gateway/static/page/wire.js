@@ -82,7 +82,7 @@ function SendAgain({ exchange }) {
     changed();
   };
   const balanceText = (before, after) => {
-    if (before === undefined || after === undefined) return t("wire.balance-unknown");
+    if (before === undefined || after === undefined) return t("balance.unavailable");
     if (before === after) return t("wire.balance-same", { balance: money(after) });
     return t("wire.balance-changed", { before: money(before), after: money(after) });
   };
