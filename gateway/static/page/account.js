@@ -2,7 +2,9 @@
 
 import { html, useRef, useState } from "/page/standalone.module.js";
 import { parseAmount } from "/page/format.js";
-import { Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop } from "/page/shared.js";
+import {
+  Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop,
+} from "/page/shared.js";
 
 const PATHS = { deposit: "/account/deposits", withdraw: "/account/withdrawals" };
 
@@ -54,15 +56,21 @@ function Movement() {
       <div class="line">
         <${Field} id="amount" label=${t("amount")} problem=${problem}
           inputmode="decimal" autocomplete="off" placeholder=${example(account, language)} />
-        <button id="deposit" name="kind" value="deposit" class="button" aria-disabled=${isBusy}>${t("deposit")}</button>
-        <button id="withdraw" name="kind" value="withdraw" class="button-quiet" aria-disabled=${isBusy}>${t("withdraw")}</button>
+        <button id="deposit" value="deposit" class="button" aria-disabled=${isBusy}>
+          ${t("deposit")}
+        </button>
+        <button id="withdraw" value="withdraw" class="button-quiet" aria-disabled=${isBusy}>
+          ${t("withdraw")}
+        </button>
       </div>
       ${problem && html`
-        <${Problem} id=${`${kind}-problem`} problem=${problem} isBusy=${isBusy} onAgain=${async () => finish(await again())} />`}
+        <${Problem}
+          id=${`${kind}-problem`} problem=${problem} isBusy=${isBusy}
+          onAgain=${async () => finish(await again())} />`}
     </form>`;
 }
 
-/** Return an amount as a user types it, with the digits of the currency: "100.00", "100", "100,000". */
+/** Return an amount as a user types it, with the digits of the currency: "100.00", "100". */
 export function example(account, language) {
   const digits = account?.balance.split(".")[1]?.length;
   const separator = language === "ru" ? "," : ".";
@@ -71,7 +79,9 @@ export function example(account, language) {
 
 export function Statement() {
   const { t } = useShop();
-  return html`<${Pages} id="statement" path="/account/operations" none=${t("statement.none")} row=${(operation) => html`<${Operation} operation=${operation} />`} />`;
+  return html`
+    <${Pages} id="statement" path="/account/operations" none=${t("statement.none")}
+      row=${(operation) => html`<${Operation} operation=${operation} />`} />`;
 }
 
 function Operation({ operation }) {

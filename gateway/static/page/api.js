@@ -8,7 +8,12 @@ const MAX_EXCHANGES = 30;
 // Longer than the gateway may wait for `Prefer: wait=30`.
 const TIMEOUT_MS = 45_000;
 const SHOWN_HEADERS = [
-  "Content-Type", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate", "X-Request-Id",
+  "Content-Type",
+  "Location",
+  "Preference-Applied",
+  "Retry-After",
+  "WWW-Authenticate",
+  "X-Request-Id",
 ];
 const MASK = "••••••••";
 const SECRETS = /("(?:password|access_token)"\s*:\s*)"(?:[^"\\]|\\.)*"/g;
@@ -92,7 +97,11 @@ export class Api {
       answer = await this.#fetch(path, { method, headers, body }, signal);
     } catch (error) {
       const reason = signal?.aborted ? "aborted" : "network";
-      answer = { ok: false, aborted: signal?.aborted, problem: { status: 0, reason, detail: `${error}` } };
+      answer = {
+        ok: false,
+        aborted: signal?.aborted,
+        problem: { status: 0, reason, detail: `${error}` },
+      };
     }
     answer.exchange = {
       ...exchange,
@@ -111,7 +120,11 @@ export class Api {
     const timer = setTimeout(abort, TIMEOUT_MS);
     signal?.addEventListener("abort", abort);
     try {
-      const response = await fetch(path, { ...options, signal: controller.signal, cache: "no-store" });
+      const response = await fetch(path, {
+        ...options,
+        signal: controller.signal,
+        cache: "no-store",
+      });
       const text = await response.text();
       const shown = SHOWN_HEADERS.filter((name) => response.headers.has(name));
       return {
@@ -121,7 +134,9 @@ export class Api {
         response: {
           status: response.status,
           statusText: response.statusText,
-          responseHeaders: Object.fromEntries(shown.map((name) => [name, response.headers.get(name)])),
+          responseHeaders: Object.fromEntries(
+            shown.map((name) => [name, response.headers.get(name)]),
+          ),
           responseBody: masked(text),
         },
       };
@@ -151,7 +166,10 @@ function contentOf(response, text) {
     const data = JSON.parse(text);
     return response.ok ? { data } : { problem: { title: statusText, ...data, status, retryAfter } };
   } catch {
-    return { ok: false, problem: { title: statusText, detail: text.slice(0, 300), status, retryAfter } };
+    return {
+      ok: false,
+      problem: { title: statusText, detail: text.slice(0, 300), status, retryAfter },
+    };
   }
 }
 

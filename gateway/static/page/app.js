@@ -15,7 +15,7 @@
  * - language: "en" or "ru".
  *
  * The page calls mount again, with the same element, when the language changes. preact's render
- * does the right thing then: render(html`<${Panel} token=${token} language=${language} />`, element).
+ * does the right thing then: render(html`<${Panel} ...${{ token, language }} />`, element).
  * The panel imports html, render, useState, useEffect and so on from "/page/standalone.module.js".
  *
  * Classes of style.css for it: card, muted, row (children in one line), button, button-quiet,
@@ -118,12 +118,16 @@ function Page() {
   return html`
     <${Shop.Provider} value=${shop}>
       <a class="skip" href="#main">${t("skip")}</a>
-      <${Top} ...${{ t, language, setLanguage, theme, setTheme, profile: token && profile }} onLogOut=${() => endSession("logged-out")} />
+      <${Top}
+        ...${{ t, language, setLanguage, theme, setTheme, profile }}
+        onLogOut=${() => endSession("logged-out")} />
       <main id="main" class="columns" tabindex="-1" ref=${main}>
         <div class="views">
           ${token
             ? html`<${Views} key=${token} />`
-            : html`<${Welcome} key=${message} message=${message && t(message)} onSession=${startSession} />`}
+            : html`
+                <${Welcome}
+                  key=${message} message=${message && t(message)} onSession=${startSession} />`}
         </div>
         <aside>
           <${DevelopmentPanel} language=${language} />
@@ -145,8 +149,11 @@ function Top({ t, language, setLanguage, theme, setTheme, profile, onLogOut }) {
       </div>
       ${profile && html`
         <p class="row user">
-          <span class="visually-hidden">${t("signed-in", { name: "" })}</span><b id="user">${profile.username}</b>
-          <button type="button" id="log-out" class="button-quiet" onClick=${onLogOut}>${t("log-out")}</button>
+          <span class="visually-hidden">${t("signed-in")}</span>
+          <b id="user">${profile.username}</b>
+          <button type="button" id="log-out" class="button-quiet" onClick=${onLogOut}>
+            ${t("log-out")}
+          </button>
         </p>`}
       <${Choice}
         id="language" label=${t("language")} value=${language} onChange=${setLanguage}
@@ -162,7 +169,8 @@ function Choice({ id, label, value, options, onChange }) {
     <label class="choice" for=${id}>
       <span class="visually-hidden">${label}</span>
       <select id=${id} value=${value} onChange=${(event) => onChange(event.target.value)}>
-        ${options.map(([name, text]) => html`<option value=${name} selected=${name === value}>${text}</option>`)}
+        ${options.map(([name, text]) => html`
+          <option value=${name} selected=${name === value}>${text}</option>`)}
       </select>
     </label>`;
 }
@@ -207,7 +215,8 @@ function Lists({ chosen, onChoose }) {
       <div class="tabs" role="tablist" aria-label=${t("tabs")} onKeyDown=${onKeyDown}>
         ${TABS.map((name) => html`
           <button
-            type="button" role="tab" id=${`tab-${name}`} aria-controls="list" aria-selected=${name === tab}
+            type="button" role="tab" id=${`tab-${name}`}
+            aria-controls="list" aria-selected=${name === tab}
             tabindex=${name === tab ? 0 : -1} onClick=${() => setTab(name)}
           >${t(name)}</button>`)}
       </div>

@@ -45,5 +45,6 @@ export function DevelopmentPanel({ language }) {
     if (panel) panel(element.current, { token, language });
   }, [panel, token, language]);
 
-  return panel && html`<section id="dev-panel" class="card" aria-labelledby="dev-title" ref=${element}></section>`;
+  return panel && html`
+    <section id="dev-panel" class="card" aria-labelledby="dev-title" ref=${element}></section>`;
 }

@@ -76,14 +76,16 @@ function Drawing({ rows, shown, title, nameOf, width }) {
           key=${`${name}-${from}`} class="activation" rx="4" width="8"
           x=${xOf(name) - 4} y=${yOf(from) - 6} height=${yOf(to) - yOf(from) + 12} />`)}
       ${rows.map((row, index) => {
-        const state = index < shown || !isDone(row) ? "shown" : "hidden";
+        const y = yOf(index);
+        const visibility = index < shown || !isDone(row) ? "shown" : "hidden";
+        const kind = `arrow ${row.style} ${row.state} ${visibility}`;
         return html`
-          <g key=${row.id} id=${`row-${row.id}`} class=${`arrow ${row.style} ${row.state} ${state}`}>
+          <g key=${row.id} id=${`row-${row.id}`} class=${kind}>
             ${row.from === row.to
-              ? html`<${Note} row=${row} x=${xOf(row.from)} y=${yOf(index)} width=${width} />`
-              : html`<${Arrow} row=${row} from=${xOf(row.from)} to=${xOf(row.to)} y=${yOf(index)} width=${width} />`}
+              ? html`<${Note} ...${{ row, y, width }} x=${xOf(row.from)} />`
+              : html`<${Arrow} ...${{ row, y, width }} from=${xOf(row.from)} to=${xOf(row.to)} />`}
             ${row.style === "earlier" && html`
-              <path class="head" d=${headPath(xOf("notifications"), yOf(index), -1)} />`}
+              <path class="head" d=${headPath(xOf("notifications"), y, -1)} />`}
           </g>`;
       })}
     </svg>`;
@@ -119,7 +121,8 @@ function Arrow({ row, from, to, y, width }) {
 function Label({ text, x, y, width, isTime }) {
   const half = (text.length * (isTime ? TIME : LABEL)) / 2 + 2;
   const inside = Math.max(half, Math.min(width - half, x));
-  return html`<text class=${isTime ? "time" : "label"} x=${inside} y=${y} text-anchor="middle">${text}</text>`;
+  const kind = isTime ? "time" : "label";
+  return html`<text class=${kind} x=${inside} y=${y} text-anchor="middle">${text}</text>`;
 }
 
 /** A loop at a lifeline. Its text is at the right, or at the left if only there it has room. */
@@ -153,7 +156,8 @@ function activations(rows, shown) {
     ["gateway", "wait", "response"],
     ["orders", "place", index("accepted") < 0 ? "settled" : "accepted"],
     ["orders", "sweeper", "outcome"],
-    ["billing", "withdrawal", index("lost") < 0 && index("accepted") > 0 ? "withdrawal" : "outcome"],
+    ["billing", "withdrawal", index("repeated") < 0 ? "outcome" : "withdrawal"],
+    ["billing", "repeated", "outcome"],
     ["notifications", "event", "letter"],
   ];
   return spans
@@ -164,11 +168,16 @@ function activations(rows, shown) {
 /** A small picture of an order's way. Only decoration: the text beside it says the same. */
 export function Picture() {
   const names = LIFELINES.slice(0, 5);
-  const arrows = [["call", 0, 1], ["call", 1, 2], ["call", 2, 3], ["reply", 3, 2], ["reply", 2, 1], ["reply", 1, 0], ["event", 2, 4]];
+  const arrows = [
+    ["call", 0, 1], ["call", 1, 2], ["call", 2, 3],
+    ["reply", 3, 2], ["reply", 2, 1], ["reply", 1, 0],
+    ["event", 2, 4],
+  ];
   const xOf = (index) => 58 + index * 104;
   return html`
     <svg class="picture" viewBox="0 0 532 236" aria-hidden="true">
-      ${names.map((name, index) => html`<${Lifeline} name=${name} text=${name} x=${xOf(index)} top=${2} to=${236} />`)}
+      ${names.map((name, index) => html`
+        <${Lifeline} name=${name} text=${name} x=${xOf(index)} top=${2} to=${236} />`)}
       ${arrows.map(([style, from, to], index) => {
         const way = Math.sign(to - from);
         const y = 52 + index * 28;

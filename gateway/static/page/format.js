@@ -38,11 +38,17 @@ export function formatDuration(ms, language) {
 /** Return the time of day with milliseconds, in the time zone of the browser. */
 export function formatClock(iso, language) {
   return new Intl.DateTimeFormat(language, {
-    hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23",
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+    fractionalSecondDigits: 3,
+    hourCycle: "h23",
   }).format(new Date(iso));
 }
 
 /** Return date and time of day. */
 export function formatTime(iso, language) {
-  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso));
+  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(
+    new Date(iso),
+  );
 }

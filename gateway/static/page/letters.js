@@ -18,7 +18,9 @@ export function Letter({ letter }) {
 
 export function Letters() {
   const { t } = useShop();
-  return html`<${Pages} id="letters" path="/notifications" none=${t("letters.none")} row=${(letter) => html`<${ClosedLetter} letter=${letter} />`} />`;
+  return html`
+    <${Pages} id="letters" path="/notifications" none=${t("letters.none")}
+      row=${(letter) => html`<${ClosedLetter} letter=${letter} />`} />`;
 }
 
 /** A letter in a list: its subject, and the whole letter after a click. */

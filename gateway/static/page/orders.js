@@ -6,7 +6,9 @@ import { Diagram, useReveal } from "/page/diagram.js";
 import { parseAmount } from "/page/format.js";
 import { Letter } from "/page/letters.js";
 import { reasonText, rowsOf, totalMs } from "/page/sequence.js";
-import { Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop } from "/page/shared.js";
+import {
+  Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop,
+} from "/page/shared.js";
 import { follow } from "/page/story.js";
 
 /** `onOrder(order, exchange)` receives a new order, and the exchange that placed it. */
@@ -37,10 +39,14 @@ export function NewOrder({ onOrder }) {
         <div class="line">
           <${Field} id="price" label=${t("price")} problem=${problem}
             inputmode="decimal" autocomplete="off" placeholder=${example(account, language)} />
-          <button id="place-order" class="button" aria-disabled=${isBusy}>${t("place-order")}</button>
+          <button id="place-order" class="button" aria-disabled=${isBusy}>
+            ${t("place-order")}
+          </button>
         </div>
         ${problem && html`
-          <${Problem} id="order-problem" problem=${problem} isBusy=${isBusy} onAgain=${async () => finish(await again())} />`}
+          <${Problem}
+            id="order-problem" problem=${problem} isBusy=${isBusy}
+            onAgain=${async () => finish(await again())} />`}
       </form>
     </section>`;
 }
@@ -50,7 +56,8 @@ export function Orders({ chosen, onChoose }) {
   const { t } = useShop();
   return html`
     <${Pages} id="orders" path="/orders" none=${t("orders.none")}
-      row=${(order) => html`<${OrderRow} order=${order} isChosen=${order.id === chosen} onChoose=${onChoose} />`} />`;
+      row=${(order) => html`
+        <${OrderRow} order=${order} isChosen=${order.id === chosen} onChoose=${onChoose} />`} />`;
 }
 
 function OrderRow({ order, isChosen, onChoose }) {
@@ -63,7 +70,9 @@ function OrderRow({ order, isChosen, onChoose }) {
       <span>
         <span class="visually-hidden">${t("orders.show")} </span>
         <${Status} status=${order.status} />
-        <small class="muted">${order.reason ? reasonText(order.reason, t) : time(order.created_at)}</small>
+        <small class="muted">
+          ${order.reason ? reasonText(order.reason, t) : time(order.created_at)}
+        </small>
       </span>
       <span class="amount">${money(order.price)}</span>
     </button>`;
@@ -73,10 +82,14 @@ function OrderRow({ order, isChosen, onChoose }) {
 function useStory(id) {
   const { api, changed } = useShop();
   const [round, setRound] = useState(0);
-  const [state, setState] = useState({ story: null, problem: null, isWaiting: false, isFollowing: true });
+  const [state, setState] = useState({
+    story: null, problem: null, isWaiting: false, isFollowing: true,
+  });
   useEffect(() => {
     const leaving = new AbortController();
-    const update = (part) => leaving.signal.aborted || setState((before) => ({ ...before, ...part }));
+    const update = (part) => {
+      if (!leaving.signal.aborted) setState((before) => ({ ...before, ...part }));
+    };
     let status = null;
     update({ isFollowing: true, problem: null });
     follow(api, id, {
@@ -98,7 +111,11 @@ function useStory(id) {
   return { ...state, refresh: () => setRound(round + 1) };
 }
 
-/** The story of an order: diagram, steps and letter. `sent` is its exchange, if this page placed it. */
+/**
+ * The story of an order: diagram, steps and letter.
+ *
+ * `sent` is the exchange that placed it, if this page did.
+ */
 export function Story({ id, sent }) {
   const shop = useShop();
   const { t, money, duration, time, language, announce } = shop;
@@ -124,21 +141,30 @@ export function Story({ id, sent }) {
   const isOpen = rows.some(({ state }) => state === "unknown" || state === "pending");
   const nameOf = (name) => (name === "browser" ? t("browser") : name);
   return html`
-    <section class="card story" id="story" aria-labelledby="story-title" aria-busy=${isFollowing} ref=${section}>
+    <section
+      class="card story" id="story" ref=${section}
+      aria-labelledby="story-title" aria-busy=${isFollowing}
+    >
       <header class="story-head">
         <h2 id="story-title" tabindex="-1" ref=${title}>
           ${story ? t("story.title", { price: money(story.order.price) }) : t("loading")}
           ${story && html` <${Status} status=${story.order.status} />`}
         </h2>
         <p class="row">
-          ${total !== undefined && html`<span class="total" id="total">${t("story.total", { time: duration(total) })}</span>`}
-          ${isShown && html`<button type="button" id="replay" class="button-quiet" onClick=${replay}>${t("story.replay")}</button>`}
+          ${total !== undefined && html`
+            <span class="total" id="total">${t("story.total", { time: duration(total) })}</span>`}
+          ${isShown && html`
+            <button type="button" id="replay" class="button-quiet" onClick=${replay}>
+              ${t("story.replay")}
+            </button>`}
         </p>
         <p class="muted">
-          <code>${id}</code>${story && html`, ${t("story.placed", { time: time(story.order.created_at) })}`}
+          <code>${id}</code>
+          ${story && html`, ${t("story.placed", { time: time(story.order.created_at) })}`}
         </p>
       </header>
-      ${isWaiting && html`<p class="notice waiting" id="waiting" role="status">${t("story.waiting")}</p>`}
+      ${isWaiting && html`
+        <p class="notice waiting" id="waiting" role="status">${t("story.waiting")}</p>`}
       ${problem && html`
         <${Problem} problem=${problem} />
         ${isFollowing && html`<p class="muted">${t("story.problem")}</p>`}`}
@@ -156,7 +182,9 @@ export function Story({ id, sent }) {
         ${!isFollowing && isOpen && html`
           <p class="row">
             <span class="muted">${t("story.stopped")}</span>
-            <button type="button" id="ask-again" class="button-quiet" onClick=${refresh}>${t("story.refresh")}</button>
+            <button type="button" id="ask-again" class="button-quiet" onClick=${refresh}>
+              ${t("story.refresh")}
+            </button>
           </p>`}
         <div class="story-parts">
           <section aria-labelledby="steps-title">
@@ -167,7 +195,10 @@ export function Story({ id, sent }) {
             <h3 id="letter-title">${t("story.letter")}</h3>
             ${letter
               ? html`<${Letter} letter=${letter} />`
-              : html`<p class="muted" id="no-letter">${t(isFollowing ? "story.letter-waiting" : "story.stopped")}</p>`}
+              : html`
+                  <p class="muted" id="no-letter">
+                    ${t(isFollowing ? "story.letter-waiting" : "story.stopped")}
+                  </p>`}
           </section>
         </div>`}
     </section>`;
@@ -175,12 +206,17 @@ export function Story({ id, sent }) {
 
 /** The arrows of the diagram as a list. */
 function Steps({ rows, nameOf }) {
+  const { t } = useShop();
   return html`
     <ol class="steps" id="steps">
       ${rows.map(({ id, from, to, style, state, label, time }) => html`
         <li key=${id} class=${`${style} ${state}`}>
           <span class="who">
-            ${nameOf(from)}${from !== to && html`<span aria-hidden="true"> → </span><span class="visually-hidden"> – </span>${nameOf(to)}`}
+            ${nameOf(from)}
+            ${from !== to && html`
+              <span aria-hidden="true"> → </span>
+              <span class="visually-hidden"> ${t("row.to")} </span>
+              ${nameOf(to)}`}
           </span>
           <span class="what">${label}</span>
           <span class="when">${time}</span>

@@ -16,86 +16,126 @@ export const LIFELINES = ["browser", "gateway", "orders", "billing", "notificati
  * `text` has the functions t, money, duration and clock.
  */
 export function rowsOf({ order, steps, attempts }, sent, text) {
-  const { t, money, duration, clock } = text;
+  const { t, money } = text;
   const step = Object.fromEntries(steps.map((each) => [each.event, each]));
-  const timed = (event) => timedRow(step[event], text);
-  const { operation } = step.withdrawal_recorded;
   const price = money(order.price);
-  const settled = order.status !== "pending";
-  const withdraw = { from: "orders", to: "billing", style: "call", label: t("row.withdraw", { price }) };
-  const measured = sent ? t("row.measured", { time: duration(sent.ms) }) : "";
-
-  const first = [
-    { id: "sign-up", from: "users", to: "billing", style: "earlier", state: "done", label: "user_created", time: t("row.earlier") },
-    { id: "request", from: "browser", to: "gateway", style: "call", state: "done", label: "POST /orders", time: "" },
-    { id: "place", from: "gateway", to: "orders", style: "call", label: t("row.place", { price }), ...timedRow({ ...step.order_placed, since_previous_ms: undefined }, text) },
-  ];
-  const outcome = {
-    id: "outcome", from: "billing", to: "orders", style: "reply",
-    label: operation ? outcomeLabel(operation, text) : t("row.reply"),
-    ...timed("order_settled"),
+  const facts = {
+    attempts,
+    sent,
+    text,
+    settled: order.status !== "pending" && t(`status.${order.status}`),
+    recorded: step.withdrawal_recorded,
+    withdraw: { from: "orders", to: "billing", style: "call", label: t("row.withdraw", { price }) },
+    outcome: {
+      id: "outcome", from: "billing", to: "orders", style: "reply",
+      label: outcomeLabel(step.withdrawal_recorded.operation, text),
+      ...timed(step.order_settled, text),
+    },
   };
-  const last = [
+  // A 201: billing answered while the request was waiting.
+  const isSettledAtOnce = facts.settled && sent?.status !== 202 && attempts.count === 0;
+  return [
+    {
+      id: "sign-up", from: "users", to: "billing", style: "earlier",
+      ...done("user_created", t("row.earlier")),
+    },
+    { id: "request", from: "browser", to: "gateway", style: "call", ...done("POST /orders") },
+    {
+      id: "place", from: "gateway", to: "orders", style: "call",
+      label: t("row.place", { price }),
+      ...timed({ ...step.order_placed, since_previous_ms: undefined }, text),
+    },
+    ...(isSettledAtOnce ? rowsOfOneCall(facts) : rowsOfRetries(facts)),
     {
       id: "event", from: "orders", to: "notifications", style: "event",
-      label: settled ? `order_${order.status}` : t("row.event"),
-      ...timed("event_published"),
+      label: facts.settled ? `order_${order.status}` : t("row.event"),
+      ...timed(step.event_published, text),
     },
     {
       id: "letter", from: "notifications", to: "notifications", style: "note",
       label: step.letter_written.letter?.subject ?? t("row.letter"),
-      ...timed("letter_written"),
+      ...timed(step.letter_written, text),
     },
-  ];
-  const response = { from: "gateway", to: "browser", style: "reply" };
-
-  // A 201: billing answered while the request was waiting.
-  const wasPending = sent?.status === 202 || attempts.count > 0 || !settled;
-  if (!wasPending) {
-    return [
-      ...first,
-      { id: "withdrawal", ...withdraw, ...timed("withdrawal_recorded") },
-      outcome,
-      { id: "settled", from: "orders", to: "gateway", style: "reply", state: "done", label: t(`status.${order.status}`), time: "" },
-      { ...response, id: "response", state: "done", label: sent ? `${sent.status} ${sent.statusText}` : t("row.reply"), time: measured },
-      ...last,
-    ];
-  }
-
-  // A 202: orders retries until billing answers. The first call may have been recorded all the same.
-  // If this page got another response, it sent the request again, and did not wait.
-  const accepted = sent?.status === 202 ? sent : undefined;
-  const recordedAt = step.withdrawal_recorded.at;
-  const wasRecordedFirst = recordedAt !== undefined && attempts.last_at !== undefined && recordedAt < attempts.last_at;
-  return [
-    ...first,
-    wasRecordedFirst
-      ? { id: "withdrawal", ...withdraw, ...timed("withdrawal_recorded") }
-      : { id: "lost", ...withdraw, state: "lost", time: t("row.no-reply") },
-    { ...response, id: "accepted", state: "done", label: accepted ? "202 Accepted" : t("row.no-outcome"), time: accepted ? measured : "" },
-    ...(accepted ? [{ id: "wait", from: "browser", to: "gateway", style: "call", state: "done", label: "GET, Prefer: wait=30", time: "" }] : []),
-    {
-      id: "sweeper", from: "orders", to: "orders", style: "note",
-      state: attempts.count > 0 || settled ? "done" : "pending",
-      label: attempts.count > 0 ? t("row.sweeper", { count: attempts.count }) : t("row.sweeper.none"),
-      time: attempts.last_at ? t("row.last", { time: clock(attempts.last_at) }) : "",
-    },
-    wasRecordedFirst
-      ? { id: "repeated", ...withdraw, state: settled ? "done" : "pending", time: t("row.same") }
-      : { id: "withdrawal", ...withdraw, ...timed("withdrawal_recorded") },
-    outcome,
-    ...(accepted ? [{ ...response, id: "response", state: settled ? "done" : "pending", label: settled ? `200, ${t(`status.${order.status}`)}` : t("row.reply"), time: "" }] : []),
-    ...last,
   ];
 }
 
+/** Return the rows from the withdrawal to the response of an order that was settled at once. */
+function rowsOfOneCall({ sent, text, settled, recorded, withdraw, outcome }) {
+  const { t } = text;
+  const response = sent
+    ? done(`${sent.status} ${sent.statusText}`, measured(sent, text))
+    : done(t("row.reply"));
+  return [
+    { id: "withdrawal", ...withdraw, ...timed(recorded, text) },
+    outcome,
+    { id: "settled", from: "orders", to: "gateway", style: "reply", ...done(settled) },
+    { id: "response", from: "gateway", to: "browser", style: "reply", ...response },
+  ];
+}
+
+/**
+ * Return the same rows of an order that was pending: orders retries until billing answers.
+ *
+ * The first call may have been recorded as well, and only its reply was lost. If this page got
+ * another response than a 202, it sent the request again, and did not wait.
+ */
+function rowsOfRetries({ attempts, sent, text, settled, recorded, withdraw, outcome }) {
+  const { t, clock } = text;
+  const wasRecordedFirst = recorded.at < attempts.last_at;
+  const isWaiting = sent?.status === 202;
+  const state = settled ? "done" : "pending";
+  const first = wasRecordedFirst
+    ? { id: "withdrawal", ...withdraw, ...timed(recorded, text) }
+    : { id: "lost", ...withdraw, state: "lost", time: t("row.no-reply") };
+  const repeated = wasRecordedFirst
+    ? { id: "repeated", ...withdraw, state, time: t("row.same") }
+    : { id: "withdrawal", ...withdraw, ...timed(recorded, text) };
+  const accepted = isWaiting
+    ? done("202 Accepted", measured(sent, text))
+    : done(t("row.no-outcome"));
+  const retries = attempts.count
+    ? done(
+        t("row.sweeper", { count: attempts.count }),
+        t("row.last", { time: clock(attempts.last_at) }),
+      )
+    : { state, label: t("row.sweeper.none"), time: "" };
+  const wait = {
+    id: "wait", from: "browser", to: "gateway", style: "call",
+    ...done("GET, Prefer: wait=30"),
+  };
+  const response = {
+    id: "response", from: "gateway", to: "browser", style: "reply", state,
+    label: settled ? `200, ${settled}` : t("row.reply"), time: "",
+  };
+  return [
+    first,
+    { id: "accepted", from: "gateway", to: "browser", style: "reply", ...accepted },
+    ...(isWaiting ? [wait] : []),
+    { id: "sweeper", from: "orders", to: "orders", style: "note", ...retries },
+    repeated,
+    outcome,
+    ...(isWaiting ? [response] : []),
+  ];
+}
+
+function done(label, time = "") {
+  return { state: "done", label, time };
+}
+
+function measured({ ms }, { t, duration }) {
+  return t("row.measured", { time: duration(ms) });
+}
+
 /** The time of a step: since the previous one, or of the day if that one is unknown. */
-function timedRow({ state, at, since_previous_ms: ms }, { t, duration, clock }) {
+function timed({ state, at, since_previous_ms: ms }, { t, duration, clock }) {
   const time = state === "done" ? clock(at) : t(`state.${state}`);
   return { state, time: ms === undefined ? time : `+${duration(ms)}` };
 }
 
-function outcomeLabel({ status, reason, balance_after: balance }, { t, money }) {
+/** Return what billing replied, if its operation is known. */
+function outcomeLabel(operation, { t, money }) {
+  if (!operation) return t("row.reply");
+  const { status, reason, balance_after: balance } = operation;
   if (status === "refused") return t("row.refused", { reason: reasonText(reason, t) });
   return t("row.done", { balance: money(balance) });
 }

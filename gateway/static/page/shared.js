@@ -1,6 +1,8 @@
 /** What several views need: the shop's context, problems, fields, and the hooks for requests. */
 
-import { createContext, html, useContext, useEffect, useRef, useState } from "/page/standalone.module.js";
+import {
+  createContext, html, useContext, useEffect, useRef, useState,
+} from "/page/standalone.module.js";
 import { isOutcomeUnknown, newKey } from "/page/api.js";
 
 /**
@@ -34,7 +36,8 @@ export function useRequest({ isKeyed = true } = {}) {
   return {
     ...state,
     problem: state.answer?.problem,
-    submit: (path, body) => run(() => api.post(path, body, { key: isKeyed ? newKey() : undefined })),
+    submit: (path, body) =>
+      run(() => api.post(path, body, { key: isKeyed ? newKey() : undefined })),
     again: () => run(() => api.resend(state.answer.exchange)),
   };
 }
@@ -52,16 +55,22 @@ export function Problem({ problem, id, onAgain, isBusy }) {
   return html`
     <div class="problem" role="alert" id=${id}>
       <p class="problem-title">
-        ${problem.status ? html`<span lang="en">${problem.status} ${problem.title}</span>` : t("problem.network")}
+        ${problem.status
+          ? html`<span lang="en">${problem.status} ${problem.title}</span>`
+          : t("problem.network")}
       </p>
       ${problem.status === 0
         ? html`<p>${t("problem.network.text")}</p>`
         : t.has(`problem.${name}`) && html`<p>${t(`problem.${name}`)}</p>`}
-      ${problem.status > 0 && problem.detail && html`<p lang="en" class="muted">${problem.detail}</p>`}
+      ${problem.status > 0 && problem.detail && html`
+        <p lang="en" class="muted">${problem.detail}</p>`}
       ${problem.type && html`<p class="problem-type"><code>${problem.type}</code></p>`}
       ${onAgain && isOutcomeUnknown(problem) && html`
         <p>${t(isNothingDone ? "problem.nothing-done" : "problem.outcome")}</p>
-        <button type="button" class="button send-again" aria-disabled=${isBusy} onClick=${() => isBusy || onAgain()}>
+        <button
+          type="button" class="button send-again"
+          aria-disabled=${isBusy} onClick=${() => isBusy || onAgain()}
+        >
           ${t("again")}
         </button>`}
     </div>`;
@@ -76,9 +85,11 @@ export function Field({ id, label, hint, problem, name = id, inputRef, ...rest }
       <label for=${id}>${label}</label>
       <input
         id=${id} name=${name} ref=${inputRef} required
-        aria-invalid=${errors.length > 0} aria-describedby=${described.join(" ") || undefined} ...${rest} />
+        aria-invalid=${errors.length > 0}
+        aria-describedby=${described.join(" ") || undefined} ...${rest} />
       ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
-      ${errors.length > 0 && html`<p class="field-error" id=${`${id}-error`} lang="en">${errors.join(" ")}</p>`}
+      ${errors.length > 0 && html`
+        <p class="field-error" id=${`${id}-error`} lang="en">${errors.join(" ")}</p>`}
     </div>`;
 }
 
@@ -140,7 +151,10 @@ export function Pages({ id, path, none, row }) {
         ${items.map((item) => html`<li key=${item.id} tabindex="-1">${row(item)}</li>`)}
       </ol>`}
     ${next && html`
-      <button type="button" class="button-quiet more" aria-disabled=${isBusy} onClick=${() => isBusy || showMore()}>
+      <button
+        type="button" class="button-quiet more"
+        aria-disabled=${isBusy} onClick=${() => isBusy || showMore()}
+      >
         ${t("more")}
       </button>`}`;
 }

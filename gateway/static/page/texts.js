@@ -10,7 +10,7 @@ const EN = {
   "theme.light": "Light theme",
   "theme.dark": "Dark theme",
   "log-out": "Log out",
-  "signed-in": "Signed in as {name}",
+  "signed-in": "Logged in as",
   "loading": "Loading…",
   "retry": "Try again",
   "api-docs": "API reference",
@@ -96,6 +96,7 @@ const EN = {
 
   "row.earlier": "at sign-up",
   "row.withdraw": "withdraw {price}",
+  "row.to": "to",
   "row.place": "place {price}",
   "row.no-reply": "no reply in time",
   "row.no-outcome": "response without the outcome",
@@ -157,7 +158,7 @@ const RU = {
   "theme.light": "Светлая тема",
   "theme.dark": "Тёмная тема",
   "log-out": "Выйти",
-  "signed-in": "Вы вошли как {name}",
+  "signed-in": "Вы вошли как",
   "loading": "Загрузка…",
   "retry": "Попробовать ещё раз",
   "api-docs": "Справочник API",
@@ -243,6 +244,7 @@ const RU = {
 
   "row.earlier": "при регистрации",
   "row.withdraw": "списать {price}",
+  "row.to": "—",
   "row.place": "заказ на {price}",
   "row.no-reply": "нет ответа вовремя",
   "row.no-outcome": "ответ без результата",

@@ -23,7 +23,9 @@ export function Welcome({ message, onSession }) {
           ? html`<${SignUp} key="sign-up" onSession=${onSession} />`
           : html`<${LogIn} key="log-in" onSession=${onSession} />`}
         <p>
-          <button type="button" id="switch-form" class="button-link" onClick=${() => setNew(!isNew)}>
+          <button
+            type="button" id="switch-form" class="button-link" onClick=${() => setNew(!isNew)}
+          >
             ${t(isNew ? "have-account" : "no-account")}
           </button>
         </p>
@@ -35,7 +37,10 @@ function SignUp({ onSession }) {
   const { t, language } = useShop();
   // Letters are in the language of the page.
   return html`
-    <${SignForm} path="/users" submitId="sign-up" label=${t("sign-up")} more=${{ locale: language }} onSession=${onSession}>
+    <${SignForm}
+      path="/users" submitId="sign-up" label=${t("sign-up")}
+      more=${{ locale: language }} onSession=${onSession}
+    >
       ${(problem) => html`
         <${Field} id="username" label=${t("username")} hint=${t("username.hint")} problem=${problem}
           autocomplete="username" autocapitalize="none" spellcheck="false" />
@@ -68,14 +73,16 @@ function SignForm({ path, submitId, label, more, onSession, children }) {
   const onSubmit = async (event) => {
     event.preventDefault();
     if (isBusy) return;
-    const answer = await submit(path, { ...Object.fromEntries(new FormData(form.current)), ...more });
+    const fields = Object.fromEntries(new FormData(form.current));
+    const answer = await submit(path, { ...fields, ...more });
     if (answer.ok) onSession(answer.data.access_token);
   };
   return html`
     <form ref=${form} onSubmit=${onSubmit} novalidate>
       ${children(problem)}
       ${problem && html`<${Problem} problem=${problem} />`}
-      ${problem && isOutcomeUnknown(problem) && path === "/users" && html`<p>${t("problem.outcome.no-key")}</p>`}
+      ${problem && isOutcomeUnknown(problem) && path === "/users" && html`
+        <p>${t("problem.outcome.no-key")}</p>`}
       <button id=${submitId} class="button" aria-disabled=${isBusy}>${label}</button>
     </form>`;
 }

@@ -19,7 +19,7 @@ export function Wire({ exchanges }) {
     </section>`;
 }
 
-/** Return equal reads that follow each other as one: the newest, their count, and the first's id. */
+/** Return equal reads in a row as one: the newest, their count, and the id of the first. */
 function grouped(exchanges) {
   const groups = [];
   for (const exchange of exchanges) {
@@ -35,7 +35,8 @@ function grouped(exchanges) {
 }
 
 function isEqualRead(one, other) {
-  return one.method === "GET" && ["method", "path", "status"].every((name) => one[name] === other[name]);
+  const isEqual = (name) => one[name] === other[name];
+  return one.method === "GET" && ["method", "path", "status"].every(isEqual);
 }
 
 function Exchange({ exchange, count }) {
@@ -48,20 +49,26 @@ function Exchange({ exchange, count }) {
         <span class="method">${method}</span>
         <span class="path">${path}</span>
         ${count > 1 && html`<span class="muted">×${count}</span>`}
-        <span class=${`badge badge-${kind}`}>${failure ? t(`wire.${failure}`) : status ?? t("wire.waiting")}</span>
+        <span class=${`badge badge-${kind}`}>
+          ${failure ? t(`wire.${failure}`) : status ?? t("wire.waiting")}
+        </span>
         <span class="ms">${ms !== undefined && duration(ms)}</span>
       </summary>
       <h3>${t("wire.request")}</h3>
-      <pre tabindex="0">${`${method} ${path}\n${headerLines(exchange.headers)}\n\n${indent(exchange.body)}`.trim()}</pre>
+      <${Message} start=${`${method} ${path}`} headers=${exchange.headers} body=${exchange.body} />
       ${status !== undefined && html`
         <h3>${t("wire.response")}</h3>
-        <pre tabindex="0">${`${status} ${statusText}\n${headerLines(exchange.responseHeaders)}\n\n${indent(exchange.responseBody)}`.trim()}</pre>`}
+        <${Message}
+          start=${`${status} ${statusText}`}
+          headers=${exchange.responseHeaders} body=${exchange.responseBody} />`}
       ${exchange.request && ms !== undefined && html`<${SendAgain} exchange=${exchange} />`}
     </details>`;
 }
 
-function headerLines(headers) {
-  return Object.entries(headers).map(([name, value]) => `${name}: ${value}`).join("\n");
+/** A request or a response as text. It can be scrolled, so it can have the focus. */
+function Message({ start, headers, body }) {
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+  return html`<pre tabindex="0">${[start, ...lines, "", indent(body)].join("\n").trim()}</pre>`;
 }
 
 /** A button that sends a request again, and shows what that changed: nothing. */
@@ -88,7 +95,9 @@ function SendAgain({ exchange }) {
   };
   return html`
     <div class="send-again-box">
-      <button type="button" class="button send-again" aria-disabled=${state.isBusy} onClick=${sendAgain}>
+      <button
+        type="button" class="button send-again" aria-disabled=${state.isBusy} onClick=${sendAgain}
+      >
         ${t("wire.again")}
       </button>
       <p class="muted">${t("wire.again.text")}</p>
@@ -100,7 +109,8 @@ function SendAgain({ exchange }) {
 function comparison(exchange, { exchange: next }) {
   if (hasNoOutcome(next)) return "wire.outcome-same";
   if (hasNoOutcome(exchange)) return "wire.outcome-now";
-  if (next.status === exchange.status && next.responseBody === exchange.responseBody) return "wire.same";
+  const isSame = next.status === exchange.status && next.responseBody === exchange.responseBody;
+  if (isSame) return "wire.same";
   const idOf = ({ responseBody }) => /"id":\s*"([^"]+)"/.exec(responseBody ?? "")?.[1];
   return idOf(exchange) && idOf(exchange) === idOf(next) ? "wire.same-order" : "wire.different";
 }
