@@ -192,7 +192,11 @@ function Views() {
     </div>
     ${chosen
       ? html`<${Story} key=${chosen} id=${chosen} sent=${sent.current.get(chosen)} />`
-      : html`<section class="card empty"><p>${t("story.empty")}</p><${Picture} /></section>`}
+      : html`
+          <section class="card empty">
+            <p>${t("story.empty")}</p>
+            <${Picture} browser=${t("browser")} />
+          </section>`}
     <${Lists} chosen=${chosen} onChoose=${(order) => setChosen(order.id)} />`;
 }
 

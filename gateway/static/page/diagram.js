@@ -166,8 +166,8 @@ function activations(rows, shown) {
 }
 
 /** A small picture of an order's way. Only decoration: the text beside it says the same. */
-export function Picture() {
-  const names = LIFELINES.slice(0, 5);
+export function Picture({ browser }) {
+  const names = [browser, ...LIFELINES.slice(1, 5)];
   const arrows = [
     ["call", 0, 1], ["call", 1, 2], ["call", 2, 3],
     ["reply", 3, 2], ["reply", 2, 1], ["reply", 1, 0],

@@ -14,7 +14,7 @@ export function Welcome({ message, onSession }) {
       <section class="welcome-text">
         <h2>${t("welcome.title")}</h2>
         <p class="lead">${t("welcome.text")}</p>
-        <${Picture} />
+        <${Picture} browser=${t("browser")} />
       </section>
       <section class="card" aria-labelledby="sign-title">
         ${message && html`<p class="notice" id="session-message" role="status">${message}</p>`}
