@@ -37,6 +37,7 @@ UNKNOWN = [
     "migrations.replicas",
     "ingress.hosts",
     "httpRoute.gateway",
+    "httpRoute.timeouts.idle",
     "networkPolicy.from",
     "serviceMonitor.namespace",
     "postgresql.persistence.sizes",
@@ -88,6 +89,7 @@ WRONG = {
         {"tcpSocket": {"port": 1, "host": "a.org"}},
     ),
     "names leave room for suffixes": ("fullnameOverride", "a" * 41),
+    "a timeout has a unit": ("httpRoute.timeouts.request", "60"),
     "a path starts with a slash": ("publicPaths", ["users"]),
     "an exact path starts with a slash": ("exactPublicPaths", ["page"]),
     "a budget allows an eviction": (

@@ -38,6 +38,18 @@ def without_uris(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in hidden}
 
 
+def calls_done(port: int, method: str) -> int:
+    """Return how many calls of a method a process has finished, by the metrics on its port."""
+    metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+    labels = f'method="{method}",outcome="done"'
+    found = [
+        line
+        for line in metrics.splitlines()
+        if line.startswith(f"shop_worker_seconds_count{{{labels},")
+    ]
+    return sum(int(float(line.split()[-1])) for line in found)
+
+
 class Process:
     """One `nameko run` with its log in a file. It ends with the tests, even if they are killed."""
 

@@ -12,6 +12,7 @@ from tests.specs.conformance import documented
 
 PASSWORD = "a long enough password"
 TIMEOUT_S = 60
+WAIT = {"Prefer": "wait=30"}
 INTERNALS = re.compile(
     r"Traceback|psycopg|sqlalchemy|SELECT |INSERT |nameko|\.py\b|amqp", re.IGNORECASE
 )
@@ -44,6 +45,20 @@ class Client(requests.Session):
             path, data=data, headers={"Content-Type": "application/json", **headers}
         )
 
+    def settled(
+        self, order_id: str, deadline_s: float = TIMEOUT_S
+    ) -> requests.Response:
+        """Wait until an order has settled, with `Prefer: wait`. Return the response with it."""
+        response: requests.Response = eventually(
+            lambda: self._settled(order_id), deadline_s
+        )
+        return response
+
+    def _settled(self, order_id: str) -> requests.Response | None:
+        response = self.get(f"/orders/{order_id}", headers=WAIT)
+        assert response.status_code == 200, response.text
+        return response if response.json()["status"] != "pending" else None
+
 
 class Shopper(Client):
     """A user with a token."""
@@ -75,12 +90,8 @@ class Shopper(Client):
 
     def ended_order(self, price: str) -> dict[str, Any]:
         """Place an order, wait until it has ended, and return it."""
-        order = self.order(price).json()
-        return eventually(lambda: self._ended(order["id"]), TIMEOUT_S)
-
-    def _ended(self, order_id: str) -> dict[str, Any] | None:
-        order = self.get(f"/orders/{order_id}").json()
-        return order if order["status"] != "pending" else None
+        ended: dict[str, Any] = self.settled(self.order(price).json()["id"]).json()
+        return ended
 
     @property
     def balance(self) -> str:

@@ -22,6 +22,7 @@ from time import perf_counter
 
 import eventlet
 import pytest
+import uuid_utils
 import yaml
 from greenlet import GreenletExit
 
@@ -29,7 +30,7 @@ from chassis import health
 from conftest import eventually
 from dev.ports import free_ports
 from tests.chart.helm import CHART
-from tests.system.processes import START_S, Process, Suite
+from tests.system.processes import START_S, Process, Suite, calls_done
 from tests.system.shopper import Shopper
 
 HOST, SECOND = "127.0.0.1", "127.0.0.2"
@@ -45,6 +46,17 @@ PAGE = (
     b"GET /notifications?limit=100 HTTP/1.1\r\nHost: shop\r\n"
     b"Authorization: Bearer %b\r\n\r\n"
 )
+GET_ORDER = (
+    b"GET /orders/%b HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %b\r\n"
+    b"Prefer: wait=30\r\n\r\n"
+)
+WAITING = 1_000
+SLOW_BROWSERS = 100
+INSERT_PENDING = """
+    INSERT INTO orders (id, user_id, key, price_minor, request_id, next_attempt_at)
+    VALUES (%(id)s, %(user_id)s, 'waited for', 100, 'waited-for', now() + interval '1 hour')
+"""
+MAKE_DUE = "UPDATE orders SET next_attempt_at = now() WHERE id = %(id)s"
 LOGIN = b'{"username": "ann", "password": "long enough"}'
 PAIRS = map("".join, itertools.product(string.ascii_letters, repeat=2))
 NAMES = "&".join(PAIRS)[:8_099]  # fills the request line
@@ -57,9 +69,12 @@ MANY_NAMES = (
 class Gateway:
     """The gateway under attack."""
 
-    def __init__(self, process: Process, port: int, token: str) -> None:
+    def __init__(
+        self, process: Process, port: int, health_port: int, token: str
+    ) -> None:
         self.process = process
         self.port = port
+        self.health_port = health_port
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def connect(self, first: bytes = b"", receive_buffer: int = 0) -> socket.socket:
@@ -99,7 +114,7 @@ def gateway(
     try:
         eventually(lambda: status(ports["users"], "/readyz") == 200, START_S)
         token = Shopper(suite.url).user["access_token"]
-        yield Gateway(process, ports["gateway"], token)
+        yield Gateway(process, ports["gateway"], ports["users"], token)
     finally:
         setrlimit(RLIMIT_NOFILE, (limit, maximum))
         assert process.stop() == 0
@@ -250,3 +265,60 @@ def test_a_client_with_all_connections_excludes_no_other(
         for _ in range(ALL_CONNECTIONS):
             connections.enter_context(closing(gateway.connect(first, 4_096)))
         second_user_beside(repeated(1, open_one))
+
+
+class Crowd:
+    """WAITING connections whose requests wait for an order, and browsers that read slowly."""
+
+    def __init__(self, gateway: Gateway, request: bytes) -> None:
+        self._gateway = gateway
+        self._request = request
+        self._connections = ExitStack()
+        self._waiting: list[socket.socket] = []
+
+    def __enter__(self) -> None:
+        for _ in range(SLOW_BROWSERS):
+            assert self._connect(BUNDLE).recv(8) == b"HTTP/1.1"
+        read = self._read()
+        for number in range(1, WAITING + 1):
+            self._waiting.append(self._connect(self._request))
+            # More of one client's requests at a time would get 503.
+            if number % 50 == 0:
+                eventually(lambda goal=read + number: self._read() == goal)
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the connections open, for their responses."""
+
+    def responses(self) -> list[bytes]:
+        """Return all responses, and close the connections."""
+        with self._connections:
+            return [connection.recv(65536) for connection in self._waiting]
+
+    def _connect(self, first: bytes) -> socket.socket:
+        connection = self._gateway.connect(first, 4_096)
+        return self._connections.enter_context(closing(connection))
+
+    def _read(self) -> int:
+        """Return how many orders the gateway has read for requests."""
+        return calls_done(self._gateway.health_port, "get_order")
+
+
+def test_a_thousand_waiting_requests_delay_no_other_user(
+    gateway, suite, sql, second_user_beside
+) -> None:
+    """Half of the connections wait. Other requests are answered at once, and orders settle."""
+    buyer = Shopper(suite.url)
+    buyer.deposit("10.00")
+    order = {"id": str(uuid_utils.uuid7()), "user_id": buyer.id}
+    sql("orders", INSERT_PENDING, order)
+    token = buyer.user["access_token"].encode()
+    crowd = Crowd(gateway, GET_ORDER % (order["id"].encode(), token))
+    second_user_beside(crowd)
+    buyer.url = f"http://{HOST}:{gateway.port}"
+    assert buyer.order("1.00").json()["status"] == "paid"
+    sql("orders", MAKE_DUE, order)
+    responses = crowd.responses()
+    assert {response[:12] for response in responses} == {b"HTTP/1.1 200"}
+    have_waited = [r for r in responses if b"\r\nPreference-Applied:" in r]
+    assert ALL_CONNECTIONS // 2 <= len(have_waited) < WAITING
+    assert any(b'"paid"' in response for response in have_waited)

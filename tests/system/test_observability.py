@@ -8,12 +8,13 @@ import requests
 
 from conftest import eventually
 from dev.specs.asyncapi import handlers
-from tests.system.processes import SERVICES
+from tests.system.processes import SERVICES, calls_done
 
 LOOPS = {
     "users": ["outbox"],
     "billing": ["audit"],
     "orders": ["outbox", "sweep", "measure"],
+    "gateway": ["report_settled_orders"],
 }
 
 
@@ -46,12 +47,8 @@ def test_health_is_public_and_the_api_is_not_on_its_ports(suite, shopper) -> Non
 
 
 def test_metrics_count_completed_calls(suite, shopper) -> None:
-    def deposits() -> float:
-        metrics = suite.health("billing", "/metrics").text.splitlines()
-        labels = 'method="deposit_many",outcome="done",service="billing"'
-        start = f"shop_worker_seconds_count{{{labels}}}"
-        found = [line for line in metrics if line.startswith(start)]
-        return sum(float(line.split()[-1]) for line in found)
+    def deposits() -> int:
+        return calls_done(suite.ports["billing"], "deposit_many")
 
     before = deposits()
     shopper.deposit("1.00")

@@ -1,4 +1,4 @@
-"""Chunked bodies, from real clients and through nginx on reused connections."""
+"""Chunked bodies and waiting requests, from real clients and through nginx."""
 
 import json
 import random
@@ -12,7 +12,7 @@ import pytest
 from conftest import eventually
 from dev.ports import free_ports, is_free
 from tests.system.processes import Suite, debian_program
-from tests.system.shopper import Shopper
+from tests.system.shopper import WAIT, Shopper
 
 CONFIG = """
 daemon off;
@@ -133,6 +133,51 @@ def test_fetch_streams_an_order(suite, nginx, new_shopper, port) -> None:
     authorization = str(shopper.headers["Authorization"])
     assert status_of(["node", "--eval", FETCH, url, authorization, *parts]) == 201
     assert [order["price"] for order in shopper.all("/orders")] == ["1.00"]
+
+
+# Waiting requests
+
+
+def test_a_request_waits_behind_nginx_with_its_default_timeouts(
+    suite, nginx, new_shopper
+) -> None:
+    shopper = new_shopper()
+    shopper.deposit("10.00")
+    suite.stop("billing")
+    try:
+        order_id = shopper.order("4.00").json()["id"]
+        urls = {
+            name: f"http://127.0.0.1:{port}/orders/{order_id}"
+            for name, port in nginx.items()
+        }
+        clients = [
+            curl_waits(shopper, urls["http1"]),
+            curl_waits(shopper, urls["http2"], "--http2-prior-knowledge"),
+        ]
+        for client in clients:
+            assert_waited(client, "pending")
+    finally:
+        suite.start("billing")
+    assert_waited(curl_waits(shopper, urls["http1"]), "paid")
+
+
+def curl_waits(shopper: Shopper, url: str, *more: str) -> subprocess.Popen[str]:
+    """Start a client that sends `Prefer: wait=30`, and prints the whole response."""
+    command = [
+        *("curl", "--silent", "--include", "--noproxy", "*"),
+        *("--max-time", str(DEADLINE_S), *more),
+        *("--header", f"Authorization: {shopper.headers['Authorization']}"),
+        *("--header", f"Prefer: {WAIT['Prefer']}", url),
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def assert_waited(client: subprocess.Popen[str], status: str) -> None:
+    output, _ = client.communicate()
+    head, _, body = output.partition("\n\n")
+    assert head.split()[1] == "200"
+    assert "preference-applied: wait=30" in head.lower().splitlines()
+    assert json.loads(body)["status"] == status
 
 
 # Reused connections

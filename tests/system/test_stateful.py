@@ -208,7 +208,7 @@ class Shop(RuleBasedStateMachine):
             assert order == book.orders[before[2]]
             return before[2]
         if order["status"] == "pending":
-            order = eventually(lambda: book.shopper._ended(order["id"]), ORDER_S)
+            order = book.shopper.settled(order["id"], ORDER_S).json()
         assert order["id"] not in {id_ for other in self._books for id_ in other.orders}
         reason = book.move("withdrawal", amount, order["id"])
         expected = (euros(amount), "rejected" if reason else "paid", reason)
