@@ -23,7 +23,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test up down status logs audit shell chaos bench help install restart run newman \
+.PHONY: demo test up down status logs audit shell story chaos bench help install restart run newman \
 	migrate replay dead redrive clean test-unit test-interface test-system test-chaos test-upgrade \
 	test-chart test-broker test-images mutants fuzz load lint format size specs docs chart-docs \
 	licences bench-growth bench-long bench-scale images sbom pip-audit lock version installed \
@@ -53,6 +53,9 @@ audit: installed  ## compare the records of all services; FLAGS=--settled when n
 
 shell: installed  ## open nameko shell on the running suite; a call ends within RPC_TIMEOUT_S
 	@$(SUITE) exec --user operator $(BIN)/python -m dev.shell --config config.yaml
+
+story: installed  ## draw the steps of an order with their times; ORDER=<id>
+	@$(SUITE) exec --user operator $(BIN)/python -W ignore -m dev.story "$(ORDER)"
 
 chaos: install  ## prove the promises under faults, 40 minutes or more; PART=kills, SEED=7, AGAIN=1
 	@$(BIN)/python -W ignore -m tests.chaos $(PART:%=--part %) $(SEED:%=--seed %) $(AGAIN:%=--again)

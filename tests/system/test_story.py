@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import uuid
 from collections.abc import Callable
 from datetime import datetime
 from itertools import pairwise
@@ -11,6 +14,10 @@ import pytest
 
 from chassis.schemas import utc
 from conftest import eventually
+from dev.broker import OPERATOR
+from dev.cli import QUIET
+from dev.story import WIDTH
+from tests.system.processes import Suite
 from tests.system.shopper import Shopper
 
 # The stored time of each step, as a select of an order's id.
@@ -136,3 +143,50 @@ def test_without_orders_there_is_no_story(suite, payer) -> None:
     finally:
         suite.start("orders")
     assert complete(payer, order)["order"] == order
+
+
+def test_an_operator_draws_a_story_by_the_id_of_the_order(suite, payer) -> None:
+    order = payer.ended_order("4.00")
+    steps = complete(payer, order)["steps"]
+    drawing = make_story(suite, order["id"]).stdout
+    assert drawing.startswith(f"Order {order['id']}: paid, 4.00 EUR\n")
+    assert max(map(len, drawing.splitlines())) <= WIDTH
+    for step in steps:
+        assert step["event"] in drawing
+        assert step["at"][11:26] in drawing
+    suite.stop("billing")
+    try:
+        unknown = make_story(suite, order["id"]).stdout
+    finally:
+        suite.start("billing")
+    assert "withdrawal_recorded is unknown: billing is unavailable." in unknown
+    assert steps[4]["at"][11:26] in unknown
+
+
+def test_a_story_that_cannot_be_drawn_has_one_line(suite, payer) -> None:
+    order, unknown = payer.ended_order("4.00"), str(uuid.uuid4())
+    for order_id, line in {
+        unknown: f"error: there is no order {unknown}\n",
+        "42": "error: '42' is not an id: make story ORDER=<id of an order>\n",
+    }.items():
+        done = make_story(suite, order_id)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+    suite.stop("orders")
+    try:
+        done = make_story(suite, order["id"])
+    finally:
+        suite.start("orders")
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert line.startswith("error: orders is unavailable: orders.get: no reply within")
+
+
+def make_story(suite: Suite, order_id: str) -> subprocess.CompletedProcess[str]:
+    """Run the program of `make story` as the operator, and return its output."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "dev.story", order_id],
+        env={**suite.environment_of(OPERATOR), **QUIET},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )

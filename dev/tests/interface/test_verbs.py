@@ -50,7 +50,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_verbs_that_need_the_suite_are_known() -> None:
-    assert {"newman", "audit", "shell", "load", "logs", "restart"} <= set(
+    assert {"newman", "audit", "shell", "story", "load", "logs", "restart"} <= set(
         NEEDS_THE_SUITE
     )
 

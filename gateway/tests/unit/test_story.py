@@ -1,15 +1,14 @@
 """The story of an order, for every combination of stored, missing and unavailable parts."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
 
-from chassis.schemas import utc
 from gateway.story import compose
-from tests.contracts import rpc_sample
 from tests.specs.conformance import documented
+from tests.stories import HISTORIES, HISTORY, LETTER, LETTERS, OPERATION, OPERATIONS
 
 EVENTS = [
     "order_placed",
@@ -20,35 +19,12 @@ EVENTS = [
 ]
 SERVICES = ["orders", "billing", "orders", "orders", "notifications"]
 DETAILS = {"withdrawal_recorded": "operation", "letter_written": "letter"}
-HISTORY = rpc_sample("orders.get_history")["reply"]
-OPERATION = rpc_sample("billing.get_withdrawal")["reply"]
-LETTER = rpc_sample("notifications.get_letter")["reply"]
 PENDING = {
     **HISTORY,
     "status": "pending",
     "ended_at": None,
     "published_at": None,
 }
-NOW = datetime(2026, 1, 31, 12, 5, tzinfo=UTC)
-
-# Clocks of services may differ, so a time says nothing about the order of two steps.
-TIMES = st.timedeltas(timedelta(-1), timedelta(1)).map(lambda past: utc(NOW + past))
-HISTORIES = st.fixed_dictionaries(
-    {
-        "created_at": TIMES,
-        "ended_at": st.none() | TIMES,
-        "published_at": st.none() | TIMES,
-        "is_publication_unknown": st.booleans(),
-        "attempts": st.integers(0, 100),
-        "last_attempt_at": st.none() | TIMES,
-    }
-).map(lambda fields: {**HISTORY, **fields})
-
-
-def part(sample: dict[str, Any]) -> st.SearchStrategy[dict[str, Any] | None]:
-    """Return a part of a story: unavailable, missing, or with any time."""
-    stored = TIMES.map(lambda time: {**sample, "created_at": time})
-    return st.none() | st.just({}) | stored
 
 
 def states(story: dict[str, Any]) -> list[str]:
@@ -65,13 +41,13 @@ def state_of(part: dict[str, Any] | None, time: str = "created_at") -> str:
 @settings(
     deadline=None
 )  # a time limit for each example, and the first one reads the document
-@given(HISTORIES, part(OPERATION), part(LETTER))
+@given(HISTORIES, OPERATIONS, LETTERS)
 def test_every_story_is_as_documented(history, operation, letter) -> None:
     schema = {"$ref": "#/components/schemas/Story"}
     documented().check_schema(schema, compose(history, operation, letter))
 
 
-@given(HISTORIES, part(OPERATION), part(LETTER))
+@given(HISTORIES, OPERATIONS, LETTERS)
 def test_a_story_has_five_steps_and_a_part_decides_on_its_own_only(
     history, operation, letter
 ) -> None:
@@ -91,7 +67,7 @@ def test_a_story_has_five_steps_and_a_part_decides_on_its_own_only(
         assert names & step.keys() == (names if step["state"] == "done" else set())
 
 
-@given(HISTORIES, part(OPERATION), part(LETTER))
+@given(HISTORIES, OPERATIONS, LETTERS)
 def test_only_two_steps_that_are_done_have_a_duration_and_it_is_never_negative(
     history, operation, letter
 ) -> None:
