@@ -259,7 +259,7 @@ def test_the_images_sell_an_order_and_end_on_sigterm(
         eventually(partial(is_ready, servers, name, container), START_S)
 
     shopper = Shopper(f"http://127.0.0.1:{servers.ports['gateway']}")
-    for path in ("/docs", "/docs/swagger-ui.css"):
+    for path in ("/", "/page/app.js", "/docs", "/docs/swagger-ui.css"):
         assert shopper.get(path).status_code == 200
     assert shopper.deposit("10.00").status_code == 201
     assert shopper.ended_order("9.99")["status"] == "paid"
