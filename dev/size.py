@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT = 4000  # statements of the six packages together
+LIMIT = 4100  # statements of the six packages together, see ADR 40
 PACKAGES = 6
 MORE = 250  # for each further package: the size of an average service
 EXCLUDED = {"tests", "migrations", "static"}  # folders
