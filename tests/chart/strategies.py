@@ -322,6 +322,7 @@ OTHERS = some(
         optional={
             "hostnames": st.lists(HOSTS, min_size=1, max_size=2),
             "annotations": ANNOTATIONS,
+            "timeouts": some(request=st.just("60s"), backendRequest=st.just("1m")),
         },
     ),
     serviceMonitor=some(enabled=st.booleans(), interval=st.just("15s"), labels=LABELS),

@@ -253,6 +253,15 @@ def test_a_monitor_finds_services_and_their_port(name: str) -> None:
 
 
 @EVERY_SET
+def test_every_rule_of_a_route_has_the_timeouts_of_the_values(name: str) -> None:
+    timeouts = merged(user_values(name))["httpRoute"]["timeouts"] or None
+    for route in of(objects(name), "HTTPRoute"):
+        assert route["spec"]["rules"]
+        for rule in route["spec"]["rules"]:
+            assert rule.get("timeouts") == timeouts
+
+
+@EVERY_SET
 def test_every_route_has_a_service_of_the_chart(name: str) -> None:
     found = objects(name)
     services = {name_of(each): each["spec"]["ports"] for each in of(found, "Service")}
