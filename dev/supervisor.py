@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,15 +186,15 @@ class Supervisor:
 
     def start(self, name: str) -> None:
         """Start a program unless it runs. Do not wait for it."""
-        with suppress(Fault):  # ALREADY_STARTED
-            self._rpc().startProcess(self._full_name(name), False)
+        with suppress(Fault), self._rpc() as rpc:  # ALREADY_STARTED
+            rpc.startProcess(self._full_name(name), False)
 
     def halt(self, *names: str) -> None:
         """Stop these programs and wait until they have ended."""
         self.resume(*names)
         for name in names:
-            with suppress(Fault):  # NOT_RUNNING
-                self._rpc().stopProcess(self._full_name(name), False)
+            with suppress(Fault), self._rpc() as rpc:  # NOT_RUNNING
+                rpc.stopProcess(self._full_name(name), False)
         wait_for(lambda: not any(self.processes().get(name) for name in names), 60)
 
     def resume(self, *names: str) -> None:
@@ -239,16 +239,19 @@ class Supervisor:
             log=_escape(str(self.log(program.name))),
         )
 
-    def _rpc(self) -> Any:
+    @contextmanager
+    def _rpc(self) -> Iterator[Any]:
+        """Connect to supervisord. The connection ends with the block."""
         socket = f"unix://{self.state}/supervisord.sock"
         transport = SupervisorTransport(None, None, socket)
-        return ServerProxy("http://127.0.0.1", transport=transport).supervisor
+        with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+            yield proxy.supervisor
 
     def _infos(self) -> list[dict[str, Any]]:
         if self.pid() is None:
             return []
-        with suppress(OSError):
-            infos: list[dict[str, Any]] = self._rpc().getAllProcessInfo()
+        with suppress(OSError), self._rpc() as rpc:
+            infos: list[dict[str, Any]] = rpc.getAllProcessInfo()
             return infos
         return []  # it has just ended
 
