@@ -24,7 +24,7 @@ NEWMAN := postman/node_modules/.bin/newman run postman/shop.postman_collection.j
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: demo test up down status logs audit shell story chaos bench help install restart run newman \
-	migrate replay dead redrive clean test-unit test-interface test-system test-chaos test-upgrade \
+	migrate replay dead redrive clean test-unit test-interface test-system test-browser test-chaos test-upgrade \
 	test-chart test-broker test-images mutants fuzz load lint format size specs docs chart-docs \
 	licences bench-growth bench-long bench-scale images sbom pip-audit lock version installed \
 	spec-tools chart-tools supply-tools
@@ -33,7 +33,7 @@ demo: up newman  ## start everything and run the demo scenario with newman; the 
 	@$(SUITE) hints
 
 test: install chart-tools spec-tools lint size  ## run linters, type checks and all tests
-	@dev/install.sh pgbouncer nginx
+	@dev/install.sh --browser pgbouncer nginx
 	@$(BIN)/python -m dev.all_tests
 
 up: install  ## start broker, databases, services and the page; print its URL when all are ready
@@ -98,7 +98,8 @@ redrive: installed  ## return dead-lettered events to their queues; QUEUE=... se
 clean: down  ## stop everything and remove all files that make created
 	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi
 	rm -rf .run-* sbom.cdx.json tests/chaos/results dev/bench/results/latest* .venv .tools \
-		postman/node_modules dev/diagrams/node_modules dev/specs/node_modules \
+		postman/node_modules dev/browser/node_modules dev/diagrams/node_modules \
+		dev/specs/node_modules \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 ##@ Test
@@ -112,6 +113,10 @@ test-interface: install  ## run the tests of single services, on a real broker a
 test-system: install  ## run the tests of the whole suite
 	@dev/install.sh pgbouncer nginx
 	@$(BIN)/pytest tests/system
+
+test-browser: install  ## click through the page in Chromium
+	@dev/install.sh --browser
+	@$(BIN)/pytest tests/browser
 
 test-chaos: install  ## prove the promises under faults, in the small size
 	@$(BIN)/pytest tests/chaos

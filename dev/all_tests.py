@@ -4,10 +4,11 @@ The first track runs the tests of the services and of the whole suite, which mos
 prints its output at once.
 
 The second track begins with tests that need only a processor, at the lowest priority, so that
-they do not slow down the first track. Then it tests the documents, and the promises under faults,
-on servers of its own. Its output is printed after that of the first track.
+they do not slow down the first track. Then it tests the documents, the promises under faults, and
+the page, on servers of its own. Its output is printed after that of the first track.
 
-Each test is in one track. conftest.py sets the marks.
+Each test is in one track. conftest.py sets the marks. The tests of the page have a process and a
+pytest.ini of their own.
 """
 
 import os
@@ -49,6 +50,7 @@ SECOND_TRACK = (
     Step((*PYTEST, "-m", "processor_only"), LOWEST_PRIORITY),
     Step((sys.executable, "-m", "tests.mutants", "--quick"), LOWEST_PRIORITY),
     Step((*PYTEST, "-m", "own_servers")),
+    Step((*PYTEST, "tests/browser")),
 )
 
 

@@ -3,10 +3,12 @@
 # environment and newman. It is quick if nothing is missing, and can be repeated after a failure.
 # It neither starts nor changes the system's own servers.
 #
-# usage: install.sh [--system | --specs] [PROGRAM...]
-#   --system  Debian's packages only
-#   --specs   also AsyncAPI's parser
-#   PROGRAM   also this program, from Debian's package of the same name
+# usage: install.sh [--system] [--browser] [--specs] [PROGRAM...]
+#   --system   Debian's packages only
+#   --browser  also Chromium, a font with the widths of Arial, so that text fits in any browser, and
+#              axe-core
+#   --specs    also AsyncAPI's parser
+#   PROGRAM    also this program, from Debian's package of the same name
 # PYTHON selects another interpreter than python3, of version 3.11 to 3.13.
 set -euo pipefail
 # A terminal may have set these for other programs and other installations.
@@ -19,6 +21,7 @@ POLICY=/usr/sbin/policy-rc.d
 CLUSTERS=/etc/postgresql-common/createcluster.conf
 ERRORS='^ERROR:|^npm (ERR!|error) .*([Ee]rror|reason):'
 PIP_WHEEL='/usr/share/python-wheels/pip-*.whl'
+FONT='/usr/share/fonts/truetype/liberation*/LiberationSans-Regular.ttf'
 
 say() { echo "install: $*" >&2; }
 fail() { say "$@"; exit 1; }
@@ -52,6 +55,9 @@ missing_packages() { # PROGRAM...
   if [ ! -x .venv/bin/python ]; then
     # Not python3-venv: it needs one exact version of Python, and would upgrade a slightly older one.
     has_ensurepip "${PYTHON:-python3}" || compgen -G "$PIP_WHEEL" >/dev/null || echo python3-pip-whl
+  fi
+  if [ -n "$with_browser" ]; then
+    compgen -G "$FONT" >/dev/null || echo fonts-liberation
   fi
 }
 
@@ -204,14 +210,22 @@ make_node_modules() { # FOLDER MIN_NODE DESCRIPTION
 }
 
 only_system=
+with_browser=
 with_specs=
-case "${1:-}" in
-  --system) only_system=yes && shift ;;
-  --specs) with_specs=yes && shift ;;
-esac
+while [[ "${1:-}" == --* ]]; do
+  case "$1" in
+    --system) only_system=yes ;;
+    --browser) with_browser=yes ;;
+    --specs) with_specs=yes ;;
+    *) fail "unknown option: $1" ;;
+  esac
+  shift
+done
+[ -z "$with_browser" ] || set -- "$@" chromium
 mapfile -t missing < <(missing_packages "$@")
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 [ -z "$only_system" ] || exit 0
 make_venv
 make_node_modules postman 16 newman
+[ -z "$with_browser" ] || make_node_modules dev/browser 16 axe-core
 [ -z "$with_specs" ] || make_node_modules dev/specs 18 "the parser of AsyncAPI"

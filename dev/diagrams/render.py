@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dev.browser.chromium import FLAGS
 from dev.failure import Failure
 
 HERE = Path(__file__).parent
@@ -28,14 +29,6 @@ CONFIG, LOCK = HERE / "config.json", HERE / "package-lock.json"
 FORMATS = ("svg", "png")
 PNG_PIXELS = 2  # per pixel of the SVG: sharp on any screen
 RENDER_S = 120
-CHROMIUM = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 STAMP = re.compile(r"<!-- made of sha256:([0-9a-f]{64}) -->\n")
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -142,7 +135,7 @@ def _browser(profile: Path) -> dict[str, object]:
     return {
         "executablePath": shutil.which("chromium"),
         "userDataDir": str(profile),
-        "args": [*CHROMIUM, *sandbox],
+        "args": [*FLAGS, *sandbox],
     }
 
 

@@ -19,6 +19,7 @@ PRODUCT = ROOT / "requirements" / "product.lock"
 DEVELOPMENT = ROOT / "requirements" / "dev.lock"
 NPM = {
     "postman": "newman, which runs the scenario",
+    "dev/browser": "axe-core, which checks the page",
     "dev/specs": "the parser of AsyncAPI",
     "dev/diagrams": "Mermaid, which draws the pictures",
 }
@@ -51,6 +52,7 @@ COPYLEFT = {
         ),
     },
     "MPL-2.0": {
+        "axe-core": "only in tests",
         "certifi": "used unmodified; the licence covers only its own files",
         "hypothesis": "only in tests",
         "pathspec": "only in linters",

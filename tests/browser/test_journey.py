@@ -1,0 +1,219 @@
+"""A person clicks through the page, from the sign-up to the letter."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from dev.browser.visitor import is_order
+from tests.browser.shopper import Shopper
+
+DURATION = re.compile(r"^\+\d+([.,]\d)?\s(ms|s|мс|с)$")
+CLOCK = re.compile(r"^\d\d:\d\d:\d\d[.,]\d{3}$")
+# The five steps of a story as rows of the diagram, and their times.
+STEPS = {
+    "place": CLOCK,
+    "withdrawal": DURATION,
+    "outcome": DURATION,
+    "event": DURATION,
+    "letter": DURATION,
+}
+PHONE = {"width": 360, "height": 780}
+
+
+def assert_complete(shopper: Shopper) -> None:
+    """Assert that the diagram shows five steps that are done, with their times."""
+    for step, time in STEPS.items():
+        row = shopper[f"row-{step}"]
+        expect(row).to_have_class(re.compile(r"\bdone shown\b"))
+        expect(row.locator(".time")).to_have_text(time)
+    expect(shopper["total"]).to_have_text(re.compile(r"\d"))
+
+
+@pytest.mark.parametrize(
+    ("language", "theme", "options"),
+    [
+        ("en", "light", {}),
+        ("ru", "dark", {"viewport": PHONE, "reduced_motion": "no-preference"}),
+    ],
+    ids=["desktop, English", "phone, Russian"],
+)
+def test_a_person_buys_and_is_refused(new_shopper, language, theme, options) -> None:
+    shopper = new_shopper(**options)
+    shopper.choose(language=language, theme=theme)
+    shopper.join("100.00")
+
+    shopper.order("30.10")
+    letter = shopper.await_letter()
+    assert_complete(shopper)
+    expect(shopper["story-title"].locator(".badge")).to_have_class(
+        re.compile("badge-good")
+    )
+    expect(letter).to_contain_text(shopper.name)
+    expect(letter).to_contain_text(re.compile(r"30[.,]10"))
+
+    shopper.order("69.91")
+    letter = shopper.await_letter()
+    assert_complete(shopper)
+    expect(letter).to_have_class(re.compile("grief"))
+    expect(shopper["story-title"].locator(".badge")).to_have_class(
+        re.compile("badge-bad")
+    )
+
+    expect(shopper.show("orders")).to_have_count(2)
+    operations = shopper.show("statement")
+    expect(operations).to_have_count(3)
+    expect(operations.nth(0).locator(".struck")).to_have_count(1)
+    letters = shopper.show("letters")
+    expect(letters).to_have_count(2)
+    letters.nth(1).locator("summary").click()
+    expect(letters.nth(1).locator(".letter-body")).to_contain_text(shopper.name)
+    expect(shopper["balance"]).to_have_text(re.compile(r"69[.,]90"))
+
+    shopper.log_out()
+    shopper.log_in(shopper.name)
+    expect(shopper["balance"]).to_have_text(re.compile(r"69[.,]90"))
+    expect(shopper.show("orders")).to_have_count(2)
+
+
+def test_money_can_be_withdrawn(shopper) -> None:
+    shopper.join("20.00")
+    shopper["amount"].fill("5.50")
+    shopper["withdraw"].click()
+    expect(shopper["balance"]).to_have_text("€14.50")
+
+
+def test_an_older_order_shows_its_story(shopper) -> None:
+    shopper.join("20.00")
+    shopper.order("1.00")
+    shopper.order("2.00")
+    shopper.await_letter()
+    shopper.show("orders").nth(1).get_by_role("button").click()
+    expect(shopper["story-title"]).to_contain_text("€1.00")
+    shopper.await_letter()
+    assert_complete(shopper)
+
+
+def test_send_again_proves_the_key(shopper) -> None:
+    """The panel "On the wire" sends the same order again. Nothing is withdrawn."""
+    shopper.join("20.00")
+    shopper.order("5.00")
+    shopper.await_letter()
+    sent = shopper.exchange("POST", "/orders")
+    expect(sent.locator("pre").first).to_contain_text("Idempotency-Key: page-")
+    with shopper.page.expect_response(is_order) as second:
+        sent.locator(".send-again").click()
+    proof = sent.locator(".proof p")
+    expect(proof).to_have_text(
+        ["The same response.", "The balance did not change: €15.00."]
+    )
+    assert second.value.status in (200, 201)
+    expect(shopper.show("orders")).to_have_count(1)
+
+
+def test_secrets_are_masked_on_the_wire(shopper) -> None:
+    shopper.join()
+    sign_up = shopper.exchange("POST", "/users")
+    expect(sign_up.locator("pre").first).to_contain_text('"password":"••••••••"')
+    expect(sign_up.locator("pre").last).to_contain_text(
+        re.compile(r'"access_token": ?"••••••••"')
+    )
+    account = shopper.exchange("GET", "/account")
+    expect(account.locator("pre").first).to_contain_text("Bearer ••••••••")
+    text = shopper.page.content()
+    assert shopper.token not in text
+    assert "correct horse" not in text
+
+
+def test_the_page_follows_the_language_and_the_theme_of_the_browser(
+    new_shopper,
+) -> None:
+    shopper = new_shopper(locale="ru-RU", color_scheme="dark")
+    expect(shopper.page.locator("html")).to_have_attribute("lang", "ru")
+    assert shopper.brightness() < 0.2
+    shopper.choose(theme="light")
+    assert shopper.brightness() > 0.8
+    shopper.choose(language="en")
+    expect(shopper["sign-up"]).to_have_text("Sign up")
+
+
+def test_a_choice_of_language_and_theme_is_remembered(shopper) -> None:
+    shopper.choose(language="ru", theme="dark")
+    shopper.page.reload()
+    expect(shopper.page.locator("html")).to_have_attribute("lang", "ru")
+    assert shopper.brightness() < 0.2
+
+
+def test_a_reload_keeps_the_session(shopper) -> None:
+    shopper.join("20.00")
+    shopper.page.reload()
+    expect(shopper["user"]).to_have_text(shopper.name)
+    expect(shopper["balance"]).to_have_text("€20.00")
+
+
+def test_the_whole_path_works_with_the_keyboard(shopper) -> None:
+    keyboard = shopper.page.keyboard
+    for field, text in (
+        ("username", shopper.name),
+        ("email", f"{shopper.name}@example.org"),
+        ("password", "correct horse battery"),
+    ):
+        shopper.tab_to(field)
+        keyboard.type(text)
+    keyboard.press("Enter")
+    expect(shopper["user"]).to_have_text(shopper.name)
+
+    shopper.tab_to("amount")
+    keyboard.type("100")
+    keyboard.press("Enter")
+    expect(shopper["balance"]).to_have_text("€100.00")
+    shopper.tab_to("price")
+    keyboard.type("30.10")
+    shopper.tab_to("place-order")
+    keyboard.press("Space")
+    shopper.await_letter()
+
+    shopper.tab_to("tab-orders")
+    keyboard.press("ArrowRight")
+    expect(shopper["tab-statement"]).to_be_focused()
+    expect(shopper.page.locator("#statement > li")).to_have_count(2)
+    keyboard.press("ArrowRight")
+    expect(shopper.page.locator("#letters > li")).to_have_count(1)
+    shopper.tab_to(shopper.page.locator("#letters summary"))
+    keyboard.press("Enter")
+    expect(shopper.page.locator("#letters .letter-body")).to_be_visible()
+
+    shopper.tab_to("log-out")
+    keyboard.press("Enter")
+    expect(shopper["log-in"]).to_be_visible()
+
+
+def test_a_problem_has_its_title_its_detail_and_its_field(shopper) -> None:
+    shopper.join("1.00")
+    shopper.watch.allow("status of 409", "status of 422", "status of 400")
+    with shopper.page.expect_response("**/account/withdrawals") as refused:
+        shopper["amount"].fill("2.00")
+        shopper["withdraw"].click()
+    problem = refused.value.json()
+    shown = shopper["withdraw-problem"]
+    expect(shown).to_contain_text(f"{problem['status']} {problem['title']}")
+    expect(shown).to_contain_text(problem["detail"])
+
+    with shopper.page.expect_response(is_order) as invalid:
+        shopper["price"].fill("-1")
+        shopper["place-order"].click()
+    problem = invalid.value.json()
+    expect(shopper["order-problem"]).to_contain_text(problem["title"])
+    expect(shopper["price-error"]).to_have_text(problem["errors"]["price"][0])
+    expect(shopper["price"]).to_be_focused()
+
+
+def test_a_taken_username_is_a_problem(new_shopper) -> None:
+    first, second = new_shopper().join(), new_shopper()
+    second.watch.allow("status of 409")
+    second["username"].fill(first.name)
+    second["email"].fill(f"{second.name}@example.org")
+    second["password"].fill("correct horse battery")
+    second["sign-up"].click()
+    expect(second.page.get_by_role("alert")).to_contain_text("in use")
+    expect(second["username-error"]).to_be_visible()
