@@ -50,7 +50,6 @@ Calls and events:
     outbox            events in the transaction of their state
     events            @event_handler, with retries and dead letters
     retries           rules for failed events: bisection of a batch, retries
-    moves             moves messages between queues
     queue_limits      checks that the broker drops no events
 
 Database:

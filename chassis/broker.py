@@ -6,8 +6,8 @@
 import json
 import logging
 import struct
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,21 @@ def connect(config: dict[str, Any]) -> kombu.Connection:
         connect_timeout=CONNECT_TIMEOUT_S,
         transport_options={"max_retries": 1},
     )
+
+
+@contextmanager
+def open_channel(config: dict[str, Any]) -> Iterator[Any]:
+    """Open a channel on a new connection. Raises one of CONNECTION_ERRORS."""
+    connection = connect(config).transport.establish_connection()
+    try:
+        channel = connection.channel()
+        # Bodies stay bytes, whatever their encoding.
+        channel.auto_decode = False
+        yield channel
+        connection.close()
+    finally:
+        # Without a wait: a blocked broker would not reply to a close.
+        connection.collect()
 
 
 def declare_queue(queue: kombu.Queue, channel: Any) -> None:

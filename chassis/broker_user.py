@@ -15,8 +15,7 @@ from typing import Any
 import amqp
 from nameko.exceptions import ConfigurationError
 
-from chassis.broker import PUBLISHING_BLOCKED, basic_publish
-from chassis.moves import open_channel
+from chassis.broker import PUBLISHING_BLOCKED, basic_publish, open_channel
 
 
 def check_broker_user(config: dict[str, Any], service: str) -> None:

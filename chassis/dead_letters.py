@@ -9,13 +9,20 @@ import argparse
 import sys
 from typing import Any
 
+import amqp
 from nameko.exceptions import ConfigurationError
 
 from chassis import cli
-from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
+from chassis.broker import open_channel
+from chassis.events import (
+    ATTEMPTS,
+    ERROR,
+    EventHandler,
+    copied_headers,
+    copied_properties,
+)
 from chassis.logs import REQUEST_ID
 from chassis.migrate import event_handlers, services_with_tables
-from chassis.moves import count, move, open_channel
 from chassis.settings import SECONDS, read
 
 # Events of a queue that `list` shows. The channel holds all of them until it is closed.
@@ -51,7 +58,7 @@ def show(channel: Any, handler: EventHandler) -> None:
 
     They are not acked, so the broker returns them to their places when the channel is closed.
     """
-    dead = count(channel, handler.dead_letter_queue)
+    dead = _count(channel, handler.dead_letter_queue)
     print(f"{handler.queue.name}: {dead} dead-lettered")
     for _ in range(min(dead, MAX_SHOWN)):
         if message := channel.basic_get(handler.dead_letter_queue):
@@ -61,19 +68,41 @@ def show(channel: Any, handler: EventHandler) -> None:
 
 
 def redrive(channel: Any, handler: EventHandler, timeout_s: float) -> None:
-    """Move a handler's dead letters back to its queue, without the headers of failed attempts.
+    """Move the dead letters that a handler has now back to its queue.
 
-    A crash may duplicate a message. That has no effect, because handlers are idempotent.
+    Each message is acked after the broker has confirmed its copy. A crash in between duplicates
+    it. That has no effect, because handlers are idempotent. Raises one of
+    chassis.broker.CONNECTION_ERRORS, also if a queue is missing.
     """
-    moved = move(
-        channel,
-        source=handler.dead_letter_queue,
-        target=handler.queue.name,
-        exchange=handler.moves_exchange.name,
-        timeout_s=timeout_s,
-        without=(ATTEMPTS, FAILURES, ERROR),
-    )
+    moved = 0
+    for _ in range(_count(channel, handler.dead_letter_queue)):
+        if message := channel.basic_get(handler.dead_letter_queue):
+            channel.basic_publish_confirm(
+                copy_of(message),
+                handler.moves_exchange.name,
+                handler.queue.name,
+                mandatory=True,
+                timeout=timeout_s,
+                confirm_timeout=timeout_s,
+            )
+            channel.basic_ack(message.delivery_tag)
+            moved += 1
     print(f"{handler.queue.name}: {moved} redriven")
+
+
+def copy_of(message: Any) -> amqp.Message:
+    """Return a persistent copy of a dead letter, without the record of its attempts."""
+    return amqp.Message(
+        message.body or b"",
+        application_headers=copied_headers(message),
+        delivery_mode=2,
+        **copied_properties(message),
+    )
+
+
+def _count(channel: Any, queue: str) -> int:
+    """Return the number of messages that are ready in a queue. Raises NotFound."""
+    return int(channel.queue_declare(queue, passive=True).message_count)
 
 
 def _handlers(config: dict[str, Any], names: list[str]) -> list[EventHandler]:

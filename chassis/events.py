@@ -27,11 +27,10 @@ from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 
 from chassis import health, metrics
-from chassis.broker import OutgoingMessage, declare_queue
+from chassis.broker import OutgoingMessage, can_encode_headers, declare_queue
 from chassis.consumer import ConsumerProvider, QueueConsumer
 from chassis.errors import Unavailable, description, first_line
 from chassis.loops import LoopWatch
-from chassis.moves import headers_of, moves_exchange, properties_of
 from chassis.publishers import ConfirmedPublisher
 from chassis.retries import (
     CALL_FAULTS,
@@ -64,6 +63,9 @@ MAX_COUNT = 1_000_000
 # Headers of a moved message: the number of attempts, the number that failed on the event's content,
 # and the last error.
 ATTEMPTS, FAILURES, ERROR = "x-attempts", "x-failures", "x-error"
+COPIED_PROPERTIES = ("content_type", "content_encoding", "message_id")
+# By these headers the broker routes a message to more queues.
+ROUTING_HEADERS = {"CC", "BCC"}
 
 # The events that a handler could not handle, each with its error.
 FailedEvents = Sequence[tuple[Any, Exception]]
@@ -424,12 +426,15 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             ),
             body=bytes(delivery.message.body or b""),
             headers={
-                **headers_of(delivery.message),
+                **copied_headers(delivery.message),
                 ATTEMPTS: delivery.attempts,
                 FAILURES: delivery.failures,
                 ERROR: delivery.error,
             },
-            properties={**properties_of(delivery.message), "message_id": delivery.id},
+            properties={
+                **copied_properties(delivery.message),
+                "message_id": delivery.id,
+            },
         )
 
     def _ack(self, batch: Sequence[Delivery], finished: Sequence[Delivery]) -> None:
@@ -481,6 +486,39 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         self._watch.check()
         if self.prefetch != PREFETCH:
             raise Unavailable(self._pause_reason)
+
+
+def moves_exchange(service: str) -> kombu.Exchange:
+    """Return the exchange by which a service moves events to its own queues.
+
+    The default exchange reaches every queue, and the broker's permissions cannot restrict that.
+    """
+    return kombu.Exchange(f"evt-moves--{service}.direct", type="direct")
+
+
+def copied_headers(message: Any) -> dict[str, Any]:
+    """Return the headers for a copy of a message, without the record of its attempts.
+
+    By CC and BCC, the publisher of a message could send its copy to any queue, with the
+    permissions of the service that copies it.
+    """
+    headers = message.headers or {}
+    names = headers.keys() - ROUTING_HEADERS - {ATTEMPTS, FAILURES, ERROR}
+    copied = {name: headers[name] for name in names}
+    return copied if can_encode_headers(copied) else {}
+
+
+def copied_properties(message: Any) -> dict[str, Any]:
+    """Return the properties for a copy of a message.
+
+    The others are omitted. The broker would refuse the `user_id` of another user, and discard the
+    copy after its `expiration`.
+    """
+    return {
+        name: value
+        for name, value in message.properties.items()
+        if name in COPIED_PROPERTIES
+    }
 
 
 def _delivery(message: Any) -> Delivery:

@@ -18,9 +18,8 @@ import amqp
 from nameko.exceptions import ConfigurationError
 
 from chassis.amqp_transport import MAX_SILENCE_S
-from chassis.broker import CONNECTION_ERRORS, basic_publish
+from chassis.broker import CONNECTION_ERRORS, basic_publish, open_channel
 from chassis.errors import first_line
-from chassis.moves import open_channel
 
 WAIT_S = 3
 MESSAGES = 1000

@@ -26,8 +26,7 @@ from nameko.containers import ServiceContainer
 from nameko.rpc import Rpc, get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 
-from chassis.events import EventHandler
-from chassis.moves import moves_exchange
+from chassis.events import EventHandler, moves_exchange
 from chassis.outbox import Outbox
 from chassis.rpc import ReplyListener, RpcProxy, reply_prefix
 from dev.broker import BUS, TEMPLATE, template

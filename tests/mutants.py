@@ -722,7 +722,7 @@ MUTANTS = [
         "redriving is not mandatory",
         [
             SetArgument(
-                "chassis.moves:move",
+                "chassis.dead_letters:redrive",
                 "channel.basic_publish_confirm",
                 "mandatory",
                 "False",
@@ -737,9 +737,9 @@ MUTANTS = [
         "redriving goes on while there are dead letters",
         [
             Replace(
-                "chassis.moves:move",
-                "range(count(channel, source))",
-                "iter(lambda: count(channel, source), 0)",
+                "chassis.dead_letters:redrive",
+                "range(_count(channel, handler.dead_letter_queue))",
+                "iter(lambda: _count(channel, handler.dead_letter_queue), 0)",
             )
         ],
         tests(DEAD, "test_events_that_fail_again_at_once_are_moved_once"),
@@ -874,7 +874,7 @@ MUTANTS = [
     ),
     Mutant(
         "the publisher of an event chooses the queues of its copies",
-        [Replace("chassis.moves:headers_of", "ROUTING_HEADERS", "set()")],
+        [Replace("chassis.events:copied_headers", "ROUTING_HEADERS", "set()")],
         tests(DEAD, "test_a_redriven_event_has_no_headers_of_its_attempts"),
     ),
     Mutant(

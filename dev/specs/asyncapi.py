@@ -27,9 +27,8 @@ import orders.schemas
 import users.schemas
 from chassis import errors
 from chassis.broker import JSON_PROPERTIES
-from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler
+from chassis.events import ATTEMPTS, ERROR, FAILURES, EventHandler, moves_exchange
 from chassis.migrate import event_handlers
-from chassis.moves import moves_exchange
 from chassis.retries import MAX_FAILURES, MAX_HELD, MAX_HELD_S, RETRY_DELAYS_S
 from chassis.rpc import REPLY_EXPIRES_MS, Rpc, RpcProxy
 from chassis.schemas import email_address, storable

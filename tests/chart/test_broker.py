@@ -26,10 +26,9 @@ from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 
-from chassis.broker import connect
+from chassis.broker import connect, open_channel
 from chassis.broker_user import check_broker_user
 from chassis.migrate import event_handlers, event_queues
-from chassis.moves import open_channel
 from chassis.queue_limits import check_queue_limits
 from chassis.schemas import is_id
 from conftest import DEADLINE_S, eventually

@@ -17,8 +17,7 @@ import uuid_utils
 from nameko.exceptions import IncorrectSignature
 
 from chassis.broker import connect
-from chassis.events import ATTEMPTS, ERROR, FAILURES
-from chassis.moves import moves_exchange
+from chassis.events import ATTEMPTS, ERROR, FAILURES, moves_exchange
 from chassis.retries import MAX_FAILURES, MAX_SAME_FAILURES
 from conftest import eventually
 from dev.broker import MIGRATIONS

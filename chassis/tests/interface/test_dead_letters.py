@@ -14,10 +14,10 @@ import yaml
 
 from chassis import dead_letters, retries
 from chassis.container import Container
+from chassis.dead_letters import copy_of
 from chassis.events import event_handler
 from chassis.logs import current_request_id
 from chassis.migrate import declare_queues
-from chassis.moves import copy_of
 from chassis.tests.conftest import Broker, running
 from conftest import eventually
 

@@ -18,9 +18,8 @@ from sqlalchemy.exc import OperationalError
 
 from chassis import events, health, retries
 from chassis.errors import Unavailable
-from chassis.events import EventHandler, _delivery
+from chassis.events import EventHandler, _delivery, moves_exchange
 from chassis.loops import LoopWatch
-from chassis.moves import moves_exchange
 from chassis.retries import FailureStreak, HeldDeliveries
 
 QUEUE = "evt-a-b--c.handle_b"
