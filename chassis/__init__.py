@@ -35,7 +35,6 @@ Start and stop:
 Broker:
     broker            connects, declares, publishes on one connection
     publishers        publishes with and without confirms
-    pending_confirms  the broker's confirms of a batch
     consumer          the connection that receives requests, replies and events
     amqp_transport    the socket of py-amqp
     broker_user       checks the permissions on the broker
