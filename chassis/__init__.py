@@ -37,7 +37,7 @@ Broker:
     publishers        publishes with and without confirms
     consumer          the connection that receives requests, replies and events
     amqp_transport    the socket of py-amqp
-    broker_user       checks the permissions on the broker
+    broker_checks     checks permissions, and that the broker drops no events
     patches           all patches of other libraries
 
 Calls and events:
@@ -49,7 +49,6 @@ Calls and events:
     outbox            events in the transaction of their state
     events            @event_handler, with retries and dead letters
     retries           rules for failed events: bisection of a batch, retries
-    queue_limits      checks that the broker drops no events
 
 Database:
     db                connections, and the wait for the schema

@@ -18,7 +18,7 @@ from chassis.broker import (
     broker_settings,
     connect,
 )
-from chassis.broker_user import check_broker_user
+from chassis.broker_checks import check_broker_user
 from chassis.deadlines import bind_deadline
 from chassis.errors import Unavailable, first_line, is_transient
 from chassis.lifecycle import Lifecycle

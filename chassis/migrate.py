@@ -2,7 +2,7 @@
 
 It runs as one job before the services start (`make migrate`, the chart's Job), not at the start
 of each copy. It can be repeated at any time. It declares all queues of events, because an event
-without a queue is lost. It refuses a broker that drops messages (chassis/queue_limits.py).
+without a queue is lost. It refuses a broker that drops messages (chassis/broker_checks.py).
 """
 
 import argparse
@@ -34,12 +34,11 @@ from sqlalchemy.exc import OperationalError
 
 from chassis import cli, lookups
 from chassis.broker import connect, declare_exchange
-from chassis.broker_user import check_broker_user
+from chassis.broker_checks import check_broker_user, check_queue_limits
 from chassis.database_checks import violations
 from chassis.db import TCP_KEEPALIVE, database_uri, migrations_of
 from chassis.events import EventHandler
 from chassis.outbox import Outbox
-from chassis.queue_limits import check_queue_limits
 from chassis.settings import SWITCH, read
 
 HERE = Path(__file__).parent

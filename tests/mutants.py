@@ -747,14 +747,14 @@ MUTANTS = [
     # Queues whose limits the broker decides.
     Mutant(
         "the migration returns a message only twice",
-        [Replace("chassis.queue_limits:_return_often", "RETURNS", "1")],
+        [Replace("chassis.broker_checks:_return_often", "RETURNS", "1")],
         tests(LIMITS, "test_a_policy_that_drops_events_is_refused_by_name"),
     ),
     Mutant(
         "a killed migration leaves its scratch queues",
         [
             SetArgument(
-                "chassis.queue_limits:_check",
+                "chassis.broker_checks:_check",
                 "channel.queue_declare",
                 "arguments",
                 "{}",
@@ -767,7 +767,8 @@ MUTANTS = [
         "a broker user may use every routing key",
         [
             DropKey(
-                "chassis.broker_user:check_broker_user", '"routing keys of nameko-rpc"'
+                "chassis.broker_checks:check_broker_user",
+                '"routing keys of nameko-rpc"',
             )
         ],
         tests(BROKER_USER, "test_each_excessive_right_is_named"),

@@ -27,9 +27,8 @@ from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from chassis.broker import connect, open_channel
-from chassis.broker_user import check_broker_user
+from chassis.broker_checks import check_broker_user, check_queue_limits
 from chassis.migrate import event_handlers, event_queues
-from chassis.queue_limits import check_queue_limits
 from chassis.schemas import is_id
 from conftest import DEADLINE_S, eventually
 from dev import bus, servers as dev_servers

@@ -13,7 +13,7 @@ from dev.specs.asyncapi import YAML
 from tests.specs.messages import Bus, Message
 
 QUEUE = "tests-tap"
-# See chassis/queue_limits.py and chassis/broker_user.py.
+# See chassis/broker_checks.py.
 CHECKS = re.compile(
     r"\.check-[0-9a-f]{8}(\.dead)?\Z|\Apermission-check\.[0-9a-f]{16}\Z"
 )

@@ -11,7 +11,7 @@ import yaml
 from nameko.exceptions import ConfigurationError
 
 from chassis import container as chassis_container, health, migrate
-from chassis.broker_user import check_broker_user
+from chassis.broker_checks import check_broker_user
 from chassis.container import Container
 from chassis.tests.conftest import Keeper, running
 from conftest import eventually

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from nameko.exceptions import ConfigurationError
 
-from chassis import queue_limits
+from chassis import broker_checks
 from chassis.broker import connect
+from chassis.broker_checks import check_queue_limits
 from chassis.migrate import event_queues
-from chassis.queue_limits import check_queue_limits
 from conftest import SERVICES_WITH_TABLES, eventually
 from dev.servers import Servers
 
@@ -128,7 +128,7 @@ def queues_of(servers: Servers) -> Callable[[str], dict[str, str]]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for one second only. The policies drop messages after 0.2 s."""
-    monkeypatch.setattr(queue_limits, "WAIT_S", 1)
+    monkeypatch.setattr(broker_checks, "WAIT_S", 1)
 
 
 def refusal(config: dict[str, Any], *queues: str) -> str:
@@ -278,8 +278,8 @@ def test_scratch_queues_of_a_killed_migration_expire(
     environment, vhosts, queues_of
 ) -> None:
     code = (
-        "from chassis import migrate, queue_limits\n"
-        "queue_limits.WAIT_S, queue_limits.EXPIRES_S = 60, 5\n"
+        "from chassis import broker_checks, migrate\n"
+        "broker_checks.WAIT_S, broker_checks.EXPIRES_S = 60, 5\n"
         "migrate.main([])\n"
     )
     process = subprocess.Popen(

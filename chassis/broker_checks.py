@@ -1,8 +1,13 @@
-"""Checks on scratch queues that the broker keeps messages. AMQP cannot read policies.
+"""Checks of the broker by attempts: AMQP can read neither permissions nor policies.
 
-A policy, an operator policy or a default of the broker may delete a queue or drop its messages
-without an error. So each queue gets a scratch queue whose name has the same start and end, and
-matches the same policies. docs/operations.md#queue-limits lists the limits that this check misses.
+`check_broker_user` tries actions that the process must not do. An import of definitions that stops
+half-way leaves users without topic permissions: everything works, and a stolen account can call
+every method.
+
+`check_queue_limits` tries whether queues keep their messages. A policy, an operator policy or a
+default of the broker may delete a queue or drop its messages without an error. So each queue gets
+a scratch queue whose name has the same start and end, and matches the same policies.
+docs/operations.md#queue-limits lists the limits that this check misses.
 """
 
 import secrets
@@ -10,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -18,7 +23,12 @@ import amqp
 from nameko.exceptions import ConfigurationError
 
 from chassis.amqp_transport import MAX_SILENCE_S
-from chassis.broker import CONNECTION_ERRORS, basic_publish, open_channel
+from chassis.broker import (
+    CONNECTION_ERRORS,
+    PUBLISHING_BLOCKED,
+    basic_publish,
+    open_channel,
+)
 from chassis.errors import first_line
 
 WAIT_S = 3
@@ -30,16 +40,53 @@ RETURNS = 25
 EXPIRES_S = 60
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The check of one limit. `run` returns the queues that lost a message.
+def check_broker_user(config: dict[str, Any], service: str) -> None:
+    """Raise ConfigurationError, with the rights in one line, if the broker's user has too many.
 
-    `loss` describes the loss, with {} for the name of a queue.
+    Raises one of CONNECTION_ERRORS if the broker is unavailable. The broker logs each refusal.
+
+    Each attempt uses a random name, which no queue and no exchange has. If the broker permits it, a
+    queue that is bound to all routing keys receives an empty message.
+
+    During its memory or disk alarm the broker answers no attempt to publish. The rights to publish
+    count as restricted then, because consumers must start.
     """
+    name = f"permission-check.{secrets.token_hex(8)}"
+    excessive = []
+    with suppress(amqp.ResourceError), open_channel(config) as channel:
+        channel.connection.on_blocked = _end_attempts
+        publish = partial(
+            basic_publish,
+            channel,
+            routing_key=name,
+            content=amqp.Message(),
+            mandatory=False,
+        )
+        attempts = {
+            "configure": partial(channel.queue_delete, name),
+            "read": partial(channel.basic_get, name),
+            "write": partial(publish, name),
+            "routing keys of nameko-rpc": partial(publish, "nameko-rpc"),
+            f"routing keys of {service}.events": partial(publish, f"{service}.events"),
+        }
+        for right, attempt in attempts.items():
+            # A refusal closes the channel, and py-amqp opens it again.
+            with suppress(amqp.AccessRefused):
+                # The broker checks the right before it looks for the name.
+                with suppress(amqp.NotFound):
+                    attempt()
+                    # Waits for the broker, which answers no publish.
+                    channel.basic_qos(0, 1, a_global=False)
+                excessive.append(right)
+    if excessive:
+        raise ConfigurationError(
+            f"the broker permits its user too much ({', '.join(excessive)}): "
+            "import definitions.json (docs/operations.md#permissions-on-the-broker)"
+        )
 
-    run: Callable[[Any, Sequence[str]], Collection[str]]
-    loss: str
-    remedy: str
+
+def _end_attempts(reason: str) -> None:
+    raise amqp.ResourceError(PUBLISHING_BLOCKED)
 
 
 def check_queue_limits(config: dict[str, Any], queues: Sequence[str]) -> None:
@@ -83,11 +130,11 @@ def _check(channel: Any, scratch: dict[str, str]) -> None:
             auto_delete=False,
             arguments={"x-expires": EXPIRES_S * 1000},
         )
-    for trial in TRIALS:
-        lost = trial.run(channel, list(scratch))
+    for run, loss, remedy in TRIALS:
+        lost = run(channel, list(scratch))
         if queues := [queue for name, queue in scratch.items() if name in lost]:
             others = f" and {len(queues) - 1} more" if len(queues) > 1 else ""
-            raise _refusal(f"{trial.loss.format(queues[0] + others)}: {trial.remedy}")
+            raise _refusal(f"{loss.format(queues[0] + others)}: {remedy}")
 
 
 def _refusal(text: str) -> ConfigurationError:
@@ -110,26 +157,14 @@ def _exists(channel: Any, queue: str) -> bool:
     return True
 
 
-def _fill(channel: Any, queues: Sequence[str]) -> set[str]:
-    """Publish MESSAGES to each queue, and count them. They are empty, within any limit of bytes.
+def _fill(channel: Any, queues: Sequence[str], bodies: Sequence[bytes]) -> set[str]:
+    """Publish the bodies to each queue, and count the messages.
 
     One more follows, because a quorum queue refuses messages only after its limit is reached.
     """
-    _publish(channel, queues, [b""] * MESSAGES)
+    _publish(channel, queues, bodies)
     _publish(channel, queues, [b""])
-    return _purge(channel, queues, MESSAGES + 1)
-
-
-def _send_large(channel: Any, queues: Sequence[str]) -> set[str]:
-    """Publish LARGE to each queue, and get it back. One more message follows, as in `_fill`."""
-    _publish(channel, queues, [LARGE])
-    _publish(channel, queues, [b""])
-    changed = {
-        queue
-        for queue in queues
-        if getattr(channel.basic_get(queue, no_ack=True), "body", None) != LARGE
-    }
-    return _purge(channel, queues) | changed
+    return _purge(channel, queues, len(bodies) + 1)
 
 
 def _return_often(channel: Any, queues: Sequence[str]) -> list[str]:
@@ -196,30 +231,33 @@ def _publish(channel: Any, queues: Sequence[str], bodies: Sequence[bytes]) -> No
         own_channel.tx_commit()
 
 
-# The order matters: no trial reaches a limit that a later one reports.
-TRIALS = (
-    Trial(
+# Each trial: a function that returns the queues that lost a message, the loss with {} for the name
+# of a queue, and the remedy. The order matters: no trial reaches a limit that a later one reports.
+Trial = tuple[Callable[[Any, Sequence[str]], Collection[str]], str, str]
+TRIALS: Sequence[Trial] = (
+    (
         _wait,
         f"deletes {{}} after less than {WAIT_S} s without a consumer",
         'remove "expires" from its policy',
     ),
-    Trial(
+    (
         # Of the message that `_wait` left.
         _purge,
         f"drops messages after less than {WAIT_S} s from {{}}",
         'remove "message-ttl" from its policy',
     ),
-    Trial(
-        _fill,
+    (
+        # Empty ones, within any limit of bytes.
+        partial(_fill, bodies=[b""] * MESSAGES),
         f"keeps fewer than {MESSAGES} messages in {{}}",
         'remove "max-length" from its policy',
     ),
-    Trial(
-        _send_large,
+    (
+        partial(_fill, bodies=[LARGE]),
         f"keeps no message of {len(LARGE)} bytes in {{}}",
         'remove "max-length-bytes" from its policy, or set max_message_size to 16777216 or more',
     ),
-    Trial(
+    (
         _return_often,
         f"drops messages after at most {2 * RETURNS} returns from {{}}",
         'set "delivery-limit": 1000000000 in its policy',
