@@ -1,6 +1,6 @@
 """The one consumer connection of a service."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from os import dup
@@ -196,11 +196,6 @@ class QueueConsumer(NamekoQueueConsumer):
         """Ack a message and all earlier ones of its channel, with one frame."""
         self._acknowledge(message, partial(message.ack, multiple=True))
 
-    def ack_each(self, messages: Sequence[Any]) -> None:
-        """Ack messages of one channel, each with a frame, in one write."""
-        if messages:
-            self._acknowledge(messages[0], partial(_ack_each, messages))
-
     def requeue_message(self, message: Any) -> None:
         self._acknowledge(message, message.requeue)
 
@@ -233,9 +228,3 @@ def _cut_off(channel: Any) -> None:
             socket(fileno=dup(connection.transport.sock.fileno())) as tcp,
         ):
             tcp.shutdown(SHUT_RDWR)
-
-
-def _ack_each(messages: Sequence[Any]) -> None:
-    with messages[0].channel.connection.transport.in_one_write():
-        for message in messages:
-            message.ack()

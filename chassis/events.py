@@ -449,7 +449,8 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         others = [each.message for each in finished if each.tag > lowest_unfinished]
         if covered:
             self.queue_consumer.ack_up_to(max(covered, key=attrgetter("tag")).message)
-        self.queue_consumer.ack_each(others)
+        for message in others:
+            self.queue_consumer.ack_message(message)
 
     # Pausing
 

@@ -97,9 +97,8 @@ class FakeBroker:
         ]
         self._ack(message, tags)
 
-    def ack_each(self, messages: Sequence[Any]) -> None:
-        for message in messages:
-            self._ack(message, [message.delivery_info["delivery_tag"]])
+    def ack_message(self, message: Any) -> None:
+        self._ack(message, [message.delivery_info["delivery_tag"]])
 
     def _ack(self, message: Any, tags: Sequence[int]) -> None:
         if message.channel is self.channel:
