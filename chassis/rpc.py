@@ -78,10 +78,6 @@ class RpcConsumer(nameko.rpc.RpcConsumer):
     queue_consumer = QueueConsumer()
     publisher = TransientPublisher()
 
-    def setup(self) -> None:
-        super().setup()
-        self._exchange = nameko.rpc.get_rpc_exchange(self.container.config).name
-
     def handle_message(self, body: Any, message: Any) -> None:
         method = message.delivery_info["routing_key"]
         if reason := self._reason_to_drop(message):
@@ -103,7 +99,7 @@ class RpcConsumer(nameko.rpc.RpcConsumer):
         exchange of requests. Dead-lettering and bindings between exchanges bypass this check. The
         broker may close the connection if the routing key of a reply is not a UUID.
         """
-        if message.delivery_info["exchange"] != self._exchange:
+        if message.delivery_info["exchange"] != self.queue.exchange.name:
             return "published to another exchange"
         if X_DEATH in message.headers:
             return "dead-lettered"
@@ -118,7 +114,7 @@ class RpcConsumer(nameko.rpc.RpcConsumer):
     ) -> tuple[Any, Any]:
         self.publisher.publish(
             OutgoingMessage(
-                exchange=self._exchange,
+                exchange=self.queue.exchange.name,
                 routing_key=str(message.properties["reply_to"]),
                 body=self._reply_body(result, exc_info and exc_info[1]),
                 properties={
@@ -271,7 +267,6 @@ class RpcProxy(Lifecycle, DependencyProvider):
         )
 
     def setup(self) -> None:
-        self._exchange = nameko.rpc.get_rpc_exchange(self.container.config).name
         self._waiting_workers = 0
         self._max_waiting_workers = max(self.container.max_workers // 2, 1)
         spawn = partial(self.container.spawn_managed_thread, identifier="coalescer")
@@ -353,7 +348,7 @@ class RpcProxy(Lifecycle, DependencyProvider):
         started = monotonic()
         queued = self.publisher.publish(
             OutgoingMessage(
-                exchange=self._exchange,
+                exchange=self.replies.queue.exchange.name,
                 routing_key=name,
                 body=body,
                 headers={

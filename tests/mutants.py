@@ -885,7 +885,11 @@ MUTANTS = [
     ),
     Mutant(
         "a request from another exchange is executed",
-        [SetCondition("chassis.rpc:RpcConsumer._reason_to_drop", "self._exchange")],
+        [
+            SetCondition(
+                "chassis.rpc:RpcConsumer._reason_to_drop", "self.queue.exchange.name"
+            )
+        ],
         tests(RPC, DETOUR),
     ),
     Mutant(
