@@ -22,7 +22,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import inf
-from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -345,7 +344,6 @@ class RpcProxy(Lifecycle, DependencyProvider):
         body = encode_json({"args": [], "kwargs": kwargs})
         correlation_id = str(uuid.uuid4())
         reply = self.replies.get_reply_event(correlation_id)
-        started = monotonic()
         queued = self.publisher.publish(
             OutgoingMessage(
                 exchange=self.replies.queue.exchange.name,
@@ -367,18 +365,20 @@ class RpcProxy(Lifecycle, DependencyProvider):
             on_unsent=partial(self.replies.fail, correlation_id),
         )
         try:
-            with eventlet.Timeout(
-                reply_timeout_s,
-                DeadlineExceeded(f"{name} did not reply in {reply_timeout_s:.1f} s"),
+            with (
+                metrics.RPC_CALLS.labels(self.service, method).time(),
+                eventlet.Timeout(
+                    reply_timeout_s,
+                    DeadlineExceeded(
+                        f"{name} did not reply in {reply_timeout_s:.1f} s"
+                    ),
+                ),
             ):
                 return self._result(reply.wait(), name)
         finally:
             # Has no effect on a request that is already written.
             queued.withdraw()
             self.replies.forget(correlation_id)
-            metrics.RPC_CALLS.labels(self.service, method).observe(
-                monotonic() - started
-            )
 
     def _result(self, reply: dict[str, Any], name: str) -> Any:
         """Return the result of a reply, or raise its fault.
