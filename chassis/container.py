@@ -7,7 +7,6 @@ from time import monotonic
 from typing import Any
 
 import eventlet
-from nameko.constants import CALL_ID_STACK_CONTEXT_KEY
 from nameko.containers import ServiceContainer, get_service_name
 from nameko.exceptions import BadRequest, ConfigurationError
 
@@ -140,26 +139,11 @@ class Container(ServiceContainer):
         # heartbeats.
         connect(self.config).transport.establish_connection().close()
 
-    def spawn_worker(
-        self,
-        entrypoint: Any,
-        args: Any,
-        kwargs: Any,
-        context_data: Any = None,
-        handle_result: Any = None,
-    ) -> Any:
-        """Drop the caller's call stack: Nameko fails for one that is not a list of strings."""
-        return super().spawn_worker(
-            entrypoint,
-            args,
-            kwargs,
-            context_data={**(context_data or {}), CALL_ID_STACK_CONTEXT_KEY: []},
-            handle_result=handle_result,
-        )
-
     def _run_worker(self, worker_ctx: Any, handle_result: Any) -> None:
         """Bind the caller's request id, client and deadline to the worker's greenthread."""
         worker_ctx.started = monotonic()
+        # Nameko fails for a caller's call stack that is not a list of strings.
+        worker_ctx._parent_call_id_stack = []
         worker_ctx.data["request_id"] = bind_request_id(worker_ctx.data)
         bind_client(worker_ctx.data)
         bind_deadline(worker_ctx.data)

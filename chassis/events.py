@@ -161,16 +161,15 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         self.declare(own_channel)
         # Bodies stay bytes, whatever their encoding.
         own_channel.auto_decode = False
-        consumer = kombu.Consumer(
+        return kombu.Consumer(
             own_channel,
             queues=[self.queue],
             auto_declare=False,
             on_message=self._receive,
             on_decode_error=lambda message, exc: self._receive(message),
             accept=accept,
+            prefetch_count=self.prefetch,
         )
-        consumer.qos(prefetch_count=self.prefetch)
-        return consumer
 
     def _receive(self, message: Any) -> None:
         self.inbox.put(_delivery(message))
