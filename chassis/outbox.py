@@ -9,6 +9,7 @@ of events is not guaranteed. An event may be published twice.
 """
 
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -203,7 +204,7 @@ class Outbox(Lifecycle, DependencyProvider):
         [self._database] = [
             each for each in self.container.dependencies if isinstance(each, Database)
         ]
-        self._wakeup = eventlet.Event()
+        self._wakeup = threading.Event()
         self._stopping = False
         # By worker context, an id below the events that the worker has not yet committed.
         self._uncommitted: dict[Any, str] = {}
@@ -220,7 +221,7 @@ class Outbox(Lifecycle, DependencyProvider):
 
     def stop(self) -> None:
         self._stopping = True
-        self._wake()
+        self._wakeup.set()
         self._thread.wait()
 
     def get_dependency(self, worker_ctx: Any) -> OutboxWriter:
@@ -233,11 +234,7 @@ class Outbox(Lifecycle, DependencyProvider):
     ) -> None:
         """Wake the relay. The reply of the worker is sent before that, and is not delayed."""
         if self._uncommitted.pop(worker_ctx, None):
-            self._wake()
-
-    def _wake(self) -> None:
-        if not self._wakeup.ready():
-            self._wakeup.send()
+            self._wakeup.set()
 
     def _run(self) -> None:
         next_measure = next_clean = 0.0
@@ -280,7 +277,7 @@ class Outbox(Lifecycle, DependencyProvider):
         self._wakeup.wait(timeout=POLL_S)
         if not self._stopping:
             eventlet.sleep(max(0, earliest_next - monotonic()))
-        self._wakeup = eventlet.Event()
+        self._wakeup.clear()
 
     def _begin_pass(self) -> None:
         """Go back to the position, or to the start of the table if events were missed.
