@@ -244,13 +244,15 @@ class ConfirmedPublisher(Lifecycle, _Publisher):
     def publish(self, messages: Sequence[OutgoingMessage]) -> list[bool]:
         """Publish messages. Return, for each, whether a queue received it.
 
-        Raises Unavailable unless the broker confirms all within CONFIRM_TIMEOUT_S. It may have
-        received any of them then, and all must be published again.
+        Raises Unavailable unless the broker confirms all within CONFIRM_TIMEOUT_S, which includes
+        the wait for other batches. It may have received any of them then, and all must be
+        published again. Raises UnsendableError, and publishes nothing, if a message is unsendable.
         """
         with self._locked_connection() as connection:
             confirms = PendingConfirms(connection, connection.published + 1, messages)
-            connection.published += len(messages)
             connection.publish_all(messages, persistent=True)
+            # An unsendable message raises before this, and nothing of its batch is written.
+            connection.published += len(messages)
             return confirms.wait()
 
     def connect(self) -> None:
@@ -263,24 +265,23 @@ class ConfirmedPublisher(Lifecycle, _Publisher):
 
     @contextmanager
     def _locked_connection(self) -> Iterator[PublisherConnection]:
-        with self._lock:
+        with (
+            eventlet.Timeout(
+                self._timeout_s, Unavailable("the broker did not answer in time")
+            ) as timeout,
+            self._lock,
+        ):
             if self.is_blocked:
                 raise Unavailable(PUBLISHING_BLOCKED)
             try:
-                with eventlet.Timeout(
-                    self._timeout_s, Unavailable("the broker confirms nothing")
-                ):
-                    if self._connection is None or self._connection.closed:
-                        self._connection = PublisherConnection(
-                            self.container.config,
-                            lambda channel: channel.confirm_select(),
-                        )
-                    yield self._connection
-            except UnsendableError:
-                # The batch counts messages that were never written.
-                self.stop()
-                raise
+                if self._connection is None or self._connection.closed:
+                    self._connection = PublisherConnection(
+                        self.container.config,
+                        lambda channel: channel.confirm_select(),
+                    )
+                yield self._connection
             except (*CONNECTION_ERRORS, Unavailable) as exc:
+                timeout.cancel()
                 # The last frame may be incomplete.
                 self.stop()
                 raise Unavailable(f"the broker is unavailable: {exc}") from exc

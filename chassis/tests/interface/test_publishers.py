@@ -17,6 +17,7 @@ from chassis.broker import (
     CONNECTION_ERRORS,
     OutgoingMessage,
     PublisherConnection,
+    UnsendableError,
     connect,
     encode_json,
 )
@@ -130,6 +131,34 @@ def test_the_publisher_works_after_an_unknown_exchange(publisher, broker) -> Non
     assert publisher.publish([message(broker.bind("", ""))]) == [True]
 
 
+def test_a_batch_with_an_unsendable_message_is_not_sent(publisher, broker) -> None:
+    queue = broker.bind("", "")
+    assert publisher.publish([message(queue, 0)]) == [True]
+    connection = publisher._connection
+    with pytest.raises(UnsendableError):
+        publisher.publish([message(queue, 1), message("x" * 256)])
+    batch = [message(queue, 2), message("nowhere"), message(queue, 3)]
+    assert publisher.publish(batch) == [True, False, True]
+    assert taken(broker, queue) == [0, 2, 3]
+    assert publisher._connection is connection
+
+
+def test_the_wait_for_another_batch_is_limited(publisher, broker) -> None:
+    queue = broker.bind("", "")
+    assert publisher.publish([message(queue, 0)]) == [True]
+    connection = publisher._connection
+    with (
+        publisher._lock,
+        eventlet.Timeout(DEADLINE_S),
+        pytest.raises(Unavailable, match="did not answer in time"),
+    ):
+        publisher.publish([message(queue, 1)])
+    # The connection belongs to the other batch.
+    assert publisher.publish([message(queue, 2)]) == [True]
+    assert publisher._connection is connection
+    assert taken(broker, queue) == [0, 2]
+
+
 def test_a_closed_connection_is_noticed_and_replaced(
     publisher, chassis_config, close_connections, caplog
 ) -> None:
@@ -159,7 +188,7 @@ def test_a_blocked_broker_delays_no_caller_and_recovers(
     block(True)
     with (
         eventlet.Timeout(DEADLINE_S),
-        pytest.raises(Unavailable, match="confirms nothing"),
+        pytest.raises(Unavailable, match="did not answer in time"),
     ):
         publisher.publish([message(confirmed, 1)])
     for _ in range(2000):
