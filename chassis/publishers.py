@@ -96,8 +96,8 @@ class TransientPublisher(_Publisher):
         # Of the last attempt to reach the broker; empty after a success.
         self._error = ""
         self._is_stopping = False
-        # Called with the correlation id of each message that no queue received.
-        self.on_returned: list[Callable[[str], object]] = []
+        # Called with the correlation id of each request that no queue received.
+        self.on_returned: Callable[[str], object] = lambda correlation_id: None
 
     def start(self) -> None:
         self._thread = self.container.spawn_managed_thread(
@@ -181,8 +181,9 @@ class TransientPublisher(_Publisher):
         self, exc: Exception, exchange: str, routing_key: str, message: Any
     ) -> None:
         log.warning("message_returned", extra={"routing_key": routing_key})
-        for callback in self.on_returned:
-            callback(message.properties.get("correlation_id"))
+        # A reply has no `reply_to`, and its caller chose the correlation id.
+        if "reply_to" in message.properties:
+            self.on_returned(message.properties["correlation_id"])
 
 
 class PendingConfirms:

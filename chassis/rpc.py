@@ -204,7 +204,7 @@ class ReplyListener(nameko.rpc.ReplyListener):
         self.queue.name = nameko.rpc.RPC_REPLY_QUEUE_TEMPLATE.format(
             service, self.routing_key
         )
-        self.publisher.on_returned.append(self.fail)
+        self.publisher.on_returned = self.fail
 
     def forget(self, correlation_id: str) -> None:
         """Ignore a reply that arrives after the end of its call."""

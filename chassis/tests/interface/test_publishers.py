@@ -330,10 +330,13 @@ def test_messages_queued_before_the_stop_arrive(chassis_config, broker) -> None:
     eventually(lambda: broker.count(queue) == 500)
 
 
-def test_the_caller_is_notified_of_a_returned_message(transient) -> None:
+def test_the_caller_is_notified_of_a_returned_request_but_of_no_reply(
+    transient,
+) -> None:
     returned = Event()
-    transient.on_returned.append(returned.send)
-    transient.publish(message("nowhere", correlation_id="c-1"))
+    transient.on_returned = returned.send
+    transient.publish(message("nowhere", correlation_id="of a reply"))
+    transient.publish(message("nowhere", correlation_id="c-1", reply_to="caller"))
     with eventlet.Timeout(DEADLINE_S):
         assert returned.wait() == "c-1"
 
