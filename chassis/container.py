@@ -104,7 +104,8 @@ class Container(ServiceContainer):
         except eventlet.Timeout:
             log.error("shutdown_timed_out", extra={"service": self.service_name})
             self.kill()
-        _stopping.discard(self)
+        finally:
+            _stopping.discard(self)
         log.info("service_stopped", extra={"service": self.service_name})
 
     def _check_broker_user(self) -> None:

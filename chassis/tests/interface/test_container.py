@@ -256,6 +256,29 @@ def test_a_stop_during_the_start_ends_the_process(config) -> None:
     assert ended.value.code == 0
 
 
+class BrokenSetting(Setting):
+    """An extension whose stop fails."""
+
+    def drain(self) -> None:
+        raise ValueError("broken")
+
+
+class Broken:
+    name = "worker"
+
+    setting = BrokenSetting("CURRENCY", TEXT)
+
+
+def test_a_failed_stop_does_not_keep_a_starting_service(config) -> None:
+    broken = Container(Broken, config)
+    broken.start()
+    with pytest.raises(ValueError, match="broken"):
+        broken.stop()
+    with pytest.raises(SystemExit), eventlet.Timeout(DEADLINE_S):
+        Container(Keeper, config).stop()
+    broken.kill()
+
+
 def test_sigterm_under_load_fails_no_request(nameko_run, suite_config) -> None:
     calls = outcomes = 0
     stop = Event()
