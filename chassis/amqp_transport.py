@@ -42,7 +42,7 @@ class _BufferedTransport:
     def _setup_transport(self) -> None:
         super()._setup_transport()  # type: ignore[misc]
         self.sock.settimeout(MAX_SILENCE_S)
-        # A heartbeat must not interrupt a long write.
+        # py-amqp locks the writes of frames. A heartbeat must not interrupt `in_one_write` either.
         self._write_lock = Semaphore()
         receive = self._quick_recv  # type: ignore[has-type]
         self._quick_recv = lambda size: receive(max(size, READ_BYTES))
@@ -51,8 +51,6 @@ class _BufferedTransport:
         if self._unwritten is not None:
             self._unwritten += frames
         else:
-            # A copy: py-amqp reuses its buffer for the next writer.
-            frames = bytes(frames)
             with self._write_lock:
                 super().write(frames)  # type: ignore[misc]
 

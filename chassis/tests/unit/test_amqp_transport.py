@@ -1,13 +1,16 @@
 """Frames reach the socket whole and in order, with several writers."""
 
 import socket
+import struct
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import eventlet
 import pytest
+from amqp.method_framing import frame_writer
 from eventlet.greenio import GreenSocket
 
 from chassis.amqp_transport import PlainTransport
@@ -17,6 +20,9 @@ from dev.ports import free_ports
 
 # More than the buffer of a socket.
 LONG_BYTES = 1_000_000
+LONG = b"x" * LONG_BYTES
+# Any method of AMQP.
+LONG_METHOD = (60, 40)
 
 
 def transport_to_a_slow_reader() -> tuple[PlainTransport, socket.socket]:
@@ -35,16 +41,29 @@ def read(sock: socket.socket, size: int) -> bytes:
     return received
 
 
-def test_a_heartbeat_does_not_interrupt_a_long_write() -> None:
-    """The caller may reuse its buffer."""
+def one_frame(transport: PlainTransport, write_frame: Any) -> None:
+    write_frame(1, 1, LONG_METHOD, LONG, None)
+
+
+def one_write(transport: PlainTransport, write_frame: Any) -> None:
+    with transport.in_one_write():
+        write_frame(1, 1, LONG_METHOD, LONG, None)
+
+
+@pytest.mark.parametrize("write_long", [one_frame, one_write])
+def test_a_heartbeat_does_not_interrupt_a_long_write(write_long) -> None:
+    """py-amqp writes all frames from one buffer."""
     transport, theirs = transport_to_a_slow_reader()
-    buffer = bytearray(b"x" * LONG_BYTES)
-    writers = [eventlet.spawn(transport.write, memoryview(buffer))]
+    connection = SimpleNamespace(frame_max=2 * LONG_BYTES, bytes_sent=0)
+    write_frame = frame_writer(connection, transport)
+    writers = [eventlet.spawn(write_long, transport, write_frame)]
     eventlet.sleep(0)  # it waits for the reader
-    buffer[:9] = b"heartbeat"
-    writers.append(eventlet.spawn(transport.write, memoryview(buffer)[:9]))
+    writers.append(eventlet.spawn(write_frame, 8, 0, None, None, None))
     eventlet.sleep(0)
-    assert read(theirs, LONG_BYTES + 9) == b"x" * LONG_BYTES + b"heartbeat"
+    method = struct.pack(">HH", *LONG_METHOD) + LONG
+    frame = struct.pack(">BHI", 1, 1, len(method)) + method + b"\xce"
+    heartbeat = struct.pack(">BHI", 8, 0, 0) + b"\xce"
+    assert read(theirs, len(frame + heartbeat)) == frame + heartbeat
     for writer in writers:
         writer.wait()
 
