@@ -24,7 +24,8 @@ class Base(DeclarativeBase):
 
 # `key` is the client's idempotency key: a user has at most one order with it.
 # `attempts` and `next_attempt_at` schedule the sweeper's retries of a pending order.
-# `event_id` is the event of a settled order. The outbox deletes it some time after it was sent.
+# `settlement_event_id` is the event of a settled order. The outbox deletes it some time after it
+# was sent. No column is named `event_id`: it would be ambiguous in SETTLE of earlier versions.
 ORDERS = Table(
     "orders",
     Base.metadata,
@@ -42,7 +43,7 @@ ORDERS = Table(
         "created_at", DateTime(timezone=True), nullable=False, server_default=func.now()
     ),
     Column("ended_at", DateTime(timezone=True)),
-    Column("event_id", UUID(as_uuid=False)),
+    Column("settlement_event_id", UUID(as_uuid=False)),
     CheckConstraint("status IN ('pending', 'paid', 'rejected')", name="status_known"),
     CheckConstraint(
         "(reason IS NOT NULL) = (status = 'rejected')", name="rejections_have_reasons"

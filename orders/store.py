@@ -59,9 +59,9 @@ SELECT_HISTORY = text(f"""
         {ORDER_COLUMNS},
         last_attempt_at,
         sent_at AS published_at,
-        orders.status <> 'pending' AND outbox.event_id IS NULL AS is_publication_unknown
+        orders.status <> 'pending' AND event_id IS NULL AS is_publication_unknown
     FROM orders
-    LEFT JOIN outbox USING (event_id)
+    LEFT JOIN outbox ON event_id = settlement_event_id
     WHERE id = CAST(:order_id AS uuid) AND user_id = CAST(:user_id AS uuid)
 """)
 
@@ -73,12 +73,12 @@ SETTLE = text(f"""
             status = new.status,
             reason = new.reason,
             ended_at = now(),
-            event_id = new.event_id
+            settlement_event_id = new.event_id
         FROM json_to_recordset(:rows) AS new (
             order_id uuid, status text, reason text, {outbox.COLUMN_TYPES}
         )
         WHERE id = new.order_id AND orders.status = 'pending'
-        RETURNING {ORDER_COLUMNS}, new.event_id, type, payload
+        RETURNING {ORDER_COLUMNS}, event_id, type, payload
     ),
     inserted_events AS (
         INSERT INTO outbox ({outbox.COLUMNS})

@@ -299,7 +299,7 @@ MUTANTS = [
         [
             ReplaceText(
                 "orders.store:SELECT_HISTORY",
-                "orders.status <> 'pending' AND outbox.event_id IS NULL",
+                "orders.status <> 'pending' AND event_id IS NULL",
                 "false",
             )
         ],

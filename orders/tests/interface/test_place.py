@@ -342,7 +342,7 @@ def test_a_settled_order_never_changes(orders, billing, an_order, events, sql) -
     [
         "status = 'pending', reason = NULL, ended_at = NULL",
         "attempts = attempts + 1, last_attempt_at = now()",
-        "event_id = gen_random_uuid()",
+        "settlement_event_id = gen_random_uuid()",
     ],
 )
 def test_the_database_refuses_to_change_a_settled_order(
