@@ -1,4 +1,7 @@
-"""Users of the shop. They retry failed requests with the same key, and record every response."""
+"""Users of the shop. They retry failed requests with the same key, and record every response.
+
+They wait for their pending orders with `Prefer: wait`.
+"""
 
 import random
 import time
@@ -7,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
@@ -22,6 +26,8 @@ PASSWORD = "correct horse battery"
 MAX_RESPONSE_S = 30.0  # longer than any deadline of the suite
 RETRY_TIMEOUT_S = 240.0  # for all attempts of one request
 RETRY_DELAY_S = (0.2, 1.0)
+# Shorter than MAX_RESPONSE_S by more than the gateway's own timeout.
+WAIT = {"Prefer": "wait=20"}
 RETRYABLE_STATUSES = (503, 504)
 NO_RESPONSE = 0  # the status of an attempt without a response
 STATEMENT, ORDERS, LETTERS = "/account/operations", "/orders", "/notifications"
@@ -60,6 +66,12 @@ class Submission:
             key=lambda response: response["status"] == "pending",
             default=None,
         )
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the order is pending by all responses."""
+        best = self.best_response
+        return best is not None and best["status"] == "pending"
 
     def add_stored(self, stored: Mapping[str, Resource]) -> None:
         """Record its stored state like a response: no later response may contradict it."""
@@ -109,14 +121,16 @@ class Clients:
         self.broken: list[str] = []
         self.responses: Counter[tuple[str, int]] = Counter()  # by route and status
         self.failures: Counter[str] = Counter()
-        self.longest_s = 0.0
+        self.longest_s = 0.0  # of all requests that do not wait for an order
         self.retries = 0
+        self.waiting = 0  # clients whose request waits for an order
         self._pool = GreenPool(1000)
+        self._waiters = GreenPool(2000)
         self._errors: list[Exception] = []
         self._numbers = count(1)
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=256)
+        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=2000)
         self._session.mount("http://", adapter)
 
     @property
@@ -139,7 +153,8 @@ class Clients:
             headers["Authorization"] = f"Bearer {user.token}"
         started = time.monotonic()
         response = self._send(method, path, headers=headers, **options)
-        self.longest_s = max(self.longest_s, time.monotonic() - started)
+        if "Prefer" not in headers:
+            self.longest_s = max(self.longest_s, time.monotonic() - started)
         self.responses[_route(method, path), response.status] += 1
         is_retryable = response.status in RETRYABLE_STATUSES
         if is_retryable and "Retry-After" not in response.headers:
@@ -248,6 +263,13 @@ class Clients:
             self.broken.append(f"the response to {name} is {found}")
             return
         resource = response.body["operation"] if is_refused else response.body
+        self._add(submission, earlier, resource)
+
+    def _add(
+        self, submission: Submission, earlier: Resource | None, resource: Resource
+    ) -> None:
+        """Add the state in a response to a submission. It must not contradict an earlier one."""
+        name = f"{submission.kind} {submission.key}"
         if earlier and (difference := contradiction(earlier, resource)):
             self.broken.append(f"{name}: {difference}")
         submission.responses.append(resource)
@@ -276,16 +298,39 @@ class Clients:
         else:
             self._add_user(300_00)
 
-    def order(self, user: User | None = None) -> Submission:
-        """Place an order for a random price, sometimes above the balance."""
-        return self.submit(user or self.rng.choice(self.users), "order", self._cents())
+    def order(self, user: User | None = None, waiters: int = 1) -> Submission:
+        """Place an order for a random price, sometimes above the balance.
+
+        If it is pending, this many clients wait for it concurrently. `compare` waits for them.
+        """
+        user = user or self.rng.choice(self.users)
+        order = self.submit(user, "order", self._cents())
+        if order.is_pending:
+            for _ in range(waiters):
+                self._waiters.spawn(self._run, self.await_settled, user, order)
+        return order
 
     def place_settled_order(self, user: User, cents: int) -> None:
         """Place an order and wait until it is no longer pending."""
         order = self.submit(user, "order", cents)
-        while order.best_response and order.best_response["status"] == "pending":
-            eventlet.sleep(RETRY_DELAY_S[0])
-            self.resubmit(user, order)
+        if order.is_pending:
+            self.await_settled(user, order)
+
+    def await_settled(self, user: User, order: Submission) -> None:
+        """Wait with `Prefer: wait` until a pending order has settled, and record all responses."""
+        path = f"{ORDERS}/{order.responses[-1]['id']}"
+        deadline = time.monotonic() + RETRY_TIMEOUT_S
+        while order.is_pending:
+            earlier = order.best_response
+            self.waiting += 1
+            response = self.request("GET", path, user, headers=WAIT)
+            self.waiting -= 1
+            if response.status != HTTPStatus.OK or time.monotonic() > deadline:
+                self.broken.append(f"the wait for order {order.key} got {response}")
+                return
+            self._add(order, earlier, response.body)
+            if order.is_pending and "Preference-Applied" not in response.headers:
+                eventlet.sleep(self.rng.uniform(*RETRY_DELAY_S))
 
     def _cents(self) -> int:
         return self.rng.randint(1, 40_00)
@@ -323,21 +368,32 @@ class Clients:
             eventlet.sleep(self.rng.uniform(0, 2 / per_s))
 
     def finish(self) -> None:
-        """Wait until every request has a response. Raise the first error of an action."""
-        self._pool.waitall()
+        """Wait until every action has ended. Raise the first error of an action.
+
+        Clients that wait for a pending order may go on.
+        """
+        self._end(self._pool)
+
+    def _end(self, pool: GreenPool) -> None:
+        pool.waitall()
         if self._errors:
             raise self._errors[0]
 
     def stop(self) -> None:
         """Stop all actions and close all connections."""
-        while running := self._pool.coroutines_running:
-            next(iter(running)).kill()
+        for pool in (self._pool, self._waiters):
+            while running := pool.coroutines_running:
+                next(iter(running)).kill()
         self._session.close()
 
     # The final state, compared with all responses
 
     def compare(self) -> list[str]:
-        """Compare all responses with the final state. Return all that is broken."""
+        """Compare all responses with the final state. Return all that is broken.
+
+        No order is pending, so no client waits for one any longer.
+        """
+        self._end(self._waiters)
         for user in self.users:
             self.broken += [f"{user.username}: {line}" for line in self._compare(user)]
         submissions = [(user, each) for user in self.users for each in user.submissions]

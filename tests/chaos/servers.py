@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 import eventlet
 
@@ -22,6 +23,10 @@ RECOVERY_TIMEOUT_S = 60.0  # after it the part fails
 NOT_RECOVERED = Failure(
     f"no new order is paid, or a service is not ready, after {RECOVERY_TIMEOUT_S:g} s"
 )
+WAITERS = 1_000  # clients that wait for pending orders
+# The two gateways let 500 wait each, and a connection finds one of them at random.
+MIN_WAITING = 900
+OPEN_FILES = 4_096
 UNAFFECTED = ("/users/me", "/orders", "/notifications")
 
 
@@ -77,17 +82,25 @@ def blocked(run: Run) -> None:
 
 
 def billing_down(run: Run) -> None:
-    """Stop billing. Orders stay pending, and all other requests succeed."""
+    """Stop billing. Orders stay pending and many clients wait. All other requests succeed."""
     seconds, orders = run.pick((15.0, 20), (600.0, 200))
+    raise_file_limit()
     users = run.clients.add_users(8, 1_000_00)
     before = Counter(run.clients.responses)
     with run.arena.down(run.arena.copies("billing")):
         run.fault("billing is down")
         for _ in range(orders):
-            run.clients.spawn(run.clients.order, run.rng.choice(users))
+            user = run.rng.choice(users)
+            run.clients.spawn(run.clients.order, user, WAITERS // orders)
             _expect_unaffected(run, run.rng.choice(users))
             eventlet.sleep(seconds / orders)
         run.clients.finish()
+        run.arena.wait_until(
+            lambda: run.clients.waiting >= MIN_WAITING,
+            f"{MIN_WAITING} requests wait for orders",
+        )
+        run.result.notes["waiting clients"] = run.clients.waiting
+        _expect_unaffected(run, run.rng.choice(users))
         responses = run.clients.responses - before
     statuses = {
         status: n for (route, status), n in responses.items() if route == "POST /orders"
@@ -97,6 +110,12 @@ def billing_down(run: Run) -> None:
     run.arena.wait_until(
         lambda: not run.arena.pending_orders(), "the orders are settled", CONVERGED_S
     )
+
+
+def raise_file_limit() -> None:
+    """Let this process open a connection for each of many waiting clients."""
+    limit, maximum = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (max(limit, min(OPEN_FILES, maximum)), maximum))
 
 
 def _expect_unaffected(run: Run, user: User) -> None:

@@ -5,6 +5,7 @@ Refs of clients and of orders never conflict: see tests/system/test_idempotency.
 
 from dev.cli import SERVICES
 from tests.chaos.points import POINTS
+from tests.chaos.servers import MIN_WAITING
 
 
 def test_killed_processes_lose_nothing_acknowledged(prove) -> None:
@@ -55,7 +56,7 @@ def test_a_rolling_restart_fails_no_request_and_does_no_work_twice(prove) -> Non
 
 
 def test_without_billing_only_orders_wait(prove) -> None:
-    prove("billing_down")
+    assert prove("billing_down").notes["waiting clients"] >= MIN_WAITING
 
 
 def test_waiting_events_survive_repeated_kills_of_the_broker(prove) -> None:
