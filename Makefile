@@ -172,9 +172,10 @@ specs: install  ## write openapi.yaml, asyncapi.yaml, permissions.md and the bro
 	@$(BIN)/python -W ignore -m dev.bus
 	@$(BIN)/python -W ignore -m dev.specs.permissions
 
-docs: install  ## draw the pictures in docs/diagrams whose source has changed
+docs: install  ## draw the changed diagrams of docs, photograph the page if it has changed
 	@dev/diagrams/tools.sh
 	@$(BIN)/python -m dev.diagrams.render
+	@$(BIN)/python -m dev.browser.pictures
 
 chart-docs: install  ## write the chart's table of values, its version, and its copied files
 	@$(BIN)/python -m dev.chart.docs

@@ -62,6 +62,19 @@ def test_an_order_settles_although_billing_is_frozen_and_killed(shopper) -> None
     assert shopper.fetch(f"/orders/{order_id}").json()["status"] == "paid"
 
 
+def test_an_order_right_after_a_kill_of_billing_settles(shopper) -> None:
+    shopper.watch.allow(*OUTAGE)
+    shopper.join("100.00")
+    before = restarts(shopper, "billing")
+    press(shopper, "Kill", "billing")
+    shopper.order("30.10")
+    expect(shopper["story-title"].locator(".badge")).to_have_text(
+        "paid", timeout=DEADLINE_MS
+    )
+    shopper.await_letter()
+    expect(row(shopper, "billing").locator(".restarts")).to_have_text(str(before + 1))
+
+
 def test_a_frozen_notifications_delays_only_the_letter(shopper) -> None:
     shopper.join("100.00")
     press(shopper, "Freeze", "notifications")
