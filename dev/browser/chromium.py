@@ -29,7 +29,12 @@ def chromium() -> Iterator[Browser]:
     if program is None:
         raise Failure("chromium is missing: run dev/install.sh --browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            args=list(FLAGS),
+            # "Back" shows a page as it was left, as for every user.
+            ignore_default_args=["--disable-back-forward-cache"],
+        )
         try:
             yield browser
         finally:

@@ -9,6 +9,7 @@ import jwt
 import pytest
 from playwright.sync_api import Route, expect
 
+from dev.browser.visitor import is_order
 from tests.browser.shopper import Shopper
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -69,6 +70,44 @@ def test_log_out_forgets_the_session(shopper) -> None:
     assert shopper.name not in shopper["wire"].inner_text()
     shopper.page.reload()
     expect(shopper["sign-up"]).to_be_visible()
+
+
+def test_back_shows_no_page_of_a_user_who_has_logged_out(shopper) -> None:
+    """The browser keeps the page that was left, with the token in its memory."""
+    shopper.join("20.00")
+    shopper.page.evaluate(
+        "addEventListener('pageshow', event => sessionStorage.shown = event.persisted)"
+    )
+    shopper.page.goto(f"{shopper.origin}/docs")
+    shopper.page.goto(f"{shopper.origin}/")
+    shopper.log_out()
+    shopper.page.evaluate("void setTimeout(() => history.go(-2))")
+    shopper.page.wait_for_function("sessionStorage.shown === 'true'")
+    expect(shopper["sign-up"]).to_be_visible()
+
+
+def test_a_request_is_sent_again_as_the_user_who_sent_it(shopper) -> None:
+    """Another one may log in while the page reads the balance before it."""
+    shopper.join("20.00").order("5.00")
+    shopper.await_letter()
+    owner = shopper.token
+    held: list[Route] = []
+    shopper.page.route(
+        "**/account",
+        lambda route: route.continue_() if held else held.append(route),
+    )
+    with shopper.page.expect_request("**/account"):
+        shopper.exchange("POST", "/orders").locator(".send-again").click()
+    shopper.log_out()
+    shopper["switch-form"].click()
+    shopper.name += "-2"
+    shopper.join("20.00")
+    assert shopper.token != owner
+    with shopper.page.expect_response(is_order) as response:
+        held[0].continue_()
+    assert response.value.status == 201
+    assert response.value.request.headers["authorization"] == f"Bearer {owner}"
+    assert shopper.fetch("/orders").json()["items"] == []
 
 
 @pytest.mark.parametrize("kind", ["expired", "invalid"])

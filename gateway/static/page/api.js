@@ -67,21 +67,20 @@ export class Api {
     return this.send({ method: "POST", path, body: JSON.stringify(body), ...options });
   }
 
-  /** Send the same request once more: the same body and the same Idempotency-Key. */
+  /** Send the same request once more: the same user, body and Idempotency-Key. */
   resend(exchange) {
     return this.send(exchange.request);
   }
 
-  async send({ method, path, body, key, prefer, signal }) {
+  async send({ method, path, body, key, prefer, signal, token = this.token }) {
     const headers = { Accept: "application/json" };
     if (body !== undefined) headers["Content-Type"] = "application/json";
     if (key) headers["Idempotency-Key"] = key;
     if (prefer) headers.Prefer = prefer;
-    const token = this.token;
     const exchange = {
       id: ++this.#sent,
-      // To send it again. Nothing else needs the unmasked body.
-      request: key && { method, path, body, key },
+      // To send it again, even if another user logs in meanwhile. Nothing else needs it unmasked.
+      request: key && { method, path, body, key, token },
       method,
       path,
       headers: token ? { Authorization: `Bearer ${MASK}`, ...headers } : headers,

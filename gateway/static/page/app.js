@@ -232,5 +232,9 @@ function Lists({ chosen, onChoose }) {
     </section>`;
 }
 
+// "Back" may show this page as it was left, although the user has logged out in the same tab since.
+addEventListener("pageshow", () => {
+  if (api.token !== sessionStorage.getItem("token")) location.reload();
+});
 preferences.applyTheme(preferences.theme());
 render(html`<${Page} />`, document.getElementById("app"));
