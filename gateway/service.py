@@ -149,7 +149,8 @@ class Service:
         query = {"order_id": request.path["order_id"], "user_id": request.user_id}
         if not is_id(query["order_id"]):
             raise problems.not_found()
-        # The last part first: a later step is never shown as done before an earlier one.
+        # The last part first, so that the steps before a done one are done too. Only the event
+        # may be pending: its time is stored after it was sent, perhaps after the letter.
         letter = _part_of_story(self.notifications.get_letter, query)
         if (history := self.orders.get_history(**query)) is None:
             raise problems.not_found()
