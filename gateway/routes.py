@@ -48,8 +48,8 @@ class Route(HttpRequestHandler):
     """One route: `@route("POST", "/orders", body=NewOrder())`.
 
     The handler receives an ApiRequest. It returns (status, data) or (status, data, headers), or
-    raises Problem. A `public` route needs no token. A route that `waits` returns an order without
-    headers, and accepts `Prefer: wait`.
+    raises Problem. A `public` route needs no token. A route that `supports_wait` returns an order
+    without headers, and accepts `Prefer: wait`.
     """
 
     server = WebServer()
@@ -62,14 +62,14 @@ class Route(HttpRequestHandler):
         body: Schema | None = None,
         query: Schema = NO_PARAMETERS,
         public: bool = False,
-        waits: bool = False,
+        supports_wait: bool = False,
         **options: Any,
     ) -> None:
         self.body = body
         self.query = query
         self.defaults = query.load({})
         self.public = public
-        self.waits = waits
+        self.supports_wait = supports_wait
         super().__init__(*rule, expected_exceptions=problems.Problem, **options)
 
     def handle(
@@ -95,7 +95,7 @@ class Route(HttpRequestHandler):
         )
         try:
             status, data, *more = self._run_handler(request, client)
-            if self.waits:
+            if self.supports_wait:
                 data, *more = self.server.waiting.apply(
                     head.headers.get("prefer", ""), data
                 )
@@ -137,7 +137,7 @@ class Route(HttpRequestHandler):
 route = Route.decorator
 
 
-class Waits(DependencyProvider):
+class Waiting(DependencyProvider):
     """Injects the requests that wait for orders."""
 
     server = WebServer()

@@ -14,7 +14,7 @@ from chassis.rpc import RpcProxy
 from chassis.schemas import is_id
 from chassis.timers import timer
 from gateway import money, problems, schemas, story
-from gateway.routes import ApiRequest, Waits, route
+from gateway.routes import ApiRequest, Waiting, route
 from gateway.tokens import Tokens
 
 # Status, data, and headers if there are any.
@@ -39,7 +39,7 @@ class Service:
     )
     notifications = RpcProxy("notifications", ["send", "list", "get_letter"])
     tokens = Tokens()
-    waits = Waits()
+    waiting = Waiting()
 
     # The first line of each handler's docstring is its summary in the OpenAPI document.
 
@@ -133,7 +133,7 @@ class Service:
             _accepted(self.orders.list(user_id=request.user_id, **request.query)),
         )
 
-    @route("GET", "/orders/<order_id>", waits=True)
+    @route("GET", "/orders/<order_id>", supports_wait=True)
     def get_order(self, request: ApiRequest) -> ApiResponse:
         """Get one order. The order of another user is not found."""
         order = is_id(request.path["order_id"]) and self.orders.get(
@@ -160,9 +160,9 @@ class Service:
     @timer(interval=1)
     def report_settled_orders(self) -> None:
         """Read the orders that requests wait for, and answer the requests of settled ones."""
-        if order_ids := self.waits.order_ids():
+        if order_ids := self.waiting.order_ids():
             orders = self.orders.get_many(order_ids=order_ids)
-            self.waits.report(
+            self.waiting.report(
                 schemas.ORDER.dump(order)
                 for order in orders
                 if order and order["status"] != "pending"

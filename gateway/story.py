@@ -63,7 +63,7 @@ def _step(
     time: str,
     **details: schemas.ResponseFields,
 ) -> dict[str, Any]:
-    """Return a step. It is unknown without a part, and pending if the part has no `time`."""
+    """Return a step: unknown if `part` is None, pending if it is empty or has no `time`."""
     step = {"event": event, "service": service}
     if not part or not part[time]:
         return {**step, "state": "unknown" if part is None else "pending"}

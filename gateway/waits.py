@@ -14,8 +14,8 @@ from eventlet import Event
 from chassis.outcomes import MAX_ITEMS
 
 MAX_WAIT_S = 30
-# In characters, of a header. Its rest is ignored, because reading it takes time.
-MAX_READ = 500
+# In characters. The rest of a header is ignored, because parsing takes time.
+MAX_PREFER_LENGTH = 500
 # The name of a preference, and the rest of it. A comma in a quoted string does not end it.
 _PREFERENCE = re.compile(r'[ \t]*([^,;=" \t]*)((?:[^,"]|"(?:\\.|[^"\\])*"?)*)')
 _SECONDS = re.compile(r'[ \t]*=[ \t]*("?)([0-9]+)\1[ \t]*(?:;.*)?')
@@ -32,7 +32,7 @@ class WaitingRequests:
     def apply(
         self, prefer: str, order: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Wait as the header Prefer asks for while `order` is pending.
+        """Wait for a pending order to settle, for the time that the header Prefer requests.
 
         Return the order, still pending if it has not settled in time, and the headers that say
         whether the preference was applied. If too many requests wait, it is not.
@@ -77,6 +77,8 @@ def preferred_wait_s(prefer: str) -> int:
 
     Only the first `wait` of a header counts (RFC 7240, section 2).
     """
-    preferences = dict(reversed(_PREFERENCE.findall(prefer[:MAX_READ].lower())))
+    preferences = dict(
+        reversed(_PREFERENCE.findall(prefer[:MAX_PREFER_LENGTH].lower()))
+    )
     found = _SECONDS.fullmatch(preferences.get("wait", ""))
     return min(int(found[2]), MAX_WAIT_S) if found else 0

@@ -1066,7 +1066,7 @@ MUTANTS = [
             Replace(
                 "gateway.service:Service.get_order",
                 "schemas.ORDER.dump(order)",
-                'self.waits.apply("wait=30", schemas.ORDER.dump(order))[0]',
+                'self.waiting.apply("wait=30", schemas.ORDER.dump(order))[0]',
             )
         ],
         tests(WAITS, "test_many_waiting_requests_take_no_worker_and_one_read_a_second"),

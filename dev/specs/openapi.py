@@ -498,7 +498,7 @@ def operation(handler: Any, route: Route, path: str) -> Piece:
     else:
         names.append("Unauthorized")
     responses = {
-        status: success_response(status, name, handler.__name__, waits=route.waits)
+        status: success_response(status, name, handler.__name__, waits=route.supports_wait)
         for status, name in successes.items()
     }
     return {**piece, "responses": with_problems(responses, names)}
@@ -511,7 +511,7 @@ def parameters(handler: Any, route: Route, path: str) -> list[Any]:
         found.append("Idempotency-Key")
     if "accept_language" in handler.__code__.co_names:
         found.append("Accept-Language")
-    if route.waits:
+    if route.supports_wait:
         found.append("Prefer")
     # Without apispec, which fails if a field has a default but cannot be dumped.
     for field in route.query.fields.values():
