@@ -498,7 +498,9 @@ def operation(handler: Any, route: Route, path: str) -> Piece:
     else:
         names.append("Unauthorized")
     responses = {
-        status: success_response(status, name, handler.__name__, waits=route.supports_wait)
+        status: success_response(
+            status, name, handler.__name__, waits=route.supports_wait
+        )
         for status, name in successes.items()
     }
     return {**piece, "responses": with_problems(responses, names)}
