@@ -5,8 +5,8 @@
 #
 # usage: install.sh [--system] [--browser] [--specs] [PROGRAM...]
 #   --system   Debian's packages only
-#   --browser  also Chromium, a font with the widths of Arial, so that text fits in any browser, and
-#              axe-core
+#   --browser  also Chromium, a font with the widths of Arial, so that text fits in any browser, the
+#              library of Playwright's driver, and axe-core
 #   --specs    also AsyncAPI's parser
 #   PROGRAM    also this program, from Debian's package of the same name
 # PYTHON selects another interpreter than python3, of version 3.11 to 3.13.
@@ -58,6 +58,7 @@ missing_packages() { # PROGRAM...
   fi
   if [ -n "$with_browser" ]; then
     compgen -G "$FONT" >/dev/null || echo fonts-liberation
+    compgen -G '/usr/lib/*/libatomic.so.1' >/dev/null || echo libatomic1
   fi
 }
 
