@@ -213,7 +213,7 @@ def test_an_id_in_upper_case_finds_nothing(rich, new_shopper) -> None:
 
 
 UNKNOWN_PATHS = [
-    "/",
+    "/page",
     "/nowhere",
     "/orders/",
     "/orders//x",

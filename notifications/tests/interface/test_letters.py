@@ -111,6 +111,7 @@ def test_a_redelivered_event_does_not_change_the_letter(
     user = a_user()
     event = paid(user["user_id"])
     publish(("user_created", user), event)
+    eventually(lambda: letters(notifications, user_id=user["user_id"]))
     sql(
         "notifications",
         "UPDATE letters SET subject = 'Paid', body = 'We took 99.90 EUR.'",
