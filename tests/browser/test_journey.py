@@ -217,3 +217,13 @@ def test_a_taken_username_is_a_problem(new_shopper) -> None:
     second["sign-up"].click()
     expect(second.page.get_by_role("alert")).to_contain_text("in use")
     expect(second["username-error"]).to_be_visible()
+
+
+def test_a_detail_that_repeats_the_explanation_is_shown_once(shopper) -> None:
+    shopper.watch.allow("status of 401")
+    shopper["switch-form"].click()
+    shopper["username"].fill(shopper.name)
+    shopper["password"].fill("wrong password")
+    shopper["log-in"].click()
+    problem = shopper.page.get_by_role("alert")
+    expect(problem.get_by_text("Username or password is wrong.")).to_have_count(1)

@@ -50,6 +50,7 @@ export function useRequest({ isKeyed = true } = {}) {
 export function Problem({ problem, id, onAgain, isBusy }) {
   const { t } = useShop();
   const name = problem.type?.split(":").at(-1);
+  const explanation = t.has(`problem.${name}`) && t(`problem.${name}`);
   // Some problems say so. The retry is the same.
   const isNothingDone = /Nothing was done/.test(problem.detail);
   return html`
@@ -61,8 +62,8 @@ export function Problem({ problem, id, onAgain, isBusy }) {
       </p>
       ${problem.status === 0
         ? html`<p>${t("problem.network.text")}</p>`
-        : t.has(`problem.${name}`) && html`<p>${t(`problem.${name}`)}</p>`}
-      ${problem.status > 0 && problem.detail && html`
+        : explanation && html`<p>${explanation}</p>`}
+      ${problem.status > 0 && problem.detail && problem.detail !== explanation && html`
         <p lang="en" class="muted">${problem.detail}</p>`}
       ${problem.type && html`<p class="problem-type"><code>${problem.type}</code></p>`}
       ${onAgain && isOutcomeUnknown(problem) && html`
