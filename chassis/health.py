@@ -10,7 +10,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from time import monotonic
 from typing import Any
 
@@ -61,7 +61,6 @@ class Check:
 
 
 _checks: dict[str, Check] = {}  # by service and name, with a space between
-_server: socket.socket | None = None
 _accepted: deque[Any] = deque()  # the last MAX_CONNECTIONS sockets, also closed ones
 
 
@@ -174,21 +173,21 @@ def accept(
             eventlet.sleep(0.1)
 
 
-def serve(address: str) -> None:
-    """Start the health server of this process, unless it runs."""
-    global _server
-    if _server is None:
-        _server = listen(address, "HEALTH")
-        log.info("health_server_started", extra={"url": f"{url(_server)}/readyz"})
-        _server.accept = partial(_accept_newest, _server.accept)  # type: ignore[method-assign]
-        eventlet.spawn(
-            wsgi.server,
-            _server,
-            Request.application(lambda request: respond(request.path)),
-            log_output=False,
-            keepalive=False,
-            socket_timeout=10,
-        )
+@cache
+def serve(address: str) -> socket.socket:
+    """Start the health server of this process, unless it runs. Return its socket."""
+    server = listen(address, "HEALTH")
+    log.info("health_server_started", extra={"url": f"{url(server)}/readyz"})
+    server.accept = partial(_accept_newest, server.accept)  # type: ignore[method-assign]
+    eventlet.spawn(
+        wsgi.server,
+        server,
+        Request.application(lambda request: respond(request.path)),
+        log_output=False,
+        keepalive=False,
+        socket_timeout=10,
+    )
+    return server
 
 
 def _accept_newest(accept_one: Callable[[], Any]) -> Any:

@@ -40,7 +40,7 @@ def keeper(chassis_config) -> Iterator[Container]:
 
 
 def get(path: str) -> requests.Response:
-    host, port = health._server.getsockname()
+    host, port = health.serve("127.0.0.1:0").getsockname()
     return requests.get(f"http://{host}:{port}{path}", timeout=DEADLINE_S)
 
 

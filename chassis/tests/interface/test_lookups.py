@@ -107,7 +107,7 @@ def keeper(config: dict[str, Any]) -> Iterator[None]:
 
 
 def get(path: str) -> int:
-    host, port = health._server.getsockname()
+    host, port = health.serve("127.0.0.1:0").getsockname()
     return requests.get(
         f"http://{host}:{port}{path}", timeout=REQUEST_TIMEOUT_S
     ).status_code

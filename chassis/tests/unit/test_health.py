@@ -134,11 +134,10 @@ def test_startedz_runs_only_the_checks_of_the_start() -> None:
     assert health.respond("/startedz").status_code == 503
 
 
-def test_the_health_server_survives_a_lack_of_descriptors(monkeypatch, caplog) -> None:
+def test_the_health_server_survives_a_lack_of_descriptors(caplog) -> None:
     """eventlet's own server would end and close its socket."""
-    monkeypatch.setattr(health, "_server", None)
-    health.serve("127.0.0.1:0")
-    address = health._server.getsockname()
+    health.serve.cache_clear()
+    address = health.serve("127.0.0.1:0").getsockname()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as asking:
         asking.settimeout(20)
@@ -154,11 +153,10 @@ def test_the_health_server_survives_a_lack_of_descriptors(monkeypatch, caplog) -
         assert asking.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_idle_connections_do_not_block_a_probe(monkeypatch) -> None:
+def test_idle_connections_do_not_block_a_probe() -> None:
     """eventlet's own server accepts 1,024 connections at most."""
-    monkeypatch.setattr(health, "_server", None)
-    health.serve("127.0.0.1:0")
-    address = health._server.getsockname()
+    health.serve.cache_clear()
+    address = health.serve("127.0.0.1:0").getsockname()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     with ExitStack() as idle:
@@ -269,11 +267,10 @@ def test_a_name_with_both_families_uses_ipv4() -> None:
         assert listening.getsockname()[0] == "127.0.0.1"
 
 
-def test_the_health_server_listens_on_both_families(monkeypatch, caplog) -> None:
+def test_the_health_server_listens_on_both_families(caplog) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(health, "_server", None)
-    health.serve("[::]:0")
-    port = health._server.getsockname()[1]
+    health.serve.cache_clear()
+    port = health.serve("[::]:0").getsockname()[1]
     assert [
         record.url
         for record in caplog.records
