@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -190,23 +189,16 @@ class Database(Lifecycle, NamekoDatabase):
         self._failed_write = None
 
 
-def rows_as_json(rows: Sequence[Any]) -> str:
-    """Return rows as one parameter for json_to_recordset().
-
-    `rows` are mappings or dataclasses of plain values and times. One parameter for any number of
-    rows costs the client and the server least.
-    """
-    return _ROWS.encode(rows)
-
-
 def _json_default(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
-# json.dumps() would build an encoder for each batch.
-_ROWS = json.JSONEncoder(default=_json_default, allow_nan=False)
+# rows_as_json(rows) returns rows as one parameter for json_to_recordset(). They are mappings or
+# dataclasses of plain values and times. One parameter for any number of rows costs the client and
+# the server least. json.dumps() would build an encoder for each batch.
+rows_as_json = json.JSONEncoder(default=_json_default, allow_nan=False).encode
 
 
 def database_uri(config: Any, setting: str, service: str) -> str:
