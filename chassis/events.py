@@ -261,8 +261,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             context_data=self.unpack_message_headers(events[0][0].message),
             handle_result=finish,
         )
-        failed, exc = finished.wait()
-        return failed, exc
+        return finished.wait()
 
     # Acks, retries and dead letters
 

@@ -301,9 +301,8 @@ class Outbox(Lifecycle, DependencyProvider):
             rows = sorted(taken, key=attrgetter("event_id"))
             unrouted = self._publish(rows)
             if unrouted:
+                log.warning("events_without_queue", extra={"count": len(unrouted)})
                 connection.execute(MARK_UNSENT, {"ids": unrouted})
-        if unrouted:
-            log.warning("events_without_queue", extra={"count": len(unrouted)})
         metrics.OUTBOX_PUBLISHED.labels(self.container.service_name).inc(
             len(rows) - len(unrouted)
         )
