@@ -15,7 +15,7 @@ from billing import domain, models, schemas, store
 from billing.database import BillingDatabase
 from billing.domain import Account, Conflict, Operation, PostingRequest
 from billing.exceptions import RefTaken
-from chassis.errors import DeadlineExceeded, InternalError, Unavailable
+from chassis.errors import FAULTS, Unavailable
 from chassis.events import event_handler
 from chassis.outcomes import (
     Items,
@@ -261,7 +261,7 @@ class Service:
         """
         try:
             found = self.users.get_many(user_ids=sorted(user_ids))
-        except (DeadlineExceeded, Unavailable, InternalError):
+        except FAULTS:
             return user_ids
         self._open_accounts([user["id"] for user in found if user])
         return set()

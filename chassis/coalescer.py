@@ -35,13 +35,13 @@ MAX_SLOW_BATCHES = 16
 class PendingItem:
     """An item on its way to the callee, and its outcome when it arrives."""
 
-    __slots__ = ("deadline", "item", "outcome", "send_before")
+    __slots__ = ("deadline", "item", "outcome_event", "send_before")
 
     def __init__(self, item: Any, timeout_s: float) -> None:
         self.item = item
         self.deadline = monotonic() + timeout_s
         self.send_before = self.deadline - timeout_s * MIN_REMAINING_FRACTION
-        self.outcome = eventlet.Event()
+        self.outcome_event = eventlet.Event()
 
     def result(self) -> Any:
         """Wait for the outcome of the item.
@@ -52,7 +52,7 @@ class PendingItem:
             max(self.deadline - monotonic(), 0),
             DeadlineExceeded("no reply in time"),
         ):
-            return self.outcome.wait()
+            return self.outcome_event.wait()
 
 
 class Coalescer:
@@ -151,9 +151,9 @@ class Coalescer:
                 raise InternalError("the reply does not have one outcome for each item")
         except Exception as fault:  # each caller handles it
             for pending in batch:
-                pending.outcome.send_exception(fault)
+                pending.outcome_event.send_exception(fault)
         else:
             for pending, outcome in zip(batch, outcomes, strict=True):
-                pending.outcome.send(outcome)
+                pending.outcome_event.send(outcome)
         finally:
             timer.cancel()

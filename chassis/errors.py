@@ -30,6 +30,9 @@ class InternalError(Exception):
     """The service has failed. Its log has the details, which are not sent to the caller."""
 
 
+# The faults of a call to another service.
+FAULTS = (DeadlineExceeded, Unavailable, InternalError)
+
 TRANSIENT_ERRORS = (
     DeadlineExceeded,
     Unavailable,
@@ -84,7 +87,7 @@ def prevents_writing(exc: BaseException) -> bool:
 
 def to_fault(exc: Exception, service: str) -> Exception:
     """Return the fault that the caller receives for `exc`, without SQL or a traceback."""
-    if isinstance(exc, DeadlineExceeded | Unavailable | InternalError):
+    if isinstance(exc, FAULTS):
         return exc
     return (
         Unavailable(f"a dependency of {service} is unavailable")

@@ -29,11 +29,10 @@ from nameko.exceptions import ContainerBeingKilled
 from chassis import health, metrics
 from chassis.broker import OutgoingMessage, can_encode_headers, declare_queue
 from chassis.consumer import ConsumerProvider, QueueConsumer
-from chassis.errors import Unavailable, description, first_line
+from chassis.errors import FAULTS, Unavailable, description, first_line
 from chassis.loops import LoopWatch
 from chassis.publishers import ConfirmedPublisher
 from chassis.retries import (
-    CALL_FAULTS,
     MAX_FAILURES,
     MAX_HELD,
     PAUSES_S,
@@ -220,7 +219,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             metrics.EVENTS.labels(self.queue.name, "done").inc(done)
             metrics.EVENTS.labels(self.queue.name, "failed").inc(len(batch) - done)
             pause_reason = self._finish(batch, attempt)
-            if not pause_reason and self._is_probing and attempt.has_returned:
+            if not pause_reason and self._is_probing and attempt.method_returned:
                 self._resume()
             if done:
                 self._pauses_in_row = 0
@@ -230,7 +229,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
 
     def _attempt(self, batch: Sequence[Delivery]) -> BatchAttempt:
         """Call the method with the events of a batch. A message that cannot be decoded fails."""
-        attempt = BatchAttempt(call=self._call)
+        attempt = BatchAttempt(run_method=self._run_method)
         events = []
         for delivery in batch:
             try:
@@ -243,7 +242,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             attempt.handle(events)
         return attempt
 
-    def _call(self, events: Events) -> tuple[FailedEvents, Exception | None]:
+    def _run_method(self, events: Events) -> tuple[FailedEvents, Exception | None]:
         """Run the method in a worker, with the request id of the first event.
 
         Returns the events that it could not handle, and the exception that it raised.
@@ -271,13 +270,13 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         No failure is recorded while a dependency is unavailable. Before a pause, messages stay
         unacked and return to the queue.
         """
-        if attempt.unavailable:
+        if attempt.stopped_by:
             self._ack(batch, attempt.done)
             self._probe_size = 1
-            return first_line(attempt.unavailable)
+            return first_line(attempt.stopped_by)
         same_failure = self._update_streak(attempt)
-        if self._is_probing and not attempt.has_returned:
-            return self._requeue_probe(batch, attempt, same_failure)
+        if self._is_probing and not attempt.method_returned:
+            return self._move_probe(batch, attempt, same_failure)
         return same_failure or self._retry_or_dead_letter(batch, attempt)
 
     def _update_streak(self, attempt: BatchAttempt) -> str:
@@ -288,9 +287,9 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         failures = [
             failure
             for failure in attempt.failed
-            if not failure.is_attributed and not isinstance(failure.error, CALL_FAULTS)
+            if not failure.is_attributed and not isinstance(failure.error, FAULTS)
         ]
-        if attempt.has_returned:
+        if attempt.method_returned:
             self._streak.record_success([each.delivery.id for each in failures])
             return ""
         same = [
@@ -327,7 +326,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
             eventlet.sleep(OVERFLOW_PAUSE_S)
         return ""
 
-    def _requeue_probe(
+    def _move_probe(
         self, batch: Sequence[Delivery], attempt: BatchAttempt, same_failure: str
     ) -> str:
         """Move the events of a failed probe to the end of the queue. Return the reason to pause.
@@ -339,7 +338,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         # If different events fail with the same error, it does not count against them.
         for failure in attempt.failed:
             if failure.is_attributed or not same_failure:
-                failure.delivery.record_failure(failure.error)
+                failure.delivery.record_attempt(failure.error)
         try:
             self._move(batch)
         except Unavailable as exc:
@@ -359,7 +358,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         """Record failed attempts, and hold the events. Return the ones to move instead."""
         moved: list[Delivery] = []
         for delivery, error, _ in failures:
-            delivery.record_failure(error)
+            delivery.record_attempt(error)
             if delivery.is_exhausted or not self.held.has_room_for(delivery, now):
                 moved.append(delivery)
             else:

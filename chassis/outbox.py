@@ -51,7 +51,7 @@ from chassis.settings import SECONDS, read
 log = logging.getLogger(__name__)
 
 # An event's type and its fields.
-Event = tuple[str, dict[str, Any]]
+NewEvent = tuple[str, dict[str, Any]]
 
 MAX_BATCH = 200
 # Without a wake-up, the relay reads the table this often. Each commit of this copy wakes it.
@@ -154,7 +154,7 @@ class OutboxWriter:
     def stage(
         self,
         connection: Connection,
-        events: Sequence[Event],
+        events: Sequence[NewEvent],
         statement: TextClause = INSERT,
         changes: Sequence[dict[str, Any]] | None = None,
     ) -> CursorResult[Any]:
@@ -292,7 +292,7 @@ class Outbox(Lifecycle, DependencyProvider):
     def _relay_batch(self) -> int:
         """Publish at most MAX_BATCH unsent events. Return the number of rows."""
         # Without a broker, the rows would be written and rolled back each time.
-        self.publisher.connect()
+        self.publisher.check_available()
         # After a failure, the rollback leaves all events unsent.
         with self._database.transaction() as connection:
             taken = connection.execute(
@@ -361,7 +361,7 @@ def _id_of_recent_past() -> str:
     return str(uuid.UUID(int=milliseconds << 80))
 
 
-def event_row(event: Event) -> dict[str, Any]:
+def event_row(event: NewEvent) -> dict[str, Any]:
     """Return the row of an event, with the columns of COLUMN_TYPES.
 
     The event's fields are flat, with plain scalars. `event_id` and `version` are added, and

@@ -256,7 +256,7 @@ class ConfirmedPublisher(Lifecycle, _Publisher):
             connection.published += len(messages)
             return confirms.wait()
 
-    def connect(self) -> None:
+    def check_available(self) -> None:
         """Raise Unavailable if the broker cannot be reached or blocks publishing.
 
         For a check before expensive work.

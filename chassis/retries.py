@@ -13,21 +13,14 @@ from math import inf
 from time import monotonic
 from typing import Any, NamedTuple
 
-from chassis.errors import (
-    DeadlineExceeded,
-    InternalError,
-    Unavailable,
-    description,
-    is_transient,
-    sqlstate,
-)
+from chassis.errors import FAULTS, description, is_transient, sqlstate
 
 # The delays before the retries of an event, and the pauses of a handler in a row. The last value
 # of each applies to all later ones.
 RETRY_DELAYS_S = (1, 5, 15)
 PAUSES_S = (1, 2, 4, 8, 15)
 # After this number of failures on its own content an event is dead-lettered. Other attempts do
-# not count, see Delivery.record_failure.
+# not count, see Delivery.record_attempt.
 MAX_FAILURES = 5
 # After this time the rest of a batch is not tried. RabbitMQ closes a channel that does not ack
 # for 30 minutes.
@@ -41,8 +34,6 @@ MAX_HELD_S = 300
 MAX_SAME_FAILURES = 3
 # Event ids in the memory of a FailureStreak.
 MAX_REMEMBERED = 1000
-# The faults of a call to another service.
-CALL_FAULTS = (DeadlineExceeded, Unavailable, InternalError)
 # SQLSTATEs of a missing privilege, table, column, function or schema. No value of an event causes
 # them, because all statements are constants.
 MISSING_OBJECT = {"42501", "42P01", "42703", "42883", "3F000"}
@@ -79,10 +70,13 @@ class Delivery:
         """Whether the event must be dead-lettered."""
         return self.failures >= MAX_FAILURES
 
-    def record_failure(self, exc: Exception) -> None:
-        """Record a failed attempt. A failed call or contention does not count as a failure."""
+    def record_attempt(self, exc: Exception) -> None:
+        """Record a failed attempt.
+
+        It also counts as a failure, unless the cause is another service or contention.
+        """
         self.attempts += 1
-        if not (isinstance(exc, CALL_FAULTS) or is_contention(exc)):
+        if not (isinstance(exc, FAULTS) or is_contention(exc)):
             self.failures += 1
         self.error = description(exc)[:1000]
 
@@ -163,12 +157,12 @@ def is_contention(exc: BaseException) -> bool:
     return sqlstate(exc) in TIMED_OUT or sqlstate(exc)[:2] == "40"
 
 
-def is_own_dependency(exc: Exception) -> bool:
+def own_dependency_failed(exc: Exception) -> bool:
     """Whether the service's own database or broker has failed, and not the event.
 
     SQLSTATE's class 54 (program limit exceeded) is a failure of the event: its value is too large.
     """
-    if isinstance(exc, CALL_FAULTS) or is_contention(exc):
+    if isinstance(exc, FAULTS) or is_contention(exc):
         return False
     code = sqlstate(exc)
     return code in MISSING_OBJECT or (is_transient(exc) and code[:2] != "54")
@@ -178,7 +172,7 @@ def is_own_dependency(exc: Exception) -> bool:
 Events = Sequence[tuple[Delivery, Any]]
 # Calls the handler. Returns two values: the events that the handler reports as failed, with their
 # errors, and the exception that it raised, or None.
-Call = Callable[[Events], tuple[Sequence[tuple[Any, Exception]], Exception | None]]
+RunMethod = Callable[[Events], tuple[Sequence[tuple[Any, Exception]], Exception | None]]
 
 
 class Failure(NamedTuple):
@@ -197,37 +191,37 @@ class Failure(NamedTuple):
 class BatchAttempt:
     """An attempt to handle a batch, and its result.
 
-    `unavailable` is the reason why the rest of the batch was not tried, or None. `has_returned`
+    `unavailable` is the reason why the rest of the batch was not tried, or None. `method_returned`
     says whether the handler has returned from a call without an exception.
     """
 
-    call: Call
+    run_method: RunMethod
     started_at: float = field(default_factory=monotonic)
     done: list[Delivery] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
-    unavailable: Exception | None = None
-    has_returned: bool = False
+    stopped_by: Exception | None = None
+    method_returned: bool = False
 
     def handle(self, events: Events) -> None:
         """Call the handler with the events, or with halves of them after an exception."""
-        failed, exc = self.call(events)
+        failed, exc = self.run_method(events)
         if exc is None:
             self._record_return(events, failed or ())
-        elif is_own_dependency(exc):
-            self.unavailable = exc
-        elif len(events) == 1 or isinstance(exc, CALL_FAULTS):
+        elif own_dependency_failed(exc):
+            self.stopped_by = exc
+        elif len(events) == 1 or isinstance(exc, FAULTS):
             self._record_failures(events, exc)
         else:
             middle = len(events) // 2
             self.handle(events[:middle])
-            if not self.unavailable:
+            if not self.stopped_by:
                 self.handle(events[middle:])
 
     def _record_return(
         self, events: Events, failed: Sequence[tuple[Any, Exception]]
     ) -> None:
         """Record a call that returned. All events are done, except those in `failed`."""
-        self.has_returned = True
+        self.method_returned = True
         errors = {id(event): error for event, error in failed}
         for delivery, event in events:
             if error := errors.get(id(event)):
@@ -245,6 +239,6 @@ class BatchAttempt:
         ]
         slow = [each for each in self.failed if is_contention(each.error)]
         if monotonic() - self.started_at > MAX_BATCH_S or (
-            len(slow) >= MAX_SAME_FAILURES and not self.has_returned
+            len(slow) >= MAX_SAME_FAILURES and not self.method_returned
         ):
-            self.unavailable = exc
+            self.stopped_by = exc

@@ -36,6 +36,7 @@ from chassis.coalescer import Coalescer, PendingItem
 from chassis.consumer import QueueConsumer
 from chassis.deadlines import TIMEOUT, call_timeout_s
 from chassis.errors import (
+    FAULTS,
     DeadlineExceeded,
     InternalError,
     Unavailable,
@@ -57,7 +58,7 @@ from chassis.settings import SECONDS, read
 log = logging.getLogger(__name__)
 
 # The key of the call's id in Nameko's context data.
-CALL_ID = "correlation_id"
+CORRELATION_ID = "correlation_id"
 # The time to live of a reply. It is longer than the timeout of any caller.
 REPLY_EXPIRES_MS = "60000"
 # The broker adds this header to a message that it dead-letters.
@@ -166,7 +167,7 @@ class Rpc(nameko.rpc.Rpc):
     def unpack_message_headers(self, message: Any) -> dict[str, Any]:
         return {
             **super().unpack_message_headers(message),
-            CALL_ID: message.properties.get("correlation_id"),
+            CORRELATION_ID: message.properties.get("correlation_id"),
         }
 
 
@@ -177,7 +178,7 @@ class CallId(DependencyProvider):
     """Injects the id of the current call. A redelivered request has the same one."""
 
     def get_dependency(self, worker_ctx: Any) -> str:
-        call_id = worker_ctx.data.get(CALL_ID)
+        call_id = worker_ctx.data.get(CORRELATION_ID)
         return call_id if is_id(call_id) else str(uuid.uuid4())
 
 
@@ -229,8 +230,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
     `withdraw`, go through a coalescer to `withdraw_many(items=[...])`, which returns an outcome for
     each item. Each item has its own `request_id`.
 
-    `timeout` is the name of the setting that limits each call, in seconds. `limit_s` and the
-    deadline of the current work can make the limit shorter.
+    `timeout_setting` names the setting that limits each call, in seconds. `limit_s` and the deadline
+    of the current work can make the limit shorter.
 
     At most half of the caller's workers wait for one service. Further calls fail at once. So a
     service that is slow or dead leaves the other workers free.
@@ -251,18 +252,18 @@ class RpcProxy(Lifecycle, DependencyProvider):
         methods: Sequence[str] = (),
         *,
         batched: Sequence[str] = (),
-        timeout: str = "RPC_TIMEOUT_S",
+        timeout_setting: str = "RPC_TIMEOUT_S",
         limit_s: float = inf,
     ) -> None:
         self.service = service
         self.methods = methods
         self.batched = batched
-        self.timeout = timeout
+        self.timeout_setting = timeout_setting
         self.limit_s = limit_s
 
     def check(self) -> None:
         self.timeout_s = min(
-            read(self.container.config, self.timeout, SECONDS), self.limit_s
+            read(self.container.config, self.timeout_setting, SECONDS), self.limit_s
         )
 
     def setup(self) -> None:
@@ -391,7 +392,7 @@ class RpcProxy(Lifecycle, DependencyProvider):
             fault = deserialize(reply["error"])
         except (AttributeError, TypeError, KeyError):
             raise InternalError(f"{self.service} sent a malformed reply") from None
-        if isinstance(fault, DeadlineExceeded | Unavailable | InternalError):
+        if isinstance(fault, FAULTS):
             raise fault
         log.error("rpc_call_failed", extra={"call": name, "error": first_line(fault)})
         raise InternalError(f"{self.service} failed")
@@ -424,5 +425,5 @@ class MethodProxy:
 def _outcome_or_fault(pending: PendingItem) -> Any:
     try:
         return pending.result()
-    except (DeadlineExceeded, Unavailable, InternalError) as fault:
+    except FAULTS as fault:
         return fault

@@ -10,9 +10,9 @@ import uuid_utils
 from sqlalchemy import RowMapping
 
 from chassis.db import Database
+from chassis.errors import FAULTS
 from chassis.events import FailedEvents, event_handler
 from chassis.outcomes import Outcome, page, validated
-from chassis.retries import CALL_FAULTS
 from chassis.rpc import RpcProxy, rpc
 from chassis.settings import ISO_4217_CODE, Setting
 from notifications import domain, models, schemas, store
@@ -133,7 +133,7 @@ class Service:
                 fetched = self._fetch_recipients(missing)
                 self._write_letters_to(fetched, orders)
                 recipients |= fetched
-            except CALL_FAULTS as fault:
+            except FAULTS as fault:
                 reason = fault
         return [
             (event, reason) for event in events if event["user_id"] not in recipients

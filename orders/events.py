@@ -1,11 +1,11 @@
 """The events that orders emits."""
 
-from chassis.outbox import Event
+from chassis.outbox import NewEvent
 from orders.domain import Settlement
 from orders.store import Order
 
 
-def settlement_event(order: Order, settlement: Settlement) -> Event:
+def settlement_event(order: Order, settlement: Settlement) -> NewEvent:
     """Build `order_paid` or `order_rejected`, by the status of the settlement.
 
     An event is a pair: its type and its payload.

@@ -64,7 +64,7 @@ class Service:
     outbox = Outbox()
     call_id = CallId()
     billing = RpcProxy(
-        "billing", batched=["withdraw", "cancel"], timeout="WITHDRAW_TIMEOUT_S"
+        "billing", batched=["withdraw", "cancel"], timeout_setting="WITHDRAW_TIMEOUT_S"
     )
     # Whether the next sweep searches all pending orders, because one may have been due for longer
     # than LOOKBACK.

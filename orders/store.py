@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, text
 
 from chassis import outbox
 from chassis.db import OLDEST_AGE_SQL, rows_as_json
-from chassis.outbox import Event, OutboxWriter
+from chassis.outbox import NewEvent, OutboxWriter
 from orders.domain import Settlement
 
 Order = Row[Any]  # with the columns ORDER_COLUMNS
@@ -184,7 +184,7 @@ def settle(
     connection: Connection,
     outbox_writer: OutboxWriter,
     settlements: Sequence[Settlement],
-    events: Sequence[Event],
+    events: Sequence[NewEvent],
 ) -> Sequence[Order]:
     """Settle orders, each together with its event. Return the orders that this call settled.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from audit.checks import CREATED_OVERDUE, ENDED_OVERDUE, HAS_LETTER
-from chassis.outbox import Event
+from chassis.outbox import NewEvent
 from orders.domain import Settlement
 from orders.events import settlement_event
 from users.events import user_created
@@ -35,10 +35,10 @@ class Source:
     id_name: str  # in the event's payload
     query: str
     effects: tuple[Effect, ...]
-    event: Callable[[Any], Event]
+    event: Callable[[Any], NewEvent]
 
 
-def _order_event(order: Any) -> Event:
+def _order_event(order: Any) -> NewEvent:
     return settlement_event(order, Settlement(order.id, order.status, order.reason))
 
 

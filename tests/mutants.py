@@ -628,21 +628,27 @@ MUTANTS = [
     ),
     Mutant(
         "an unavailable database exhausts an event",
-        [Return("chassis.retries:is_own_dependency", "False")],
+        [Return("chassis.retries:own_dependency_failed", "False")],
         tests(EVENTS, "test_an_event_is_retried_until_the_database_is_available"),
     ),
     Mutant(
         "a lock on one row pauses the handler",
-        [Replace("chassis.retries:is_own_dependency", "is_contention(exc)", "False")],
+        [
+            Replace(
+                "chassis.retries:own_dependency_failed", "is_contention(exc)", "False"
+            )
+        ],
         tests(RETRIES, "test_other_errors_do_not_pause_the_handler"),
     ),
     Mutant(
         "a probe that fails ends the pause",
         [
             Replace(
-                "chassis.events:EventHandler._handle", "attempt.has_returned", "True"
+                "chassis.events:EventHandler._handle", "attempt.method_returned", "True"
             ),
-            SetCondition("chassis.events:EventHandler._finish", "attempt.has_returned"),
+            SetCondition(
+                "chassis.events:EventHandler._finish", "attempt.method_returned"
+            ),
         ],
         tests(EVENTS, "test_a_malformed_probe_does_not_end_a_pause"),
     ),
@@ -664,8 +670,8 @@ MUTANTS = [
         "a failed call to another service exhausts an event",
         [
             Replace(
-                "chassis.retries:Delivery.record_failure",
-                "not (isinstance(exc, CALL_FAULTS) or is_contention(exc))",
+                "chassis.retries:Delivery.record_attempt",
+                "not (isinstance(exc, FAULTS) or is_contention(exc))",
                 "True",
             )
         ],
@@ -700,7 +706,7 @@ MUTANTS = [
         [
             Replace(
                 "chassis.events:EventHandler._finish",
-                "self._requeue_probe(batch, attempt, same_failure)",
+                "self._move_probe(batch, attempt, same_failure)",
                 'same_failure or "not yet"',
             )
         ],

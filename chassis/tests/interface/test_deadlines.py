@@ -44,7 +44,7 @@ class Caller:
 
     name = "caller"
 
-    middle = RpcProxy("worker", ["ask"], timeout="SHORT_S")
+    middle = RpcProxy("worker", ["ask"], timeout_setting="SHORT_S")
 
 
 def test_a_callee_does_not_wait_longer_than_its_caller(

@@ -127,7 +127,7 @@ class Caller:
         batched=["double", "forget"],
     )
     echo_of_many = RpcProxy("echo", batched=["client"])
-    hasty = RpcProxy("echo", ["hold"], timeout="SHORT_S")
+    hasty = RpcProxy("echo", ["hold"], timeout_setting="SHORT_S")
     limited = RpcProxy("echo", ["hold"], limit_s=SHORT_S)
     missing = RpcProxy("missing", ["anything"])
     worker = RpcProxy("worker", ["echo", "fail", "nothing"])

@@ -163,7 +163,7 @@ def handler_on(broker: FakeBroker, clock: Iterator[float]) -> Iterator[EventHand
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(health, "_checks", {})
         handler._watch = LoopWatch("tests", "handler")
-        patch.setattr(handler, "_call", broker.call)
+        patch.setattr(handler, "_run_method", broker.call)
         patch.setattr(events, "monotonic", lambda: next(clock))
         patch.setattr(retries, "monotonic", lambda: next(clock))
         patch.setattr(events, "OVERFLOW_PAUSE_S", 0)

@@ -20,7 +20,7 @@ from chassis.retries import (
     Delivery,
     FailureStreak,
     HeldDeliveries,
-    is_own_dependency,
+    own_dependency_failed,
 )
 
 
@@ -48,7 +48,7 @@ def delays(*errors: Exception) -> list[float]:
     """The delay after each of these failed attempts."""
     event, seconds = delivery(), []
     for error in errors:
-        event.record_failure(error)
+        event.record_attempt(error)
         seconds.append(event.delay_s())
     return seconds
 
@@ -60,7 +60,7 @@ def test_an_event_is_retried_after_1_5_and_15_seconds() -> None:
 def test_an_event_is_exhausted_after_five_failures() -> None:
     event = delivery()
     for number in range(1, MAX_FAILURES + 1):
-        event.record_failure(ValueError("no"))
+        event.record_attempt(ValueError("no"))
         assert event.is_exhausted is (number == MAX_FAILURES)
     assert (event.attempts, event.error) == (5, "ValueError: no")
 
@@ -70,7 +70,7 @@ def test_a_failed_call_delays_an_event_and_never_exhausts_it(fault) -> None:
     assert delays(*[fault] * 30) == [1, 5] + [15] * 28
     event = delivery()
     for _ in range(30):
-        event.record_failure(fault)
+        event.record_attempt(fault)
     assert not event.is_exhausted
 
 
@@ -78,7 +78,7 @@ def test_held_events_are_due_together_after_their_delay() -> None:
     held = HeldDeliveries()
     events = [delivery(tag) for tag in (3, 1, 2)]
     for event in events:
-        event.record_failure(ValueError())
+        event.record_attempt(ValueError())
         held.hold(event, now=10)
     assert held.next_due() == 11
     assert held.take_due(10.9, limit=10) == []
@@ -98,7 +98,7 @@ def test_the_number_of_held_events_is_limited() -> None:
 
 def test_the_time_that_an_event_is_held_is_limited() -> None:
     event = delivery(received_at=100)
-    event.record_failure(ValueError())
+    event.record_attempt(ValueError())
     assert HeldDeliveries().has_room_for(event, now=100 + MAX_HELD_S - 1)
     assert not HeldDeliveries().has_room_for(event, now=100 + MAX_HELD_S)
 
@@ -187,18 +187,18 @@ OTHER_SERVICE = [DeadlineExceeded(), Unavailable(), InternalError()]
 
 @pytest.mark.parametrize("error", OWN_DEPENDENCY, ids=repr)
 def test_errors_of_the_database_and_the_broker_are_not_the_events(error) -> None:
-    assert is_own_dependency(error)
+    assert own_dependency_failed(error)
 
 
 @pytest.mark.parametrize("error", [*EVENT, *OTHER_SERVICE, *CONTENTION], ids=repr)
 def test_other_errors_do_not_pause_the_handler(error) -> None:
-    assert not is_own_dependency(error)
+    assert not own_dependency_failed(error)
 
 
 @pytest.mark.parametrize("error", CONTENTION, ids=repr)
 def test_contention_never_exhausts_an_event(error) -> None:
     event = delivery()
     for _ in range(30):
-        event.record_failure(error)
+        event.record_attempt(error)
     assert not event.is_exhausted
     assert event.attempts == 30
