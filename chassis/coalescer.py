@@ -1,8 +1,8 @@
-"""Combines concurrent calls into batches, without a timer.
+"""Combines concurrent calls into batches. No call waits for a timer.
 
-While fewer than `max_in_flight` batches are in flight, a call is sent at once. Later calls wait for
-the end of a batch, and form the next one. So a single call is not delayed, and batches grow with
-the load. Databases write their logs in the same way (group commit).
+While fewer than `max_in_flight` batches are in flight, a call is sent at once. A call that arrives
+later waits until a batch ends, and is an item of the next one. So a single call is not delayed, and
+batches grow with the load. Databases write their logs in the same way (group commit).
 
     coalescer = Coalescer(send, eventlet.spawn)
     pending = coalescer.submit({"amount_minor": 100}, timeout_s=5.0)
@@ -25,10 +25,11 @@ Send = Callable[[Sequence[Any], float, float], list[Any]]
 # An item is sent only while more than this fraction of its timeout remains. The callee's timeout
 # is the shortest remaining time of the batch. So an item near its deadline would fail the others.
 MIN_REMAINING_FRACTION = 0.2
-# A batch is slow after this time. The usual cause is a frozen instance of the callee.
+# A batch is slow after this time. The usual cause is a frozen copy of the callee.
 SLOW_AFTER_S = 0.5
-# Slow batches in flight, in addition to `max_in_flight`. A frozen instance with 16 workers (the
-# default of WORKERS) receives 16 messages. The broker delivers later ones to other instances.
+# Slow batches in flight, in addition to `max_in_flight`. A frozen copy with 16 workers (the default
+# of billing, orders and notifications) receives 16 messages. The broker delivers later ones to
+# other copies.
 MAX_SLOW_BATCHES = 16
 
 
@@ -46,7 +47,7 @@ class PendingItem:
     def result(self) -> Any:
         """Wait for the outcome of the item.
 
-        Raises DeadlineExceeded at its deadline, or the fault of its batch.
+        Raises DeadlineExceeded at the item's deadline, or the fault of its batch.
         """
         with eventlet.Timeout(
             max(self.deadline - monotonic(), 0),
@@ -59,7 +60,7 @@ class Coalescer:
     """Sends items in batches, first come, first served.
 
     `max_in_flight` batches are in flight at a time, with at most `max_items` items each. A slow
-    batch frees its slot for another one. So a frozen instance of the callee delays only its own
+    batch frees its slot for another one. So a frozen copy of the callee delays only its own
     batches.
 
     `send` gets two timeouts. The callee's is the shortest remaining time of the items. The wait
@@ -140,7 +141,7 @@ class Coalescer:
         """
         now = monotonic()
         remaining_s = [pending.deadline - now for pending in batch]
-        timer = eventlet.hubs.get_hub().schedule_call_global(
+        slow_alarm = eventlet.hubs.get_hub().schedule_call_global(
             self._slow_after_s, self._free_slot, sender
         )
         try:
@@ -156,4 +157,4 @@ class Coalescer:
             for pending, outcome in zip(batch, outcomes, strict=True):
                 pending.outcome_event.send(outcome)
         finally:
-            timer.cancel()
+            slow_alarm.cancel()

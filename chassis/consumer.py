@@ -19,12 +19,12 @@ RECONNECT_S = 1
 
 
 class ConsumerProvider:
-    """A provider with a consumer on a channel of its own, whose prefetch changes.
+    """A provider with a channel of its own, and a consumer whose prefetch changes.
 
-    While `prefetch` is 0 it has none. `QueueConsumer.apply_prefetch` puts a new value into effect.
+    `QueueConsumer.apply_prefetch` puts a new value of `prefetch` into effect.
     """
 
-    prefetch: int
+    prefetch: int  # 0 means no consumer
 
     def consumer(self, channel: Any, accept: Any) -> Any:
         """Return a new consumer. QueueConsumer calls it for each connection and after a pause.

@@ -1,7 +1,7 @@
-"""`@event_handler`: handlers of events in batches, with retries and dead letters.
+"""`@event_handler`: methods that handle events in batches, with retries and dead letters.
 
-A handler gets a list of events: all that arrived while it handled the previous list. Delivery is
-at least once, so a handler must be idempotent. An event that fails is retried with a delay, and
+A method gets a list of events: all that arrived while it handled the previous list. Delivery is
+at least once, so a method must be idempotent. An event that fails is retried with a delay, and
 after several failures it is moved to a dead-letter queue. A message is acked only when its event
 is handled, or when the broker has confirmed its copy in another queue. So no event is lost.
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 # Events in a batch.
 MAX_BATCH = 200
-# Unacked messages: the batch in progress, and as many that wait in the inbox or for a retry.
+# Unacked messages: at most one batch in progress, and as many in the inbox or held.
 PREFETCH = 2 * MAX_BATCH
 # If no event arrives for a probe in this time, the handler resumes.
 PROBE_S = 1.0
@@ -66,7 +66,7 @@ COPIED_PROPERTIES = ("content_type", "content_encoding", "message_id")
 # By these headers the broker routes a message to more queues.
 ROUTING_HEADERS = {"CC", "BCC"}
 
-# The events that a handler could not handle, each with its error.
+# The events that a method could not handle, each with its error.
 FailedEvents = Sequence[tuple[Any, Exception]]
 
 
@@ -76,15 +76,15 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
     The method returns None, or the events that it could not handle, with their errors. If it
     raises an exception, the reaction depends on the cause:
 
-    - The service's own database or broker is unavailable. The handler pauses: all its messages
-      return to the queue. After a pause (PAUSES_S) it probes: it tries one event, and resumes if
-      the method returns.
+    - The service's own database or broker is unavailable. The handler pauses: the broker requeues
+      its messages. After a pause (PAUSES_S) it probes: it tries one event, and resumes if the
+      method returns.
     - A call to another service failed. The events are retried until they succeed.
     - Any other exception. Halves of the batch are tried, down to single events. An event that
       fails alone is retried, and dead-lettered after MAX_FAILURES failures. Contention for
       database locks does not count as a failure.
-    - Different events in a row fail with the same error. The handler is probably broken, not the
-      events. It pauses, and probes with more events each time.
+    - Different events in a row fail with the same error. The method is probably broken, not the
+      events. The handler pauses, and probes with more events each time.
 
     An event that waits for a retry is held unacked, within MAX_HELD and MAX_HELD_S. Otherwise a
     confirmed copy of it goes to the end of the queue.
@@ -119,7 +119,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         )
 
     def stop(self) -> None:
-        """Finish the current batch. All other messages return to the queue unacked."""
+        """Finish the current batch. The broker requeues all other messages."""
         super().stop()
         self._stopping.send()
         # Wakes the greenthread that waits for a message.
@@ -267,8 +267,8 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
     def _finish(self, batch: Sequence[Delivery], attempt: BatchAttempt) -> str:
         """Ack, hold or move each message. Return the reason to pause, or "".
 
-        No failure is recorded while a dependency is unavailable. Before a pause, messages stay
-        unacked and return to the queue.
+        No failure is recorded while a dependency is unavailable. Before a pause, done messages are
+        acked. A failed probe is moved. The broker requeues all others.
         """
         if attempt.stopped_by:
             self._ack(batch, attempt.done)
@@ -329,11 +329,12 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
     def _move_probe(
         self, batch: Sequence[Delivery], attempt: BatchAttempt, same_failure: str
     ) -> str:
-        """Move the events of a failed probe to the end of the queue. Return the reason to pause.
+        """Move all events of a failed probe. Return the reason to pause, or "".
 
-        The next probe gets other events, and twice as many. The failed ones may be malformed, and
-        must not prevent a probe with good events. The reason is "" if no message of the probe
-        could be decoded, because the method was not called.
+        They go to the end of the queue, or to the dead-letter queue if they are exhausted. The next
+        probe gets other events, and twice as many. The failed ones may be malformed, and must not
+        prevent a probe with good events. The reason is "" if no message of the probe could be
+        decoded: then the method was not called.
         """
         # If different events fail with the same error, it does not count against them.
         for failure in attempt.failed:
@@ -376,7 +377,9 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         return moved
 
     def _hold_dead_letters(self, moved: Sequence[Delivery], now: float) -> bool:
-        """Hold dead letters that the broker does not accept now. False if there is no room.
+        """Hold dead letters that the broker does not accept now.
+
+        Returns False if there is no room, or if one of the messages is not a dead letter.
 
         A broker with a memory alarm accepts no messages. The handler must go on nevertheless,
         because an empty queue needs less memory.
@@ -457,7 +460,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         return 0 < self.prefetch < PREFETCH
 
     def _pause(self, reason: str) -> None:
-        """Return all messages to the queue, wait, and consume the events of a probe."""
+        """Have the broker requeue all messages, wait, and consume the events of a probe."""
         pause_s = PAUSES_S[min(self._pauses_in_row, len(PAUSES_S) - 1)]
         self._pauses_in_row += 1
         self._pause_reason = reason
@@ -475,7 +478,7 @@ class EventHandler(ConsumerProvider, NamekoEventHandler):
         self._set_prefetch(PREFETCH)
 
     def _set_prefetch(self, prefetch: int) -> None:
-        """Set the prefetch. With 0 the queue has no consumer, and its messages return to it."""
+        """Set the prefetch. With 0 the queue has no consumer, and the broker requeues messages."""
         self.prefetch = prefetch
         self.queue_consumer.apply_prefetch(self)
 

@@ -16,7 +16,7 @@ from chassis.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-# More than a batch of failing events with its last statement needs.
+# Longer than MAX_BATCH_S (retries.py) and one last statement.
 MAX_BUSY_S = 75.0
 
 

@@ -177,8 +177,9 @@ class OutboxWriter:
 class Outbox(Lifecycle, DependencyProvider):
     """Injects an OutboxWriter, and runs the relay: a greenthread that publishes the events.
 
-    The relay locks unsent rows, publishes them, and marks them as sent. Locked rows are skipped, so
-    the copies of a service share the work. If a copy dies, its rows are unlocked at once.
+    In one transaction, the relay marks unsent rows as sent and publishes their events. The commit
+    follows the broker's confirms. Locked rows are skipped, so the copies of a service share the
+    work. If a copy dies, its rows are unlocked at once.
 
     The relay reads the table in passes, in the order of ids. A pass begins at a position and not
     at the start: PostgreSQL keeps index entries of sent events until the oldest snapshot is closed,

@@ -4,8 +4,8 @@
 a retry the same key. It is unconfirmed and never blocks its caller. `ConfirmedPublisher` is for
 events: persistent, mandatory, in batches with one wait for the confirms.
 
-Nameko's own publisher shares one set of transport options between both modes, and would silently
-lose its confirms.
+Nameko's own publisher shares one set of transport options between both modes. After one unconfirmed
+publish, it would no longer wait for confirms.
 """
 
 import logging
@@ -44,7 +44,10 @@ class _Publisher(SharedExtension):
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the broker blocks publishing. It reports this after the first message."""
+        """Whether the broker blocks publishing.
+
+        RabbitMQ reports it to a connection that has published.
+        """
         return bool(
             self._connection
             and not self._connection.closed
@@ -158,7 +161,7 @@ class TransientPublisher(_Publisher):
 
     def _connected(self) -> PublisherConnection:
         if self._connection is None or self._connection.closed:
-            # An OSError would end the attempt at one of the broker's addresses only.
+            # Not an OSError: the transport would then try the broker's next address.
             with eventlet.Timeout(
                 CONNECT_TIMEOUT_S,
                 kombu.exceptions.OperationalError("no answer in time"),

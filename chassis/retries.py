@@ -1,10 +1,10 @@
 """Rules for failed events: find them in a batch by bisection, and schedule their retries.
 
-A batch is tried with one call of the handler. If that call raises an exception, each half of the
-batch is tried, and so on, down to single events. So a malformed event does not fail the others.
-An event that fails alone is retried with a delay, a limited number of times.
+A batch is tried by running the method once. If it raises an exception, each half of the batch is
+tried, and so on, down to single events. So a malformed event does not fail the others. An event
+that fails alone is retried with a delay, a limited number of times.
 
-These rules do not depend on AMQP or Nameko. `chassis.events` applies them.
+These rules do not publish or ack. `chassis.events` does that.
 """
 
 from collections.abc import Callable, Sequence
@@ -119,7 +119,7 @@ class FailureStreak:
     """Counts different events in a row that fail with the same error.
 
     One event that fails is malformed. If several events fail with the same error and none
-    succeeds, the handler or a dependency is broken. Events that failed while others succeeded are
+    succeeds, the method or a dependency is broken. Events that failed while others succeeded are
     remembered as malformed, and are not counted again.
     """
 
@@ -170,7 +170,7 @@ def own_dependency_failed(exc: Exception) -> bool:
 
 # Events, each with its delivery. An event is the decoded body of the message.
 Events = Sequence[tuple[Delivery, Any]]
-# Calls the handler. Returns two values: the events that the handler reports as failed, with their
+# Runs the method. Returns two values: the events that the method reports as failed, with their
 # errors, and the exception that it raised, or None.
 RunMethod = Callable[[Events], tuple[Sequence[tuple[Any, Exception]], Exception | None]]
 
@@ -178,7 +178,7 @@ RunMethod = Callable[[Events], tuple[Sequence[tuple[Any, Exception]], Exception 
 class Failure(NamedTuple):
     """A failed attempt at an event.
 
-    `is_attributed`: the error certainly belongs to this event. The handler named the event, or
+    `is_attributed`: the error certainly belongs to this event. The method named the event, or
     its message cannot be decoded.
     """
 
@@ -191,8 +191,8 @@ class Failure(NamedTuple):
 class BatchAttempt:
     """An attempt to handle a batch, and its result.
 
-    `unavailable` is the reason why the rest of the batch was not tried, or None. `method_returned`
-    says whether the handler has returned from a call without an exception.
+    `stopped_by` is the reason why the rest of the batch was not tried, or None. `method_returned`
+    says whether the method has returned without an exception.
     """
 
     run_method: RunMethod
@@ -203,7 +203,7 @@ class BatchAttempt:
     method_returned: bool = False
 
     def handle(self, events: Events) -> None:
-        """Call the handler with the events, or with halves of them after an exception."""
+        """Run the method with the events, or with halves of them after an exception."""
         failed, exc = self.run_method(events)
         if exc is None:
             self._record_return(events, failed or ())
@@ -220,7 +220,7 @@ class BatchAttempt:
     def _record_return(
         self, events: Events, failed: Sequence[tuple[Any, Exception]]
     ) -> None:
-        """Record a call that returned. All events are done, except those in `failed`."""
+        """Record that the method returned. All events are done, except those in `failed`."""
         self.method_returned = True
         errors = {id(event): error for event, error in failed}
         for delivery, event in events:
@@ -230,7 +230,7 @@ class BatchAttempt:
                 self.done.append(delivery)
 
     def _record_failures(self, events: Events, exc: Exception) -> None:
-        """Record a call that raised an exception. Do not try the rest of a batch that is too slow.
+        """Record that the method raised an exception. Stop a batch that is too slow.
 
         If each event waits for a lock until its statement times out, 200 events take half an hour.
         """

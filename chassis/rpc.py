@@ -230,8 +230,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
     `withdraw`, go through a coalescer to `withdraw_many(items=[...])`, which returns an outcome for
     each item. Each item has its own `request_id`.
 
-    `timeout_setting` names the setting that limits each call, in seconds. `limit_s` and the deadline
-    of the current work can make the limit shorter.
+    `timeout_setting` names the setting that limits each call, in seconds. `limit_s` and the
+    deadline of the current work can make the limit shorter.
 
     At most half of the caller's workers wait for one service. Further calls fail at once. So a
     service that is slow or dead leaves the other workers free.
@@ -283,11 +283,11 @@ class RpcProxy(Lifecycle, DependencyProvider):
 
     @contextmanager
     def limit_concurrency(self) -> Iterator[None]:
-        """Limit the workers that wait for the service. Change the fault of a blocked reply.
+        """Count one waiting worker.
 
-        Raises NotReceived above the limit, or if the broker is unavailable. If a call times out
-        while the broker blocks publishing, raises Unavailable instead of DeadlineExceeded, because
-        the broker blocks the reply too.
+        Raises NotReceived if the limit is reached or nothing can be published. Turns
+        DeadlineExceeded into Unavailable while the broker blocks publishing: the reply is blocked
+        too.
         """
         if reason := self.publisher.unavailable_reason:
             raise NotReceived(reason)
