@@ -90,10 +90,10 @@ replay: installed  ## publish events again that had no effect; SINCE=yesterday, 
 	@$(MIGRATIONS) -m replay $(if $(SINCE),--since="$(SINCE)") $(FLAGS)
 
 dead: installed  ## list dead-lettered events with their errors; QUEUE=... selects one queue
-	@$(MIGRATIONS) -m chassis.dead list $(QUEUE)
+	@$(MIGRATIONS) -m chassis.dead_letters list $(QUEUE)
 
 redrive: installed  ## return dead-lettered events to their queues; QUEUE=... selects one queue
-	@$(MIGRATIONS) -m chassis.dead redrive $(QUEUE)
+	@$(MIGRATIONS) -m chassis.dead_letters redrive $(QUEUE)
 
 clean: down  ## stop everything and remove all files that make created
 	@if [ -x $(BIN)/python ]; then $(SUITE) clean >/dev/null; fi

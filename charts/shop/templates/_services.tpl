@@ -46,9 +46,9 @@ schedule   when it runs automatically. Without a schedule, it runs only on reque
 */}}
 {{- define "shop.commands" -}}
 dead:
-  run: [python, -m, chassis.dead, list]
+  run: [python, -m, chassis.dead_letters, list]
 redrive:
-  run: [python, -m, chassis.dead, redrive]
+  run: [python, -m, chassis.dead_letters, redrive]
 audit:
   run: [python, -m, audit]
   databases: true
