@@ -315,8 +315,7 @@ class Outbox(Lifecycle, DependencyProvider):
 
     def _publish(self, rows: Sequence[Any]) -> list[str]:
         """Publish events. Return the ids of those that no queue has received."""
-        messages = [self._message(row) for row in rows]
-        routed = self.publisher.publish(messages) if messages else []
+        routed = self.publisher.publish([self._message(row) for row in rows])
         return [
             row.event_id
             for row, is_routed in zip(rows, routed, strict=True)
