@@ -232,7 +232,7 @@ def test_no_rows_are_written_while_the_broker_is_unavailable(
         raise Unavailable("the broker is unavailable")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publisher_of(emitter), "connect", connect)
+        patch.setattr(publisher_of(emitter), "check_available", connect)
         insert(sql, "sold", 3)
         eventually(lambda: len(tried) > 2)
         assert sql("users", "SELECT DISTINCT xmax::text FROM outbox") == [("0",)]
