@@ -120,7 +120,7 @@ ALL = (
 )
 
 
-def made_of() -> str:
+def input_digest() -> str:
     """Return the digest of all inputs of the pictures."""
     files = sorted(path for pattern in INPUTS for path in CHECKOUT.glob(pattern))
     parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
@@ -132,7 +132,7 @@ def take_all(suite: Suite, browser: Browser) -> None:
     _take(suite, browser, replace(ALL[0], user="first"))
     for picture in ALL:
         content = _take(suite, browser, picture)
-        picture.path.write_bytes(stamped(content, "png", made_of()))
+        picture.path.write_bytes(stamped(content, "png", input_digest()))
 
 
 def _take(suite: Suite, browser: Browser, picture: Picture) -> bytes:
@@ -157,7 +157,7 @@ def _small(png: bytes) -> bytes:
 
 
 def main() -> None:
-    if {stamp_of(picture.path) for picture in ALL} == {made_of()}:
+    if {stamp_of(picture.path) for picture in ALL} == {input_digest()}:
         return
     print("docs: photographing the page ...", flush=True)
     PICTURES.mkdir(exist_ok=True)

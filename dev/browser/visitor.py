@@ -1,4 +1,4 @@
-"""A person who uses the page. All methods work in each language."""
+"""A visitor of the page. All methods work in each language."""
 
 from urllib.parse import urlsplit
 

@@ -54,11 +54,11 @@ function Panel({ token, text }) {
   const [news, setNews] = useState([]);
   const previous = useRef([]);
   const poll = usePolling(async (isCurrent) => {
-    const result = await call(token, "GET", "/dev/processes");
+    const answer = await call(token, "GET", "/dev/processes");
     if (!isCurrent()) return true;
-    setProblem(result.problem);
-    if (result.problem) return result.problem.status !== FORBIDDEN;
-    const rows = result.data.processes;
+    setProblem(answer.problem);
+    if (answer.problem) return answer.problem.status !== FORBIDDEN;
+    const rows = answer.data.processes;
     const changes = rows.flatMap((row) => changesOf(row, previous.current));
     if (changes.length) setNews(changes);
     previous.current = rows;
@@ -67,8 +67,8 @@ function Panel({ token, text }) {
   }, [token]);
 
   async function inject(name, fault) {
-    const result = await call(token, "POST", `/dev/processes/${name}/${fault}`);
-    if (result.problem) setNews([{ name, refusal: result.problem }]);
+    const answer = await call(token, "POST", `/dev/processes/${name}/${fault}`);
+    if (answer.problem) setNews([{ name, refusal: answer.problem }]);
     poll();
   }
 

@@ -1,4 +1,4 @@
-"""The suite of `make up`, a browser, and people who open the page."""
+"""The suite of `make up`, a browser, and visitors of the page."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -62,5 +62,5 @@ def new_shopper(suite: Suite, browser: Browser) -> Iterator[Callable[..., Shoppe
 
 @pytest.fixture
 def shopper(new_shopper: Callable[..., Shopper]) -> Shopper:
-    """A person who has opened the page, and has no account."""
+    """Open the page as a visitor without an account."""
     return new_shopper()

@@ -1,11 +1,12 @@
-"""A person clicks through the page, from the sign-up to the letter."""
+"""A visitor clicks through the page, from the sign-up to the letter."""
 
+import json
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
-from dev.browser.visitor import is_order
+from dev.browser.visitor import PASSWORD, is_order
 from tests.browser.shopper import Shopper
 
 DURATION = re.compile(r"^\+\d+([.,]\d)?\s(ms|s|мс|с)$")
@@ -38,7 +39,9 @@ def assert_complete(shopper: Shopper) -> None:
     ],
     ids=["desktop, English", "phone, Russian"],
 )
-def test_a_person_buys_and_is_refused(new_shopper, language, theme, options) -> None:
+def test_a_paid_and_a_rejected_order_show_complete_stories(
+    new_shopper, language, theme, options
+) -> None:
     shopper = new_shopper(**options)
     shopper.choose(language=language, theme=theme)
     shopper.join("100.00")
@@ -94,8 +97,8 @@ def test_an_older_order_shows_its_story(shopper) -> None:
     assert_complete(shopper)
 
 
-def test_send_again_proves_the_key(shopper) -> None:
-    """The panel "On the wire" sends the same order again. Nothing is withdrawn."""
+def test_send_again_withdraws_nothing(shopper) -> None:
+    """The panel "On the wire" sends the same order again, with the same Idempotency-Key."""
     shopper.join("20.00")
     shopper.order("5.00")
     shopper.await_letter()
@@ -107,8 +110,49 @@ def test_send_again_proves_the_key(shopper) -> None:
     expect(proof).to_have_text(
         ["The same response.", "The balance did not change: €15.00."]
     )
-    assert second.value.status in (200, 201)
+    assert second.value.status == 201
     expect(shopper.show("orders")).to_have_count(1)
+
+
+def test_send_again_shows_the_order_in_its_current_state(shopper) -> None:
+    """The first response was that of a pending order."""
+
+    def pend(route: Route) -> None:
+        response = route.fetch()
+        body = json.dumps(response.json() | {"status": "pending"})
+        route.fulfill(response=response, body=body)
+
+    shopper.join("20.00")
+    shopper.page.route("**/orders", pend, times=1)
+    shopper.order("5.00")
+    shopper.await_letter()
+    sent = shopper.exchange("POST", "/orders")
+    sent.locator(".send-again").click()
+    expect(sent.locator(".proof p")).to_have_text(
+        [
+            "The same order, in its current state.",
+            "The balance did not change: €15.00.",
+        ]
+    )
+
+
+def test_send_again_after_a_lost_response_finds_the_outcome(shopper) -> None:
+    def lose_response(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    shopper.join()
+    shopper.watch.allow("net::ERR_FAILED")
+    shopper.page.route("**/account/deposits", lose_response, times=1)
+    shopper.deposit("20.00")
+    sent = shopper.exchange("POST", "/account/deposits")
+    sent.locator(".send-again").click()
+    expect(sent.locator(".proof p")).to_have_text(
+        [
+            "Now the outcome is known. The request has its effect at most once.",
+            "The balance did not change: €20.00.",
+        ]
+    )
 
 
 def test_secrets_are_masked_on_the_wire(shopper) -> None:
@@ -122,7 +166,7 @@ def test_secrets_are_masked_on_the_wire(shopper) -> None:
     expect(account.locator("pre").first).to_contain_text("Bearer ••••••••")
     text = shopper.page.content()
     assert shopper.token not in text
-    assert "correct horse" not in text
+    assert PASSWORD not in text
 
 
 def test_the_page_follows_the_language_and_the_theme_of_the_browser(
@@ -156,7 +200,7 @@ def test_the_whole_path_works_with_the_keyboard(shopper) -> None:
     for field, text in (
         ("username", shopper.name),
         ("email", f"{shopper.name}@example.org"),
-        ("password", "correct horse battery"),
+        ("password", PASSWORD),
     ):
         shopper.tab_to(field)
         keyboard.type(text)
@@ -213,7 +257,7 @@ def test_a_taken_username_is_a_problem(new_shopper) -> None:
     second.watch.allow("status of 409")
     second["username"].fill(first.name)
     second["email"].fill(f"{second.name}@example.org")
-    second["password"].fill("correct horse battery")
+    second["password"].fill(PASSWORD)
     second["sign-up"].click()
     expect(second.page.get_by_role("alert")).to_contain_text("in use")
     expect(second["username-error"]).to_be_visible()

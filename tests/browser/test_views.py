@@ -29,8 +29,8 @@ CONTRASTS = """() => {
   };
   return [...document.querySelectorAll(".card svg text")].map((text) => {
     const card = getComputedStyle(text.closest(".card")).backgroundColor;
-    const [dark, light] = [luminance(getComputedStyle(text).fill), luminance(card)].sort();
-    return [text.textContent, (Math.max(dark, light) + 0.05) / (Math.min(dark, light) + 0.05)];
+    const both = [luminance(getComputedStyle(text).fill), luminance(card)];
+    return [text.textContent, (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05)];
   });
 }"""
 MIN_CONTRAST = 4.5

@@ -1,7 +1,8 @@
 /** The balance with deposits and withdrawals, and the statement. */
 
 import { html, useRef, useState } from "/page/standalone.module.js";
-import { parseAmount } from "/page/format.js";
+import { exampleAmount, parseAmount } from "/page/format.js";
+import { reasonText } from "/page/sequence.js";
 import {
   Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop,
 } from "/page/shared.js";
@@ -55,7 +56,7 @@ function Movement() {
     <form ref=${form} onSubmit=${onSubmit} novalidate>
       <div class="line">
         <${Field} id="amount" label=${t("amount")} problem=${problem}
-          inputmode="decimal" autocomplete="off" placeholder=${example(account, language)} />
+          inputmode="decimal" autocomplete="off" placeholder=${exampleAmount(account, language)} />
         <button id="deposit" value="deposit" class="button" aria-disabled=${isBusy}>
           ${t("deposit")}
         </button>
@@ -68,13 +69,6 @@ function Movement() {
           id=${`${kind}-problem`} problem=${problem} isBusy=${isBusy}
           onAgain=${async () => finish(await again())} />`}
     </form>`;
-}
-
-/** Return an amount as a user types it, with the digits of the currency: "100.00", "100". */
-export function example(account, language) {
-  const digits = account?.balance.split(".")[1]?.length;
-  const separator = language === "ru" ? "," : ".";
-  return digits ? `100${separator}${"0".repeat(digits)}` : "100";
 }
 
 export function Statement() {
@@ -100,7 +94,7 @@ function Operation({ operation }) {
         <span class=${status === "refused" ? "struck" : ""}>${sign}${money(amount)}</span>
         <small class="muted">
           ${status === "refused"
-            ? t.has(`reason.${reason}`) ? t(`reason.${reason}`) : reason
+            ? reasonText(reason, t)
             : balance && t("balance-after", { amount: money(balance) })}
         </small>
       </span>

@@ -34,7 +34,10 @@ export function newKey() {
  * `send` never throws. It returns an answer:
  * - ok: whether the status is 2xx
  * - data: the parsed body of a successful response
- * - problem: otherwise, the problem (RFC 9457) with `status`, 0 if there was no response at all
+ * - problem: otherwise, the problem (RFC 9457) with `status`, 0 if there was no response at all,
+ *   `reason` ("network" or "aborted") without a response, and `retryAfter` (seconds) if it had one
+ * - waited: whether the gateway applied `Prefer: wait`
+ * - aborted: whether `signal` ended the request
  * - exchange: the request and the response, as the log shows them
  */
 export class Api {
@@ -172,9 +175,13 @@ function contentOf(response, text) {
   }
 }
 
-/** Return whether it is unknown what a failed request did. A retry with the same key finds out. */
-export function isOutcomeUnknown(problem) {
-  return [0, 502, 503, 504].includes(problem.status);
+/**
+ * Return whether it is unknown what a request did. A retry with the same key finds out.
+ *
+ * `status` is 0 or undefined if there was no response.
+ */
+export function isOutcomeUnknown(status = 0) {
+  return [0, 502, 503, 504].includes(status);
 }
 
 function masked(text) {

@@ -4,8 +4,8 @@
  * No build step: the browser loads these modules as they are. html`...` is htm's syntax for
  * preact's virtual DOM. It never parses values as HTML, so the text of users stays text.
  *
- * The development server (`make up`) adds a panel that kills processes. Only if the page was
- * opened with `#dev=<token>`, it imports `/dev/processes.js`, which exports
+ * The development server (`make up`) adds a panel that kills and freezes programs. Only if the page
+ * was opened with `#dev=<token>`, it imports `/dev/processes.js`, which exports
  *
  *     mount(element, { token, language })
  *
@@ -14,8 +14,8 @@
  * - token: the value of the header X-Dev-Token.
  * - language: "en" or "ru".
  *
- * The page calls mount again, with the same element, when the language changes. preact's render
- * does the right thing then: render(html`<${Panel} ...${{ token, language }} />`, element).
+ * The page calls mount again, with the same element, when the language changes. Then render
+ * updates the same tree: render(html`<${Panel} ...${{ token, language }} />`, element).
  * The panel imports html, render, useState, useEffect and so on from "/page/standalone.module.js".
  *
  * Classes of style.css for it: card, muted, row (children in one line), button, button-quiet,

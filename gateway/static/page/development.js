@@ -1,8 +1,7 @@
 /**
- * The panel of the development server: it lists the processes of the suite and kills them.
+ * The place of the development server's panel, which kills and freezes programs (see app.js).
  *
- * Only `make up` starts a development server. It opens the page with `#dev=<token>`, and serves
- * the panel's code as `/dev/processes.js`. The gateway itself serves no such file.
+ * Only `make up` starts a development server. The gateway itself serves no file of the panel.
  */
 
 import { html, useEffect, useRef, useState } from "/page/standalone.module.js";

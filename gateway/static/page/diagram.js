@@ -4,11 +4,11 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from "/page/standa
 import { LIFELINES } from "/page/sequence.js";
 
 const ROW_MS = 480;
-const ROW = 50;
-const NARROW = 560; // px: below, the names stand in two lines
-// The mean width of a character in px.
-const LABEL = 6.5;
-const TIME = 7.5;
+const ROW_PX = 50;
+const NARROW_PX = 560; // below, the names stand in two lines
+// The mean width of a character.
+const LABEL_CHAR_PX = 6.5;
+const TIME_CHAR_PX = 7.5;
 
 /**
  * Return how many rows to show, and a function that starts again.
@@ -20,16 +20,16 @@ export function useReveal(rows) {
   const [shown, setShown] = useState(0);
   const pending = rows.findIndex((row) => row.state === "pending");
   const end = pending < 0 ? rows.length : pending;
-  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const prefersReducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
   useEffect(() => {
     if (shown >= end) return undefined;
-    if (isStill) {
+    if (prefersReducedMotion) {
       setShown(end);
       return undefined;
     }
     const timer = setTimeout(() => setShown(shown + 1), shown ? ROW_MS : 0);
     return () => clearTimeout(timer);
-  }, [shown, end, isStill]);
+  }, [shown, end, prefersReducedMotion]);
   return [Math.min(shown, end), () => setShown(0)];
 }
 
@@ -55,13 +55,13 @@ export function Diagram({ rows, shown, title, nameOf }) {
 }
 
 function Drawing({ rows, shown, title, nameOf, width }) {
-  const isNarrow = width < NARROW;
+  const isNarrow = width < NARROW_PX;
   const head = isNarrow ? 56 : 40;
   const margin = isNarrow ? 34 : 52;
-  const height = head + rows.length * ROW + 22;
+  const height = head + rows.length * ROW_PX + 22;
   const column = (width - 2 * margin) / (LIFELINES.length - 1);
   const xOf = (name) => margin + LIFELINES.indexOf(name) * column;
-  const yOf = (index) => head + 36 + index * ROW;
+  const yOf = (index) => head + 36 + index * ROW_PX;
   return html`
     <svg
       id="sequence" role="img" aria-label=${title}
@@ -119,7 +119,7 @@ function Arrow({ row, from, to, y, width }) {
 
 /** A text in the middle of an arrow, moved if it would leave the picture. */
 function Label({ text, x, y, width, isTime }) {
-  const half = (text.length * (isTime ? TIME : LABEL)) / 2 + 2;
+  const half = (text.length * (isTime ? TIME_CHAR_PX : LABEL_CHAR_PX)) / 2 + 2;
   const inside = Math.max(half, Math.min(width - half, x));
   const kind = isTime ? "time" : "label";
   return html`<text class=${kind} x=${inside} y=${y} text-anchor="middle">${text}</text>`;
@@ -127,7 +127,7 @@ function Label({ text, x, y, width, isTime }) {
 
 /** A loop at a lifeline. Its text is at the right, or at the left if only there it has room. */
 function Note({ row, x, y, width }) {
-  const length = 28 + Math.max(row.label.length * LABEL, row.time.length * TIME);
+  const length = 28 + Math.max(row.label.length * LABEL_CHAR_PX, row.time.length * TIME_CHAR_PX);
   const way = x + length > width && x > width - x ? -1 : 1;
   const anchor = way < 0 ? "end" : "start";
   const near = x + way * 4;

@@ -25,6 +25,13 @@ export function parseAmount(text, language) {
   return language === "ru" ? trimmed.replace(",", ".") : trimmed;
 }
 
+/** Return an amount as a user types it, with the digits of the currency: "100.00", "100". */
+export function exampleAmount(account, language) {
+  const digits = account?.balance.split(".")[1]?.length;
+  const separator = language === "ru" ? "," : ".";
+  return digits ? `100${separator}${"0".repeat(digits)}` : "100";
+}
+
 const UNITS = { en: { ms: "ms", s: "s" }, ru: { ms: "мс", s: "с" } };
 
 /** Return a duration of milliseconds: "3.1 ms", "240 ms", "12.4 s". */

@@ -1,9 +1,8 @@
 /** The form of a new order, the list of orders, and the story of the chosen one. */
 
 import { html, useEffect, useMemo, useRef, useState } from "/page/standalone.module.js";
-import { example } from "/page/account.js";
 import { Diagram, useReveal } from "/page/diagram.js";
-import { parseAmount } from "/page/format.js";
+import { exampleAmount, parseAmount } from "/page/format.js";
 import { Letter } from "/page/letters.js";
 import { reasonText, rowsOf, totalMs } from "/page/sequence.js";
 import {
@@ -38,7 +37,8 @@ export function NewOrder({ onOrder }) {
       <form ref=${form} onSubmit=${onSubmit} novalidate>
         <div class="line">
           <${Field} id="price" label=${t("price")} problem=${problem}
-            inputmode="decimal" autocomplete="off" placeholder=${example(account, language)} />
+            inputmode="decimal" autocomplete="off"
+            placeholder=${exampleAmount(account, language)} />
           <button id="place-order" class="button" aria-disabled=${isBusy}>
             ${t("place-order")}
           </button>
@@ -138,7 +138,8 @@ export function Story({ id, sent }) {
   }, [letter?.id]);
 
   const isShown = rows.length > 0 && shown === rows.length;
-  const isOpen = rows.some(({ state }) => state === "unknown" || state === "pending");
+  const hasUnknown = rows.some(({ state }) => state === "unknown");
+  const isIncomplete = hasUnknown || rows.some(({ state }) => state === "pending");
   const nameOf = (name) => (name === "browser" ? t("browser") : name);
   return html`
     <section
@@ -175,11 +176,11 @@ export function Story({ id, sent }) {
             <p>${t("story.users")}</p>
             <p>
               ${t("story.clocks")} ${sent && t("story.browser")}
-              ${isOpen && html` ${t("story.unknown")}`}
+              ${hasUnknown && html` ${t("story.unknown")}`}
             </p>
           </figcaption>
         </figure>
-        ${!isFollowing && isOpen && html`
+        ${!isFollowing && isIncomplete && html`
           <p class="row">
             <span class="muted">${t("story.stopped")}</span>
             <button type="button" id="ask-again" class="button-quiet" onClick=${refresh}>

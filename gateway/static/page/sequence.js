@@ -32,7 +32,7 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
       ...timed(step.order_settled, text),
     },
   };
-  // A 201: billing answered while the request was waiting.
+  // No retry and no 202: billing replied to the first call.
   const isSettledAtOnce = facts.settled && sent?.status !== 202 && attempts.count === 0;
   return [
     {
@@ -76,8 +76,8 @@ function rowsOfOneCall({ sent, text, settled, recorded, withdraw, outcome }) {
 /**
  * Return the same rows of an order that was pending: orders retries until billing answers.
  *
- * The first call may have been recorded as well, and only its reply was lost. If this page got
- * another response than a 202, it sent the request again, and did not wait.
+ * The first call may have been recorded as well, and only its reply was lost. After a 201 this
+ * page had sent the request again. It did not wait.
  */
 function rowsOfRetries({ attempts, sent, text, settled, recorded, withdraw, outcome }) {
   const { t, clock } = text;

@@ -66,7 +66,7 @@ export function Problem({ problem, id, onAgain, isBusy }) {
       ${problem.status > 0 && problem.detail && problem.detail !== explanation && html`
         <p lang="en" class="muted">${problem.detail}</p>`}
       ${problem.type && html`<p class="problem-type"><code>${problem.type}</code></p>`}
-      ${onAgain && isOutcomeUnknown(problem) && html`
+      ${onAgain && isOutcomeUnknown(problem.status) && html`
         <p>${t(isNothingDone ? "problem.nothing-done" : "problem.outcome")}</p>
         <button
           type="button" class="button send-again"
@@ -78,14 +78,14 @@ export function Problem({ problem, id, onAgain, isBusy }) {
 }
 
 /** An input with its label, its hint and the errors of its field. */
-export function Field({ id, label, hint, problem, name = id, inputRef, ...rest }) {
+export function Field({ id, label, hint, problem, name = id, ...rest }) {
   const errors = [problem?.errors?.[name] ?? []].flat();
   const described = [hint && `${id}-hint`, errors.length > 0 && `${id}-error`].filter(Boolean);
   return html`
     <div class="field">
       <label for=${id}>${label}</label>
       <input
-        id=${id} name=${name} ref=${inputRef} required
+        id=${id} name=${name} required
         aria-invalid=${errors.length > 0}
         aria-describedby=${described.join(" ") || undefined} ...${rest} />
       ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
@@ -102,7 +102,7 @@ export function useFocusOnError(form, problem) {
 }
 
 /** Return the items of a list, page by page, and a function that loads the next page. */
-export function usePages(path) {
+function usePages(path) {
   const { api, version } = useShop();
   const [state, setState] = useState({ items: null, next: null, problem: null, isBusy: false });
   const newest = useRef(0);

@@ -1,7 +1,7 @@
 /** The panel "On the wire": the last requests and responses, and "Send again". */
 
 import { html, useState } from "/page/standalone.module.js";
-import { indent } from "/page/api.js";
+import { indent, isOutcomeUnknown } from "/page/api.js";
 import { useShop } from "/page/shared.js";
 
 /** `exchanges` is the log of the API's client, the newest first. */
@@ -71,7 +71,7 @@ function Message({ start, headers, body }) {
   return html`<pre tabindex="0">${[start, ...lines, "", indent(body)].join("\n").trim()}</pre>`;
 }
 
-/** A button that sends a request again, and shows what that changed: nothing. */
+/** A button that sends a request again, and compares the responses and the balances. */
 function SendAgain({ exchange }) {
   const { t, api, money, changed } = useShop();
   const [state, setState] = useState({ isBusy: false, lines: [] });
@@ -107,14 +107,10 @@ function SendAgain({ exchange }) {
 
 /** Return the key of the text that compares a response with the one before. */
 function comparison(exchange, { exchange: next }) {
-  if (hasNoOutcome(next)) return "wire.outcome-same";
-  if (hasNoOutcome(exchange)) return "wire.outcome-now";
+  if (isOutcomeUnknown(next.status)) return "wire.outcome-same";
+  if (isOutcomeUnknown(exchange.status)) return "wire.outcome-now";
   const isSame = next.status === exchange.status && next.responseBody === exchange.responseBody;
   if (isSame) return "wire.same";
   const idOf = ({ responseBody }) => /"id":\s*"([^"]+)"/.exec(responseBody ?? "")?.[1];
   return idOf(exchange) && idOf(exchange) === idOf(next) ? "wire.same-order" : "wire.different";
-}
-
-function hasNoOutcome({ status }) {
-  return status === undefined || status >= 502;
 }
