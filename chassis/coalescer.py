@@ -28,8 +28,7 @@ MIN_REMAINING_FRACTION = 0.2
 # A batch is slow after this time. The usual cause is a frozen copy of the callee.
 SLOW_AFTER_S = 0.5
 # Slow batches in flight, in addition to `max_in_flight`. A frozen copy with 16 workers (the default
-# of billing, orders and notifications) receives 16 messages. The broker delivers later ones to
-# other copies.
+# of most services) receives 16 messages. The broker delivers later ones to other copies.
 MAX_SLOW_BATCHES = 16
 
 
