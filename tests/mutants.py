@@ -1041,8 +1041,8 @@ MUTANTS = [
         [
             Replace(
                 "gateway.http.server:WebServer._make_room",
-                "c.phase < IN_PROGRESS",
-                "True",
+                "(counts[connection.client] for connection in closable)",
+                "counts.values()",
             )
         ],
         tests(

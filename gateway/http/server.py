@@ -138,15 +138,17 @@ class WebServer(Lifecycle, NamekoWebServer):
         connections, as half of all may wait for orders, does not count as the one with the most.
         """
         counts = Counter(connection.client for connection in self._connections)
-        most = max(
-            (counts[c.client] for c in self._connections if c.phase < IN_PROGRESS),
-            default=0,
-        )
+        closable = [
+            connection
+            for connection in self._connections
+            if connection.phase < IN_PROGRESS
+        ]
+        most = max((counts[connection.client] for connection in closable), default=0)
         greedy = {name for name in counts if counts[name] == most > counts[client] + 1}
         candidates = [
             connection
-            for connection in self._connections
-            if (connection.client in greedy and connection.phase < IN_PROGRESS)
+            for connection in closable
+            if connection.client in greedy
             or (
                 counts[connection.client] >= counts[client]
                 and connection.has_idled(MIN_IDLE_S)
