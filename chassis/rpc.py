@@ -27,7 +27,13 @@ from typing import Any
 
 import eventlet
 import nameko.rpc
-from nameko.exceptions import BadRequest, MalformedRequest, deserialize, serialize
+from nameko.exceptions import (
+    BadRequest,
+    MalformedRequest,
+    MethodNotFound,
+    deserialize,
+    serialize,
+)
 from nameko.extensions import DependencyProvider
 
 from chassis import metrics
@@ -384,7 +390,9 @@ class RpcProxy(Lifecycle, DependencyProvider):
     def _result(self, reply: dict[str, Any], name: str) -> Any:
         """Return the result of a reply, or raise its fault.
 
-        An exception of a stock service becomes InternalError, so that internals do not leak.
+        An exception of a stock service becomes InternalError, so that internals do not leak. A
+        missing method becomes NotReceived: the service is of an earlier version, as during an
+        upgrade.
         """
         try:
             if not reply["error"]:
@@ -395,6 +403,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
         if isinstance(fault, FAULTS):
             raise fault
         log.error("rpc_call_failed", extra={"call": name, "error": first_line(fault)})
+        if isinstance(fault, MethodNotFound):
+            raise NotReceived(f"{self.service} does not have this method")
         raise InternalError(f"{self.service} failed")
 
 

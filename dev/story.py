@@ -88,7 +88,7 @@ def _reason(fault: BaseException) -> str:
     return first_line(fault).partition(". ")[0]
 
 
-def drawn(story: dict[str, Any]) -> str:
+def draw(story: dict[str, Any]) -> str:
     """Return the drawing of a story: a header, the sequence, and the details."""
     lines = [*_header(story["order"]), ""]
     lines += _sequence(story["steps"])
@@ -178,7 +178,7 @@ def _details(story: dict[str, Any]) -> list[str]:
     attempts = story["attempts"]
     last = attempts["last_at"]
     at = f", the last one at {datetime.fromisoformat(last):%F %T}" if last else ""
-    found.append(f"Attempts of the sweeper: {attempts['count']}{at}.")
+    found.append(f"Retries by orders: {attempts['count']}{at}.")
     return [*found, *textwrap.wrap(story["clocks"], WIDTH)]
 
 
@@ -212,7 +212,7 @@ def _drawing_of(order_id: str) -> str:
     config = cli.load_settings("config.yaml")
     money.currency = read(config, "CURRENCY", ISO_4217_CODE)
     with ClusterRpcProxy(config) as rpc:
-        return drawn(read_story(rpc, order_id))
+        return draw(read_story(rpc, order_id))
 
 
 if __name__ == "__main__":

@@ -204,8 +204,9 @@ class Supervisor:
         process_tree.resume(process_tree.tree(*pids))
 
     def processes(self) -> dict[str, int]:
-        """Return the process id of each program, 0 if it does not run."""
-        return {info["name"]: info["pid"] for info in self._infos()}
+        """Return the process id of each program, 0 if it does not run. The services come first."""
+        infos = sorted(self._infos(), key=lambda info: info["group"] == "servers")
+        return {info["name"]: info["pid"] for info in infos}
 
     def starts(self, name: str) -> int:
         """Return how often the program was started since supervisord started."""

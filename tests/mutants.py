@@ -917,6 +917,14 @@ MUTANTS = [
             "test_not_received_is_not_passed_on_to_callers",
         ),
     ),
+    Mutant(
+        "a method of a later version fails as an internal error",
+        [SetCondition("chassis.rpc:RpcProxy._result", "MethodNotFound")],
+        tests(
+            RPC,
+            "test_a_method_that_an_earlier_version_does_not_have_is_not_received",
+        ),
+    ),
     # Permissions.
     Mutant(
         "a service may call any method",

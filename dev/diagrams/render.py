@@ -47,7 +47,7 @@ def picture_of(source: Path, suffix: str) -> Path:
     return source.with_suffix(f".{suffix}")
 
 
-def made_of(source: Path) -> str:
+def input_digest(source: Path) -> str:
     """Return the digest of all inputs of a picture of this source."""
     parts = [
         hashlib.sha256(path.read_bytes()).digest() for path in (source, CONFIG, LOCK)
@@ -89,7 +89,7 @@ def stale(folder: Path = DIAGRAMS) -> list[Path]:
 
 def _is_up_to_date(source: Path) -> bool:
     stamps = {stamp_of(picture_of(source, suffix)) for suffix in FORMATS}
-    return stamps == {made_of(source)}
+    return stamps == {input_digest(source)}
 
 
 def orphans(folder: Path = DIAGRAMS) -> list[Path]:
@@ -102,7 +102,7 @@ def render(source: Path) -> None:
         made = {suffix: _rendered(source, suffix, Path(scratch)) for suffix in FORMATS}
     for suffix, content in made.items():
         picture_of(source, suffix).write_bytes(
-            stamped(content, suffix, made_of(source))
+            stamped(content, suffix, input_digest(source))
         )
 
 

@@ -13,12 +13,13 @@ const TEXTS = {
   en: {
     title: "Kill something",
     help:
-      "SIGKILL ends a process at once, and the supervisor starts it again. SIGSTOP freezes all " +
-      "processes of a program, and SIGCONT continues them after 10 s.",
+      "Freeze billing and place an order. SIGSTOP freezes a program for 10 s. SIGKILL ends a " +
+      "process at once, and the supervisor starts it again.",
     table: "Programs of the suite",
     columns: ["Program", "State", "Restarts", "Faults"],
     kill: "Kill",
     freeze: "Freeze",
+    seconds: "s",
     states: { running: "running", frozen: "frozen", stopped: "stopped" },
     became: { running: "runs again", frozen: "is frozen", stopped: "has stopped" },
     restarted: "was restarted",
@@ -28,12 +29,13 @@ const TEXTS = {
   ru: {
     title: "Сломать что-нибудь",
     help:
-      "SIGKILL сразу завершает процесс, и супервизор запускает его снова. SIGSTOP замораживает " +
-      "все процессы программы, через 10 с SIGCONT возобновляет их.",
+      "Поставьте billing на паузу и сделайте заказ. SIGSTOP замораживает программу на 10 с. " +
+      "SIGKILL сразу завершает процесс, и супервизор запускает его снова.",
     table: "Программы магазина",
     columns: ["Программа", "Состояние", "Перезапуски", "Сбои"],
     kill: "Убить",
     freeze: "Пауза",
+    seconds: "с",
     states: { running: "работает", frozen: "заморожена", stopped: "остановлена" },
     became: { running: "снова работает", frozen: "заморожена", stopped: "остановлена" },
     restarted: "перезапущена",
@@ -88,6 +90,7 @@ function Panel({ token, text }) {
 }
 
 function Row({ row, text, inject }) {
+  const left = row.continues_in_s;
   const button = (fault, style) => html`
     <button
       type="button" class=${style} aria-label=${`${text[fault]}: ${row.name}`}
@@ -96,7 +99,11 @@ function Row({ row, text, inject }) {
   return html`
     <tr>
       <th scope="row">${row.name}</th>
-      <td><span class=${`badge ${BADGES[row.state]}`}>${text.states[row.state]}</span></td>
+      <td>
+        <span class=${`badge ${BADGES[row.state]}`}>
+          ${text.states[row.state]}${left && ` ${left} ${text.seconds}`}
+        </span>
+      </td>
       <td class="restarts" title=${text.columns[2]}>${row.restarts}</td>
       <td><div class="row">${button("kill", "button-danger")}${button("freeze", "button-quiet")}</div></td>
     </tr>`;

@@ -1,9 +1,11 @@
 """The programs of the supervisor: their states, and two faults for each of them."""
 
 import logging
+import math
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from threading import Lock, Thread
 from typing import Any
@@ -26,18 +28,29 @@ class Programs:
         self._supervisor = supervisor
         # One fault at a time, so that it sees the effect of the previous one.
         self._lock = Lock()
+        self._frozen_until: dict[str, float] = {}  # by name, on the monotonic clock
 
     def list(self) -> dict[str, Any]:
-        """Return the name, the state and the number of restarts of each program."""
-        rows = [
-            {
-                "name": name,
-                "state": _state(pid),
-                "restarts": max(self._supervisor.starts(name) - 1, 0),
-            }
-            for name, pid in self._processes().items()
-        ]
-        return {"processes": rows}
+        """Return the name, the state and the number of restarts of each program.
+
+        A program that this server has frozen has also the seconds until it continues.
+        """
+        return {
+            "processes": [
+                self._row(name, pid) for name, pid in self._processes().items()
+            ]
+        }
+
+    def _row(self, name: str, pid: int) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "name": name,
+            "state": _state(pid),
+            "restarts": max(self._supervisor.starts(name) - 1, 0),
+        }
+        left_s = self._frozen_until.get(name, 0.0) - time.monotonic()
+        if row["state"] == "frozen" and left_s > 0:
+            row["continues_in_s"] = math.ceil(left_s)
+        return row
 
     def kill(self, name: str) -> dict[str, Any]:
         """Send SIGKILL to the process that the supervisor started. It starts another one."""
@@ -61,6 +74,7 @@ class Programs:
             helper = freezing.start(pid, FREEZE_S)
             if helper is None:
                 raise _not_running(name)
+            self._frozen_until[name] = time.monotonic() + FREEZE_S
         log.info("program_frozen name=%s pid=%d seconds=%d", name, pid, FREEZE_S)
         Thread(target=self._await_end, args=(name, helper), daemon=True).start()
         return {"name": name, "seconds": FREEZE_S}

@@ -43,7 +43,9 @@ def test_an_order_settles_although_billing_is_frozen_and_killed(shopper) -> None
     shopper.watch.allow(*OUTAGE)
     shopper.join("100.00")
     press(shopper, "Freeze", "billing")
-    expect(row(shopper, "billing").locator(".badge")).to_have_text("frozen")
+    expect(row(shopper, "billing").locator(".badge")).to_have_text(
+        re.compile(r"^frozen \d+ s$")
+    )
     order_id = shopper.order("30.10")
     expect(shopper["waiting"]).to_be_visible()
     expect(shopper["row-lost"].locator(".time")).to_have_text("no reply in time")
@@ -60,6 +62,28 @@ def test_an_order_settles_although_billing_is_frozen_and_killed(shopper) -> None
     expect(row(shopper, "billing").locator(".badge")).to_have_text("running")
     expect(shopper["balance"]).to_have_text("€69.90")
     assert shopper.fetch(f"/orders/{order_id}").json()["status"] == "paid"
+
+
+def test_a_withdrawal_of_a_frozen_billing_is_drawn_once(shopper) -> None:
+    """It records the withdrawal when it continues, after the response. The retry comes later."""
+    shopper.watch.allow(*OUTAGE)
+    shopper.join("100.00")
+    press(shopper, "Freeze", "billing")
+    shopper.order("30.10")
+    expect(shopper["story-title"].locator(".badge")).to_have_text(
+        "paid", timeout=DEADLINE_MS
+    )
+    shopper.await_letter()
+    expect(shopper["row-lost"].locator(".time")).to_have_text("no reply in time")
+    rows = shopper["sequence"].locator("g.arrow")
+    order = rows.evaluate_all("rows => rows.map(row => row.id)")
+    assert order.index("row-accepted") < order.index("row-withdrawal")
+    assert order.index("row-withdrawal") < order.index("row-repeated")
+    expect(shopper["row-repeated"].locator(".time")).to_have_text(
+        "same key: no new withdrawal"
+    )
+    expect(shopper["explanation"]).to_contain_text("withdrew the money once")
+    expect(shopper["balance"]).to_have_text("€69.90")
 
 
 def test_an_order_right_after_a_kill_of_billing_settles(shopper) -> None:

@@ -114,6 +114,36 @@ def test_send_again_withdraws_nothing(shopper) -> None:
     expect(shopper.show("orders")).to_have_count(1)
 
 
+def test_the_panel_of_requests_hides_those_that_change_nothing(shopper) -> None:
+    shopper.join("20.00")
+    requests = shopper["wire"].locator("summary .method")
+    expect(requests.filter(has_text="GET").first).to_be_visible()
+    shopper["wire-reads"].uncheck()
+    expect(requests).to_have_text(["POST", "POST"])
+    shopper["wire-reads"].check()
+    expect(requests.filter(has_text="GET").first).to_be_visible()
+
+
+def test_the_story_of_an_earlier_order_fades_while_a_new_one_is_placed(
+    shopper,
+) -> None:
+    shopper.join("20.00")
+    shopper.order("5.00")
+    shopper.await_letter()
+    held: list[Route] = []
+    shopper.page.route("**/orders", lambda route: held.append(route), times=1)
+    shopper["price"].fill("6.00")
+    shopper["place-order"].click()
+    text = shopper.page.get_by_text("Waiting for the response of the services…")
+    expect(text).to_be_visible()
+    outdated = shopper.page.locator(".outdated")
+    expect(outdated).to_have_css("opacity", "0.35")
+    held[0].continue_()
+    expect(shopper["story-title"]).to_contain_text("€6.00")
+    expect(outdated).to_have_count(0)
+    expect(text).to_have_count(0)
+
+
 def test_send_again_shows_the_order_in_its_current_state(shopper) -> None:
     """The first response was that of a pending order."""
 

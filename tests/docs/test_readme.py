@@ -23,7 +23,7 @@ def test_the_curl_commands_have_the_documented_results(suite, terminal) -> None:
     assert CURL.count(DEFAULT) == 1
     printed = terminal.run(CURL.replace(DEFAULT, suite.url.removeprefix("http://")))
     responses = [json.loads(line) for line in printed.splitlines()]
-    before, deposit, paid, rejected, after, letters = responses
+    before, deposit, paid, rejected, after, letters, newest, story = responses
     assert (before["balance"], after["balance"]) == ("0.00", "69.90")
     assert deposit["status"] == "done"
     assert alike(paid) == alike(SAMPLE)
@@ -31,6 +31,8 @@ def test_the_curl_commands_have_the_documented_results(suite, terminal) -> None:
     assert rejected["status"] == "rejected"
     assert rejected["reason"] == "insufficient-funds"
     assert [letter["kind"] for letter in letters["items"]] == ["grief", "happiness"]
+    assert newest == rejected == story["order"]
+    assert {step["state"] for step in story["steps"]} == {"done"}
 
 
 @pytest.mark.parametrize(

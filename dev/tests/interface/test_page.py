@@ -143,7 +143,9 @@ def test_a_frozen_program_continues_without_a_further_call(stage: Stage) -> None
     assert (response.status_code, response.json()) == (202, expected)
     assert stage.states() == {"T"}
     assert len(stage.processes("family")) == 2
-    assert stage.rows()["family"]["state"] == "frozen"
+    row = stage.rows()["family"]
+    assert row["state"] == "frozen"
+    assert 0 < row["continues_in_s"] <= FREEZE_S
     assert wait_for(stage.is_thawed, DEADLINE_S)
     assert stage.rows()["family"]["state"] == "running"
 

@@ -362,8 +362,8 @@ def test_the_panel_is_served_without_a_token(page) -> None:
 
 def test_the_panel_names_the_seconds_of_a_freeze() -> None:
     text = page_site.FILES["/dev/processes.js"][1].decode()
-    assert f"continues them after {FREEZE_S} s." in text
-    assert f"через {FREEZE_S} с SIGCONT" in text
+    assert f"freezes a program for {FREEZE_S} s." in text
+    assert f"замораживает программу на {FREEZE_S} с." in text
 
 
 @pytest.mark.parametrize("path", ["/", "/dev/processes.js"])

@@ -35,7 +35,7 @@ Placed on 2026-01-31. Times are in UTC.
 
 The withdrawal is done. Balance: 0.10 EUR.
 The letter is of happiness: Your order is paid
-Attempts of the sweeper: 0.
+Retries by orders: 0.
 Each time is from the clock of its service. If a step seems earlier than the previous one, its
 duration is 0."""
 UNFINISHED = """\
@@ -56,7 +56,7 @@ Placed on 2026-01-31. Times are in UTC.
      |                    |                     |                    |
 
 withdrawal_recorded is unknown: billing is unavailable.
-Attempts of the sweeper: 3, the last one at 2026-01-31 12:05:10.
+Retries by orders: 3, the last one at 2026-01-31 12:05:10.
 Each time is from the clock of its service. If a step seems earlier than the previous one, its
 duration is 0."""
 UNAVAILABLE = [
@@ -72,7 +72,7 @@ ORDER_ID, USER_ID = HISTORY["id"], HISTORY["user_id"]
 
 
 def test_a_finished_story_is_drawn_with_its_times() -> None:
-    assert story.drawn(compose(HISTORY, OPERATION, LETTER)) == PAID
+    assert story.draw(compose(HISTORY, OPERATION, LETTER)) == PAID
 
 
 def test_the_documented_drawing_is_the_real_one() -> None:
@@ -88,14 +88,14 @@ def test_pending_and_unknown_steps_have_other_lines() -> None:
         "attempts": 3,
         "last_attempt_at": "2026-01-31T12:05:10.123456Z",
     }
-    assert story.drawn(compose(pending, None, {})) == UNFINISHED
+    assert story.draw(compose(pending, None, {})) == UNFINISHED
 
 
 def test_a_rejected_order_has_its_reason() -> None:
     why = {"reason": "insufficient-funds"}
     rejected = {**HISTORY, **why, "status": "rejected"}
     refused = {**OPERATION, **why, "status": "refused"}
-    drawing = story.drawn(compose(rejected, refused, LETTER)).splitlines()
+    drawing = story.draw(compose(rejected, refused, LETTER)).splitlines()
     assert drawing[0].endswith(": rejected (insufficient-funds), 99.90 EUR")
     withdrawal = "The withdrawal is refused (insufficient-funds). Balance: 0.10 EUR."
     assert withdrawal in drawing
@@ -103,7 +103,7 @@ def test_a_rejected_order_has_its_reason() -> None:
 
 def test_an_unknown_publication_has_its_cause() -> None:
     deleted = {**HISTORY, "published_at": None, "is_publication_unknown": True}
-    drawing = story.drawn(compose(deleted, OPERATION, LETTER)).splitlines()
+    drawing = story.draw(compose(deleted, OPERATION, LETTER)).splitlines()
     [line] = [line for line in drawing if line.startswith("event_published")]
     assert line == (
         "event_published is unknown: the event is deleted, or an earlier version settled the"
@@ -117,7 +117,7 @@ def test_every_drawing_fits_a_terminal_and_shows_each_step_once(
     history, operation, letter
 ) -> None:
     composed = compose(history, operation, letter)
-    lines = story.drawn(composed).splitlines()
+    lines = story.draw(composed).splitlines()
     assert max(map(len, lines)) <= story.WIDTH
     assert all(line == line.rstrip() for line in lines)
     assert "".join(lines).isascii()

@@ -181,17 +181,25 @@ function Views() {
   const [chosen, setChosen] = useState(null);
   // The exchange that placed an order, by its id, for the orders that this page has placed.
   const sent = useRef(new Map());
+  // While a new order has no response, the story on display is that of an earlier one.
+  const [isPlacing, setPlacing] = useState(false);
   const onOrder = (order, exchange) => {
     sent.current.set(order.id, exchange);
     setChosen(order.id);
+    setPlacing(false);
   };
   return html`
     <div class="forms">
       <${Account} />
-      <${NewOrder} onOrder=${onOrder} />
+      <${NewOrder}
+        onSend=${() => setPlacing(true)} onOrder=${onOrder}
+        onFailure=${() => setPlacing(false)} />
     </div>
     ${chosen
-      ? html`<${Story} key=${chosen} id=${chosen} sent=${sent.current.get(chosen)} />`
+      ? html`
+          <div class=${isPlacing ? "outdated" : ""}>
+            <${Story} key=${chosen} id=${chosen} sent=${sent.current.get(chosen)} />
+          </div>`
       : html`
           <section class="card empty">
             <p>${t("story.empty")}</p>

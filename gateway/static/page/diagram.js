@@ -84,8 +84,8 @@ function Drawing({ rows, shown, title, nameOf, width }) {
             ${row.from === row.to
               ? html`<${Note} ...${{ row, y, width }} x=${xOf(row.from)} />`
               : html`<${Arrow} ...${{ row, y, width }} from=${xOf(row.from)} to=${xOf(row.to)} />`}
-            ${row.style === "earlier" && html`
-              <path class="head" d=${headPath(xOf("notifications"), y, -1)} />`}
+            ${row.also && html`
+              <path class="head" d=${headPath(xOf(row.also), y, -1)} />`}
           </g>`;
       })}
     </svg>`;

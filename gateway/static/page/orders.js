@@ -4,22 +4,34 @@ import { html, useEffect, useMemo, useRef, useState } from "/page/standalone.mod
 import { Diagram, useReveal } from "/page/diagram.js";
 import { exampleAmount, parseAmount } from "/page/format.js";
 import { Letter } from "/page/letters.js";
-import { reasonText, rowsOf, totalMs } from "/page/sequence.js";
+import { explanationOf, reasonText, rowsOf, totalMs } from "/page/sequence.js";
 import {
   Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop,
 } from "/page/shared.js";
 import { follow } from "/page/story.js";
 
-/** `onOrder(order, exchange)` receives a new order, and the exchange that placed it. */
-export function NewOrder({ onOrder }) {
+const LATE_MS = 300;
+
+/**
+ * The form of a new order.
+ *
+ * - onSend(): called before the request
+ * - onOrder(order, exchange): receives the new order, and the exchange that placed it
+ * - onFailure(): called if there is no order
+ */
+export function NewOrder({ onSend, onOrder, onFailure }) {
   const { t, language, account, changed, announce } = useShop();
   const { isBusy, problem, submit, again } = useRequest();
+  const isLate = useIsLate(isBusy);
   const form = useRef(null);
   useFocusOnError(form, problem);
 
   const finish = ({ ok, data, exchange }) => {
     changed();
-    if (!ok) return;
+    if (!ok) {
+      onFailure();
+      return;
+    }
     form.current?.reset();
     announce(t(`order.done.${data.status}`, { reason: reasonText(data.reason, t) }));
     onOrder(data, exchange);
@@ -28,12 +40,17 @@ export function NewOrder({ onOrder }) {
     event.preventDefault();
     if (isBusy) return;
     const price = parseAmount(form.current.elements.price.value, language);
+    onSend();
     finish(await submit("/orders", { price }));
+  };
+  const onAgain = async () => {
+    onSend();
+    finish(await again());
   };
   return html`
     <section class="card" aria-labelledby="order-title">
       <h2 id="order-title">${t("order.title")}</h2>
-      <p class="muted">${t("order.text")}</p>
+      <p class="muted" role="status">${t(isLate ? "order.sent" : "order.text")}</p>
       <form ref=${form} onSubmit=${onSubmit} novalidate>
         <div class="line">
           <${Field} id="price" label=${t("price")} problem=${problem}
@@ -46,9 +63,22 @@ export function NewOrder({ onOrder }) {
         ${problem && html`
           <${Problem}
             id="order-problem" problem=${problem} isBusy=${isBusy}
-            onAgain=${async () => finish(await again())} />`}
+            onAgain=${onAgain} />`}
       </form>
     </section>`;
+}
+
+/** Return whether a request has taken longer than usual, so that its text does not flicker. */
+function useIsLate(isBusy) {
+  const [isLate, setLate] = useState(false);
+  useEffect(() => {
+    const timer = isBusy && setTimeout(() => setLate(true), LATE_MS);
+    return () => {
+      clearTimeout(timer);
+      setLate(false);
+    };
+  }, [isBusy]);
+  return isLate;
 }
 
 /** The list of orders. A click on one shows its story. */
@@ -71,7 +101,7 @@ function OrderRow({ order, isChosen, onChoose }) {
         <span class="visually-hidden">${t("orders.show")} </span>
         <${Status} status=${order.status} />
         <small class="muted">
-          ${order.reason ? reasonText(order.reason, t) : time(order.created_at)}
+          ${order.reason && `${reasonText(order.reason, t)}, `}${time(order.created_at)}
         </small>
       </span>
       <span class="amount">${money(order.price)}</span>
@@ -138,6 +168,7 @@ export function Story({ id, sent }) {
   }, [letter?.id]);
 
   const isShown = rows.length > 0 && shown === rows.length;
+  const explanation = story && explanationOf(story, sent);
   const hasUnknown = rows.some(({ state }) => state === "unknown");
   const isIncomplete = hasUnknown || rows.some(({ state }) => state === "pending");
   const nameOf = (name) => (name === "browser" ? t("browser") : name);
@@ -173,6 +204,7 @@ export function Story({ id, sent }) {
         <figure>
           <${Diagram} rows=${rows} shown=${shown} title=${t("story.diagram")} nameOf=${nameOf} />
           <figcaption class="muted">
+            ${explanation && isShown && html`<p id="explanation" class="notice">${t(explanation)}</p>`}
             <p>${t("story.users")}</p>
             <p>
               ${t("story.clocks")} ${sent && t("story.browser")}
@@ -205,21 +237,24 @@ export function Story({ id, sent }) {
     </section>`;
 }
 
-/** The arrows of the diagram as a list. */
+/** The arrows of the diagram as a list, with the names of the steps in the API's story. */
 function Steps({ rows, nameOf }) {
   const { t } = useShop();
   return html`
     <ol class="steps" id="steps">
-      ${rows.map(({ id, from, to, style, state, label, time }) => html`
+      ${rows.map(({ id, event, from, to, also, style, state, label, time }) => html`
         <li key=${id} class=${`${style} ${state}`}>
           <span class="who">
             ${nameOf(from)}
             ${from !== to && html`
               <span aria-hidden="true"> → </span>
               <span class="visually-hidden"> ${t("row.to")} </span>
-              ${nameOf(to)}`}
+              ${nameOf(to)}${also && `, ${nameOf(also)}`}`}
           </span>
-          <span class="what">${label}</span>
+          <span class="what">
+            ${label}
+            ${event && html` <code class="muted">${event}</code>`}
+          </span>
           <span class="when">${time}</span>
         </li>`)}
     </ol>`;

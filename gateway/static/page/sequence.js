@@ -1,13 +1,17 @@
 /** The arrows of an order's sequence diagram, from its story. Draws nothing. */
 
 export const LIFELINES = ["browser", "gateway", "orders", "billing", "notifications", "users"];
+// A withdrawal that took longer deserves an explanation.
+const SLOW_MS = 500;
 
 /**
  * Return the rows of the diagram, one arrow each, from top to bottom.
  *
  * A row has
  * - id: a stable name
+ * - event: the step of the story that it shows, if it shows one
  * - from, to: lifelines. A row from a lifeline to itself is a note.
+ * - also: a second receiver of the same event
  * - style: "call", "reply", "event", "note", or "earlier" for the sign-up
  * - state: "done", "pending", "unknown", or "lost" for a call without a reply
  * - label, and time, which is empty if it was not measured
@@ -29,32 +33,30 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
     outcome: {
       id: "outcome", from: "billing", to: "orders", style: "reply",
       label: outcomeLabel(step.withdrawal_recorded.operation, text),
-      ...timed(step.order_settled, text),
+      ...ofStep(step.order_settled, text),
     },
   };
-  // No retry and no 202: billing replied to the first call.
-  const isSettledAtOnce = facts.settled && sent?.status !== 202 && attempts.count === 0;
   return [
     {
-      id: "sign-up", from: "users", to: "billing", style: "earlier",
+      id: "sign-up", from: "users", to: "billing", also: "notifications", style: "earlier",
       ...done("user_created", t("row.earlier")),
     },
     { id: "request", from: "browser", to: "gateway", style: "call", ...done("POST /orders") },
     {
       id: "place", from: "gateway", to: "orders", style: "call",
       label: t("row.place", { price }),
-      ...timed({ ...step.order_placed, since_previous_ms: undefined }, text),
+      ...ofStep({ ...step.order_placed, since_previous_ms: undefined }, text),
     },
-    ...(isSettledAtOnce ? rowsOfOneCall(facts) : rowsOfRetries(facts)),
+    ...(isSettledAtOnce({ order, attempts }, sent) ? rowsOfOneCall(facts) : rowsOfRetries(facts)),
     {
       id: "event", from: "orders", to: "notifications", style: "event",
       label: facts.settled ? `order_${order.status}` : t("row.event"),
-      ...timed(step.event_published, text),
+      ...ofStep(step.event_published, text),
     },
     {
       id: "letter", from: "notifications", to: "notifications", style: "note",
       label: step.letter_written.letter?.subject ?? t("row.letter"),
-      ...timed(step.letter_written, text),
+      ...ofStep(step.letter_written, text),
     },
   ];
 }
@@ -66,7 +68,7 @@ function rowsOfOneCall({ sent, text, settled, recorded, withdraw, outcome }) {
     ? done(`${sent.status} ${sent.statusText}`, measured(sent, text))
     : done(t("row.reply"));
   return [
-    { id: "withdrawal", ...withdraw, ...timed(recorded, text) },
+    { id: "withdrawal", ...withdraw, ...ofStep(recorded, text) },
     outcome,
     { id: "settled", from: "orders", to: "gateway", style: "reply", ...done(settled) },
     { id: "response", from: "gateway", to: "browser", style: "reply", ...response },
@@ -74,22 +76,22 @@ function rowsOfOneCall({ sent, text, settled, recorded, withdraw, outcome }) {
 }
 
 /**
- * Return the same rows of an order that was pending: orders retries until billing answers.
+ * Return the same rows of an order that was pending: orders retries until billing replies.
  *
- * The first call may have been recorded as well, and only its reply was lost. After a 201 this
- * page had sent the request again. It did not wait.
+ * billing may have recorded the withdrawal after the first call, and only its reply was lost or too
+ * late. Then a note shows it, and the retry gets the same outcome.
  */
-function rowsOfRetries({ attempts, sent, text, settled, recorded, withdraw, outcome }) {
+function rowsOfRetries(facts) {
+  const { attempts, sent, text, settled, recorded, withdraw, outcome } = facts;
   const { t, clock } = text;
-  const wasRecordedFirst = recorded.at < attempts.last_at;
+  // After a 201 this page had sent the request again. It did not wait.
   const isWaiting = sent?.status === 202;
   const state = settled ? "done" : "pending";
-  const first = wasRecordedFirst
-    ? { id: "withdrawal", ...withdraw, ...timed(recorded, text) }
-    : { id: "lost", ...withdraw, state: "lost", time: t("row.no-reply") };
-  const repeated = wasRecordedFirst
-    ? { id: "repeated", ...withdraw, state, time: t("row.same") }
-    : { id: "withdrawal", ...withdraw, ...timed(recorded, text) };
+  const note = wasRecordedFirst(facts) && {
+    id: "withdrawal", from: "billing", to: "billing", style: "note", label: t("row.recorded"),
+    ...ofStep(recorded, text),
+  };
+  const isLate = recorded.since_previous_ms > sent?.ms;
   const accepted = isWaiting
     ? done("202 Accepted", measured(sent, text))
     : done(t("row.no-outcome"));
@@ -108,14 +110,40 @@ function rowsOfRetries({ attempts, sent, text, settled, recorded, withdraw, outc
     label: settled ? `200, ${settled}` : t("row.reply"), time: "",
   };
   return [
-    first,
+    { id: "lost", ...withdraw, state: "lost", time: t("row.no-reply") },
+    ...(note && !isLate ? [note] : []),
     { id: "accepted", from: "gateway", to: "browser", style: "reply", ...accepted },
     ...(isWaiting ? [wait] : []),
+    ...(note && isLate ? [note] : []),
     { id: "sweeper", from: "orders", to: "orders", style: "note", ...retries },
-    repeated,
+    note
+      ? { id: "repeated", ...withdraw, state, time: t("row.same-key") }
+      : { id: "withdrawal", ...withdraw, ...ofStep(recorded, text) },
     outcome,
     ...(isWaiting ? [response] : []),
   ];
+}
+
+/** Return whether billing replied to the first call: no retry, and no 202. */
+function isSettledAtOnce({ order, attempts }, sent) {
+  return order.status !== "pending" && sent?.status !== 202 && attempts.count === 0;
+}
+
+/** Return whether billing recorded the withdrawal before the last retry. */
+function wasRecordedFirst({ recorded, attempts, settled }) {
+  return attempts.count ? recorded.at < attempts.last_at : !settled && recorded.state === "done";
+}
+
+/** Return the key of the text that explains how the order settled, or undefined. */
+export function explanationOf(story, sent) {
+  const { order, steps, attempts } = story;
+  const recorded = steps.find(({ event }) => event === "withdrawal_recorded");
+  if (order.status === "pending" || recorded.state !== "done") return undefined;
+  if (isSettledAtOnce(story, sent)) {
+    return recorded.since_previous_ms > SLOW_MS ? "story.slow" : undefined;
+  }
+  if (wasRecordedFirst({ recorded, attempts, settled: true })) return "story.same-key";
+  return "story.retried";
 }
 
 function done(label, time = "") {
@@ -126,10 +154,10 @@ function measured({ ms }, { t, duration }) {
   return t("row.measured", { time: duration(ms) });
 }
 
-/** The time of a step: since the previous one, or of the day if that one is unknown. */
-function timed({ state, at, since_previous_ms: ms }, { t, duration, clock }) {
+/** The event, state and time of a step. The time is the duration since the previous step, if known. */
+function ofStep({ event, state, at, since_previous_ms: ms }, { t, duration, clock }) {
   const time = state === "done" ? clock(at) : t(`state.${state}`);
-  return { state, time: ms === undefined ? time : `+${duration(ms)}` };
+  return { event, state, time: ms === undefined ? time : `+${duration(ms)}` };
 }
 
 /** Return what billing replied, if its operation is known. */

@@ -7,13 +7,21 @@ import { useShop } from "/page/shared.js";
 /** `exchanges` is the log of the API's client, the newest first. */
 export function Wire({ exchanges }) {
   const { t } = useShop();
+  const [hasReads, setHasReads] = useState(true);
+  const shown = hasReads ? exchanges : exchanges.filter(({ method }) => method !== "GET");
   return html`
     <section class="card wire" id="wire" aria-labelledby="wire-title">
       <h2 id="wire-title">${t("wire")}</h2>
       <p class="muted">${t("wire.text")}</p>
-      ${exchanges.length === 0 && html`<p class="muted">${t("wire.none")}</p>`}
+      <label class="check">
+        <input
+          type="checkbox" id="wire-reads" checked=${hasReads}
+          onChange=${(event) => setHasReads(event.target.checked)} />
+        ${t("wire.reads")}
+      </label>
+      ${shown.length === 0 && html`<p class="muted">${t("wire.none")}</p>`}
       <ol class="exchanges">
-        ${grouped(exchanges).map(({ id, exchange, count }) => html`
+        ${grouped(shown).map(({ id, exchange, count }) => html`
           <li key=${id}><${Exchange} exchange=${exchange} count=${count} /></li>`)}
       </ol>
     </section>`;

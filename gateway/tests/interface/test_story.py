@@ -94,7 +94,12 @@ def test_the_wait_for_frozen_services_is_shorter_than_the_usual_timeout(
 
 
 @pytest.mark.parametrize(
-    ("fault", "status"), [(Unavailable("x"), 503), (DeadlineExceeded("x"), 504)]
+    ("fault", "status"),
+    [
+        (Unavailable("x"), 503),
+        (DeadlineExceeded("x"), 504),
+        (MethodNotFound("get_history"), 503),
+    ],
 )
 def test_without_orders_there_is_no_story(client, fakes, fault, status) -> None:
     fakes.replies["orders.get_history"] = fault

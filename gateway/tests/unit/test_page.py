@@ -149,6 +149,7 @@ def test_a_body_of_the_log_changes_only_in_its_white_space() -> None:
     ]
 
 
+PAID = {"status": "done", "balance_after": "69.90"}
 DONE = {"state": "done", "at": "2026-11-27T10:00:00.100000Z", "since_previous_ms": 3.1}
 EVENTS = (
     "order_placed",
@@ -162,9 +163,7 @@ EVENTS = (
 def story(status: str = "paid", attempts: int = 0, **steps: Any) -> dict[str, Any]:
     """Return a story. Its steps are done, except those that are named."""
     facts: dict[str, Any] = {
-        "withdrawal_recorded": {
-            "operation": {"status": "done", "balance_after": "69.90"}
-        },
+        "withdrawal_recorded": {"operation": PAID},
         "letter_written": {"letter": {"subject": "Your order is paid"}},
     }
     return {
@@ -215,8 +214,7 @@ def test_steps_that_are_pending_or_unknown_are_shown_as_such() -> None:
         "withdrawal_recorded": {"state": "unknown"},
         **{event: {"state": "pending"} for event in EVENTS[2:]},
     }
-    accepted = {"status": 202, "statusText": "Accepted", "ms": 3000}
-    found = rows(story("pending", **open_steps), accepted)
+    found = rows(story("pending", **open_steps), ACCEPTED)
     assert ids(found) == [
         *("sign-up", "request", "place", "lost", "accepted", "wait", "sweeper"),
         *("withdrawal", "outcome", "response", "event", "letter"),
@@ -230,13 +228,67 @@ def test_steps_that_are_pending_or_unknown_are_shown_as_such() -> None:
     }
 
 
-def test_a_withdrawal_before_the_retries_is_drawn_before_them() -> None:
-    """Its reply was lost. The retry got the same operation."""
-    found = rows(story(attempts=1), None)
-    assert ids(found)[3:7] == ["withdrawal", "accepted", "sweeper", "repeated"]
-    late = DONE | {"at": "2026-11-27T10:00:12.000000Z"}
-    found = rows(story(attempts=1, withdrawal_recorded=late), None)
-    assert ids(found)[3:7] == ["lost", "accepted", "sweeper", "withdrawal"]
+LATE = DONE | {"at": "2026-11-27T10:00:08.000000Z", "since_previous_ms": 8000}
+AFTER_THE_RETRY = DONE | {"at": "2026-11-27T10:00:12.000000Z"}
+ACCEPTED = {"status": 202, "statusText": "Accepted", "ms": 3000}
+
+
+@pytest.mark.parametrize(
+    ("sent", "attempts", "recorded", "drawn"),
+    [
+        # billing died between the recording and the reply.
+        (ACCEPTED, 1, DONE, ["withdrawal", "accepted", "wait", "sweeper", "repeated"]),
+        # billing was frozen, and recorded it after the response.
+        (ACCEPTED, 1, LATE, ["accepted", "wait", "withdrawal", "sweeper", "repeated"]),
+        # It is recorded, and orders has not retried yet.
+        (ACCEPTED, 0, LATE, ["accepted", "wait", "withdrawal", "sweeper", "repeated"]),
+        (None, 1, LATE, ["withdrawal", "accepted", "sweeper", "repeated"]),
+        # billing was dead. Only the retry reached it.
+        (None, 1, AFTER_THE_RETRY, ["accepted", "sweeper", "withdrawal"]),
+    ],
+)
+def test_a_call_without_a_reply_is_not_drawn_like_its_retry(
+    sent: dict[str, Any] | None,
+    attempts: int,
+    recorded: dict[str, Any],
+    drawn: list[str],
+) -> None:
+    status = "paid" if attempts else "pending"
+    steps = {"withdrawal_recorded": recorded | {"operation": PAID}}
+    found = rows(story(status, attempts, **steps), sent)
+    [first, *others] = found[3:]
+    assert (first["id"], first["state"]) == ("lost", "lost")
+    assert ids(others)[: len(drawn)] == drawn
+    [recording] = [row for row in found if row["id"] == "withdrawal"]
+    assert recording["event"] == "withdrawal_recorded"
+    # A note at billing, or a call that reached it.
+    ends = {recording["from"], recording["to"]}
+    assert ends == ({"billing"} if "repeated" in drawn else {"orders", "billing"})
+    for row in found:
+        if row["id"] == "repeated":
+            assert row["time"] == "row.same-key"
+
+
+@pytest.mark.parametrize(
+    ("sent", "attempts", "recorded", "explanation"),
+    [
+        (None, 0, DONE, None),
+        (None, 0, DONE | {"since_previous_ms": 1100}, "story.slow"),
+        (ACCEPTED, 1, LATE, "story.same-key"),
+        (ACCEPTED, 1, AFTER_THE_RETRY, "story.retried"),
+        (None, 0, {"state": "unknown"}, None),
+    ],
+)
+def test_a_settlement_with_delay_is_explained(
+    sent: dict[str, Any] | None,
+    attempts: int,
+    recorded: dict[str, Any],
+    explanation: str | None,
+) -> None:
+    told = story("paid", attempts, withdrawal_recorded=recorded)
+    assert call(("sequence", "explanationOf", [told, sent])) == [explanation]
+    pending = story("pending", attempts, withdrawal_recorded=recorded)
+    assert call(("sequence", "explanationOf", [pending, sent])) == [None]
 
 
 def test_a_repeated_request_shows_no_response_to_the_first_one() -> None:
