@@ -72,7 +72,7 @@ X_DEATH = "x-death"
 
 
 class NotReceived(Unavailable):
-    """The callee did not receive the call, so it did nothing.
+    """The callee did not receive the call, or does not have the method. It did nothing.
 
     A service never sends this fault to its own caller, see `RpcConsumer._serialize_fault`.
     """

@@ -58,7 +58,8 @@ LINES = {"done": "-", "pending": ".", "unknown": "?"}
 def read_story(rpc: Any, order_id: str) -> dict[str, Any]:
     """Read and compose the story of an order. Raises Failure if orders does not return it.
 
-    The parts are read from the last to the first. So no step is done before an earlier one.
+    The letter is read first and the operation last. So no step is done before an earlier one,
+    except that event_published may follow the letter.
     """
     try:
         order = rpc.orders.get(order_id=order_id)

@@ -53,7 +53,7 @@ class Dispatcher:
         if request.path in self._open_paths:
             return _serve_open_path(request)
         if not self._match:
-            raise problems.unavailable(problems.NOTHING_DONE)
+            raise problems.unavailable()
         route, path = self._match(request.path, request.method)
         user_id = (
             ""

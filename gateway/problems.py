@@ -20,6 +20,9 @@ OUTCOME_UNKNOWN = "The outcome is unknown. Retry with the same Idempotency-Key."
 NOTHING_DONE = (
     "A required service is unavailable or overloaded. Nothing was done. Retry later."
 )
+TOO_MANY_CONNECTIONS = "Too many connections. Nothing was done. Retry later."
+# The member `outcome` of problems that can be retried: the effect of the request.
+OUTCOMES = ("none", "unknown")
 
 
 class Problem(Exception):
@@ -81,10 +84,17 @@ def key_reused() -> Problem:
     )
 
 
-def unavailable(
-    detail: str = f"A required service is unavailable or overloaded. {OUTCOME_UNKNOWN}",
-) -> Problem:
-    return Problem(503, "unavailable", detail, headers=RETRY_AFTER)
+def unavailable(detail: str = NOTHING_DONE, *, outcome: str = "none") -> Problem:
+    """Return the problem of a request that did nothing, or whose outcome is "unknown"."""
+    return Problem(503, "unavailable", detail, headers=RETRY_AFTER, outcome=outcome)
+
+
+def outcome_unknown() -> Problem:
+    """Return the problem of a request that a service may have executed."""
+    return unavailable(
+        f"A required service is unavailable or overloaded. {OUTCOME_UNKNOWN}",
+        outcome="unknown",
+    )
 
 
 def from_exception(exc: Exception) -> Problem:
@@ -94,13 +104,17 @@ def from_exception(exc: Exception) -> Problem:
             return exc
         case DeadlineExceeded():
             return Problem(
-                504, "deadline-exceeded", OUTCOME_UNKNOWN, headers=RETRY_AFTER
+                504,
+                "deadline-exceeded",
+                OUTCOME_UNKNOWN,
+                headers=RETRY_AFTER,
+                outcome="unknown",
             )
         # A request makes one call. If it was not received, nothing was done.
         case NotReceived():
-            return unavailable(NOTHING_DONE)
-        case Unavailable():
             return unavailable()
+        case Unavailable():
+            return outcome_unknown()
         case MethodNotAllowed():
             return Problem(
                 405,

@@ -149,8 +149,8 @@ class Service:
         query = {"order_id": request.path["order_id"], "user_id": request.user_id}
         if not is_id(query["order_id"]):
             raise problems.not_found()
-        # The last part first, so that the steps before a done one are done too. Only the event
-        # may be pending: its time is stored after it was sent, perhaps after the letter.
+        # The letter is read first and the operation last. So all steps before a done one are done,
+        # except event_published: its time is stored after it was sent, perhaps after the letter.
         letter = _part_of_story(self.notifications.get_letter, query)
         if (history := self.orders.get_history(**query)) is None:
             raise problems.not_found()
@@ -226,7 +226,7 @@ def _accepted(outcome: Outcome) -> Outcome:
             raise problems.key_reused()
         # The callee could not decide, and changed nothing.
         case "unavailable":
-            raise problems.unavailable(problems.NOTHING_DONE)
+            raise problems.unavailable()
         case "unknown-user":
             raise problems.unauthorized("This user no longer exists.")
         case "open" if (outcome["currency"], outcome["exponent"]) != (

@@ -1,4 +1,4 @@
-"""The story of one order, composed of what orders, billing and notifications have stored."""
+"""The story of one order, composed of rows of orders, billing and notifications."""
 
 from datetime import datetime, timedelta
 from itertools import pairwise

@@ -64,6 +64,7 @@ class Visitor:
 
     def deposit(self, amount: str) -> None:
         """Deposit an amount and wait until the balance has changed."""
+        expect(self["balance"]).not_to_have_text("…")
         before = self["balance"].inner_text()
         self["amount"].fill(amount)
         self["deposit"].click()
@@ -81,7 +82,7 @@ class Visitor:
 
     def await_letter(self) -> Locator:
         """Wait until the letter of the shown order is written and all arrows are drawn."""
-        expect(self["story"]).to_have_attribute("aria-busy", "false")
+        expect(self["story"]).to_have_attribute("data-following", "false")
         expect(self.page.locator("#sequence .arrow.hidden")).to_have_count(0)
         letter = self.page.locator("#story .letter")
         expect(letter).to_be_visible()

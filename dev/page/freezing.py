@@ -71,7 +71,7 @@ def _stop(root: int, stopped: dict[int, int]) -> None:
     while new := [pid for pid in process_tree.tree(root) if pid not in stopped]:
         for pid in new:
             with suppress(ProcessLookupError):
-                # Unlike the number, it names no later process.
+                # A pidfd never names a later process.
                 stopped[pid] = os.pidfd_open(pid)
                 _send(stopped[pid], signal.SIGSTOP)
         while any(map(_is_running, new)) and time.monotonic() < deadline:

@@ -1,7 +1,7 @@
 """Passes a request on to the gateway, and its response back, byte for byte.
 
-Bodies, chunks, `100 Continue` and headers are not read here, so they cannot change. The gateway
-limits their size and time. Only one header is replaced: the connection ends with the response.
+Bodies, chunks and `100 Continue` are not read here, so they cannot change. The gateway limits their
+size and time. The headers about the connection are removed, and `Connection: close` is added.
 """
 
 import selectors
@@ -11,12 +11,12 @@ from contextlib import suppress
 
 from gateway import problems
 
-# The gateway responds within 30 s to a request with the longest `Prefer: wait`. A frozen one
-# continues after 10 s.
+# The gateway responds within 35 s to a request with the longest `Prefer: wait`: up to 5 s for the
+# first read, then 30 s.
 RESPONSE_TIMEOUT_S = 45.0
 CONNECT_TIMEOUT_S = 5.0
 PIECE = 64 * 1024
-# The headers about this connection (RFC 9110, section 7.6.1).
+# The headers about this connection, with those that Connection names (RFC 9110, section 7.6.1).
 OWN_HEADERS = ("connection", "keep-alive", "proxy-connection")
 
 
@@ -35,7 +35,7 @@ def forward(
     try:
         gateway = socket.create_connection(("127.0.0.1", port), CONNECT_TIMEOUT_S)
     except OSError:
-        raise problems.unavailable(problems.NOTHING_DONE) from None
+        raise problems.unavailable() from None
     with gateway:
         gateway.settimeout(timeout_s)
         _send(gateway, _head(lines) + rest)
@@ -44,7 +44,12 @@ def forward(
 
 def _head(lines: Sequence[str]) -> bytes:
     """Return the head of a request that ends its connection, in the client's spelling."""
-    kept = [line for line in lines if line.partition(":")[0].lower() not in OWN_HEADERS]
+    fields = [(line.partition(":")[0].lower(), line) for line in lines]
+    options = ",".join(
+        line.partition(":")[2] for name, line in fields if name == "connection"
+    )
+    own = {*OWN_HEADERS, *(option.strip().lower() for option in options.split(","))}
+    kept = [line for name, line in fields if name not in own]
     return "\r\n".join([*kept, "Connection: close", "", ""]).encode("latin-1")
 
 
@@ -65,7 +70,7 @@ def _copy(client: socket.socket, gateway: socket.socket, timeout_s: float) -> No
             else:
                 return
     if not is_answered:
-        raise problems.unavailable()
+        raise problems.outcome_unknown()
 
 
 def _receive(gateway: socket.socket) -> bytes:

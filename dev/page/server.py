@@ -50,7 +50,9 @@ class Server(ThreadingTCPServer):
             return
         request.setblocking(False)
         with suppress(OSError):
-            _write(request, problems.unavailable("Too many connections.").response())
+            _write(
+                request, problems.unavailable(problems.TOO_MANY_CONNECTIONS).response()
+            )
             request.recv(PIECE)  # an unread request would reset the connection
         self.shutdown_request(request)
 

@@ -12,7 +12,8 @@ from gateway import documents, problems
 from gateway.http.parser import HttpRequest
 from gateway.http.responses import Response
 
-READING = ("GET", "HEAD")
+# RFC 9110, section 9.2.1.
+SAFE_METHODS = ("GET", "HEAD")
 HOSTS = ("127.0.0.1", "localhost")
 HTTP_PORT = 80
 # The panel, which the page loads if its URL contains the token.
@@ -32,7 +33,7 @@ ROUTES = Map(
 
 
 class Site:
-    """All that the development server itself responds to, on its port."""
+    """The requests that the development server answers itself."""
 
     def __init__(self, port: int, token: str, programs: Programs) -> None:
         self._hosts = {f"{host}:{port}" for host in HOSTS}
@@ -68,7 +69,7 @@ class Site:
                 f"Use one of these hosts: {', '.join(sorted(self._hosts))}.",
             )
         origin = request.headers.get("origin", f"http://{host}")
-        if request.method not in READING and origin != f"http://{host}":
+        if request.method not in SAFE_METHODS and origin != f"http://{host}":
             raise problems.Problem(
                 403, "forbidden-origin", "Send it from the page of this server."
             )
@@ -89,8 +90,8 @@ class Site:
 
 
 def _file(request: HttpRequest) -> Response:
-    if request.method not in READING:
-        raise MethodNotAllowed(READING)
+    if request.method not in SAFE_METHODS:
+        raise MethodNotAllowed(SAFE_METHODS)
     if request.path in documents.FILES:
         accepted = request.headers.get("accept-encoding", "")
         return documents.respond(request.path, accepted)

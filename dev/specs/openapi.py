@@ -56,7 +56,7 @@ defines for it: `1.50` EUR, `150` JPY, `1.500` KWD. Examples are in EUR.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `type`. Invalid fields are listed in
 `errors`. If a path does not support a method, the response is 405 with `Allow`. Each GET is also a
-HEAD. After 503 or 504 the outcome is unknown, unless `detail` says that nothing was done. Retry
+HEAD. After 503 or 504, `outcome` says whether nothing was done (`none`) or it is `unknown`. Retry
 with the same `Idempotency-Key`.
 """
 
@@ -305,7 +305,7 @@ PROBLEMS = {
         status=503,
         types=("unavailable",),
         description="A required service is unavailable.",
-        example=problems.unavailable(),
+        example=problems.outcome_unknown(),
     ),
     "GatewayTimeout": ProblemSpec(
         status=504,
@@ -608,6 +608,8 @@ def response_schemas() -> dict[str, Piece]:
         "detail": text(),
         "errors": ERRORS,
         "operation": ref("schemas", "Operation"),
+        "outcome": one_of(*problems.OUTCOMES)
+        | {"description": "The effect of the request: none, or it is unknown."},
     }
     needed = {
         "type": text(format="uri"),

@@ -191,7 +191,7 @@ class ClientConnection:
             pass
         if found is None:
             raise (
-                problems.unavailable(problems.NOTHING_DONE)
+                problems.unavailable()
                 if self.must_close
                 else problems.malformed("The body ends too early.")
             )

@@ -134,8 +134,8 @@ class WebServer(Lifecycle, NamekoWebServer):
           first an idle one, then one whose request arrives, then one whose response is not read.
         - Of any client with no fewer connections than `client`: an idle one.
 
-        A connection whose request is in progress is never closed. A client that has only such
-        connections, as half of all may wait for orders, does not count as the one with the most.
+        A connection whose request is in progress is never closed. A client whose connections are
+        all in progress does not count as the one with the most: half of all may wait for orders.
         """
         counts = Counter(connection.client for connection in self._connections)
         closable = [
@@ -170,7 +170,9 @@ class WebServer(Lifecycle, NamekoWebServer):
         with suppress(OSError):
             sock.sendall(
                 b"".join(
-                    problems.unavailable("Too many connections.").response().encode()
+                    problems.unavailable(problems.TOO_MANY_CONNECTIONS)
+                    .response()
+                    .encode()
                 )
             )
             # An unread request would reset the connection, and the response could be lost.

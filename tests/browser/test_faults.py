@@ -32,6 +32,10 @@ def restarts(shopper: Shopper, program: str) -> int:
     return int(row(shopper, program).locator(".restarts").inner_text())
 
 
+def explanation(shopper: Shopper) -> Locator:
+    return shopper["story"].locator("figcaption .notice")
+
+
 def press(shopper: Shopper, fault: str, program: str) -> None:
     """Press a button of the panel, and wait until the fault is injected."""
     with shopper.page.expect_response(f"**/dev/processes/{program}/*") as response:
@@ -48,7 +52,7 @@ def test_an_order_settles_although_billing_is_frozen_and_killed(shopper) -> None
     )
     order_id = shopper.order("30.10")
     expect(shopper["waiting"]).to_be_visible()
-    expect(shopper["row-lost"].locator(".time")).to_have_text("no reply in time")
+    expect(shopper["row-first"].locator(".time")).to_have_text("no reply in time")
     before = restarts(shopper, "billing")
     press(shopper, "Kill", "billing")
 
@@ -74,15 +78,13 @@ def test_a_withdrawal_of_a_frozen_billing_is_drawn_once(shopper) -> None:
         "paid", timeout=DEADLINE_MS
     )
     shopper.await_letter()
-    expect(shopper["row-lost"].locator(".time")).to_have_text("no reply in time")
+    expect(shopper["row-first"].locator(".time")).to_have_text("no reply in time")
     rows = shopper["sequence"].locator("g.arrow")
     order = rows.evaluate_all("rows => rows.map(row => row.id)")
     assert order.index("row-accepted") < order.index("row-withdrawal")
-    assert order.index("row-withdrawal") < order.index("row-repeated")
-    expect(shopper["row-repeated"].locator(".time")).to_have_text(
-        "same key: no new withdrawal"
-    )
-    expect(shopper["explanation"]).to_contain_text("withdrew the money once")
+    assert order.index("row-withdrawal") < order.index("row-retry")
+    expect(shopper["row-retry"].locator(".time")).to_have_text("the same key")
+    expect(explanation(shopper)).to_contain_text("billing recorded one outcome")
     expect(shopper["balance"]).to_have_text("€69.90")
 
 
@@ -109,6 +111,7 @@ def test_a_frozen_notifications_delays_only_the_letter(shopper) -> None:
         re.compile("unknown|not yet")
     )
     expect(shopper.page.locator("#story .letter")).to_be_visible(timeout=DEADLINE_MS)
+    expect(explanation(shopper)).to_contain_text("notifications took long")
 
 
 def test_a_retry_after_a_killed_gateway_gets_the_same_order(shopper) -> None:

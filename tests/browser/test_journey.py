@@ -114,6 +114,29 @@ def test_send_again_withdraws_nothing(shopper) -> None:
     expect(shopper.show("orders")).to_have_count(1)
 
 
+def test_a_user_logs_out_although_the_profile_is_unavailable(shopper) -> None:
+    shopper.join()
+    shopper.watch.allow("net::ERR_FAILED")
+    shopper.page.route("**/users/me", lambda route: route.abort())
+    shopper.page.reload()
+    expect(shopper["balance"]).to_have_text("€0.00")
+    expect(shopper["user"]).to_have_count(0)
+    shopper.log_out()
+
+
+def test_many_reads_displace_no_order_from_the_panel(shopper) -> None:
+    shopper.join("20.00")
+    shopper.order("5.00")
+    shopper.await_letter()
+    methods = shopper["wire"].locator("summary .method")
+    for number in range(40):
+        # Reads in a row are shown as one if they are equal. Only the log matters here.
+        tab = ("statement", "letters", "orders")[number % 3]
+        shopper[f"tab-{tab}"].click()
+    shopper["wire-reads"].uncheck()
+    expect(methods).to_have_text(["POST", "POST", "POST"])
+
+
 def test_the_panel_of_requests_hides_those_that_change_nothing(shopper) -> None:
     shopper.join("20.00")
     requests = shopper["wire"].locator("summary .method")
@@ -269,7 +292,7 @@ def test_a_problem_has_its_title_its_detail_and_its_field(shopper) -> None:
         shopper["amount"].fill("2.00")
         shopper["withdraw"].click()
     problem = refused.value.json()
-    shown = shopper["withdraw-problem"]
+    shown = shopper["movement-problem"]
     expect(shown).to_contain_text(f"{problem['status']} {problem['title']}")
     expect(shown).to_contain_text(problem["detail"])
 

@@ -189,7 +189,7 @@ def test_html_of_users_and_services_is_shown_as_text(shopper) -> None:
     shopper.show("letters").first.locator("summary").click()
     shopper["amount"].fill("5.00")
     shopper["withdraw"].click()
-    expect(shopper["withdraw-problem"]).to_contain_text(HOSTILE)
+    expect(shopper["movement-problem"]).to_contain_text(HOSTILE)
     expect(shopper["wire"]).to_contain_text("/orders")
     assert shopper.page.locator("img[src=x]").count() == 0
     assert dialogs == []

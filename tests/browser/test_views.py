@@ -175,6 +175,19 @@ def test_a_phone_shows_all_views_without_horizontal_scrolling(new_shopper) -> No
     assert not found, json.dumps(found, indent=1)
 
 
+def test_the_diagram_follows_a_window_that_shrinks(shopper) -> None:
+    shopper.join("100.00")
+    shopper.order("30.10")
+    shopper.await_letter()
+    for width in (768, PHONE["width"]):
+        shopper.page.set_viewport_size({"width": width, "height": PHONE["height"]})
+        # The picture is drawn again after the layout.
+        shopper.page.wait_for_function(f"({OVERFLOWS})().length === 0")
+        drawn = shopper["sequence"].bounding_box()
+        assert drawn
+        assert drawn["width"] > 0.7 * PHONE["width"]
+
+
 def test_a_wide_element_is_found(new_shopper) -> None:
     shopper = new_shopper(viewport=PHONE)
     shopper.page.evaluate("document.querySelector('h2').style.width = '400px'")

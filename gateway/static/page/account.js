@@ -1,6 +1,6 @@
 /** The balance with deposits and withdrawals, and the statement. */
 
-import { html, useRef, useState } from "/page/standalone.module.js";
+import { html, useRef } from "/page/standalone.module.js";
 import { exampleAmount, parseAmount } from "/page/format.js";
 import { reasonText } from "/page/sequence.js";
 import {
@@ -29,9 +29,8 @@ export function Account() {
 
 /** One amount, and a button for each direction. */
 function Movement() {
-  const { t, api, language, account, money, changed, announce } = useShop();
+  const { t, language, account, money, changed, announce } = useShop();
   const { isBusy, problem, submit, again } = useRequest();
-  const [kind, setKind] = useState("deposit");
   const form = useRef(null);
   useFocusOnError(form, problem);
 
@@ -48,7 +47,6 @@ function Movement() {
     if (isBusy) return;
     // Enter in the field counts as the first button.
     const chosen = event.submitter?.value || "deposit";
-    setKind(chosen);
     const amount = parseAmount(form.current.elements.amount.value, language);
     finish(await submit(PATHS[chosen], { amount }));
   };
@@ -66,7 +64,7 @@ function Movement() {
       </div>
       ${problem && html`
         <${Problem}
-          id=${`${kind}-problem`} problem=${problem} isBusy=${isBusy}
+          id="movement-problem" problem=${problem} isBusy=${isBusy}
           onAgain=${async () => finish(await again())} />`}
     </form>`;
 }

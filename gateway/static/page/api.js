@@ -4,7 +4,9 @@
  * The token is in sessionStorage only: it ends with the tab, and it is in no address.
  */
 
-const MAX_EXCHANGES = 30;
+const MAX_EXCHANGES = 60;
+// So that the many reads do not displace the requests that change something.
+const MAX_READS = 30;
 // Longer than the gateway may wait for `Prefer: wait=30`.
 const TIMEOUT_MS = 45_000;
 const SHOWN_HEADERS = [
@@ -90,7 +92,8 @@ export class Api {
       body: masked(body ?? ""),
       started: new Date(),
     };
-    this.#log(exchange);
+    // A user who has logged out since leaves nothing in the log of the next one.
+    if (this.token === token) this.#log(exchange);
     if (token) headers.Authorization = `Bearer ${token}`;
 
     const before = performance.now();
@@ -117,35 +120,25 @@ export class Api {
   }
 
   async #fetch(path, options, signal) {
-    const controller = new AbortController();
-    const abort = () => controller.abort();
-    const timer = setTimeout(abort, TIMEOUT_MS);
-    signal?.addEventListener("abort", abort);
-    try {
-      const response = await fetch(path, {
-        ...options,
-        signal: controller.signal,
-        cache: "no-store",
-      });
-      const text = await response.text();
-      const shown = SHOWN_HEADERS.filter((name) => response.headers.has(name));
-      return {
-        ok: response.ok,
-        ...contentOf(response, text),
-        waited: response.headers.has("Preference-Applied"),
-        response: {
-          status: response.status,
-          statusText: response.statusText,
-          responseHeaders: Object.fromEntries(
-            shown.map((name) => [name, response.headers.get(name)]),
-          ),
-          responseBody: masked(text),
-        },
-      };
-    } finally {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", abort);
-    }
+    const signals = [AbortSignal.timeout(TIMEOUT_MS), ...(signal ? [signal] : [])];
+    const response = await fetch(path, {
+      ...options,
+      signal: AbortSignal.any(signals),
+      cache: "no-store",
+    });
+    const text = await response.text();
+    const shown = SHOWN_HEADERS.filter((name) => response.headers.has(name));
+    return {
+      ok: response.ok,
+      ...contentOf(response, text),
+      waited: response.headers.has("Preference-Applied"),
+      response: {
+        status: response.status,
+        statusText: response.statusText,
+        responseHeaders: Object.fromEntries(shown.map((name) => [name, response.headers.get(name)])),
+        responseBody: masked(text),
+      },
+    };
   }
 
   /** Add an exchange to the log, or replace its earlier state. */
@@ -155,7 +148,9 @@ export class Api {
     const log = isNew
       ? [exchange, ...others]
       : this.exchanges.map((each) => (each.id === exchange.id ? exchange : each));
-    this.exchanges = log.slice(0, MAX_EXCHANGES);
+    let reads = 0;
+    const kept = log.filter(({ method }) => method !== "GET" || ++reads <= MAX_READS);
+    this.exchanges = kept.slice(0, MAX_EXCHANGES);
     this.onLog();
   }
 }
@@ -181,7 +176,7 @@ function contentOf(response, text) {
  * `status` is 0 or undefined if there was no response.
  */
 export function isOutcomeUnknown(status = 0) {
-  return [0, 502, 503, 504].includes(status);
+  return status === 0 || status >= 500;
 }
 
 function masked(text) {

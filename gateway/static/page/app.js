@@ -54,11 +54,9 @@ function Page() {
 
   useEffect(() => {
     document.documentElement.lang = language;
-    preferences.rememberLanguage(language);
   }, [language]);
   useEffect(() => {
     preferences.applyTheme(theme);
-    preferences.rememberTheme(theme);
   }, [theme]);
 
   const startSession = (value) => {
@@ -70,7 +68,9 @@ function Page() {
     api.logOut();
     setToken(null);
     setAccount(null);
+    setAccountProblem(null);
     setProfile(null);
+    setOutcome("");
     setMessage(reason);
   };
   api.onLog = () => setExchanges(api.exchanges);
@@ -79,6 +79,10 @@ function Page() {
   useEffect(() => {
     if (!token) return undefined;
     main.current.focus({ preventScroll: true });
+    return undefined;
+  }, [token]);
+  useEffect(() => {
+    if (!token || profile) return undefined;
     let isCurrent = true;
     api.get("/users/me").then(({ data }) => {
       if (!data || !isCurrent) return;
@@ -88,7 +92,7 @@ function Page() {
     return () => {
       isCurrent = false;
     };
-  }, [token]);
+  }, [token, version]);
   useEffect(() => {
     if (!token) return undefined;
     // A later request may be answered first.
@@ -110,7 +114,8 @@ function Page() {
       duration: (ms) => formatDuration(ms, language),
       clock: (iso) => formatClock(iso, language),
       time: (iso) => formatTime(iso, language),
-      announce: setOutcome,
+      // A screen reader says a text only if it differs from the one before.
+      announce: (text) => setOutcome((before) => (before === text ? `${text}\u00a0` : text)),
       changed: () => setVersion((before) => before + 1),
     }),
     [language, t, account, accountProblem, version],
@@ -119,7 +124,15 @@ function Page() {
     <${Shop.Provider} value=${shop}>
       <a class="skip" href="#main">${t("skip")}</a>
       <${Top}
-        ...${{ t, language, setLanguage, theme, setTheme, profile }}
+        ...${{ t, language, theme, profile }} isLoggedIn=${token !== null}
+        onLanguage=${(value) => {
+          preferences.rememberLanguage(value);
+          setLanguage(value);
+        }}
+        onTheme=${(value) => {
+          preferences.rememberTheme(value);
+          setTheme(value);
+        }}
         onLogOut=${() => endSession("logged-out")} />
       <main id="main" class="columns" tabindex="-1" ref=${main}>
         <div class="views">
@@ -139,7 +152,7 @@ function Page() {
     </${Shop.Provider}>`;
 }
 
-function Top({ t, language, setLanguage, theme, setTheme, profile, onLogOut }) {
+function Top({ t, language, onLanguage, theme, onTheme, isLoggedIn, profile, onLogOut }) {
   return html`
     <header class="top">
       <img src="/page/icon.svg" alt="" width="36" height="36" />
@@ -147,19 +160,20 @@ function Top({ t, language, setLanguage, theme, setTheme, profile, onLogOut }) {
         <h1>${t("title")}</h1>
         <p class="muted">${t("tagline")}</p>
       </div>
-      ${profile && html`
+      ${isLoggedIn && html`
         <p class="row user">
-          <span class="visually-hidden">${t("signed-in")}</span>
-          <b id="user">${profile.username}</b>
+          ${profile && html`
+            <span class="visually-hidden">${t("signed-in")}</span>
+            <b id="user">${profile.username}</b>`}
           <button type="button" id="log-out" class="button-quiet" onClick=${onLogOut}>
             ${t("log-out")}
           </button>
         </p>`}
       <${Choice}
-        id="language" label=${t("language")} value=${language} onChange=${setLanguage}
+        id="language" label=${t("language")} value=${language} onChange=${onLanguage}
         options=${Object.entries(preferences.LANGUAGES)} />
       <${Choice}
-        id="theme" label=${t("theme")} value=${theme} onChange=${setTheme}
+        id="theme" label=${t("theme")} value=${theme} onChange=${onTheme}
         options=${preferences.THEMES.map((name) => [name, t(`theme.${name}`)])} />
     </header>`;
 }
@@ -178,14 +192,15 @@ function Choice({ id, label, value, options, onChange }) {
 /** The views of a user who is logged in. */
 function Views() {
   const { t } = useShop();
-  const [chosen, setChosen] = useState(null);
+  // The order on display, and whether it was chosen in the list.
+  const [{ chosen, isFromList }, choose] = useState({ chosen: null, isFromList: false });
   // The exchange that placed an order, by its id, for the orders that this page has placed.
   const sent = useRef(new Map());
   // While a new order has no response, the story on display is that of an earlier one.
   const [isPlacing, setPlacing] = useState(false);
   const onOrder = (order, exchange) => {
     sent.current.set(order.id, exchange);
-    setChosen(order.id);
+    choose({ chosen: order, isFromList: false });
     setPlacing(false);
   };
   return html`
@@ -198,14 +213,16 @@ function Views() {
     ${chosen
       ? html`
           <div class=${isPlacing ? "outdated" : ""}>
-            <${Story} key=${chosen} id=${chosen} sent=${sent.current.get(chosen)} />
+            <${Story}
+              key=${chosen.id} ...${{ chosen, isFromList }}
+              sent=${sent.current.get(chosen.id)} />
           </div>`
       : html`
           <section class="card empty">
             <p>${t("story.empty")}</p>
             <${Picture} browser=${t("browser")} />
           </section>`}
-    <${Lists} chosen=${chosen} onChoose=${(order) => setChosen(order.id)} />`;
+    <${Lists} chosen=${chosen} onChoose=${(order) => choose({ chosen: order, isFromList: true })} />`;
 }
 
 const TABS = ["orders", "statement", "letters"];

@@ -154,13 +154,16 @@ function activations(rows, shown) {
   const spans = [
     ["gateway", "request", index("accepted") < 0 ? "response" : "accepted"],
     ["gateway", "wait", "response"],
-    ["orders", "place", index("accepted") < 0 ? "settled" : "accepted"],
+    ["orders", "place", index("unsettled") < 0 ? "settled" : "unsettled"],
     ["orders", "sweeper", "outcome"],
-    ["billing", "withdrawal", index("repeated") < 0 ? "outcome" : "withdrawal"],
-    ["billing", "repeated", "outcome"],
+    ["billing", "withdrawal", index("retry") < 0 ? "outcome" : "withdrawal"],
+    ["billing", "retry", "outcome"],
     ["notifications", "event", "letter"],
   ];
+  // An event that is published waits in the queue of notifications until its letter is written.
+  const isWritten = rows[index("letter")].state === "done";
   return spans
+    .filter(([name]) => name !== "notifications" || isWritten)
     .map(([name, from, to]) => ({ name, from: index(from), to: Math.min(index(to), shown - 1) }))
     .filter(({ from, to }) => from >= 0 && from <= to);
 }

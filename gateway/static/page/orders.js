@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useRef, useState } from "/page/standalone.mod
 import { Diagram, useReveal } from "/page/diagram.js";
 import { exampleAmount, parseAmount } from "/page/format.js";
 import { Letter } from "/page/letters.js";
-import { explanationOf, reasonText, rowsOf, totalMs } from "/page/sequence.js";
+import { explanationsOf, reasonText, rowsOf, totalMs } from "/page/sequence.js";
 import {
   Field, Pages, Problem, Status, useFocusOnError, useRequest, useShop,
 } from "/page/shared.js";
@@ -87,7 +87,7 @@ export function Orders({ chosen, onChoose }) {
   return html`
     <${Pages} id="orders" path="/orders" none=${t("orders.none")}
       row=${(order) => html`
-        <${OrderRow} order=${order} isChosen=${order.id === chosen} onChoose=${onChoose} />`} />`;
+        <${OrderRow} order=${order} isChosen=${order.id === chosen?.id} onChoose=${onChoose} />`} />`;
 }
 
 function OrderRow({ order, isChosen, onChoose }) {
@@ -113,7 +113,7 @@ function useStory(id) {
   const { api, changed } = useShop();
   const [round, setRound] = useState(0);
   const [state, setState] = useState({
-    story: null, problem: null, isWaiting: false, isFollowing: true,
+    story: null, problem: null, isWaiting: false, isFollowing: true, isComplete: false,
   });
   useEffect(() => {
     const leaving = new AbortController();
@@ -132,8 +132,8 @@ function useStory(id) {
       },
       onProblem: (problem) => update({ problem }),
       onWait: (isWaiting) => update({ isWaiting }),
-    }).then(() => {
-      update({ isFollowing: false });
+    }).then((isComplete) => {
+      update({ isFollowing: false, isComplete });
       if (!leaving.signal.aborted) changed();
     });
     return () => leaving.abort();
@@ -144,13 +144,15 @@ function useStory(id) {
 /**
  * The story of an order: diagram, steps and letter.
  *
+ * `chosen` is the order as the API returned it, and `isFromList` whether it was chosen in the list.
  * `sent` is the exchange that placed it, if this page did.
  */
-export function Story({ id, sent }) {
+export function Story({ chosen, isFromList, sent }) {
   const shop = useShop();
   const { t, money, duration, time, language, announce } = shop;
-  const { story, problem, isWaiting, isFollowing, refresh } = useStory(id);
-  const rows = useMemo(() => (story ? rowsOf(story, sent, shop) : []), [story, sent, language]);
+  const { story, problem, isWaiting, isFollowing, isComplete, refresh } = useStory(chosen.id);
+  const order = story?.order ?? chosen;
+  const rows = useMemo(() => (story ? rowsOf(story, sent, shop) : []), [story, sent, shop]);
   const [shown, replay] = useReveal(rows);
   const section = useRef(null);
   const title = useRef(null);
@@ -160,27 +162,26 @@ export function Story({ id, sent }) {
   useEffect(() => {
     const { top } = section.current.getBoundingClientRect();
     if (top < 0 || top > innerHeight / 2) section.current.scrollIntoView();
-    // After a click in the list. A new order leaves the focus in its form.
-    if (!sent) title.current.focus({ preventScroll: true });
+    // A new order leaves the focus in its form.
+    if (isFromList) title.current.focus({ preventScroll: true });
   }, [story !== null]);
   useEffect(() => {
     if (letter) announce(t("story.ready", { subject: letter.subject }));
   }, [letter?.id]);
 
   const isShown = rows.length > 0 && shown === rows.length;
-  const explanation = story && explanationOf(story, sent);
+  const explanations = story ? explanationsOf(story, sent) : [];
   const hasUnknown = rows.some(({ state }) => state === "unknown");
-  const isIncomplete = hasUnknown || rows.some(({ state }) => state === "pending");
   const nameOf = (name) => (name === "browser" ? t("browser") : name);
   return html`
     <section
       class="card story" id="story" ref=${section}
-      aria-labelledby="story-title" aria-busy=${isFollowing}
+      aria-labelledby="story-title" aria-busy=${!story} data-following=${`${isFollowing}`}
     >
       <header class="story-head">
         <h2 id="story-title" tabindex="-1" ref=${title}>
-          ${story ? t("story.title", { price: money(story.order.price) }) : t("loading")}
-          ${story && html` <${Status} status=${story.order.status} />`}
+          ${t("story.title", { price: money(order.price) })}
+          ${" "}<${Status} status=${order.status} />
         </h2>
         <p class="row">
           ${total !== undefined && html`
@@ -191,10 +192,10 @@ export function Story({ id, sent }) {
             </button>`}
         </p>
         <p class="muted">
-          <code>${id}</code>
-          ${story && html`, ${t("story.placed", { time: time(story.order.created_at) })}`}
+          <code>${order.id}</code>, ${t("story.placed", { time: time(order.created_at) })}
         </p>
       </header>
+      ${!story && !problem && html`<p class="muted">${t("loading")}</p>`}
       ${isWaiting && html`
         <p class="notice waiting" id="waiting" role="status">${t("story.waiting")}</p>`}
       ${problem && html`
@@ -204,7 +205,7 @@ export function Story({ id, sent }) {
         <figure>
           <${Diagram} rows=${rows} shown=${shown} title=${t("story.diagram")} nameOf=${nameOf} />
           <figcaption class="muted">
-            ${explanation && isShown && html`<p id="explanation" class="notice">${t(explanation)}</p>`}
+            ${isShown && explanations.map((key) => html`<p class="notice">${t(key)}</p>`)}
             <p>${t("story.users")}</p>
             <p>
               ${t("story.clocks")} ${sent && t("story.browser")}
@@ -212,7 +213,7 @@ export function Story({ id, sent }) {
             </p>
           </figcaption>
         </figure>
-        ${!isFollowing && isIncomplete && html`
+        ${!isFollowing && !isComplete && html`
           <p class="row">
             <span class="muted">${t("story.stopped")}</span>
             <button type="button" id="ask-again" class="button-quiet" onClick=${refresh}>

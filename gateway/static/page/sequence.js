@@ -1,7 +1,7 @@
 /** The arrows of an order's sequence diagram, from its story. Draws nothing. */
 
 export const LIFELINES = ["browser", "gateway", "orders", "billing", "notifications", "users"];
-// A withdrawal that took longer deserves an explanation.
+// Longer durations are explained.
 const SLOW_MS = 500;
 
 /**
@@ -13,7 +13,8 @@ const SLOW_MS = 500;
  * - from, to: lifelines. A row from a lifeline to itself is a note.
  * - also: a second receiver of the same event
  * - style: "call", "reply", "event", "note", or "earlier" for the sign-up
- * - state: "done", "pending", "unknown", or "lost" for a call without a reply
+ * - state: "done", "pending", "unknown", or for a call without a reply "late" if billing recorded
+ *   the withdrawal nevertheless, and else "lost"
  * - label, and time, which is empty if it was not measured
  *
  * `sent` is the exchange that placed the order, if this page did. Its time is the browser's.
@@ -28,6 +29,7 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
     sent,
     text,
     settled: order.status !== "pending" && t(`status.${order.status}`),
+    reply: { from: "orders", to: "gateway", style: "reply" },
     recorded: step.withdrawal_recorded,
     withdraw: { from: "orders", to: "billing", style: "call", label: t("row.withdraw", { price }) },
     outcome: {
@@ -62,15 +64,15 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
 }
 
 /** Return the rows from the withdrawal to the response of an order that was settled at once. */
-function rowsOfOneCall({ sent, text, settled, recorded, withdraw, outcome }) {
+function rowsOfOneCall({ sent, text, settled, reply, recorded, withdraw, outcome }) {
   const { t } = text;
   const response = sent
-    ? done(`${sent.status} ${sent.statusText}`, measured(sent, text))
+    ? done("201 Created", measured(sent, text))
     : done(t("row.reply"));
   return [
     { id: "withdrawal", ...withdraw, ...ofStep(recorded, text) },
     outcome,
-    { id: "settled", from: "orders", to: "gateway", style: "reply", ...done(settled) },
+    { id: "settled", ...reply, ...done(settled) },
     { id: "response", from: "gateway", to: "browser", style: "reply", ...response },
   ];
 }
@@ -82,16 +84,18 @@ function rowsOfOneCall({ sent, text, settled, recorded, withdraw, outcome }) {
  * late. Then a note shows it, and the retry gets the same outcome.
  */
 function rowsOfRetries(facts) {
-  const { attempts, sent, text, settled, recorded, withdraw, outcome } = facts;
+  const { attempts, sent, text, settled, reply, recorded, withdraw, outcome } = facts;
   const { t, clock } = text;
   // After a 201 this page had sent the request again. It did not wait.
   const isWaiting = sent?.status === 202;
   const state = settled ? "done" : "pending";
+  const open = { state, time: "" };
   const note = wasRecordedFirst(facts) && {
     id: "withdrawal", from: "billing", to: "billing", style: "note", label: t("row.recorded"),
     ...ofStep(recorded, text),
   };
-  const isLate = recorded.since_previous_ms > sent?.ms;
+  // If its time is unknown, it is not in the 3 s before the response.
+  const isLate = recorded.state !== "done" || recorded.since_previous_ms > sent?.ms;
   const accepted = isWaiting
     ? done("202 Accepted", measured(sent, text))
     : done(t("row.no-outcome"));
@@ -100,26 +104,31 @@ function rowsOfRetries(facts) {
         t("row.sweeper", { count: attempts.count }),
         t("row.last", { time: clock(attempts.last_at) }),
       )
-    : { state, label: t("row.sweeper.none"), time: "" };
+    : { ...open, label: t("row.sweeper.none") };
   const wait = {
     id: "wait", from: "browser", to: "gateway", style: "call",
     ...done("GET, Prefer: wait=30"),
   };
   const response = {
-    id: "response", from: "gateway", to: "browser", style: "reply", state,
-    label: settled ? `200, ${settled}` : t("row.reply"), time: "",
+    id: "response", from: "gateway", to: "browser", style: "reply", ...open,
+    label: settled ? `200, ${settled}` : t("row.reply"),
   };
   return [
-    { id: "lost", ...withdraw, state: "lost", time: t("row.no-reply") },
+    {
+      id: "first", ...withdraw,
+      state: note?.state === "done" ? "late" : "lost", time: t("row.no-reply"),
+    },
     ...(note && !isLate ? [note] : []),
+    { id: "unsettled", ...reply, ...done(t("status.pending")) },
     { id: "accepted", from: "gateway", to: "browser", style: "reply", ...accepted },
     ...(isWaiting ? [wait] : []),
     ...(note && isLate ? [note] : []),
     { id: "sweeper", from: "orders", to: "orders", style: "note", ...retries },
     note
-      ? { id: "repeated", ...withdraw, state, time: t("row.same-key") }
+      ? { id: "retry", ...withdraw, state, time: t(settled ? "row.same-key" : "state.pending") }
       : { id: "withdrawal", ...withdraw, ...ofStep(recorded, text) },
     outcome,
+    ...(isWaiting ? [{ id: "settled", ...reply, ...open, label: settled || t("row.reply") }] : []),
     ...(isWaiting ? [response] : []),
   ];
 }
@@ -129,21 +138,22 @@ function isSettledAtOnce({ order, attempts }, sent) {
   return order.status !== "pending" && sent?.status !== 202 && attempts.count === 0;
 }
 
-/** Return whether billing recorded the withdrawal before the last retry. */
+/** Return whether billing recorded the withdrawal before the last retry, or may have. */
 function wasRecordedFirst({ recorded, attempts, settled }) {
-  return attempts.count ? recorded.at < attempts.last_at : !settled && recorded.state === "done";
+  return attempts.count ? recorded.at < attempts.last_at : !settled && recorded.state !== "pending";
 }
 
-/** Return the key of the text that explains how the order settled, or undefined. */
-export function explanationOf(story, sent) {
+/** Return the keys of the texts that explain delays of a settled order. */
+export function explanationsOf(story, sent) {
   const { order, steps, attempts } = story;
   const recorded = steps.find(({ event }) => event === "withdrawal_recorded");
-  if (order.status === "pending" || recorded.state !== "done") return undefined;
-  if (isSettledAtOnce(story, sent)) {
-    return recorded.since_previous_ms > SLOW_MS ? "story.slow" : undefined;
-  }
-  if (wasRecordedFirst({ recorded, attempts, settled: true })) return "story.same-key";
-  return "story.retried";
+  if (order.status === "pending" || recorded.state !== "done") return [];
+  const isFirst = wasRecordedFirst({ recorded, attempts, settled: true });
+  const isSlow = ({ since_previous_ms: ms }) => ms > SLOW_MS;
+  const ofBilling = isSettledAtOnce(story, sent)
+    ? isSlow(recorded) && "story.slow"
+    : isFirst ? "story.same-key" : "story.retried";
+  return [ofBilling, isSlow(steps.at(-1)) && "story.slow-letter"].filter(Boolean);
 }
 
 function done(label, time = "") {
@@ -160,7 +170,7 @@ function ofStep({ event, state, at, since_previous_ms: ms }, { t, duration, cloc
   return { event, state, time: ms === undefined ? time : `+${duration(ms)}` };
 }
 
-/** Return what billing replied, if its operation is known. */
+/** Return the label of billing's reply. */
 function outcomeLabel(operation, { t, money }) {
   if (!operation) return t("row.reply");
   const { status, reason, balance_after: balance } = operation;

@@ -1,4 +1,4 @@
-/** What several views need: the shop's context, problems, fields, and the hooks for requests. */
+/** Shared by several views: the shop's context, problems, fields, and the hooks for requests. */
 
 import {
   createContext, html, useContext, useEffect, useRef, useState,
@@ -51,8 +51,6 @@ export function Problem({ problem, id, onAgain, isBusy }) {
   const { t } = useShop();
   const name = problem.type?.split(":").at(-1);
   const explanation = t.has(`problem.${name}`) && t(`problem.${name}`);
-  // Some problems say so. The retry is the same.
-  const isNothingDone = /Nothing was done/.test(problem.detail);
   return html`
     <div class="problem" role="alert" id=${id}>
       <p class="problem-title">
@@ -67,7 +65,7 @@ export function Problem({ problem, id, onAgain, isBusy }) {
         <p lang="en" class="muted">${problem.detail}</p>`}
       ${problem.type && html`<p class="problem-type"><code>${problem.type}</code></p>`}
       ${onAgain && isOutcomeUnknown(problem.status) && html`
-        <p>${t(isNothingDone ? "problem.nothing-done" : "problem.outcome")}</p>
+        <p>${t(problem.outcome === "none" ? "problem.nothing-done" : "problem.outcome")}</p>
         <button
           type="button" class="button send-again"
           aria-disabled=${isBusy} onClick=${() => isBusy || onAgain()}

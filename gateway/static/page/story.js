@@ -17,8 +17,8 @@ const MAX_FAILURES = 300;
  * - onWait(isWaiting): while the order is pending
  * - signal: aborts it when the user leaves
  *
- * Returns whether the story is complete. It is bounded: after a while, a missing letter is left to
- * the user, who can ask again.
+ * Returns whether the story is complete. A pending order is followed without limit. After
+ * MAX_LETTER_POLLS or MAX_FAILURES it stops, and the user can ask again.
  */
 export async function follow(api, id, { signal, onStory, onProblem, onWait }) {
   let pause = FIRST_PAUSE_MS;

@@ -81,7 +81,8 @@ function SignForm({ path, submitId, label, more, onSession, children }) {
     <form ref=${form} onSubmit=${onSubmit} novalidate>
       ${children(problem)}
       ${problem && html`<${Problem} problem=${problem} />`}
-      ${problem && isOutcomeUnknown(problem.status) && path === "/users" && html`
+      ${problem && isOutcomeUnknown(problem.status) && problem.outcome !== "none"
+        && path === "/users" && html`
         <p>${t("problem.outcome.no-key")}</p>`}
       <button id=${submitId} class="button" aria-disabled=${isBusy}>${label}</button>
     </form>`;

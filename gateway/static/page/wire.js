@@ -1,6 +1,6 @@
 /** The panel "On the wire": the last requests and responses, and "Send again". */
 
-import { html, useState } from "/page/standalone.module.js";
+import { html, useEffect, useRef, useState } from "/page/standalone.module.js";
 import { indent, isOutcomeUnknown } from "/page/api.js";
 import { useShop } from "/page/shared.js";
 
@@ -44,7 +44,7 @@ function grouped(exchanges) {
 
 function isEqualRead(one, other) {
   const isEqual = (name) => one[name] === other[name];
-  return one.method === "GET" && ["method", "path", "status"].every(isEqual);
+  return one.method === "GET" && ["method", "path", "status", "failure"].every(isEqual);
 }
 
 function Exchange({ exchange, count }) {
@@ -67,7 +67,7 @@ function Exchange({ exchange, count }) {
       ${status !== undefined && html`
         <h3>${t("wire.response")}</h3>
         <${Message}
-          start=${`${status} ${statusText}`}
+          start=${`${status} ${statusText}`.trim()}
           headers=${exchange.responseHeaders} body=${exchange.responseBody} />`}
       ${exchange.request && ms !== undefined && html`<${SendAgain} exchange=${exchange} />`}
     </details>`;
@@ -83,6 +83,10 @@ function Message({ start, headers, body }) {
 function SendAgain({ exchange }) {
   const { t, api, money, changed } = useShop();
   const [state, setState] = useState({ isBusy: false, lines: [] });
+  const proof = useRef(null);
+  useEffect(() => {
+    if (state.lines.length) proof.current.scrollIntoView({ block: "nearest" });
+  }, [state.lines]);
   const balance = async () => (await api.get("/account")).data?.balance;
   const sendAgain = async () => {
     if (state.isBusy) return;
@@ -106,10 +110,10 @@ function SendAgain({ exchange }) {
       <button
         type="button" class="button send-again" aria-disabled=${state.isBusy} onClick=${sendAgain}
       >
-        ${t("wire.again")}
+        ${t("again")}
       </button>
       <p class="muted">${t("wire.again.text")}</p>
-      <div class="proof" role="status">${state.lines.map((line) => html`<p>${line}</p>`)}</div>
+      <div class="proof" role="status" ref=${proof}>${state.lines.map((line) => html`<p>${line}</p>`)}</div>
     </div>`;
 }
 

@@ -216,11 +216,12 @@ def test_steps_that_are_pending_or_unknown_are_shown_as_such() -> None:
     }
     found = rows(story("pending", **open_steps), ACCEPTED)
     assert ids(found) == [
-        *("sign-up", "request", "place", "lost", "accepted", "wait", "sweeper"),
-        *("withdrawal", "outcome", "response", "event", "letter"),
+        *("sign-up", "request", "place", "first", "unsettled", "accepted", "wait"),
+        *("withdrawal", "sweeper", "retry", "outcome", "settled", "response"),
+        *("event", "letter"),
     ]
     states = {row["id"]: row["state"] for row in found}
-    assert states["lost"] == "lost"
+    assert states["first"] == "lost"
     assert states["withdrawal"] == "unknown"
     assert {states[each] for each in ids(found)[8:]} == {"pending"}
     assert {row["time"] for row in found if row["state"] == "unknown"} == {
@@ -230,21 +231,24 @@ def test_steps_that_are_pending_or_unknown_are_shown_as_such() -> None:
 
 LATE = DONE | {"at": "2026-11-27T10:00:08.000000Z", "since_previous_ms": 8000}
 AFTER_THE_RETRY = DONE | {"at": "2026-11-27T10:00:12.000000Z"}
+UNKNOWN = {"state": "unknown"}
 ACCEPTED = {"status": 202, "statusText": "Accepted", "ms": 3000}
+RESPONSE = ["unsettled", "accepted", "wait"]
 
 
 @pytest.mark.parametrize(
     ("sent", "attempts", "recorded", "drawn"),
     [
         # billing died between the recording and the reply.
-        (ACCEPTED, 1, DONE, ["withdrawal", "accepted", "wait", "sweeper", "repeated"]),
+        (ACCEPTED, 1, DONE, ["withdrawal", *RESPONSE, "sweeper", "retry"]),
         # billing was frozen, and recorded it after the response.
-        (ACCEPTED, 1, LATE, ["accepted", "wait", "withdrawal", "sweeper", "repeated"]),
-        # It is recorded, and orders has not retried yet.
-        (ACCEPTED, 0, LATE, ["accepted", "wait", "withdrawal", "sweeper", "repeated"]),
-        (None, 1, LATE, ["withdrawal", "accepted", "sweeper", "repeated"]),
+        (ACCEPTED, 1, LATE, [*RESPONSE, "withdrawal", "sweeper", "retry"]),
+        # It is recorded, or may be, and orders has not retried yet.
+        (ACCEPTED, 0, LATE, [*RESPONSE, "withdrawal", "sweeper", "retry"]),
+        (ACCEPTED, 0, UNKNOWN, [*RESPONSE, "withdrawal", "sweeper", "retry"]),
+        (None, 1, LATE, ["withdrawal", "unsettled", "accepted", "sweeper", "retry"]),
         # billing was dead. Only the retry reached it.
-        (None, 1, AFTER_THE_RETRY, ["accepted", "sweeper", "withdrawal"]),
+        (None, 1, AFTER_THE_RETRY, ["unsettled", "accepted", "sweeper", "withdrawal"]),
     ],
 )
 def test_a_call_without_a_reply_is_not_drawn_like_its_retry(
@@ -254,41 +258,49 @@ def test_a_call_without_a_reply_is_not_drawn_like_its_retry(
     drawn: list[str],
 ) -> None:
     status = "paid" if attempts else "pending"
-    steps = {"withdrawal_recorded": recorded | {"operation": PAID}}
+    steps = {"withdrawal_recorded": recorded | {"event": "withdrawal_recorded"}}
     found = rows(story(status, attempts, **steps), sent)
     [first, *others] = found[3:]
-    assert (first["id"], first["state"]) == ("lost", "lost")
+    is_note = "retry" in drawn
+    is_late = is_note and recorded is not UNKNOWN
+    assert first["id"] == "first"
+    assert first["state"] == ("late" if is_late else "lost")
     assert ids(others)[: len(drawn)] == drawn
     [recording] = [row for row in found if row["id"] == "withdrawal"]
     assert recording["event"] == "withdrawal_recorded"
     # A note at billing, or a call that reached it.
     ends = {recording["from"], recording["to"]}
-    assert ends == ({"billing"} if "repeated" in drawn else {"orders", "billing"})
+    assert ends == ({"billing"} if is_note else {"orders", "billing"})
     for row in found:
-        if row["id"] == "repeated":
-            assert row["time"] == "row.same-key"
+        if row["id"] == "retry":
+            assert row["time"] == ("row.same-key" if attempts else "state.pending")
+
+
+SLOW = DONE | {"since_previous_ms": 1100}
 
 
 @pytest.mark.parametrize(
-    ("sent", "attempts", "recorded", "explanation"),
+    ("sent", "attempts", "steps", "explanations"),
     [
-        (None, 0, DONE, None),
-        (None, 0, DONE | {"since_previous_ms": 1100}, "story.slow"),
-        (ACCEPTED, 1, LATE, "story.same-key"),
-        (ACCEPTED, 1, AFTER_THE_RETRY, "story.retried"),
-        (None, 0, {"state": "unknown"}, None),
+        (None, 0, {}, []),
+        (None, 0, {"withdrawal_recorded": SLOW}, ["story.slow"]),
+        (None, 0, {"letter_written": SLOW}, ["story.slow-letter"]),
+        (ACCEPTED, 1, {"withdrawal_recorded": LATE}, ["story.same-key"]),
+        (ACCEPTED, 1, {"withdrawal_recorded": AFTER_THE_RETRY}, ["story.retried"]),
+        (None, 0, {"withdrawal_recorded": UNKNOWN}, []),
     ],
 )
-def test_a_settlement_with_delay_is_explained(
+def test_a_delay_is_explained_after_the_settlement(
     sent: dict[str, Any] | None,
     attempts: int,
-    recorded: dict[str, Any],
-    explanation: str | None,
+    steps: dict[str, Any],
+    explanations: list[str],
 ) -> None:
-    told = story("paid", attempts, withdrawal_recorded=recorded)
-    assert call(("sequence", "explanationOf", [told, sent])) == [explanation]
-    pending = story("pending", attempts, withdrawal_recorded=recorded)
-    assert call(("sequence", "explanationOf", [pending, sent])) == [None]
+    named = {event: step | {"event": event} for event, step in steps.items()}
+    settled = story("paid", attempts, **named)
+    assert call(("sequence", "explanationsOf", [settled, sent])) == [explanations]
+    pending = story("pending", attempts, **named)
+    assert call(("sequence", "explanationsOf", [pending, sent])) == [[]]
 
 
 def test_a_repeated_request_shows_no_response_to_the_first_one() -> None:

@@ -53,11 +53,15 @@ def test_a_transient_problem_has_retry_after(exc: Exception) -> None:
     assert int(respond(exc)[2]["Retry-After"]) > 0
 
 
-def test_the_detail_says_whether_the_outcome_is_known() -> None:
+def test_the_problem_says_whether_the_outcome_is_known() -> None:
     """Without an effect, the client need not find out."""
-    assert "Nothing was done" in respond(NotReceived(SECRETS))[1]["detail"]
+    body = respond(NotReceived(SECRETS))[1]
+    assert "Nothing was done" in body["detail"]
+    assert body["outcome"] == "none"
     for unknown in (Unavailable(SECRETS), DeadlineExceeded(SECRETS)):
-        assert "unknown" in respond(unknown)[1]["detail"]
+        body = respond(unknown)[1]
+        assert "unknown" in body["detail"]
+        assert body["outcome"] == "unknown"
 
 
 def test_a_wrong_method_gets_the_allowed_ones() -> None:
