@@ -111,7 +111,7 @@ ALL = (
         name="page-killed",
         user="barbara",
         width=1280,
-        height=1075,
+        height=1240,
         take=buy_while_billing_dies,
     ),
     Picture(
