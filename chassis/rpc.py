@@ -403,7 +403,8 @@ class RpcProxy(Lifecycle, DependencyProvider):
         if isinstance(fault, FAULTS):
             raise fault
         log.error("rpc_call_failed", extra={"call": name, "error": first_line(fault)})
-        if isinstance(fault, MethodNotFound):
+        # Not of a call that a stock service has made itself.
+        if isinstance(fault, MethodNotFound) and fault.args == (name.split(".")[1],):
             raise NotReceived(f"{self.service} does not have this method")
         raise InternalError(f"{self.service} failed")
 

@@ -97,8 +97,11 @@ def outcome_unknown() -> Problem:
     )
 
 
-def from_exception(exc: Exception) -> Problem:
-    """Return the problem of an exception. It reveals nothing about the implementation."""
+def from_exception(exc: Exception, *, is_safe: bool = False) -> Problem:
+    """Return the problem of an exception. It reveals nothing about the implementation.
+
+    `is_safe`: the request changes nothing (RFC 9110, section 9.2.1), whatever happened to it.
+    """
     match exc:
         case Problem():
             return exc
@@ -106,15 +109,15 @@ def from_exception(exc: Exception) -> Problem:
             return Problem(
                 504,
                 "deadline-exceeded",
-                OUTCOME_UNKNOWN,
+                "No reply in time. Retry later." if is_safe else OUTCOME_UNKNOWN,
                 headers=RETRY_AFTER,
-                outcome="unknown",
+                outcome="none" if is_safe else "unknown",
             )
         # A request makes one call. If it was not received, nothing was done.
         case NotReceived():
             return unavailable()
         case Unavailable():
-            return outcome_unknown()
+            return unavailable() if is_safe else outcome_unknown()
         case MethodNotAllowed():
             return Problem(
                 405,

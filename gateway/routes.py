@@ -105,7 +105,8 @@ class Route(HttpRequestHandler):
                 {"Content-Type": "application/json", **(more[0] if more else {})},
             )
         except Exception as exc:
-            return problems.from_exception(exc).response()
+            is_safe = head.method in ("GET", "HEAD")
+            return problems.from_exception(exc, is_safe=is_safe).response()
 
     def _run_handler(self, request: ApiRequest, client: str) -> Any:
         """Run the handler in a worker, and return its result.

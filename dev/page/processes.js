@@ -19,7 +19,7 @@ const TEXTS = {
     columns: ["Program", "State", "Restarts", "Faults"],
     kill: "Kill",
     freeze: "Freeze",
-    seconds: "s",
+    left: (seconds) => `${seconds} s left`,
     states: { running: "running", frozen: "frozen", stopped: "stopped" },
     became: { running: "runs again", frozen: "is frozen", stopped: "has stopped" },
     restarted: "was restarted",
@@ -29,13 +29,13 @@ const TEXTS = {
   ru: {
     title: "Сломать что-нибудь",
     help:
-      "Поставьте billing на паузу и сделайте заказ. SIGSTOP останавливает программу на 10 с. " +
+      "Поставьте billing на паузу и сделайте заказ. SIGSTOP приостанавливает программу на 10 с. " +
       "SIGKILL сразу завершает процесс, и супервизор запускает его снова.",
     table: "Программы магазина",
     columns: ["Программа", "Состояние", "Перезапуски", "Сбои"],
     kill: "Убить",
     freeze: "Пауза",
-    seconds: "с",
+    left: (seconds) => `ещё ${seconds} с`,
     states: { running: "работает", frozen: "на паузе", stopped: "остановлена" },
     became: { running: "снова работает", frozen: "на паузе", stopped: "остановлена" },
     restarted: "перезапущена",
@@ -101,7 +101,7 @@ function Row({ row, text, inject }) {
       <th scope="row">${row.name}</th>
       <td>
         <span class=${`badge ${BADGES[row.state]}`}>
-          ${text.states[row.state]}${left && ` ${left} ${text.seconds}`}
+          ${text.states[row.state]}${left && `, ${text.left(left)}`}
         </span>
       </td>
       <td class="restarts" title=${text.columns[2]}>${row.restarts}</td>

@@ -56,8 +56,8 @@ defines for it: `1.50` EUR, `150` JPY, `1.500` KWD. Examples are in EUR.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `type`. Invalid fields are listed in
 `errors`. If a path does not support a method, the response is 405 with `Allow`. Each GET is also a
-HEAD. After 503 or 504, `outcome` says whether nothing was done (`none`) or it is `unknown`. Retry
-with the same `Idempotency-Key`.
+HEAD. After 503 or 504, `outcome` is `none` if this request did nothing, else `unknown`. Retry with
+the same `Idempotency-Key`.
 """
 
 
@@ -609,7 +609,10 @@ def response_schemas() -> dict[str, Piece]:
         "errors": ERRORS,
         "operation": ref("schemas", "Operation"),
         "outcome": one_of(*problems.OUTCOMES)
-        | {"description": "The effect of the request: none, or it is unknown."},
+        | {
+            "description": "The effect of this request. An earlier one with the same key may have had"
+            " its own."
+        },
     }
     needed = {
         "type": text(format="uri"),

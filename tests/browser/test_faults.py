@@ -48,7 +48,7 @@ def test_an_order_settles_although_billing_is_frozen_and_killed(shopper) -> None
     shopper.join("100.00")
     press(shopper, "Freeze", "billing")
     expect(row(shopper, "billing").locator(".badge")).to_have_text(
-        re.compile(r"^frozen \d+ s$")
+        re.compile(r"^frozen, \d+ s left$")
     )
     order_id = shopper.order("30.10")
     expect(shopper["waiting"]).to_be_visible()

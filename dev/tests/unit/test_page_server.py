@@ -367,7 +367,7 @@ def test_the_panel_is_served_without_a_token(page) -> None:
 def test_the_panel_names_the_seconds_of_a_freeze() -> None:
     text = page_site.FILES["/dev/processes.js"][1].decode()
     assert f"freezes a program for {FREEZE_S} s." in text
-    assert f"останавливает программу на {FREEZE_S} с." in text
+    assert f"приостанавливает программу на {FREEZE_S} с." in text
 
 
 @pytest.mark.parametrize("path", ["/", "/dev/processes.js"])

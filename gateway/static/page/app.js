@@ -203,6 +203,10 @@ function Views() {
     choose({ chosen: order, isFromList: false });
     setPlacing(false);
   };
+  const onChoose = (order) => {
+    choose({ chosen: order, isFromList: true });
+    setPlacing(false);
+  };
   return html`
     <div class="forms">
       <${Account} />
@@ -222,7 +226,7 @@ function Views() {
             <p>${t("story.empty")}</p>
             <${Picture} browser=${t("browser")} />
           </section>`}
-    <${Lists} chosen=${chosen} onChoose=${(order) => choose({ chosen: order, isFromList: true })} />`;
+    <${Lists} chosen=${chosen} onChoose=${onChoose} />`;
 }
 
 const TABS = ["orders", "statement", "letters"];

@@ -50,7 +50,9 @@ export function NewOrder({ onSend, onOrder, onFailure }) {
   return html`
     <section class="card" aria-labelledby="order-title">
       <h2 id="order-title">${t("order.title")}</h2>
-      <p class="muted" role="status">${t(isLate ? "order.sent" : "order.text")}</p>
+      <p class="muted">
+        ${!isLate && t("order.text")}<span role="status">${isLate && t("order.sent")}</span>
+      </p>
       <form ref=${form} onSubmit=${onSubmit} novalidate>
         <div class="line">
           <${Field} id="price" label=${t("price")} problem=${problem}
@@ -149,7 +151,7 @@ function useStory(id) {
  */
 export function Story({ chosen, isFromList, sent }) {
   const shop = useShop();
-  const { t, money, duration, time, language, announce } = shop;
+  const { t, money, duration, time, announce } = shop;
   const { story, problem, isWaiting, isFollowing, isComplete, refresh } = useStory(chosen.id);
   const order = story?.order ?? chosen;
   const rows = useMemo(() => (story ? rowsOf(story, sent, shop) : []), [story, sent, shop]);
@@ -162,21 +164,25 @@ export function Story({ chosen, isFromList, sent }) {
   useEffect(() => {
     const { top } = section.current.getBoundingClientRect();
     if (top < 0 || top > innerHeight / 2) section.current.scrollIntoView();
+  }, [story !== null]);
+  useEffect(() => {
     // A new order leaves the focus in its form.
     if (isFromList) title.current.focus({ preventScroll: true });
-  }, [story !== null]);
+  }, []);
   useEffect(() => {
     if (letter) announce(t("story.ready", { subject: letter.subject }));
   }, [letter?.id]);
 
   const isShown = rows.length > 0 && shown === rows.length;
-  const explanations = story ? explanationsOf(story, sent) : [];
+  const explanations = story ? explanationsOf(story) : [];
   const hasUnknown = rows.some(({ state }) => state === "unknown");
+  // The time of a response that this page has measured.
+  const isMeasured = rows.some(({ id, time }) => ["accepted", "response"].includes(id) && time);
   const nameOf = (name) => (name === "browser" ? t("browser") : name);
   return html`
     <section
       class="card story" id="story" ref=${section}
-      aria-labelledby="story-title" aria-busy=${!story} data-following=${`${isFollowing}`}
+      aria-labelledby="story-title" aria-busy=${!story && !problem} data-following=${`${isFollowing}`}
     >
       <header class="story-head">
         <h2 id="story-title" tabindex="-1" ref=${title}>
@@ -208,7 +214,7 @@ export function Story({ chosen, isFromList, sent }) {
             ${isShown && explanations.map((key) => html`<p class="notice">${t(key)}</p>`)}
             <p>${t("story.users")}</p>
             <p>
-              ${t("story.clocks")} ${sent && t("story.browser")}
+              ${t("story.clocks")} ${isMeasured && t("story.browser")}
               ${hasUnknown && html` ${t("story.unknown")}`}
             </p>
           </figcaption>

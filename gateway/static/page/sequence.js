@@ -3,6 +3,10 @@
 export const LIFELINES = ["browser", "gateway", "orders", "billing", "notifications", "users"];
 // Longer durations are explained.
 const SLOW_MS = 500;
+// orders waits so long for the first reply: WITHDRAW_TIMEOUT_S, by default.
+const REPLY_TIMEOUT_MS = 3_000;
+// orders retries a call after this time (FIRST_RETRY_AFTER in orders/domain.py).
+const FIRST_RETRY_MS = 10_000;
 
 /**
  * Return the rows of the diagram, one arrow each, from top to bottom.
@@ -49,7 +53,7 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
       label: t("row.place", { price }),
       ...ofStep({ ...step.order_placed, since_previous_ms: undefined }, text),
     },
-    ...(isSettledAtOnce({ order, attempts }, sent) ? rowsOfOneCall(facts) : rowsOfRetries(facts)),
+    ...(isSettledAtOnce({ order, attempts }) ? rowsOfOneCall(facts) : rowsOfRetries(facts)),
     {
       id: "event", from: "orders", to: "notifications", style: "event",
       label: facts.settled ? `order_${order.status}` : t("row.event"),
@@ -66,7 +70,7 @@ export function rowsOf({ order, steps, attempts }, sent, text) {
 /** Return the rows from the withdrawal to the response of an order that was settled at once. */
 function rowsOfOneCall({ sent, text, settled, reply, recorded, withdraw, outcome }) {
   const { t } = text;
-  const response = sent
+  const response = sent?.status === 201
     ? done("201 Created", measured(sent, text))
     : done(t("row.reply"));
   return [
@@ -94,15 +98,16 @@ function rowsOfRetries(facts) {
     id: "withdrawal", from: "billing", to: "billing", style: "note", label: t("row.recorded"),
     ...ofStep(recorded, text),
   };
-  // If its time is unknown, it is not in the 3 s before the response.
-  const isLate = recorded.state !== "done" || recorded.since_previous_ms > sent?.ms;
+  const ms = recorded.since_previous_ms ?? Infinity;
+  const isLate = ms > REPLY_TIMEOUT_MS;
   const accepted = isWaiting
     ? done("202 Accepted", measured(sent, text))
     : done(t("row.no-outcome"));
   const retries = attempts.count
     ? done(
         t("row.sweeper", { count: attempts.count }),
-        t("row.last", { time: clock(attempts.last_at) }),
+        // The last time is unknown for retries of an earlier version.
+        attempts.last_at ? t("row.last", { time: clock(attempts.last_at) }) : "",
       )
     : { ...open, label: t("row.sweeper.none") };
   const wait = {
@@ -116,7 +121,7 @@ function rowsOfRetries(facts) {
   return [
     {
       id: "first", ...withdraw,
-      state: note?.state === "done" ? "late" : "lost", time: t("row.no-reply"),
+      state: note && ms < FIRST_RETRY_MS ? "late" : "lost", time: t("row.no-reply"),
     },
     ...(note && !isLate ? [note] : []),
     { id: "unsettled", ...reply, ...done(t("status.pending")) },
@@ -133,9 +138,9 @@ function rowsOfRetries(facts) {
   ];
 }
 
-/** Return whether billing replied to the first call: no retry, and no 202. */
-function isSettledAtOnce({ order, attempts }, sent) {
-  return order.status !== "pending" && sent?.status !== 202 && attempts.count === 0;
+/** Return whether billing replied to the first call: there was no retry. */
+function isSettledAtOnce({ order, attempts }) {
+  return order.status !== "pending" && attempts.count === 0;
 }
 
 /** Return whether billing recorded the withdrawal before the last retry, or may have. */
@@ -144,13 +149,13 @@ function wasRecordedFirst({ recorded, attempts, settled }) {
 }
 
 /** Return the keys of the texts that explain delays of a settled order. */
-export function explanationsOf(story, sent) {
+export function explanationsOf(story) {
   const { order, steps, attempts } = story;
   const recorded = steps.find(({ event }) => event === "withdrawal_recorded");
   if (order.status === "pending" || recorded.state !== "done") return [];
   const isFirst = wasRecordedFirst({ recorded, attempts, settled: true });
   const isSlow = ({ since_previous_ms: ms }) => ms > SLOW_MS;
-  const ofBilling = isSettledAtOnce(story, sent)
+  const ofBilling = isSettledAtOnce(story)
     ? isSlow(recorded) && "story.slow"
     : isFirst ? "story.same-key" : "story.retried";
   return [ofBilling, isSlow(steps.at(-1)) && "story.slow-letter"].filter(Boolean);

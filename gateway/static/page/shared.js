@@ -38,7 +38,14 @@ export function useRequest({ isKeyed = true } = {}) {
     problem: state.answer?.problem,
     submit: (path, body) =>
       run(() => api.post(path, body, { key: isKeyed ? newKey() : undefined })),
-    again: () => run(() => api.resend(state.answer.exchange)),
+    again: () => run(async () => {
+      const answer = await api.resend(state.answer.exchange);
+      // "none" is about this attempt only. An earlier one may have had its effect.
+      if (answer.problem && state.answer.problem?.outcome !== "none") {
+        answer.problem.outcome = "unknown";
+      }
+      return answer;
+    }),
   };
 }
 

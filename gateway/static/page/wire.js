@@ -119,7 +119,9 @@ function SendAgain({ exchange }) {
 
 /** Return the key of the text that compares a response with the one before. */
 function comparison(exchange, { exchange: next }) {
-  if (isOutcomeUnknown(next.status)) return "wire.outcome-same";
+  if (isOutcomeUnknown(next.status)) {
+    return isOutcomeUnknown(exchange.status) ? "wire.outcome-same" : "wire.outcome-missing";
+  }
   if (isOutcomeUnknown(exchange.status)) return "wire.outcome-now";
   const isSame = next.status === exchange.status && next.responseBody === exchange.responseBody;
   if (isSame) return "wire.same";

@@ -64,6 +64,13 @@ def test_the_problem_says_whether_the_outcome_is_known() -> None:
         assert body["outcome"] == "unknown"
 
 
+@pytest.mark.parametrize("exc", [Unavailable(SECRETS), DeadlineExceeded(SECRETS)])
+def test_a_safe_request_does_nothing(exc: Exception) -> None:
+    problem = from_exception(exc, is_safe=True)
+    assert problem.body["outcome"] == "none"
+    assert "Idempotency-Key" not in problem.body["detail"]
+
+
 def test_a_wrong_method_gets_the_allowed_ones() -> None:
     assert respond(MethodNotAllowed(["GET", "POST"]))[2]["Allow"] == "GET, POST"
 
