@@ -610,8 +610,8 @@ def response_schemas() -> dict[str, Piece]:
         "operation": ref("schemas", "Operation"),
         "outcome": one_of(*problems.OUTCOMES)
         | {
-            "description": "The effect of this request. An earlier one with the same key may have had"
-            " its own."
+            "description": "The effect of this request. An earlier one with the same key may have"
+            " had its own."
         },
     }
     needed = {
