@@ -74,8 +74,8 @@ class Dispatcher:
 
 def _serve_open_path(request: parser.HttpRequest) -> responses.Response:
     """Return a document or a health response. No service is called."""
-    if request.method not in ("GET", "HEAD"):
-        raise MethodNotAllowed(["GET", "HEAD"])
+    if request.method not in parser.SAFE_METHODS:
+        raise MethodNotAllowed(parser.SAFE_METHODS)
     if request.path in documents.FILES:
         return documents.respond(
             request.path, request.headers.get("accept-encoding", "")

@@ -105,7 +105,7 @@ class Route(HttpRequestHandler):
                 {"Content-Type": "application/json", **(more[0] if more else {})},
             )
         except Exception as exc:
-            is_safe = head.method in ("GET", "HEAD")
+            is_safe = head.method in parser.SAFE_METHODS
             return problems.from_exception(exc, is_safe=is_safe).response()
 
     def _run_handler(self, request: ApiRequest, client: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from gateway import problems
+from gateway.http.parser import HttpRequest
 
 # The gateway responds within 35 s to a request with the longest `Prefer: wait`: up to 5 s for the
 # first read, then 30 s.
@@ -23,6 +24,7 @@ OWN_HEADERS = ("connection", "keep-alive", "proxy-connection")
 def forward(
     client: socket.socket,
     port: int,
+    head: HttpRequest,
     lines: Sequence[str],
     rest: bytes,
     timeout_s: float,
@@ -38,18 +40,14 @@ def forward(
         raise problems.unavailable() from None
     with gateway:
         gateway.settimeout(timeout_s)
-        _send(gateway, _head(lines) + rest)
+        _send(gateway, _head(lines, head.connection_options) + rest)
         _copy(client, gateway, timeout_s)
 
 
-def _head(lines: Sequence[str]) -> bytes:
+def _head(lines: Sequence[str], options: Sequence[str]) -> bytes:
     """Return the head of a request that ends its connection, in the client's spelling."""
-    fields = [(line.partition(":")[0].lower(), line) for line in lines]
-    options = ",".join(
-        line.partition(":")[2] for name, line in fields if name == "connection"
-    )
-    own = {*OWN_HEADERS, *(option.strip().lower() for option in options.split(","))}
-    kept = [line for name, line in fields if name not in own]
+    own = {*OWN_HEADERS, *options}
+    kept = [line for line in lines if line.partition(":")[0].lower() not in own]
     return "\r\n".join([*kept, "Connection: close", "", ""]).encode("latin-1")
 
 

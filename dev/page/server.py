@@ -94,6 +94,7 @@ class Connection(BaseRequestHandler):
                 proxy.forward(
                     self.request,
                     server.gateway_port,
+                    head,
                     lines,
                     rest,
                     server.response_timeout_s,

@@ -9,11 +9,9 @@ from werkzeug.routing import Map, Rule
 
 from dev.page.programs import Programs
 from gateway import documents, problems
-from gateway.http.parser import HttpRequest
+from gateway.http.parser import SAFE_METHODS, HttpRequest
 from gateway.http.responses import Response
 
-# RFC 9110, section 9.2.1.
-SAFE_METHODS = ("GET", "HEAD")
 HOSTS = ("127.0.0.1", "localhost")
 HTTP_PORT = 80
 # The panel, which the page loads if its URL contains the token.

@@ -13,6 +13,8 @@ from urllib.parse import unquote_to_bytes
 from gateway import problems
 
 # In bytes. RFC 9112, section 3, asks for request lines of at least 8,000.
+# RFC 9110, section 9.2.1: these change nothing.
+SAFE_METHODS = ("GET", "HEAD")
 MAX_LINE = 8 * 1024
 MAX_HEAD = 16 * 1024
 MAX_BODY = 64 * 1024
@@ -72,13 +74,16 @@ class HttpRequest:
             is_http_1_1 and self.headers.get("expect", "").lower() == "100-continue"
         )
         # RFC 9112, section 9.3: HTTP/1.1 keeps a connection, HTTP/1.0 must ask for it.
-        options = [
-            option.strip()
-            for option in self.headers.get("connection", "").lower().split(",")
-        ]
+        options = self.connection_options
         self.keep_alive = "close" not in options and (
             is_http_1_1 or "keep-alive" in options
         )
+
+    @property
+    def connection_options(self) -> list[str]:
+        """The options of the Connection header in lower case (RFC 9110, section 7.6.1)."""
+        value = self.headers.get("connection", "").lower()
+        return [option.strip() for option in value.split(",")]
 
     def _parse_request_line(self, line: str) -> str:
         """Set method, path and query; return the minor version (RFC 9112, section 3)."""

@@ -4,7 +4,6 @@ Where a test of the second kind fails after an upgrade, delete the patch togethe
 """
 
 import bz2
-import ctypes
 import logging
 import socket
 import subprocess
@@ -212,9 +211,6 @@ for _ in range(2):
 """
 
 
-@pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="not glibc 2.33 or later"
-)
 @pytest.mark.parametrize(
     ("call", "mapped"), [("return_large_blocks()", "1 1 "), ("", "1 0 ")]
 )

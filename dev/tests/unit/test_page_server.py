@@ -16,6 +16,7 @@ from dev.page import proxy, server as page_server, site as page_site
 from dev.page.programs import FREEZE_S
 from dev.page.server import Server
 from dev.page.site import Site
+from dev.supervisor import wait_for
 from gateway import documents, problems
 from gateway.http.parser import MAX_BODY
 from gateway.waits import MAX_WAIT_S
@@ -328,12 +329,18 @@ def test_a_client_that_closes_its_connection_frees_its_place(
     page = start()
     with socket.create_connection(("127.0.0.1", port_of(page))) as waiting:
         host = f"Host: 127.0.0.1:{port_of(page)}".encode()
+        # Connections are accepted in sequence, so this one has the only place.
         waiting.sendall(b"GET /slow/600 HTTP/1.1\r\n" + host + b"\r\n\r\n")
-        time.sleep(0.2)
         rejected = send_raw(page, b"GET /docs HTTP/1.1\r\n" + host + b"\r\n\r\n")
         assert rejected.startswith(b"HTTP/1.1 503 ")
-    time.sleep(0.2)
-    assert send(page, "GET", "/docs")[0].status == 200
+
+    def is_served() -> bool:
+        try:
+            return send(page, "GET", "/docs")[0].status == 200
+        except ConnectionError:  # of a connection that is rejected
+            return False
+
+    assert wait_for(is_served, GENEROUS_S)
 
 
 # The files
